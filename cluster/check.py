@@ -1,0 +1,169 @@
+"""What can be checked before anything starts: data, rungs, models, tokenizers, adapters.
+
+A local model is built without memory from its config, so module names, layers and ranks are checked
+in a second. A hub model that is not on this machine is left for the workers and named as unchecked.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from cluster.frozen import load_tokenizer, source
+from evaluators.task import Task
+from evaluators.tasks import load_task
+from search.base_model import BaseModelConfig
+from search.candidate import Candidate
+from search.space import LoraFamily, draw_candidates
+from search.sweep import Sweep, SweepError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep: its task, its candidates in order, and what could not be checked here."""
+
+    task: Task
+    candidates: tuple[Candidate, ...]
+    unchecked: tuple[str, ...]
+
+
+def check_sweep(sweep: Sweep, sweep_folder: Path) -> Plan:
+    """Return the plan of a sweep.
+
+    Raises:
+        SweepError: naming field and value, if the sweep can't run.
+    """
+    try:
+        task = load_task(sweep.task, sweep_folder)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    _check_rungs(sweep, task)
+    _check_limits(sweep, task)
+    unchecked = check_models(sweep, sweep_folder)
+    labels = [model.label for model in sweep.base_models]
+    candidates = draw_candidates(sweep.families, task, labels, sweep.seed)
+    if sweep.budget.candidates is not None:
+        candidates = candidates[: sweep.budget.candidates]
+    return Plan(task, tuple(candidates), tuple(unchecked))
+
+
+def check_models(sweep: Sweep, sweep_folder: Path) -> list[str]:
+    """Check all base models; return what could not be checked on this machine.
+
+    Raises:
+        SweepError: if a model can't be used as the sweep says.
+    """
+    return [
+        f"{config.hub} is not on this machine: neither its modules nor the ranks"
+        for index, config in enumerate(sweep.base_models)
+        if not _check_model(config, sweep_folder, f"base_models.{index}", sweep.families.lora)
+    ]
+
+
+def _check_rungs(sweep: Sweep, task: Task) -> None:
+    most, there = sweep.rungs.ladder()[-1].num_examples, len(task.splits.search)
+    if most > there:
+        raise SweepError(
+            f"rungs: the last rung scores {most} examples (examples {sweep.rungs.examples} x eta "
+            f"{sweep.rungs.eta}^{sweep.rungs.count - 1}), but the search split of {task.name} "
+            f"has {there}"
+        )
+
+
+def _check_limits(sweep: Sweep, task: Task) -> None:
+    families = {"prompt": sweep.families.prompt, "lora": sweep.families.lora}
+    for name, family in families.items():
+        if family is None:
+            continue
+        for limit in family.max_new_tokens:
+            if limit is not None and limit > task.max_new_tokens:
+                raise SweepError(
+                    f"families.{name}.max_new_tokens: {limit} is more than the task "
+                    f"{task.name} allows ({task.max_new_tokens})"
+                )
+        if max(family.demonstrations) > len(task.splits.train):
+            raise SweepError(
+                f"families.{name}.demonstrations: {max(family.demonstrations)} are more than the "
+                f"train split has ({len(task.splits.train)})"
+            )
+
+
+def _check_model(
+    config: BaseModelConfig, folder: Path, field: str, lora: LoraFamily | None
+) -> bool:
+    """Check one base model; False means that it is not on this machine."""
+    transformers_logging.set_verbosity_error()
+    if config.path is not None:
+        place = folder / config.path
+        if not place.is_dir():
+            raise SweepError(f"{field}.path: there is no folder {place}")
+        if not (place / "config.json").is_file():
+            raise SweepError(f"{field}.path: {place} holds no model: config.json is missing")
+        if config.weights == "trained" and not list(place.glob("*.safetensors")):
+            raise SweepError(f"{field}.path: {place} holds no weights (*.safetensors)")
+    elif not _is_cached(config):
+        return False
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SweepError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
+    where, options = source(config, folder)
+    try:
+        load_tokenizer(config, folder)
+    except Exception as error:  # transformers raises many types here
+        raise SweepError(
+            f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
+        ) from error
+    try:
+        model_config = AutoConfig.from_pretrained(where, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model_config)
+    except Exception as error:  # as above
+        raise SweepError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    if lora is not None and lora.candidates:
+        _check_lora(lora, model, where)
+    return True
+
+
+def _is_cached(config: BaseModelConfig) -> bool:
+    assert config.hub is not None
+    found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
+    return isinstance(found, str)
+
+
+def _check_lora(lora: LoraFamily, model: Any, where: str) -> None:
+    """Check that every target exists, in every layer asked for, and is larger than the ranks."""
+    layers = int(model.config.num_hidden_layers)
+    linear = {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None
+        and module.weight.ndim == 2
+        and not isinstance(module, torch.nn.Embedding)
+    }
+    for group in lora.layers:
+        outside = [layer for layer in group or () if not 0 <= layer < layers]
+        if outside:
+            raise SweepError(
+                f"families.lora.layers: there is no layer {outside[0]}; {where} has layers 0 to "
+                f"{layers - 1}"
+            )
+    for target in sorted({target for group in lora.target_modules for target in group}):
+        shapes = [shape for name, shape in linear.items() if name.split(".")[-1] == target]
+        if not shapes:
+            known = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+            raise SweepError(
+                f"families.lora.target_modules: {where} has no module {target!r}; it has {known}"
+            )
+        smallest = min(min(shape) for shape in shapes)
+        if max(lora.rank) > smallest:
+            raise SweepError(
+                f"families.lora.rank: {max(lora.rank)} is larger than {target} of {where}, whose "
+                f"smaller side is {smallest}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

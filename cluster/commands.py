@@ -1,0 +1,304 @@
+"""The commands of the command line: what each prints and the exit status it returns.
+
+Whatever needs torch or Ray is imported by the command that needs it, so that `front` and `status`
+answer at once.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.run_folder import RunFolder, create_run, open_run, reopen_run
+from search.front import FrontPoint, complete_points, fronts
+from search.pareto import complexity
+from search.sweep import Sweep, SweepError, load_sweep
+
+if TYPE_CHECKING:
+    from cluster.check import Plan
+    from cluster.run import Outcome
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def dispatch(args: argparse.Namespace) -> int:
+    """Run the command that `args` names and return its exit status."""
+    commands = {"run": run, "resume": resume, "status": status, "front": front, "doctor": doctor}
+    try:
+        return commands[args.command](args)
+    except SweepError as error:
+        print(f"kilobit: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(args: argparse.Namespace) -> int:
+    """Begin a run, or only check it."""
+    began = time.monotonic()
+    console = Console()
+    sweep = load_sweep(args.sweep, args.overrides)
+    folder = args.sweep.absolute().parent
+    if args.dry_run:
+        return _dry_run(console, sweep, folder)
+    with console.status("checking the sweep file, its data and its models"):
+        from cluster.check import check_sweep
+
+        plan = check_sweep(sweep, folder)
+    run_folder = create_run(sweep, args.sweep, args.out)
+    return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with a run."""
+    began = time.monotonic()
+    console = Console()
+    open_run(args.run)
+    with console.status("checking the sweep file, its data and its models"):
+        from cluster.check import check_sweep
+
+        run_folder = reopen_run(args.run)
+        plan = check_sweep(run_folder.sweep, run_folder.sweep_folder)
+    return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+
+
+def _execute(
+    run_folder: RunFolder, plan: "Plan", console: Console, address: str | None, check_s: float
+) -> int:
+    from cluster.pool import PoolError
+    from cluster.run import execute
+
+    _log_to(run_folder.path / "run.log")
+    began = time.monotonic()
+    console.print(f"run folder: [bold]{escape(str(run_folder.path))}[/]", soft_wrap=True)
+    try:
+        outcome = execute(run_folder, plan, console, address)
+    except KeyboardInterrupt:
+        console.print(
+            f"\ninterrupted; every finished rung is kept. Go on with:\n"
+            f"  kilobit resume {run_folder.path}",
+            soft_wrap=True,
+            markup=False,
+        )
+        return INTERRUPTED
+    except PoolError as error:
+        print(f"kilobit: {error}", file=sys.stderr)
+        return FAILED
+    outcome.seconds = {"check": check_s, **outcome.seconds}
+    return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("kilobit")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [handler]
+
+
+def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
+    """Check all that can be checked without network, and print the plan."""
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    with console.status("checking the sweep file, its data and its models"):
+        from cluster.check import check_models, check_sweep
+        from evaluators.hub import DatasetMissingError
+
+        plan: Plan | None
+        try:
+            plan = check_sweep(sweep, folder)
+            unchecked = list(plan.unchecked)
+        except SweepError as error:
+            if not isinstance(error.__cause__, DatasetMissingError):
+                raise
+            plan, unchecked = None, [str(error), *check_models(sweep, folder)]
+    if plan is not None:
+        _print_plan(console, plan)
+    for text in dict.fromkeys(unchecked):
+        console.print(f"not checked: {text}", markup=False, soft_wrap=True)
+    ladder = ", ".join(
+        f"{rung.num_examples} examples after {rung.train_steps} steps"
+        for rung in sweep.rungs.ladder()
+    )
+    console.print(f"rungs: {ladder}", soft_wrap=True)
+    console.print("The sweep file is valid; nothing was started.")
+    return DONE
+
+
+def _print_plan(console: Console, plan: "Plan") -> None:
+    families = Counter((c.model, c.family) for c in plan.candidates)
+    splits = plan.task.splits
+    console.print(
+        f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "
+        f"{len(splits.sealed)} sealed examples, scored by {plan.task.metric.name}"
+    )
+    table = Table("base model", "family", "candidates")
+    for (model, family), number in families.items():
+        table.add_row(model, family, str(number))
+    console.print(table)
+
+
+def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seconds: float) -> int:
+    rungs = run_folder.ledger.rows(
+        "rungs", ["candidate", "rung", "score", "error", "train_s", "generate_s", "seconds"]
+    )
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision", "reason"])
+    points = points_of(run_folder)
+    picture = run_folder.path / "front.png"
+    _draw(run_folder, points, picture)
+    print_front(console, points, run_folder.sweep.targets)
+
+    ended = {d["candidate"]: d for d in decisions if d["decision"] != "promote"}
+    stopped = sum(d["decision"] == "stop" for d in ended.values())
+    failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
+    total = len(run_folder.ledger.read("candidates", ["candidate"]))
+    workers = len(run_folder.ledger.read("workers", ["worker"]))
+    console.print(
+        f"\n{len(ended)} of {total} candidates ended: {len(ended) - stopped} completed the last "
+        f"rung, {stopped} stopped before ({len(failed)} of them failed); {workers} model loads"
+    )
+    compute = sum((row["train_s"] or 0) + (row["generate_s"] or 0) for row in rungs)
+    phases = ", ".join(f"{name} {s:.1f} s" for name, s in outcome.seconds.items())
+    console.print(f"{seconds:.1f} s in all: {phases}; model compute of all workers {compute:.1f} s")
+    for candidate, error in list(failed.items())[:5]:
+        line = error.strip().splitlines()[-1]
+        console.print(f"failed: {candidate}: {line}", markup=False, soft_wrap=True)
+    for line in outcome.lost[:5]:
+        console.print(f"lost: {line}", markup=False, soft_wrap=True)
+    if len(ended) < total:
+        console.print(
+            f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
+            f"{run_folder.path}",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
+        f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\"",
+        markup=False,
+        soft_wrap=True,
+    )
+    return FAILED if failed or outcome.lost else DONE
+
+
+def points_of(run_folder: RunFolder) -> list[FrontPoint]:
+    """Return the completed points of a run."""
+    ledger = run_folder.ledger
+    return complete_points(
+        run_folder.path.name,
+        ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
+        ledger.rows("rungs"),
+        run_folder.sweep.rungs.count - 1,
+    )
+
+
+def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:
+    """Print the front of each model and its task complexity at each target."""
+    if not points:
+        console.print("No candidate has completed the last rung yet: there is no front.")
+    for (task, model), front_points in fronts(points).items():
+        table = Table(
+            "payload bits",
+            "score",
+            "95 % interval",
+            "family",
+            "candidate",
+            title=f"{task}, {model}",
+            title_justify="left",
+        )
+        for p in front_points:
+            bounds = "" if p.lower is None or p.upper is None else f"{p.lower:.3f} - {p.upper:.3f}"
+            table.add_row(str(p.payload_bits), f"{p.score:.3f}", bounds, p.family, p.candidate)
+        console.print(table)
+        for target in targets:
+            bits = complexity(front_points, target)
+            found = "not reached" if bits is None else f"at most {bits} payload bits"
+            console.print(f"  score ≥ {target:g} on the search split: {found} (not certified)")
+
+
+def _draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:
+    from evaluators.figure import draw_front
+    from evaluators.ledger import write_whole
+
+    curves = {
+        f"{task}, {model}": [p.as_json() for p in front_points]
+        for (task, model), front_points in fronts(points).items()
+    }
+    tasks = {task for task, _ in fronts(points)}
+    if len(tasks) == 1:
+        curves = {label.split(", ", 1)[1]: points for label, points in curves.items()}
+    title = f"{run_folder.sweep.name}: length against score"
+    write_whole(path, draw_front(curves, run_folder.sweep.targets, title))
+
+
+def front(args: argparse.Namespace) -> int:
+    """Print the front of one or more runs."""
+    runs = [open_run(path) for path in args.runs]
+    try:
+        points = [point for run_folder in runs for point in points_of(run_folder)]
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    if args.json:
+        for front_points in fronts(points).values():
+            for point in front_points:
+                print(json.dumps(point.as_json()))
+        return DONE
+    targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
+    print_front(Console(), points, targets)
+    return DONE
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print how far a run is."""
+    run_folder = open_run(args.run)
+    ledger = run_folder.ledger
+    try:
+        rungs = ledger.rows("rungs", ["candidate", "rung", "num_examples", "error", "finished_at"])
+        decisions = ledger.rows("decisions", ["candidate", "decision"])
+        total = len(ledger.read("candidates", ["candidate"]))
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    console = Console()
+    actions = Counter(d["decision"] for d in decisions)
+    ended = actions["stop"] + actions["finish"]
+    table = Table("rung", "examples", "train steps", "finished", "failed")
+    for rung in run_folder.sweep.rungs.ladder():
+        here = [row for row in rungs if row["rung"] == rung.index]
+        failed = sum(row["error"] is not None for row in here)
+        table.add_row(
+            *map(str, (rung.index, rung.num_examples, rung.train_steps, len(here), failed))
+        )
+    console.print(f"{run_folder.sweep.name}, attempt {run_folder.attempt}: {run_folder.path}")
+    console.print(table)
+    console.print(
+        f"{ended} of {total} candidates ended: {actions['finish']} completed the last rung, "
+        f"{actions['stop']} stopped before"
+    )
+    if rungs:
+        last: Any = max(row["finished_at"] for row in rungs)
+        console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")
+    return DONE
+
+
+def doctor(_: argparse.Namespace) -> int:
+    """Check this machine."""
+    from cluster.doctor import examine
+
+    console = Console()
+    findings = examine()
+    table = Table("", "what", "found", "what to do")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]!![/]"
+        table.add_row(mark, finding.what, escape(finding.found), escape(finding.remedy))
+    console.print(table)
+    return DONE if all(finding.ok for finding in findings) else FAILED

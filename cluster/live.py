@@ -1,0 +1,134 @@
+"""What a person sees while a search runs: a live table, or plain lines without a terminal.
+
+Time is passed in, so tests advance it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evaluators.figure import bits_label
+from search.halving import Decision
+
+_PLAIN_EVERY_S = 10.0
+_RENEW_EVERY_S = 0.25
+
+
+class Course:
+    """The course of a search in numbers, fed by rows and decisions."""
+
+    def __init__(self, num_candidates: int, num_rungs: int, clock: Callable[[], float]) -> None:
+        self.num_candidates, self.num_rungs = num_candidates, num_rungs
+        self._clock, self._began = clock, clock()
+        self.ended: set[str] = set()
+        self.failed: set[str] = set()
+        self.at_rung: Counter[int] = Counter()
+        self.examples = 0
+        # Best score and its number of examples, for each model and decade of bits.
+        self.best: dict[str, dict[int, tuple[float, int]]] = {}
+
+    def add(self, model: str, row: Mapping[str, Any], decision: Decision) -> None:
+        """Take in one finished rung."""
+        self.at_rung[row["rung"]] += 1
+        if decision.action != "promote":
+            self.ended.add(row["candidate"])
+        if row.get("error"):
+            self.failed.add(row["candidate"])
+        score, bits = row.get("score"), row.get("payload_bits")
+        if score is None or bits is None:
+            return
+        self.examples += row["num_examples"]
+        decades = self.best.setdefault(model, {})
+        new = (score, row["num_examples"])
+        key = decade(bits)
+        # More examples weigh more than a higher score on fewer.
+        if key not in decades or (new[1], new[0]) > (decades[key][1], decades[key][0]):
+            decades[key] = new
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return the seconds since the search began."""
+        return self._clock() - self._began
+
+    def left_s(self) -> float | None:
+        """Return the expected seconds to the end, or None before the first candidate ended."""
+        done = len(self.ended)
+        return self.elapsed_s / done * (self.num_candidates - done) if done else None
+
+    def line(self) -> str:
+        """Return the course in one line."""
+        rungs = " ".join(f"rung {i}: {self.at_rung[i]}" for i in range(self.num_rungs))
+        left = self.left_s()
+        rate = self.examples / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        return (
+            f"{len(self.ended)}/{self.num_candidates} candidates, {rungs}, "
+            f"{len(self.failed)} failed, {rate:.0f} examples/s, {clock_text(self.elapsed_s)} gone, "
+            f"{clock_text(left) if left is not None else '?'} left"
+        )
+
+
+class LiveView:
+    """Shows a `Course`; a context manager."""
+
+    def __init__(self, course: Course, console: Console) -> None:
+        self._course, self._console = course, console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._last = 0.0
+
+    def __enter__(self) -> "LiveView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+        else:
+            self._console.print(self._course.line(), soft_wrap=True)
+
+    def update(self) -> None:
+        """Show the course again if it is time to."""
+        now = self._course.elapsed_s
+        if now - self._last < (_RENEW_EVERY_S if self._live else _PLAIN_EVERY_S):
+            return
+        self._last = now
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+        else:
+            self._console.print(self._course.line(), soft_wrap=True)
+
+    def _table(self) -> Group:
+        course = self._course
+        decades = sorted({d for best in course.best.values() for d in best})
+        table = Table("base model", title="best score by length (examples it was measured on)")
+        for number in decades:
+            table.add_column(decade_label(number), justify="right")
+        for model, best in course.best.items():
+            cells = [f"{best[d][0]:.2f} ({best[d][1]})" if d in best else "" for d in decades]
+            table.add_row(model, *cells)
+        bar = ProgressBar(total=course.num_candidates, completed=len(course.ended))
+        return Group(table, bar, Text(course.line()))
+
+
+def decade(bits: int) -> int:
+    """Return the number of digits of a length in bits, 0 for no bits."""
+    return len(str(bits)) if bits else 0
+
+
+def decade_label(number: int) -> str:
+    """Return what the column of a decade is called."""
+    return "0 bit" if number == 0 else f"< {bits_label(10**number)}"
+
+
+def clock_text(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

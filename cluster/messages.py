@@ -1,0 +1,43 @@
+"""What crosses between driver, trials and workers. Light: a trial's process imports no torch."""
+
+from dataclasses import dataclass
+
+from search.rungs import Rung
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker of the pool: the name of its actor and the base model that it holds."""
+
+    name: str
+    model: str
+
+
+class BaseModelChangedError(RuntimeError):
+    """The weights of the base model are not what they were; nothing after it could be trusted."""
+
+
+@dataclass(frozen=True)
+class EvaluatorSetup:
+    """What an evaluator needs to know; it crosses to the worker as a message.
+
+    Attributes:
+        sweep: the sweep as JSON.
+        sweep_folder: where relative paths of the sweep start.
+        run_folder: the run, with its ledger.
+        model: label of the base model to hold.
+        worker: name of this worker in the ledger.
+        attempt: number of this attempt at the run.
+    """
+
+    sweep: str
+    sweep_folder: str
+    run_folder: str
+    model: str
+    worker: str
+    attempt: int
+
+
+def rung_part(candidate_id: str, rung: Rung) -> str:
+    """Return the name of the ledger parts of a candidate at a rung."""
+    return f"{candidate_id}-r{rung.index}"

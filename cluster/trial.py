@@ -1,0 +1,69 @@
+"""A candidate as Ray Tune sees it: a trial that holds no model and only sends messages.
+
+A trial is one candidate, an iteration is one rung. The process that runs it imports neither torch
+nor transformers, and takes up the next candidate when one has ended.
+"""
+
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from cluster.messages import BaseModelChangedError, rung_part
+from evaluators.ledger import Ledger
+from search.candidate import Candidate
+from search.rungs import Rung
+
+
+class RungTrial(tune.Trainable):
+    """One candidate; `step` runs its next rung on a worker."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take up a candidate."""
+        self._candidate = Candidate.model_validate_json(config["candidate"])
+        self._message: str = config["candidate"]
+        self._worker_name: str = config["worker"]
+        self._rungs = [Rung(*numbers) for numbers in config["rungs"]]
+        self._next = int(config["first_rung"])
+        self._run_folder: str = config["run_folder"]
+        self._attempt = int(config["attempt"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another candidate in this process."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run one rung and return its row as a message."""
+        rung = self._rungs[self._next]
+        self._next += 1
+        worker: Any = ray.get_actor(self._worker_name)
+        try:
+            row: dict[str, Any] = ray.get(worker.run_rung.remote(self._message, rung))
+        except ray.exceptions.RayError as error:
+            if isinstance(getattr(error, "cause", None), OSError):
+                # The ledger can't be written; that is the run's failure, not the candidate's.
+                raise
+            if isinstance(getattr(error, "cause", None), BaseModelChangedError):
+                ray.kill(worker, no_restart=False)
+            row = self._failure(rung)
+        keys = ("candidate", "rung", "score", "payload_bits", "num_examples", "error", "seconds")
+        return {key: row.get(key) for key in keys}
+
+    def _failure(self, rung: Rung) -> dict[str, Any]:
+        """Record what is being handled as the row of `rung`: the worker could not do it itself."""
+        row: dict[str, Any] = {
+            "candidate": self._candidate.id,
+            "rung": rung.index,
+            "num_examples": rung.num_examples,
+            "worker": self._worker_name,
+            "attempt": self._attempt,
+            "finished_at": datetime.now(UTC),
+            "error": traceback.format_exc(),
+        }
+        ledger = Ledger(Path(self._run_folder) / "ledger")
+        ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
+        return row

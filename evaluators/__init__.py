@@ -1,0 +1,1 @@
+"""How an output is scored: tasks, metrics, intervals and the ledger that keeps the results."""

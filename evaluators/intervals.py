@@ -1,0 +1,76 @@
+"""Two-sided 95 % intervals for scores in [0, 1].
+
+They describe the noise of a finite number of examples for one program. They do not correct for
+having chosen the best of many programs; that takes data the search never saw.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+_LEVEL = 0.95
+_NUM_RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its bounds, which are None where there are fewer than two examples."""
+
+    score: float
+    lower: float | None
+    upper: float | None
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """Return the mean of scores in [0, 1] with Wilson's interval (Wilson 1927).
+
+    For scores that are not 0 or 1 it is conservative: no variable in [0, 1] with the same mean has
+    a larger variance than the 0/1 one.
+
+    Raises:
+        ValueError: if there are no scores or one of them is outside [0, 1] or not a number.
+    """
+    if not scores:
+        raise ValueError("no scores: a mean needs at least one example")
+    bad = next((score for score in scores if not 0.0 <= score <= 1.0), None)
+    if bad is not None:
+        raise ValueError(f"score {bad} is outside [0, 1]")
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    if n < 2:
+        return Interval(mean, None, None)
+    z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    # Rounding may push a bound past the mean at 0 and 1, where Wilson's bound is the mean itself.
+    return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
+
+
+def bootstrap_interval(
+    rows: Sequence[Sequence[int]], score: Callable[[Sequence[int]], float]
+) -> Interval:
+    """Return `score` of the column sums of `rows` with a percentile bootstrap over rows.
+
+    Args:
+        rows: integer statistics, one row an example, shape [num_examples, num_statistics].
+        score: maps the summed statistics, shape [num_statistics], to a score in [0, 1].
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if not rows:
+        raise ValueError("no rows: a score needs at least one example")
+    table = np.asarray(rows, dtype=np.int64)
+    value = score([int(x) for x in table.sum(axis=0)])
+    n = len(table)
+    if n < 2:
+        return Interval(value, None, None)
+    # The seed is fixed on purpose: the same rows always get the same interval.
+    rng = np.random.default_rng(n)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES)
+    draws = sorted(score([int(x) for x in sums]) for sums in weights @ table)
+    lower, upper = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Interval(value, min(value, float(lower)), max(value, float(upper)))

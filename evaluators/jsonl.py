@@ -1,0 +1,114 @@
+"""A task on anybody's own data: JSON Lines in, a `Task` out.
+
+Every line holds one object. Splits come from three files or from one file cut by fractions; then an
+input belongs to a split by its hash, so that repeated inputs stay together and a longer file moves
+no line. Errors name the file and the line.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+from evaluators.metrics import Example
+from evaluators.records import RecordTask, example_of, task_of
+from evaluators.task import Task
+
+
+class SplitFiles(Config):
+    """One file a split, relative to the sweep file."""
+
+    train: Path
+    search: Path
+    sealed: Path
+
+
+class SplitFractions(Config):
+    """Shares of one file; what `search` and `sealed` leave is the train split."""
+
+    search: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    sealed: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _leave_a_train_split(self) -> Self:
+        if self.search + self.sealed >= 1:
+            raise ValueError("search and sealed must leave something: their sum has to be below 1")
+        return self
+
+
+class JsonlTask(RecordTask):
+    """A task read from JSON Lines files."""
+
+    kind: Literal["jsonl"]
+    data: Annotated[
+        Path | None, Field(description="one file, divided by `fractions`; or give `files`")
+    ] = None
+    files: Annotated[SplitFiles | None, Field(description="one file for each split")] = None
+    fractions: Annotated[SplitFractions | None, Field(description="shares of `data`")] = None
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        if (self.data is None) == (self.files is None):
+            raise ValueError("give either `data` (one file) or `files` (one file for each split)")
+        if self.fractions is not None and self.files is not None:
+            raise ValueError("`fractions` divides `data`; with `files` it has no meaning")
+        return self
+
+
+def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
+    """Return the examples of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        ValueError: with file and line, if the file can't be read, is empty, or a line does not hold
+            what `config` asks for.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    examples = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{where}: not JSON: {error}") from error
+        examples.append(example_of(record, config, where))
+    if not examples:
+        raise ValueError(f"{path}: the file holds no examples")
+    return examples
+
+
+def _share(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def load_jsonl(config: JsonlTask, folder: Path) -> Task:
+    """Return the task that `config` describes; its paths are relative to `folder`.
+
+    Raises:
+        ValueError: for unreadable or malformed files, empty or overlapping splits.
+    """
+    if config.files is not None:
+        files = config.files
+        return task_of(
+            config,
+            train=read_jsonl(folder / files.train, config),
+            search=read_jsonl(folder / files.search, config),
+            sealed=read_jsonl(folder / files.sealed, config),
+        )
+    assert config.data is not None
+    cuts = config.fractions or SplitFractions()
+    examples = read_jsonl(folder / config.data, config)
+    last = cuts.search + cuts.sealed
+    return task_of(
+        config,
+        train=[e for e in examples if _share(e.input) >= last],
+        search=[e for e in examples if _share(e.input) < cuts.search],
+        sealed=[e for e in examples if cuts.search <= _share(e.input) < last],
+    )

@@ -1,0 +1,114 @@
+"""A task: three disjoint splits, a fixed template and a scoring rule.
+
+Splits are checked for overlap by their inputs when they are loaded, and their order is fixed by the
+task's seed, so the examples of a small rung are always the first ones of a larger rung.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evaluators.metrics import Example, Metric
+from evaluators.streams import stream
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a task: learn from `train`, compare on `search`, certify on `sealed`."""
+
+    train: tuple[Example, ...]
+    search: tuple[Example, ...]
+    sealed: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked and how an answer is scored.
+
+    Attributes:
+        name: a short label for tables.
+        question: template of what precedes an answer, with `{input}`.
+        answer: template of an answer as a demonstration shows it, with `{target}`.
+        stop: strings that end a generation; what follows them is never part of an output.
+        max_new_tokens: the longest generation the task allows.
+        metric: the scoring rule.
+        splits: the three splits, each in its fixed order.
+    """
+
+    name: str
+    question: str
+    answer: str
+    stop: tuple[str, ...]
+    max_new_tokens: int
+    metric: Metric
+    splits: Splits
+
+    def ask(self, text: str) -> str:
+        """Return the text that the model continues for the input `text`."""
+        return self.question.replace("{input}", text)
+
+    def show(self, target: str) -> str:
+        """Return `target` as it stands after a question."""
+        return self.answer.replace("{target}", target)
+
+    def cut(self, output: str) -> str:
+        """Return `output` up to the first stop string."""
+        ends = [output.find(stop) for stop in self.stop]
+        return output[: min((end for end in ends if end >= 0), default=len(output))]
+
+
+def make_example(text: str, target: str, extra: Mapping[str, str] | None = None) -> Example:
+    """Return an example whose id is a hash of its input (16 hex digits)."""
+    return Example(_digest(text), text, target, extra or {})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
+    """Tell apart items of one split that ask the same: a repetition hashes its number too."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for example in examples:
+        seen[example.input] += 1
+        repeat = seen[example.input]
+        name = example.input if repeat == 1 else f"{example.input}\x1f{repeat}"
+        unique.append(replace(example, id=_digest(name)))
+    return unique
+
+
+def make_splits(
+    task: str,
+    train: Sequence[Example],
+    search: Sequence[Example],
+    sealed: Sequence[Example],
+    seed: int,
+) -> Splits:
+    """Return the splits in their fixed order.
+
+    Raises:
+        ValueError: if a split is empty or two splits share an input.
+    """
+    named = {"train": train, "search": search, "sealed": sealed}
+    owner: dict[str, str] = {}
+    for name, examples in named.items():
+        if not examples:
+            raise ValueError(f"task {task}: the {name} split is empty")
+        for example in examples:
+            other = owner.setdefault(example.input, name)
+            if other != name:
+                raise ValueError(
+                    f"task {task}: the input {example.input[:60]!r} is in both the {other} and the "
+                    f"{name} split; splits must not overlap"
+                )
+    ordered = {
+        name: tuple(
+            stream(seed, "order", task, name).sample(
+                sorted(_with_unique_ids(examples), key=lambda e: e.id), len(examples)
+            )
+        )
+        for name, examples in named.items()
+    }
+    return Splits(**ordered)

@@ -1,0 +1,97 @@
+"""The command line of kilobit. No logic: each command is a function of `cluster.commands`.
+
+Exit status: 0 done; 1 the run finished but something in it failed; 2 the input is wrong; 130
+interrupted and resumable.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_DESCRIPTION = """\
+How many bits of program does it take to make a frozen language model reach a target score on a
+task?
+
+kilobit searches for the shortest program (a prompt, a small adapter, a post-processing) and shows
+the
+Pareto front of length against score for each base model."""
+
+_EXAMPLES = """\
+examples:
+  kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
+  kilobit run my.yaml --dry-run                        check everything, start nothing
+  kilobit run my.yaml budget.seconds=600 seed=1        change values of the sweep file
+  kilobit status runs/quickstart                       how far a run is, from another shell
+  kilobit resume runs/quickstart                       go on with an interrupted run
+  kilobit front runs/quickstart --json                 one JSON object a line
+
+Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kilobit",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="search as a sweep file says")
+    run.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="the sweep file")
+    run.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="values to change, for example budget.candidates=20 or workers.per_model=2",
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME)")
+    run.add_argument(
+        "--address", metavar="ADDR", help="an existing Ray cluster (default: this machine)"
+    )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the sweep file, data, models and adapters, print the plan, start nothing",
+    )
+
+    resume = commands.add_parser("resume", help="go on with an interrupted run")
+    resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    resume.add_argument("--address", metavar="ADDR", help="an existing Ray cluster")
+
+    status = commands.add_parser("status", help="show how far a run is")
+    status.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+
+    front = commands.add_parser("front", help="show the Pareto front of one or more runs")
+    front.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    front.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    commands.add_parser("doctor", help="check this machine and say what to do about what it finds")
+    return parser
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # Overrides may stand after options too, which argparse does not sort out for subcommands.
+    if any(word.startswith("-") for word in rest) or (rest and args.command != "run"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if args.command == "run":
+        args.overrides += rest
+    # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    from cluster import commands
+
+    return commands.dispatch(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is tried and what it costs: sweep file, space, candidates, halving, Pareto front."""

@@ -1,0 +1,48 @@
+"""How a sweep file names a frozen base model."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+
+
+class BaseModelConfig(Config):
+    """A frozen language model: a local folder or a hub id, never with code of its own."""
+
+    regime: Annotated[
+        str, Field(min_length=1, description="label of its curve: random, pretrained, ...")
+    ]
+    name: Annotated[
+        str | None, Field(min_length=1, description="unique name; the regime by default")
+    ] = None
+    path: Annotated[
+        Path | None, Field(description="model folder, relative to the sweep file; or give `hub`")
+    ] = None
+    hub: Annotated[str | None, Field(min_length=1, description="hub id, e.g. org/model")] = None
+    revision: Annotated[str | None, Field(description="commit or tag of the hub model; pin it")] = (
+        None
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|auto)$")] = "cpu"
+    weights: Annotated[
+        Literal["trained", "random"],
+        Field(description="`random` initialises from the config with `seed` and reads no weights"),
+    ] = "trained"
+    seed: Annotated[int, Field(ge=0, description="seed of random weights")] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either `path` (a local folder) or `hub` (a hub id)")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("`revision` belongs to `hub`; a local folder has none")
+        if self.weights == "trained" and self.seed:
+            raise ValueError("`seed` has no effect with trained weights")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Return the unique name of the model in this run."""
+        return self.name or self.regime

@@ -1,0 +1,86 @@
+"""From ledger rows to the front: which programs count, how they compare, and what a line says.
+
+A candidate stands for itself with the result of its last rung. Only candidates that completed the
+whole ladder are on the front: scores on fewer examples are not comparable with theirs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from search.pareto import pareto_front
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One program on a front; the fields and their order are those of `front --json`."""
+
+    run: str
+    task: str
+    model: str
+    regime: str
+    candidate: str
+    family: str
+    program_bits: int | None
+    payload_bits: int
+    score: float
+    lower: float | None
+    upper: float | None
+    num_examples: int
+    split: str
+    verified: bool | None
+    certified: bool | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this point."""
+        return asdict(self)
+
+
+def complete_points(
+    run: str,
+    candidates: Sequence[Mapping[str, Any]],
+    rungs: Sequence[Mapping[str, Any]],
+    last_rung: int,
+) -> list[FrontPoint]:
+    """Return a point for every candidate that has a score at `last_rung`.
+
+    Args:
+        run: what the points call their run.
+        candidates: rows of the ledger's `candidates`.
+        rungs: rows of the ledger's `rungs`.
+        last_rung: index of the last rung of the ladder.
+    """
+    known = {row["candidate"]: row for row in candidates}
+    points = []
+    for row in rungs:
+        if row["rung"] != last_rung or row["score"] is None or row["candidate"] not in known:
+            continue
+        about = known[row["candidate"]]
+        points.append(
+            FrontPoint(
+                run=run,
+                task=about["task"],
+                model=about["model"],
+                regime=about["regime"],
+                candidate=row["candidate"],
+                family=about["family"],
+                program_bits=row["program_bits"],
+                payload_bits=row["payload_bits"],
+                score=row["score"],
+                lower=row["lower"],
+                upper=row["upper"],
+                num_examples=row["num_examples"],
+                split=row["split"],
+                verified=None,
+                certified=None,
+            )
+        )
+    return points
+
+
+def fronts(points: Sequence[FrontPoint]) -> dict[tuple[str, str], list[FrontPoint]]:
+    """Return the Pareto front of each (task, model), in the order in which they first appear."""
+    groups: dict[tuple[str, str], list[FrontPoint]] = {}
+    for point in points:
+        groups.setdefault((point.task, point.model), []).append(point)
+    return {key: pareto_front(group) for key, group in groups.items()}

@@ -1,0 +1,33 @@
+"""Rungs: how far a candidate is trained, and on how many examples it is scored."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from evaluators.config import Config
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder: at most `train_steps` optimizer steps, the first `num_examples`."""
+
+    index: int
+    num_examples: int
+    train_steps: int
+
+
+class RungConfig(Config):
+    """A ladder by multiplication: both numbers of the first rung grow by `eta` a rung."""
+
+    examples: Annotated[int, Field(ge=1, description="examples of the first rung")] = 16
+    train_steps: Annotated[int, Field(ge=1, description="optimizer steps of the first rung")] = 20
+    eta: Annotated[int, Field(ge=2, le=10, description="factor from rung to rung")] = 3
+    count: Annotated[int, Field(ge=1, le=12, description="number of rungs")] = 3
+
+    def ladder(self) -> tuple[Rung, ...]:
+        """Return the rungs, the smallest first."""
+        return tuple(
+            Rung(i, self.examples * self.eta**i, self.train_steps * self.eta**i)
+            for i in range(self.count)
+        )

@@ -1,0 +1,160 @@
+"""The space of candidates: families with their ranges, and the draw of a run's candidates.
+
+Every draw comes from a stream named by seed, model and family, so adding a model or a family
+changes no draw of the others.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+from evaluators.metrics import Example
+from evaluators.streams import stream
+from evaluators.task import Task
+from search.candidate import Candidate, LoraSpec, PostprocessStep, Prompt
+
+# A space may hold fewer distinct candidates than asked for; this many fruitless draws say so.
+_MAX_FRUITLESS_DRAWS = 200
+
+Choices = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class LogRange(Config):
+    """A range that is sampled uniformly on a logarithmic axis."""
+
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("low must not exceed high")
+        return self
+
+
+class PromptFamily(Config):
+    """Instructions and demonstrations before the question, and what is done to the output."""
+
+    candidates: Annotated[int, Field(ge=0, description="candidates for each base model")] = 0
+    instructions: Annotated[
+        tuple[str, ...], Field(min_length=1, description="first lines to choose from; '' is none")
+    ] = ("",)
+    demonstrations: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="numbers of examples from the train split"),
+    ] = (0, 1, 2, 4)
+    postprocess: Annotated[
+        tuple[tuple[PostprocessStep, ...], ...],
+        Field(min_length=1, description="lists of steps applied to the output"),
+    ] = ((),)
+    max_new_tokens: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | None, ...],
+        Field(min_length=1, description="limits of a generation; null is the task's own"),
+    ] = (None,)
+
+
+class LoraFamily(PromptFamily):
+    """LoRA adapters through PEFT, with or without a prompt."""
+
+    demonstrations: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    rank: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 4)
+    target_modules: Annotated[
+        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
+        Field(min_length=1, description="lists of module names"),
+    ] = (("q_proj", "v_proj"),)
+    layers: Annotated[
+        tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...],
+        Field(min_length=1, description="lists of layer numbers; null is all layers"),
+    ] = (None,)
+    learning_rate: LogRange = LogRange(low=1e-3, high=1e-2)
+    steps: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="optimizer steps in all; a rung may stop earlier"),
+    ] = (180,)
+    batch_size: Annotated[int, Field(ge=1)] = 16
+
+
+class Families(Config):
+    """The families of a sweep; one that is absent is not searched."""
+
+    prompt: PromptFamily | None = None
+    lora: LoraFamily | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        families = (self.prompt, self.lora)
+        if not sum(family.candidates for family in families if family):
+            raise ValueError("no candidates: give at least one family `candidates` above 0")
+        return self
+
+
+def draw_candidates(
+    families: Families, task: Task, models: Sequence[str], seed: int
+) -> list[Candidate]:
+    """Return the distinct candidates of a run in the order in which they are tried.
+
+    The first of every model adds nothing: it is the score of the base model alone. The models take
+    turns, and within a model the families are mixed.
+    """
+    queues = [_draw_for_model(families, task, model, seed) for model in models]
+    longest = max(len(queue) for queue in queues)
+    return [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
+
+
+def _draw_for_model(families: Families, task: Task, model: str, seed: int) -> list[Candidate]:
+    found: dict[str, Candidate] = {}
+    named: Mapping[str, PromptFamily | None] = {"prompt": families.prompt, "lora": families.lora}
+    for name, family in named.items():
+        if family is None or not family.candidates:
+            continue
+        rng = stream(seed, "space", model, name)
+        wanted = len(found) + family.candidates
+        draws = _draws(family, task, model, rng)
+        fruitless = 0
+        while len(found) < wanted and fruitless < _MAX_FRUITLESS_DRAWS:
+            candidate = next(draws)
+            fruitless = fruitless + 1 if candidate.id in found else 0
+            found.setdefault(candidate.id, candidate)
+    mixed = list(found.values())
+    bare = Candidate(task=task.name, model=model)
+    stream(seed, "order", model).shuffle(mixed)
+    return sorted(mixed, key=lambda candidate: candidate != bare)
+
+
+def _draws(family: PromptFamily, task: Task, model: str, rng: random.Random) -> Iterator[Candidate]:
+    if not isinstance(family, LoraFamily):
+        yield Candidate(task=task.name, model=model)
+    while True:
+        count = rng.choice(family.demonstrations)
+        shown: Sequence[Example] = rng.sample(task.splits.train, count)
+        prompt = Prompt(
+            instruction=rng.choice(family.instructions),
+            demonstrations=tuple((e.input, e.target) for e in shown),
+        )
+        yield Candidate(
+            task=task.name,
+            model=model,
+            prompt=prompt,
+            adapter=_draw_lora(family, rng) if isinstance(family, LoraFamily) else None,
+            max_new_tokens=rng.choice(family.max_new_tokens),
+            postprocess=rng.choice(family.postprocess),
+        )
+
+
+def _draw_lora(family: LoraFamily, rng: random.Random) -> LoraSpec:
+    rate = family.learning_rate
+    exponent = rng.uniform(math.log(rate.low), math.log(rate.high))
+    return LoraSpec(
+        rank=rng.choice(family.rank),
+        target_modules=tuple(sorted(rng.choice(family.target_modules))),
+        layers=rng.choice(family.layers),
+        # Two significant digits: a rate that a person can type is a rate that can be repeated.
+        learning_rate=float(f"{math.exp(exponent):.1e}"),
+        steps=rng.choice(family.steps),
+        batch_size=family.batch_size,
+        seed=rng.randrange(1 << 31),
+    )

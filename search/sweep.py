@@ -1,0 +1,249 @@
+"""The sweep file: everything a run depends on, typed and checked before anything starts.
+
+`load_sweep` reads YAML and returns a `Sweep`. Every problem is raised as one `SweepError` whose
+message names file, line, field, value and what is allowed.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from evaluators.config import Config
+from evaluators.tasks import TaskConfig
+from search.base_model import BaseModelConfig
+from search.rungs import RungConfig
+from search.space import Families
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-3 as a number, as YAML 1.2 and everybody else has it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+class SweepError(ValueError):
+    """A sweep file, or something it names, can't be used."""
+
+
+class SchedulerConfig(Config):
+    """Who goes on after a rung."""
+
+    kind: Literal["asha"] = "asha"
+    length_aware: Annotated[
+        bool, Field(description="compare a candidate only with those that are no longer than it")
+    ] = True
+
+
+class Budget(Config):
+    """When a run ends."""
+
+    candidates: Annotated[
+        int | None, Field(ge=1, description="at most this many candidates in all")
+    ] = None
+    seconds: Annotated[
+        float | None, Field(gt=0, description="after this time no further rung is started")
+    ] = None
+
+
+class Workers(Config):
+    """How many workers hold each base model, and what each may use."""
+
+    per_model: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, description="threads of a worker")] = 1
+    cpus: Annotated[
+        float | None, Field(gt=0, description="CPUs reserved for a worker; default: an even share")
+    ] = None
+    gpus: Annotated[float, Field(ge=0, description="GPUs reserved for a worker")] = 0
+    batch_size: Annotated[int, Field(ge=1, description="examples generated together")] = 64
+
+
+class Sweep(Config):
+    """A whole sweep file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task: TaskConfig
+    base_models: Annotated[tuple[BaseModelConfig, ...], Field(min_length=1)]
+    families: Families
+    targets: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(description="scores at which the task's complexity is read off"),
+    ] = (0.8,)
+    rungs: RungConfig = RungConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    budget: Budget = Budget()
+    workers: Workers = Workers()
+    seed: Annotated[int, Field(ge=0)] = 0
+    out: Annotated[
+        Path | None, Field(description="run folder; runs/NAME of the current folder by default")
+    ] = None
+
+    @model_validator(mode="after")
+    def _unique_models(self) -> Self:
+        labels = [model.label for model in self.base_models]
+        twice = {label for label in labels if labels.count(label) > 1}
+        if twice:
+            raise ValueError(f"two base models are called {sorted(twice)[0]!r}: give each a `name`")
+        return self
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Return the sweep in the YAML file `path` with `key.key=value` overrides applied.
+
+    Raises:
+        SweepError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SweepError(f"{path}: {reason}") from error
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise SweepError(f"{path}{line}: not valid YAML: {problem}") from error
+    if not isinstance(data, dict):
+        raise SweepError(f"{path}: a sweep file is a YAML mapping, found {type(data).__name__}")
+    assert root is not None
+    _refuse_duplicate_keys(path, root)
+    overridden = [_apply(data, override) for override in overrides]
+    try:
+        # As JSON, because strict JSON takes a list for a tuple but neither "3" nor true for a
+        # number.
+        return Sweep.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        problems = error.errors()
+    described = [
+        _describe(path, root, problem, overridden)
+        for problem in problems
+        if not any(_is_inside(other["loc"], problem["loc"]) for other in problems)
+    ]
+    raise SweepError("\n".join(dict.fromkeys(described)))
+
+
+def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
+    return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
+
+
+def _apply(data: dict[str, Any], override: str) -> list[str]:
+    """Set one `key.key=value` and return the keys."""
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise SweepError(f"{override!r}: an override is written key=value, e.g. budget.seconds=60")
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise SweepError(f"{override!r}: {parent!r} is not a mapping in this sweep file")
+    try:
+        place[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise SweepError(f"{override!r}: the value is not valid YAML") from error
+    return [*parents, last]
+
+
+def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
+    for mapping in _mappings(node):
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if key.value in seen:
+                raise SweepError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is given twice"
+                )
+            seen.add(key.value)
+
+
+def _mappings(node: yaml.Node) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
+
+
+def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
+    """Return the line of the deepest part of `location` that the file has."""
+    node, line = root, root.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == part), None)
+            if found is None:
+                # Discriminated unions put the name of the variant into the location.
+                continue
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _describe(
+    path: Path, root: yaml.Node, problem: ErrorDetails, overridden: Sequence[Sequence[str]]
+) -> str:
+    location = list(problem["loc"])
+    if (
+        location[:1] == ["task"]
+        and len(location) > 1
+        and location[1] in ("miniature", "jsonl", "dataset")
+    ):
+        del location[1]
+    field = ".".join(str(part) for part in location) or "the file"
+    where = f"{path}, line {_line(root, location)}"
+    if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
+        where = "command line"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        allowed = f" Known here: {', '.join(known)}." if known else ""
+        return f"{where}: unknown key {field!r}.{hint}{allowed}"
+    if problem["type"] == "missing":
+        return f"{where}: {field!r} is missing"
+    value = problem["input"]
+    shown = "" if isinstance(value, dict) else f" (found {value!r:.80})"
+    return f"{where}: {field}: {message}{shown}"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Return the keys that the part of the sweep file at `location` may have."""
+    schema = Sweep.model_json_schema()
+    options = [schema]
+    for part in location:
+        following: list[dict[str, Any]] = []
+        for option in (_resolve(schema, o) for o in options):
+            below = (
+                option.get("items")
+                if isinstance(part, int)
+                else option.get("properties", {}).get(part)
+            )
+            if below:
+                following += below.get("oneOf") or below.get("anyOf") or [below]
+        options = following
+    return sorted(
+        {key for option in options for key in _resolve(schema, option).get("properties", {})}
+    )
+
+
+def _resolve(schema: dict[str, Any], option: dict[str, Any]) -> dict[str, Any]:
+    reference = option.get("$ref")
+    found: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else option
+    return found
