@@ -77,7 +77,7 @@ class Lora:
             loss = self._model(
                 input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)
             ).loss
-            value = float(loss)
+            value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"the training loss became {value} at step {step}")
             decay = 1 - step / self.spec.steps

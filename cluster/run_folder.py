@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     except FileNotFoundError as error:
         raise SweepError(f"{path} holds no run: {file.name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SweepError(f"{file} can't be read: {error}") from error
+        raise SweepError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 
 

@@ -1,0 +1,240 @@
+"""The command line on bad input: each ends in exit status 2 with one clear message."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import launch
+from tests.conftest import REPOSITORY
+
+Write = Callable[..., Path]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must end in exit status 2 and return its message."""
+    assert launch.main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("kilobit: ")
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) == 1
+    return message.removeprefix("kilobit: ")
+
+
+def line_of(path: Path, text: str) -> int:
+    return next(i for i, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+FAMILIES: dict[str, Any] = {"prompt": {"candidates": 3}}
+BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
+    ({"budgte": {}}, "budgte", "unknown key 'budgte'. Did you mean 'budget'?"),
+    (
+        {"families": {"promt": {"candidates": 3}}},
+        "promt",
+        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: lora, prompt.",
+    ),
+    ({"seed": "three"}, "seed", "seed: Input should be a valid integer (found 'three')"),
+    ({"rungs": {"eta": True}}, "eta", "rungs.eta: Input should be a valid integer (found True)"),
+    ({"targets": [1.5]}, "1.5", "targets.0: Input should be less than or equal to 1 (found 1.5)"),
+    ({"name": "a/b"}, "name: a/b", "name: String should match pattern"),
+    ({"families": {}}, "families", "no candidates: give at least one family `candidates` above 0"),
+    (
+        {"families": {"prompt": {"candidates": 0}}},
+        "families",
+        "no candidates: give at least one family `candidates` above 0",
+    ),
+    ({"budget": {"candidates": 0}}, "candidates: 0", "greater than or equal to 1 (found 0)"),
+    (
+        {"families": {"prompt": {"candidates": 3, "postprocess": [["shout"]]}}},
+        "shout",
+        "families.prompt.postprocess.0.0: Input should be 'last_number'",
+    ),
+    ({"task": {"kind": "gsm9k"}}, "task", "does not match any of the expected tags"),
+    ({"base_models": []}, "base_models", "Tuple should have at least 1 item"),
+    ({"base_models": [{"regime": "r"}]}, "regime: r", "give either `path`"),
+]
+
+
+@pytest.mark.parametrize(("changes", "place", "message"), BAD_SWEEPS)
+def test_a_bad_sweep_file_names_file_line_field_and_what_is_allowed(
+    capsys: pytest.CaptureFixture[str],
+    write_sweep: Write,
+    changes: dict[str, Any],
+    place: str,
+    message: str,
+) -> None:
+    path = write_sweep(**changes)
+    found = fails(capsys, "run", str(path), "--dry-run")
+    assert found.startswith(f"{path}, line {line_of(path, place)}: ")
+    assert message in found
+
+
+def test_yaml_that_is_broken_or_repeats_a_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\nseed: [1\n")
+    assert f"{path}, line 3: not valid YAML" in fails(capsys, "run", str(path))
+    path.write_text("name: x\nseed: 1\nseed: 2\n")
+    assert f"{path}, line 3: the key 'seed' is given twice" in fails(capsys, "run", str(path))
+    path.write_text("- 1\n")
+    assert "a sweep file is a YAML mapping, found list" in fails(capsys, "run", str(path))
+    missing = str(tmp_path / "none.yaml")
+    assert "none.yaml: No such file" in fails(capsys, "run", missing)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
+        ("rung.eta=3", "command line: unknown key 'rung'. Did you mean 'rungs'?"),
+        ("eta", "'eta': an override is written key=value"),
+        ("name.x=1", "'name' is not a mapping"),
+    ],
+)
+def test_a_bad_override_is_named(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, override: str, message: str
+) -> None:
+    path = str(write_sweep())
+    assert message in fails(capsys, "run", path, "--dry-run", override)
+
+
+def lora(**changes: Any) -> dict[str, Any]:
+    space = {"candidates": 2, "rank": [1], "target_modules": [["q_proj"]], **changes}
+    return {"families": {"lora": space}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            lora(rank=[64]),
+            "families.lora.rank: 64 is larger than q_proj of .* whose smaller side is 32",
+        ),
+        (lora(target_modules=[["c_attn"]]), "has no module 'c_attn'; it has .*down_proj.*q_proj"),
+        (lora(layers=[[2]]), "there is no layer 2; .* has layers 0 to 1"),
+        (lora(max_new_tokens=[13]), "13 is more than the task numbers allows"),
+        (lora(demonstrations=[600]), "600 are more than the train split has"),
+        (
+            {"rungs": {"examples": 100, "eta": 3, "count": 3}},
+            "the last rung scores 900 examples .* the search split of numbers has 512",
+        ),
+    ],
+)
+def test_what_does_not_fit_model_or_task_is_refused(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, changes: dict[str, Any], message: str
+) -> None:
+    found = fails(capsys, "run", str(write_sweep(**changes)), "--dry-run")
+
+    assert re.search(message, found), found
+
+
+def test_a_model_that_is_missing_or_incomplete_is_named(
+    capsys: pytest.CaptureFixture[str],
+    write_sweep: Write,
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    def message(folder: Path, **changes: Any) -> str:
+        models = [{"regime": "r", "path": str(folder), **changes}]
+        return fails(capsys, "run", str(write_sweep(base_models=models)), "--dry-run")
+
+    assert "base_models.0.path: there is no folder" in message(tmp_path / "nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folders["llama"], broken)
+    for file in broken.glob("tokenizer*"):
+        file.unlink()
+    assert "base_models.0: no usable tokenizer in" in message(broken)
+    (broken / "model.safetensors").unlink()
+    assert "holds no weights (*.safetensors)" in message(broken)
+    (broken / "config.json").unlink()
+    assert "holds no model: config.json is missing" in message(broken)
+    assert "this machine has no GPU" in message(model_folders["llama"], device="cuda:7")
+
+
+def test_bad_data_is_named_with_file_and_line(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    task = {"kind": "jsonl", "name": "mine", "data": "d.jsonl", "metric": "exact_match"}
+    data = tmp_path / "d.jsonl"
+    path = str(write_sweep(task=task))
+    assert f"{data}: No such file" in fails(capsys, "run", path)
+    data.write_text("")
+    assert f"{data}: the file holds no examples" in fails(capsys, "run", path)
+    lines = [json.dumps({"input": str(i), "target": "x"}) for i in range(30)]
+    lines[16] = '{"input": "x", '
+    data.write_text("\n".join(lines))
+    assert f"{data}, line 17: not JSON" in fails(capsys, "run", path)
+    files = dict.fromkeys(("train", "search", "sealed"), "d.jsonl")
+    data.write_text("\n".join(lines[:16]))
+    del task["data"]
+    path = str(write_sweep(task={**task, "files": files}))
+    assert "is in both the train and the search split" in fails(capsys, "run", path)
+
+
+def test_a_folder_that_is_taken_is_refused(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = str(write_sweep()), tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    assert "holds another run" in fails(capsys, "run", path, "--out", str(out))
+    (out / "run.json").rename(out / "thesis.tex")
+    assert "is not empty and no run" in fails(capsys, "run", path, "--out", str(out))
+    assert (out / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/kilobit", "/dev/null/run"])
+def test_a_folder_that_can_not_be_written_is_refused(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, place: str
+) -> None:
+    message = fails(capsys, "run", str(write_sweep()), "--out", place)
+    assert message.startswith(f"{place} can't be written: ")
+
+
+@pytest.mark.parametrize("command", ["status", "front", "resume"])
+def test_a_folder_without_a_run_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    assert f"{tmp_path} holds no run: run.json is missing" in fails(capsys, command, str(tmp_path))
+    (tmp_path / "run.json").write_text('{"sweep": 3}')
+    assert "run.json can't be read" in fails(capsys, command, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "example", sorted(p.name for p in (REPOSITORY / "examples").glob("*.yaml"))
+)
+def test_every_example_dry_runs_without_network(
+    capsys: pytest.CaptureFixture[str], example: str
+) -> None:
+    assert launch.main(["run", str(REPOSITORY / "examples" / example), "--dry-run"]) == 0
+    assert "The sweep file is valid; nothing was started." in capsys.readouterr().out
+
+
+def test_help_teaches_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import launch, sys\n"
+        "try: launch.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'ray', 'torch', 'transformers', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert "kilobit run examples/quickstart.yaml" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    status = launch.main(["doctor"])
+    shown = capsys.readouterr().out
+    assert "transformers" in shown
+    assert "starts," in shown
+    # What is red depends on the machine; the exit status says the same as the marks.
+    assert status == (1 if "!!" in shown else 0)

@@ -1,0 +1,183 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.evaluator import Evaluator
+from cluster.messages import BaseModelChangedError, EvaluatorSetup
+from evaluators.ledger import Ledger
+from search.candidate import Candidate, LoraSpec, Prompt
+from search.programs.payload import decode
+from search.rungs import Rung
+from search.sweep import load_sweep
+from tests.conftest import REPOSITORY
+
+FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
+
+
+def candidate(**changes: Any) -> Candidate:
+    return Candidate.model_validate({"task": "numbers", "model": "llama"} | changes)
+
+
+def lora(**changes: Any) -> Candidate:
+    values = {
+        "rank": 1,
+        "target_modules": ("q_proj",),
+        "learning_rate": 0.01,
+        "steps": 4,
+        "batch_size": 2,
+        "seed": 1,
+    }
+    return candidate(adapter=LoraSpec.model_validate(values | changes))
+
+
+@pytest.fixture
+def make_evaluator(write_sweep: Callable[..., Path], tmp_path: Path) -> Callable[..., Evaluator]:
+    def make(run: str = "run") -> Evaluator:
+        sweep = load_sweep(write_sweep())
+        setup = EvaluatorSetup(
+            sweep.model_dump_json(), str(tmp_path), str(tmp_path / run), "llama", "llama-0", 1
+        )
+        return Evaluator(setup)
+
+    return make
+
+
+@pytest.fixture
+def evaluator(make_evaluator: Callable[..., Evaluator]) -> Evaluator:
+    return make_evaluator()
+
+
+def test_a_rung_leaves_its_row_its_predictions_and_its_program(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    prompt = Prompt(instruction="Number:")
+    one = candidate(prompt=prompt, postprocess=("last_number",))
+    row = evaluator.run_rung(one.canonical(), FIRST)
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert row["error"] is None if "error" in row else True
+    (written,) = ledger.rows("rungs")
+    assert (written["candidate"], written["num_examples"], written["attempt"]) == (one.id, 4, 1)
+    assert written["score"] is not None
+    assert len(ledger.rows("predictions")) == 4
+    (program,) = ledger.rows("programs")
+    assert written["payload_bits"] == 8 * len(program["payload"]) == program["payload_bits"]
+    content = decode(program["payload"])
+    assert (content.prompt, content.postprocess) == ("Number:\n", ("last_number",))
+    (worker,) = ledger.rows("workers")
+    assert worker["base_digest"] == written["base_digest"]
+
+
+def test_rungs_are_nested(evaluator: Evaluator, tmp_path: Path) -> None:
+    for rung in (FIRST, SECOND):
+        evaluator.run_rung(candidate().canonical(), rung)
+    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+    first, second = ([r["example"] for r in rows if r["rung"] == i] for i in (0, 1))
+    assert second[:4] == first
+
+
+def test_an_adapter_goes_on_from_its_earlier_rung(
+    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+) -> None:
+    evaluator = make_evaluator("a")
+    evaluator.run_rung(lora().canonical(), FIRST)
+    in_two = evaluator.run_rung(lora().canonical(), SECOND)
+    at_once = make_evaluator("b").run_rung(lora().canonical(), SECOND)
+    assert in_two["train_steps"] == at_once["train_steps"] == 4
+    assert in_two["program"] == at_once["program"]
+    assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
+
+
+def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: Evaluator) -> None:
+    first = evaluator.run_rung(lora().canonical(), FIRST)
+    again = evaluator.run_rung(lora().canonical(), FIRST)
+    assert again["finished_at"] == first["finished_at"]
+    assert again["seconds"] == first["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lora(learning_rate=1e30, steps=40), "FloatingPointError: the training loss became"),
+        (lora(target_modules=("nosuch",)), "nosuch"),
+        (candidate(prompt=Prompt(instruction="dog " * 300)), "do not fit into the model's context"),
+    ],
+)
+def test_a_candidate_that_fails_is_a_row_with_its_traceback(
+    evaluator: Evaluator, tmp_path: Path, broken: Candidate, message: str
+) -> None:
+    row = evaluator.run_rung(broken.canonical(), Rung(0, 4, 40))
+    assert "Traceback" in row["error"]
+    assert message in row["error"]
+    (written,) = Ledger(tmp_path / "run" / "ledger").rows("rungs")
+    assert (written["score"], written["payload_bits"]) == (None, None)
+    assert written["error"] == row["error"]
+    after = evaluator.run_rung(candidate().canonical(), FIRST)
+    assert after["score"] is not None
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from cluster.evaluator import Evaluator
+from cluster.messages import EvaluatorSetup
+from search.candidate import Candidate, LoraSpec
+from search.rungs import Rung
+from search.sweep import load_sweep
+sweep = load_sweep(Path(sys.argv[1]))
+out = str(Path(sys.argv[1]).parent / "run")
+evaluator = Evaluator(EvaluatorSetup(sweep.model_dump_json(), ".", out, "llama", "llama-0", 1))
+spec = LoraSpec(
+    rank=1, target_modules=("q_proj",), learning_rate=0.01, steps=4, batch_size=20000, seed=1
+)
+used = 1024 * int(Path("/proc/self/statm").read_text().split()[0]) * 4
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
+row = evaluator.run_rung(
+    Candidate(task="numbers", model="llama", adapter=spec).canonical(), Rung(0, 4, 2)
+)
+print(row["error"].strip().splitlines()[-1])
+row = evaluator.run_rung(Candidate(task="numbers", model="llama").canonical(), Rung(0, 4, 2))
+print("then", row["score"])
+"""
+
+
+def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
+    write_sweep: Callable[..., Path],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(write_sweep())],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert "memory" in done.stdout.splitlines()[0].lower(), done.stderr
+    assert done.stdout.splitlines()[1] == "then 0.0"
+
+
+def test_a_changed_base_model_stops_the_worker(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = type(evaluator)._train
+
+    def vandal(self: Evaluator, *args: Any) -> Any:
+        with torch.no_grad():
+            self._frozen.model.lm_head.weight[0, 0] += 1
+        return train(self, *args)
+
+    monkeypatch.setattr(Evaluator, "_train", vandal)
+    with pytest.raises(BaseModelChangedError, match="digest was"):
+        evaluator.run_rung(lora().canonical(), FIRST)
+
+
+def test_a_ledger_that_can_not_be_written_is_not_the_candidates_failure(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "ledger" / "rungs").write_text("in the way")
+    with pytest.raises(OSError, match="rungs"):
+        evaluator.run_rung(candidate().canonical(), FIRST)

@@ -1,0 +1,116 @@
+"""Small models of three architectures, built from configs, and sweeps that use them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
+
+# The models are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parent.parent
+ARCHITECTURES = ("llama", "gpt2", "qwen2")
+
+
+def _tokenizer(*, bos: bool, pad: bool) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [
+        task.ask(e.input) + task.show(e.target)
+        for task in (load_miniature(name, 0) for name in MINIATURE_TASKS)
+        for e in task.splits.train[:100]
+    ]
+    special = ["<eos>", *(["<bos>"] if bos else []), *(["<pad>"] if pad else [])]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    names = {"eos_token": "<eos>"}
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
+        )
+        names["bos_token"] = "<bos>"
+    if pad:
+        names["pad_token"] = "<pad>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _model(architecture: str, vocabulary: int) -> Any:
+    torch.manual_seed(0)
+    common = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": 0}
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common, **small, tie_word_embeddings=False))
+    if architecture == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**common, **small, tie_word_embeddings=True))
+    return GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=256))
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a folder each; they differ in module names, biases, ties, BOS and padding."""
+    folders = {}
+    for architecture in ARCHITECTURES:
+        tokenizer = _tokenizer(bos=architecture == "llama", pad=architecture != "gpt2")
+        folder = tmp_path_factory.mktemp(architecture)
+        _model(architecture, len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders[architecture] = folder
+    return folders
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path, model_folders: dict[str, Path]) -> Callable[..., Path]:
+    """Return a function that writes a small sweep file with changes and returns its path."""
+
+    def write(**changes: Any) -> Path:
+        sweep = {
+            "name": "small",
+            "task": {"kind": "miniature", "name": "numbers"},
+            "base_models": [{"regime": "llama", "path": str(model_folders["llama"])}],
+            "families": {
+                "prompt": {"candidates": 3, "demonstrations": [0, 1]},
+                "lora": {
+                    "candidates": 2,
+                    "rank": [1],
+                    "target_modules": [["q_proj"]],
+                    "steps": [4],
+                    "batch_size": 2,
+                },
+            },
+            "rungs": {"examples": 4, "train_steps": 2, "eta": 2, "count": 2},
+            **changes,
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(sweep)), sort_keys=False), "utf-8")
+        return path
+
+    return write

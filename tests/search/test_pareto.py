@@ -1,0 +1,34 @@
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.pareto import complexity, pareto_front
+
+
+@dataclass(frozen=True)
+class Point:
+    payload_bits: int
+    score: float
+
+
+POINTS = st.lists(st.builds(Point, st.integers(0, 6), st.sampled_from([0.0, 0.25, 0.5, 1.0])))
+
+
+@given(POINTS)
+def test_the_front_is_what_a_brute_force_finds(points: list[Point]) -> None:
+    def beaten(p: Point) -> bool:
+        return any(
+            q.payload_bits <= p.payload_bits and q.score >= p.score and q != p for q in points
+        )
+
+    expected = {p for p in points if not beaten(p)}
+    front = pareto_front(points)
+    assert set(front) == expected
+    assert len(front) == len(expected)
+    assert [p.payload_bits for p in front] == sorted(p.payload_bits for p in front)
+
+
+def test_complexity_is_the_shortest_length_that_reaches_the_target() -> None:
+    front = [Point(0, 0.1), Point(40, 0.5), Point(800, 0.9)]
+    assert [complexity(front, t) for t in (0.05, 0.5, 0.51, 0.95)] == [0, 40, 800, None]

@@ -1,0 +1,85 @@
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from evaluators.miniature.tasks import load_miniature
+from search.candidate import Candidate, LoraSpec, Prompt
+from search.space import Families, draw_candidates
+
+TASK = load_miniature("numbers", 0)
+SPACE = {
+    "prompt": {"candidates": 8, "instructions": ["", "Number:"], "demonstrations": [0, 1, 2]},
+    "lora": {"candidates": 5, "rank": [1, 2], "learning_rate": {"low": 0.001, "high": 0.1}},
+}
+
+
+def draw(space: dict[str, Any], models: list[str], seed: int = 0) -> list[Candidate]:
+    families = Families.model_validate_json(json.dumps(space), strict=True)
+    return draw_candidates(families, TASK, models, seed)
+
+
+def test_each_model_gets_the_number_asked_for_and_begins_bare() -> None:
+    candidates = draw(SPACE, ["a", "b"])
+    assert Counter((c.model, c.family) for c in candidates) == {
+        ("a", "prompt"): 8,
+        ("a", "lora"): 5,
+        ("b", "prompt"): 8,
+        ("b", "lora"): 5,
+    }
+    assert candidates[:2] == [Candidate(task="numbers", model=m) for m in ("a", "b")]
+    assert len({c.id for c in candidates}) == len(candidates)
+
+
+def test_another_model_or_family_changes_no_draw() -> None:
+    alone = [c for c in draw(SPACE, ["a"]) if c.family == "prompt"]
+    beside = [c for c in draw(SPACE, ["z", "a"]) if c.model == "a" and c.family == "prompt"]
+    assert alone == beside
+    without = draw({"prompt": SPACE["prompt"]}, ["a"])
+    assert {c.id for c in without} == {c.id for c in alone}
+
+
+def test_the_seed_decides_the_draw() -> None:
+    assert draw(SPACE, ["a"]) == draw(SPACE, ["a"])
+    assert draw(SPACE, ["a"]) != draw(SPACE, ["a"], seed=1)
+
+
+def test_demonstrations_come_from_the_train_split() -> None:
+    train = {(e.input, e.target) for e in TASK.splits.train}
+    shown = {d for c in draw(SPACE, ["a"]) for d in c.prompt.demonstrations}
+    assert shown
+    assert shown <= train
+
+
+def test_a_space_smaller_than_asked_for_is_taken_whole() -> None:
+    space = {"prompt": {"candidates": 50, "instructions": ["", "A", "B"], "demonstrations": [0]}}
+    assert len(draw(space, ["a"])) == 3
+
+
+def test_no_candidates_is_an_error() -> None:
+    for space in ({}, {"prompt": {"candidates": 0}}):
+        with pytest.raises(ValidationError, match="no candidates"):
+            Families.model_validate(space)
+
+
+def test_the_id_is_the_hash_of_the_canonical_json() -> None:
+    spec = LoraSpec(
+        rank=1, target_modules=("q",), learning_rate=0.01, steps=5, batch_size=2, seed=3
+    )
+    candidate = Candidate(task="t", model="m", prompt=Prompt(instruction="ä"), adapter=spec)
+    assert candidate.canonical() == (
+        '{"adapter":{"batch_size":2,"learning_rate":0.01,"rank":1,"seed":3,"steps":5,'
+        '"target_modules":["q"]},"model":"m","prompt":{"instruction":"ä"},"task":"t"}'
+    )
+    # Golden: ids in old ledgers must keep their meaning.
+    assert candidate.id == "3320c8062e6f8013"
+    again = Candidate.model_validate_json(candidate.canonical())
+    assert again == candidate
+
+
+def test_a_prompt_renders_with_the_templates_of_the_task() -> None:
+    prompt = Prompt(instruction="Number:", demonstrations=(("1 + 1?", "2"),))
+    assert prompt.render(TASK) == "Number:\nQ: 1 + 1?\nA: 2\n"
+    assert Prompt().render(TASK) == ""
