@@ -46,7 +46,7 @@ def dispatch(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Begin a run, or only check it."""
     began = time.monotonic()
-    console = Console()
+    console = Console(soft_wrap=True)
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if args.dry_run:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     began = time.monotonic()
-    console = Console()
+    console = Console(soft_wrap=True)
     open_run(args.run)
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
@@ -80,7 +80,7 @@ def _execute(
 
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
-    console.print(f"run folder: [bold]{escape(str(run_folder.path))}[/]", soft_wrap=True)
+    console.print(f"run folder: [bold]{escape(str(run_folder.path))}[/]")
     try:
         outcome = execute(run_folder, plan, console, address)
     except KeyboardInterrupt:
@@ -125,12 +125,12 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
     if plan is not None:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
-        console.print(f"not checked: {text}", markup=False, soft_wrap=True)
+        console.print(f"not checked: {text}", markup=False)
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
     )
-    console.print(f"rungs: {ladder}", soft_wrap=True)
+    console.print(f"rungs: {ladder}")
     console.print("The sweep file is valid; nothing was started.")
     return DONE
 
@@ -172,9 +172,9 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
     console.print(f"{seconds:.1f} s in all: {phases}; model compute of all workers {compute:.1f} s")
     for candidate, error in list(failed.items())[:5]:
         line = error.strip().splitlines()[-1]
-        console.print(f"failed: {candidate}: {line}", markup=False, soft_wrap=True)
+        console.print(f"failed: {candidate}: {line}", markup=False)
     for line in outcome.lost[:5]:
-        console.print(f"lost: {line}", markup=False, soft_wrap=True)
+        console.print(f"lost: {line}", markup=False)
     if len(ended) < total:
         console.print(
             f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
@@ -254,7 +254,7 @@ def front(args: argparse.Namespace) -> int:
                 print(json.dumps(point.as_json()))
         return DONE
     targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Console(), points, targets)
+    print_front(Console(soft_wrap=True), points, targets)
     return DONE
 
 
@@ -268,7 +268,7 @@ def status(args: argparse.Namespace) -> int:
         total = len(ledger.read("candidates", ["candidate"]))
     except ValueError as error:
         raise SweepError(str(error)) from error
-    console = Console()
+    console = Console(soft_wrap=True)
     actions = Counter(d["decision"] for d in decisions)
     ended = actions["stop"] + actions["finish"]
     table = Table("rung", "examples", "train steps", "finished", "failed")
@@ -294,7 +294,7 @@ def doctor(_: argparse.Namespace) -> int:
     """Check this machine."""
     from cluster.doctor import examine
 
-    console = Console()
+    console = Console(soft_wrap=True)
     findings = examine()
     table = Table("", "what", "found", "what to do")
     for finding in findings:
