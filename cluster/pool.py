@@ -46,8 +46,10 @@ def start_pool(
     run_folder: Path,
     attempt: int,
     on_ready: Callable[[Worker], None],
-) -> dict[str, Any]:
-    """Start all workers, wait until each has loaded its model, and return handles by name.
+) -> list[Any]:
+    """Start all workers as named actors, wait until each has loaded its model, and return them.
+
+    An actor ends when nobody holds its handle any more, so the caller keeps what is returned.
 
     Raises:
         SweepError: if the cluster has too few CPUs or GPUs.
@@ -63,7 +65,8 @@ def start_pool(
             f"{sweep.workers.gpus * num_workers:g}, the cluster has {gpus:g}"
         )
     actor_class: Any = ray.remote(Evaluator)
-    handles, waiting = {}, {}
+    handles: list[Any] = []
+    waiting: dict[Any, Worker] = {}
     for worker in workers_of(sweep):
         setup = EvaluatorSetup(
             sweep=sweep.model_dump_json(),
@@ -80,7 +83,7 @@ def start_pool(
             max_restarts=-1,
             max_task_retries=_MAX_RETRIES,
         ).remote(setup)
-        handles[worker.name] = handle
+        handles.append(handle)
         waiting[handle.ready.remote()] = worker
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)

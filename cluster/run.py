@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from cluster.check import Plan
@@ -64,14 +63,13 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     with ray_session(address):
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
-        handles = _start_workers(run, console)
+        pool = _start_workers(run, console)
         outcome.seconds["load models"] = time.monotonic() - began
         began = time.monotonic()
         try:
             _search(run, queue, halving, console, outcome)
         finally:
-            for handle in handles.values():
-                ray.kill(handle)
+            pool.clear()
             shutil.rmtree(run.path / ".tune", ignore_errors=True)
         outcome.seconds["search"] = time.monotonic() - began
     return outcome
@@ -130,7 +128,7 @@ def _pending(ledger: Ledger, plan: Plan, halving: Halving) -> list[tuple[Candida
     return [(c, next_rung[c.id]) for c in plan.candidates if c.id in next_rung]
 
 
-def _start_workers(run: RunFolder, console: Console) -> dict[str, Any]:
+def _start_workers(run: RunFolder, console: Console) -> list[Any]:
     total, ready = len(workers_of(run.sweep)), 0
     with console.status(f"loading base models: 0 of {total} workers ready") as status:
 

@@ -6,6 +6,7 @@ A local session has no dashboard, listens with token authentication, and ends wi
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address or "local",
         include_dashboard=None if address else False,
@@ -28,6 +30,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         logging_level=logging.ERROR,
         configure_logging=True,
     )
+    # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -18,21 +18,21 @@ from evaluators.task import Task
 class SplitNames(Config):
     """One expression a split, for example `train[:6000]`, `train[6000:]` and `test`."""
 
-    train: str
-    search: str
-    sealed: str
+    train: Annotated[str, Field(description="may be learned from and shown")]
+    search: Annotated[str, Field(description="candidates are compared on it")]
+    sealed: Annotated[str, Field(description="never used by a search")]
 
 
 class DatasetTask(RecordTask):
     """A task read through the `datasets` library."""
 
-    kind: Literal["dataset"]
+    kind: Annotated[Literal["dataset"], Field(description="a data set of the hub")]
     dataset: Annotated[
         str, Field(description="hub id, or a folder relative to the sweep file that begins with .")
     ]
     subset: Annotated[str | None, Field(description="name of the configuration")] = None
     revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
-    splits: SplitNames
+    splits: Annotated[SplitNames, Field(description="an expression for each split")]
 
 
 class DatasetMissingError(ValueError):

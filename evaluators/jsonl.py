@@ -21,16 +21,16 @@ from evaluators.task import Task
 class SplitFiles(Config):
     """One file a split, relative to the sweep file."""
 
-    train: Path
-    search: Path
-    sealed: Path
+    train: Annotated[Path, Field(description="may be learned from and shown")]
+    search: Annotated[Path, Field(description="candidates are compared on it")]
+    sealed: Annotated[Path, Field(description="never used by a search")]
 
 
 class SplitFractions(Config):
     """Shares of one file; what `search` and `sealed` leave is the train split."""
 
-    search: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    sealed: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    search: Annotated[float, Field(gt=0, lt=1, description="candidates are compared on it")] = 0.25
+    sealed: Annotated[float, Field(gt=0, lt=1, description="never used by a search")] = 0.25
 
     @model_validator(mode="after")
     def _leave_a_train_split(self) -> Self:
@@ -42,7 +42,7 @@ class SplitFractions(Config):
 class JsonlTask(RecordTask):
     """A task read from JSON Lines files."""
 
-    kind: Literal["jsonl"]
+    kind: Annotated[Literal["jsonl"], Field(description="JSON Lines files")]
     data: Annotated[
         Path | None, Field(description="one file, divided by `fractions`; or give `files`")
     ] = None

@@ -15,8 +15,11 @@ from evaluators.task import Task
 class MiniatureTask(Config):
     """One of the three built-in tasks; its items are generated."""
 
-    kind: Literal["miniature"]
-    name: Literal["numbers", "translation", "instructions"]
+    kind: Annotated[Literal["miniature"], Field(description="a built-in task")]
+    name: Annotated[
+        Literal["numbers", "translation", "instructions"],
+        Field(description="word problems, English to German, or checkable writing tasks"),
+    ]
     seed: Annotated[int, Field(ge=0, description="draws and orders the items")] = 0
 
 

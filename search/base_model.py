@@ -24,8 +24,16 @@ class BaseModelConfig(Config):
     revision: Annotated[str | None, Field(description="commit or tag of the hub model; pin it")] = (
         None
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|auto)$")] = "cpu"
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], Field(description="type of the weights")
+    ] = "float32"
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(cpu|cuda(:\d+)?|auto)$",
+            description="cpu, cuda, cuda:N or auto (a GPU where there is one)",
+        ),
+    ] = "cpu"
     weights: Annotated[
         Literal["trained", "random"],
         Field(description="`random` initialises from the config with `seed` and reads no weights"),

@@ -26,8 +26,8 @@ Choices = Annotated[tuple[int, ...], Field(min_length=1)]
 class LogRange(Config):
     """A range that is sampled uniformly on a logarithmic axis."""
 
-    low: Annotated[float, Field(gt=0)]
-    high: Annotated[float, Field(gt=0)]
+    low: Annotated[float, Field(gt=0, description="smallest value")]
+    high: Annotated[float, Field(gt=0, description="largest value")]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -60,8 +60,14 @@ class PromptFamily(Config):
 class LoraFamily(PromptFamily):
     """LoRA adapters through PEFT, with or without a prompt."""
 
-    demonstrations: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    rank: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 4)
+    demonstrations: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="numbers of examples shown, also while training"),
+    ] = (0,)
+    rank: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="ranks to choose from"),
+    ] = (1, 2, 4)
     target_modules: Annotated[
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
         Field(min_length=1, description="lists of module names"),
@@ -70,19 +76,21 @@ class LoraFamily(PromptFamily):
         tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...],
         Field(min_length=1, description="lists of layer numbers; null is all layers"),
     ] = (None,)
-    learning_rate: LogRange = LogRange(low=1e-3, high=1e-2)
+    learning_rate: Annotated[
+        LogRange, Field(description="of AdamW, with a short warm-up and linear decay")
+    ] = LogRange(low=1e-3, high=1e-2)
     steps: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
         Field(min_length=1, description="optimizer steps in all; a rung may stop earlier"),
     ] = (180,)
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 16
 
 
 class Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
-    prompt: PromptFamily | None = None
-    lora: LoraFamily | None = None
+    prompt: Annotated[PromptFamily | None, Field(description="prompts alone")] = None
+    lora: Annotated[LoraFamily | None, Field(description="LoRA adapters")] = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:

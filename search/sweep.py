@@ -38,7 +38,9 @@ class SweepError(ValueError):
 class SchedulerConfig(Config):
     """Who goes on after a rung."""
 
-    kind: Literal["asha"] = "asha"
+    kind: Annotated[
+        Literal["asha"], Field(description="asynchronous successive halving on score")
+    ] = "asha"
     length_aware: Annotated[
         bool, Field(description="compare a candidate only with those that are no longer than it")
     ] = True
@@ -58,7 +60,9 @@ class Budget(Config):
 class Workers(Config):
     """How many workers hold each base model, and what each may use."""
 
-    per_model: Annotated[int, Field(ge=1)] = 1
+    per_model: Annotated[
+        int, Field(ge=1, description="workers for each base model; each loads it once")
+    ] = 1
     threads: Annotated[int, Field(ge=1, description="threads of a worker")] = 1
     cpus: Annotated[
         float | None, Field(gt=0, description="CPUs reserved for a worker; default: an even share")
@@ -70,19 +74,25 @@ class Workers(Config):
 class Sweep(Config):
     """A whole sweep file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    task: TaskConfig
-    base_models: Annotated[tuple[BaseModelConfig, ...], Field(min_length=1)]
-    families: Families
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    ]
+    task: Annotated[TaskConfig, Field(description="what is asked and how it is scored")]
+    base_models: Annotated[
+        tuple[BaseModelConfig, ...], Field(min_length=1, description="what is adapted")
+    ]
+    families: Annotated[Families, Field(description="what is tried")]
     targets: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(description="scores at which the task's complexity is read off"),
     ] = (0.8,)
-    rungs: RungConfig = RungConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
-    budget: Budget = Budget()
-    workers: Workers = Workers()
-    seed: Annotated[int, Field(ge=0)] = 0
+    rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
+        RungConfig()
+    )
+    scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
+    budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
+    workers: Annotated[Workers, Field(description="who computes")] = Workers()
+    seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
     out: Annotated[
         Path | None, Field(description="run folder; runs/NAME of the current folder by default")
     ] = None
