@@ -73,9 +73,9 @@ def test_what_is_pinned_is_what_is_asked_for() -> None:
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {re.split(r"[\[><=]", name)[0].lower() for name in asked}
+    names = {re.split(r"[\[><=]", name)[0].lower().replace("-", "_") for name in asked}
     lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
-    pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
+    pinned = {line.split("==")[0].lower().replace("-", "_") for line in lines if "==" in line}
     assert names <= pinned
 
 
