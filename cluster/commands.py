@@ -91,6 +91,9 @@ def _execute(
             markup=False,
         )
         return INTERRUPTED
+    except ConnectionError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SweepError(f"--address: no Ray cluster answers at {address}: {reason}") from error
     except PoolError as error:
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED

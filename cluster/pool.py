@@ -31,7 +31,10 @@ def plan_cpus(sweep: Sweep, available: float) -> float:
     room = available - num_workers * TRIAL_CPUS
     if sweep.workers.cpus is None:
         # Workers take turns on the cores where there are more workers than cores.
-        return min(float(sweep.workers.threads), int(1000 * room / num_workers) / 1000)
+        share = int(1000 * room / num_workers) / 1000
+        if share <= 0:
+            raise SweepError(f"workers: {num_workers} workers are too many for {available:g} CPUs")
+        return min(float(sweep.workers.threads), share)
     if sweep.workers.cpus * num_workers > room:
         raise SweepError(
             f"workers.cpus: {num_workers} workers with {sweep.workers.cpus} CPUs each need "

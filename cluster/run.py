@@ -114,14 +114,15 @@ def _pending(ledger: Ledger, plan: Plan, halving: Halving) -> list[tuple[Candida
         result = results.get((row["candidate"], row["rung"]))
         if result is None or row["candidate"] not in models:
             continue
-        decision = halving.report(
+        halving.report(
             row["candidate"],
             model=models[row["candidate"]],
             rung=row["rung"],
             score=result["score"],
             bits=result["payload_bits"],
         )
-        if decision.action == "promote":
+        # What was recorded stands, whatever order the rows are replayed in.
+        if row["decision"] == "promote":
             next_rung[row["candidate"]] = row["rung"] + 1
         else:
             del next_rung[row["candidate"]]
