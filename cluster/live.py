@@ -113,8 +113,11 @@ class LiveView:
         for model, best in course.best.items():
             cells = [f"{best[d][0]:.2f} ({best[d][1]})" if d in best else "" for d in decades]
             table.add_row(model, *cells)
-        bar = ProgressBar(total=course.num_candidates, completed=len(course.ended))
-        return Group(table, bar, Text(course.line()))
+        # A bar ends without a new line, so it needs a row of its own.
+        below = Table.grid()
+        below.add_row(ProgressBar(total=course.num_candidates, completed=len(course.ended)))
+        below.add_row(Text(course.line()))
+        return Group(table, below)
 
 
 def decade(bits: int) -> int:

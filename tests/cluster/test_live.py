@@ -67,6 +67,7 @@ def test_a_terminal_shows_the_table() -> None:
     assert "pretrained" in text.getvalue()
     assert "0.25 (10)" in text.getvalue()
     assert "< 1 kbit" in text.getvalue()
+    assert "1/1 candidates" in text.getvalue()
 
 
 def test_labels() -> None:
