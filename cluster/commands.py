@@ -81,21 +81,22 @@ def _execute(
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
     console.print(f"run folder: [bold]{escape(str(run_folder.path))}[/]")
+    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     try:
         outcome = execute(run_folder, plan, console, address)
     except KeyboardInterrupt:
         console.print(
-            f"\ninterrupted; every finished rung is kept. Go on with:\n"
-            f"  kilobit resume {run_folder.path}",
-            soft_wrap=True,
-            markup=False,
+            f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}", markup=False
         )
         return INTERRUPTED
     except ConnectionError as error:
         reason = str(error).strip().splitlines()[0]
-        raise SweepError(f"--address: no Ray cluster answers at {address}: {reason}") from error
+        raise SweepError(
+            f"--address: no Ray cluster that takes our token (RAY_AUTH_TOKEN) answers at "
+            f"{address}: {reason}. Once it does: {go_on}"
+        ) from error
     except PoolError as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {error}\nWhen that is mended, go on with:\n  {go_on}", file=sys.stderr)
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds}
     return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
