@@ -5,6 +5,7 @@ interrupted and resumable.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -90,7 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     from cluster import commands
 
-    return commands.dispatch(args)
+    try:
+        return commands.dispatch(args)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); what is left to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

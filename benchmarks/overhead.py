@@ -17,8 +17,8 @@ import psutil
 import ray
 
 import launch
+from cluster.capacity import TRIAL_CPUS
 from cluster.messages import Worker
-from cluster.pool import TRIAL_CPUS
 from cluster.session import ray_session
 from cluster.tune_adapter import HalvingScheduler, QueueSearcher, Recorder, run_trials
 from evaluators.ledger import Ledger

@@ -4,6 +4,7 @@ A local model is built without memory from its config, so module names, layers a
 in a second. A hub model that is not on this machine is left for the workers and named as unchecked.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from cluster.capacity import plan_cpus, plan_gpus
 from cluster.frozen import load_tokenizer, source
 from evaluators.task import Task
 from evaluators.tasks import load_task
@@ -31,8 +33,13 @@ class Plan:
     unchecked: tuple[str, ...]
 
 
-def check_sweep(sweep: Sweep, sweep_folder: Path) -> Plan:
+def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan:
     """Return the plan of a sweep.
+
+    Args:
+        sweep: what to check.
+        sweep_folder: where its relative paths start.
+        local: the workers will run on this machine, so they have to fit on it.
 
     Raises:
         SweepError: naming field and value, if the sweep can't run.
@@ -43,6 +50,9 @@ def check_sweep(sweep: Sweep, sweep_folder: Path) -> Plan:
         raise SweepError(str(error)) from error
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
+    if local:
+        plan_cpus(sweep, os.cpu_count() or 1)
+        plan_gpus(sweep, torch.cuda.device_count())
     unchecked = check_models(sweep, sweep_folder)
     labels = [model.label for model in sweep.base_models]
     candidates = draw_candidates(sweep.families, task, labels, sweep.seed)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from cluster.run_folder import RunFolder, create_run, open_run, reopen_run
+from cluster.run_folder import RunFolder, create_run, discard_run, open_run, reopen_run
 from search.front import FrontPoint, complete_points, fronts
 from search.pareto import complexity
 from search.sweep import Sweep, SweepError, load_sweep
@@ -40,13 +40,14 @@ def dispatch(args: argparse.Namespace) -> int:
         print(f"kilobit: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
+        print("interrupted before anything was begun", file=sys.stderr)
         return INTERRUPTED
 
 
 def run(args: argparse.Namespace) -> int:
     """Begin a run, or only check it."""
     began = time.monotonic()
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if args.dry_run:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
 
-        plan = check_sweep(sweep, folder)
+        plan = check_sweep(sweep, folder, local=args.address is None)
     run_folder = create_run(sweep, args.sweep, args.out)
     return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
 
@@ -62,13 +63,14 @@ def run(args: argparse.Namespace) -> int:
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     began = time.monotonic()
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     open_run(args.run)
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
 
         run_folder = reopen_run(args.run)
-        plan = check_sweep(run_folder.sweep, run_folder.sweep_folder)
+        local = args.address is None
+        plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
     return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
 
 
@@ -80,23 +82,23 @@ def _execute(
 
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
-    console.print(f"run folder: [bold]{escape(str(run_folder.path))}[/]")
+    console.print(f"run folder: {run_folder.path}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     try:
         outcome = execute(run_folder, plan, console, address)
     except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}", markup=False
-        )
+        console.print(f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}")
         return INTERRUPTED
-    except ConnectionError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SweepError(
-            f"--address: no Ray cluster that takes our token (RAY_AUTH_TOKEN) answers at "
-            f"{address}: {reason}. Once it does: {go_on}"
-        ) from error
-    except PoolError as error:
-        print(f"kilobit: {error}\nWhen that is mended, go on with:\n  {go_on}", file=sys.stderr)
+    except (SweepError, PoolError, ConnectionError) as error:
+        discard_run(run_folder)
+        if isinstance(error, ConnectionError):
+            reason = str(error).strip().splitlines()[0]
+            raise SweepError(
+                f"--address: no Ray cluster that takes our token answers at {address}: {reason}"
+            ) from error
+        if isinstance(error, SweepError):
+            raise
+        print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds}
     return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
@@ -120,7 +122,8 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
 
         plan: Plan | None
         try:
-            plan = check_sweep(sweep, folder)
+            # The sweep may be meant for another machine.
+            plan = check_sweep(sweep, folder, local=False)
             unchecked = list(plan.unchecked)
         except SweepError as error:
             if not isinstance(error.__cause__, DatasetMissingError):
@@ -129,7 +132,7 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
     if plan is not None:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
-        console.print(f"not checked: {text}", markup=False)
+        console.print(f"not checked: {text}")
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
@@ -176,9 +179,9 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
     console.print(f"{seconds:.1f} s in all: {phases}; model compute of all workers {compute:.1f} s")
     for candidate, error in list(failed.items())[:5]:
         line = error.strip().splitlines()[-1]
-        console.print(f"failed: {candidate}: {line}", markup=False)
+        console.print(f"failed: {candidate}: {line}")
     for line in outcome.lost[:5]:
-        console.print(f"lost: {line}", markup=False)
+        console.print(f"lost: {line}")
     if len(ended) < total:
         console.print(
             f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
@@ -258,7 +261,7 @@ def front(args: argparse.Namespace) -> int:
                 print(json.dumps(point.as_json()))
         return DONE
     targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Console(soft_wrap=True), points, targets)
+    print_front(Console(soft_wrap=True, markup=False), points, targets)
     return DONE
 
 
@@ -272,7 +275,7 @@ def status(args: argparse.Namespace) -> int:
         total = len(ledger.read("candidates", ["candidate"]))
     except ValueError as error:
         raise SweepError(str(error)) from error
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     actions = Counter(d["decision"] for d in decisions)
     ended = actions["stop"] + actions["finish"]
     table = Table("rung", "examples", "train steps", "finished", "failed")
@@ -298,11 +301,11 @@ def doctor(_: argparse.Namespace) -> int:
     """Check this machine."""
     from cluster.doctor import examine
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     findings = examine()
     table = Table("", "what", "found", "what to do")
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]!![/]"
-        table.add_row(mark, finding.what, escape(finding.found), escape(finding.remedy))
+        mark = Text("ok", "green") if finding.ok else Text("!!", "red")
+        table.add_row(mark, finding.what, finding.found, finding.remedy)
     console.print(table)
     return DONE if all(finding.ok for finding in findings) else FAILED

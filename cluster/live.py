@@ -17,7 +17,6 @@ from evaluators.figure import bits_label
 from search.halving import Decision
 
 _PLAIN_EVERY_S = 10.0
-_RENEW_EVERY_S = 0.25
 
 
 class Course:
@@ -78,7 +77,12 @@ class LiveView:
 
     def __init__(self, course: Course, console: Console) -> None:
         self._course, self._console = course, console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        # A terminal renews itself, so that time goes on where a rung takes long.
+        self._live = (
+            Live(console=console, get_renderable=self._table, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
         self._last = 0.0
 
     def __enter__(self) -> "LiveView":
@@ -88,20 +92,15 @@ class LiveView:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.update(self._table(), refresh=True)
             self._live.stop()
         else:
             self._console.print(self._course.line(), soft_wrap=True)
 
     def update(self) -> None:
-        """Show the course again if it is time to."""
+        """Print the course again, if there is no terminal and it is time to."""
         now = self._course.elapsed_s
-        if now - self._last < (_RENEW_EVERY_S if self._live else _PLAIN_EVERY_S):
-            return
-        self._last = now
-        if self._live:
-            self._live.update(self._table(), refresh=True)
-        else:
+        if self._live is None and now - self._last >= _PLAIN_EVERY_S:
+            self._last = now
             self._console.print(self._course.line(), soft_wrap=True)
 
     def _table(self) -> Group:

@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster.capacity import TRIAL_CPUS, workers_of
 from cluster.check import Plan
 from cluster.live import Course, LiveView
 from cluster.messages import Worker
-from cluster.pool import TRIAL_CPUS, start_pool, workers_of
+from cluster.pool import start_pool
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
 from cluster.tune_adapter import HalvingScheduler, QueueSearcher, Recorder, run_trials
@@ -131,6 +132,8 @@ def _pending(ledger: Ledger, plan: Plan, halving: Halving) -> list[tuple[Candida
 
 def _start_workers(run: RunFolder, console: Console) -> list[Any]:
     total, ready = len(workers_of(run.sweep)), 0
+    if not console.is_terminal:
+        console.print(f"loading base models into {total} workers")
     with console.status(f"loading base models: 0 of {total} workers ready") as status:
 
         def on_ready(worker: Worker) -> None:

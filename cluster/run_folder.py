@@ -10,7 +10,9 @@ RUN/run.log       one line an event
 import json
 import os
 import platform
+import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -45,20 +47,35 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> RunFolder:
         SweepError: if the folder holds another run or other files, or can't be written.
     """
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    if (path / "run.json").exists():
-        raise SweepError(
-            f"{path} holds another run: go on with it by `resume {path}`, or choose another "
-            f"folder with --out"
-        )
+    run = RunFolder(path, sweep, sweep_file.absolute().parent, 1)
     try:
+        if (path / "run.json").exists():
+            raise SweepError(
+                f"{path} holds another run: go on with it by `resume {path}`, or choose another "
+                f"folder with --out"
+            )
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise SweepError(f"{path} is not empty and no run: choose another folder with --out")
-        run = RunFolder(path, sweep, sweep_file.absolute().parent, 1)
         _write(run, {"created_at": _now(), "sweep_file": str(sweep_file.absolute())})
-    except OSError as error:
-        raise SweepError(f"{path} can't be written: {error.strerror or error}") from error
+    except SweepError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SweepError(f"{str(path)!r} can't be written: {reason}") from error
     return run
+
+
+def discard_run(run: RunFolder) -> None:
+    """Take a run away that never scored anything, so that its folder can be used again."""
+    if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
+        return
+    for name in ("ledger", "states", ".tune"):
+        shutil.rmtree(run.path / name, ignore_errors=True)
+    for name in ("run.log", "run.json"):
+        (run.path / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        run.path.rmdir()
 
 
 def reopen_run(path: Path) -> RunFolder:
@@ -91,7 +108,7 @@ def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
         manifest = json.loads(file.read_text("utf-8"))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
         attempt, folder = len(manifest["attempts"]), Path(manifest["sweep_folder"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SweepError(f"{path} holds no run: {file.name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{file} can't be read: {str(error).splitlines()[0]}") from error

@@ -5,6 +5,7 @@ input belongs to a split by its hash, so that repeated inputs stay together and 
 no line. Errors name the file and the line.
 """
 
+import codecs
 import hashlib
 import json
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
             what `config` asks for.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     examples = []

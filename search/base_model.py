@@ -20,7 +20,10 @@ class BaseModelConfig(Config):
     path: Annotated[
         Path | None, Field(description="model folder, relative to the sweep file; or give `hub`")
     ] = None
-    hub: Annotated[str | None, Field(min_length=1, description="hub id, e.g. org/model")] = None
+    hub: Annotated[
+        str | None,
+        Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=96, description="hub id, e.g. org/model"),
+    ] = None
     revision: Annotated[str | None, Field(description="commit or tag of the hub model; pin it")] = (
         None
     )

@@ -39,7 +39,9 @@ class LogRange(Config):
 class PromptFamily(Config):
     """Instructions and demonstrations before the question, and what is done to the output."""
 
-    candidates: Annotated[int, Field(ge=0, description="candidates for each base model")] = 0
+    candidates: Annotated[
+        int, Field(ge=0, le=100_000, description="candidates for each base model")
+    ] = 0
     instructions: Annotated[
         tuple[str, ...], Field(min_length=1, description="first lines to choose from; '' is none")
     ] = ("",)

@@ -63,7 +63,7 @@ class Workers(Config):
     per_model: Annotated[
         int, Field(ge=1, description="workers for each base model; each loads it once")
     ] = 1
-    threads: Annotated[int, Field(ge=1, description="threads of a worker")] = 1
+    threads: Annotated[int, Field(ge=1, le=1024, description="threads of a worker")] = 1
     cpus: Annotated[
         float | None, Field(gt=0, description="CPUs reserved for a worker; default: an even share")
     ] = None
@@ -113,17 +113,20 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         SweepError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SweepError(f"{path}: {reason}") from error
     try:
+        _refuse_aliases(path, text)
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
+    except SweepError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SweepError(f"{path}{line}: not valid YAML: {problem}") from error
     if not isinstance(data, dict):
         raise SweepError(f"{path}: a sweep file is a YAML mapping, found {type(data).__name__}")
@@ -144,6 +147,14 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     raise SweepError("\n".join(dict.fromkeys(described)))
 
 
+def _refuse_aliases(path: Path, text: str) -> None:
+    """Refuse `*name`: a few lines of it can stand for more values than there is memory."""
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise SweepError(f"{path}, line {line}: YAML aliases (*{event.anchor}) are not allowed")
+
+
 def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
     return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
 
@@ -151,7 +162,7 @@ def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
 def _apply(data: dict[str, Any], override: str) -> list[str]:
     """Set one `key.key=value` and return the keys."""
     key, sign, value = override.partition("=")
-    if not sign or not key:
+    if not sign or not all(key.split(".")):
         raise SweepError(f"{override!r}: an override is written key=value, e.g. budget.seconds=60")
     *parents, last = key.split(".")
     place = data
@@ -161,7 +172,7 @@ def _apply(data: dict[str, Any], override: str) -> list[str]:
             raise SweepError(f"{override!r}: {parent!r} is not a mapping in this sweep file")
     try:
         place[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SweepError(f"{override!r}: the value is not valid YAML") from error
     return [*parents, last]
 
@@ -219,13 +230,16 @@ def _describe(
     where = f"{path}, line {_line(root, location)}"
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
         where = "command line"
-    message = problem["msg"].removeprefix("Value error, ")
+    # What is a tuple to us is a list in YAML.
+    message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List")
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         allowed = f" Known here: {', '.join(known)}." if known else ""
         return f"{where}: unknown key {field!r}.{hint}{allowed}"
+    if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return f"{where}: {field}.kind must be one of {problem['ctx']['expected_tags']}"
     if problem["type"] == "missing":
         return f"{where}: {field!r} is missing"
     value = problem["input"]

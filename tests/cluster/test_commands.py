@@ -55,9 +55,23 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "shout",
         "families.prompt.postprocess.0.0: Input should be 'last_number'",
     ),
-    ({"task": {"kind": "gsm9k"}}, "task", "does not match any of the expected tags"),
-    ({"base_models": []}, "base_models", "Tuple should have at least 1 item"),
+    (
+        {"task": {"kind": "gsm9k"}},
+        "task",
+        "task.kind must be one of 'miniature', 'jsonl', 'dataset'",
+    ),
+    ({"base_models": []}, "base_models", "base_models: List should have at least 1 item"),
     ({"base_models": [{"regime": "r"}]}, "regime: r", "give either `path`"),
+    (
+        {"base_models": [{"regime": "r", "hub": "no/such model!"}]},
+        "such model",
+        "base_models.0.hub: String should match pattern",
+    ),
+    (
+        {"families": {"prompt": {"candidates": 10**12}}},
+        "candidates: 1000",
+        "less than or equal to 100000",
+    ),
 ]
 
 
@@ -83,6 +97,17 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert f"{path}, line 3: not valid YAML" in fails(capsys, "run", str(path))
     path.write_text("name: x\nseed: 1\nseed: 2\n")
     assert f"{path}, line 3: the key 'seed' is given twice" in fails(capsys, "run", str(path))
+    path.write_text("name: 2020-13-45\n")
+    assert "not valid YAML: month must be in 1..12" in fails(capsys, "run", str(path))
+    path.write_text("seed: &a 1\nname: *a\n")
+    assert "line 2: YAML aliases (*a) are not allowed" in fails(capsys, "run", str(path))
+    path.write_text("[" * 5000)
+    assert "not valid YAML" in fails(capsys, "run", str(path))
+    path.write_bytes(b"name: a\0b\n")
+    assert "not valid YAML" in fails(capsys, "run", str(path))
+    path.write_bytes(b"name: \xe4\n")
+    assert "s.yaml: " in fails(capsys, "run", str(path))
+    assert f"{tmp_path}: Is a directory" in fails(capsys, "run", str(tmp_path))
     path.write_text("- 1\n")
     assert "a sweep file is a YAML mapping, found list" in fails(capsys, "run", str(path))
     missing = str(tmp_path / "none.yaml")
@@ -96,6 +121,8 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         ("rung.eta=3", "command line: unknown key 'rung'. Did you mean 'rungs'?"),
         ("eta", "'eta': an override is written key=value"),
         ("name.x=1", "'name' is not a mapping"),
+        (".seed=1", "'.seed=1': an override is written key=value"),
+        ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
     ],
 )
 def test_a_bad_override_is_named(
@@ -190,12 +217,12 @@ def test_a_folder_that_is_taken_is_refused(
     assert (out / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("place", ["/proc/kilobit", "/dev/null/run"])
+@pytest.mark.parametrize("place", ["/proc/kilobit", "/dev/null/run", "/tmp/a\0b"])
 def test_a_folder_that_can_not_be_written_is_refused(
     capsys: pytest.CaptureFixture[str], write_sweep: Write, place: str
 ) -> None:
     message = fails(capsys, "run", str(write_sweep()), "--out", place)
-    assert message.startswith(f"{place} can't be written: ")
+    assert message.startswith(f"{place!r} can't be written: ")
 
 
 @pytest.mark.parametrize("command", ["status", "front", "resume"])

@@ -98,6 +98,18 @@ def test_the_quickstart_tries_both_families_on_all_regimes(quickstart: tuple[Pat
     assert len(Counter((row["regime"], row["family"]) for row in rows)) == 6
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(quickstart: tuple[Path, str]) -> None:
+    command = f'"{sys.executable}" launch.py front "{quickstart[0]}" --json | head -c 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
 def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]) -> None:
     out, shown = quickstart
     ledger = Ledger(out / "ledger")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.pool import plan_cpus, workers_of
+from cluster.capacity import plan_cpus, plan_gpus, workers_of
 from search.sweep import Sweep, SweepError, load_sweep
 
 
@@ -32,3 +32,6 @@ def test_more_than_there_is_is_refused(sweep: Callable[..., Sweep]) -> None:
         plan_cpus(sweep(per_model=3, cpus=1), 2)
     with pytest.raises(SweepError, match="300 workers are too many for 2 CPUs"):
         plan_cpus(sweep(per_model=300), 2)
+    with pytest.raises(SweepError, match=r"workers\.gpus: 2 workers with 1 GPUs each need 2, 0"):
+        plan_gpus(sweep(per_model=2, gpus=1), 0)
+    plan_gpus(sweep(per_model=2, gpus=0.5), 1)
