@@ -235,6 +235,44 @@ def test_a_folder_without_a_run_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:1", "Connection refused"), ("127.0.0.1:99999999", "answers at 127.0.0.1:9999")],
+)
+def test_an_address_where_nobody_answers_is_named_and_leaves_no_run(
+    capsys: pytest.CaptureFixture[str],
+    write_sweep: Write,
+    tmp_path: Path,
+    address: str,
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    found = fails(capsys, "run", str(write_sweep()), "--out", str(out), "--address", address)
+    assert message in found
+    assert found.startswith("--address: no Ray cluster that takes our token answers at")
+    assert not out.exists()
+
+
+def test_workers_that_do_not_fit_are_refused_before_a_run_begins(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = str(write_sweep()), tmp_path / "out"
+    for override in ("workers.per_model=5000", "workers.gpus=64"):
+        assert "workers" in fails(capsys, "run", path, "--out", str(out), override)
+    assert not out.exists()
+
+
+def test_brackets_in_names_are_no_markup_and_a_byte_order_mark_is_no_data(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"input": str(i), "target": "x"}) for i in range(60)]
+    (tmp_path / "d.jsonl").write_text("\ufeff" + "\n".join(lines), "utf-8")
+    name = "[red]x[/] [/bold]"
+    task = {"kind": "jsonl", "name": name, "data": "d.jsonl", "metric": "exact_match"}
+    assert launch.main(["run", str(write_sweep(task=task)), "--dry-run"]) == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     "example", sorted(p.name for p in (REPOSITORY / "examples").glob("*.yaml"))
 )
 def test_every_example_dry_runs_without_network(

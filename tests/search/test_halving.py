@@ -49,6 +49,13 @@ def test_of_two_equal_scores_the_shorter_goes_on() -> None:
     assert rule.report("shorter", model="m", rung=0, score=0.0, bits=0).action == "promote"
 
 
+def test_where_length_does_not_count_it_still_breaks_ties() -> None:
+    rule = halving(length_aware=False)
+    rule.report("long", model="m", rung=0, score=0.5, bits=80)
+    assert rule.report("short", model="m", rung=0, score=0.5, bits=8).action == "promote"
+    assert rule.report("longer", model="m", rung=0, score=0.5, bits=800).action == "stop"
+
+
 @pytest.mark.parametrize("score", [None, math.nan])
 def test_a_candidate_without_a_score_stops_and_counts_for_nobody(score: float | None) -> None:
     rule = halving()

@@ -37,6 +37,7 @@ def test_another_model_or_family_changes_no_draw() -> None:
     alone = [c for c in draw(SPACE, ["a"]) if c.family == "prompt"]
     beside = [c for c in draw(SPACE, ["z", "a"]) if c.model == "a" and c.family == "prompt"]
     assert alone == beside
+    assert [c.prompt for c in beside] != [c.prompt for c in draw(SPACE, ["z"])]
     without = draw({"prompt": SPACE["prompt"]}, ["a"])
     assert {c.id for c in without} == {c.id for c in alone}
 
