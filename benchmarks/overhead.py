@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 
 import launch
 from cluster.capacity import TRIAL_CPUS
@@ -56,6 +55,9 @@ def trial_memory_mb() -> list[float]:
 
 def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[float]]:
     """Return the seconds of `num_trials` trials of one rung, and the memory of their processes."""
+    # Not at the top: Ray reads its environment when it is imported, and `cluster` sets it first.
+    import ray
+
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as folder, ray_session():
         workers = [Worker(f"noop-{i}", "noop") for i in range(num_workers)]
