@@ -77,7 +77,7 @@ def _lzma2(dict_size: int) -> list[dict[str, int]]:
 
 
 def _xz(data: bytes) -> bytes:
-    # The preset's own dictionary takes the encoder half a gigabyte and 20 ms, whatever the length.
+    # With the preset's own dictionary a short text takes 40 ms instead of 0.4, for the same bytes.
     filters = _lzma2(max(1 << 12, len(data)))
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
 

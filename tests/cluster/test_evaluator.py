@@ -72,6 +72,26 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert worker["base_digest"] == written["base_digest"]
 
 
+@pytest.mark.parametrize(("architecture", "target"), [("gpt2", "c_attn"), ("qwen2", "q_proj")])
+def test_other_architectures_go_the_same_way(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    architecture: str,
+    target: str,
+) -> None:
+    models = [{"regime": "llama", "path": str(model_folders[architecture])}]
+    sweep = load_sweep(write_sweep(base_models=models))
+    run = str(tmp_path / "run")
+    setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
+    evaluator = Evaluator(setup)
+    for one in (candidate(prompt=Prompt(instruction="Number:")), lora(target_modules=(target,))):
+        row = evaluator.run_rung(one.canonical(), FIRST)
+        assert row.get("error") is None
+        assert row["score"] is not None
+        assert row["payload_bits"] > 0
+
+
 def test_rungs_are_nested(evaluator: Evaluator, tmp_path: Path) -> None:
     for rung in (FIRST, SECOND):
         evaluator.run_rung(candidate().canonical(), rung)
