@@ -42,7 +42,7 @@ def complete_points(
     rungs: Sequence[Mapping[str, Any]],
     last_rung: int,
 ) -> list[FrontPoint]:
-    """Return a point for every candidate that has a score at `last_rung`.
+    """Return a point for every candidate that has a score at `last_rung`, in their order.
 
     Args:
         run: what the points call their run.
@@ -50,12 +50,16 @@ def complete_points(
         rungs: rows of the ledger's `rungs`.
         last_rung: index of the last rung of the ladder.
     """
-    known = {row["candidate"]: row for row in candidates}
+    scored = {
+        row["candidate"]: row
+        for row in rungs
+        if row["rung"] == last_rung and row["score"] is not None
+    }
     points = []
-    for row in rungs:
-        if row["rung"] != last_rung or row["score"] is None or row["candidate"] not in known:
+    for about in candidates:
+        row = scored.get(about["candidate"])
+        if row is None:
             continue
-        about = known[row["candidate"]]
         points.append(
             FrontPoint(
                 run=run,

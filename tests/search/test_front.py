@@ -23,7 +23,8 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
         rung("b", 1, 0.4, 16),
         rung("c", 1, 0.7, 99),
         rung("d", 1, None, None),
-    ]
+        rung("unknown", 1, 1.0, 0),
+    ][::-1]
     points = complete_points("r", candidates, rungs, last_rung=1)
     assert [(p.candidate, p.score) for p in points] == [("a", 0.5), ("b", 0.4), ("c", 0.7)]
     assert {k: [p.candidate for p in v] for k, v in fronts(points).items()} == {
