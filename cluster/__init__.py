@@ -13,6 +13,7 @@ for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C is ours: it ends the run at once and leaves it resumable.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A worker that reserves no GPU keeps the visibility it was given, which Ray's next default is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -185,15 +185,11 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
     if len(ended) < total:
         console.print(
             f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
-            f"{run_folder.path}",
-            markup=False,
-            soft_wrap=True,
+            f"{run_folder.path}"
         )
     console.print(
         f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
-        f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\"",
-        markup=False,
-        soft_wrap=True,
+        f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
     )
     return FAILED if failed or outcome.lost else DONE
 
@@ -237,13 +233,11 @@ def _draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:
     from evaluators.figure import draw_front
     from evaluators.ledger import write_whole
 
+    # A run has one task, so its models name the curves.
     curves = {
-        f"{task}, {model}": [p.as_json() for p in front_points]
-        for (task, model), front_points in fronts(points).items()
+        model: [point.as_json() for point in front_points]
+        for (_, model), front_points in fronts(points).items()
     }
-    tasks = {task for task, _ in fronts(points)}
-    if len(tasks) == 1:
-        curves = {label.split(", ", 1)[1]: points for label, points in curves.items()}
     title = f"{run_folder.sweep.name}: length against score"
     write_whole(path, draw_front(curves, run_folder.sweep.targets, title))
 

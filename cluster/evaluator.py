@@ -76,7 +76,7 @@ class Evaluator:
 
         Raises:
             BaseModelChangedError: if the base model's weights changed; this worker is then spoilt.
-            OSError: if the ledger can't be written.
+            OSError: if the ledger or an adapter's state can't be written.
         """
         candidate = Candidate.model_validate_json(candidate_json)
         part = rung_part(candidate.id, rung)
@@ -95,7 +95,8 @@ class Evaluator:
         }
         try:
             row |= self._record(candidate, rung, part)
-        except BaseModelChangedError:
+        except (BaseModelChangedError, OSError):
+            # The worker's and the disk's failures are not the candidate's: it may be tried again.
             raise
         except Exception:  # noqa: BLE001 - a candidate may fail in any way, the search goes on
             row["error"] = traceback.format_exc()

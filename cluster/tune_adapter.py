@@ -53,12 +53,11 @@ class Recorder:
         reason = decision.reason
         if row.get("error"):
             reason = f"failed: {row['error'].strip().splitlines()[-1]}"
-        self.write(decision, reason)
+        self._write(decision, reason)
         self._listener(row, decision, reason)
         return decision
 
-    def write(self, decision: Decision, reason: str) -> None:
-        """Write one decision."""
+    def _write(self, decision: Decision, reason: str) -> None:
         self._ledger.write(
             "decisions",
             f"{decision.candidate}-r{decision.rung}",

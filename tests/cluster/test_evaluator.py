@@ -195,9 +195,13 @@ def test_a_changed_base_model_stops_the_worker(
         evaluator.run_rung(lora().canonical(), FIRST)
 
 
-def test_a_ledger_that_can_not_be_written_is_not_the_candidates_failure(
-    evaluator: Evaluator, tmp_path: Path
+@pytest.mark.parametrize("place", ["ledger/rungs", "ledger/predictions", "states"])
+def test_a_disk_that_can_not_be_written_is_not_the_candidates_failure(
+    evaluator: Evaluator, tmp_path: Path, place: str
 ) -> None:
-    (tmp_path / "run" / "ledger" / "rungs").write_text("in the way")
-    with pytest.raises(OSError, match="rungs"):
-        evaluator.run_rung(candidate().canonical(), FIRST)
+    blocked = tmp_path / "run" / place
+    blocked.write_text("in the way")
+    with pytest.raises(OSError, match=blocked.name):
+        evaluator.run_rung(lora().canonical(), FIRST)
+    blocked.unlink()
+    assert evaluator.run_rung(lora().canonical(), FIRST)["score"] is not None
