@@ -28,6 +28,7 @@ examples:
   kilobit status runs/quickstart                       how far a run is, from another shell
   kilobit resume runs/quickstart                       go on with an interrupted run
   kilobit front runs/quickstart --json                 one JSON object a line
+  kilobit verify runs/quickstart                       run the files of the front's programs again
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
 
@@ -69,6 +70,31 @@ def _parser() -> argparse.ArgumentParser:
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
     front.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     front.add_argument("--json", action="store_true", help="one JSON object a line")
+    front.add_argument(
+        "--length",
+        choices=("program", "payload"),
+        help="compare by the bits of both files or of the payload (default: as the sweep says)",
+    )
+
+    verify = commands.add_parser(
+        "verify", help="run the files of programs and compare with what the search recorded"
+    )
+    verify.add_argument(
+        "what", type=Path, metavar="RUN|PROGRAM", help="a run folder, or the folder of one program"
+    )
+    verify.add_argument(
+        "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
+    )
+    verify.add_argument(
+        "--timeout", type=int, default=3600, metavar="S", help="seconds that a program may take"
+    )
+
+    export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
+    export.add_argument("program", type=Path, metavar="PROGRAM", help="the folder of one program")
+    export.add_argument("--peft", type=Path, required=True, metavar="DIR", help="where to write it")
+    export.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="the base model's folder"
+    )
 
     commands.add_parser("doctor", help="check this machine and say what to do about what it finds")
     return parser

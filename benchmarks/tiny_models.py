@@ -12,17 +12,20 @@ from pathlib import Path
 
 import torch
 
+from cluster.adapters import installed
 from cluster.frozen import Frozen, load
 from cluster.generation import generate
-from cluster.lora import installed
+from cluster.training import Lesson
 from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
 from evaluators.task import Task
 from search.base_model import BaseModelConfig
-from search.candidate import LoraSpec, Prompt
+from search.adapter import AdapterSpec
+from search.candidate import Prompt
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 INSTRUCTIONS = {"numbers": "Number:", "translation": "German:", "instructions": "Follow the task."}
-ADAPTER = LoraSpec(
+ADAPTER = AdapterSpec(
+    method="lora",
     rank=4,
     target_modules=("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
     learning_rate=5e-3,
@@ -77,8 +80,8 @@ def main() -> None:
                 score(frozen, task, Prompt(instruction=INSTRUCTIONS[name]), args.examples),
                 score(frozen, task, best_demonstration(frozen, task), args.examples),
             ]
-            with installed(frozen, ADAPTER) as lora:
-                lora.train(frozen, task, "", task.splits.train, ADAPTER.steps)
+            with installed(frozen, ADAPTER) as adapter:
+                adapter.train(frozen, Lesson(task, "", task.splits.train), ADAPTER.steps)
                 cells.append(score(frozen, task, Prompt(), args.examples))
             print(f"| {name} | {regime} | {' | '.join(f'{c:.3f}' for c in cells)} |", flush=True)
 

@@ -20,7 +20,15 @@ from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
-from search.space import LoraFamily, draw_candidates
+from search.space import (
+    Families,
+    LayersFamily,
+    PromptFamily,
+    RankFamily,
+    TargetsFamily,
+    TokensFamily,
+    draw_candidates,
+)
 from search.sweep import Sweep, SweepError
 
 
@@ -70,7 +78,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> list[str]:
     return [
         f"{config.hub} is not on this machine: neither its modules nor the ranks"
         for index, config in enumerate(sweep.base_models)
-        if not _check_model(config, sweep_folder, f"base_models.{index}", sweep.families.lora)
+        if not _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
     ]
 
 
@@ -85,10 +93,7 @@ def _check_rungs(sweep: Sweep, task: Task) -> None:
 
 
 def _check_limits(sweep: Sweep, task: Task) -> None:
-    families = {"prompt": sweep.families.prompt, "lora": sweep.families.lora}
-    for name, family in families.items():
-        if family is None:
-            continue
+    for name, family in sweep.families.named().items():
         for limit in family.max_new_tokens:
             if limit is not None and limit > task.max_new_tokens:
                 raise SweepError(
@@ -102,19 +107,11 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
             )
 
 
-def _check_model(
-    config: BaseModelConfig, folder: Path, field: str, lora: LoraFamily | None
-) -> bool:
+def _check_model(config: BaseModelConfig, folder: Path, field: str, families: Families) -> bool:
     """Check one base model; False means that it is not on this machine."""
     transformers_logging.set_verbosity_error()
     if config.path is not None:
-        place = folder / config.path
-        if not place.is_dir():
-            raise SweepError(f"{field}.path: there is no folder {place}")
-        if not (place / "config.json").is_file():
-            raise SweepError(f"{field}.path: {place} holds no model: config.json is missing")
-        if config.weights == "trained" and not list(place.glob("*.safetensors")):
-            raise SweepError(f"{field}.path: {place} holds no weights (*.safetensors)")
+        _check_folder(config, folder / config.path, field)
     elif not _is_cached(config):
         return False
     if config.device.startswith("cuda") and not torch.cuda.is_available():
@@ -132,9 +129,19 @@ def _check_model(
             model = AutoModelForCausalLM.from_config(model_config)
     except Exception as error:  # as above
         raise SweepError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
-    if lora is not None and lora.candidates:
-        _check_lora(lora, model, where)
+    for name, family in families.named().items():
+        if family.candidates:
+            _check_family(name, family, model, where)
     return True
+
+
+def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
+    if not place.is_dir():
+        raise SweepError(f"{field}.path: there is no folder {place}")
+    if not (place / "config.json").is_file():
+        raise SweepError(f"{field}.path: {place} holds no model: config.json is missing")
+    if config.weights == "trained" and not list(place.glob("*.safetensors")):
+        raise SweepError(f"{field}.path: {place} holds no weights (*.safetensors)")
 
 
 def _is_cached(config: BaseModelConfig) -> bool:
@@ -143,36 +150,70 @@ def _is_cached(config: BaseModelConfig) -> bool:
     return isinstance(found, str)
 
 
-def _check_lora(lora: LoraFamily, model: Any, where: str) -> None:
+def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
     """Check that every target exists, in every layer asked for, and is larger than the ranks."""
-    layers = int(model.config.num_hidden_layers)
-    linear = {
-        name: tuple(module.weight.shape)
-        for name, module in model.named_modules()
-        if getattr(module, "weight", None) is not None
-        and module.weight.ndim == 2
-        and not isinstance(module, torch.nn.Embedding)
-    }
-    for group in lora.layers:
+    if isinstance(family, LayersFamily):
+        _check_layers(name, family, int(model.config.num_hidden_layers), where)
+    if isinstance(family, TargetsFamily):
+        _check_targets(name, family, model, where)
+    if isinstance(family, TokensFamily):
+        vocabulary = int(model.config.vocab_size)
+        outside = [t for group in family.tokens for t in group if not 0 <= t < vocabulary]
+        if outside:
+            raise SweepError(
+                f"families.{name}.tokens: there is no token {outside[0]}; {where} has {vocabulary}"
+            )
+
+
+def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> None:
+    for group in family.layers:
         outside = [layer for layer in group or () if not 0 <= layer < layers]
         if outside:
             raise SweepError(
-                f"families.lora.layers: there is no layer {outside[0]}; {where} has layers 0 to "
+                f"families.{name}.layers: there is no layer {outside[0]}; {where} has layers 0 to "
                 f"{layers - 1}"
             )
-    for target in sorted({target for group in lora.target_modules for target in group}):
-        shapes = [shape for name, shape in linear.items() if name.split(".")[-1] == target]
+
+
+def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
+    field = f"families.{name}.target_modules"
+    targets = sorted({target for group in family.target_modules for target in group})
+    if name == "weights":
+        parameters = [parameter for parameter, _ in model.named_parameters()]
+        for target in targets:
+            if not any(target in parameter for parameter in parameters):
+                tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
+                raise SweepError(f"{field}: no weight of {where} is called {target!r}{tied}")
+        return
+    for target in targets:
+        shapes = _shapes_of(target, model, norms=name == "ln_tuning")
         if not shapes:
-            known = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+            kinds = {module.split(".")[-1] for module in _modules(model, norms=name == "ln_tuning")}
             raise SweepError(
-                f"families.lora.target_modules: {where} has no module {target!r}; it has {known}"
+                f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
             )
         smallest = min(min(shape) for shape in shapes)
-        if max(lora.rank) > smallest:
+        if isinstance(family, RankFamily) and max(family.rank) > smallest and name != "vera":
             raise SweepError(
-                f"families.lora.rank: {max(lora.rank)} is larger than {target} of {where}, whose "
-                f"smaller side is {smallest}"
+                f"families.{name}.rank: {max(family.rank)} is larger than {target} of {where}, "
+                f"whose smaller side is {smallest}"
             )
+
+
+def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the linear modules, or of the normalisation layers, by name."""
+    return {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None
+        and module.weight.ndim == (1 if norms else 2)
+        and not isinstance(module, torch.nn.Embedding)
+    }
+
+
+def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]:
+    found = _modules(model, norms=norms)
+    return [shape for name, shape in found.items() if name.split(".")[-1] == target]
 
 
 def _first_line(error: Exception) -> str:

@@ -5,23 +5,21 @@ answer at once.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import RunFolder, create_run, discard_run, open_run, reopen_run
-from search.front import FrontPoint, complete_points, fronts
-from search.pareto import complexity
+from cluster.show import draw, front, points_of, print_front, status
 from search.sweep import Sweep, SweepError, load_sweep
 
 if TYPE_CHECKING:
@@ -33,7 +31,15 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def dispatch(args: argparse.Namespace) -> int:
     """Run the command that `args` names and return its exit status."""
-    commands = {"run": run, "resume": resume, "status": status, "front": front, "doctor": doctor}
+    commands = {
+        "run": run,
+        "resume": resume,
+        "status": status,
+        "front": front,
+        "verify": verify,
+        "export": export,
+        "doctor": doctor,
+    }
     try:
         return commands[args.command](args)
     except SweepError as error:
@@ -100,7 +106,12 @@ def _execute(
             raise
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
-    outcome.seconds = {"check": check_s, **outcome.seconds}
+    try:
+        verify_s = verify_front(run_folder, console)
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}")
+        return INTERRUPTED
+    outcome.seconds = {"check": check_s, **outcome.seconds, "verify": verify_s}
     return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
 
 
@@ -162,13 +173,14 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
     decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision", "reason"])
     points = points_of(run_folder)
     picture = run_folder.path / "front.png"
-    _draw(run_folder, points, picture)
+    draw(run_folder, points, picture)
     print_front(console, points, run_folder.sweep.targets)
 
     ended = {d["candidate"]: d for d in decisions if d["decision"] != "promote"}
     stopped = sum(d["decision"] == "stop" for d in ended.values())
     failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
-    total = len(run_folder.ledger.read("candidates", ["candidate"]))
+    parents = run_folder.ledger.rows("candidates", ["parent"])
+    total = sum(row["parent"] is None for row in parents)
     workers = len(run_folder.ledger.read("workers", ["worker"]))
     console.print(
         f"\n{len(ended)} of {total} candidates ended: {len(ended) - stopped} completed the last "
@@ -192,103 +204,6 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
         f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
     )
     return FAILED if failed or outcome.lost else DONE
-
-
-def points_of(run_folder: RunFolder) -> list[FrontPoint]:
-    """Return the completed points of a run."""
-    ledger = run_folder.ledger
-    return complete_points(
-        run_folder.path.name,
-        ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
-        ledger.rows("rungs"),
-        run_folder.sweep.rungs.count - 1,
-    )
-
-
-def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:
-    """Print the front of each model and its task complexity at each target."""
-    if not points:
-        console.print("No candidate has completed the last rung yet: there is no front.")
-    for (task, model), front_points in fronts(points).items():
-        table = Table(
-            "payload bits",
-            "score",
-            "95 % interval",
-            "family",
-            "candidate",
-            title=f"{task}, {model}",
-            title_justify="left",
-        )
-        for p in front_points:
-            bounds = "" if p.lower is None or p.upper is None else f"{p.lower:.3f} - {p.upper:.3f}"
-            table.add_row(str(p.payload_bits), f"{p.score:.3f}", bounds, p.family, p.candidate)
-        console.print(table)
-        for target in targets:
-            bits = complexity(front_points, target)
-            found = "not reached" if bits is None else f"at most {bits} payload bits"
-            console.print(f"  score ≥ {target:g} on the search split: {found} (not certified)")
-
-
-def _draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:
-    from evaluators.figure import draw_front
-    from evaluators.ledger import write_whole
-
-    # A run has one task, so its models name the curves.
-    curves = {
-        model: [point.as_json() for point in front_points]
-        for (_, model), front_points in fronts(points).items()
-    }
-    title = f"{run_folder.sweep.name}: length against score"
-    write_whole(path, draw_front(curves, run_folder.sweep.targets, title))
-
-
-def front(args: argparse.Namespace) -> int:
-    """Print the front of one or more runs."""
-    runs = [open_run(path) for path in args.runs]
-    try:
-        points = [point for run_folder in runs for point in points_of(run_folder)]
-    except ValueError as error:
-        raise SweepError(str(error)) from error
-    if args.json:
-        for front_points in fronts(points).values():
-            for point in front_points:
-                print(json.dumps(point.as_json()))
-        return DONE
-    targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Console(soft_wrap=True, markup=False), points, targets)
-    return DONE
-
-
-def status(args: argparse.Namespace) -> int:
-    """Print how far a run is."""
-    run_folder = open_run(args.run)
-    ledger = run_folder.ledger
-    try:
-        rungs = ledger.rows("rungs", ["candidate", "rung", "num_examples", "error", "finished_at"])
-        decisions = ledger.rows("decisions", ["candidate", "decision"])
-        total = len(ledger.read("candidates", ["candidate"]))
-    except ValueError as error:
-        raise SweepError(str(error)) from error
-    console = Console(soft_wrap=True, markup=False)
-    actions = Counter(d["decision"] for d in decisions)
-    ended = actions["stop"] + actions["finish"]
-    table = Table("rung", "examples", "train steps", "finished", "failed")
-    for rung in run_folder.sweep.rungs.ladder():
-        here = [row for row in rungs if row["rung"] == rung.index]
-        failed = sum(row["error"] is not None for row in here)
-        table.add_row(
-            *map(str, (rung.index, rung.num_examples, rung.train_steps, len(here), failed))
-        )
-    console.print(f"{run_folder.sweep.name}, attempt {run_folder.attempt}: {run_folder.path}")
-    console.print(table)
-    console.print(
-        f"{ended} of {total} candidates ended: {actions['finish']} completed the last rung, "
-        f"{actions['stop']} stopped before"
-    )
-    if rungs:
-        last: Any = max(row["finished_at"] for row in rungs)
-        console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")
-    return DONE
 
 
 def doctor(_: argparse.Namespace) -> int:

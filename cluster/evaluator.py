@@ -6,12 +6,12 @@ becomes a row with its traceback. A rung that the ledger has already is returned
 repeated call costs nothing and changes nothing.
 """
 
-import hashlib
 import json
 import os
 import platform
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,16 +21,19 @@ from typing import Any
 import torch
 
 from cluster import frozen as frozen_model
-from cluster.generation import Generated, generate
-from cluster.lora import Lora, Trained, installed
+from cluster.adapters import Adapter, Trained, installed
+from cluster.builder import Builder, run_program
+from cluster.generation import Generated
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
+from cluster.program_files import write_program
+from cluster.training import Lesson
 from evaluators.ledger import Ledger, write_whole
-from evaluators.metrics import Example
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
-from search.programs.payload import Content, decode, encode
-from search.programs.postprocess import postprocess
+from search.programs.numbers import Tensor
+from search.programs.program import Program
+from search.programs.text import TextCodec
 from search.rungs import Rung
 from search.sweep import Sweep
 
@@ -39,12 +42,9 @@ SPLIT = "search"
 
 @dataclass(frozen=True)
 class _Measured:
-    payload: bytes
-    codecs: dict[str, str]
-    trained: Trained
-    generated: Generated
+    program: Program
     outputs: list[str]
-    train_s: float
+    generated: Generated
     generate_s: float
 
 
@@ -65,6 +65,10 @@ class Evaluator:
         self._frozen = frozen_model.load(config, folder)
         self._run = Path(setup.run_folder)
         self._ledger = Ledger(self._run / "ledger")
+        sweep = self._sweep
+        self._builder = Builder(
+            self._frozen, config, self._task, sweep.workers.batch_size, sweep.length
+        )
         self._record_load(config)
 
     def ready(self) -> str:
@@ -84,7 +88,22 @@ class Evaluator:
         if known is not None:
             return known[0]
         began = time.monotonic()
-        row: dict[str, Any] = {
+        row = self._row(candidate, rung)
+        try:
+            row |= self._train_and_score(candidate, rung)
+        except (BaseModelChangedError, OSError):
+            # The worker's and the disk's failures are not the candidate's: it may be tried again.
+            raise
+        except Exception:  # noqa: BLE001 - a candidate may fail in any way, the search goes on
+            row["error"] = traceback.format_exc()
+        row["seconds"] = time.monotonic() - began
+        row["finished_at"] = datetime.now(UTC)
+        # The rung's own part comes last: where it exists, its predictions and its programs do too.
+        self._ledger.write("rungs", part, [row])
+        return row
+
+    def _row(self, candidate: Candidate, rung: Rung) -> dict[str, Any]:
+        return {
             "candidate": candidate.id,
             "rung": rung.index,
             "split": SPLIT,
@@ -93,27 +112,115 @@ class Evaluator:
             "attempt": self._setup.attempt,
             "base_digest": self._frozen.digest,
         }
-        try:
-            row |= self._record(candidate, rung, part)
-        except (BaseModelChangedError, OSError):
-            # The worker's and the disk's failures are not the candidate's: it may be tried again.
-            raise
-        except Exception:  # noqa: BLE001 - a candidate may fail in any way, the search goes on
-            row["error"] = traceback.format_exc()
-        row["seconds"] = time.monotonic() - began
-        row["finished_at"] = datetime.now(UTC)
-        # The rung's own part comes last: where it exists, its predictions and its program do too.
-        self._ledger.write("rungs", part, [row])
-        return row
 
-    def _record(self, candidate: Candidate, rung: Rung, part: str) -> dict[str, Any]:
-        """Measure a candidate, write its predictions and its program, and return its numbers."""
+    def _train_and_score(self, candidate: Candidate, rung: Rung) -> dict[str, Any]:
+        """Return the numbers of a candidate; after its last rung also record its variants."""
+        last = rung.index == self._sweep.rungs.count - 1
+        texts = self._builder.code_text(candidate.prompt.render(self._task), by_model=last)
+        if candidate.adapter is None:
+            return self._record(candidate, rung, self._score(candidate, rung, texts, None, ()))
+        try:
+            with installed(self._frozen, candidate.adapter) as adapter:
+                began = time.monotonic()
+                trained = self._train(candidate, rung, adapter)
+                train_s = time.monotonic() - began
+                tensors = adapter.tensors()
+                measured = self._score(candidate, rung, texts, adapter, tensors)
+                numbers = self._record(candidate, rung, measured)
+                if last:
+                    self._record_variants(candidate, rung, texts, adapter, tensors)
+        finally:
+            digest = frozen_model.weights_digest(self._frozen.model)
+            if digest != self._frozen.digest:
+                raise BaseModelChangedError(
+                    f"the base model's digest was {self._frozen.digest} and is {digest} after "
+                    f"candidate {candidate.id}"
+                )
+        return numbers | {
+            "train_steps": trained.steps,
+            "train_loss": trained.loss,
+            "train_tokens": trained.tokens,
+            "train_s": train_s,
+        }
+
+    def _record_variants(
+        self,
+        parent: Candidate,
+        rung: Rung,
+        texts: dict[TextCodec, bytes],
+        adapter: Adapter,
+        tensors: Sequence[Tensor],
+    ) -> None:
+        """Score the same adapter in coarser codings, each a candidate of its own."""
+        regimes = {model.label: model.regime for model in self._sweep.base_models}
+        for variant in self._sweep.rate_search.variants(parent):
+            began = time.monotonic()
+            measured = self._score(variant, rung, texts, adapter, tensors)
+            about = {
+                "candidate": variant.id,
+                "task": variant.task,
+                "model": variant.model,
+                "regime": regimes[variant.model],
+                "family": variant.family,
+                "spec": variant.canonical(),
+                "seed": self._sweep.seed,
+                "parent": parent.id,
+            }
+            self._ledger.write("candidates", variant.id, [about])
+            row = self._row(variant, rung) | self._record(variant, rung, measured)
+            row |= {"seconds": time.monotonic() - began, "finished_at": datetime.now(UTC)}
+            self._ledger.write("rungs", rung_part(variant.id, rung), [row])
+
+    def _train(self, candidate: Candidate, rung: Rung, adapter: Adapter) -> Trained:
+        """Go on from the state of an earlier rung, if there is one, and save the new state."""
+        assert candidate.adapter is not None
+        for index in range(rung.index - 1, -1, -1):
+            earlier = self._state_file(candidate, index)
+            if earlier.exists():
+                adapter.restore(earlier.read_bytes())
+                break
+        prompt = candidate.prompt.render(self._task)
+        lesson = Lesson(self._task, prompt, self._task.splits.train, candidate.chat)
+        trained = adapter.train(
+            self._frozen, lesson, min(candidate.adapter.steps, rung.train_steps)
+        )
+        write_whole(self._state_file(candidate, rung.index), adapter.state())
+        return trained
+
+    def _state_file(self, candidate: Candidate, rung_index: int) -> Path:
+        return self._run / "states" / f"{candidate.id}-r{rung_index}.safetensors"
+
+    def _score(
+        self,
+        candidate: Candidate,
+        rung: Rung,
+        texts: dict[TextCodec, bytes],
+        adapter: Adapter | None,
+        tensors: Sequence[Tensor],
+    ) -> _Measured:
+        """Build the program, decode it, and run what was decoded."""
+        program = self._builder.build(candidate, texts, adapter, tensors)
+        decoded = self._builder.decode(program)
+        if adapter is not None:
+            # What is scored is what the payload says, in its coarse numbers.
+            adapter.assign(decoded.tensors)
+        began = time.monotonic()
         examples = self._task.splits.search[: rung.num_examples]
-        measured = self._measure(candidate, rung, examples)
-        metric = self._task.metric
-        result = metric.corpus(measured.outputs, examples)
-        program = hashlib.sha256(measured.payload).hexdigest()
-        bits = 8 * len(measured.payload)
+        outputs, generated = run_program(
+            program,
+            decoded.prompt,
+            self._frozen,
+            self._frozen.model if adapter is None else adapter.model,
+            [example.input for example in examples],
+        )
+        return _Measured(program, outputs, generated, time.monotonic() - began)
+
+    def _record(self, candidate: Candidate, rung: Rung, measured: _Measured) -> dict[str, Any]:
+        """Write a candidate's predictions and its program, and return its numbers."""
+        examples = self._task.splits.search[: rung.num_examples]
+        metric, program, part = self._task.metric, measured.program, rung_part(candidate.id, rung)
+        cut = [self._task.cut(output) for output in measured.outputs]
+        result = metric.corpus(cut, examples)
         self._ledger.write(
             "predictions",
             part,
@@ -124,110 +231,25 @@ class Evaluator:
                     "split": SPLIT,
                     "example": example.id,
                     "output": output,
-                    "score": metric.per_example(output, example),
+                    "score": metric.per_example(short, example),
                 }
-                for output, example in zip(measured.outputs, examples, strict=True)
+                for output, short, example in zip(measured.outputs, cut, examples, strict=True)
             ],
         )
-        self._ledger.write(
-            "programs",
-            part,
-            [
-                {
-                    "candidate": candidate.id,
-                    "rung": rung.index,
-                    "program": program,
-                    "payload_bits": bits,
-                    "codecs": json.dumps(measured.codecs, sort_keys=True),
-                    "payload": measured.payload,
-                }
-            ],
-        )
+        write_program(self._ledger, part, candidate.id, rung.index, program)
         return {
             "score": result.score,
             "lower": result.lower,
             "upper": result.upper,
-            "payload_bits": bits,
-            "program": program,
-            "train_steps": measured.trained.steps,
-            "train_loss": measured.trained.loss,
-            "train_tokens": measured.trained.tokens,
+            "program_bits": program.program_bits,
+            "payload_bits": program.payload_bits,
+            "program": program.digest,
             "input_tokens": measured.generated.input_tokens,
             "output_tokens": measured.generated.output_tokens,
-            "train_s": measured.train_s,
             "generate_s": measured.generate_s,
+            "train_steps": 0,
+            "train_s": 0.0,
         }
-
-    def _measure(
-        self, candidate: Candidate, rung: Rung, examples: tuple[Example, ...]
-    ) -> _Measured:
-        if candidate.adapter is None:
-            return self._measure_program(candidate, examples, None, Trained(0, None, 0), 0.0)
-        try:
-            with installed(self._frozen, candidate.adapter) as lora:
-                began = time.monotonic()
-                trained = self._train(candidate, rung, lora)
-                train_s = time.monotonic() - began
-                return self._measure_program(candidate, examples, lora, trained, train_s)
-        finally:
-            digest = frozen_model.weights_digest(self._frozen.model)
-            if digest != self._frozen.digest:
-                raise BaseModelChangedError(
-                    f"the base model's digest was {self._frozen.digest} and is {digest} after "
-                    f"candidate {candidate.id}"
-                )
-
-    def _train(self, candidate: Candidate, rung: Rung, lora: Lora) -> Trained:
-        """Go on from the state of an earlier rung, if there is one, and save the new state."""
-        assert candidate.adapter is not None
-        for index in range(rung.index - 1, -1, -1):
-            earlier = self._state_file(candidate, index)
-            if earlier.exists():
-                lora.restore(earlier.read_bytes())
-                break
-        prompt = candidate.prompt.render(self._task)
-        until = min(candidate.adapter.steps, rung.train_steps)
-        trained = lora.train(self._frozen, self._task, prompt, self._task.splits.train, until)
-        write_whole(self._state_file(candidate, rung.index), lora.state())
-        return trained
-
-    def _state_file(self, candidate: Candidate, rung_index: int) -> Path:
-        return self._run / "states" / f"{candidate.id}-r{rung_index}.safetensors"
-
-    def _measure_program(
-        self,
-        candidate: Candidate,
-        examples: tuple[Example, ...],
-        lora: Lora | None,
-        trained: Trained,
-        train_s: float,
-    ) -> _Measured:
-        """Encode the program, decode it, and run what was decoded."""
-        content = Content(
-            prompt=candidate.prompt.render(self._task),
-            max_new_tokens=candidate.max_new_tokens,
-            postprocess=candidate.postprocess,
-            adapter=lora.file() if lora else None,
-        )
-        payload, codecs = encode(content)
-        program = decode(payload)
-        if lora:
-            assert program.adapter is not None
-            # What is scored is what the payload says, float16 numbers included.
-            lora.assign(program.adapter.values)
-        task = self._task
-        limit = min(program.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
-        began = time.monotonic()
-        generated = generate(
-            self._frozen,
-            [program.prompt + task.ask(example.input) for example in examples],
-            max_new_tokens=limit,
-            stop=task.stop,
-            batch_size=self._sweep.workers.batch_size,
-        )
-        generate_s = time.monotonic() - began
-        outputs = [postprocess(task.cut(text), program.postprocess) for text in generated.texts]
-        return _Measured(payload, codecs, trained, generated, outputs, train_s, generate_s)
 
     def _record_load(self, config: BaseModelConfig) -> None:
         packages = ("torch", "transformers", "peft", "ray")

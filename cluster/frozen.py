@@ -26,6 +26,9 @@ class Frozen:
         digest: SHA-256 over names, types and bytes of all weights (16 hex digits).
         load_s: seconds that loading took.
         context: longest sequence in tokens that the model accepts, or None if it does not say.
+        special_tokens: the tokenizer's own tokens belong around a text; not where it closes every
+            text with an end token, for there is nothing to continue after it.
+        pad_with_end: the tokenizer has no padding token of its own and pads with its end token.
     """
 
     model: Any
@@ -33,6 +36,8 @@ class Frozen:
     digest: str
     load_s: float
     context: int | None
+    special_tokens: bool
+    pad_with_end: bool
 
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -45,20 +50,21 @@ def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
     return place, {"trust_remote_code": False, **revision}
 
 
-def load_tokenizer(config: BaseModelConfig, folder: Path) -> Any:
-    """Return the tokenizer of a base model with a padding token.
+def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
+    """Return the tokenizer of a base model, and whether its padding token had to be its end token.
 
     Raises:
         OSError, ValueError: if there is none, or it would need code of its own.
     """
     place, options = source(config, folder)
-    tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    if tokenizer.pad_token_id is None:
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **options)
+    pad_with_end = tokenizer.pad_token_id is None
+    if pad_with_end:
         # Padding is masked, so any token will do; GPT-2-type tokenizers have no token of their own.
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has neither a padding nor an end token")
-    return tokenizer
+    return tokenizer, pad_with_end
 
 
 def load(config: BaseModelConfig, folder: Path) -> Frozen:
@@ -72,7 +78,7 @@ def load(config: BaseModelConfig, folder: Path) -> Frozen:
     began = time.monotonic()
     place, options = source(config, folder)
     dtype = getattr(torch, config.dtype)
-    tokenizer = load_tokenizer(config, folder)
+    tokenizer, pad_with_end = load_tokenizer(config, folder)
     if config.weights == "random":
         model_config = AutoConfig.from_pretrained(place, **options)
         with torch.random.fork_rng():
@@ -88,7 +94,10 @@ def load(config: BaseModelConfig, folder: Path) -> Frozen:
     model.to(device).eval().requires_grad_(False)
     context = getattr(model.config, "max_position_embeddings", None)
     digest = weights_digest(model)
-    return Frozen(model, tokenizer, digest, time.monotonic() - began, context)
+    closes = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    return Frozen(
+        model, tokenizer, digest, time.monotonic() - began, context, not closes, pad_with_end
+    )
 
 
 def weights_digest(model: torch.nn.Module) -> str:

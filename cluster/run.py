@@ -24,7 +24,7 @@ from cluster.tune_adapter import HalvingScheduler, QueueSearcher, Recorder, run_
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.halving import Decision, Halving
-from search.programs.payload import Content, encode
+from search.programs.text import compress
 
 _LOG = logging.getLogger("kilobit")
 
@@ -57,7 +57,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         eta=run.sweep.rungs.eta,
         length_aware=run.sweep.scheduler.length_aware,
     )
-    queue = _pending(ledger, plan, halving)
+    queue = _pending(ledger, plan, halving, run.sweep.length)
     if not queue:
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
@@ -96,16 +96,16 @@ def _write_candidates(ledger: Ledger, run: RunFolder, plan: Plan) -> None:
 
 
 def _bits_before_training(candidate: Candidate, plan: Plan) -> int | None:
-    """Return the payload's length where it is known before anything is trained."""
+    """Return an upper bound of the payload's length where one is known before training."""
     if candidate.adapter is not None:
         return None
-    content = Content(
-        candidate.prompt.render(plan.task), candidate.max_new_tokens, candidate.postprocess
-    )
-    return 8 * len(encode(content)[0])
+    text = candidate.prompt.render(plan.task).encode()
+    return 8 * min(map(len, compress(text).values())) if text else 0
 
 
-def _pending(ledger: Ledger, plan: Plan, halving: Halving) -> list[tuple[Candidate, int]]:
+def _pending(
+    ledger: Ledger, plan: Plan, halving: Halving, length: str
+) -> list[tuple[Candidate, int]]:
     """Replay recorded decisions into `halving`; return who is left and from which rung."""
     models = {candidate.id: candidate.model for candidate in plan.candidates}
     results = {(row["candidate"], row["rung"]): row for row in ledger.rows("rungs")}
@@ -120,7 +120,7 @@ def _pending(ledger: Ledger, plan: Plan, halving: Halving) -> list[tuple[Candida
             model=models[row["candidate"]],
             rung=row["rung"],
             score=result["score"],
-            bits=result["payload_bits"],
+            bits=result[f"{length}_bits"],
         )
         # What was recorded stands, whatever order the rows are replayed in.
         if row["decision"] == "promote":
@@ -172,7 +172,7 @@ def _search(
             )
             view.update()
 
-        recorder = Recorder(halving, run.ledger, run.attempt, models, listener)
+        recorder = Recorder(halving, run.ledger, run.attempt, models, run.sweep.length, listener)
         searcher = QueueSearcher(
             queue,
             workers_of(run.sweep),

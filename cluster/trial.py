@@ -17,6 +17,17 @@ from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.rungs import Rung
 
+MESSAGE_KEYS = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "error",
+    "seconds",
+)
+
 
 class RungTrial(tune.Trainable):
     """One candidate; `step` runs its next rung on a worker."""
@@ -50,8 +61,7 @@ class RungTrial(tune.Trainable):
             if isinstance(getattr(error, "cause", None), BaseModelChangedError):
                 ray.kill(worker, no_restart=False)
             row = self._failure(rung)
-        keys = ("candidate", "rung", "score", "payload_bits", "num_examples", "error", "seconds")
-        return {key: row.get(key) for key in keys}
+        return {key: row.get(key) for key in MESSAGE_KEYS}
 
     def _failure(self, rung: Rung) -> dict[str, Any]:
         """Record what is being handled as the row of `rung`: the worker could not do it itself."""

@@ -35,10 +35,12 @@ class Recorder:
         ledger: Ledger,
         attempt: int,
         models: Mapping[str, str],
+        length: str,
         listener: Callable[[Row, Decision, str], None],
     ) -> None:
         self._halving, self._ledger, self._attempt = halving, ledger, attempt
         self._models, self._listener = models, listener
+        self._bits = f"{length}_bits"
 
     def decide(self, row: Row) -> Decision:
         """Return what happens to the candidate of `row`."""
@@ -48,7 +50,7 @@ class Recorder:
             model=self._models[candidate],
             rung=row["rung"],
             score=row.get("score"),
-            bits=row.get("payload_bits"),
+            bits=row.get(self._bits),
         )
         reason = decision.reason
         if row.get("error"):

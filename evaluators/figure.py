@@ -29,20 +29,24 @@ def _tick_label(bits: float, _: object = None) -> str:
 
 
 def draw_front(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], targets: Sequence[float], title: str
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    targets: Sequence[float],
+    title: str,
+    length: str,
 ) -> bytes:
     """Return a PNG of the fronts.
 
     Args:
-        curves: for each label its points by increasing `payload_bits`, each with `score`, `lower`
+        curves: for each label its points by increasing `bits`, each with `score`, `lower`
             and `upper` (the bounds may be None).
         targets: scores to mark by a line.
         title: what stands above the picture.
+        length: what the bits are the length of.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    longest = max((p["payload_bits"] for points in curves.values() for p in points), default=8)
+    longest = max((p["bits"] for points in curves.values() for p in points), default=8)
     for number, (label, points) in enumerate(curves.items()):
         _draw_curve(axes, label, points, number, right=2 * longest)
     for target in targets:
@@ -54,7 +58,7 @@ def draw_front(
     axes.set_xlim(-1, 2 * max(longest, _LINEAR_UP_TO_BITS))
     axes.set_ylim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(FuncFormatter(_tick_label))
-    axes.set_xlabel("length of the payload")
+    axes.set_xlabel(length)
     axes.set_ylabel("score on the search split (95 % interval)")
     axes.set_title(title)
     axes.grid(alpha=0.25)
@@ -69,7 +73,7 @@ def _draw_curve(
     axes: Axes, label: str, points: Sequence[Mapping[str, Any]], number: int, right: float
 ) -> None:
     colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-    bits = [p["payload_bits"] for p in points]
+    bits = [p["bits"] for p in points]
     scores = [p["score"] for p in points]
     below = [
         s - (s if p["lower"] is None else p["lower"]) for s, p in zip(scores, points, strict=True)

@@ -88,8 +88,25 @@ TABLES: dict[str, pa.Schema] = {
             ("program_bits", pa.int64()),
             ("payload_bits", pa.int64()),
             ("codecs", pa.string()),
-            ("verified_on", pa.string()),
+            ("recipe", pa.string()),
+            ("script", pa.string()),
             ("payload", pa.binary()),
+            ("payload_file", pa.string()),
+        ]
+    ),
+    "verifications": pa.schema(
+        [
+            ("program", pa.string()),
+            ("candidate", pa.string()),
+            ("split", pa.string()),
+            ("num_examples", pa.int64()),
+            ("num_equal", pa.int64()),
+            ("score", pa.float64()),
+            ("verified", pa.bool_()),
+            ("verified_on", pa.string()),
+            ("error", pa.string()),
+            ("seconds", pa.float64()),
+            ("finished_at", _TIME),
         ]
     ),
     "workers": pa.schema(

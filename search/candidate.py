@@ -6,16 +6,14 @@ Its hash is the candidate's id, so equal candidates have the same id on every ma
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from evaluators.config import Config
 from evaluators.task import Task
-from search.programs.postprocess import STEPS
-
-PostprocessStep = Literal["last_number", "last_word", "first_word", "lower", "no_final_period"]
-assert PostprocessStep.__args__ == STEPS  # type: ignore[attr-defined]
+from search.adapter import AdapterSpec
+from search.programs.postprocess import PostprocessStep
 
 
 class Prompt(Config):
@@ -32,26 +30,14 @@ class Prompt(Config):
         )
 
 
-class LoraSpec(Config):
-    """A LoRA adapter and how it is trained (Hu et al. 2021), by PEFT."""
-
-    method: Literal["lora"] = "lora"
-    rank: Annotated[int, Field(ge=1)]
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)]
-    layers: tuple[int, ...] | None = None
-    learning_rate: Annotated[float, Field(gt=0)]
-    steps: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
-
-
 class Candidate(Config):
     """One program to try on one base model and one task."""
 
     task: str
     model: str
     prompt: Prompt = Prompt()
-    adapter: LoraSpec | None = None
+    adapter: AdapterSpec | None = None
+    chat: bool = False
     max_new_tokens: Annotated[int | None, Field(ge=1)] = None
     postprocess: tuple[PostprocessStep, ...] = ()
 
@@ -64,6 +50,12 @@ class Candidate(Config):
         """Return the canonical JSON of this candidate."""
         spec = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def trained(self) -> "Candidate":
+        """Return the candidate whose training this one uses, itself unless coded otherwise."""
+        if self.adapter is None:
+            return self
+        return self.model_copy(update={"adapter": self.adapter.trained()})
 
     @property
     def id(self) -> str:

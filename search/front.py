@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.pareto import pareto_front
+from search.programs.program import Length
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class FrontPoint:
     regime: str
     candidate: str
     family: str
-    program_bits: int | None
+    program_bits: int
     payload_bits: int
     score: float
     lower: float | None
@@ -30,6 +31,13 @@ class FrontPoint:
     split: str
     verified: bool | None
     certified: bool | None
+    program: str
+    length: Length = "program"
+
+    @property
+    def bits(self) -> int:
+        """Return the length by which this point is compared with others of its front."""
+        return self.program_bits if self.length == "program" else self.payload_bits
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this point."""
@@ -40,25 +48,32 @@ def complete_points(
     run: str,
     candidates: Sequence[Mapping[str, Any]],
     rungs: Sequence[Mapping[str, Any]],
+    verifications: Sequence[Mapping[str, Any]],
     last_rung: int,
+    length: Length,
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
+
+    A program whose files did not give its predictions is no point.
 
     Args:
         run: what the points call their run.
         candidates: rows of the ledger's `candidates`.
         rungs: rows of the ledger's `rungs`.
+        verifications: rows of the ledger's `verifications`.
         last_rung: index of the last rung of the ladder.
+        length: by which the points are compared.
     """
     scored = {
         row["candidate"]: row
         for row in rungs
         if row["rung"] == last_rung and row["score"] is not None
     }
+    verified = {row["program"]: row["verified"] for row in verifications}
     points = []
     for about in candidates:
         row = scored.get(about["candidate"])
-        if row is None:
+        if row is None or verified.get(row["program"]) is False:
             continue
         points.append(
             FrontPoint(
@@ -75,8 +90,10 @@ def complete_points(
                 upper=row["upper"],
                 num_examples=row["num_examples"],
                 split=row["split"],
-                verified=None,
+                verified=verified.get(row["program"]),
                 certified=None,
+                program=row["program"],
+                length=length,
             )
         )
     return points

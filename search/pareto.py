@@ -8,8 +8,8 @@ class Measured(Protocol):
     """Anything with a length and a score."""
 
     @property
-    def payload_bits(self) -> int:
-        """Return the length in bits."""
+    def bits(self) -> int:
+        """Return the length in bits by which the points are compared."""
         ...
 
     @property
@@ -28,7 +28,7 @@ def pareto_front(points: Iterable[P]) -> list[P]:
     first stays.
     """
     front: list[P] = []
-    for point in sorted(points, key=lambda p: (p.payload_bits, -p.score)):
+    for point in sorted(points, key=lambda p: (p.bits, -p.score)):
         if not front or point.score > front[-1].score:
             front.append(point)
     return front
@@ -36,4 +36,4 @@ def pareto_front(points: Iterable[P]) -> list[P]:
 
 def complexity(front: Iterable[P], target: float) -> int | None:
     """Return the bits of the shortest point with a score of at least `target`, or None."""
-    return min((p.payload_bits for p in front if p.score >= target), default=None)
+    return min((p.bits for p in front if p.score >= target), default=None)

@@ -6,8 +6,8 @@ changes no draw of the others.
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,9 @@ from evaluators.config import Config
 from evaluators.metrics import Example
 from evaluators.streams import stream
 from evaluators.task import Task
-from search.candidate import Candidate, LoraSpec, PostprocessStep, Prompt
+from search.adapter import METHODS, AdapterSpec, MethodName
+from search.candidate import Candidate, Prompt
+from search.programs.postprocess import PostprocessStep
 
 # A space may hold fewer distinct candidates than asked for; this many fruitless draws say so.
 _MAX_FRUITLESS_DRAWS = 200
@@ -53,31 +55,23 @@ class PromptFamily(Config):
         tuple[tuple[PostprocessStep, ...], ...],
         Field(min_length=1, description="lists of steps applied to the output"),
     ] = ((),)
+    chat: Annotated[
+        tuple[bool, ...],
+        Field(min_length=1, description="whether the text goes into the model's chat template"),
+    ] = (False,)
     max_new_tokens: Annotated[
         tuple[Annotated[int, Field(ge=1)] | None, ...],
         Field(min_length=1, description="limits of a generation; null is the task's own"),
     ] = (None,)
 
 
-class LoraFamily(PromptFamily):
-    """LoRA adapters through PEFT, with or without a prompt."""
+class AdapterFamily(PromptFamily):
+    """Adapters of one method, with or without a prompt."""
 
     demonstrations: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...],
         Field(min_length=1, description="numbers of examples shown, also while training"),
     ] = (0,)
-    rank: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="ranks to choose from"),
-    ] = (1, 2, 4)
-    target_modules: Annotated[
-        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
-        Field(min_length=1, description="lists of module names"),
-    ] = (("q_proj", "v_proj"),)
-    layers: Annotated[
-        tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...],
-        Field(min_length=1, description="lists of layer numbers; null is all layers"),
-    ] = (None,)
     learning_rate: Annotated[
         LogRange, Field(description="of AdamW, with a short warm-up and linear decay")
     ] = LogRange(low=1e-3, high=1e-2)
@@ -87,19 +81,97 @@ class LoraFamily(PromptFamily):
     ] = (180,)
     batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 16
 
+    def shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Return the choices for each field of the adapter's shape."""
+        names = ("rank", "size", "target_modules", "layers", "tokens")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+class TargetsFamily(AdapterFamily):
+    """Adapters of a method that only asks where."""
+
+    target_modules: Annotated[
+        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
+        Field(min_length=1, description="lists of module names"),
+    ] = (("q_proj", "v_proj"),)
+
+
+class LayersFamily(TargetsFamily):
+    """Adapters of a method that may leave layers out."""
+
+    layers: Annotated[
+        tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...],
+        Field(min_length=1, description="lists of layer numbers; null is all layers"),
+    ] = (None,)
+
+
+class RankFamily(LayersFamily):
+    """Adapters of a method that has a rank."""
+
+    rank: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="ranks to choose from"),
+    ] = (1, 2, 4)
+
+
+class SizeFamily(LayersFamily):
+    """Adapters of a method that has a number of numbers."""
+
+    size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="how many numbers are trained, to choose from"),
+    ] = (13, 64, 256)
+
+
+class TokensFamily(AdapterFamily):
+    """Embeddings of tokens."""
+
+    tokens: Annotated[
+        tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...],
+        Field(min_length=1, description="lists of token ids"),
+    ]
+
+
+class SoftPromptFamily(AdapterFamily):
+    """Vectors before the text."""
+
+    size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="how many vectors, to choose from"),
+    ] = (1, 2, 4)
+
 
 class Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
     prompt: Annotated[PromptFamily | None, Field(description="prompts alone")] = None
-    lora: Annotated[LoraFamily | None, Field(description="LoRA adapters")] = None
+    lora: Annotated[RankFamily | None, Field(description=METHODS["lora"].about)] = None
+    lora_fa: Annotated[RankFamily | None, Field(description=METHODS["lora_fa"].about)] = None
+    lora_xs: Annotated[RankFamily | None, Field(description=METHODS["lora_xs"].about)] = None
+    vera: Annotated[RankFamily | None, Field(description=METHODS["vera"].about)] = None
+    tinylora: Annotated[SizeFamily | None, Field(description=METHODS["tinylora"].about)] = None
+    unilora: Annotated[SizeFamily | None, Field(description=METHODS["unilora"].about)] = None
+    fourierft: Annotated[SizeFamily | None, Field(description=METHODS["fourierft"].about)] = None
+    ia3: Annotated[TargetsFamily | None, Field(description=METHODS["ia3"].about)] = None
+    ln_tuning: Annotated[TargetsFamily | None, Field(description=METHODS["ln_tuning"].about)] = None
+    trainable_tokens: Annotated[
+        TokensFamily | None, Field(description=METHODS["trainable_tokens"].about)
+    ] = None
+    soft_prompt: Annotated[
+        SoftPromptFamily | None, Field(description=METHODS["soft_prompt"].about)
+    ] = None
+    weights: Annotated[TargetsFamily | None, Field(description=METHODS["weights"].about)] = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
-        families = (self.prompt, self.lora)
-        if not sum(family.candidates for family in families if family):
+        if not sum(family.candidates for family in self.named().values()):
             raise ValueError("no candidates: give at least one family `candidates` above 0")
         return self
+
+    def named(self) -> dict[str, PromptFamily]:
+        """Return the families that are given, by name."""
+        found = {name: getattr(self, name) for name in ("prompt", *METHODS)}
+        return {name: family for name, family in found.items() if family is not None}
 
 
 def draw_candidates(
@@ -117,13 +189,12 @@ def draw_candidates(
 
 def _draw_for_model(families: Families, task: Task, model: str, seed: int) -> list[Candidate]:
     found: dict[str, Candidate] = {}
-    named: Mapping[str, PromptFamily | None] = {"prompt": families.prompt, "lora": families.lora}
-    for name, family in named.items():
-        if family is None or not family.candidates:
+    for name, family in families.named().items():
+        if not family.candidates:
             continue
         rng = stream(seed, "space", model, name)
         wanted = len(found) + family.candidates
-        draws = _draws(family, task, model, rng)
+        draws = _draws(name, family, task, model, rng)
         fruitless = 0
         while len(found) < wanted and fruitless < _MAX_FRUITLESS_DRAWS:
             candidate = next(draws)
@@ -135,8 +206,10 @@ def _draw_for_model(families: Families, task: Task, model: str, seed: int) -> li
     return sorted(mixed, key=lambda candidate: candidate != bare)
 
 
-def _draws(family: PromptFamily, task: Task, model: str, rng: random.Random) -> Iterator[Candidate]:
-    if not isinstance(family, LoraFamily):
+def _draws(
+    name: str, family: PromptFamily, task: Task, model: str, rng: random.Random
+) -> Iterator[Candidate]:
+    if not isinstance(family, AdapterFamily):
         yield Candidate(task=task.name, model=model)
     while True:
         count = rng.choice(family.demonstrations)
@@ -149,22 +222,27 @@ def _draws(family: PromptFamily, task: Task, model: str, rng: random.Random) -> 
             task=task.name,
             model=model,
             prompt=prompt,
-            adapter=_draw_lora(family, rng) if isinstance(family, LoraFamily) else None,
+            adapter=_draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None,
+            chat=rng.choice(family.chat),
             max_new_tokens=rng.choice(family.max_new_tokens),
             postprocess=rng.choice(family.postprocess),
         )
 
 
-def _draw_lora(family: LoraFamily, rng: random.Random) -> LoraSpec:
+def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> AdapterSpec:
     rate = family.learning_rate
     exponent = rng.uniform(math.log(rate.low), math.log(rate.high))
-    return LoraSpec(
-        rank=rng.choice(family.rank),
-        target_modules=tuple(sorted(rng.choice(family.target_modules))),
-        layers=rng.choice(family.layers),
+    shape: dict[str, Any] = {
+        field: rng.choice(choices) for field, choices in family.shapes().items()
+    }
+    if "target_modules" in shape:
+        shape["target_modules"] = tuple(sorted(shape["target_modules"]))
+    return AdapterSpec(
+        method=cast(MethodName, name),
         # Two significant digits: a rate that a person can type is a rate that can be repeated.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),
+        **shape,
     )

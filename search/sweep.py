@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from evaluators.config import Config
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
+from search.rate import RateSearch
 from search.rungs import RungConfig
 from search.space import Families
 
@@ -90,6 +91,16 @@ class Sweep(Config):
         RungConfig()
     )
     scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
+    rate_search: Annotated[
+        RateSearch, Field(description="coarser programs from an adapter after its last rung")
+    ] = RateSearch()
+    length: Annotated[
+        Literal["program", "payload"],
+        Field(
+            description="what is to be short: program.py and payload.bin together, or payload.bin "
+            "alone, as most published fronts count"
+        ),
+    ] = "program"
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
     workers: Annotated[Workers, Field(description="who computes")] = Workers()
     seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0

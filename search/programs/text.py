@@ -1,4 +1,4 @@
-"""General-purpose codecs for short texts; the shortest that decodes wins.
+"""General-purpose codecs for short texts; which is shortest is for the program to choose.
 
 Frames carry no magic number, checksum or size: the payload around them knows their length.
 `decompress` is bounded: it returns at most `MAX_TEXT_BYTES` or raises `PayloadError`.
@@ -7,6 +7,7 @@ Frames carry no magic number, checksum or size: the payload around them knows th
 import lzma
 import zlib
 from collections.abc import Callable
+from typing import Literal
 
 import brotli
 import zstandard
@@ -91,8 +92,9 @@ def _unxz(data: bytes) -> bytes:
 
 
 _Code = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
-# The position in this table is the codec's number in a payload: append, never reorder.
-_CODECS: dict[str, _Code] = {
+GeneralCodec = Literal["stored", "deflate", "zstd", "brotli", "xz"]
+TextCodec = Literal[GeneralCodec, "model"]
+_CODECS: dict[GeneralCodec, _Code] = {
     "stored": (bytes, bytes),
     "deflate": (_deflate, _inflate),
     "zstd": (_zstd, _unzstd),
@@ -102,21 +104,22 @@ _CODECS: dict[str, _Code] = {
 CODECS = tuple(_CODECS)
 
 
-def compress(data: bytes) -> tuple[str, bytes]:
-    """Return the name of the codec that makes `data` shortest, and its bytes.
+def compress(data: bytes) -> dict[TextCodec, bytes]:
+    """Return `data` as each codec writes it; every one was decoded.
 
     Raises:
         ValueError: if `data` is longer than `MAX_TEXT_BYTES`.
     """
     if len(data) > MAX_TEXT_BYTES:
         raise ValueError(f"{len(data)} bytes are more than a payload may hold ({MAX_TEXT_BYTES})")
-    coded = [(name, encode(data)) for name, (encode, _) in _CODECS.items()]
-    name, best = min(coded, key=lambda pair: len(pair[1]))
-    assert decompress(name, best) == data
-    return name, best
+    coded: dict[TextCodec, bytes] = {}
+    for name, (encode, _) in _CODECS.items():
+        coded[name] = encode(data)
+        assert decompress(name, coded[name]) == data
+    return coded
 
 
-def decompress(codec: str, data: bytes) -> bytes:
+def decompress(codec: GeneralCodec, data: bytes) -> bytes:
     """Return what `compress` was given.
 
     Raises:

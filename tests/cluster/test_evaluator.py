@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from search.programs.payload import decode
 
 from cluster.evaluator import Evaluator
 from cluster.messages import BaseModelChangedError, EvaluatorSetup
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, LoraSpec, Prompt
-from search.programs.payload import decode
 from search.rungs import Rung
 from search.sweep import load_sweep
 from tests.conftest import REPOSITORY

@@ -4,10 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cluster.lora import installed
 
 from cluster.frozen import Frozen, load, weights_digest
 from cluster.generation import generate
-from cluster.lora import installed
 from evaluators.miniature.tasks import load_miniature
 from search.base_model import BaseModelConfig
 from search.candidate import LoraSpec

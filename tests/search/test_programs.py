@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
 from search.programs.payload import AdapterFile, Content, decode, encode
+
 from search.programs.postprocess import STEPS, postprocess
 from search.programs.text import _CODECS, CODECS, MAX_TEXT_BYTES, PayloadError, compress, decompress
 

@@ -1,0 +1,267 @@
+"""Adapters on a resident base model: put on, train, take their numbers, take off.
+
+PEFT has all methods but `weights`, which stands in for base weights by copies of them. The base
+weights are never written. `installed` removes the adapter on every way out, and the caller compares
+the digest of the base model afterwards.
+
+What is done to the model here is what program.py does to it (`search.programs.script`): the same
+configuration, the same rule for signs, the same order of numbers.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from cluster.frozen import Frozen
+from cluster.training import Lesson, training_batch
+from evaluators.streams import stream_seed
+from search.adapter import METHODS, AdapterSpec, peft_config
+from search.programs.numbers import NumbersCode, Tensor
+from search.programs.recipe import AdapterPart
+
+_WARM_UP_STEPS = 5
+
+
+@dataclass
+class Trained:
+    """What a stretch of training did: steps so far, mean loss of the last steps, tokens seen."""
+
+    steps: int
+    loss: float | None
+    tokens: int
+
+
+class Adapter:
+    """An adapter on a model, with its optimizer.
+
+    Attributes:
+        model: what is trained and generates; PEFT's model, or the base model with other weights.
+        spec: what was asked for.
+        units: positions of tensors whose rows belong together, see `search.programs.coarse`.
+    """
+
+    def __init__(
+        self, model: Any, spec: AdapterSpec, weights: dict[str, Any], factor_sum: float | None
+    ) -> None:
+        self.model, self.spec, self.steps = model, spec, 0
+        self._weights, self._factor_sum = weights, factor_sum
+        self._initial = {name: w.detach().clone() for name, w in weights.items()}
+        self._optimizer = torch.optim.AdamW(
+            weights.values(), lr=spec.learning_rate, weight_decay=0.0
+        )
+        names = list(weights)
+        firsts = {n.replace("lora_A", "lora_B"): i for i, n in enumerate(names) if "lora_A" in n}
+        self.units = [
+            (firsts[name], i) if name in firsts else (i,)
+            for i, name in enumerate(names)
+            if "lora_A" not in name
+        ]
+
+    def train(self, frozen: Frozen, lesson: Lesson, until: int) -> Trained:
+        """Train up to step `until`.
+
+        A step's examples depend on the seed and the step's number alone, so training in stretches
+        gives what training at once gives.
+
+        Raises:
+            FloatingPointError: if a loss is not finite.
+        """
+        tokens, losses = 0, []
+        for step in range(self.steps, until):
+            batch = training_batch(frozen, lesson, self.spec, step)
+            loss = self.model(**batch).loss
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the training loss became {value} at step {step}")
+            decay = 1 - step / self.spec.steps
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.spec.learning_rate * min(decay, (step + 1) / _WARM_UP_STEPS)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            tokens += int(batch["attention_mask"].sum())
+            losses.append(value)
+        self.steps = max(self.steps, until)
+        last = losses[-10:]
+        return Trained(self.steps, sum(last) / len(last) if last else None, tokens)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the numbers as a program writes them: rows along the longer side.
+
+        Where the method says so they are differences from where training began.
+        """
+        delta = METHODS[self.spec.method].delta
+        found = []
+        for name, weight in self._weights.items():
+            value = weight.detach().float()
+            if delta:
+                value = value - self._initial[name].float()
+            found.append(_rows(value).cpu().numpy().copy())
+        return found
+
+    @torch.no_grad()
+    def assign(self, tensors: Sequence[Tensor]) -> None:
+        """Set all numbers as program.py does.
+
+        Raises:
+            ValueError: if the tensors are not of the adapter's shapes.
+        """
+        if [t.shape for t in tensors] != [tuple(_rows(w).shape) for w in self._weights.values()]:
+            raise ValueError("the numbers of the payload have other shapes than the adapter")
+        delta = METHODS[self.spec.method].delta
+        for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
+            weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
+            rows = _rows(weight.data)
+            rows += torch.from_numpy(np.ascontiguousarray(tensor)).to(rows)
+
+    def part(self, numbers: NumbersCode) -> AdapterPart:
+        """Return the adapter's part of a recipe."""
+        config = peft_config(self.spec)
+        shapes = tuple(_rows(w).shape for w in self._weights.values())
+        return AdapterPart(
+            method=self.spec.method,
+            config=config[0] if config else None,
+            arguments=config[1] if config else {},
+            targets=() if config else self.spec.target_modules or (),
+            shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
+            numbers=numbers,
+            delta=METHODS[self.spec.method].delta,
+            factor_sum=self._factor_sum,
+        )
+
+    def state(self) -> bytes:
+        """Return numbers, optimizer moments and step as safetensors bytes."""
+        tensors = {"steps": torch.tensor(self.steps)}
+        for name, weight in self._weights.items():
+            tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
+            for key, moment in self._optimizer.state.get(weight, {}).items():
+                tensors[f"{key}/{name}"] = torch.as_tensor(moment).detach().cpu().contiguous()
+        return save_tensors(tensors)
+
+    @torch.no_grad()
+    def restore(self, state: bytes) -> None:
+        """Take up what `state` returned.
+
+        Raises:
+            ValueError: if the state belongs to another adapter.
+        """
+        tensors = load_tensors(state)
+        if {f"weight/{name}" for name in self._weights} != {
+            name for name in tensors if name.startswith("weight/")
+        }:
+            raise ValueError("the saved state belongs to another adapter")
+        for name, weight in self._weights.items():
+            weight.copy_(tensors[f"weight/{name}"].to(weight.device))
+            moments = {
+                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else weight.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in tensors
+            }
+            if moments:
+                self._optimizer.state[weight] = moments
+        self.steps = int(tensors["steps"])
+
+
+def _rows(weight: torch.Tensor) -> torch.Tensor:
+    """Return a view of `weight` as rows along its longer side, shape [rows, columns].
+
+    Raises:
+        ValueError: if it has more than two dimensions.
+    """
+    rows: torch.Tensor = torch.atleast_2d(weight)  # type: ignore[no-untyped-call]
+    if rows.dim() > 2:
+        raise ValueError(f"a tensor of shape {tuple(weight.shape)} can't be part of an adapter")
+    return rows.T if len(rows) > rows.shape[1] else rows
+
+
+@contextmanager
+def installed(frozen: Frozen, spec: AdapterSpec) -> Iterator[Adapter]:
+    """Put an untrained adapter on the model and take it off again, whatever happens.
+
+    Raises:
+        ValueError: if the model has no place for it.
+    """
+    if spec.method == "weights":
+        with _own_weights(frozen.model, spec) as weights:
+            yield Adapter(frozen.model, spec, weights, None)
+        return
+    found = peft_config(spec)
+    assert found is not None
+    seed = 0 if spec.method == "lora_fa" else stream_seed(spec.seed, "init")
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
+    try:
+        if spec.method == "lora_fa":
+            for name, weight in model.named_parameters():
+                weight.requires_grad_("lora_B" in name)
+        factor_sum = _fix_factors(model, spec)
+        weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        yield Adapter(model, spec, weights, factor_sum)
+    finally:
+        if spec.method != "soft_prompt":
+            model.unload()
+        # PEFT leaves its configuration on the model; a second adapter would warn about the first.
+        if hasattr(frozen.model, "peft_config"):
+            del frozen.model.peft_config
+        frozen.model.requires_grad_(False)
+
+
+@torch.no_grad()
+def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
+    """Fix the signs of SVD factors: each right factor has a positive sum. Return the sum of all.
+
+    Which of two signs LAPACK returns differs between machines.
+    """
+    total: float | None = None
+    for module in model.modules():
+        if not hasattr(module, "tinylora_A"):
+            continue
+        first, second = module.tinylora_A["default"], module.tinylora_B["default"]
+        signs = first.sum(1, True).sign()
+        first *= signs
+        second *= signs.T
+        total = (total or 0.0) + float(first.sum())
+        if spec.method == "lora_xs":
+            rank = spec.rank or 0
+            module.tinylora_P["default"][:] = torch.eye(rank * rank).view(-1, rank, rank)
+    return None if total is None else round(total, 1)
+
+
+@contextmanager
+def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
+    """Let copies stand in for the parameters whose names contain a target."""
+    originals = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if any(target in name for target in spec.target_modules or ())
+    }
+    if not originals:
+        raise ValueError(f"no parameter's name contains one of {spec.target_modules}")
+    copies = {name: torch.nn.Parameter(w.detach().clone()) for name, w in originals.items()}
+    by_original = {id(weight): copies[name] for name, weight in originals.items()}
+    places = [
+        (module, name, weight)
+        for module in model.modules()
+        # A tied weight is in several places, and the copy has to be in all of them.
+        for name, weight in module.named_parameters(recurse=False)
+        if id(weight) in by_original
+    ]
+    try:
+        for module, name, weight in places:
+            setattr(module, name, by_original[id(weight)])
+        yield copies
+    finally:
+        for module, name, weight in places:
+            setattr(module, name, weight)

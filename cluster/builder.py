@@ -1,0 +1,158 @@
+"""Programs from candidates: what is known of the model and the task, put into a recipe."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from cluster.adapters import Adapter
+from cluster.frozen import Frozen
+from cluster.generation import Generated, asked, generate
+from cluster.token_logits import encode_text, start_token
+from evaluators.task import Task
+from search.base_model import BaseModelConfig
+from search.candidate import Candidate
+from search.programs.coarse import coarse
+from search.programs.numbers import NumbersCode, Tensor
+from search.programs.postprocess import postprocess
+from search.programs.program import (
+    Decoded,
+    Length,
+    Program,
+    build,
+    choose_numbers,
+    choose_text,
+    decode,
+    text_part,
+)
+from search.programs.recipe import Recipe
+from search.programs.text import TextCodec, compress
+from search.programs.token_coder import CodingError
+
+
+class Builder:
+    """Makes and reads the programs of one base model and one task.
+
+    Args:
+        frozen: the resident base model.
+        config: how the sweep names it.
+        task: what is asked.
+        batch_size: inputs that a program continues together.
+        length: which length is to be short where codecs differ.
+    """
+
+    def __init__(
+        self, frozen: Frozen, config: BaseModelConfig, task: Task, batch_size: int, length: Length
+    ) -> None:
+        self._frozen, self._config, self._task = frozen, config, task
+        self._batch_size, self._length = batch_size, length
+        self._texts: dict[tuple[str, bool], dict[TextCodec, bytes]] = {}
+        # What the base model coded was decoded at once, while no adapter was on it.
+        self._decoded: dict[bytes, str] = {}
+
+    def code_text(self, text: str, *, by_model: bool) -> dict[TextCodec, bytes]:
+        """Return `text` as each codec writes it; call it while no adapter is on the model.
+
+        Args:
+            text: the prompt.
+            by_model: also let the base model code it, which takes a forward pass a token, twice.
+        """
+        if not text:
+            return {}
+        known = self._texts.get((text, by_model))
+        if known is None:
+            known = compress(text.encode())
+            if by_model:
+                # Where the tokenizer does not give the text back, or the decode run fails, the
+                # general codecs are there.
+                with suppress(CodingError):
+                    known["model"] = encode_text(self._frozen, text)
+                    self._decoded[known["model"]] = text
+            self._texts[text, by_model] = known
+        return known
+
+    def build(
+        self,
+        candidate: Candidate,
+        texts: dict[TextCodec, bytes],
+        adapter: Adapter | None,
+        tensors: Sequence[Tensor],
+    ) -> Program:
+        """Return the program of a candidate.
+
+        Args:
+            candidate: what it does.
+            texts: its prompt as the codecs write it.
+            adapter: its adapter, on the model.
+            tensors: the adapter's trained numbers.
+
+        Raises:
+            ValueError: if a number is not finite.
+        """
+        recipe, payload = self._recipe(candidate), b""
+        if texts:
+            codec, payload = choose_text(texts, self._length, self._start(texts))
+            recipe = recipe.model_copy(
+                update={
+                    "prompt": text_part(codec, payload),
+                    "start_token": self._start(texts) if codec == "model" else None,
+                }
+            )
+        if adapter is not None:
+            spec = candidate.adapter
+            assert spec is not None
+            code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
+            part = adapter.part(NumbersCode(coder="packed"))
+            way, numbers = choose_numbers(code, integers, part, self._length)
+            part = part.model_copy(update={"numbers": way})
+            recipe, payload = recipe.model_copy(update={"adapter": part}), payload + numbers
+        return build(recipe, payload)
+
+    def decode(self, program: Program) -> Decoded:
+        """Return what the payload of a program of this builder says.
+
+        Raises:
+            PayloadError: if it is damaged.
+        """
+        return decode(program.recipe, program.payload, self._decoded.__getitem__)
+
+    def _start(self, texts: dict[TextCodec, bytes]) -> int | None:
+        return start_token(self._frozen.tokenizer) if "model" in texts else None
+
+    def _recipe(self, candidate: Candidate) -> Recipe:
+        config, frozen, task = self._config, self._frozen, self._task
+        limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
+        method = candidate.adapter.method if candidate.adapter else None
+        return Recipe(
+            dtype=config.dtype,
+            device="cuda" if frozen.model.device.type == "cuda" else "cpu",
+            pad_with_end=frozen.pad_with_end,
+            special_tokens=frozen.special_tokens,
+            chat=candidate.chat,
+            question=task.question,
+            # PEFT puts soft prompts before the padding, so padding would change what they do.
+            batch_size=1 if method == "soft_prompt" else self._batch_size,
+            max_new_tokens=limit,
+            stop=task.stop,
+            postprocess=candidate.postprocess,
+        )
+
+
+def run_program(
+    program: Program, prompt: str, frozen: Frozen, model: Any, inputs: Sequence[str]
+) -> tuple[list[str], Generated]:
+    """Return what program.py prints for `inputs`, from a model that is adapted already.
+
+    Raises:
+        ValueError: if a prompt with its longest answer does not fit into the model's context.
+    """
+    recipe = program.recipe
+    generated = generate(
+        frozen,
+        [asked(frozen, recipe.chat, prompt + recipe.question, text) for text in inputs],
+        max_new_tokens=recipe.max_new_tokens,
+        stop=recipe.stop,
+        batch_size=recipe.batch_size,
+        model=model,
+        special_tokens=frozen.special_tokens and not recipe.chat,
+    )
+    return [postprocess(text, recipe.postprocess) for text in generated.texts], generated

@@ -1,0 +1,160 @@
+"""Programs on disk: in the ledger with their bytes, and as folders that run.
+
+FOLDER/program.py     the counted script
+FOLDER/payload.bin    the counted payload
+FOLDER/examples.jsonl not counted: inputs and the outputs that the search recorded
+FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was verified
+"""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluators.ledger import Ledger, write_whole
+from search.programs.program import Program, build
+from search.programs.recipe import FORMAT_VERSION, Recipe
+
+# A larger payload is a file of its own, so that the table stays quick to read.
+_INLINE_BYTES = 1 << 20
+_MAX_PAYLOAD_BYTES = 1 << 34
+_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier")
+
+
+class ProgramError(ValueError):
+    """A folder holds no program of ours, or one that was changed."""
+
+
+def write_program(ledger: Ledger, part: str, candidate: str, rung: int, program: Program) -> None:
+    """Write a program as a part of the ledger.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    large = len(program.payload) > _INLINE_BYTES
+    row: dict[str, Any] = {
+        "candidate": candidate,
+        "rung": rung,
+        "program": program.digest,
+        "program_bits": program.program_bits,
+        "payload_bits": program.payload_bits,
+        "codecs": json.dumps(program.codecs, sort_keys=True),
+        "recipe": program.recipe.canonical(),
+        "script": program.script.decode(),
+        "payload": None if large else program.payload,
+    }
+    if large:
+        row["payload_file"] = f"payloads/{program.digest}.bin"
+        write_whole(ledger.folder / row["payload_file"], program.payload)
+    ledger.write("programs", part, [row])
+
+
+def read_program(ledger: Ledger, part: str) -> Program:
+    """Return the program of a part of the ledger.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rows = ledger.read_part("programs", part)
+    if not rows:
+        raise ValueError(f"the ledger has no program {part}")
+    row = rows[0]
+    payload = row["payload"]
+    if payload is None:
+        payload = (ledger.folder / row["payload_file"]).read_bytes()
+    return Program(Recipe.model_validate_json(row["recipe"]), row["script"].encode(), payload)
+
+
+def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
+    """Write a program as a folder that runs.
+
+    Args:
+        folder: where; what is there already is replaced.
+        program: the program.
+        about: what the manifest says besides.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
+    write_whole(folder / "program.py", program.script)
+    write_whole(folder / "payload.bin", program.payload)
+    manifest = {
+        "format": FORMAT_VERSION,
+        "program": program.digest,
+        "program_bits": program.program_bits,
+        "payload_bits": program.payload_bits,
+        "sha256": {
+            "program.py": hashlib.sha256(program.script).hexdigest(),
+            "payload.bin": hashlib.sha256(program.payload).hexdigest(),
+        },
+        "codecs": program.codecs,
+        "versions": {name: version(name) for name in _PACKAGES},
+        **about,
+        "recipe": json.loads(program.recipe.canonical()),
+    }
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
+    """Return the program of a folder, its manifest, and whether its script is ours to the byte.
+
+    Raises:
+        ProgramError: naming the file, if one is missing, damaged, too large or of another version.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        found = {}
+        for name in ("program.py", "payload.bin"):
+            if (folder / name).stat().st_size > _MAX_PAYLOAD_BYTES:
+                raise ProgramError(f"{folder / name} is larger than a program may be")
+            found[name] = (folder / name).read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProgramError(f"{folder} holds no program: {error}") from error
+    except ValueError as error:
+        raise ProgramError(f"{folder / 'manifest.json'} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        theirs = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ProgramError(
+            f"{folder / 'manifest.json'}: format {theirs!r}, this version reads {FORMAT_VERSION}"
+        )
+    for name, content in found.items():
+        digests = manifest.get("sha256")
+        expected = digests.get(name) if isinstance(digests, dict) else None
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ProgramError(f"{folder / name} is not the file that the manifest describes")
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(manifest.get("recipe")), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise ProgramError(
+            f"{folder / 'manifest.json'}: recipe.{place}: {problem['msg']}"
+        ) from error
+    program = Program(recipe, found["program.py"], found["payload.bin"])
+    return program, manifest, build(recipe, program.payload).script == program.script
+
+
+def read_examples(folder: Path) -> list[dict[str, str]]:
+    """Return the inputs and recorded outputs that lie beside a program.
+
+    Raises:
+        ProgramError: naming file and line, if they can't be read.
+    """
+    file = folder / "examples.jsonl"
+    try:
+        lines = file.read_text("utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProgramError(f"{file} can't be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            example = json.loads(line)
+            found.append({key: str(example[key]) for key in ("input", "output")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProgramError(
+                f"{file}, line {number}: not an object with input and output"
+            ) from error
+    return found

@@ -1,0 +1,130 @@
+"""What is done with finished programs: verify them, and give them to others as PEFT adapters."""
+
+import argparse
+import os
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import track
+
+from cluster.run_folder import RunFolder, open_run
+from cluster.show import points_of, print_front
+from search.front import FrontPoint, fronts
+from search.programs.text import PayloadError
+from search.sweep import SweepError
+
+VERIFY_TIMEOUT_S = 3600
+
+
+def verify_front(run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S) -> float:
+    """Verify every program on the front of a run, and whatever comes up where one fails.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        OSError: if the ledger can't be written.
+    """
+    from cluster.verify import verifier, verify_points
+
+    began, at_once = time.monotonic(), max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
+    if any(model.device != "cpu" for model in run.sweep.base_models):
+        at_once = 1
+    while waiting := _unverified(run):
+        labels = sorted({point.model for point in waiting})
+        with verifier(run, labels, timeout_s) as found:
+            results = verify_points(found, waiting, at_once)
+            quiet = not console.is_terminal
+            if quiet:
+                console.print(f"verifying {len(waiting)} programs of the front")
+            for point, result in track(
+                results, "verifying", len(waiting), console=console, transient=True, disable=quiet
+            ):
+                if not result.verified:
+                    why = result.error or (
+                        f"{result.num_examples - result.num_equal} of {result.num_examples} "
+                        "predictions differ"
+                    )
+                    console.print(f"not verified, so not on the front: {point.candidate}: {why}")
+    return time.monotonic() - began
+
+
+def _unverified(run: RunFolder) -> list[FrontPoint]:
+    on_front = [point for points in fronts(points_of(run)).values() for point in points]
+    return [point for point in on_front if point.verified is None]
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Verify the front of a run, or one program in a folder."""
+    console = Console(soft_wrap=True, markup=False)
+    if (args.what / "manifest.json").exists():
+        return _verify_folder(args, console)
+    run = open_run(args.what)
+    seconds = verify_front(run, console, args.timeout)
+    points = points_of(run)
+    print_front(console, points, run.sweep.targets)
+    failed = [row for row in run.ledger.rows("verifications") if not row["verified"]]
+    for row in failed:
+        console.print(
+            f"not verified: {row['candidate']}: {row['num_equal']} of {row['num_examples']} "
+            f"predictions equal {row['error'] or ''}"
+        )
+    console.print(f"{seconds:.1f} s")
+    return 1 if failed else 0
+
+
+def _verify_folder(args: argparse.Namespace, console: Console) -> int:
+    from cluster.program_files import ProgramError, read_examples, read_folder
+    from cluster.sandbox import ProgramFailedError, network_can_be_cut, run_files
+    from cluster.verify import exact, limits_of
+
+    try:
+        program, manifest, ours = read_folder(args.what)
+        examples = read_examples(args.what)
+    except (ProgramError, PayloadError) as error:
+        raise SweepError(str(error)) from error
+    if args.model is None:
+        raise SweepError(f"--model: give the folder of the base model ({manifest.get('model')})")
+    if not (args.model / "config.json").is_file():
+        raise SweepError(f"--model: {args.model} holds no model: config.json is missing")
+    origin = (
+        "program.py is what this version makes of its recipe"
+        if ours
+        else "program.py is not what this version makes of its recipe: it is code from elsewhere"
+    )
+    network = "without" if network_can_be_cut() else "WITH"
+    console.print(
+        f"{origin}\nrunning it {network} network, for at most {args.timeout} s; it can read what "
+        "you can read"
+    )
+    try:
+        outputs = run_files(
+            program.script,
+            program.payload,
+            args.model,
+            [example["input"] for example in examples],
+            limits_of(program, 1, args.timeout),
+        )
+    except ProgramFailedError as error:
+        print(f"kilobit: the program failed: {error}", file=sys.stderr)
+        return 1
+    equal = sum(a == b["output"] for a, b in zip(outputs, examples, strict=True))
+    console.print(f"{equal} of {len(examples)} predictions are those that were recorded")
+    console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
+    if equal < len(examples) and not exact(program):
+        console.print(f"they may differ on {program.recipe.device} in {program.recipe.dtype}")
+    return 0 if equal == len(examples) else 1
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a program's adapter as PEFT stores adapters."""
+    from cluster.export import export_peft
+    from cluster.program_files import ProgramError
+
+    try:
+        export_peft(args.program, args.peft, args.model)
+    except (ProgramError, PayloadError, ValueError, OSError) as error:
+        raise SweepError(str(error)) from error
+    print(f"{args.peft} holds the adapter; the prompt is in its README.md")
+    return 0

@@ -1,0 +1,139 @@
+"""Running a program's two files as anyone would: a fresh process without this package.
+
+The process has a copy of the two files and nothing else of the run, no network where the system
+lets an ordinary user take it away (`unshare`), and limits on time, memory and output. It can still
+read what this user can read: a program from elsewhere is code from elsewhere.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# Runs in the new process before the program: limits, then our packages out of sight.
+_GUARD = """
+import resource, runpy, sys
+memory, seconds, size = map(int, sys.argv[1:4])
+for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds),
+                     (resource.RLIMIT_FSIZE, size), (resource.RLIMIT_CORE, 0)):
+    if value:
+        resource.setrlimit(limit, (value, value))
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in {"cluster", "search", "evaluators", "launch"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden)
+sys.argv = ["program.py", sys.argv[4]]
+runpy.run_path("program.py", run_name="__main__")
+"""
+_MAX_OUTPUT_BYTES = 1 << 30
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "LANG", "SYSTEMROOT")
+
+
+class ProgramFailedError(RuntimeError):
+    """A program did not end as it should; the message says how."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Attributes:
+        seconds: wall-clock and CPU time a core.
+        memory_gb: address space in GiB; 0 is no limit, which CUDA needs.
+        threads: of torch.
+    """
+
+    seconds: int = 600
+    memory_gb: int = 32
+    threads: int = 1
+
+
+@cache
+def network_can_be_cut() -> bool:
+    """Return whether `unshare` gives a process of this user a network of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rn", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def run_files(
+    script: bytes, payload: bytes, model: Path, inputs: Sequence[str], limits: Limits
+) -> list[str]:
+    """Return the outputs of a program for `inputs`.
+
+    Args:
+        script: program.py.
+        payload: payload.bin.
+        model: the folder of the base model.
+        inputs: what is asked.
+        limits: time, memory and threads.
+
+    Raises:
+        ProgramFailedError: if it fails, takes too long, or does not print a JSON string an input.
+    """
+    prefix = ["unshare", "-rn", "--"] if network_can_be_cut() else []
+    numbers = (limits.memory_gb << 30, limits.seconds * (os.cpu_count() or 1), _MAX_OUTPUT_BYTES)
+    with tempfile.TemporaryDirectory(prefix="kilobit-") as scratch:
+        folder = Path(scratch)
+        (folder / "program.py").write_bytes(script)
+        (folder / "payload.bin").write_bytes(payload)
+        command = [
+            *prefix,
+            sys.executable,
+            "-c",
+            _GUARD,
+            *map(str, numbers),
+            str(model.absolute()),
+        ]
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+            "HOME": scratch,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(limits.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUTF8": "1",
+        }
+        with (folder / "out").open("w+b") as out, (folder / "err").open("w+b") as err:
+            try:
+                done = subprocess.run(  # noqa: S603
+                    command,
+                    input="".join(json.dumps(text) + "\n" for text in inputs).encode(),
+                    stdout=out,
+                    stderr=err,
+                    cwd=folder,
+                    env=environment,
+                    timeout=limits.seconds,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ProgramFailedError(f"it took more than {limits.seconds} s") from error
+            out.seek(0)
+            printed = out.read().decode("utf-8", "replace")
+            err.seek(0)
+            complaint = err.read()[-4000:].decode("utf-8", "replace").strip()
+    if done.returncode:
+        last = complaint.splitlines()[-1] if complaint else "it said nothing"
+        raise ProgramFailedError(f"it ended with status {done.returncode}: {last}")
+    return _outputs(printed, len(inputs))
+
+
+def _outputs(printed: str, expected: int) -> list[str]:
+    outputs = []
+    for number, line in enumerate(printed.split("\n")[:-1], 1):
+        try:
+            output = json.loads(line)
+        except ValueError:
+            output = None
+        if not isinstance(output, str):
+            raise ProgramFailedError(f"line {number} of its output is not a JSON string")
+        outputs.append(output)
+    if len(outputs) != expected:
+        raise ProgramFailedError(f"it printed {len(outputs)} outputs for {expected} inputs")
+    return outputs

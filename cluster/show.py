@@ -1,0 +1,127 @@
+"""What a person sees of a run: its front as a table, JSON lines and a picture, and how far it is.
+
+Nothing here imports torch or Ray, so `front` and `status` answer at once.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.run_folder import RunFolder, open_run
+from search.front import FrontPoint, complete_points, fronts
+from search.pareto import complexity
+from search.programs.program import Length
+from search.sweep import SweepError
+
+
+def points_of(run_folder: RunFolder, length: Length | None = None) -> list[FrontPoint]:
+    """Return the completed points of a run, compared by `length` or as its sweep file says."""
+    ledger = run_folder.ledger
+    return complete_points(
+        run_folder.path.name,
+        ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
+        ledger.rows("rungs"),
+        ledger.rows("verifications"),
+        run_folder.sweep.rungs.count - 1,
+        length or run_folder.sweep.length,
+    )
+
+
+def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:
+    """Print the front of each model and its task complexity at each target."""
+    if not points:
+        console.print("No candidate has completed the last rung yet: there is no front.")
+    for (task, model), front_points in fronts(points).items():
+        table = Table(
+            "program bits",
+            "payload bits",
+            "score",
+            "95 % interval",
+            "family",
+            "verified",
+            "candidate",
+            title=f"{task}, {model}",
+            title_justify="left",
+        )
+        for p in front_points:
+            bounds = "" if p.lower is None or p.upper is None else f"{p.lower:.3f} - {p.upper:.3f}"
+            verified = {None: "not yet", True: "yes", False: "no"}[p.verified]
+            row = (p.program_bits, p.payload_bits, f"{p.score:.3f}", bounds, p.family, verified)
+            table.add_row(*map(str, row), p.candidate)
+        console.print(table)
+        for target in targets:
+            bits = complexity(front_points, target)
+            kind = front_points[0].length
+            found = "not reached" if bits is None else f"at most {bits} {kind} bits"
+            console.print(f"  score ≥ {target:g} on the search split: {found} (not certified)")
+
+
+def draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:
+    """Write the picture of a run's front."""
+    from evaluators.figure import draw_front
+    from evaluators.ledger import write_whole
+
+    # A run has one task, so its models name the curves.
+    curves = {
+        model: [point.as_json() | {"bits": point.bits} for point in front_points]
+        for (_, model), front_points in fronts(points).items()
+    }
+    title = f"{run_folder.sweep.name}: length against score"
+    axis = f"length of the {run_folder.sweep.length}"
+    write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
+
+
+def front(args: argparse.Namespace) -> int:
+    """Print the front of one or more runs."""
+    runs = [open_run(path) for path in args.runs]
+    try:
+        points = [point for run_folder in runs for point in points_of(run_folder, args.length)]
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    if args.json:
+        for front_points in fronts(points).values():
+            for point in front_points:
+                print(json.dumps(point.as_json()))
+        return 0
+    targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
+    print_front(Console(soft_wrap=True, markup=False), points, targets)
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print how far a run is."""
+    run_folder = open_run(args.run)
+    ledger = run_folder.ledger
+    try:
+        rungs = ledger.rows("rungs", ["candidate", "rung", "num_examples", "error", "finished_at"])
+        decisions = ledger.rows("decisions", ["candidate", "decision"])
+        parents = ledger.rows("candidates", ["parent"])
+        total = sum(row["parent"] is None for row in parents)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    console = Console(soft_wrap=True, markup=False)
+    actions = Counter(d["decision"] for d in decisions)
+    ended = actions["stop"] + actions["finish"]
+    table = Table("rung", "examples", "train steps", "finished", "failed")
+    for rung in run_folder.sweep.rungs.ladder():
+        here = [row for row in rungs if row["rung"] == rung.index]
+        failed = sum(row["error"] is not None for row in here)
+        table.add_row(
+            *map(str, (rung.index, rung.num_examples, rung.train_steps, len(here), failed))
+        )
+    console.print(f"{run_folder.sweep.name}, attempt {run_folder.attempt}: {run_folder.path}")
+    console.print(table)
+    console.print(
+        f"{ended} of {total} candidates ended: {actions['finish']} completed the last rung, "
+        f"{actions['stop']} stopped before"
+    )
+    if rungs:
+        last: Any = max(row["finished_at"] for row in rungs)
+        console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")
+    return 0

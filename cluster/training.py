@@ -1,0 +1,87 @@
+"""The examples of a training step, as token ids with labels on the answers only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cluster.frozen import Frozen
+from cluster.generation import asked
+from evaluators.metrics import Example
+from evaluators.streams import stream
+from evaluators.task import Task
+from search.adapter import AdapterSpec
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an adapter is trained on: answers after a prompt and their questions.
+
+    Attributes:
+        task: gives the templates.
+        prompt: the text before the question.
+        examples: what a step draws from.
+        chat: the question goes into the model's chat template.
+    """
+
+    task: Task
+    prompt: str
+    examples: Sequence[Example]
+    chat: bool = False
+
+
+def training_batch(
+    frozen: Frozen, lesson: Lesson, spec: AdapterSpec, step: int
+) -> dict[str, torch.Tensor]:
+    """Return ids, mask and labels of shape [batch, longest]; the seed and the step choose them.
+
+    Raises:
+        ValueError: if an example does not fit into the model's context.
+    """
+    rng = stream(spec.seed, "batch", step)
+    rows = [
+        _example_tokens(frozen, lesson, example)
+        for example in rng.choices(lesson.examples, k=spec.batch_size)
+    ]
+    return {
+        name: tensor.to(frozen.model.device)
+        for name, tensor in _right_padded(rows, frozen.tokenizer.pad_token_id).items()
+    }
+
+
+def _example_tokens(
+    frozen: Frozen, lesson: Lesson, example: Example
+) -> tuple[list[int], list[int]]:
+    """Return the ids before the answer and those of the answer."""
+    task = lesson.task
+    text = asked(frozen, lesson.chat, lesson.prompt + task.question, example.input)
+    special = frozen.special_tokens and not lesson.chat
+    question = frozen.tokenizer(text, add_special_tokens=special)["input_ids"]
+    answer = frozen.tokenizer(task.show(example.target), add_special_tokens=False)["input_ids"]
+    ends = any(stop in task.show(example.target) for stop in task.stop)
+    if not ends and frozen.tokenizer.eos_token_id is not None:
+        answer = [*answer, frozen.tokenizer.eos_token_id]
+    room = len(question) + len(answer)
+    if frozen.context is not None and room > frozen.context:
+        raise ValueError(
+            f"a training example of {room} tokens does not fit into the model's context of "
+            f"{frozen.context} tokens: {example.input[:60]!r}"
+        )
+    return question, answer
+
+
+def _right_padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    width = max(len(question) + len(answer) for question, answer in rows)
+    ids, mask, labels = [], [], []
+    for question, answer in rows:
+        gap = width - len(question) - len(answer)
+        ids.append(question + answer + [pad] * gap)
+        mask.append([1] * (width - gap) + [0] * gap)
+        labels.append([_IGNORED] * len(question) + answer + [_IGNORED] * gap)
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }

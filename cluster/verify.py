@@ -1,0 +1,207 @@
+"""Verification: the two files of a program give the predictions that the search recorded.
+
+On CPU in float32 every prediction has to be the same. On a GPU or in a shorter type sums depend on
+the hardware; there the score has to lie in the recorded interval, and the agreement is reported.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from cluster import frozen as frozen_model
+from cluster.program_files import read_program, write_folder
+from cluster.run_folder import RunFolder
+from cluster.sandbox import Limits, ProgramFailedError, run_files
+from evaluators.ledger import write_whole
+from evaluators.task import Task
+from evaluators.tasks import load_task
+from search.base_model import BaseModelConfig
+from search.front import FrontPoint
+from search.programs.program import Program
+
+_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a program's files did.
+
+    Attributes:
+        num_examples: how many predictions were compared.
+        num_equal: how many were the same.
+        score: of what the files gave, None if they gave nothing.
+        verified: the files are what the search recorded.
+        error: why they gave nothing.
+    """
+
+    num_examples: int
+    num_equal: int
+    score: float | None
+    verified: bool
+    error: str | None = None
+
+
+def exact(program: Program) -> bool:
+    """Return whether all predictions of a program have to be the same."""
+    return program.recipe.device == "cpu" and program.recipe.dtype == "float32"
+
+
+def limits_of(program: Program, threads: int, seconds: int) -> Limits:
+    """Return what a program may use; CUDA reserves more addresses than any limit would allow."""
+    memory_gb = 0 if program.recipe.device == "cuda" else Limits.memory_gb
+    return Limits(seconds=seconds, memory_gb=memory_gb, threads=threads)
+
+
+@contextmanager
+def model_folder(config: BaseModelConfig, sweep_folder: Path) -> Iterator[Path]:
+    """Yield the folder of a base model; random weights are written to a temporary one.
+
+    Raises:
+        OSError, ValueError: if there is no such model on this machine.
+    """
+    if config.weights == "random":
+        with TemporaryDirectory(prefix="kilobit-model-") as scratch:
+            model = frozen_model.load(config, sweep_folder)
+            model.model.save_pretrained(scratch)
+            model.tokenizer.save_pretrained(scratch)
+            yield Path(scratch)
+    elif config.path is not None:
+        yield sweep_folder / config.path
+    else:
+        yield Path(
+            snapshot_download(config.hub or "", revision=config.revision, local_files_only=True)
+        )
+
+
+class Verifier:
+    """Verifies the programs of one run.
+
+    Args:
+        run: the run.
+        models: folders of the base models by label.
+        timeout_s: wall-clock limit for one program.
+    """
+
+    def __init__(self, run: RunFolder, models: dict[str, Path], timeout_s: int) -> None:
+        self._run, self._models, self._timeout_s = run, models, timeout_s
+        self._task: Task = load_task(run.sweep.task, run.sweep_folder)
+
+    def verify(self, point: FrontPoint) -> Verification:
+        """Write the folder of a program, run it, compare, and record how it went.
+
+        Raises:
+            OSError: if the ledger can't be written.
+        """
+        ledger, began = self._run.ledger, time.monotonic()
+        part = f"{point.candidate}-r{self._run.sweep.rungs.count - 1}"
+        program = read_program(ledger, part)
+        predictions = ledger.read_part("predictions", part) or []
+        examples = self._task.splits.search[: len(predictions)]
+        folder = self._run.path / "programs" / program.digest
+        recorded = [row["output"] for row in predictions]
+        lines = [
+            json.dumps({"input": e.input, "output": output}, ensure_ascii=False) + "\n"
+            for e, output in zip(examples, recorded, strict=True)
+        ]
+        write_whole(folder / "examples.jsonl", "".join(lines).encode())
+        about: dict[str, Any] = {
+            "candidate": point.candidate,
+            "task": point.task,
+            "model": point.model,
+            "score": point.score,
+            "split": point.split,
+        }
+        write_folder(folder, program, about)
+        try:
+            outputs = run_files(
+                program.script,
+                program.payload,
+                self._models[point.model],
+                [example.input for example in examples],
+                limits_of(program, self._run.sweep.workers.threads, self._timeout_s),
+            )
+            found = self._compared(program, point, recorded, outputs)
+        except ProgramFailedError as error:
+            found = Verification(len(examples), 0, None, False, str(error))
+        where = verified_on(program)
+        write_folder(
+            folder,
+            program,
+            about | {"verified": found.verified, "num_equal": found.num_equal, "on": where},
+        )
+        row = {
+            "program": program.digest,
+            "candidate": point.candidate,
+            "split": point.split,
+            "num_examples": found.num_examples,
+            "num_equal": found.num_equal,
+            "score": found.score,
+            "verified": found.verified,
+            "verified_on": json.dumps(where),
+            "error": found.error,
+            "seconds": time.monotonic() - began,
+            "finished_at": datetime.now(UTC),
+        }
+        ledger.write("verifications", point.candidate, [row])
+        return found
+
+    def _compared(
+        self,
+        program: Program,
+        point: FrontPoint,
+        recorded: Sequence[str],
+        outputs: Sequence[str],
+    ) -> Verification:
+        examples = self._task.splits.search[: len(outputs)]
+        cut = [self._task.cut(output) for output in outputs]
+        score = self._task.metric.corpus(cut, examples).score
+        num_equal = sum(a == b for a, b in zip(recorded, outputs, strict=True))
+        if exact(program):
+            verified = num_equal == len(recorded)
+        else:
+            lower = point.score if point.lower is None else point.lower
+            upper = point.score if point.upper is None else point.upper
+            verified = lower <= score <= upper
+        return Verification(len(recorded), num_equal, score, verified)
+
+
+def verified_on(program: Program) -> dict[str, Any]:
+    """Return where a verification ran: device, type of the weights, versions."""
+    return {
+        "device": program.recipe.device,
+        "dtype": program.recipe.dtype,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+@contextmanager
+def verifier(run: RunFolder, labels: Sequence[str], timeout_s: int) -> Iterator[Verifier]:
+    """Yield a verifier for the base models `labels` of a run."""
+    with ExitStack() as stack:
+        models = {
+            config.label: stack.enter_context(model_folder(config, run.sweep_folder))
+            for config in run.sweep.base_models
+            if config.label in labels
+        }
+        yield Verifier(run, models, timeout_s)
+
+
+def verify_points(
+    found: Verifier, points: Sequence[FrontPoint], at_once: int
+) -> Iterator[tuple[FrontPoint, Verification]]:
+    """Verify programs, `at_once` of them in parallel, and yield each as it is done."""
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        yield from zip(points, pool.map(found.verify, points), strict=True)

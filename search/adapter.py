@@ -1,0 +1,191 @@
+"""Adapters: what one is, how it is trained, and how PEFT is told to build it.
+
+`METHODS` says for each method which of the fields `rank`, `size`, `target_modules`, `layers` and
+`tokens` it has. A field that a method does not have is an error, never silently dropped.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+
+MethodName = Literal[
+    "lora",
+    "lora_fa",
+    "lora_xs",
+    "vera",
+    "tinylora",
+    "unilora",
+    "fourierft",
+    "ia3",
+    "ln_tuning",
+    "trainable_tokens",
+    "soft_prompt",
+    "weights",
+]
+# LoRA's alpha as a multiple of its rank.
+LORA_SCALING = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method has and how its numbers are written.
+
+    Attributes:
+        about: one line for the reference.
+        source: where it was published.
+        needs: fields that it must have.
+        may: fields that it may have besides.
+        delta: its numbers are written as differences from where training begins, which a program
+            can rebuild; otherwise as they are.
+    """
+
+    about: str
+    source: str
+    needs: frozenset[str]
+    may: frozenset[str] = frozenset()
+    delta: bool = False
+
+
+def _method(about: str, source: str, needs: str, may: str = "", *, delta: bool = False) -> Method:
+    return Method(about, source, frozenset(needs.split()), frozenset(may.split()), delta)
+
+
+METHODS: dict[str, Method] = {
+    "lora": _method("low-rank updates B A", "arXiv 2106.09685", "rank target_modules", "layers"),
+    "lora_fa": _method(
+        "low-rank updates whose A is drawn from a seed and frozen",
+        "arXiv 2308.03303",
+        "rank target_modules",
+        "layers",
+    ),
+    "lora_xs": _method(
+        "rank x rank numbers between the SVD factors of the frozen weight",
+        "arXiv 2405.17604",
+        "rank target_modules",
+        "layers",
+    ),
+    "vera": _method(
+        "two vectors around frozen random matrices",
+        "arXiv 2310.11454",
+        "rank target_modules",
+        "layers",
+        delta=True,
+    ),
+    "tinylora": _method(
+        "`size` numbers in all, spread over SVD factors by frozen random matrices",
+        "arXiv 2602.04118",
+        "size target_modules",
+        "layers",
+    ),
+    "unilora": _method(
+        "`size` numbers in all, spread over all LoRA matrices by a frozen projection",
+        "arXiv 2506.00799",
+        "size target_modules",
+        "layers",
+    ),
+    "fourierft": _method(
+        "`size` Fourier coefficients of each update, at frozen random places",
+        "arXiv 2405.03003",
+        "size target_modules",
+        "layers",
+    ),
+    "ia3": _method(
+        "a factor for each output of a module", "arXiv 2205.05638", "target_modules", delta=True
+    ),
+    "ln_tuning": _method(
+        "the weights of normalisation layers", "arXiv 2312.11420", "target_modules", delta=True
+    ),
+    "trainable_tokens": _method(
+        "the embeddings of a few tokens", "PEFT's trainable tokens", "tokens", delta=True
+    ),
+    "soft_prompt": _method("`size` vectors before the text", "arXiv 2104.08691", "size"),
+    "weights": _method(
+        "weights themselves: the parameters whose names contain one of `target_modules`",
+        "full fine-tuning",
+        "target_modules",
+        delta=True,
+    ),
+}
+assert MethodName.__args__ == tuple(METHODS)  # type: ignore[attr-defined]
+_SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
+
+
+class AdapterSpec(Config):
+    """An adapter, how it is trained, and how coarsely its numbers are written."""
+
+    method: MethodName
+    rank: Annotated[int | None, Field(ge=1)] = None
+    size: Annotated[int | None, Field(ge=1)] = None
+    target_modules: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
+    layers: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
+    tokens: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
+    learning_rate: Annotated[float, Field(gt=0)]
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    step: Annotated[
+        float, Field(gt=0, description="quantisation step in units of the numbers' own size")
+    ] = 0.125
+    keep: Annotated[
+        float, Field(gt=0, le=1, description="fraction of the rank components that are kept")
+    ] = 1.0
+
+    @model_validator(mode="after")
+    def _fields_of_the_method(self) -> Self:
+        method = METHODS[self.method]
+        given = {name for name in _SHAPE_FIELDS if getattr(self, name) is not None}
+        missing, ignored = method.needs - given, given - method.needs - method.may
+        if missing:
+            raise ValueError(f"{self.method} needs {', '.join(sorted(missing))}")
+        if ignored:
+            raise ValueError(f"{self.method} has no {', '.join(sorted(ignored))}")
+        return self
+
+    def trained(self) -> Self:
+        """Return the spec of the training that this adapter comes from, without its coding."""
+        return self.model_copy(update={"step": 0.125, "keep": 1.0})
+
+
+# PEFT's configuration class of a method; `weights` has none. Of its arguments `rank` and `size` are
+# called as the second part says, and the third are fixed.
+_PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "lora": ("LoraConfig", {"rank": "r"}, {}),
+    "lora_fa": ("LoraConfig", {"rank": "r"}, {}),
+    "lora_xs": ("TinyLoraConfig", {"rank": "r"}, {}),
+    "vera": ("VeraConfig", {"rank": "r"}, {}),
+    "tinylora": ("TinyLoraConfig", {"size": "u"}, {"weight_tying": 1.0}),
+    "unilora": ("UniLoraConfig", {"size": "theta_d_length"}, {}),
+    "fourierft": ("FourierFTConfig", {"size": "n_frequency"}, {}),
+    "ia3": ("IA3Config", {}, {"feedforward_modules": []}),
+    "ln_tuning": ("LNTuningConfig", {}, {}),
+    "trainable_tokens": ("TrainableTokensConfig", {"tokens": "token_indices"}, {}),
+    "soft_prompt": (
+        "PromptTuningConfig",
+        {"size": "num_virtual_tokens"},
+        {"task_type": "CAUSAL_LM"},
+    ),
+}
+
+
+def peft_config(spec: AdapterSpec) -> tuple[str, dict[str, Any]] | None:
+    """Return the name of PEFT's configuration class and its arguments, None for `weights`.
+
+    Frozen projections come from the seeds that PEFT has by default, so no seed has to be stored.
+    """
+    if spec.method not in _PEFT:
+        return None
+    config, names, fixed = _PEFT[spec.method]
+    names = names | {"target_modules": "target_modules", "layers": "layers_to_transform"}
+    arguments = dict(fixed)
+    for field, name in names.items():
+        value = getattr(spec, field)
+        if value is not None:
+            arguments[name] = list(value) if isinstance(value, tuple) else value
+    if spec.method in ("lora", "lora_fa"):
+        arguments["lora_alpha"] = LORA_SCALING * arguments["r"]
+    if spec.method == "lora_xs":
+        arguments["u"] = arguments["r"] ** 2
+    return config, arguments

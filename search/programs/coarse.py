@@ -1,0 +1,75 @@
+"""From the trained numbers of an adapter to fewer and coarser ones: what a rate search walks over.
+
+Low-rank pairs are rotated first, so that the components of a product are ordered and both factors
+are of equal size; the product stays what it was. Only the encoder comes here, so none of this has
+to agree between machines.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from search.programs.numbers import Integers, Tensor, quantise
+
+# Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
+Units = Sequence[tuple[int, ...]]
+
+
+def rotated(tensors: Sequence[Tensor], units: Units) -> list[Tensor]:
+    """Return the same products from balanced factors with orthogonal, ordered components.
+
+    A pair (A, B) holds A of shape [rank, inputs] and B of shape [rank, outputs]; the product is
+    B^T A.
+    """
+    found = list(tensors)
+    for unit in units:
+        if len(unit) != 2:
+            continue
+        first, second = (tensors[i].astype(np.float64) for i in unit)
+        left, right = np.linalg.qr(second.T), np.linalg.qr(first.T)
+        u, s, vt = np.linalg.svd(left.R @ right.R.T)
+        root = np.sqrt(s)[:, None]
+        found[unit[0]] = (root * (right.Q @ vt.T).T).astype(np.float32)
+        found[unit[1]] = (root * (left.Q @ u).T).astype(np.float32)
+    return found
+
+
+def pruned(tensors: Sequence[Tensor], units: Units, keep: float) -> list[Tensor]:
+    """Return the tensors with only the largest fraction `keep` of their components.
+
+    A component is a row, for a pair the rows of both; its size is the product of their norms.
+    """
+    components = [
+        (math.prod(float(np.linalg.norm(tensors[i][row])) for i in unit), unit, row)
+        for unit in units
+        for row in range(len(tensors[unit[0]]))
+    ]
+    components.sort(key=lambda component: component[0], reverse=True)
+    found = [tensor.copy() for tensor in tensors]
+    for _, unit, row in components[math.ceil(keep * len(components)) :]:
+        for i in unit:
+            found[i][row] = 0
+    return found
+
+
+def coarse(
+    tensors: Sequence[Tensor], units: Units, step: float, keep: float
+) -> tuple[int, list[Integers]]:
+    """Return the step byte and the integers of an adapter that is pruned and quantised.
+
+    Args:
+        tensors: the trained numbers, each of shape [rows, columns].
+        units: which tensors belong together.
+        step: in units of the root mean square of all numbers before pruning.
+        keep: fraction of the components that stay.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    total = sum(tensor.size for tensor in tensors)
+    power = sum(float((tensor.astype(np.float64) ** 2).sum()) for tensor in tensors) / max(1, total)
+    if not math.isfinite(power):
+        raise ValueError("the adapter holds numbers that are not finite")
+    small = pruned(rotated(tensors, units), units, keep)
+    return quantise(small, step * math.sqrt(power) if power > 0 else 1.0)

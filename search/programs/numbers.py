@@ -1,0 +1,244 @@
+"""The numbers of an adapter as bytes: one step for all, integers, the shortest coder that fits.
+
+    section = step byte | scale bytes | range-coded integers      coders `laplace` and `gaussian`
+            | step byte | base byte   | one integer in that base  coder `packed`
+
+A number is `integer * 2 ** (step / 8 - 24)` in float32. A range coder has a scale byte for all rows
+or one for each, whichever is shorter; a row whose scale byte is 0 is all 0 and none of it is coded,
+which is how pruned layers and ranks are written. A scale byte s > 0 is a spread of
+`2 ** (s / 16 - 4)` steps. How many numbers there are is not stored: the adapter that they belong to
+knows its shapes.
+
+Range coding is constriction's (Bamler 2022), whose models are integer tables of 24 bits. Its words
+are cut to the fewest bytes that still decode. `decode_numbers` raises `PayloadError` and nothing
+else, and allocates a few times what the shapes ask for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import special
+
+from evaluators.config import Config
+from search.programs.text import PayloadError
+
+Tensor = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int32]
+Coder = Literal["packed", "laplace", "gaussian"]
+Scales = Literal["one", "row"]
+
+LARGEST = 2047
+_LARGEST_BASE = 255
+# One integer of many digits takes time in the square of its length.
+MAX_PACKED = 4096
+_MODELS = {
+    "laplace": constriction.stream.model.QuantizedLaplace,
+    "gaussian": constriction.stream.model.QuantizedGaussian,
+}
+MODEL_NAMES = {"laplace": "QuantizedLaplace", "gaussian": "QuantizedGaussian"}
+
+
+class NumbersCode(Config):
+    """How a numbers section is read: its coder and what a scale byte stands for."""
+
+    coder: Annotated[Coder, Field(description="how the integers are written")]
+    scales: Annotated[Scales, Field(description="what has a scale byte of its own")] = "one"
+
+
+def step_of(code: int) -> float:
+    """Return the step that a step byte stands for."""
+    return float(2.0 ** (code / 8 - 24))
+
+
+def step_code(step: float) -> int:
+    """Return the byte of the step nearest to `step`.
+
+    Raises:
+        ValueError: if `step` is not a positive number.
+    """
+    if not (step > 0 and math.isfinite(step)):
+        raise ValueError(f"a step is a positive number, not {step}")
+    return min(255, max(0, round((math.log2(step) + 24) * 8)))
+
+
+def quantise(tensors: Sequence[Tensor], step: float) -> tuple[int, list[Integers]]:
+    """Return the step byte and the integers of `tensors`, each of shape [rows, columns].
+
+    A step so small that an integer would pass `LARGEST` is made larger.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    largest = max((float(np.abs(t).max()) for t in tensors if t.size), default=0.0)
+    if not math.isfinite(largest) or not all(np.isfinite(t).all() for t in tensors):
+        raise ValueError("the adapter holds numbers that are not finite")
+    code = step_code(step)
+    while code < 255 and largest > LARGEST * step_of(code):
+        code += 1
+    if largest > LARGEST * step_of(code):
+        raise ValueError(f"the adapter holds a number as large as {largest:g}")
+    return code, [np.rint(t / step_of(code)).astype(np.int32) for t in tensors]
+
+
+def encode_numbers(code: int, integers: Sequence[Integers], choice: NumbersCode) -> bytes | None:
+    """Return the section in the way of `choice`, or None where that way has no room for it."""
+    if choice.coder == "packed":
+        return _pack(code, integers)
+    encoder = constriction.stream.queue.RangeEncoder()
+    groups = [row for tensor in integers for row in tensor]
+    if choice.scales == "one":
+        scales = [max(1, _scale_code(np.concatenate(groups), choice.coder))]
+    else:
+        scales = [_scale_code(group, choice.coder) for group in groups]
+    for group, scale in zip(groups, _each(scales, groups), strict=True):
+        if scale:
+            encoder.encode(np.ascontiguousarray(group), _model(choice.coder, scale))
+    words = encoder.get_compressed().astype("<u4").tobytes()
+    head = bytes([code, *scales])
+    shapes = [(i.shape[0], i.shape[1]) for i in integers]
+
+    def decodes(body: bytes) -> bool:
+        try:
+            found = _integers(head + body, shapes, choice)
+        except PayloadError:
+            return False
+        return all(np.array_equal(a, b) for a, b in zip(found, integers, strict=True))
+
+    body = shortest_body(words, decodes)
+    assert decodes(body)
+    return head + body
+
+
+def decode_numbers(
+    data: bytes, shapes: Sequence[tuple[int, int]], choice: NumbersCode
+) -> list[Tensor]:
+    """Return the tensors that a section holds, each of its shape [rows, columns].
+
+    Raises:
+        PayloadError: if the section is too short, too long or not what a coder writes.
+    """
+    integers = _integers(data, shapes, choice)
+    # In float32, as torch multiplies a tensor of integers by a number.
+    step = np.float32(step_of(data[0]))
+    return [i.astype(np.float32) * step for i in integers]
+
+
+def shortest_body(words: bytes, decodes: Callable[[bytes], bool]) -> bytes:
+    """Return the shortest start of `words`, its last byte raised by one or not, that decodes.
+
+    A range decoder reads zeros past the end, so most of the last word is not needed.
+    """
+    best = words
+    for length in range(len(words) - 1, max(-1, len(words) - 9), -1):
+        kept = words[:length]
+        raised = kept[:-1] + bytes([kept[-1] + 1]) if kept and kept[-1] < 255 else kept
+        found = next((body for body in (kept, raised) if decodes(body)), None)
+        if found is None:
+            break
+        best = found
+    return best
+
+
+def _integers(
+    data: bytes, shapes: Sequence[tuple[int, int]], choice: NumbersCode
+) -> list[Integers]:
+    if not data:
+        raise PayloadError("the numbers section is empty")
+    if choice.coder == "packed":
+        return _unpack(data, shapes)
+    found = [np.zeros(shape, np.int32) for shape in shapes]
+    groups = [row for tensor in found for row in tensor]
+    num_scales = count_scales(shapes, choice)
+    scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]
+    if len(scales) < num_scales:
+        raise PayloadError("the numbers section ends within its scales")
+    words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+    decoder = constriction.stream.queue.RangeDecoder(words)
+    for group, scale in zip(groups, _each(scales, groups), strict=True):
+        if scale:
+            try:
+                group[:] = decoder.decode(_model(choice.coder, scale), len(group))
+            except (AssertionError, ValueError) as error:
+                raise PayloadError(f"the numbers section can't be decoded: {error}") from error
+    if len(words) > 1 and not decoder.maybe_exhausted():
+        raise PayloadError("bytes follow the end of the numbers section")
+    return found
+
+
+def count_scales(shapes: Sequence[tuple[int, int]], choice: NumbersCode) -> int:
+    """Return how many scale bytes a range-coded section has."""
+    return 1 if choice.scales == "one" else sum(rows for rows, _ in shapes)
+
+
+def _each(scales: Sequence[int], groups: Sequence[Integers]) -> Sequence[int]:
+    return scales if len(scales) == len(groups) else [scales[0]] * len(groups)
+
+
+def _spread(scale: int) -> float:
+    return float(2.0 ** (scale / 16 - 4))
+
+
+def _model(coder: str, scale: int) -> Any:
+    return _MODELS[coder](-LARGEST, LARGEST, 0.0, _spread(scale))
+
+
+def _scale_code(group: Integers, coder: str) -> int:
+    """Return the scale byte that codes `group` shortest; 0 if all its integers are 0."""
+    sizes, counts = np.unique(np.abs(group), return_counts=True)
+    if not sizes.any():
+        return 0
+    candidates = np.arange(1, 256)
+    spread = 2.0 ** (candidates / 16 - 4)
+    edges = (sizes[:, None] + np.array([-0.5, 0.5])[:, None, None]) / spread
+    # Distances from the middle, so the tails don't cancel.
+    above = _laplace_tail(edges) if coder == "laplace" else _gaussian_tail(edges)
+    mass = above[0] - above[1]
+    mass[sizes == 0] = 1 - 2 * above[1][sizes == 0]
+    bits = -counts @ np.log2(np.maximum(mass, 2.0**-24))
+    return int(candidates[bits.argmin()])
+
+
+def _laplace_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.exp(-np.abs(x)) / 2
+
+
+def _gaussian_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    tail: npt.NDArray[np.float64] = special.erfc(x / math.sqrt(2)) / 2
+    return tail
+
+
+def _pack(code: int, integers: Sequence[Integers]) -> bytes | None:
+    flat = np.concatenate([i.reshape(-1) for i in integers])
+    if len(flat) > MAX_PACKED:
+        return None
+    base = 2 * int(np.abs(flat).max(initial=0)) + 1
+    if base > _LARGEST_BASE:
+        return None
+    number = 0
+    for digit in reversed(flat.tolist()):
+        number = number * base + digit + base // 2
+    return bytes([code, base]) + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def _unpack(data: bytes, shapes: Sequence[tuple[int, int]]) -> list[Integers]:
+    if len(data) < 2 or data[1] % 2 == 0:
+        raise PayloadError("a packed numbers section begins with a step and an odd base")
+    base, total = data[1], sum(rows * columns for rows, columns in shapes)
+    if len(data) - 2 > total or total > MAX_PACKED:
+        raise PayloadError("the packed numbers section is longer than its numbers")
+    number, digits = int.from_bytes(data[2:], "big"), []
+    for _ in range(total):
+        number, digit = divmod(number, base)
+        digits.append(digit - base // 2)
+    if number:
+        raise PayloadError("bytes follow the end of the packed numbers")
+    flat, at, found = np.array(digits, np.int32), 0, []
+    for rows, columns in shapes:
+        found.append(flat[at : at + rows * columns].reshape(rows, columns))
+        at += rows * columns
+    return found

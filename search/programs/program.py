@@ -1,0 +1,174 @@
+"""A program: a recipe and a payload, and the two files that they become.
+
+    payload = prompt section (num_bytes of the recipe) | numbers section (the rest)
+
+`program_bits` is eight times the size of program.py and payload.bin, nothing else. `decode` is
+defensive: whatever the bytes are, it returns what they say or raises `PayloadError`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from search.programs.numbers import Integers, NumbersCode, Tensor, decode_numbers, encode_numbers
+from search.programs.recipe import AdapterPart, PromptPart, Recipe
+from search.programs.script import script
+from search.programs.text import PayloadError, TextCodec, decompress
+
+Length = Literal["program", "payload"]
+TextDecoder = Callable[[bytes], str]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program as it is written to disk."""
+
+    recipe: Recipe
+    script: bytes
+    payload: bytes
+
+    @property
+    def payload_bits(self) -> int:
+        """Return eight times the size of payload.bin."""
+        return 8 * len(self.payload)
+
+    @property
+    def program_bits(self) -> int:
+        """Return eight times the size of program.py and payload.bin together."""
+        return 8 * (len(self.script) + len(self.payload))
+
+    @property
+    def digest(self) -> str:
+        """Return the first 16 hex digits of SHA-256 over both files."""
+        both = hashlib.sha256(self.script).digest() + hashlib.sha256(self.payload).digest()
+        return hashlib.sha256(both).hexdigest()[:16]
+
+    @property
+    def codecs(self) -> dict[str, str]:
+        """Return the codec of each section."""
+        found: dict[str, str] = {}
+        if self.recipe.prompt:
+            found["prompt"] = self.recipe.prompt.codec
+        if self.recipe.adapter:
+            code = self.recipe.adapter.numbers
+            found["adapter"] = (
+                code.coder if code.coder == "packed" else f"{code.coder} {code.scales}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a payload says: the text before the question, and the numbers of the adapter."""
+
+    prompt: str
+    tensors: list[Tensor]
+
+
+def build(recipe: Recipe, payload: bytes) -> Program:
+    """Return the program of a recipe and its payload."""
+    return Program(recipe, script(recipe), payload)
+
+
+def decode(recipe: Recipe, payload: bytes, decode_by_model: TextDecoder | None = None) -> Decoded:
+    """Return what `payload` says.
+
+    Args:
+        recipe: how it is read.
+        payload: the bytes of payload.bin.
+        decode_by_model: decodes a text section that the base model has coded.
+
+    Raises:
+        PayloadError: if the payload is truncated, too long or damaged.
+    """
+    num_bytes = recipe.prompt.num_bytes if recipe.prompt else 0
+    if len(payload) < num_bytes:
+        raise PayloadError(f"the payload has {len(payload)} bytes, its prompt alone {num_bytes}")
+    section, rest = payload[:num_bytes], payload[num_bytes:]
+    prompt = _text(recipe.prompt, section, decode_by_model) if recipe.prompt else ""
+    if recipe.adapter is None:
+        if rest:
+            raise PayloadError(f"{len(rest)} bytes follow the end of the payload")
+        return Decoded(prompt, [])
+    return Decoded(prompt, decode_numbers(rest, recipe.adapter.shapes, recipe.adapter.numbers))
+
+
+def _text(part: PromptPart, section: bytes, decode_by_model: TextDecoder | None) -> str:
+    if part.codec == "model":
+        if decode_by_model is None:
+            raise PayloadError("the prompt was coded by the base model, which is not at hand")
+        return decode_by_model(section)
+    try:
+        return decompress(part.codec, section).decode()
+    except UnicodeDecodeError as error:
+        raise PayloadError(f"the prompt is not UTF-8: {error}") from error
+
+
+def text_part(codec: TextCodec, section: bytes) -> PromptPart:
+    """Return the part of a recipe for a text section."""
+    head = section[:4].hex() if codec == "model" else None
+    return PromptPart(codec=codec, num_bytes=len(section), head=head)
+
+
+def choose_text(
+    coded: Mapping[TextCodec, bytes], length: Length, start_token: int | None
+) -> tuple[TextCodec, bytes]:
+    """Return the codec whose section and, for `program`, decoder are shortest together."""
+
+    def cost(codec: TextCodec) -> int:
+        return len(coded[codec]) + (_text_cost(codec, start_token) if length == "program" else 0)
+
+    best = min(coded, key=cost)
+    return best, coded[best]
+
+
+def choose_numbers(
+    code: int, integers: Sequence[Integers], part: AdapterPart, length: Length
+) -> tuple[NumbersCode, bytes]:
+    """Return the way of writing numbers that is shortest, for `program` with its decoder.
+
+    Args:
+        code: the step byte.
+        integers: the quantised tensors.
+        part: the adapter; its `numbers` are ignored.
+        length: what is to be short.
+    """
+
+    def cost(way: NumbersCode, data: bytes) -> int:
+        extra = (
+            _numbers_cost(part.model_copy(update={"numbers": way})) if length == "program" else 0
+        )
+        return len(data) + extra
+
+    coded = ((way, encode_numbers(code, integers, way)) for way in WAYS)
+    found = [(way, data) for way, data in coded if data is not None]
+    return min(found, key=lambda pair: cost(*pair))
+
+
+WAYS = (
+    NumbersCode(coder="packed"),
+    *(
+        NumbersCode(coder=coder, scales=scales)
+        for coder in ("laplace", "gaussian")
+        for scales in ("one", "row")
+    ),
+)
+_BARE = Recipe(question="{input}", batch_size=1, max_new_tokens=1)
+
+
+@lru_cache(maxsize=64)
+def _text_cost(codec: TextCodec, start_token: int | None) -> int:
+    """Return the bytes that program.py spends on a text section of `codec`."""
+    part = text_part(codec, bytes([0, 1, 0, 0]))
+    return len(script(_BARE.model_copy(update={"prompt": part, "start_token": start_token})))
+
+
+def _numbers_cost(part: AdapterPart) -> int:
+    return _script_bytes(_BARE.model_copy(update={"adapter": part}).canonical())
+
+
+@lru_cache(maxsize=256)
+def _script_bytes(recipe_json: str) -> int:
+    return len(script(Recipe.model_validate_json(recipe_json)))

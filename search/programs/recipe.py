@@ -1,0 +1,85 @@
+"""A recipe: everything that program.py is generated from; its canonical JSON is in the manifest.
+
+What a program has of its own (text, numbers and their scales) is in payload.bin, what shapes it is
+in the recipe. Both are counted, because the recipe's values stand in program.py.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from evaluators.config import Config
+from search.adapter import MethodName
+from search.programs.numbers import NumbersCode
+from search.programs.text import TextCodec
+
+FORMAT_VERSION = 1
+
+
+class PromptPart(Config):
+    """The text section: the first `num_bytes` of the payload.
+
+    Attributes:
+        codec: how it is written.
+        num_bytes: its length.
+        head: its first four bytes in hexadecimal, for a section that the model coded: they hold
+            the number of tokens and the checksum, which program.py has as numbers.
+    """
+
+    codec: TextCodec
+    num_bytes: Annotated[int, Field(ge=1)]
+    head: Annotated[str | None, Field(pattern=r"^([0-9a-f]{2}){1,4}$")] = None
+
+    def section_head(self) -> bytes:
+        """Return the section with zeros after its head."""
+        return bytes.fromhex(self.head or "").ljust(self.num_bytes, b"\0")
+
+
+class AdapterPart(Config):
+    """An adapter: how the base model is given its places, and how the numbers come into them.
+
+    Attributes:
+        method: one of `search.adapter.METHODS`.
+        config: name of PEFT's configuration class; none for `weights`.
+        arguments: of that class.
+        targets: parts of parameter names, for `weights`.
+        shapes: rows and columns of each tensor of numbers, in the order of the model's parameters.
+        numbers: how they are written.
+        delta: they are added to what is there, instead of replacing it.
+        factor_sum: sum over the factors of the frozen weights, where the method uses any; it tells
+            when another machine factors differently.
+    """
+
+    method: MethodName
+    config: str | None = None
+    arguments: Annotated[dict[str, Any], Field(default_factory=dict)]
+    targets: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, int], ...]
+    numbers: NumbersCode
+    delta: bool = False
+    factor_sum: float | None = None
+
+
+class Recipe(Config):
+    """What a program does, in the order in which it does it."""
+
+    version: Literal[1] = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    pad_with_end: Annotated[bool, Field(description="the tokenizer has no padding token")] = False
+    special_tokens: Annotated[bool, Field(description="the tokenizer's own start token")] = True
+    prompt: PromptPart | None = None
+    start_token: Annotated[int | None, Field(description="where the model begins to code")] = None
+    adapter: AdapterPart | None = None
+    chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
+    question: str
+    batch_size: Annotated[int, Field(ge=1)]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    stop: tuple[str, ...] = ()
+    postprocess: tuple[str, ...] = ()
+
+    def canonical(self) -> str:
+        """Return the canonical JSON: sorted keys, no white space, no defaults."""
+        spec = self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}
+        return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

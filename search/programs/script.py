@@ -1,0 +1,241 @@
+"""program.py from a recipe: a short script that runs without this package.
+
+It is put together from the statements that the recipe needs and no others, then minified by
+python-minifier. The same recipe gives the same bytes. It reads JSON strings, one a line, and writes
+one JSON string a line; payload.bin lies beside it, the model's folder is its argument.
+"""
+
+import re
+from collections.abc import Sequence
+
+import python_minifier
+
+from search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
+from search.programs.postprocess import step_source
+from search.programs.recipe import AdapterPart, Recipe
+from search.programs.token_coder import decoder_source
+
+_TEXT = {
+    "stored": "{}.decode()",
+    "deflate": "zlib.decompress({}, -15).decode()",
+    "zstd": (
+        "zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)"
+        ".decompressobj().decompress({}).decode()"
+    ),
+    "brotli": "brotli.decompress({}).decode()",
+    "xz": (
+        "lzma.decompress({}, lzma.FORMAT_RAW, filters=[{{'id': 33, 'dict_size': 1 << 24}}])"
+        ".decode()"
+    ),
+}
+_MODULES = (
+    "brotli",
+    "constriction",
+    "json",
+    "lzma",
+    "numpy",
+    "peft",
+    "re",
+    "re2",
+    "sys",
+    "torch",
+    "zlib",
+    "zstandard",
+)
+
+
+def script(recipe: Recipe) -> bytes:
+    """Return program.py."""
+    return _minified(tuple(_statements(recipe)))
+
+
+def readable_script(recipe: Recipe) -> str:
+    """Return program.py before it was minified."""
+    return _with_imports(_statements(recipe))
+
+
+def _minified(lines: Sequence[str]) -> bytes:
+    source = _with_imports(lines)
+    short: str = python_minifier.minify(
+        source, rename_globals=True, remove_literal_statements=True, hoist_literals=True
+    )
+    return short.encode()
+
+
+def _with_imports(lines: Sequence[str]) -> str:
+    body = "\n".join(lines)
+    used = [name for name in _MODULES if re.search(rf"\b{name}\.", body)]
+    return (
+        f"import {', '.join(used)}\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"{body}\n"
+    )
+
+
+def _statements(recipe: Recipe) -> list[str]:
+    return [
+        *_loading(recipe),
+        *_prompt(recipe),
+        *(_adapter(recipe.adapter, _place(recipe)) if recipe.adapter else []),
+        *_inputs(recipe),
+        *_generation(recipe),
+    ]
+
+
+def _loading(recipe: Recipe) -> list[str]:
+    lines = [
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side='left')",
+        f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]){_dtype(recipe)}",
+    ]
+    if recipe.device == "cuda":
+        lines[1] += ".cuda()"
+    if recipe.pad_with_end:
+        lines.append("tokenizer.pad_token = tokenizer.eos_token")
+    return lines
+
+
+def _dtype(recipe: Recipe) -> str:
+    return {"float32": ".float()", "bfloat16": ".bfloat16()", "float16": ".half()"}[recipe.dtype]
+
+
+def _prompt(recipe: Recipe) -> list[str]:
+    """Set `prompt` to the text, and `coded` to the numbers section if there is one."""
+    everything, part = "open('payload.bin', 'rb').read()", recipe.prompt
+    if part is None:
+        return [f"coded = {everything}"] if recipe.adapter else []
+    lines = [] if recipe.adapter is None else [f"payload = {everything}"]
+    section = everything if recipe.adapter is None else f"payload[:{part.num_bytes}]"
+    if part.codec == "model":
+        assert recipe.start_token is not None
+        lines.append(f"coded = {section}")
+        lines += decoder_source(recipe.start_token, part.section_head()).splitlines()
+    else:
+        lines.append("prompt = " + _TEXT[part.codec].format(section))
+    if recipe.adapter is not None:
+        lines.append(f"coded = payload[{part.num_bytes}:]")
+    return lines
+
+
+def _place(recipe: Recipe) -> str:
+    """Return what brings a tensor to where the model is."""
+    return "" if recipe.device == "cpu" and recipe.dtype == "float32" else ".to(row)"
+
+
+def _adapter(part: AdapterPart, place: str) -> list[str]:
+    lines = []
+    if part.method == "lora_fa":
+        lines.append("torch.manual_seed(0)")
+    if part.config is not None:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in part.arguments.items())
+        lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
+    if part.factor_sum is not None:
+        lines += _factors(part)
+    return lines + _numbers(part, place)
+
+
+def _factors(part: AdapterPart) -> list[str]:
+    """Fix the signs of SVD factors by rule, and see whether they are the ones that were meant."""
+    lines = [
+        "total = 0",
+        "for module in model.modules():",
+        "    if hasattr(module, 'tinylora_A'):",
+        "        first = module.tinylora_A['default']",
+        "        first *= (signs := first.sum(1, True).sign())",
+        "        second = module.tinylora_B['default']",
+        "        second *= signs.T",
+        "        total += first.sum()",
+    ]
+    if part.method == "lora_xs":
+        rank = part.arguments["r"]
+        identity = f"torch.eye({rank * rank}).view(-1, {rank}, {rank})"
+        lines.append(f"        module.tinylora_P['default'][:] = {identity}")
+    return [*lines, f"assert abs(total - {part.factor_sum}) < .1"]
+
+
+def _numbers(part: AdapterPart, place: str) -> list[str]:
+    """Read the numbers and put them into their places, row by row along the longer side."""
+    code = part.numbers
+    lines, row_lines = ["step = 2 ** (coded[0] / 8 - 24)"], []
+    if code.coder == "packed":
+        lines.append("number = int.from_bytes(coded[2:])")
+        row_lines = [
+            "values = []",
+            "for _ in row:",
+            "    number, digit = divmod(number, coded[1])",
+            "    values += [digit - coded[1] // 2]",
+        ]
+        add = "row += torch.tensor(values) * step"
+    else:
+        model = f"constriction.stream.model.{MODEL_NAMES[code.coder]}"
+        scale = "scales.pop(0)" if code.scales == "row" else "coded[1]"
+        lines += [
+            f"stream = coded[{1 + count_scales(part.shapes, code)}:]",
+            "decoder = constriction.stream.queue.RangeDecoder("
+            "numpy.frombuffer(stream + bytes(-len(stream) % 4), numpy.uint32))",
+            *(["scales = [*coded[1:]]"] if code.scales == "row" else []),
+        ]
+        row_lines = [f"scale = {scale}"]
+        add = (
+            f"row += torch.tensor(decoder.decode({model}(-{LARGEST}, {LARGEST}, 0., "
+            "2 ** (scale / 16 - 4)), len(row))) * step"
+        )
+        if code.scales == "row":
+            add = f"if scale: {add}"
+    if place:
+        add = add.replace("row += ", "row += (") + f"){place}"
+    return [
+        *lines,
+        "for name, weight in model.named_parameters():",
+        f"    if {_condition(part)}:",
+        "        rows = torch.atleast_2d(weight.data)",
+        *([] if part.delta else ["        rows.zero_()"]),
+        "        for row in rows.T if len(rows) > rows.shape[1] else rows:",
+        *(f"            {line}" for line in row_lines),
+        f"            {add}",
+    ]
+
+
+def _condition(part: AdapterPart) -> str:
+    """Return the test that picks the parameters which the numbers are for."""
+    if part.method == "lora_fa":
+        return "'lora_B' in name"
+    if part.method != "weights":
+        return "weight.requires_grad"
+    return " or ".join(f"{target!r} in name" for target in part.targets)
+
+
+def _inputs(recipe: Recipe) -> list[str]:
+    """Set `inputs` to the texts that the model continues."""
+    before, _, after = recipe.question.partition("{input}")
+    parts = [repr(before)] if before else []
+    parts += ["json.loads(line)", *([repr(after)] if after else [])]
+    prompt = ["prompt"] if recipe.prompt else []
+    if not recipe.chat:
+        return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
+    content = " + ".join(prompt + parts)
+    return [
+        "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
+        f"{content}}}], tokenize=False, add_generation_prompt=True) for line in sys.stdin]"
+    ]
+
+
+def _generation(recipe: Recipe) -> list[str]:
+    """Continue the inputs greedily in batches, and print what comes out."""
+    size = recipe.batch_size
+    special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
+    place = ".cuda()" if recipe.device == "cuda" else ""
+    stop = f", tokenizer=tokenizer, stop_strings={list(recipe.stop)!r}" if recipe.stop else ""
+    text = "tokenizer.decode(row[batch.input_ids.shape[1]:], skip_special_tokens=True)"
+    lines = [
+        "while inputs:",
+        f"    batch = tokenizer(inputs[:{size}], padding=True, return_tensors='pt'{special})",
+        f"    for row in model.generate(input_ids=batch.input_ids{place}, "
+        f"attention_mask=batch.attention_mask{place}, do_sample=False, "
+        f"max_new_tokens={recipe.max_new_tokens}{stop}):",
+    ]
+    steps = [f"        text = {step_source(step)}" for step in recipe.postprocess]
+    if steps:
+        lines += [f"        text = {text}", *steps, "        print(json.dumps(text))"]
+    else:
+        lines.append(f"        print(json.dumps({text}))")
+    return [*lines, f"    del inputs[:{size}]"]
