@@ -10,7 +10,7 @@ configuration, the same rule for signs, the same order of numbers.
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from cluster.frozen import Frozen
+from cluster.rate_training import rows_of, transform_of
 from cluster.training import Lesson, training_batch
 from evaluators.streams import stream_seed
 from search.adapter import METHODS, AdapterSpec, peft_config
@@ -55,8 +56,17 @@ class Adapter:
         self.model, self.spec, self.steps = model, spec, 0
         self._weights, self._factor_sum = weights, factor_sum
         self._initial = {name: w.detach().clone() for name, w in weights.items()}
+        self._transform = transform_of(spec, weights)
+        # What is trained: the model's own parameters, or numbers that a transform stands between.
+        self._masters = dict(weights)
+        if self._transform is not None:
+            self._masters = {
+                name: w.detach().clone().requires_grad_() for name, w in weights.items()
+            }
+        learned = {} if self._transform is None else self._transform.learned
+        self._trained = self._masters | learned
         self._optimizer = torch.optim.AdamW(
-            weights.values(), lr=spec.learning_rate, weight_decay=0.0
+            self._trained.values(), lr=spec.learning_rate, weight_decay=0.0
         )
         names = list(weights)
         firsts = {n.replace("lora_A", "lora_B"): i for i, n in enumerate(names) if "lora_A" in n}
@@ -78,22 +88,46 @@ class Adapter:
         tokens, losses = 0, []
         for step in range(self.steps, until):
             batch = training_batch(frozen, lesson, self.spec, step)
-            loss = self.model(**batch).loss
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the training loss became {value} at step {step}")
+            value = self._gradients(batch, step)
             decay = 1 - step / self.spec.steps
             for group in self._optimizer.param_groups:
                 group["lr"] = self.spec.learning_rate * min(decay, (step + 1) / _WARM_UP_STEPS)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
             self._optimizer.step()
             self._optimizer.zero_grad()
             tokens += int(batch["attention_mask"].sum())
             losses.append(value)
         self.steps = max(self.steps, until)
+        self._place(self._final())
         last = losses[-10:]
         return Trained(self.steps, sum(last) / len(last) if last else None, tokens)
+
+    def _gradients(self, batch: dict[str, torch.Tensor], step: int) -> float:
+        """Leave the gradients of a step with the trained numbers and return its loss in nats."""
+        if self._transform is not None:
+            generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
+            values, penalty = self._transform(self._masters, generator)
+            self._place(values)
+        loss = self.model(**batch).loss
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the training loss became {value} at step {step}")
+        loss.backward()
+        if self._transform is not None:
+            # The chain rule by hand: the model saw the values, not the numbers behind them.
+            gradients = [weight.grad for weight in self._weights.values()]
+            torch.autograd.backward([*values.values(), penalty], [*gradients, torch.ones(())])
+            for weight in self._weights.values():
+                weight.grad = None
+        return value
+
+    @torch.no_grad()
+    def _place(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
+
+    def _final(self) -> Mapping[str, torch.Tensor]:
+        return self._masters if self._transform is None else self._transform.final(self._masters)
 
     def tensors(self) -> list[Tensor]:
         """Return the numbers as a program writes them: rows along the longer side.
@@ -102,11 +136,11 @@ class Adapter:
         """
         delta = METHODS[self.spec.method].delta
         found = []
-        for name, weight in self._weights.items():
+        for name, weight in self._final().items():
             value = weight.detach().float()
             if delta:
                 value = value - self._initial[name].float()
-            found.append(_rows(value).cpu().numpy().copy())
+            found.append(rows_of(value).cpu().numpy().copy())
         return found
 
     @torch.no_grad()
@@ -116,18 +150,18 @@ class Adapter:
         Raises:
             ValueError: if the tensors are not of the adapter's shapes.
         """
-        if [t.shape for t in tensors] != [tuple(_rows(w).shape) for w in self._weights.values()]:
+        if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
             raise ValueError("the numbers of the payload have other shapes than the adapter")
         delta = METHODS[self.spec.method].delta
         for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
             weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
-            rows = _rows(weight.data)
+            rows = rows_of(weight.data)
             rows += torch.from_numpy(np.ascontiguousarray(tensor)).to(rows)
 
     def part(self, numbers: NumbersCode) -> AdapterPart:
         """Return the adapter's part of a recipe."""
         config = peft_config(self.spec)
-        shapes = tuple(_rows(w).shape for w in self._weights.values())
+        shapes = tuple(rows_of(w).shape for w in self._weights.values())
         return AdapterPart(
             method=self.spec.method,
             config=config[0] if config else None,
@@ -142,7 +176,7 @@ class Adapter:
     def state(self) -> bytes:
         """Return numbers, optimizer moments and step as safetensors bytes."""
         tensors = {"steps": torch.tensor(self.steps)}
-        for name, weight in self._weights.items():
+        for name, weight in self._trained.items():
             tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
             for key, moment in self._optimizer.state.get(weight, {}).items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(moment).detach().cpu().contiguous()
@@ -156,11 +190,11 @@ class Adapter:
             ValueError: if the state belongs to another adapter.
         """
         tensors = load_tensors(state)
-        if {f"weight/{name}" for name in self._weights} != {
+        if {f"weight/{name}" for name in self._trained} != {
             name for name in tensors if name.startswith("weight/")
         }:
             raise ValueError("the saved state belongs to another adapter")
-        for name, weight in self._weights.items():
+        for name, weight in self._trained.items():
             weight.copy_(tensors[f"weight/{name}"].to(weight.device))
             moments = {
                 key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else weight.device)
@@ -170,18 +204,7 @@ class Adapter:
             if moments:
                 self._optimizer.state[weight] = moments
         self.steps = int(tensors["steps"])
-
-
-def _rows(weight: torch.Tensor) -> torch.Tensor:
-    """Return a view of `weight` as rows along its longer side, shape [rows, columns].
-
-    Raises:
-        ValueError: if it has more than two dimensions.
-    """
-    rows: torch.Tensor = torch.atleast_2d(weight)  # type: ignore[no-untyped-call]
-    if rows.dim() > 2:
-        raise ValueError(f"a tensor of shape {tuple(weight.shape)} can't be part of an adapter")
-    return rows.T if len(rows) > rows.shape[1] else rows
+        self._place(self._final())
 
 
 @contextmanager

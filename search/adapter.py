@@ -126,6 +126,15 @@ class AdapterSpec(Config):
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
+    training: Annotated[
+        Literal["plain", "rate", "bits"],
+        Field(
+            description="plain, with a price on the numbers' entropy, or with learned bit widths"
+        ),
+    ] = "plain"
+    nats_per_kbit: Annotated[
+        float | None, Field(gt=0, description="price of a thousand bits in nats of training loss")
+    ] = None
     step: Annotated[
         float, Field(gt=0, description="quantisation step in units of the numbers' own size")
     ] = 0.125
@@ -142,6 +151,10 @@ class AdapterSpec(Config):
             raise ValueError(f"{self.method} needs {', '.join(sorted(missing))}")
         if ignored:
             raise ValueError(f"{self.method} has no {', '.join(sorted(ignored))}")
+        if (self.training == "plain") != (self.nats_per_kbit is None):
+            raise ValueError(
+                "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
+            )
         return self
 
     def trained(self) -> Self:
