@@ -1,0 +1,60 @@
+"""A frozen model as the codec of texts: its logits and its tokenizer for `token_coder`.
+
+Each call runs the whole sequence as a batch of one, without a cache, as the program's decoder does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cluster.frozen import Frozen
+from search.programs.text import PayloadError
+from search.programs.token_coder import CodingError, NextLogits, decode_tokens, encode_tokens
+
+
+def next_logits(model: Any) -> NextLogits:
+    """Return the function from ids to the next token's logits, float32, shape [vocabulary]."""
+
+    def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            last = model(torch.tensor([list(ids)]).to(model.device)).logits[0, -1]
+        return np.asarray(last.float().cpu(), np.float32)
+
+    return logits
+
+
+def start_token(tokenizer: Any) -> int:
+    """Return the id before a text: the start token's, or the end's; CodingError without both."""
+    token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if token is None:
+        raise CodingError("the tokenizer has neither a start nor an end token")
+    return int(token)
+
+
+def encode_text(frozen: Frozen, text: str) -> bytes:
+    """Return the section of `text`.
+
+    Raises:
+        CodingError: if the tokenizer does not give `text` back, or the model can't code it.
+    """
+    ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if frozen.tokenizer.decode(ids) != text:
+        raise CodingError("the tokenizer does not give the text back")
+    if frozen.context is not None and len(ids) > frozen.context:
+        raise CodingError(f"{len(ids)} tokens are more than the model takes ({frozen.context})")
+    return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))
+
+
+def decode_text(frozen: Frozen, data: bytes) -> str:
+    """Return the text that `encode_text` was given; raises what `decode_tokens` does."""
+    logits = next_logits(frozen.model)
+
+    def bounded(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        if frozen.context is not None and len(ids) > frozen.context:
+            raise PayloadError(f"more tokens than the model takes ({frozen.context})")
+        return logits(ids)
+
+    return str(frozen.tokenizer.decode(decode_tokens(data, start_token(frozen.tokenizer), bounded)))

@@ -1,0 +1,210 @@
+"""The frozen language model as a text codec: token ids to bytes and back, by its own predictions.
+
+What `encode_tokens` returns decodes to the same ids wherever the model gives the same logits up to
+their rounding, as it does on the machine and the number format it was encoded with; that was tried
+before the bytes are returned. A float that lies at the edge of a rounding step can make another
+machine or library decode something else: a checksum of 8 bits tells, but for 1 case in 256.
+
+A section is, in this order,
+
+- 1 byte: the sum of all ids, the start token's included, modulo 256;
+- 1 to 3 bytes: the number of tokens without the start token, 7 bits a byte, lowest first;
+- the range coder's bytes (Martin 1979, by constriction) from last to first, cut to the fewest.
+
+The last come last so that a program reads the whole section, filled with zero bytes in front to
+whole words, as the coder's words in reverse: what follows the stream is never looked at.
+
+Each token has a table of integers: the logits are rounded to whole nats, and a logit `n` below the
+highest gets `LADDER[n]`, or 0 from `len(LADDER)` on. The coder adds 2^-24 to every probability, so
+that each token can be coded, for 24 bits at most. On the embedded model whole nats cost as many
+bits as halves, and the edges of their steps lie further apart.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from constriction import stream
+
+from search.programs.text import PayloadError
+
+NextLogits = Callable[[Sequence[int]], npt.NDArray[np.float32]]
+"""From the ids so far, the start token first, to the next one's logits, shape [vocabulary]."""
+
+MAX_TOKENS = 65536
+# A section is refused that claims more: its few bytes would cost a call of the model for each.
+# One that the model codes in less than 1/16 bit a token is filled with zero bytes.
+MAX_TOKENS_PER_BYTE = 128
+IMPORTS = ("numpy", "torch")
+"""The modules that a program imports before the statements of `decoder_source`."""
+
+# Integers, not rounded powers: no library's `exp` decides about a table.
+LADDER = tuple(272**power // 100**power for power in range(13, -1, -1))
+_WEIGHTS = np.array([*LADDER, 0], np.float64)
+_MAX_VOCABULARY = 1 << 23  # of the coder's 2^24 steps of probability every token gets one
+_FEWEST_CUT = 9  # bytes: the coder writes one state of 64 bits more than it needs, at most
+
+
+class CodingError(ValueError):
+    """A text that the model can't code; the message says why."""
+
+
+def table_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return each token's place in `LADDER`; its length for every token below.
+
+    Raises:
+        CodingError: if the shape is wrong, or the highest logit is not a finite number.
+    """
+    if logits.ndim != 1 or not 2 <= len(logits) <= _MAX_VOCABULARY:
+        raise CodingError(f"logits of shape {logits.shape} are not one token's")
+    nats = np.rint(logits.astype(np.float64))
+    highest = nats.max()
+    if not np.isfinite(highest):
+        raise CodingError(f"the highest logit is {highest}")
+    table: npt.NDArray[np.uint8] = np.minimum(highest - nats, len(LADDER)).astype(np.uint8)
+    return table
+
+
+def _model(table: npt.NDArray[np.uint8]) -> Any:
+    return stream.model.Categorical(_WEIGHTS[table], lazy=True)
+
+
+def _header(ids: Sequence[int], start: int) -> bytes:
+    header = bytearray([(start + sum(ids)) % 256])
+    count = len(ids)
+    while count >= 128:
+        header.append(count % 128 + 128)
+        count //= 128
+    return bytes([*header, count])
+
+
+def _count(section: bytes) -> tuple[int, int]:
+    """Return the number of tokens and the length of the header in bytes."""
+    count = 0
+    for place, byte in enumerate(section[1:4]):
+        count += byte % 128 << 7 * place
+        if byte < 128:
+            if count > min(MAX_TOKENS, MAX_TOKENS_PER_BYTE * len(section)) or (place and not byte):
+                raise PayloadError(f"{len(section)} bytes can't hold {count} tokens")
+            return count, place + 2
+    raise PayloadError("the section ends in its header or counts too many tokens")
+
+
+def _decoder(section: bytes) -> Any:
+    words = np.frombuffer(bytes(-len(section) % 4) + section, "<u4")
+    return stream.queue.RangeDecoder(words[::-1].astype(np.uint32))
+
+
+def _decodes(section: bytes, ids: Sequence[int], tables: list[npt.NDArray[np.uint8]]) -> bool:
+    decoder = _decoder(section)
+    try:
+        return all(
+            decoder.decode(_model(table)) == token for token, table in zip(ids, tables, strict=True)
+        )
+    except AssertionError:  # constriction's word for a stream that no encoder wrote
+        return False
+
+
+def _cut(
+    header: bytes, code: bytes, ids: Sequence[int], tables: list[npt.NDArray[np.uint8]]
+) -> bytes:
+    """Return the shortest section that begins with `header` and decodes to `ids` by `tables`."""
+    fewest = max(0, -(-len(ids) // MAX_TOKENS_PER_BYTE) - len(header))
+    for kept in range(max(fewest, len(code) - _FEWEST_CUT), len(code) + 1):
+        number = int.from_bytes(code[:kept])
+        for higher in (number, number + 1):
+            if higher.bit_length() <= 8 * kept:
+                section = header + higher.to_bytes(kept, "little")
+                if _decodes(section, ids, tables):
+                    return section
+    raise CodingError("the coder's stream does not decode to its input")
+
+
+def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> bytes:
+    """Return the section of `ids`, which follow the token `start`.
+
+    Calls `next_logits` twice for each token: the second time the bytes are decoded.
+
+    Raises:
+        CodingError: if there are too many tokens, one is none of the vocabulary's, the model gives
+            no finite logits, or the bytes do not decode to `ids`.
+    """
+    if len(ids) > MAX_TOKENS:
+        raise CodingError(f"{len(ids)} tokens are more than a section may hold ({MAX_TOKENS})")
+    encoder, tables = stream.queue.RangeEncoder(), []
+    for place, token in enumerate(ids):
+        tables.append(table_of(next_logits([start, *ids[:place]])))
+        if not 0 <= token < len(tables[-1]):
+            raise CodingError(f"the id {token} is none of the model's {len(tables[-1])} tokens")
+        encoder.encode(token, _model(tables[-1]))
+    code = encoder.get_compressed().astype(">u4").tobytes()
+    # Filled to what `_cut` must keep at least.
+    code = code.ljust(len(ids) // MAX_TOKENS_PER_BYTE, b"\0")
+    section = _cut(_header(ids, start), code, ids, tables)
+    try:
+        decoded = decode_tokens(section, start, next_logits)
+    except PayloadError as error:
+        raise CodingError(f"the second run of the model does not decode: {error}") from error
+    if decoded != list(ids):
+        raise CodingError("the second run of the model decodes other tokens")
+    return section
+
+
+def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]:
+    """Return the ids that `encode_tokens` was given.
+
+    Calls `next_logits` once for each token, `MAX_TOKENS_PER_BYTE * len(data)` times at most.
+
+    Raises:
+        PayloadError: if `data` is damaged, incomplete or was coded by another model.
+    """
+    count, _ = _count(data)
+    decoder = _decoder(data)
+    ids: list[int] = []
+    try:
+        for _ in range(count):
+            ids.append(decoder.decode(_model(table_of(next_logits([start, *ids])))))
+    except (AssertionError, CodingError) as error:
+        raise PayloadError(f"the section does not decode by this model: {error}") from error
+    if (start + sum(ids)) % 256 != data[0]:
+        raise PayloadError("the checksum differs: damaged, or coded by another model")
+    return ids
+
+
+def ideal_bits(ids: Sequence[int], start: int, next_logits: NextLogits) -> float:
+    """Return the sum of -log2 p over `ids` by the model's own float64 softmax, in bits."""
+    bits = 0.0
+    for place, token in enumerate(ids):
+        logits = next_logits([start, *ids[:place]]).astype(np.float64)
+        highest = logits.max()
+        nats = highest + np.log(np.exp(logits - highest).sum()) - logits[token]
+        bits += float(nats / np.log(2))
+    return bits
+
+
+def decoder_source(start: int, section: bytes) -> str:
+    """Return the statements by which a program on its own decodes `section`.
+
+    They read `coded`, the section, `model`, a causal language model of transformers on any device,
+    its `tokenizer`, and the modules `IMPORTS`; they set `prompt`. What the header says is written
+    into them, because a number is shorter than the code that would read it.
+
+    Raises:
+        PayloadError: if the header of `section` is damaged.
+    """
+    count, _ = _count(section)
+    padding = -len(section) % 4
+    words = f"bytes({padding}) + coded" if padding else "coded"
+    # `1 > 0` is lazy=True: shorter after minification, and constriction takes no 1 for True.
+    return f"""\
+from constriction import stream
+decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, "u4")[::-1])
+ids = [{start}]
+for _ in range({count}):
+    nats = numpy.round(model(torch.tensor([ids]).to(model.device)).logits[0, -1].tolist())
+    weights = 2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1
+    ids += (decoder.decode(stream.model.Categorical(weights, 1 > 0)),)
+assert sum(ids) % 256 == {section[0]}
+prompt = tokenizer.decode(ids[1:])
+"""
