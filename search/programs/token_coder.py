@@ -203,8 +203,11 @@ decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, "u4")[::-1])
 ids = [{start}]
 for _ in range({count}):
     nats = numpy.round(model(torch.tensor([ids]).to(model.device)).logits[0, -1].tolist())
-    weights = 2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1
-    ids += (decoder.decode(stream.model.Categorical(weights, 1 > 0)),)
+    ids += (
+        decoder.decode(
+            stream.model.Categorical(2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1, 1 > 0)
+        ),
+    )
 assert sum(ids) % 256 == {section[0]}
 prompt = tokenizer.decode(ids[1:])
 """

@@ -95,8 +95,9 @@ def test_a_trained_model_codes_near_its_own_bits_and_to_a_quarter_of_the_text() 
     assert bits < 8 * len(text) / 4
 
 
-def test_logits_are_the_models_last_in_float32(model_folders: dict[str, Path]) -> None:
-    frozen = frozen_from(model_folders["gpt2"], dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_the_models_last_in_float32(model_folders: dict[str, Path], dtype: str) -> None:
+    frozen = frozen_from(model_folders["gpt2"], dtype=dtype)
     logits = next_logits(frozen.model)([0, 5, 9])
     expected = frozen.model(torch.tensor([[0, 5, 9]])).logits[0, 2]
     assert logits.dtype == np.float32
