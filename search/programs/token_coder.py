@@ -85,7 +85,7 @@ def _count(section: bytes) -> tuple[int, int]:
     for place, byte in enumerate(section[1:4]):
         count += byte % 128 << 7 * place
         if byte < 128:
-            if count > 10**9 or (place and not byte):
+            if count > min(MAX_TOKENS, MAX_TOKENS_PER_BYTE * len(section)) or (place and not byte):
                 raise PayloadError(f"{len(section)} bytes can't hold {count} tokens")
             return count, place + 2
     raise PayloadError("the section ends in its header or counts too many tokens")
@@ -203,8 +203,11 @@ decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, "u4")[::-1])
 ids = [{start}]
 for _ in range({count}):
     nats = numpy.round(model(torch.tensor([ids]).to(model.device)).logits[0, -1].tolist())
-    weights = 2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1
-    ids += (decoder.decode(stream.model.Categorical(weights, 1 > 0)),)
+    ids += (
+        decoder.decode(
+            stream.model.Categorical(2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1, 1 > 0)
+        ),
+    )
 assert sum(ids) % 256 == {section[0]}
 prompt = tokenizer.decode(ids[1:])
 """
