@@ -47,6 +47,8 @@ class Adapter:
     Attributes:
         model: what is trained and generates; PEFT's model, or the base model with other weights.
         spec: what was asked for.
+        transform: what stands in for the numbers in training, None for plain training.
+        masters: what is trained, by name: the model's parameters or the numbers behind them.
         units: positions of tensors whose rows belong together, see `search.programs.coarse`.
     """
 
@@ -56,15 +58,15 @@ class Adapter:
         self.model, self.spec, self.steps = model, spec, 0
         self._weights, self._factor_sum = weights, factor_sum
         self._initial = {name: w.detach().clone() for name, w in weights.items()}
-        self._transform = transform_of(spec, weights)
+        self.transform = transform_of(spec, weights)
         # What is trained: the model's own parameters, or numbers that a transform stands between.
-        self._masters = dict(weights)
-        if self._transform is not None:
-            self._masters = {
+        self.masters = dict(weights)
+        if self.transform is not None:
+            self.masters = {
                 name: w.detach().clone().requires_grad_() for name, w in weights.items()
             }
-        learned = {} if self._transform is None else self._transform.learned
-        self._trained = self._masters | learned
+        learned = {} if self.transform is None else self.transform.learned
+        self._trained = self.masters | learned
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=spec.learning_rate, weight_decay=0.0
         )
@@ -104,16 +106,16 @@ class Adapter:
 
     def _gradients(self, batch: dict[str, torch.Tensor], step: int) -> float:
         """Leave the gradients of a step with the trained numbers and return its loss in nats."""
-        if self._transform is not None:
+        if self.transform is not None:
             generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
-            values, penalty = self._transform(self._masters, generator)
+            values, penalty = self.transform(self.masters, generator)
             self._place(values)
         loss = self.model(**batch).loss
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the training loss became {value} at step {step}")
         loss.backward()
-        if self._transform is not None:
+        if self.transform is not None:
             # The chain rule by hand: the model saw the values, not the numbers behind them.
             gradients = [weight.grad for weight in self._weights.values()]
             torch.autograd.backward([*values.values(), penalty], [*gradients, torch.ones(())])
@@ -127,7 +129,7 @@ class Adapter:
             weight.copy_(values[name])
 
     def _final(self) -> Mapping[str, torch.Tensor]:
-        return self._masters if self._transform is None else self._transform.final(self._masters)
+        return self.masters if self.transform is None else self.transform.final(self.masters)
 
     def tensors(self) -> list[Tensor]:
         """Return the numbers as a program writes them: rows along the longer side.

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from evaluators.ledger import Ledger, write_whole
 from search.programs.program import Program, build
 from search.programs.recipe import FORMAT_VERSION, Recipe
+from search.programs.script import readable_script
 
 # A larger payload is a file of its own, so that the table stays quick to read.
 _INLINE_BYTES = 1 << 20
@@ -43,7 +44,7 @@ def write_program(ledger: Ledger, part: str, candidate: str, rung: int, program:
         "payload_bits": program.payload_bits,
         "codecs": json.dumps(program.codecs, sort_keys=True),
         "recipe": program.recipe.canonical(),
-        "script": program.script.decode(),
+        "script": program.script,
         "payload": None if large else program.payload,
     }
     if large:
@@ -65,7 +66,7 @@ def read_program(ledger: Ledger, part: str) -> Program:
     payload = row["payload"]
     if payload is None:
         payload = (ledger.folder / row["payload_file"]).read_bytes()
-    return Program(Recipe.model_validate_json(row["recipe"]), row["script"].encode(), payload)
+    return Program(Recipe.model_validate_json(row["recipe"]), row["script"], payload)
 
 
 def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
@@ -93,6 +94,7 @@ def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
         "codecs": program.codecs,
         "versions": {name: version(name) for name in _PACKAGES},
         **about,
+        "readable": readable_script(program.recipe).splitlines(),
         "recipe": json.loads(program.recipe.canonical()),
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())

@@ -3,7 +3,7 @@
 A transform gives the values that the model computes with, and a penalty in nats of loss. Gradients
 go back through both to the trained numbers and to what the transform learns itself (gates, ranges).
 
-`RatePenalty` is entropy-penalised training (Oktay et al. 2020, arXiv 1906.06624; Ballé et al. 2017):
+`RatePenalty` is entropy-penalised training (Oktay et al. 2020, arXiv 1906.06624, after Ballé):
 uniform noise of one quantisation step stands for rounding, and the penalty is the length of the
 numbers under a Laplace model of each row. Rows that are not worth their bits shrink to nothing.
 

@@ -89,7 +89,7 @@ TABLES: dict[str, pa.Schema] = {
             ("payload_bits", pa.int64()),
             ("codecs", pa.string()),
             ("recipe", pa.string()),
-            ("script", pa.string()),
+            ("script", pa.binary()),
             ("payload", pa.binary()),
             ("payload_file", pa.string()),
         ]

@@ -1,13 +1,16 @@
 """program.py from a recipe: a short script that runs without this package.
 
-It is put together from the statements that the recipe needs and no others, then minified by
-python-minifier. The same recipe gives the same bytes. It reads JSON strings, one a line, and writes
+It is put together from the statements that the recipe needs and no others, minified by
+python-minifier, and packed by brotli into a script that unpacks itself where that is shorter. The
+same recipe gives the same bytes. It reads JSON strings, one a line, and writes
 one JSON string a line; payload.bin lies beside it, the model's folder is its argument.
 """
 
+import ast
 import re
 from collections.abc import Sequence
 
+import brotli
 import python_minifier
 
 from search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
@@ -59,7 +62,23 @@ def _minified(lines: Sequence[str]) -> bytes:
     short: str = python_minifier.minify(
         source, rename_globals=True, remove_literal_statements=True, hoist_literals=True
     )
-    return short.encode()
+    plain = short.encode()
+    packed = (_packed(text) for text in (plain, plain.replace(b"\t", b" ")) if _same(text, plain))
+    return min(plain, *packed, key=len)
+
+
+def _same(text: bytes, plain: bytes) -> bool:
+    return ast.dump(ast.parse(text)) == ast.dump(ast.parse(plain))
+
+
+def _packed(plain: bytes) -> bytes:
+    """Return a script that runs `plain`, whose compressed bytes stand in it as Latin-1 text."""
+    code = brotli.compress(plain, mode=brotli.MODE_TEXT, quality=11, lgwin=16)
+    literal = code.decode("latin-1").replace("\\", "\\\\").replace("'", "\\'")
+    literal = literal.replace("\n", "\\n").replace("\r", "\\r")
+    literal = re.sub("\0(?=[0-7])", r"\\x00", literal).replace("\0", "\\0")
+    script = f"#coding:l1\nimport brotli\nexec(brotli.decompress('{literal}'.encode('l1')))"
+    return script.encode("latin-1")
 
 
 def _with_imports(lines: Sequence[str]) -> str:
