@@ -55,10 +55,12 @@ class Found:
 class Bench:
     """One task on the pre-trained model."""
 
-    def __init__(self, task: Task, frozen: Frozen, config: BaseModelConfig) -> None:
-        self.task, self.frozen = task, frozen
+    def __init__(
+        self, task: Task, frozen: Frozen, config: BaseModelConfig, num_examples: int
+    ) -> None:
+        self.task, self.frozen, self.config = task, frozen, config
         self.builder = Builder(frozen, config, task, 64, "payload")
-        self.examples = task.splits.search[:NUM_EXAMPLES]
+        self.examples = task.splits.search[:num_examples]
 
     def score(self, outputs: list[str]) -> float:
         """Return the score of outputs."""
@@ -151,8 +153,7 @@ def shown(bench: Bench, number: int) -> Prompt:
         Prompt(demonstrations=tuple((e.input, e.target) for e in train[i : i + number]))
         for i in range(0, 8 * max(1, number), max(1, number))
     ]
-    few = Bench.__new__(Bench)
-    few.__dict__ = {**bench.__dict__, "examples": bench.task.splits.search[:64]}
+    few = Bench(bench.task, bench.frozen, bench.config, 64)
     return max(prompts, key=lambda prompt: next(iter(few.programs(prompt, None))).score)
 
 
@@ -227,7 +228,9 @@ def main() -> None:
     frozen = load(config, TINY)
     for name in args.tasks:
         began = time.monotonic()
-        summary = compare(Bench(load_miniature(name, 0), frozen, config), args.quick, args.threads)
+        summary = compare(
+            Bench(load_miniature(name, 0), frozen, config, NUM_EXAMPLES), args.quick, args.threads
+        )
         print(json.dumps(summary | {"seconds": round(time.monotonic() - began)}), flush=True)
 
 

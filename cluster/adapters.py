@@ -30,6 +30,8 @@ from search.programs.numbers import NumbersCode, Tensor
 from search.programs.recipe import AdapterPart
 
 _WARM_UP_STEPS = 5
+# Gates begin wide open and have further to go than numbers do.
+_LEARNED_FACTOR = 10.0
 
 
 @dataclass
@@ -67,9 +69,10 @@ class Adapter:
             }
         learned = {} if self.transform is None else self.transform.learned
         self._trained = self.masters | learned
-        self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=spec.learning_rate, weight_decay=0.0
-        )
+        groups = [{"params": list(self.masters.values()), "factor": 1.0}]
+        if learned:
+            groups.append({"params": list(learned.values()), "factor": _LEARNED_FACTOR})
+        self._optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=0.0)
         names = list(weights)
         firsts = {n.replace("lora_A", "lora_B"): i for i, n in enumerate(names) if "lora_A" in n}
         self.units = [
@@ -91,9 +94,9 @@ class Adapter:
         for step in range(self.steps, until):
             batch = training_batch(frozen, lesson, self.spec, step)
             value = self._gradients(batch, step)
-            decay = 1 - step / self.spec.steps
+            share = min(1 - step / self.spec.steps, (step + 1) / _WARM_UP_STEPS)
             for group in self._optimizer.param_groups:
-                group["lr"] = self.spec.learning_rate * min(decay, (step + 1) / _WARM_UP_STEPS)
+                group["lr"] = self.spec.learning_rate * share * group["factor"]
             torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
             self._optimizer.step()
             self._optimizer.zero_grad()

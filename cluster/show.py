@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.run_folder import RunFolder, open_run
 from search.front import FrontPoint, complete_points, fronts
@@ -42,10 +42,10 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
             "program bits",
             "payload bits",
             "score",
-            "95 % interval",
+            Column("95 % interval", no_wrap=True),
             "family",
             "verified",
-            "candidate",
+            Column("candidate", no_wrap=True),
             title=f"{task}, {model}",
             title_justify="left",
         )

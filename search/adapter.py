@@ -25,6 +25,7 @@ MethodName = Literal[
     "soft_prompt",
     "weights",
 ]
+TrainingName = Literal["plain", "rate", "bits"]
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
 
@@ -127,7 +128,7 @@ class AdapterSpec(Config):
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     training: Annotated[
-        Literal["plain", "rate", "bits"],
+        TrainingName,
         Field(
             description="plain, with a price on the numbers' entropy, or with learned bit widths"
         ),

@@ -15,7 +15,7 @@ from evaluators.config import Config
 from evaluators.metrics import Example
 from evaluators.streams import stream
 from evaluators.task import Task
-from search.adapter import METHODS, AdapterSpec, MethodName
+from search.adapter import METHODS, AdapterSpec, MethodName, TrainingName
 from search.candidate import Candidate, Prompt
 from search.programs.postprocess import PostprocessStep
 
@@ -80,6 +80,21 @@ class AdapterFamily(PromptFamily):
         Field(min_length=1, description="optimizer steps in all; a rung may stop earlier"),
     ] = (180,)
     batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 16
+    training: Annotated[
+        tuple[TrainingName, ...],
+        Field(
+            min_length=1,
+            description="plain; rate: with a price on the numbers' entropy; bits: with learned bit "
+            "widths and ranks",
+        ),
+    ] = ("plain",)
+    nats_per_kbit: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(
+            min_length=1,
+            description="for `rate` and `bits`: prices of a thousand bits in nats of training loss",
+        ),
+    ] = (0.01,)
 
     def shapes(self) -> dict[str, tuple[Any, ...]]:
         """Return the choices for each field of the adapter's shape."""
@@ -237,6 +252,7 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
     }
     if "target_modules" in shape:
         shape["target_modules"] = tuple(sorted(shape["target_modules"]))
+    training = rng.choice(family.training)
     return AdapterSpec(
         method=cast(MethodName, name),
         # Two significant digits: a rate that a person can type is a rate that can be repeated.
@@ -244,5 +260,7 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),
+        training=training,
+        nats_per_kbit=None if training == "plain" else rng.choice(family.nats_per_kbit),
         **shape,
     )
