@@ -5,7 +5,7 @@ python-minifier. The same recipe gives the same bytes. It reads JSON strings, on
 one JSON string a line; payload.bin lies beside it, the model's folder is its argument.
 """
 
-import re
+import ast
 from collections.abc import Sequence
 
 import python_minifier
@@ -64,7 +64,8 @@ def _minified(lines: Sequence[str]) -> bytes:
 
 def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
-    used = [name for name in _MODULES if re.search(rf"\b{name}\.", body)]
+    names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    used = [name for name in _MODULES if name in names]
     return (
         f"import {', '.join(used)}\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -171,7 +172,7 @@ def _numbers(part: AdapterPart, place: str) -> list[str]:
         lines += [
             f"stream = coded[{1 + count_scales(part.shapes, code)}:]",
             "decoder = constriction.stream.queue.RangeDecoder("
-            "numpy.frombuffer(stream + bytes(-len(stream) % 4), numpy.uint32))",
+            "numpy.frombuffer(bytes(-len(stream) % 4) + stream, numpy.uint32)[::-1])",
             *(["scales = [*coded[1:]]"] if code.scales == "row" else []),
         ]
         row_lines = [f"scale = {scale}"]
