@@ -86,7 +86,7 @@ def _statements(recipe: Recipe) -> list[str]:
 def _loading(recipe: Recipe) -> list[str]:
     lines = [
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side='left')",
-        f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]){_dtype(recipe)}",
+        f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]{_dtype(recipe)}",
     ]
     if recipe.device == "cuda":
         lines[1] += ".cuda()"
@@ -96,7 +96,10 @@ def _loading(recipe: Recipe) -> list[str]:
 
 
 def _dtype(recipe: Recipe) -> str:
-    return {"float32": ".float()", "bfloat16": ".bfloat16()", "float16": ".half()"}[recipe.dtype]
+    if recipe.dtype == "float32":
+        return ").float()"
+    # Not `.half()`: that would also shorten what a model keeps in float32, such as its frequencies.
+    return f", dtype={recipe.dtype!r})"
 
 
 def _prompt(recipe: Recipe) -> list[str]:
