@@ -130,7 +130,8 @@ def _adapter(part: AdapterPart, place: str) -> list[str]:
     if part.method == "lora_fa":
         lines.append("torch.manual_seed(0)")
     if part.config is not None:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in part.arguments.items())
+        # Sorted, because the recipe's canonical JSON is, and both give the same script.
+        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(part.arguments.items()))
         lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
     if part.factor_sum is not None:
         lines += _factors(part)
