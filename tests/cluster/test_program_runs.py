@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.adapters import installed
 from cluster.builder import Builder, run_program
@@ -124,7 +126,7 @@ def llama(model_folders: dict[str, Path]) -> Maker:
     return Maker(model_folders["llama"])
 
 
-STEPS = ("cut:.", r"find:(\w+) ?\w*", "round:1", "no_final_period", "upper")
+STEPS = ("cut:.", r"find:\w+ (.*)", "round:1", "no_final_period", "upper")
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,7 @@ def test_every_kind_of_program_says_what_the_search_recorded(
         outputs = [json.loads(line) for line in printed[name].splitlines()]
         assert outputs == made.outputs, name
         assert one_differs(made) is (name != "nothing"), name
-        assert len(set(made.outputs)) > 1, name
+        assert len(set(made.outputs)) > 1 or name == "limit", name
 
 
 def run_alone(made: Made, model: Path) -> list[str]:
@@ -226,11 +228,23 @@ def test_all_programs_say_the_same_each_in_a_fresh_process(
     all_equal({name: made for name, made in programs.items() if name not in FRESH}, llama.folder)
 
 
+def livelier(folder: Path, target: Path) -> Path:
+    """Write a model of larger weights: a small one that is tied repeats itself."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "wte" not in name and "embed" not in name:
+                weight.mul_(20)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    return target
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
 def test_other_architectures_say_the_same(
     model_folders: dict[str, Path], tmp_path: Path, architecture: str
 ) -> None:
-    maker = Maker(model_folders[architecture])
+    maker = Maker(livelier(model_folders[architecture], tmp_path / "model"))
     assert maker.frozen.pad_with_end is (architecture == "gpt2")
     assert maker.frozen.model.config.tie_word_embeddings
     targets = {"gpt2": ("c_attn",), "qwen2": ("q_proj", "down_proj")}[architecture]
