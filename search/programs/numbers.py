@@ -10,8 +10,9 @@ which is how pruned layers and ranks are written. A scale byte s > 0 is a spread
 knows its shapes.
 
 Range coding is constriction's (Bamler 2022), whose models are integer tables of 24 bits. Its words
-are cut to the fewest bytes that still decode. `decode_numbers` raises `PayloadError` and nothing
-else, and allocates a few times what the shapes ask for.
+are cut to the fewest bytes that still decode, and these come from last to first: what was cut off
+was the lowest of the last word, and zeros in front stand for it. `decode_numbers` raises
+`PayloadError` and nothing else, and allocates a few times what the shapes ask for.
 """
 
 import math
@@ -89,29 +90,25 @@ def encode_numbers(code: int, integers: Sequence[Integers], choice: NumbersCode)
     """Return the section in the way of `choice`, or None where that way has no room for it."""
     if choice.coder == "packed":
         return _pack(code, integers)
-    encoder = constriction.stream.queue.RangeEncoder()
     groups = [row for tensor in integers for row in tensor]
     if choice.scales == "one":
         scales = [max(1, _scale_code(np.concatenate(groups), choice.coder))]
     else:
         scales = [_scale_code(group, choice.coder) for group in groups]
-    for group, scale in zip(groups, _each(scales, groups), strict=True):
-        if scale:
-            encoder.encode(np.ascontiguousarray(group), _model(choice.coder, scale))
-    words = encoder.get_compressed().astype("<u4").tobytes()
+    words = _range_coded(groups, scales, choice)
     head = bytes([code, *scales])
     shapes = [(i.shape[0], i.shape[1]) for i in integers]
 
     def decodes(body: bytes) -> bool:
         try:
-            found = _integers(head + body, shapes, choice)
+            found = _integers(head + body[::-1], shapes, choice)
         except PayloadError:
             return False
         return all(np.array_equal(a, b) for a, b in zip(found, integers, strict=True))
 
     body = shortest_body(words, decodes)
     assert decodes(body)
-    return head + body
+    return head + body[::-1]
 
 
 def decode_numbers(
@@ -123,21 +120,28 @@ def decode_numbers(
         PayloadError: if the section is too short, too long or not what a coder writes.
     """
     integers = _integers(data, shapes, choice)
+    if choice.coder != "packed":
+        num_scales = count_scales(shapes, choice)
+        scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]
+        groups = [row for tensor in integers for row in tensor]
+        # A stream is cut until its last byte, which comes first here, is not 0.
+        if body[:1] == b"\0" or len(body) > len(_range_coded(groups, scales, choice)):
+            raise PayloadError("bytes follow the end of the numbers section")
     # In float32, as torch multiplies a tensor of integers by a number.
     step = np.float32(step_of(data[0]))
     return [i.astype(np.float32) * step for i in integers]
 
 
 def shortest_body(words: bytes, decodes: Callable[[bytes], bool]) -> bytes:
-    """Return the shortest start of `words`, its last byte raised by one or not, that decodes.
+    """Return the shortest start of `words`, raised by one or not, that decodes.
 
     A range decoder reads zeros past the end, so most of the last word is not needed.
     """
     best = words
     for length in range(len(words) - 1, max(-1, len(words) - 9), -1):
-        kept = words[:length]
-        raised = kept[:-1] + bytes([kept[-1] + 1]) if kept and kept[-1] < 255 else kept
-        found = next((body for body in (kept, raised) if decodes(body)), None)
+        kept = int.from_bytes(words[:length])
+        tried = [n.to_bytes(length) for n in (kept, kept + 1) if n.bit_length() <= 8 * length]
+        found = next((body for body in tried if decodes(body)), None)
         if found is None:
             break
         best = found
@@ -157,7 +161,7 @@ def _integers(
     scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]
     if len(scales) < num_scales:
         raise PayloadError("the numbers section ends within its scales")
-    words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+    words = np.frombuffer(bytes(-len(body) % 4) + body, "<u4")[::-1].astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
     for group, scale in zip(groups, _each(scales, groups), strict=True):
         if scale:
@@ -165,9 +169,17 @@ def _integers(
                 group[:] = decoder.decode(_model(choice.coder, scale), len(group))
             except (AssertionError, ValueError) as error:
                 raise PayloadError(f"the numbers section can't be decoded: {error}") from error
-    if len(words) > 1 and not decoder.maybe_exhausted():
-        raise PayloadError("bytes follow the end of the numbers section")
     return found
+
+
+def _range_coded(groups: Sequence[Integers], scales: Sequence[int], choice: NumbersCode) -> bytes:
+    """Return all that the coder writes, first byte first."""
+    encoder = constriction.stream.queue.RangeEncoder()
+    for group, scale in zip(groups, _each(scales, groups), strict=True):
+        if scale:
+            encoder.encode(np.ascontiguousarray(group), _model(choice.coder, scale))
+    words: bytes = encoder.get_compressed().astype(">u4").tobytes()
+    return words
 
 
 def count_scales(shapes: Sequence[tuple[int, int]], choice: NumbersCode) -> int:

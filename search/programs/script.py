@@ -83,7 +83,8 @@ def _packed(plain: bytes) -> bytes:
 
 def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
-    used = [name for name in _MODULES if re.search(rf"\b{name}\.", body)]
+    names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    used = [name for name in _MODULES if name in names]
     return (
         f"import {', '.join(used)}\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -104,7 +105,7 @@ def _statements(recipe: Recipe) -> list[str]:
 def _loading(recipe: Recipe) -> list[str]:
     lines = [
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side='left')",
-        f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]){_dtype(recipe)}",
+        f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]{_dtype(recipe)}",
     ]
     if recipe.device == "cuda":
         lines[1] += ".cuda()"
@@ -114,7 +115,10 @@ def _loading(recipe: Recipe) -> list[str]:
 
 
 def _dtype(recipe: Recipe) -> str:
-    return {"float32": ".float()", "bfloat16": ".bfloat16()", "float16": ".half()"}[recipe.dtype]
+    if recipe.dtype == "float32":
+        return ").float()"
+    # Not `.half()`: that would also shorten what a model keeps in float32, such as its frequencies.
+    return f", dtype={recipe.dtype!r})"
 
 
 def _prompt(recipe: Recipe) -> list[str]:
@@ -145,7 +149,8 @@ def _adapter(part: AdapterPart, place: str) -> list[str]:
     if part.method == "lora_fa":
         lines.append("torch.manual_seed(0)")
     if part.config is not None:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in part.arguments.items())
+        # Sorted, because the recipe's canonical JSON is, and both give the same script.
+        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(part.arguments.items()))
         lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
     if part.factor_sum is not None:
         lines += _factors(part)
@@ -190,7 +195,7 @@ def _numbers(part: AdapterPart, place: str) -> list[str]:
         lines += [
             f"stream = coded[{1 + count_scales(part.shapes, code)}:]",
             "decoder = constriction.stream.queue.RangeDecoder("
-            "numpy.frombuffer(stream + bytes(-len(stream) % 4), numpy.uint32))",
+            "numpy.frombuffer(bytes(-len(stream) % 4) + stream, numpy.uint32)[::-1])",
             *(["scales = [*coded[1:]]"] if code.scales == "row" else []),
         ]
         row_lines = [f"scale = {scale}"]

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from search.programs.payload import decode
 
 from cluster.evaluator import Evaluator
 from cluster.messages import BaseModelChangedError, EvaluatorSetup
+from cluster.program_files import read_program
 from evaluators.ledger import Ledger
-from search.candidate import Candidate, LoraSpec, Prompt
+from search.adapter import AdapterSpec
+from search.candidate import Candidate, Prompt
+from search.programs.program import decode
+from search.rate import RateSearch
 from search.rungs import Rung
 from search.sweep import load_sweep
 from tests.conftest import REPOSITORY
@@ -25,6 +28,7 @@ def candidate(**changes: Any) -> Candidate:
 
 def lora(**changes: Any) -> Candidate:
     values = {
+        "method": "lora",
         "rank": 1,
         "target_modules": ("q_proj",),
         "learning_rate": 0.01,
@@ -32,7 +36,7 @@ def lora(**changes: Any) -> Candidate:
         "batch_size": 2,
         "seed": 1,
     }
-    return candidate(adapter=LoraSpec.model_validate(values | changes))
+    return candidate(adapter=AdapterSpec.model_validate(values | changes))
 
 
 @pytest.fixture
@@ -66,8 +70,12 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert len(ledger.rows("predictions")) == 4
     (program,) = ledger.rows("programs")
     assert written["payload_bits"] == 8 * len(program["payload"]) == program["payload_bits"]
-    content = decode(program["payload"])
-    assert (content.prompt, content.postprocess) == ("Number:\n", ("last_number",))
+    script_bits = 8 * len(program["script"].encode())
+    assert written["program_bits"] == script_bits + program["payload_bits"]
+    found = read_program(ledger, f"{one.id}-r0")
+    assert found.digest == written["program"] == program["program"]
+    assert decode(found.recipe, found.payload).prompt == "Number:\n"
+    assert found.recipe.postprocess == ("last_number",)
     (worker,) = ledger.rows("workers")
     assert worker["base_digest"] == written["base_digest"]
 
@@ -112,6 +120,29 @@ def test_an_adapter_goes_on_from_its_earlier_rung(
     assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
 
 
+def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    one = lora(rank=2)
+    evaluator.run_rung(one.canonical(), FIRST)
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert ledger.rows("candidates") == []
+    row = evaluator.run_rung(one.canonical(), SECOND)
+    variants = {v.id: v for v in RateSearch().variants(one)}
+    about = {r["candidate"]: r for r in ledger.rows("candidates")}
+    assert set(about) == set(variants)
+    assert {r["parent"] for r in about.values()} == {one.id}
+    rows = {r["candidate"]: r for r in ledger.rows("rungs") if r["rung"] == 1}
+    assert set(rows) == {one.id, *variants}
+    for name, variant in variants.items():
+        assert about[name]["spec"] == variant.canonical()
+        assert rows[name]["payload_bits"] < row["payload_bits"]
+        assert (rows[name]["num_examples"], rows[name]["error"]) == (8, None)
+        assert read_program(ledger, f"{name}-r1").digest == rows[name]["program"]
+    # A coarser program is a program of its own: it is scored by what its own numbers say.
+    assert len({r["program"] for r in rows.values()}) > 5
+
+
 def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: Evaluator) -> None:
     first = evaluator.run_rung(lora().canonical(), FIRST)
     again = evaluator.run_rung(lora().canonical(), FIRST)
@@ -145,14 +176,16 @@ import resource, sys
 from pathlib import Path
 from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup
-from search.candidate import Candidate, LoraSpec
+from search.adapter import AdapterSpec
+from search.candidate import Candidate
 from search.rungs import Rung
 from search.sweep import load_sweep
 sweep = load_sweep(Path(sys.argv[1]))
 out = str(Path(sys.argv[1]).parent / "run")
 evaluator = Evaluator(EvaluatorSetup(sweep.model_dump_json(), ".", out, "llama", "llama-0", 1))
-spec = LoraSpec(
-    rank=1, target_modules=("q_proj",), learning_rate=0.01, steps=4, batch_size=20000, seed=1
+spec = AdapterSpec(
+    method="lora", rank=1, target_modules=("q_proj",), learning_rate=0.01, steps=4,
+    batch_size=20000, seed=1,
 )
 used = 1024 * int(Path("/proc/self/statm").read_text().split()[0]) * 4
 resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)

@@ -1,10 +1,12 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import processors
 
 from cluster.frozen import load, weights_digest
-from cluster.generation import generate, prompt_tokens
+from cluster.generation import asked, generate
 from search.base_model import BaseModelConfig
 from tests.conftest import ARCHITECTURES
 
@@ -30,7 +32,9 @@ def test_every_architecture_loads_frozen_and_generates(
 def test_only_models_with_a_start_token_get_one(model_folders: dict[str, Path]) -> None:
     for architecture, bos in (("llama", True), ("gpt2", False), ("qwen2", False)):
         frozen = load(config(model_folders[architecture]), Path())
-        ids = prompt_tokens(frozen, "the dog")
+        assert frozen.special_tokens
+        assert frozen.pad_with_end is (architecture == "gpt2")
+        ids = frozen.tokenizer("the dog")["input_ids"]
         assert (ids[0] == frozen.tokenizer.bos_token_id) is bos
         assert frozen.tokenizer.decode(ids, skip_special_tokens=True) == "the dog"
 
@@ -97,3 +101,31 @@ def test_a_prompt_beyond_the_context_is_refused(model_folders: dict[str, Path]) 
     frozen = load(config(model_folders["llama"]), Path())
     with pytest.raises(ValueError, match=r"do not fit into the model's context of 256 tokens"):
         generate(frozen, ["dog " * 300], max_new_tokens=5, stop=(), batch_size=1)
+
+
+def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folders["llama"])
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", tokenizer.bos_token_id), ("<eos>", end)]
+    )
+    folder = tmp_path / "closes"
+    shutil.copytree(model_folders["llama"], folder)
+    tokenizer.save_pretrained(folder)
+    frozen = load(config(folder), Path())
+    assert frozen.tokenizer("a")["input_ids"][-1] == end
+    assert not frozen.special_tokens
+
+
+@pytest.mark.parametrize("prompt", ["", "Number:\n", "one {input} and {input}\n", "{", "%s"])
+def test_only_the_places_of_the_question_are_filled(
+    model_folders: dict[str, Path], prompt: str
+) -> None:
+    frozen = load(config(model_folders["llama"]), Path())
+    assert asked(frozen, False, prompt + "Q: {input}\nA:", "{input}?") == (
+        prompt + "Q: {input}?\nA:"
+    )

@@ -27,10 +27,12 @@ def plan(write_sweep: Callable[..., Path]) -> Plan:
     return Plan(task, candidates, ())
 
 
-def record(ledger: Ledger, candidate: Candidate, rung: int, decision: str | None, at: int) -> None:
+def record(
+    ledger: Ledger, candidate: Candidate, rung: int, decision: str | None, at: int, bits: int = 80
+) -> None:
     part = f"{candidate.id}-r{rung}"
     row: dict[str, Any] = {"candidate": candidate.id, "rung": rung}
-    ledger.write("rungs", part, [{**row, "score": 0.5, "payload_bits": 80}])
+    ledger.write("rungs", part, [{**row, "score": 0.5, "program_bits": 900, "payload_bits": bits}])
     if decision:
         decided = {"decision": decision, "decided_at": START + timedelta(seconds=at)}
         ledger.write("decisions", part, [{**row, **decided}])
@@ -44,7 +46,11 @@ def test_who_ended_is_not_tried_again_and_the_others_go_on(plan: Plan, tmp_path:
     record(ledger, b, 0, "promote", 1)
     # c was scored, but the run ended before anything was decided; d never began.
     record(ledger, c, 0, None, 2)
-    assert _pending(ledger, plan, Halving(num_rungs=2, eta=2)) == [(b, 1), (c, 0), (d, 0)]
+    assert _pending(ledger, plan, Halving(num_rungs=2, eta=2), "payload") == [
+        (b, 1),
+        (c, 0),
+        (d, 0),
+    ]
 
 
 def test_a_recorded_stop_stands_even_where_the_rule_would_now_say_otherwise(
@@ -54,7 +60,21 @@ def test_a_recorded_stop_stands_even_where_the_rule_would_now_say_otherwise(
     a = plan.candidates[0]
     record(ledger, a, 0, "stop", 0)
     halving = Halving(num_rungs=2, eta=2)
-    assert a not in [candidate for candidate, _ in _pending(ledger, plan, halving)]
+    assert a not in [candidate for candidate, _ in _pending(ledger, plan, halving, "payload")]
     # Its result still counts among the rivals of those that follow.
     after = halving.report("new", model="m", rung=0, score=0.4, bits=80)
     assert after.compared_with == (a.id,)
+
+
+def test_the_length_that_the_sweep_names_is_the_one_that_is_replayed(
+    plan: Plan, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path)
+    record(ledger, plan.candidates[0], 0, "promote", 0)
+    compared = []
+    for length in ("program", "payload"):
+        halving = Halving(num_rungs=2, eta=2)
+        _pending(ledger, plan, halving, length)
+        compared.append(halving.report("n", model="m", rung=0, score=0.4, bits=100).compared_with)
+    # 900 program bits are no rival of 100, 80 payload bits are.
+    assert compared == [(), (plan.candidates[0].id,)]

@@ -1,6 +1,7 @@
 from typing import Any
 
 from search.front import complete_points, fronts
+from search.programs.program import Length
 
 ABOUT = {"task": "t", "family": "prompt"}
 
@@ -8,15 +9,20 @@ ABOUT = {"task": "t", "family": "prompt"}
 def rung(candidate: str, number: int, score: float | None, bits: int | None) -> dict[str, Any]:
     return {
         "candidate": candidate, "rung": number, "score": score, "lower": None, "upper": None,
-        "program_bits": None, "payload_bits": bits, "num_examples": 9, "split": "search",
+        "program_bits": None if bits is None else 1000 + bits, "payload_bits": bits,
+        "num_examples": 9, "split": "search", "program": f"program of {candidate}",
     }  # fmt: skip
 
 
+def about(**models: str) -> list[dict[str, Any]]:
+    return [{"candidate": c, "model": m, "regime": m, **ABOUT} for c, m in models.items()]
+
+
+def verification(candidate: str, verified: bool) -> dict[str, Any]:
+    return {"program": f"program of {candidate}", "verified": verified}
+
+
 def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
-    candidates = [
-        {"candidate": c, "model": m, "regime": m, **ABOUT}
-        for c, m in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"))
-    ]
     rungs = [
         rung("a", 0, 0.9, 8),
         rung("a", 1, 0.5, 8),
@@ -25,7 +31,7 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
         rung("d", 1, None, None),
         rung("unknown", 1, 1.0, 0),
     ][::-1]
-    points = complete_points("r", candidates, rungs, last_rung=1)
+    points = complete_points("r", about(a="x", b="x", c="y", d="y"), rungs, [], 1, "program")
     assert [(p.candidate, p.score) for p in points] == [("a", 0.5), ("b", 0.4), ("c", 0.7)]
     assert {k: [p.candidate for p in v] for k, v in fronts(points).items()} == {
         ("t", "x"): ["a"],
@@ -33,12 +39,40 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
     }
 
 
+def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
+    rungs = [rung("a", 0, 0.5, 8), rung("b", 0, 0.4, 16), rung("c", 0, 0.3, 4)]
+
+    def front(*verifications: dict[str, Any]) -> list[tuple[str, bool | None]]:
+        names = about(a="x", b="x", c="x")
+        points = complete_points("r", names, rungs, verifications, 0, "program")
+        (found,) = fronts(points).values()
+        return [(p.candidate, p.verified) for p in found]
+
+    assert front() == [("c", None), ("a", None)]
+    assert front(verification("a", True)) == [("c", None), ("a", True)]
+    assert front(verification("a", False)) == [("c", None), ("b", None)]
+    assert front(verification("other", False)) == [("c", None), ("a", None)]
+
+
+def test_the_length_that_is_asked_for_decides_the_front() -> None:
+    long_script = {**rung("a", 0, 0.4, 8), "program_bits": 5000}
+    rungs = [long_script, rung("b", 0, 0.4, 80)]
+
+    def shortest(length: Length) -> tuple[str, int]:
+        points = complete_points("r", about(a="x", b="x"), rungs, [], 0, length)
+        ((point,),) = fronts(points).values()
+        return point.candidate, point.bits
+
+    assert shortest("payload") == ("a", 8)
+    assert shortest("program") == ("b", 1080)
+
+
 def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
-    candidates = [{"candidate": "a", "model": "m", "regime": "random", **ABOUT}]
-    (point,) = complete_points("r", candidates, [rung("a", 0, 0.5, 8)], last_rung=0)
+    (point,) = complete_points("r", about(a="m"), [rung("a", 0, 0.5, 8)], [], 0, "program")
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
-        "score", "lower", "upper", "num_examples", "split", "verified", "certified",
+        "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
+        "length",
     ]  # fmt: skip
-    assert point.as_json()["program_bits"] is None
+    assert point.as_json()["program_bits"] == 1008
     assert point.as_json()["verified"] is None

@@ -8,7 +8,7 @@ from search.pareto import complexity, pareto_front
 
 @dataclass(frozen=True)
 class Point:
-    payload_bits: int
+    bits: int
     score: float
 
 
@@ -18,15 +18,13 @@ POINTS = st.lists(st.builds(Point, st.integers(0, 6), st.sampled_from([0.0, 0.25
 @given(POINTS)
 def test_the_front_is_what_a_brute_force_finds(points: list[Point]) -> None:
     def beaten(p: Point) -> bool:
-        return any(
-            q.payload_bits <= p.payload_bits and q.score >= p.score and q != p for q in points
-        )
+        return any(q.bits <= p.bits and q.score >= p.score and q != p for q in points)
 
     expected = {p for p in points if not beaten(p)}
     front = pareto_front(points)
     assert set(front) == expected
     assert len(front) == len(expected)
-    assert [p.payload_bits for p in front] == sorted(p.payload_bits for p in front)
+    assert [p.bits for p in front] == sorted(p.bits for p in front)
 
 
 def test_complexity_is_the_shortest_length_that_reaches_the_target() -> None:

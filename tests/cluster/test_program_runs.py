@@ -1,0 +1,301 @@
+"""A program's two files say what the search recorded, without this package, in another process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.adapters import installed
+from cluster.builder import Builder, run_program
+from cluster.frozen import Frozen, load
+from cluster.generation import asked, generate
+from cluster.sandbox import _GUARD, Limits, run_files
+from evaluators.miniature.tasks import load_miniature
+from search.adapter import METHODS
+from search.base_model import BaseModelConfig
+from search.candidate import Candidate, Prompt
+from search.programs.coarse import coarse
+from search.programs.numbers import encode_numbers
+from search.programs.program import WAYS, Program, build, decode, text_part
+from search.programs.text import CODECS, TextCodec
+from tests.conftest import adapter_spec, random_numbers
+
+pytestmark = pytest.mark.timeout(300)
+TASK = load_miniature("numbers", 0)
+INPUTS = [
+    *(e.input for e in TASK.splits.search[:7]),
+    "",
+    "a line\nand {input} \"quoted\" 'twice' \\ ä \u2028 \U0001f600?",
+]
+PROMPT = Prompt(instruction="Häufig: {input} 'n' \"m\" \\ Zahl.", demonstrations=(("1 + 1?", "2"),))
+LIMITS = Limits(seconds=120)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A program with what the search's process gets from it and from the base model alone."""
+
+    program: Program
+    outputs: list[str]
+    bare: list[str]
+
+
+class Maker:
+    """Makes programs of one model as an evaluator does."""
+
+    def __init__(self, folder: Path, batch_size: int = 4, **config: Any) -> None:
+        self.folder = folder
+        settings = {"regime": "m", "path": str(folder), **config}
+        base = BaseModelConfig.model_validate_json(json.dumps(settings), strict=True)
+        self.frozen: Frozen = load(base, Path())
+        self.builder = Builder(self.frozen, base, TASK, batch_size, "payload")
+
+    def make(
+        self,
+        candidate: Candidate,
+        change: Callable[..., Program] | None = None,
+        codec: TextCodec | None = None,
+    ) -> Made:
+        texts = self.builder.code_text(candidate.prompt.render(TASK), by_model=codec == "model")
+        if codec is not None:
+            texts = {codec: texts[codec]}
+        with self._adapted(candidate) as adapter:
+            tensors = random_numbers(adapter) if adapter else []
+            program = self.builder.build(candidate, texts, adapter, tensors)
+            if change:
+                program = change(program, adapter, tensors)
+            decoded = self.builder.decode(program)
+            if adapter:
+                adapter.assign(decoded.tensors)
+            model = adapter.model if adapter else self.frozen.model
+            outputs, _ = run_program(program, decoded.prompt, self.frozen, model, INPUTS)
+        bare = generate(
+            self.frozen,
+            [asked(self.frozen, candidate.chat, TASK.question, text) for text in INPUTS],
+            max_new_tokens=program.recipe.max_new_tokens,
+            stop=TASK.stop,
+            batch_size=4,
+        )
+        return Made(program, outputs, bare.texts)
+
+    @contextmanager
+    def _adapted(self, candidate: Candidate) -> Iterator[Any]:
+        if candidate.adapter is None:
+            yield None
+            return
+        with installed(self.frozen, candidate.adapter) as adapter:
+            yield adapter
+
+
+def candidate(method: str | None = None, **changes: Any) -> Candidate:
+    values: dict[str, Any] = {"task": "numbers", "model": "m", "max_new_tokens": 6, **changes}
+    if method:
+        values["adapter"] = adapter_spec(method)
+    return Candidate.model_validate(values)
+
+
+def in_the_way(way: Any) -> Callable[..., Program]:
+    """Return what writes an adapter's numbers in `way` and no other."""
+
+    def change(program: Program, adapter: Any, tensors: Any) -> Program:
+        code, integers = coarse(tensors, adapter.units, 0.25, 1.0)
+        # A row that is not coded at all.
+        integers[0][0] = 0
+        numbers = encode_numbers(code, integers, way)
+        assert numbers is not None
+        recipe = program.recipe
+        part = adapter.part(way)
+        kept = program.payload[: recipe.prompt.num_bytes if recipe.prompt else 0]
+        return build(recipe.model_copy(update={"adapter": part}), kept + numbers)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def llama(model_folders: dict[str, Path]) -> Maker:
+    return Maker(model_folders["llama"])
+
+
+STEPS = ("cut:.", r"find:\w+ (.*)", "round:1", "no_final_period", "upper")
+
+
+@pytest.fixture(scope="module")
+def programs(llama: Maker) -> dict[str, Made]:
+    """Return one program of every kind there is."""
+    made = {
+        "nothing": llama.make(candidate()),
+        "steps": llama.make(candidate(prompt=PROMPT, postprocess=STEPS)),
+        "limit": llama.make(candidate(prompt=PROMPT, max_new_tokens=1)),
+    }
+    for codec in (*CODECS, "model"):
+        made[f"prompt {codec}"] = llama.make(candidate(prompt=PROMPT), codec=codec)
+        assert made[f"prompt {codec}"].program.codecs == {"prompt": codec}
+    for method in METHODS:
+        made[method] = llama.make(candidate(method))
+        made[f"{method} prompt"] = llama.make(candidate(method, prompt=PROMPT), codec="brotli")
+    for way in WAYS:
+        made[f"lora {way.coder} {way.scales}"] = llama.make(candidate("lora"), in_the_way(way))
+    both = candidate("lora", prompt=PROMPT, postprocess=("lower",))
+    made["model prompt and numbers"] = llama.make(both, in_the_way(WAYS[2]), "model")
+    return made
+
+
+def one_differs(made: Made) -> bool:
+    return made.outputs != made.bare
+
+
+def run_in_one_process(programs: dict[str, Made], model: Path, scratch: Path) -> dict[str, str]:
+    """Run programs one after the other in a process where our packages can't be imported."""
+    hide = _GUARD[_GUARD.index("class Hidden") : _GUARD.index("sys.argv =")]
+    code = f"""
+import os, runpy, sys
+{hide}
+model, folders = sys.argv[1], sys.argv[2:]
+for folder in folders:
+    os.chdir(folder)
+    sys.argv = ["program.py", model]
+    with open("in") as sys.stdin, open("out", "w") as sys.stdout:
+        runpy.run_path("program.py", run_name="__main__")
+"""
+    folders = []
+    for number, made in enumerate(programs.values()):
+        folder = scratch / str(number)
+        folder.mkdir()
+        (folder / "program.py").write_bytes(made.program.script)
+        (folder / "payload.bin").write_bytes(made.program.payload)
+        (folder / "in").write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
+        folders.append(folder)
+    environment = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model), *map(str, folders)],
+        env={**environment, "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {
+        name: (folder / "out").read_text() for name, folder in zip(programs, folders, strict=True)
+    }
+
+
+def test_every_kind_of_program_says_what_the_search_recorded(
+    programs: dict[str, Made], llama: Maker, tmp_path: Path
+) -> None:
+    printed = run_in_one_process(programs, llama.folder, tmp_path)
+    for name, made in programs.items():
+        outputs = [json.loads(line) for line in printed[name].splitlines()]
+        assert outputs == made.outputs, name
+        assert one_differs(made) is (name != "nothing"), name
+        assert len(set(made.outputs)) > 1 or name == "limit", name
+
+
+def run_alone(made: Made, model: Path) -> list[str]:
+    return run_files(made.program.script, made.program.payload, model, INPUTS, LIMITS)
+
+
+def all_equal(chosen: dict[str, Made], model: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda made: run_alone(made, model), chosen.values())
+        for (name, made), outputs in zip(chosen.items(), found, strict=True):
+            assert outputs == made.outputs, name
+
+
+FRESH = ("steps", "prompt model", "lora prompt", "tinylora", "soft_prompt", "weights")
+
+
+def test_programs_say_the_same_each_in_a_fresh_process(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    all_equal({name: programs[name] for name in FRESH}, llama.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_programs_say_the_same_each_in_a_fresh_process(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    all_equal({name: made for name, made in programs.items() if name not in FRESH}, llama.folder)
+
+
+def livelier(folder: Path, target: Path) -> Path:
+    """Write a model of larger weights: a small one that is tied repeats itself."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "wte" not in name and "embed" not in name:
+                weight.mul_(20)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
+def test_other_architectures_say_the_same(
+    model_folders: dict[str, Path], tmp_path: Path, architecture: str
+) -> None:
+    maker = Maker(livelier(model_folders[architecture], tmp_path / "model"))
+    assert maker.frozen.pad_with_end is (architecture == "gpt2")
+    assert maker.frozen.model.config.tie_word_embeddings
+    targets = {"gpt2": ("c_attn",), "qwen2": ("q_proj", "down_proj")}[architecture]
+    adapted = candidate("lora").model_copy(
+        update={"adapter": adapter_spec("lora", target_modules=targets)}
+    )
+    tied = {"gpt2": ("wte",), "qwen2": ("embed_tokens",)}[architecture]
+    weights = candidate("weights").model_copy(
+        update={"adapter": adapter_spec("weights", target_modules=tied, layers=None)}
+    )
+    made = {
+        "prompt": maker.make(candidate(prompt=PROMPT)),
+        "model": maker.make(candidate(prompt=PROMPT), codec="model"),
+        "lora": maker.make(adapted),
+        "weights": maker.make(weights),
+        "soft_prompt": maker.make(candidate("soft_prompt")),
+    }
+    printed = run_in_one_process(made, maker.folder, tmp_path)
+    for name, one in made.items():
+        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+        assert one_differs(one), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_shorter_types_say_the_same_on_the_same_machine(
+    model_folders: dict[str, Path], tmp_path: Path, dtype: str
+) -> None:
+    maker = Maker(model_folders["llama"], dtype=dtype)
+    made = {
+        "prompt": maker.make(candidate(prompt=PROMPT, max_new_tokens=12)),
+        "lora": maker.make(candidate("lora", max_new_tokens=12)),
+        "vera": maker.make(candidate("vera", max_new_tokens=12)),
+    }
+    printed = run_in_one_process(made, maker.folder, tmp_path)
+    for name, one in made.items():
+        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+
+
+def test_a_soft_prompt_is_continued_one_at_a_time(programs: dict[str, Made]) -> None:
+    assert programs["soft_prompt"].program.recipe.batch_size == 1
+    assert programs["lora"].program.recipe.batch_size == 4
+
+
+def test_a_payload_that_says_something_else_says_something_else(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    # What the comparison above would not see if the payload were never read.
+    made = programs["prompt stored"]
+    other = made.program.payload.replace(b"Zahl", b"Wort")
+    assert other != made.program.payload
+    found = run_files(made.program.script, other, llama.folder, INPUTS, LIMITS)
+    assert found != made.outputs
+    assert decode(made.program.recipe, other).prompt.count("Wort") == 1
+    assert text_part("stored", other) == made.program.recipe.prompt
