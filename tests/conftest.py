@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPT2Config,
@@ -25,6 +26,9 @@ from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
 from search.adapter import AdapterSpec
 from search.programs.numbers import Tensor
 
+# The same examples every time, and no deadline: a shared machine may be slow for a moment.
+settings.register_profile("kilobit", deadline=None, derandomize=True)
+settings.load_profile("kilobit")
 # The models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 

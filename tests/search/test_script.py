@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,18 @@ def digest(source: bytes) -> list[object]:
     return [len(source), hashlib.sha256(source).hexdigest()]
 
 
+def unpacked(source: bytes) -> str:
+    """Return what a packed script runs, or the script itself."""
+    if not source.startswith(b"#coding:l1\n"):
+        return source.decode()
+    (literal,) = (
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and node.value != "l1"
+    )
+    return brotli.decompress(literal.encode("latin-1")).decode()
+
+
 def imported(source: str) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -59,7 +72,7 @@ def test_scripts_are_the_golden_ones() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_script_is_valid_and_has_nothing_of_ours(name: str) -> None:
     recipe = RECIPES[name]
-    for source in (script(recipe).decode(), readable_script(recipe)):
+    for source in (unpacked(script(recipe)), readable_script(recipe)):
         compile(source, "program.py", "exec")
         assert not imported(source) & {"cluster", "search", "evaluators", "launch", "kilobit"}
     assert len(script(recipe)) < len(readable_script(recipe))
@@ -67,7 +80,7 @@ def test_a_script_is_valid_and_has_nothing_of_ours(name: str) -> None:
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_script_imports_what_its_recipe_needs_and_no_more(name: str) -> None:
-    source = script(RECIPES[name]).decode()
+    source = unpacked(script(RECIPES[name]))
     assert imported(source) == {"json", "sys", "transformers"} | NEEDED[name]
 
 
@@ -87,11 +100,22 @@ def test_a_part_that_is_not_there_leaves_no_trace() -> None:
 @given(st.sampled_from(["numpy.", "peft. json.", "re.", "'\"\\", "{", "#\n", "\x00", "sys.argv"]))
 def test_words_of_the_question_are_no_code(words: str) -> None:
     recipe = BARE.model_copy(update={"question": f"{words}{{input}}{words}", "stop": (words,)})
-    assert imported(script(recipe).decode()) == {"json", "sys", "transformers"}
+    assert imported(unpacked(script(recipe))) == {"json", "sys", "transformers"}
     strings = {
-        node.value for node in ast.walk(ast.parse(script(recipe))) if isinstance(node, ast.Constant)
+        node.value
+        for node in ast.walk(ast.parse(unpacked(script(recipe))))
+        if isinstance(node, ast.Constant)
     }
     assert words in strings
+
+
+@given(st.text())
+def test_a_packed_script_runs_what_was_packed(text: str) -> None:
+    recipe = BARE.model_copy(update={"question": f"{text}{{input}}"})
+    source = unpacked(script(recipe))
+    assert len(script(recipe)) <= len(source.encode())
+    strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    assert text == "" or text in strings or "{input}" in text
 
 
 HASHES = """
