@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from cluster.frozen import Frozen
-from cluster.rate_training import rows_of, transform_of
+from cluster.rate_training import LearnedBits, rows_of, transform_of
 from cluster.training import Lesson, training_batch
 from evaluators.streams import stream_seed
 from search.adapter import METHODS, AdapterSpec, peft_config
@@ -147,6 +147,12 @@ class Adapter:
                 value = value - self._initial[name].float()
             found.append(rows_of(value).cpu().numpy().copy())
         return found
+
+    def learned_steps(self) -> list[float] | None:
+        """Return the step of each tensor where training has learned them, else None."""
+        if not isinstance(self.transform, LearnedBits):
+            return None
+        return [self.transform.step(name) for name in self.masters]
 
     @torch.no_grad()
     def assign(self, tensors: Sequence[Tensor]) -> None:

@@ -9,10 +9,11 @@ from cluster.frozen import Frozen
 from cluster.generation import Generated, asked, generate
 from cluster.token_logits import encode_text, start_token
 from evaluators.task import Task
+from search.adapter import FINEST_STEP, AdapterSpec
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
-from search.programs.coarse import coarse
-from search.programs.numbers import NumbersCode, Tensor
+from search.programs.coarse import coarse, coarse_each
+from search.programs.numbers import Integers, NumbersCode, Tensor
 from search.programs.postprocess import postprocess
 from search.programs.program import (
     Decoded,
@@ -100,9 +101,9 @@ class Builder:
         if adapter is not None:
             spec = candidate.adapter
             assert spec is not None
-            code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
+            code, more, integers = coarsely(adapter, tensors, spec)
             part = adapter.part(NumbersCode(coder="packed"))
-            way, numbers = choose_numbers(code, integers, part, self._length)
+            way, numbers = choose_numbers(code, integers, part, self._length, more)
             part = part.model_copy(update={"numbers": way})
             recipe, payload = recipe.model_copy(update={"adapter": part}), payload + numbers
         return build(recipe, payload)
@@ -135,6 +136,23 @@ class Builder:
             stop=task.stop,
             postprocess=candidate.postprocess,
         )
+
+
+def coarsely(
+    adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec
+) -> tuple[int, bytes, list[Integers]]:
+    """Return the step byte, what each tensor adds to it, and the integers of an adapter.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    learned = adapter.learned_steps()
+    if learned is None:
+        code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
+        return code, b"", integers
+    # The finest coding is the one that was learned.
+    factor = spec.step / FINEST_STEP
+    return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
 
 
 def run_program(

@@ -144,6 +144,11 @@ class LearnedBits:
             width = wide
         return width
 
+    def step(self, name: str) -> float:
+        """Return the step of the grid that a tensor lies on."""
+        limit = float(self.learned[f"range/{name}"].exp())
+        return 2 * limit / float(2 ** self.bit_width(name) - 1)
+
     def plain_bits(self, weights: Mapping[str, torch.Tensor]) -> int:
         """Return the bits as the paper counts them, with the ranges and widths that it leaves out.
 

@@ -25,6 +25,8 @@ MethodName = Literal[
     "soft_prompt",
     "weights",
 ]
+# An adapter's own coding; a rate search makes coarser ones of it.
+FINEST_STEP = 0.125
 TrainingName = Literal["plain", "rate", "bits"]
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
@@ -138,7 +140,7 @@ class AdapterSpec(Config):
     ] = None
     step: Annotated[
         float, Field(gt=0, description="quantisation step in units of the numbers' own size")
-    ] = 0.125
+    ] = FINEST_STEP
     keep: Annotated[
         float, Field(gt=0, le=1, description="fraction of the rank components that are kept")
     ] = 1.0
@@ -160,7 +162,7 @@ class AdapterSpec(Config):
 
     def trained(self) -> Self:
         """Return the spec of the training that this adapter comes from, without its coding."""
-        return self.model_copy(update={"step": 0.125, "keep": 1.0})
+        return self.model_copy(update={"step": FINEST_STEP, "keep": 1.0})
 
 
 # PEFT's configuration class of a method; `weights` has none. Of its arguments `rank` and `size` are

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.programs.numbers import Integers, Tensor, quantise
+from search.programs.numbers import Integers, Tensor, quantise, quantise_each
 
 # Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
 Units = Sequence[tuple[int, ...]]
@@ -73,3 +73,23 @@ def coarse(
         raise ValueError("the adapter holds numbers that are not finite")
     small = pruned(rotated(tensors, units), units, keep)
     return quantise(small, step * math.sqrt(power) if power > 0 else 1.0)
+
+
+def coarse_each(
+    tensors: Sequence[Tensor], units: Units, steps: Sequence[float], factor: float, keep: float
+) -> tuple[int, bytes, list[Integers]]:
+    """Return the same for an adapter that has learned a step for each tensor.
+
+    The tensors lie on grids of their steps already, so they are not rotated.
+
+    Args:
+        tensors: the trained numbers, each of shape [rows, columns].
+        units: which tensors belong together.
+        steps: the learned steps.
+        factor: how much coarser than learned.
+        keep: fraction of the components that stay.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    return quantise_each(pruned(tensors, units, keep), [factor * step for step in steps])

@@ -3,6 +3,9 @@
     section = step byte | scale bytes | range-coded integers      coders `laplace` and `gaussian`
             | step byte | base byte   | one integer in that base  coder `packed`
 
+Where each tensor has a step of its own, a byte for each stands before that: what is added to the
+step byte.
+
 A number is `integer * 2 ** (step / 8 - 24)` in float32. A range coder has a scale byte for all rows
 or one for each, whichever is shorter; a row whose scale byte is 0 is all 0 and none of it is coded,
 which is how pruned layers and ranks are written. A scale byte s > 0 is a spread of
@@ -49,6 +52,9 @@ class NumbersCode(Config):
 
     coder: Annotated[Coder, Field(description="how the integers are written")]
     scales: Annotated[Scales, Field(description="what has a scale byte of its own")] = "one"
+    steps: Annotated[Literal["one", "tensor"], Field(description="what has a step of its own")] = (
+        "one"
+    )
 
 
 def step_of(code: int) -> float:
@@ -86,10 +92,35 @@ def quantise(tensors: Sequence[Tensor], step: float) -> tuple[int, list[Integers
     return code, [np.rint(t / step_of(code)).astype(np.int32) for t in tensors]
 
 
-def encode_numbers(code: int, integers: Sequence[Integers], choice: NumbersCode) -> bytes | None:
-    """Return the section in the way of `choice`, or None where that way has no room for it."""
+def quantise_each(
+    tensors: Sequence[Tensor], steps: Sequence[float]
+) -> tuple[int, bytes, list[Integers]]:
+    """Return the step byte, what each tensor adds to it, and the integers of each at its own step.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    each = [quantise([t], s) for t, s in zip(tensors, steps, strict=True)]
+    lowest = min((code for code, _ in each), default=0)
+    more = bytes(code - lowest for code, _ in each)
+    return lowest, more, [integers for _, (integers,) in each]
+
+
+def encode_numbers(
+    code: int, integers: Sequence[Integers], choice: NumbersCode, more: bytes = b""
+) -> bytes | None:
+    """Return the section in the way of `choice`, or None where that way has no room for it.
+
+    Args:
+        code: the step byte.
+        integers: the tensors in steps.
+        choice: how they are written.
+        more: what each tensor adds to the step byte, where each has a step of its own.
+    """
+    assert len(more) == (len(integers) if choice.steps == "tensor" else 0)
     if choice.coder == "packed":
-        return _pack(code, integers)
+        packed = _pack(code, integers)
+        return None if packed is None else more + packed
     groups = [row for tensor in integers for row in tensor]
     if choice.scales == "one":
         scales = [max(1, _scale_code(np.concatenate(groups), choice.coder))]
@@ -108,7 +139,7 @@ def encode_numbers(code: int, integers: Sequence[Integers], choice: NumbersCode)
 
     body = shortest_body(words, decodes)
     assert decodes(body)
-    return head + body[::-1]
+    return more + head + body[::-1]
 
 
 def decode_numbers(
@@ -119,6 +150,9 @@ def decode_numbers(
     Raises:
         PayloadError: if the section is too short, too long or not what a coder writes.
     """
+    more = data[: len(shapes)] if choice.steps == "tensor" else bytes(len(shapes))
+    if choice.steps == "tensor":
+        data = data[len(shapes) :]
     integers = _integers(data, shapes, choice)
     if choice.coder != "packed":
         num_scales = count_scales(shapes, choice)
@@ -128,8 +162,10 @@ def decode_numbers(
         if body[:1] == b"\0" or len(body) > len(_range_coded(groups, scales, choice)):
             raise PayloadError("bytes follow the end of the numbers section")
     # In float32, as torch multiplies a tensor of integers by a number.
-    step = np.float32(step_of(data[0]))
-    return [i.astype(np.float32) * step for i in integers]
+    return [
+        i.astype(np.float32) * np.float32(step_of(data[0] + extra))
+        for i, extra in zip(integers, more, strict=True)
+    ]
 
 
 def shortest_body(words: bytes, decodes: Callable[[bytes], bool]) -> bytes:

@@ -125,7 +125,11 @@ def choose_text(
 
 
 def choose_numbers(
-    code: int, integers: Sequence[Integers], part: AdapterPart, length: Length
+    code: int,
+    integers: Sequence[Integers],
+    part: AdapterPart,
+    length: Length,
+    more: bytes = b"",
 ) -> tuple[NumbersCode, bytes]:
     """Return the way of writing numbers that is shortest, for `program` with its decoder.
 
@@ -134,7 +138,9 @@ def choose_numbers(
         integers: the quantised tensors.
         part: the adapter; its `numbers` are ignored.
         length: what is to be short.
+        more: what each tensor adds to the step byte, where each has a step of its own.
     """
+    ways = [way.model_copy(update={"steps": "tensor"}) if more else way for way in WAYS]
 
     def cost(way: NumbersCode, data: bytes) -> int:
         extra = (
@@ -142,7 +148,7 @@ def choose_numbers(
         )
         return len(data) + extra
 
-    coded = ((way, encode_numbers(code, integers, way)) for way in WAYS)
+    coded = ((way, encode_numbers(code, integers, way, more)) for way in ways)
     found = [(way, data) for way, data in coded if data is not None]
     return min(found, key=lambda pair: cost(*pair))
 

@@ -179,7 +179,11 @@ def _factors(part: AdapterPart) -> list[str]:
 def _numbers(part: AdapterPart, place: str) -> list[str]:
     """Read the numbers and put them into their places, row by row along the longer side."""
     code = part.numbers
-    lines, row_lines = ["step = 2 ** (coded[0] / 8 - 24)"], []
+    lines, step = [], "2 ** (coded[0] / 8 - 24)"
+    if code.steps == "tensor":
+        number = len(part.shapes)
+        lines += [f"more = [*coded[:{number}]]", f"coded = coded[{number}:]"]
+        step = "2 ** ((coded[0] + more.pop(0)) / 8 - 24)"
     if code.coder == "packed":
         lines.append("number = int.from_bytes(coded[2:])")
         row_lines = [
@@ -188,29 +192,27 @@ def _numbers(part: AdapterPart, place: str) -> list[str]:
             "    number, digit = divmod(number, coded[1])",
             "    values += [digit - coded[1] // 2]",
         ]
-        add = "row += torch.tensor(values) * step"
+        values = "values"
     else:
         model = f"constriction.stream.model.{MODEL_NAMES[code.coder]}"
-        scale = "scales.pop(0)" if code.scales == "row" else "coded[1]"
         lines += [
             f"stream = coded[{1 + count_scales(part.shapes, code)}:]",
             "decoder = constriction.stream.queue.RangeDecoder("
             "numpy.frombuffer(bytes(-len(stream) % 4) + stream, numpy.uint32)[::-1])",
             *(["scales = [*coded[1:]]"] if code.scales == "row" else []),
         ]
-        row_lines = [f"scale = {scale}"]
-        add = (
-            f"row += torch.tensor(decoder.decode({model}(-{LARGEST}, {LARGEST}, 0., "
-            "2 ** (scale / 16 - 4)), len(row))) * step"
-        )
-        if code.scales == "row":
-            add = f"if scale: {add}"
-    if place:
-        add = add.replace("row += ", "row += (") + f"){place}"
+        row_lines = [f"scale = {'scales.pop(0)' if code.scales == 'row' else 'coded[1]'}"]
+        spread = "2 ** (scale / 16 - 4)"
+        values = f"decoder.decode({model}(-{LARGEST}, {LARGEST}, 0., {spread}), len(row))"
+    add = f"torch.tensor({values}) * step"
+    add = f"row += ({add}){place}" if place else f"row += {add}"
+    if code.scales == "row":
+        add = f"if scale: {add}"
     return [
         *lines,
         "for name, weight in model.named_parameters():",
         f"    if {_condition(part)}:",
+        f"        step = {step}",
         "        rows = torch.atleast_2d(weight.data)",
         *([] if part.delta else ["        rows.zero_()"]),
         "        for row in rows.T if len(rows) > rows.shape[1] else rows:",

@@ -145,6 +145,11 @@ def programs(llama: Maker) -> dict[str, Made]:
         made[f"{method} prompt"] = llama.make(candidate(method, prompt=PROMPT), codec="brotli")
     for way in WAYS:
         made[f"lora {way.coder} {way.scales}"] = llama.make(candidate("lora"), in_the_way(way))
+    learned = adapter_spec("lora").model_copy(update={"training": "bits", "nats_per_kbit": 1.0})
+    made["learned steps"] = llama.make(candidate().model_copy(update={"adapter": learned}))
+    steps = made["learned steps"].program.recipe.adapter
+    assert steps is not None
+    assert steps.numbers.steps == "tensor"
     both = candidate("lora", prompt=PROMPT, postprocess=("lower",))
     made["model prompt and numbers"] = llama.make(both, in_the_way(WAYS[2]), "model")
     return made

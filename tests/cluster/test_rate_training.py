@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from cluster.adapters import installed
+from cluster.builder import coarsely
 from cluster.frozen import Frozen, load, weights_digest
 from cluster.rate_training import BIT_WIDTHS, LearnedBits, RatePenalty
 from cluster.training import Lesson
@@ -14,7 +15,7 @@ from evaluators.miniature.tasks import load_miniature
 from search.adapter import AdapterSpec
 from search.base_model import BaseModelConfig
 from search.programs.coarse import coarse
-from search.programs.numbers import NumbersCode, encode_numbers
+from search.programs.numbers import NumbersCode, decode_numbers, encode_numbers
 
 TASK = load_miniature("numbers", 0)
 LESSON = Lesson(TASK, "", TASK.splits.train[:8])
@@ -105,6 +106,24 @@ def test_gradients_reach_numbers_ranges_and_gates() -> None:
     assert weights["m.lora_A"].grad is not None
     assert weights["m.lora_A"].grad.abs().sum() > 0
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in bits.learned.values())
+
+
+def test_learned_steps_are_written_for_each_tensor_and_lose_nothing(frozen: Frozen) -> None:
+    adapter_spec = spec(training="bits", nats_per_kbit=2.0, steps=60)
+    with installed(frozen, adapter_spec) as adapter:
+        adapter.train(frozen, LESSON, 60)
+        tensors = adapter.tensors()
+        code, more, integers = coarsely(adapter, tensors, adapter_spec)
+    assert len(more) == len(tensors)
+    assert len(set(more)) > 1
+    way = NumbersCode(coder="laplace", scales="row", steps="tensor")
+    section = encode_numbers(code, integers, way, more)
+    assert section is not None
+    decoded = decode_numbers(section, [(t.shape[0], t.shape[1]) for t in tensors], way)
+    for read, trained in zip(decoded, tensors, strict=True):
+        # A step is written in eighths of an octave: half of one, and half a step.
+        largest = float(np.abs(trained).max())
+        assert float(np.abs(read - trained).max()) <= largest * 0.05 + largest / 3
 
 
 @pytest.mark.parametrize("training", ["rate", "bits"])

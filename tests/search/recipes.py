@@ -40,6 +40,7 @@ RECIPES = {
     **{f"prompt {codec}": with_prompt(BARE, codec) for codec in (*CODECS, "model")},
     **{method: with_adapter(BARE, method) for method in METHODS},
     **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
+    "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
     "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
