@@ -18,8 +18,8 @@ from cluster.generation import generate
 from cluster.training import Lesson
 from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
 from evaluators.task import Task
-from search.base_model import BaseModelConfig
 from search.adapter import AdapterSpec
+from search.base_model import BaseModelConfig
 from search.candidate import Prompt
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
