@@ -37,7 +37,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"families": {"promt": {"candidates": 3}}},
         "promt",
-        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: fourierft, ia3, ln_tuning",
+        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: fourierft, ia3, ",
     ),
     ({"seed": "three"}, "seed", "seed: Input should be a valid integer (found 'three')"),
     ({"rungs": {"eta": True}}, "eta", "rungs.eta: Input should be a valid integer (found True)"),
@@ -71,7 +71,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "'families.trainable_tokens.tokens' is missing",
     ),
     ({"length": "script"}, "length", "length: Input should be 'program' or 'payload'"),
-    ({"rate_search": {"keep": [0]}}, "rate_search", "rate_search.keep.0: Input should be greater"),
+    ({"rate_search": {"keep": [7.5]}}, "7.5", "rate_search.keep.0: Input should be less than"),
     (
         {"task": {"kind": "gsm9k"}},
         "task",
