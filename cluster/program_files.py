@@ -21,7 +21,7 @@ from search.programs.script import readable_script
 
 # A larger payload is a file of its own, so that the table stays quick to read.
 _INLINE_BYTES = 1 << 20
-_MAX_PAYLOAD_BYTES = 1 << 34
+_MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier")
 
 
@@ -106,16 +106,17 @@ def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
     Raises:
         ProgramError: naming the file, if one is missing, damaged, too large or of another version.
     """
+    found = {}
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        found = {}
-        for name in ("program.py", "payload.bin"):
-            if (folder / name).stat().st_size > _MAX_PAYLOAD_BYTES:
+        for name, most in _MAX_BYTES.items():
+            if (folder / name).stat().st_size > most:
                 raise ProgramError(f"{folder / name} is larger than a program may be")
             found[name] = (folder / name).read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ProgramError(f"{folder} holds no program: {error}") from error
-    except ValueError as error:
+    try:
+        manifest = json.loads(found.pop("manifest.json"))
+    except (ValueError, RecursionError) as error:
         raise ProgramError(f"{folder / 'manifest.json'} is not JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         theirs = manifest.get("format") if isinstance(manifest, dict) else None
@@ -136,7 +137,14 @@ def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
             f"{folder / 'manifest.json'}: recipe.{place}: {problem['msg']}"
         ) from error
     program = Program(recipe, found["program.py"], found["payload.bin"])
-    return program, manifest, build(recipe, program.payload).script == program.script
+    return program, manifest, _is_ours(program)
+
+
+def _is_ours(program: Program) -> bool:
+    try:
+        return build(program.recipe, program.payload).script == program.script
+    except Exception:  # noqa: BLE001 - of a recipe from elsewhere no script may come, in any way
+        return False
 
 
 def read_examples(folder: Path) -> list[dict[str, str]]:
@@ -155,7 +163,7 @@ def read_examples(folder: Path) -> list[dict[str, str]]:
         try:
             example = json.loads(line)
             found.append({key: str(example[key]) for key in ("input", "output")})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ProgramError(
                 f"{file}, line {number}: not an object with input and output"
             ) from error

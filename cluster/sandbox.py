@@ -129,7 +129,7 @@ def _outputs(printed: str, expected: int) -> list[str]:
     for number, line in enumerate(printed.split("\n")[:-1], 1):
         try:
             output = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             output = None
         if not isinstance(output, str):
             raise ProgramFailedError(f"line {number} of its output is not a JSON string")

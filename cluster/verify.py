@@ -124,6 +124,8 @@ class Verifier:
         }
         write_folder(folder, program, about)
         try:
+            if program.digest != point.program:
+                raise ProgramFailedError(f"the ledger holds {program.digest}, not what was scored")
             outputs = run_files(
                 program.script,
                 program.payload,
@@ -141,7 +143,8 @@ class Verifier:
             about | {"verified": found.verified, "num_equal": found.num_equal, "on": where},
         )
         row = {
-            "program": program.digest,
+            # Of the point's program, or one that was exchanged would be verified for ever.
+            "program": point.program,
             "candidate": point.candidate,
             "split": point.split,
             "num_examples": found.num_examples,

@@ -23,7 +23,6 @@ from transformers import (
 
 from cluster.adapters import Adapter
 from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from search.adapter import AdapterSpec
 from search.programs.numbers import Tensor
 
 # The same examples every time, and no deadline: a shared machine may be slow for a moment.
@@ -34,29 +33,6 @@ torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
 ARCHITECTURES = ("llama", "gpt2", "qwen2")
-
-
-# The smallest adapter of each method on the llama model below.
-SHAPES: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2, "target_modules": ("q_proj", "down_proj")},
-    "lora_fa": {"rank": 2, "target_modules": ("q_proj",)},
-    "lora_xs": {"rank": 3, "target_modules": ("q_proj", "v_proj")},
-    "vera": {"rank": 4, "target_modules": ("q_proj",)},
-    "tinylora": {"size": 13, "target_modules": ("q_proj", "v_proj")},
-    "unilora": {"size": 20, "target_modules": ("q_proj",)},
-    "fourierft": {"size": 20, "target_modules": ("q_proj",)},
-    "ia3": {"target_modules": ("k_proj", "down_proj")},
-    "ln_tuning": {"target_modules": ("input_layernorm",)},
-    "trainable_tokens": {"tokens": (28, 51)},
-    "soft_prompt": {"size": 3},
-    "weights": {"target_modules": ("down_proj",)},
-}
-
-
-def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
-    """Return a small adapter of a method."""
-    training = {"learning_rate": 0.02, "steps": 6, "batch_size": 2, "seed": 7, "step": 0.25}
-    return AdapterSpec.model_validate({"method": method, **SHAPES[method], **training, **changes})
 
 
 def random_numbers(adapter: Adapter, seed: int = 0) -> list[Tensor]:

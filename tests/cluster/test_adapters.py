@@ -13,7 +13,8 @@ from evaluators.miniature.tasks import load_miniature
 from search.adapter import METHODS, AdapterSpec
 from search.base_model import BaseModelConfig
 from search.programs.numbers import NumbersCode
-from tests.conftest import ARCHITECTURES, adapter_spec, random_numbers
+from tests.conftest import ARCHITECTURES, random_numbers
+from tests.search.recipes import adapter_spec
 
 TASK = load_miniature("numbers", 0)
 TRAIN = TASK.splits.train

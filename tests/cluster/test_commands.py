@@ -37,7 +37,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"families": {"promt": {"candidates": 3}}},
         "promt",
-        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: lora, prompt.",
+        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: fourierft, ia3, ",
     ),
     ({"seed": "three"}, "seed", "seed: Input should be a valid integer (found 'three')"),
     ({"rungs": {"eta": True}}, "eta", "rungs.eta: Input should be a valid integer (found True)"),
@@ -53,8 +53,25 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"families": {"prompt": {"candidates": 3, "postprocess": [["shout"]]}}},
         "shout",
-        "families.prompt.postprocess.0.0: Input should be 'last_number'",
+        "families.prompt.postprocess.0.0: there is no step 'shout'; steps are last_number, ",
     ),
+    (
+        {"families": {"prompt": {"candidates": 3, "postprocess": [["find:("]]}}},
+        "find:(",
+        "families.prompt.postprocess.0.0: find: '(' is not a pattern that RE2 takes",
+    ),
+    (
+        {"families": {"ia3": {"candidates": 3, "rank": [1]}}},
+        "rank",
+        "unknown key 'families.ia3.rank'",
+    ),
+    (
+        {"families": {"trainable_tokens": {"candidates": 3}}},
+        "trainable_tokens",
+        "'families.trainable_tokens.tokens' is missing",
+    ),
+    ({"length": "script"}, "length", "length: Input should be 'program' or 'payload'"),
+    ({"rate_search": {"keep": [7.5]}}, "7.5", "rate_search.keep.0: Input should be less than"),
     (
         {"task": {"kind": "gsm9k"}},
         "task",
@@ -146,6 +163,18 @@ def lora(**changes: Any) -> dict[str, Any]:
         ),
         (lora(target_modules=[["c_attn"]]), "has no module 'c_attn'; it has .*down_proj.*q_proj"),
         (lora(layers=[[2]]), "there is no layer 2; .* has layers 0 to 1"),
+        (
+            {"families": {"weights": {"candidates": 2, "target_modules": [["nosuch"]]}}},
+            "families.weights.target_modules: no weight of .* is called 'nosuch'",
+        ),
+        (
+            {"families": {"ln_tuning": {"candidates": 2, "target_modules": [["q_proj"]]}}},
+            "has no module 'q_proj'; it has input_layernorm, norm, post_attention_layernorm",
+        ),
+        (
+            {"families": {"trainable_tokens": {"candidates": 2, "tokens": [[1, 400]]}}},
+            "families.trainable_tokens.tokens: there is no token 400; .* has 400",
+        ),
         (lora(max_new_tokens=[13]), "13 is more than the task numbers allows"),
         (lora(demonstrations=[600]), "600 are more than the train split has"),
         (

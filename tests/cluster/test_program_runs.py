@@ -28,7 +28,8 @@ from search.programs.coarse import coarse
 from search.programs.numbers import encode_numbers
 from search.programs.program import WAYS, Program, build, decode, text_part
 from search.programs.text import CODECS, TextCodec
-from tests.conftest import adapter_spec, random_numbers
+from tests.conftest import random_numbers
+from tests.search.recipes import adapter_spec
 
 pytestmark = pytest.mark.timeout(300)
 TASK = load_miniature("numbers", 0)

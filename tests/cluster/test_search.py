@@ -85,11 +85,16 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
         assert list(line) == [
             "run", "task", "model", "regime", "candidate", "family", "program_bits",
             "payload_bits", "score", "lower", "upper", "num_examples", "split", "verified",
-            "certified",
+            "certified", "program", "length",
         ]  # fmt: skip
         assert line["lower"] <= line["score"] <= line["upper"]
         assert isinstance(line["payload_bits"], int)
-        assert (line["program_bits"], line["verified"], line["certified"]) == (None, None, None)
+        assert line["program_bits"] > line["payload_bits"]
+        assert (line["verified"], line["certified"], line["length"]) == (True, None, "program")
+        # The bits are those of the two files that were verified.
+        folder = quickstart[0] / "programs" / line["program"]
+        sizes = [(folder / name).stat().st_size for name in ("program.py", "payload.bin")]
+        assert (line["program_bits"], line["payload_bits"]) == (8 * sum(sizes), 8 * sizes[1])
 
 
 def test_the_quickstart_tries_both_families_on_all_regimes(quickstart: tuple[Path, str]) -> None:
@@ -113,7 +118,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(quickstart: tuple[Path, str])
 def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]) -> None:
     out, shown = quickstart
     ledger = Ledger(out / "ledger")
-    total = len(ledger.rows("candidates"))
+    total = sum(row["parent"] is None for row in ledger.rows("candidates"))
     ended = [row for row in ledger.rows("decisions") if row["decision"] != "promote"]
     assert len(ended) == total
     stopped = [row for row in ended if row["decision"] == "stop"]
@@ -148,7 +153,8 @@ def test_every_rung_has_its_rows_and_every_worker_loaded_once(
 
 def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
     shown = run("status", str(quickstart[0]))
-    total = len(Ledger(quickstart[0] / "ledger").rows("candidates"))
+    rows = Ledger(quickstart[0] / "ledger").rows("candidates", ["parent"])
+    total = sum(row["parent"] is None for row in rows)
     assert f"{total} of {total} candidates ended" in shown
 
 

@@ -1,11 +1,35 @@
 """One recipe of every kind, with the lengths and numbers that real programs have."""
 
-from search.adapter import METHODS, peft_config
+from typing import Any
+
+from search.adapter import METHODS, AdapterSpec, peft_config
 from search.programs.numbers import NumbersCode
 from search.programs.program import WAYS
 from search.programs.recipe import AdapterPart, PromptPart, Recipe
 from search.programs.text import CODECS
-from tests.conftest import adapter_spec
+
+# The smallest adapter of each method on the llama model below.
+SHAPES: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 2, "target_modules": ("q_proj", "down_proj")},
+    "lora_fa": {"rank": 2, "target_modules": ("q_proj",)},
+    "lora_xs": {"rank": 3, "target_modules": ("q_proj", "v_proj")},
+    "vera": {"rank": 4, "target_modules": ("q_proj",)},
+    "tinylora": {"size": 13, "target_modules": ("q_proj", "v_proj")},
+    "unilora": {"size": 20, "target_modules": ("q_proj",)},
+    "fourierft": {"size": 20, "target_modules": ("q_proj",)},
+    "ia3": {"target_modules": ("k_proj", "down_proj")},
+    "ln_tuning": {"target_modules": ("input_layernorm",)},
+    "trainable_tokens": {"tokens": (28, 51)},
+    "soft_prompt": {"size": 3},
+    "weights": {"target_modules": ("down_proj",)},
+}
+
+
+def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
+    """Return a small adapter of a method."""
+    training = {"learning_rate": 0.02, "steps": 6, "batch_size": 2, "seed": 7, "step": 0.25}
+    return AdapterSpec.model_validate({"method": method, **SHAPES[method], **training, **changes})
+
 
 PACKED = NumbersCode(coder="packed")
 BARE = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))

@@ -15,9 +15,9 @@ from search.adapter import METHODS
 from search.programs.program import WAYS
 from search.programs.recipe import Recipe
 from search.programs.script import readable_script, script
-from tests.conftest import REPOSITORY
 from tests.search.recipes import BARE, RECIPES, with_adapter, with_prompt
 
+REPOSITORY = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden_scripts.json"
 MODULES = ("brotli", "constriction", "lzma", "numpy", "peft", "re", "re2", "torch", "zlib")
 NEEDED = {

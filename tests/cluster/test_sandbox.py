@@ -1,0 +1,145 @@
+import os
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.sandbox import Limits, ProgramFailedError, network_can_be_cut, run_files
+
+ECHO = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps(json.loads(line).upper()))
+"""
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give temporary folders a place of their own, and see that none is left there."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def run(script: str, inputs: tuple[str, ...] = ("a",), payload: bytes = b"", **limits: Any) -> Any:
+    settings = Limits(**{"seconds": 60, **limits})
+    return run_files(script.encode(), payload, Path("model"), inputs, settings)
+
+
+def test_a_program_gets_its_inputs_and_its_outputs_come_back() -> None:
+    inputs = ("a", "b\nc", "", "ä\u2028 \"'\\ \x00 \U0001f600")
+    assert run(ECHO, inputs) == [text.upper() for text in inputs]
+
+
+def test_no_input_is_no_output() -> None:
+    assert run(ECHO, ()) == []
+
+
+def test_a_program_has_its_two_files_and_the_folder_of_the_model() -> None:
+    script = """
+import json, os, sys
+print(json.dumps([sorted(os.listdir()), open("payload.bin", "rb").read().hex(), sys.argv]))
+""".replace("json.dumps([", "json.dumps(json.dumps([").replace("]))", "])))")
+    import json
+
+    files, payload, argv = json.loads(run(script, payload=b"\0\xff")[0])
+    assert set(files) <= {"program.py", "payload.bin", "out", "err"}
+    assert payload == "00ff"
+    assert argv == ["program.py", str(Path("model").absolute())]
+
+
+@pytest.mark.parametrize("package", ["cluster", "search", "evaluators", "launch"])
+def test_our_packages_can_not_be_imported(package: str) -> None:
+    script = f"""
+try:
+    import {package}
+except ModuleNotFoundError as error:
+    print('"' + str(error).replace('"', "") + '"')
+"""
+    assert run(script) == [f"No module named '{package}'"]
+    nested = f"import importlib; importlib.import_module('{package}.sweep')"
+    with pytest.raises(ProgramFailedError, match=f"No module named '{package}"):
+        run(nested)
+
+
+def test_nothing_of_our_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILOBIT_SECRET", "x")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    script = "import json, os; print(json.dumps(' '.join(sorted(os.environ))))"
+    (names,) = run(script)
+    assert "KILOBIT_SECRET" not in names
+    assert "PYTHONPATH" not in names
+    assert "HF_HUB_OFFLINE" in names
+
+
+def test_the_network_is_cut() -> None:
+    if not network_can_be_cut():
+        pytest.skip("unshare gives this user no network of its own")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"""
+import socket
+try:
+    socket.create_connection(("127.0.0.1", {port}), timeout=5).close()
+    print('"connected"')
+except OSError:
+    print('"cut off"')
+"""
+        accepted = threading.Thread(target=server.accept, daemon=True)
+        accepted.start()
+        assert run(script) == ["cut off"]
+        # The same server answers whoever has the network.
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        accepted.join(5)
+        assert not accepted.is_alive()
+
+
+def test_a_program_that_does_not_end_is_stopped() -> None:
+    with pytest.raises(ProgramFailedError, match="it took more than 1 s"):
+        run("import time\ntime.sleep(100)", seconds=1)
+
+
+def test_memory_is_limited() -> None:
+    with pytest.raises(ProgramFailedError, match="ended with status 1: MemoryError"):
+        run("x = bytearray(3 << 30)", memory_gb=2)
+    script = "x = bytearray(1 << 29); print('\"fits\"')"
+    assert run(script, memory_gb=2) == ["fits"]
+    assert run(script, memory_gb=0) == ["fits"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("print('garbage')", "line 1 of its output is not a JSON string"),
+        ("print('\"a\"'); print('{}')", "line 2 of its output is not a JSON string"),
+        ("print('3')", "line 1 of its output is not a JSON string"),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')", "line 1 of its output is not"),
+        ("", "it printed 0 outputs for 2 inputs"),
+        ("print('\"a\"')", "it printed 1 outputs for 2 inputs"),
+        ("print('\"a\"'); print('\"b\"', end='')", "it printed 1 outputs for 2 inputs"),
+        ("print('\"a\"\\n' * 3, end='')", "it printed 3 outputs for 2 inputs"),
+        ("import sys; sys.exit(1)", "it ended with status 1: it said nothing"),
+        ("raise ValueError('no\\nreason')", "it ended with status 1: reason"),
+        ("import os; os.abort()", "it ended with status -6"),
+        ("this is no Python", "it ended with status 1: SyntaxError: invalid syntax"),
+        ("print('[' * 100000)", "line 1 of its output is not a JSON string"),
+    ],
+)
+def test_a_program_that_fails_says_how(script: str, message: str) -> None:
+    with pytest.raises(ProgramFailedError, match=message):
+        run(script, ("a", "b"))
+
+
+def test_limits_hold_for_the_program_and_not_for_us() -> None:
+    script = """
+import json, resource
+limits = [resource.getrlimit(n)[0] for n in (resource.RLIMIT_AS, resource.RLIMIT_CORE)]
+print(json.dumps(str(limits)))
+"""
+    assert run(script, memory_gb=3) == [str([3 << 30, 0])]
+    assert os.environ.get("HF_HUB_OFFLINE") != "never"

@@ -1,0 +1,140 @@
+"""What is on a front was run from its two files; what can't be repeated leaves the front."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import launch
+from cluster.evaluator import Evaluator
+from cluster.messages import EvaluatorSetup
+from cluster.program_files import read_program, write_folder
+from cluster.proofs import verify_front
+from cluster.run_folder import RunFolder, create_run
+from cluster.show import points_of
+from search.candidate import Candidate, Prompt
+from search.front import fronts
+from search.sweep import load_sweep
+
+pytestmark = pytest.mark.timeout(300)
+CANDIDATES = [
+    Candidate(task="numbers", model="llama"),
+    Candidate(task="numbers", model="llama", prompt=Prompt(instruction="Zahl:")),
+]
+
+
+@pytest.fixture
+def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
+    """Return a finished run of two programs; the longer one is made to score better."""
+    path = write_sweep(rungs={"examples": 8, "train_steps": 1, "eta": 2, "count": 1})
+    sweep = load_sweep(path)
+    folder = create_run(sweep, path, tmp_path / "run")
+    setup = EvaluatorSetup(
+        sweep.model_dump_json(), str(tmp_path), str(folder.path), "llama", "llama-0", 1
+    )
+    evaluator, ledger = Evaluator(setup), folder.ledger
+    about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
+    ledger.write("candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
+    for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
+        row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
+        assert row.get("error") is None
+        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
+    return folder
+
+
+def front(run: RunFolder) -> list[tuple[str, bool | None]]:
+    return [(p.candidate, p.verified) for points in fronts(points_of(run)).values() for p in points]
+
+
+def alter(run: RunFolder, one: Candidate) -> None:
+    rows = run.ledger.read_part("predictions", f"{one.id}-r0")
+    assert rows
+    rows[3]["output"] += "!"
+    run.ledger.write("predictions", f"{one.id}-r0", rows)
+
+
+def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, prompted = CANDIDATES
+    assert front(run) == [(bare.id, None), (prompted.id, None)]
+    # The second program hides a third that is as good and longer.
+    hidden = Candidate.model_validate({**bare.model_dump(), "max_new_tokens": 12})
+    assert hidden.id != bare.id
+    rows = {r["candidate"]: r for r in run.ledger.rows("rungs")}
+    part = f"{hidden.id}-r0"
+    for table in ("predictions", "programs"):
+        copied = run.ledger.read_part(table, f"{bare.id}-r0") or []
+        run.ledger.write(table, part, [{**row, "candidate": hidden.id} for row in copied])
+    about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
+    run.ledger.write("candidates", "more", [{"candidate": hidden.id, **about}])
+    bits = rows[prompted.id]["program_bits"] + 8
+    longer = {**rows[bare.id], "candidate": hidden.id, "score": 0.45, "program_bits": bits}
+    run.ledger.write("rungs", part, [longer])
+    alter(run, prompted)
+
+    text = io.StringIO()
+    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=120)
+    assert f"not verified, so not on the front: {prompted.id}" in text.getvalue()
+    assert "1 of 8 predictions differ" in text.getvalue()
+    assert front(run) == [(bare.id, True), (hidden.id, True)]
+    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    assert (found[bare.id]["num_equal"], found[bare.id]["num_examples"]) == (8, 8)
+    assert (found[prompted.id]["num_equal"], found[prompted.id]["verified"]) == (7, False)
+    assert found[prompted.id]["error"] is None
+    assert json.loads(found[bare.id]["verified_on"])["device"] == "cpu"
+
+    assert launch.main(["verify", str(run.path)]) == 1
+    assert f"not verified: {prompted.id}: 7 of 8 predictions equal" in capsys.readouterr().out
+
+    # A verified folder is verified again by anyone who has the base model.
+    folder = run.path / "programs" / found[bare.id]["program"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["verified"], manifest["num_equal"]) == (True, 8)
+    model = str(run.sweep.base_models[0].path)
+    assert launch.main(["verify", str(folder), "--model", model]) == 0
+    shown = capsys.readouterr().out
+    assert "8 of 8 predictions are those that were recorded" in shown
+    assert "program.py is what this version makes of its recipe" in shown
+
+
+@pytest.mark.timeout(60)
+def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -> None:
+    failing, exchanged = CANDIDATES
+    for one in CANDIDATES:
+        part = f"{one.id}-r0"
+        (row,) = run.ledger.read_part("programs", part) or []
+        script = "import sys; sys.exit('no')"
+        run.ledger.write("programs", part, [{**row, "script": script}])
+        if one == failing:
+            digest = read_program(run.ledger, part).digest
+            (rung,) = run.ledger.read_part("rungs", part) or []
+            run.ledger.write("rungs", part, [{**rung, "program": digest}])
+    text = io.StringIO()
+    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=60)
+    assert f"{failing.id}: it ended with status 1: no" in text.getvalue()
+    assert f"{exchanged.id}: the ledger holds" in text.getvalue()
+    assert front(run) == []
+    rows = run.ledger.rows("verifications")
+    assert {(r["verified"], r["num_equal"], r["score"]) for r in rows} == {(False, 0, None)}
+
+
+def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = read_program(run.ledger, f"{CANDIDATES[1].id}-r0")
+    folder = tmp_path / "program"
+    write_folder(folder, program, {"model": "llama"})
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "examples.jsonl can't be read" in capsys.readouterr().err
+    (folder / "examples.jsonl").write_text("")
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "--model: give the folder of the base model (llama)" in capsys.readouterr().err
+    assert launch.main(["verify", str(folder), "--model", str(tmp_path)]) == 2
+    assert "holds no model: config.json is missing" in capsys.readouterr().err
+    (folder / "payload.bin").write_bytes(b"x")
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "payload.bin is not the file that the manifest describes" in capsys.readouterr().err
