@@ -131,17 +131,14 @@ def ours(quick: bool) -> list[tuple[int, AdapterSpec]]:
     """Return number of demonstrations and adapter of the candidates."""
     priced = {"training": "rate"}
     some = [
-        (1, lora(**priced, nats_per_kbit=0.02)),
         (1, lora(**priced, nats_per_kbit=0.006, steps=600)),
-        (1, lora(rank=1, target_modules=("down_proj",))),
+        (1, lora(**priced, nats_per_kbit=0.02)),
     ]
     more = [
-        (1, lora(**priced, nats_per_kbit=0.01, rank=2)),
-        (2, lora(**priced, nats_per_kbit=0.01)),
         (0, lora(**priced, nats_per_kbit=0.006, steps=600)),
+        (2, lora(**priced, nats_per_kbit=0.01)),
+        (1, lora(training="bits", nats_per_kbit=0.003, rank=2)),
         (1, lora(method="vera", rank=16, learning_rate=3e-2)),
-        (1, lora(method="lora_xs", rank=8, learning_rate=3e-2)),
-        (1, lora(rank=1, target_modules=("down_proj", "v_proj"), steps=600)),
     ]
     return some if quick else some + more
 
