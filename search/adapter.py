@@ -24,10 +24,12 @@ MethodName = Literal[
     "trainable_tokens",
     "soft_prompt",
     "weights",
+    "data",
 ]
 TrainingName = Literal["plain", "rate", "bits"]
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
+DEFAULT_STEP = 0.125
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ METHODS: dict[str, Method] = {
         "target_modules",
         delta=True,
     ),
+    "data": _method(
+        "`size` training examples, coded by the model while a LoRA learns from them",
+        "prequential coding, Dawid 1984",
+        "rank size target_modules",
+        "layers",
+    ),
 }
 assert MethodName.__args__ == tuple(METHODS)  # type: ignore[attr-defined]
 _SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
@@ -138,7 +146,7 @@ class AdapterSpec(Config):
     ] = None
     step: Annotated[
         float, Field(gt=0, description="quantisation step in units of the numbers' own size")
-    ] = 0.125
+    ] = DEFAULT_STEP
     keep: Annotated[
         float, Field(gt=0, le=1, description="fraction of the rank components that are kept")
     ] = 1.0
@@ -156,11 +164,21 @@ class AdapterSpec(Config):
             raise ValueError(
                 "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
             )
+        if self.method == "data":
+            if (self.step, self.keep) != (DEFAULT_STEP, 1.0):
+                raise ValueError("data has no step and no keep: its payload holds no numbers")
+            if self.training != "plain":
+                raise ValueError(f"data has no training {self.training!r}: its rule is its own")
+            if (self.size or 0) > self.steps * self.batch_size:
+                raise ValueError(
+                    f"data: {self.steps} steps of {self.batch_size} do not reach {self.size} "
+                    "examples"
+                )
         return self
 
     def trained(self) -> Self:
         """Return the spec of the training that this adapter comes from, without its coding."""
-        return self.model_copy(update={"step": 0.125, "keep": 1.0})
+        return self.model_copy(update={"step": DEFAULT_STEP, "keep": 1.0})
 
 
 # PEFT's configuration class of a method; `weights` has none. Of its arguments `rank` and `size` are
@@ -181,6 +199,8 @@ _PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
         {"size": "num_virtual_tokens"},
         {"task_type": "CAUSAL_LM"},
     ),
+    # Without an alpha: PEFT's own is shorter to write, and the learning rate makes up for it.
+    "data": ("LoraConfig", {"rank": "r"}, {}),
 }
 
 
