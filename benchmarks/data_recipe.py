@@ -1,6 +1,6 @@
 """What training examples cost as a program, and what an adapter that learned from them scores.
 
-    python benchmarks/data_recipe.py [--sizes 8 64 512] [--task numbers] [--rate 1e-3] [--steps 640]
+    python benchmarks/data_recipe.py [--sizes 8 64 512] [--task numbers] [--rate 7e-4] [--steps 1280]
 
 Prints a line of a Markdown table for each number of examples, on an embedded model (`--regime`).
 `general` is the shortest of the general codecs on the same texts joined, `excess` the excess
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--task", choices=MINIATURE_TASKS, default="numbers")
     parser.add_argument("--regime", choices=("pretrained", "posttrained"), default="pretrained")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--steps", type=int, default=640)
+    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--steps", type=int, default=1280)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument(

@@ -23,7 +23,7 @@ from transformers import (
 
 from cluster.adapters import Adapter
 from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from search.adapter import AdapterSpec
+from search.adapter import METHODS, AdapterSpec
 from search.programs.numbers import Tensor
 
 # The same examples every time, and no deadline: a shared machine may be slow for a moment.
@@ -51,6 +51,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "soft_prompt": {"size": 3},
     "weights": {"target_modules": ("down_proj",)},
 }
+
+# The methods whose payload holds numbers; that of `data` holds examples.
+NUMBER_METHODS = tuple(method for method in METHODS if method != "data")
 
 
 def adapter_spec(method: str, **changes: Any) -> AdapterSpec:

@@ -10,10 +10,10 @@ from cluster.frozen import Frozen, load, weights_digest
 from cluster.generation import generate
 from cluster.training import Lesson
 from evaluators.miniature.tasks import load_miniature
-from search.adapter import METHODS, AdapterSpec
+from search.adapter import AdapterSpec
 from search.base_model import BaseModelConfig
 from search.programs.numbers import NumbersCode
-from tests.conftest import ARCHITECTURES, adapter_spec, random_numbers
+from tests.conftest import ARCHITECTURES, NUMBER_METHODS, adapter_spec, random_numbers
 
 TASK = load_miniature("numbers", 0)
 TRAIN = TASK.splits.train
@@ -115,7 +115,7 @@ def test_assigned_numbers_are_the_adapter(frozen: Frozen) -> None:
                 lora.assign(wrong)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NUMBER_METHODS)
 def test_every_method_trains_restores_and_leaves_the_base_alone(
     frozen: Frozen, method: str
 ) -> None:
@@ -151,7 +151,7 @@ def test_every_method_trains_restores_and_leaves_the_base_alone(
     assert not hasattr(frozen.model, "peft_config")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NUMBER_METHODS)
 def test_what_a_seed_decides_is_not_in_the_program(frozen: Frozen, method: str) -> None:
     # Two seeds, the same numbers: a program holds no seed, so the outputs have to be the same.
     logits, ids = [], torch.arange(20, 60)[None]

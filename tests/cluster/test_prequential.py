@@ -259,7 +259,7 @@ def test_the_evaluator_estimates_first_and_codes_in_the_last_rung(
     assert len(ledger.rows("rungs")) == 2
     outputs = [row["output"] for row in ledger.rows("predictions") if row["rung"] == 1]
     inputs = [example.input for example in TASK.splits.search[:8]]
-    files = (row["script"].encode(), row["payload"], model_folders["llama"], inputs)
+    files = (row["script"], row["payload"], model_folders["llama"], inputs)
     assert run_files(*files, Limits(seconds=100)) == outputs
 
 

@@ -5,7 +5,7 @@ from search.programs.numbers import NumbersCode
 from search.programs.program import WAYS
 from search.programs.recipe import AdapterPart, PromptPart, Recipe
 from search.programs.text import CODECS
-from tests.conftest import adapter_spec
+from tests.conftest import NUMBER_METHODS, adapter_spec
 
 PACKED = NumbersCode(coder="packed")
 BARE = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))
@@ -38,7 +38,7 @@ def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> 
 RECIPES = {
     "nothing": BARE,
     **{f"prompt {codec}": with_prompt(BARE, codec) for codec in (*CODECS, "model")},
-    **{method: with_adapter(BARE, method) for method in METHODS},
+    **{method: with_adapter(BARE, method) for method in NUMBER_METHODS},
     **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
     "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
