@@ -1,6 +1,6 @@
 """What training examples cost as a program, and what an adapter that learned from them scores.
 
-    python benchmarks/data_recipe.py [--sizes 8 64 512] [--task numbers] [--rate 7e-4] [--steps 1280]
+    python benchmarks/data_recipe.py [--sizes 8 64 512] [--task numbers] [--rate 7e-4]
 
 Prints a line of a Markdown table for each number of examples, on an embedded model (`--regime`).
 `general` is the shortest of the general codecs on the same texts joined, `excess` the excess
