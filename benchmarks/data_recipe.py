@@ -1,6 +1,6 @@
 """What training examples cost as a program, and what an adapter that learned from them scores.
 
-    python benchmarks/data_recipe.py [--sizes 8 64 512] [--task numbers] [--rate 7e-4]
+    python benchmarks/data_recipe.py [--sizes 8 64 512] [--steps 160 640 1280] [--task numbers]
 
 Prints a line of a Markdown table for each number of examples, on an embedded model (`--regime`).
 `general` is the shortest of the general codecs on the same texts joined, `excess` the excess
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--task", choices=MINIATURE_TASKS, default="numbers")
     parser.add_argument("--regime", choices=("pretrained", "posttrained"), default="pretrained")
     parser.add_argument("--rate", type=float, default=7e-4)
-    parser.add_argument("--steps", type=int, default=1280)
+    parser.add_argument("--steps", type=int, nargs="+", default=[160, 640, 1280])
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument(
@@ -95,14 +95,14 @@ def main() -> None:
         "| excess bits | score | encode s | decode s |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    for size in args.sizes:
+    for size, steps in zip(args.sizes, args.steps, strict=True):
         spec = AdapterSpec(
             method="data",
             rank=args.rank,
             size=size,
             target_modules=tuple(args.targets),
             learning_rate=args.rate,
-            steps=args.steps,
+            steps=steps,
             batch_size=args.batch_size,
             seed=0,
         )
