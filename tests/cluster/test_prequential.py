@@ -154,6 +154,9 @@ def test_a_shorter_section_is_an_error(frozen: Frozen) -> None:
     learned, _ = learned_from(frozen, spec(size=3))
     with pytest.raises(PayloadError):
         decoded_from(frozen, learned, learned.section[1:])
+    # Past the end a decoder reads the first token for ever, which ends no example.
+    with pytest.raises(PayloadError, match="example 0 does not end within 256 tokens"):
+        decoded_from(frozen, learned, b"")
 
 
 def test_other_floats_are_told_by_the_checksum(frozen: Frozen) -> None:
