@@ -231,7 +231,7 @@ def installed(frozen: Frozen, spec: AdapterSpec) -> Iterator[Adapter]:
         return
     found = peft_config(spec)
     assert found is not None
-    seed = 0 if spec.method == "lora_fa" else stream_seed(spec.seed, "init")
+    seed = 0 if spec.method in ("lora_fa", "data") else stream_seed(spec.seed, "init")
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)

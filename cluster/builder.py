@@ -7,6 +7,7 @@ from typing import Any
 from cluster.adapters import Adapter
 from cluster.frozen import Frozen
 from cluster.generation import Generated, asked, generate
+from cluster.prequential import Learned
 from cluster.token_logits import encode_text, start_token
 from evaluators.task import Task
 from search.adapter import FINEST_STEP, AdapterSpec
@@ -76,7 +77,7 @@ class Builder:
         candidate: Candidate,
         texts: dict[TextCodec, bytes],
         adapter: Adapter | None,
-        tensors: Sequence[Tensor],
+        content: Sequence[Tensor] | Learned,
     ) -> Program:
         """Return the program of a candidate.
 
@@ -84,7 +85,7 @@ class Builder:
             candidate: what it does.
             texts: its prompt as the codecs write it.
             adapter: its adapter, on the model.
-            tensors: the adapter's trained numbers.
+            content: the adapter's trained numbers, or the examples that it has learned from.
 
         Raises:
             ValueError: if a number is not finite.
@@ -98,10 +99,15 @@ class Builder:
                     "start_token": self._start(texts) if codec == "model" else None,
                 }
             )
-        if adapter is not None:
+        if isinstance(content, Learned):
+            recipe, payload = (
+                recipe.model_copy(update={"data": content.part}),
+                payload + content.section,
+            )
+        elif adapter is not None:
             spec = candidate.adapter
             assert spec is not None
-            code, more, integers = coarsely(adapter, tensors, spec)
+            code, more, integers = coarsely(adapter, content, spec)
             part = adapter.part(NumbersCode(coder="packed"))
             way, numbers = choose_numbers(code, integers, part, self._length, more)
             part = part.model_copy(update={"numbers": way})

@@ -21,6 +21,7 @@ from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
 from search.space import (
+    DataFamily,
     Families,
     LayersFamily,
     PromptFamily,
@@ -104,6 +105,11 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
             raise SweepError(
                 f"families.{name}.demonstrations: {max(family.demonstrations)} are more than the "
                 f"train split has ({len(task.splits.train)})"
+            )
+        if isinstance(family, DataFamily) and max(family.size) > len(task.splits.train):
+            raise SweepError(
+                f"families.{name}.size: {max(family.size)} are more than the train split has "
+                f"({len(task.splits.train)})"
             )
 
 

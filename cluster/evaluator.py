@@ -25,6 +25,7 @@ from cluster.adapters import Adapter, Trained, installed
 from cluster.builder import Builder, run_program
 from cluster.generation import Generated
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
+from cluster.prequential import Learned, learn
 from cluster.program_files import write_program
 from cluster.training import Lesson
 from evaluators.ledger import Ledger, write_whole
@@ -46,6 +47,8 @@ class _Measured:
     outputs: list[str]
     generated: Generated
     generate_s: float
+    # The files exist; what a data candidate's are before its last rung is only estimated.
+    exact: bool
 
 
 class Evaluator:
@@ -122,13 +125,14 @@ class Evaluator:
         try:
             with installed(self._frozen, candidate.adapter) as adapter:
                 began = time.monotonic()
-                trained = self._train(candidate, rung, adapter)
+                trained, content = self._train(candidate, rung, adapter, last)
                 train_s = time.monotonic() - began
-                tensors = adapter.tensors()
-                measured = self._score(candidate, rung, texts, adapter, tensors)
+                measured = self._score(candidate, rung, texts, adapter, content)
                 numbers = self._record(candidate, rung, measured)
-                if last:
-                    self._record_variants(candidate, rung, texts, adapter, tensors)
+                if isinstance(content, Learned):
+                    numbers["excess_bits"] = content.excess_bits
+                elif last:
+                    self._record_variants(candidate, rung, texts, adapter, content)
         finally:
             digest = frozen_model.weights_digest(self._frozen.model)
             if digest != self._frozen.digest:
@@ -171,9 +175,17 @@ class Evaluator:
             row |= {"seconds": time.monotonic() - began, "finished_at": datetime.now(UTC)}
             self._ledger.write("rungs", rung_part(variant.id, rung), [row])
 
-    def _train(self, candidate: Candidate, rung: Rung, adapter: Adapter) -> Trained:
-        """Go on from the state of an earlier rung, if there is one, and save the new state."""
+    def _train(
+        self, candidate: Candidate, rung: Rung, adapter: Adapter, last: bool
+    ) -> tuple[Trained, Sequence[Tensor] | Learned]:
+        """Go on from the state of an earlier rung, if there is one, and save the new state.
+
+        Examples that are coded while the adapter learns from them have to be met from the start.
+        """
         assert candidate.adapter is not None
+        if candidate.adapter.method == "data":
+            learned = learn(self._frozen, adapter, self._task, rung.train_steps, exact=last)
+            return learned.trained, learned
         for index in range(rung.index - 1, -1, -1):
             earlier = self._state_file(candidate, index)
             if earlier.exists():
@@ -185,7 +197,7 @@ class Evaluator:
             self._frozen, lesson, min(candidate.adapter.steps, rung.train_steps)
         )
         write_whole(self._state_file(candidate, rung.index), adapter.state())
-        return trained
+        return trained, adapter.tensors()
 
     def _state_file(self, candidate: Candidate, rung_index: int) -> Path:
         return self._run / "states" / f"{candidate.id}-r{rung_index}.safetensors"
@@ -196,12 +208,13 @@ class Evaluator:
         rung: Rung,
         texts: dict[TextCodec, bytes],
         adapter: Adapter | None,
-        tensors: Sequence[Tensor],
+        content: Sequence[Tensor] | Learned,
     ) -> _Measured:
         """Build the program, decode it, and run what was decoded."""
-        program = self._builder.build(candidate, texts, adapter, tensors)
+        program = self._builder.build(candidate, texts, adapter, content)
         decoded = self._builder.decode(program)
-        if adapter is not None:
+        learned = content if isinstance(content, Learned) else None
+        if adapter is not None and learned is None:
             # What is scored is what the payload says, in its coarse numbers.
             adapter.assign(decoded.tensors)
         began = time.monotonic()
@@ -213,10 +226,11 @@ class Evaluator:
             self._frozen.model if adapter is None else adapter.model,
             [example.input for example in examples],
         )
-        return _Measured(program, outputs, generated, time.monotonic() - began)
+        exact = learned is None or learned.exact
+        return _Measured(program, outputs, generated, time.monotonic() - began, exact)
 
     def _record(self, candidate: Candidate, rung: Rung, measured: _Measured) -> dict[str, Any]:
-        """Write a candidate's predictions and its program, and return its numbers."""
+        """Write a candidate's predictions and its program if it has one; return its numbers."""
         examples = self._task.splits.search[: rung.num_examples]
         metric, program, part = self._task.metric, measured.program, rung_part(candidate.id, rung)
         cut = [self._task.cut(output) for output in measured.outputs]
@@ -236,14 +250,15 @@ class Evaluator:
                 for output, short, example in zip(measured.outputs, cut, examples, strict=True)
             ],
         )
-        write_program(self._ledger, part, candidate.id, rung.index, program)
+        if measured.exact:
+            write_program(self._ledger, part, candidate.id, rung.index, program)
         return {
             "score": result.score,
             "lower": result.lower,
             "upper": result.upper,
             "program_bits": program.program_bits,
             "payload_bits": program.payload_bits,
-            "program": program.digest,
+            "program": program.digest if measured.exact else None,
             "input_tokens": measured.generated.input_tokens,
             "output_tokens": measured.generated.output_tokens,
             "generate_s": measured.generate_s,

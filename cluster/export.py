@@ -38,6 +38,7 @@ def export_peft(program_folder: Path, target: Path, model: Path) -> None:
     part = program.recipe.adapter
     if part is None or part.config is None:
         kind = "no adapter" if part is None else f"weights ({part.method})"
+        kind = "examples instead of numbers" if program.recipe.data else kind
         raise ValueError(f"{program_folder}: the program has {kind}: there is nothing for PEFT")
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--peft: {target} is not empty")

@@ -122,6 +122,9 @@ class Verifier:
             "score": point.score,
             "split": point.split,
         }
+        rung_row = (ledger.read_part("rungs", part) or [{}])[0]
+        if rung_row.get("excess_bits") is not None:
+            about["excess_bits"] = rung_row["excess_bits"]
         write_folder(folder, program, about)
         try:
             if program.digest != point.program:

@@ -57,6 +57,7 @@ TABLES: dict[str, pa.Schema] = {
             ("attempt", pa.int32()),
             ("finished_at", _TIME),
             ("error", pa.string()),
+            ("excess_bits", pa.float64()),
         ]
     ),
     "predictions": pa.schema(

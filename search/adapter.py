@@ -24,6 +24,7 @@ MethodName = Literal[
     "trainable_tokens",
     "soft_prompt",
     "weights",
+    "data",
 ]
 # An adapter's own coding; a rate search makes coarser ones of it.
 FINEST_STEP = 0.125
@@ -111,6 +112,12 @@ METHODS: dict[str, Method] = {
         "target_modules",
         delta=True,
     ),
+    "data": _method(
+        "`size` training examples, coded by the model while a LoRA learns from them",
+        "prequential coding, Dawid 1984",
+        "rank size target_modules",
+        "layers",
+    ),
 }
 assert MethodName.__args__ == tuple(METHODS)  # type: ignore[attr-defined]
 _SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
@@ -158,6 +165,16 @@ class AdapterSpec(Config):
             raise ValueError(
                 "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
             )
+        if self.method == "data":
+            if (self.step, self.keep) != (FINEST_STEP, 1.0):
+                raise ValueError("data has no step and no keep: its payload holds no numbers")
+            if self.training != "plain":
+                raise ValueError(f"data has no training {self.training!r}: its rule is its own")
+            if (self.size or 0) > self.steps * self.batch_size:
+                raise ValueError(
+                    f"data: {self.steps} steps of {self.batch_size} do not reach {self.size} "
+                    "examples"
+                )
         return self
 
     def trained(self) -> Self:
@@ -183,6 +200,8 @@ _PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
         {"size": "num_virtual_tokens"},
         {"task_type": "CAUSAL_LM"},
     ),
+    # Without an alpha: PEFT's own is shorter to write, and the learning rate makes up for it.
+    "data": ("LoraConfig", {"rank": "r"}, {}),
 }
 
 

@@ -156,6 +156,34 @@ class SoftPromptFamily(AdapterFamily):
     ] = (1, 2, 4)
 
 
+class DataFamily(RankFamily):
+    """Training examples, and a LoRA that learns from them while it codes them."""
+
+    size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="how many examples, to choose from"),
+    ] = (8, 64, 512)
+    learning_rate: Annotated[
+        LogRange, Field(description="of signs with momentum, with linear decay")
+    ] = LogRange(low=3e-4, high=3e-3)
+    steps: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="steps in all; they go round the examples"),
+    ] = (640,)
+    batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 1
+
+    @model_validator(mode="after")
+    def _all_examples_are_met(self) -> Self:
+        if max(self.size) > min(self.steps) * self.batch_size:
+            raise ValueError(
+                f"{min(self.steps)} steps of {self.batch_size} do not reach {max(self.size)} "
+                "examples: give fewer examples, more steps or a larger batch_size"
+            )
+        if self.training != ("plain",):
+            raise ValueError("data has no `training` to choose: its rule is its own")
+        return self
+
+
 class Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
@@ -176,6 +204,8 @@ class Families(Config):
         SoftPromptFamily | None, Field(description=METHODS["soft_prompt"].about)
     ] = None
     weights: Annotated[TargetsFamily | None, Field(description=METHODS["weights"].about)] = None
+
+    data: Annotated[DataFamily | None, Field(description=METHODS["data"].about)] = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:

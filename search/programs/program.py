@@ -1,6 +1,6 @@
 """A program: a recipe and a payload, and the two files that they become.
 
-    payload = prompt section (num_bytes of the recipe) | numbers section (the rest)
+    payload = prompt section (num_bytes of the recipe) | numbers or examples section (the rest)
 
 `program_bits` is eight times the size of program.py and payload.bin, nothing else. `decode` is
 defensive: whatever the bytes are, it returns what they say or raises `PayloadError`.
@@ -56,12 +56,17 @@ class Program:
             found["adapter"] = (
                 code.coder if code.coder == "packed" else f"{code.coder} {code.scales}"
             )
+        if self.recipe.data:
+            found["data"] = "model"
         return found
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a payload says: the text before the question, and the numbers of the adapter."""
+    """What a payload says: the text before the question, and the numbers of the adapter.
+
+    Examples are not among it: `cluster.prequential` decodes them, by learning from them.
+    """
 
     prompt: str
     tensors: list[Tensor]
@@ -88,6 +93,10 @@ def decode(recipe: Recipe, payload: bytes, decode_by_model: TextDecoder | None =
         raise PayloadError(f"the payload has {len(payload)} bytes, its prompt alone {num_bytes}")
     section, rest = payload[:num_bytes], payload[num_bytes:]
     prompt = _text(recipe.prompt, section, decode_by_model) if recipe.prompt else ""
+    if recipe.data is not None:
+        if -len(rest) % 4 != recipe.data.padding:
+            raise PayloadError(f"{len(rest)} bytes are no examples section of this program")
+        return Decoded(prompt, [])
     if recipe.adapter is None:
         if rest:
             raise PayloadError(f"{len(rest)} bytes follow the end of the payload")

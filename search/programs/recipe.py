@@ -61,6 +61,48 @@ class AdapterPart(Config):
     factor_sum: float | None = None
 
 
+class LearningRule(Config):
+    """How a model learns from examples while it codes them: `search.programs.data_script` says it.
+
+    Attributes:
+        arguments: of PEFT's LoraConfig; its numbers are drawn after `torch.manual_seed(0)`.
+        num_examples: how many are coded, the first as the first.
+        start_token: where the model begins to code each.
+        end_token: an example ends with it,
+        end_count: where it stands for the `end_count`th time, the start token counted too.
+        answer_tokens: after the first round only so many last tokens are learned.
+        steps: how many were taken.
+        full_steps: after how many the learning rate would be 0.
+        batch_size: examples of a step, in order, round and round.
+        learning_rate: of the first step.
+        momentum: what is left of a gradient for the next step.
+    """
+
+    arguments: dict[str, Any]
+    num_examples: Annotated[int, Field(ge=1)]
+    start_token: Annotated[int, Field(ge=0)]
+    end_token: Annotated[int, Field(ge=0)]
+    end_count: Annotated[int, Field(ge=1)]
+    answer_tokens: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    full_steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class DataPart(LearningRule):
+    """The examples section, the rest of the payload, and the adapter that comes of it.
+
+    Attributes:
+        padding: zero bytes before the section that fill its first word.
+        checksum: CRC-32 over the adapter's numbers after every step, one after the other.
+    """
+
+    padding: Annotated[int, Field(ge=0, le=3)]
+    checksum: Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
 class Recipe(Config):
     """What a program does, in the order in which it does it."""
 
@@ -72,6 +114,7 @@ class Recipe(Config):
     prompt: PromptPart | None = None
     start_token: Annotated[int | None, Field(description="where the model begins to code")] = None
     adapter: AdapterPart | None = None
+    data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
     question: str
     batch_size: Annotated[int, Field(ge=1)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import brotli
 import python_minifier
 
+from search.programs.data_script import data_statements
 from search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from search.programs.postprocess import step_source
 from search.programs.recipe import AdapterPart, Recipe
@@ -97,6 +98,7 @@ def _statements(recipe: Recipe) -> list[str]:
         *_loading(recipe),
         *_prompt(recipe),
         *(_adapter(recipe.adapter, _place(recipe)) if recipe.adapter else []),
+        *(data_statements(recipe.data, recipe.device == "cuda") if recipe.data else []),
         *_inputs(recipe),
         *_generation(recipe),
     ]
@@ -122,19 +124,20 @@ def _dtype(recipe: Recipe) -> str:
 
 
 def _prompt(recipe: Recipe) -> list[str]:
-    """Set `prompt` to the text, and `coded` to the numbers section if there is one."""
+    """Set `prompt` to the text, and `coded` to the numbers or examples section if there is one."""
     everything, part = "open('payload.bin', 'rb').read()", recipe.prompt
+    alone = recipe.adapter is None and recipe.data is None
     if part is None:
-        return [f"coded = {everything}"] if recipe.adapter else []
-    lines = [] if recipe.adapter is None else [f"payload = {everything}"]
-    section = everything if recipe.adapter is None else f"payload[:{part.num_bytes}]"
+        return [] if alone else [f"coded = {everything}"]
+    lines = [] if alone else [f"payload = {everything}"]
+    section = everything if alone else f"payload[:{part.num_bytes}]"
     if part.codec == "model":
         assert recipe.start_token is not None
         lines.append(f"coded = {section}")
         lines += decoder_source(recipe.start_token, part.section_head()).splitlines()
     else:
         lines.append("prompt = " + _TEXT[part.codec].format(section))
-    if recipe.adapter is not None:
+    if not alone:
         lines.append(f"coded = payload[{part.num_bytes}:]")
     return lines
 

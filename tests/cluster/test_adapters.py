@@ -10,11 +10,11 @@ from cluster.frozen import Frozen, load, weights_digest
 from cluster.generation import generate
 from cluster.training import Lesson
 from evaluators.miniature.tasks import load_miniature
-from search.adapter import METHODS, AdapterSpec
+from search.adapter import AdapterSpec
 from search.base_model import BaseModelConfig
 from search.programs.numbers import NumbersCode
 from tests.conftest import ARCHITECTURES, random_numbers
-from tests.search.recipes import adapter_spec
+from tests.search.recipes import NUMBER_METHODS, adapter_spec
 
 TASK = load_miniature("numbers", 0)
 TRAIN = TASK.splits.train
@@ -116,7 +116,7 @@ def test_assigned_numbers_are_the_adapter(frozen: Frozen) -> None:
                 lora.assign(wrong)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NUMBER_METHODS)
 def test_every_method_trains_restores_and_leaves_the_base_alone(
     frozen: Frozen, method: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_every_method_trains_restores_and_leaves_the_base_alone(
     assert not hasattr(frozen.model, "peft_config")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NUMBER_METHODS)
 def test_what_a_seed_decides_is_not_in_the_program(frozen: Frozen, method: str) -> None:
     # Two seeds, the same numbers: a program holds no seed, so the outputs have to be the same.
     logits, ids = [], torch.arange(20, 60)[None]

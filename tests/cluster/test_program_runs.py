@@ -21,7 +21,6 @@ from cluster.frozen import Frozen, load
 from cluster.generation import asked, generate
 from cluster.sandbox import _GUARD, Limits, run_files
 from evaluators.miniature.tasks import load_miniature
-from search.adapter import METHODS
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate, Prompt
 from search.programs.coarse import coarse
@@ -29,7 +28,7 @@ from search.programs.numbers import encode_numbers
 from search.programs.program import WAYS, Program, build, decode, text_part
 from search.programs.text import CODECS, TextCodec
 from tests.conftest import random_numbers
-from tests.search.recipes import adapter_spec
+from tests.search.recipes import NUMBER_METHODS, adapter_spec
 
 pytestmark = pytest.mark.timeout(300)
 TASK = load_miniature("numbers", 0)
@@ -141,7 +140,7 @@ def programs(llama: Maker) -> dict[str, Made]:
     for codec in (*CODECS, "model"):
         made[f"prompt {codec}"] = llama.make(candidate(prompt=PROMPT), codec=codec)
         assert made[f"prompt {codec}"].program.codecs == {"prompt": codec}
-    for method in METHODS:
+    for method in NUMBER_METHODS:
         made[method] = llama.make(candidate(method))
         made[f"{method} prompt"] = llama.make(candidate(method, prompt=PROMPT), codec="brotli")
     for way in WAYS:

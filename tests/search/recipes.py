@@ -24,6 +24,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "weights": {"target_modules": ("down_proj",)},
 }
 
+# The methods whose payload holds numbers; that of `data` holds examples.
+NUMBER_METHODS = tuple(method for method in METHODS if method != "data")
+
 
 def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
     """Return a small adapter of a method."""
@@ -62,7 +65,7 @@ def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> 
 RECIPES = {
     "nothing": BARE,
     **{f"prompt {codec}": with_prompt(BARE, codec) for codec in (*CODECS, "model")},
-    **{method: with_adapter(BARE, method) for method in METHODS},
+    **{method: with_adapter(BARE, method) for method in NUMBER_METHODS},
     **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
     "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.adapter import METHODS
 from search.programs.program import WAYS
 from search.programs.recipe import Recipe
 from search.programs.script import readable_script, script
-from tests.search.recipes import BARE, RECIPES, with_adapter, with_prompt
+from tests.search.recipes import BARE, NUMBER_METHODS, RECIPES, with_adapter, with_prompt
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden_scripts.json"
@@ -33,7 +32,7 @@ NEEDED = {
     "prompt and lora": {"brotli", "constriction", "numpy", "peft", "torch"},
     "chat": set(),
     "steps": {"re", "re2"},
-} | {method: {"peft", "torch"} for method in METHODS if method != "weights"}
+} | {method: {"peft", "torch"} for method in NUMBER_METHODS if method != "weights"}
 
 
 def digest(source: bytes) -> list[object]:

@@ -1,0 +1,113 @@
+"""What training examples cost as a program, and what an adapter that learned from them scores.
+
+    python benchmarks/data_recipe.py [--sizes 8 64 512] [--steps 160 640 1280] [--task numbers]
+
+Prints a line of a Markdown table for each number of examples, on an embedded model (`--regime`).
+`general` is the shortest of the general codecs on the same texts joined, `excess` the excess
+description length. Every program is run in a fresh process, and its outputs have to be those of
+this one; its time is `decode`, with the start of the process and the answers to 162 questions.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from cluster.adapters import installed
+from cluster.builder import Builder, run_program
+from cluster.frozen import Frozen, load, weights_digest
+from cluster.prequential import chosen_examples, learn
+from cluster.sandbox import Limits, run_files
+from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
+from evaluators.task import Task
+from search.adapter import AdapterSpec
+from search.base_model import BaseModelConfig
+from search.candidate import Candidate
+from search.programs.text import compress
+
+TINY = Path(__file__).parent.parent / "examples" / "tiny"
+NUM_SCORED = 162
+
+
+def measure(frozen: Frozen, config: BaseModelConfig, task: Task, spec: AdapterSpec) -> str:
+    """Return the line of one number of examples.
+
+    Raises:
+        RuntimeError: if the files give other outputs, or the base model changed.
+    """
+    builder = Builder(frozen, config, task, 54, "program")
+    candidate = Candidate(task=task.name, model=config.label, adapter=spec)
+    scored = task.splits.search[:NUM_SCORED]
+    inputs = [example.input for example in scored]
+    with installed(frozen, spec) as adapter:
+        began = time.monotonic()
+        learned = learn(frozen, adapter, task, spec.steps, exact=True)
+        encode_s = time.monotonic() - began
+        program = builder.build(candidate, {}, adapter, learned)
+        outputs, _ = run_program(program, "", frozen, adapter.model, inputs)
+    if weights_digest(frozen.model) != frozen.digest:
+        raise RuntimeError("the base model changed")
+    began = time.monotonic()
+    limits = Limits(seconds=1800, threads=torch.get_num_threads())
+    found = run_files(program.script, program.payload, TINY / (config.path or ""), inputs, limits)
+    decode_s = time.monotonic() - began
+    if found != outputs:
+        raise RuntimeError(f"{spec.size} examples: the files give other outputs")
+    score = task.metric.corpus([task.cut(output) for output in outputs], scored).score
+    texts = "".join(task.ask(e.input) + task.show(e.target) for e in chosen_examples(task, spec))
+    general = 8 * min(map(len, compress(texts.encode()).values()))
+    cells = [
+        f"{spec.size}",
+        f"{program.payload_bits}",
+        f"{program.payload_bits / (spec.size or 1):.1f}",
+        f"{8 * len(program.script)}",
+        f"{general}",
+        f"{learned.excess_bits:.0f}",
+        f"{score:.3f}",
+        f"{encode_s:.1f}",
+        f"{decode_s:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--task", choices=MINIATURE_TASKS, default="numbers")
+    parser.add_argument("--regime", choices=("pretrained", "posttrained"), default="pretrained")
+    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--steps", type=int, nargs="+", default=[160, 640, 1280])
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument(
+        "--targets", nargs="+", default=["q_proj", "v_proj", "up_proj", "down_proj"]
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    task = load_miniature(args.task, 0)
+    config = BaseModelConfig(regime=args.regime, path=Path(args.regime))
+    frozen = load(config, TINY)
+    print(
+        "| examples | payload bits | bits an example | program.py bits | general codec bits "
+        "| excess bits | score | encode s | decode s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for size, steps in zip(args.sizes, args.steps, strict=True):
+        spec = AdapterSpec(
+            method="data",
+            rank=args.rank,
+            size=size,
+            target_modules=tuple(args.targets),
+            learning_rate=args.rate,
+            steps=steps,
+            batch_size=args.batch_size,
+            seed=0,
+        )
+        print(measure(frozen, config, task, spec), flush=True)
+
+
+if __name__ == "__main__":
+    main()
