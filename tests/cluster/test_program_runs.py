@@ -202,7 +202,8 @@ def test_every_kind_of_program_says_what_the_search_recorded(
         outputs = [json.loads(line) for line in printed[name].splitlines()]
         assert outputs == made.outputs, name
         assert one_differs(made) is (name != "nothing"), name
-        assert len(set(made.outputs)) > 1 or name == "limit", name
+        # A limit and five steps may leave the same of every output.
+        assert len(set(made.outputs)) > 1 or name in ("limit", "steps"), name
 
 
 def run_alone(made: Made, model: Path) -> list[str]:
