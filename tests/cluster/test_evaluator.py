@@ -70,7 +70,7 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert len(ledger.rows("predictions")) == 4
     (program,) = ledger.rows("programs")
     assert written["payload_bits"] == 8 * len(program["payload"]) == program["payload_bits"]
-    script_bits = 8 * len(program["script"].encode())
+    script_bits = 8 * len(program["script"])
     assert written["program_bits"] == script_bits + program["payload_bits"]
     found = read_program(ledger, f"{one.id}-r0")
     assert found.digest == written["program"] == program["program"]
