@@ -14,12 +14,11 @@ from cluster.export import export_peft, spec_of
 from cluster.frozen import load
 from cluster.program_files import write_folder
 from evaluators.miniature.tasks import load_miniature
-from search.adapter import METHODS
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate, Prompt
 from search.programs.numbers import NumbersCode
 from tests.conftest import random_numbers
-from tests.search.recipes import RECIPES, adapter_spec
+from tests.search.recipes import NUMBER_METHODS, RECIPES, adapter_spec
 
 TASK = load_miniature("numbers", 0)
 PROMPT = Prompt(instruction="Häufig: `n`.", demonstrations=(("1 + 1?", "2"),))
@@ -43,7 +42,7 @@ def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | Non
     return logits
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "weights"])
+@pytest.mark.parametrize("method", [name for name in NUMBER_METHODS if name != "weights"])
 def test_peft_loads_what_the_program_has(
     model_folders: dict[str, Path], tmp_path: Path, method: str
 ) -> None:
@@ -67,7 +66,7 @@ def test_peft_loads_what_the_program_has(
     assert repr(TASK.question) in card
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NUMBER_METHODS)
 def test_a_recipe_names_its_adapter_fully(method: str) -> None:
     part = RECIPES[method].adapter
     assert part is not None
