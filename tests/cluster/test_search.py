@@ -17,9 +17,9 @@ import pytest
 from evaluators.ledger import Ledger
 from tests.conftest import REPOSITORY
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 Write = Callable[..., Path]
-DEADLINE_S = 240
+DEADLINE_S = 390
 
 
 def start(*argv: str) -> "subprocess.Popen[str]":
