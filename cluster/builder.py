@@ -12,7 +12,7 @@ from cluster.token_logits import encode_text, start_token
 from evaluators.task import Task
 from search.adapter import FINEST_STEP, AdapterSpec
 from search.base_model import BaseModelConfig
-from search.candidate import Candidate
+from search.candidate import Candidate, Prompt
 from search.programs.coarse import coarse, coarse_each
 from search.programs.numbers import Integers, NumbersCode, Tensor
 from search.programs.postprocess import postprocess
@@ -24,6 +24,7 @@ from search.programs.program import (
     choose_numbers,
     choose_text,
     decode,
+    may_be_shortest,
     text_part,
 )
 from search.programs.recipe import Recipe
@@ -40,30 +41,44 @@ class Builder:
         task: what is asked.
         batch_size: inputs that a program continues together.
         length: which length is to be short where codecs differ.
+        by_index: demonstrations may be named by their index in the train split.
     """
 
     def __init__(
-        self, frozen: Frozen, config: BaseModelConfig, task: Task, batch_size: int, length: Length
+        self,
+        frozen: Frozen,
+        config: BaseModelConfig,
+        task: Task,
+        batch_size: int,
+        length: Length,
+        *,
+        by_index: bool = False,
     ) -> None:
         self._frozen, self._config, self._task = frozen, config, task
-        self._batch_size, self._length = batch_size, length
+        self._batch_size, self._length, self._by_index = batch_size, length, by_index
         self._texts: dict[tuple[str, bool], dict[TextCodec, bytes]] = {}
         # What the base model coded was decoded at once, while no adapter was on it.
         self._decoded: dict[bytes, str] = {}
 
-    def code_text(self, text: str, *, by_model: bool) -> dict[TextCodec, bytes]:
-        """Return `text` as each codec writes it; call it while no adapter is on the model.
+    def code_text(self, prompt: Prompt, *, by_model: bool) -> dict[TextCodec, bytes]:
+        """Return a prompt as each codec writes it; call it while no adapter is on the model.
 
         Args:
-            text: the prompt.
-            by_model: also let the base model code it, which takes a forward pass a token, twice.
+            prompt: what stands before the question.
+            by_model: also let the base model code it, which takes a forward pass a token, twice;
+                left out where its decoder alone is longer than another codec with its section.
         """
+        text = prompt.render(self._task)
         if not text:
             return {}
         known = self._texts.get((text, by_model))
         if known is None:
             known = compress(text.encode())
-            if by_model:
+            indices = prompt.indices(self._task) if self._by_index else None
+            if indices is not None:
+                known["index"] = indices
+                self._decoded[indices] = text
+            if by_model and may_be_shortest("model", known, self._length):
                 # Where the tokenizer does not give the text back, or the decode run fails, the
                 # general codecs are there.
                 with suppress(CodingError):
@@ -93,9 +108,10 @@ class Builder:
         recipe, payload = self._recipe(candidate), b""
         if texts:
             codec, payload = choose_text(texts, self._length, self._start(texts))
+            lead, answer = candidate.prompt.lead(), self._task.answer
             recipe = recipe.model_copy(
                 update={
-                    "prompt": text_part(codec, payload),
+                    "prompt": text_part(codec, payload, lead, answer),
                     "start_token": self._start(texts) if codec == "model" else None,
                 }
             )

@@ -70,7 +70,12 @@ class Evaluator:
         self._ledger = Ledger(self._run / "ledger")
         sweep = self._sweep
         self._builder = Builder(
-            self._frozen, config, self._task, sweep.workers.batch_size, sweep.length
+            self._frozen,
+            config,
+            self._task,
+            sweep.workers.batch_size,
+            sweep.length,
+            by_index=sweep.train_split_in_machine,
         )
         self._record_load(config)
 
@@ -119,7 +124,7 @@ class Evaluator:
     def _train_and_score(self, candidate: Candidate, rung: Rung) -> dict[str, Any]:
         """Return the numbers of a candidate; after its last rung also record its variants."""
         last = rung.index == self._sweep.rungs.count - 1
-        texts = self._builder.code_text(candidate.prompt.render(self._task), by_model=last)
+        texts = self._builder.code_text(candidate.prompt, by_model=last)
         if candidate.adapter is None:
             return self._record(candidate, rung, self._score(candidate, rung, texts, None, ()))
         try:

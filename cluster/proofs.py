@@ -77,13 +77,19 @@ def verify(args: argparse.Namespace) -> int:
 def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     from cluster.program_files import ProgramError, read_examples, read_folder
     from cluster.sandbox import ProgramFailedError, network_can_be_cut, run_files
-    from cluster.verify import exact, limits_of
+    from cluster.verify import exact, limits_of, names_examples
 
     try:
         program, manifest, ours = read_folder(args.what)
         examples = read_examples(args.what)
     except (ProgramError, PayloadError) as error:
         raise SweepError(str(error)) from error
+    train = None
+    if names_examples(program):
+        try:
+            train = (args.what / "train.jsonl").read_bytes()
+        except OSError as error:
+            raise SweepError(f"{args.what} lacks the train split: {error}") from error
     if args.model is None:
         raise SweepError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (args.model / "config.json").is_file():
@@ -105,6 +111,7 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
             args.model,
             [example["input"] for example in examples],
             limits_of(program, 1, args.timeout),
+            train,
         )
     except ProgramFailedError as error:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)

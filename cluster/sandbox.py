@@ -29,7 +29,7 @@ class Hidden:
         if name.split(".")[0] in {"cluster", "search", "evaluators", "launch"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden)
-sys.argv = ["program.py", sys.argv[4]]
+sys.argv = ["program.py", *sys.argv[4:]]
 runpy.run_path("program.py", run_name="__main__")
 """
 _MAX_OUTPUT_BYTES = 1 << 30
@@ -65,7 +65,12 @@ def network_can_be_cut() -> bool:
 
 
 def run_files(
-    script: bytes, payload: bytes, model: Path, inputs: Sequence[str], limits: Limits
+    script: bytes,
+    payload: bytes,
+    model: Path,
+    inputs: Sequence[str],
+    limits: Limits,
+    train: bytes | None = None,
 ) -> list[str]:
     """Return the outputs of a program for `inputs`.
 
@@ -75,6 +80,7 @@ def run_files(
         model: the folder of the base model.
         inputs: what is asked.
         limits: time, memory and threads.
+        train: the train split as a file, for a program that names demonstrations by index.
 
     Raises:
         ProgramFailedError: if it fails, takes too long, or does not print a JSON string an input.
@@ -85,13 +91,17 @@ def run_files(
         folder = Path(scratch)
         (folder / "program.py").write_bytes(script)
         (folder / "payload.bin").write_bytes(payload)
+        arguments = [str(model.absolute())]
+        if train is not None:
+            (folder / "train.jsonl").write_bytes(train)
+            arguments.append("train.jsonl")
         command = [
             *prefix,
             sys.executable,
             "-c",
             _GUARD,
             *map(str, numbers),
-            str(model.absolute()),
+            *arguments,
         ]
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
             "HOME": scratch,

@@ -115,6 +115,9 @@ class Verifier:
             for e, output in zip(examples, recorded, strict=True)
         ]
         write_whole(folder / "examples.jsonl", "".join(lines).encode())
+        train = train_file(self._task) if names_examples(program) else None
+        if train is not None:
+            write_whole(folder / "train.jsonl", train)
         about: dict[str, Any] = {
             "candidate": point.candidate,
             "task": point.task,
@@ -135,6 +138,7 @@ class Verifier:
                 self._models[point.model],
                 [example.input for example in examples],
                 limits_of(program, self._run.sweep.workers.threads, self._timeout_s),
+                train,
             )
             found = self._compared(program, point, recorded, outputs)
         except ProgramFailedError as error:
@@ -180,6 +184,17 @@ class Verifier:
             upper = point.score if point.upper is None else point.upper
             verified = lower <= score <= upper
         return Verification(len(recorded), num_equal, score, verified)
+
+
+def names_examples(program: Program) -> bool:
+    """Return whether a program needs the train split beside the model."""
+    return program.recipe.prompt is not None and program.recipe.prompt.codec == "index"
+
+
+def train_file(task: Task) -> bytes:
+    """Return the train split as program.py reads it: a JSON list of input and target a line."""
+    pairs = (json.dumps([e.input, e.target], ensure_ascii=False) for e in task.splits.train)
+    return "".join(pair + "\n" for pair in pairs).encode()
 
 
 def verified_on(program: Program) -> dict[str, Any]:

@@ -22,10 +22,24 @@ class Prompt(Config):
     instruction: str = ""
     demonstrations: tuple[tuple[str, str], ...] = ()
 
+    def lead(self) -> str:
+        """Return the text before the first demonstration."""
+        return self.instruction + "\n" if self.instruction else ""
+
+    def indices(self, task: Task) -> bytes | None:
+        """Return where the demonstrations stand in the train split, 2 bytes each, big-endian.
+
+        None if there is none, one is not there, or the split is longer than 65,536.
+        """
+        place = {(e.input, e.target): i for i, e in enumerate(task.splits.train)}
+        found = [place.get(shown, 1 << 16) for shown in self.demonstrations]
+        if not found or max(found) >= 1 << 16:
+            return None
+        return b"".join(i.to_bytes(2, "big") for i in found)
+
     def render(self, task: Task) -> str:
         """Return the text that precedes the question of `task`; empty if there is no prompt."""
-        head = self.instruction + "\n" if self.instruction else ""
-        return head + "".join(
+        return self.lead() + "".join(
             task.ask(text) + task.show(target) for text, target in self.demonstrations
         )
 

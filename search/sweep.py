@@ -101,6 +101,13 @@ class Sweep(Config):
             "alone, as most published fronts count"
         ),
     ] = "program"
+    train_split_in_machine: Annotated[
+        bool,
+        Field(
+            description="declare the train split a part of the machine: demonstrations may then be "
+            "named by index, and program.py takes the split as a second argument"
+        ),
+    ] = False
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
     workers: Annotated[Workers, Field(description="who computes")] = Workers()
     seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0

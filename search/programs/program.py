@@ -77,13 +77,14 @@ def build(recipe: Recipe, payload: bytes) -> Program:
     return Program(recipe, script(recipe), payload)
 
 
-def decode(recipe: Recipe, payload: bytes, decode_by_model: TextDecoder | None = None) -> Decoded:
+def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = None) -> Decoded:
     """Return what `payload` says.
 
     Args:
         recipe: how it is read.
         payload: the bytes of payload.bin.
-        decode_by_model: decodes a text section that the base model has coded.
+        decode_here: decodes a text section that needs what is not in the payload: the base model
+            that coded it, or the train split that its indices point into.
 
     Raises:
         PayloadError: if the payload is truncated, too long or damaged.
@@ -92,7 +93,7 @@ def decode(recipe: Recipe, payload: bytes, decode_by_model: TextDecoder | None =
     if len(payload) < num_bytes:
         raise PayloadError(f"the payload has {len(payload)} bytes, its prompt alone {num_bytes}")
     section, rest = payload[:num_bytes], payload[num_bytes:]
-    prompt = _text(recipe.prompt, section, decode_by_model) if recipe.prompt else ""
+    prompt = _text(recipe.prompt, section, decode_here) if recipe.prompt else ""
     if recipe.data is not None:
         if -len(rest) % 4 != recipe.data.padding:
             raise PayloadError(f"{len(rest)} bytes are no examples section of this program")
@@ -104,19 +105,22 @@ def decode(recipe: Recipe, payload: bytes, decode_by_model: TextDecoder | None =
     return Decoded(prompt, decode_numbers(rest, recipe.adapter.shapes, recipe.adapter.numbers))
 
 
-def _text(part: PromptPart, section: bytes, decode_by_model: TextDecoder | None) -> str:
-    if part.codec == "model":
-        if decode_by_model is None:
-            raise PayloadError("the prompt was coded by the base model, which is not at hand")
-        return decode_by_model(section)
+def _text(part: PromptPart, section: bytes, decode_here: TextDecoder | None) -> str:
+    if part.codec == "model" or part.codec == "index":
+        if decode_here is None:
+            needed = {"model": "base model", "index": "train split"}[part.codec]
+            raise PayloadError(f"the prompt needs the {needed}, which is not at hand")
+        return decode_here(section)
     try:
         return decompress(part.codec, section).decode()
     except UnicodeDecodeError as error:
         raise PayloadError(f"the prompt is not UTF-8: {error}") from error
 
 
-def text_part(codec: TextCodec, section: bytes) -> PromptPart:
-    """Return the part of a recipe for a text section."""
+def text_part(codec: TextCodec, section: bytes, lead: str = "", answer: str = "") -> PromptPart:
+    """Return the part of a recipe for a text section; `lead` and `answer` are for indices."""
+    if codec == "index":
+        return PromptPart(codec=codec, num_bytes=len(section), lead=lead, answer=answer)
     head = section[:4].hex() if codec == "model" else None
     return PromptPart(codec=codec, num_bytes=len(section), head=head)
 
@@ -131,6 +135,13 @@ def choose_text(
 
     best = min(coded, key=cost)
     return best, coded[best]
+
+
+def may_be_shortest(codec: TextCodec, coded: Mapping[TextCodec, bytes], length: Length) -> bool:
+    """Return whether `codec` could still be chosen, whatever its section will be."""
+    if length == "payload":
+        return True
+    return _text_cost(codec, 0) < min(len(coded[c]) + _text_cost(c, None) for c in coded)
 
 
 def choose_numbers(

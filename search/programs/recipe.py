@@ -25,11 +25,16 @@ class PromptPart(Config):
         num_bytes: its length.
         head: its first four bytes in hexadecimal, for a section that the model coded: they hold
             the number of tokens and the checksum, which program.py has as numbers.
+        lead: for demonstrations named by index, the text before the first.
+        answer: for these, the template of an answer.
     """
 
     codec: TextCodec
     num_bytes: Annotated[int, Field(ge=1)]
     head: Annotated[str | None, Field(pattern=r"^([0-9a-f]{2}){1,4}$")] = None
+
+    lead: str = ""
+    answer: str = ""
 
     def section_head(self) -> bytes:
         """Return the section with zeros after its head."""

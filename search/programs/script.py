@@ -3,7 +3,9 @@
 It is put together from the statements that the recipe needs and no others, minified by
 python-minifier, and packed by brotli into a script that unpacks itself where that is shorter. The
 same recipe gives the same bytes. It reads JSON strings, one a line, and writes
-one JSON string a line; payload.bin lies beside it, the model's folder is its argument.
+one JSON string a line; payload.bin lies beside it, the model's folder is its argument. Where
+demonstrations are named by index, the train split is its second argument: JSON lists of input and
+target, one a line.
 """
 
 import ast
@@ -16,7 +18,7 @@ import python_minifier
 from search.programs.data_script import data_statements
 from search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from search.programs.postprocess import step_source
-from search.programs.recipe import AdapterPart, Recipe
+from search.programs.recipe import AdapterPart, PromptPart, Recipe
 from search.programs.token_coder import decoder_source
 
 _TEXT = {
@@ -131,7 +133,9 @@ def _prompt(recipe: Recipe) -> list[str]:
         return [] if alone else [f"coded = {everything}"]
     lines = [] if alone else [f"payload = {everything}"]
     section = everything if alone else f"payload[:{part.num_bytes}]"
-    if part.codec == "model":
+    if part.codec == "index":
+        lines += _shown(recipe, part, section)
+    elif part.codec == "model":
         assert recipe.start_token is not None
         lines.append(f"coded = {section}")
         lines += decoder_source(recipe.start_token, part.section_head()).splitlines()
@@ -140,6 +144,19 @@ def _prompt(recipe: Recipe) -> list[str]:
     if not alone:
         lines.append(f"coded = payload[{part.num_bytes}:]")
     return lines
+
+
+def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
+    """Put demonstrations together from the train split, the second argument of program.py."""
+    before, _, after = recipe.question.partition("{input}")
+    head, _, tail = part.answer.partition("{target}")
+    texts = [repr(before), "train[i][0]", repr(after + head), "train[i][1]", repr(tail)]
+    shown = " + ".join(text for text in texts if text != "''")
+    lead = f"{part.lead!r} + " if part.lead else ""
+    return [
+        "train = [json.loads(line) for line in open(sys.argv[2])]",
+        f"prompt = {lead}''.join({shown} for i in numpy.frombuffer({section}, '>u2'))",
+    ]
 
 
 def _place(recipe: Recipe) -> str:

@@ -93,7 +93,7 @@ def _unxz(data: bytes) -> bytes:
 
 _Code = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
 GeneralCodec = Literal["stored", "deflate", "zstd", "brotli", "xz"]
-TextCodec = Literal[GeneralCodec, "model"]
+TextCodec = Literal[GeneralCodec, "model", "index"]
 _CODECS: dict[GeneralCodec, _Code] = {
     "stored": (bytes, bytes),
     "deflate": (_deflate, _inflate),

@@ -30,7 +30,7 @@ def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | Non
     config = BaseModelConfig(regime="m", path=model)
     frozen = load(config, Path())
     builder = Builder(frozen, config, TASK, 4, "payload")
-    texts = builder.code_text(candidate.prompt.render(TASK), by_model=False)
+    texts = builder.code_text(candidate.prompt, by_model=False)
     if candidate.adapter is None:
         write_folder(folder, builder.build(candidate, texts, None, ()), {})
         return None

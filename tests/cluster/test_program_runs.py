@@ -19,14 +19,15 @@ from cluster.adapters import installed
 from cluster.builder import Builder, run_program
 from cluster.frozen import Frozen, load
 from cluster.generation import asked, generate
-from cluster.sandbox import _GUARD, Limits, run_files
+from cluster.sandbox import _GUARD, Limits, ProgramFailedError, run_files
+from cluster.verify import train_file
 from evaluators.miniature.tasks import load_miniature
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate, Prompt
 from search.programs.coarse import coarse
 from search.programs.numbers import encode_numbers
 from search.programs.program import WAYS, Program, build, decode, text_part
-from search.programs.text import CODECS, TextCodec
+from search.programs.text import CODECS, PayloadError, TextCodec
 from tests.conftest import random_numbers
 from tests.search.recipes import NUMBER_METHODS, adapter_spec
 
@@ -66,7 +67,7 @@ class Maker:
         change: Callable[..., Program] | None = None,
         codec: TextCodec | None = None,
     ) -> Made:
-        texts = self.builder.code_text(candidate.prompt.render(TASK), by_model=codec == "model")
+        texts = self.builder.code_text(candidate.prompt, by_model=codec == "model")
         if codec is not None:
             texts = {codec: texts[codec]}
         with self._adapted(candidate) as adapter:
@@ -305,3 +306,27 @@ def test_a_payload_that_says_something_else_says_something_else(
     assert found != made.outputs
     assert decode(made.program.recipe, other).prompt.count("Wort") == 1
     assert text_part("stored", other) == made.program.recipe.prompt
+
+
+def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None:
+    shown = tuple((e.input, e.target) for e in (TASK.splits.train[3], TASK.splits.train[300]))
+    prompt = Prompt(instruction="Number:", demonstrations=shown)
+    config = BaseModelConfig(regime="m", path=llama.folder)
+    by_index = Builder(llama.frozen, config, TASK, 4, "payload", by_index=True)
+    texts = by_index.code_text(prompt, by_model=False)
+    made = by_index.build(candidate(prompt=prompt), texts, None, ())
+    assert made.codecs == {"prompt": "index"}
+    assert made.payload == bytes([0, 3, 1, 44])
+    assert by_index.decode(made).prompt == prompt.render(TASK)
+    with pytest.raises(PayloadError, match="train split"):
+        decode(made.recipe, made.payload)
+    same = llama.make(candidate(prompt=prompt), codec="stored")
+    printed = run_files(made.script, made.payload, llama.folder, INPUTS, Limits(), train_file(TASK))
+    assert printed == same.outputs != same.bare
+    with pytest.raises(ProgramFailedError):
+        run_files(made.script, made.payload, llama.folder, INPUTS, Limits())
+
+
+def test_what_the_train_split_lacks_has_no_index() -> None:
+    assert Prompt(demonstrations=(("never asked", "1"),)).indices(TASK) is None
+    assert Prompt(instruction="Number:").indices(TASK) is None

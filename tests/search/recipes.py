@@ -68,6 +68,11 @@ RECIPES = {
     **{method: with_adapter(BARE, method) for method in NUMBER_METHODS},
     **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
     "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
+    "prompt by index": BARE.model_copy(
+        update={
+            "prompt": PromptPart(codec="index", num_bytes=4, lead="Number:\n", answer=" {target}\n")
+        }
+    ),
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
     "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
