@@ -124,7 +124,7 @@ def _check_model(config: BaseModelConfig, folder: Path, field: str, families: Fa
         raise SweepError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
     where, options = source(config, folder)
     try:
-        load_tokenizer(config, folder)
+        tokenizer, _ = load_tokenizer(config, folder)
     except Exception as error:  # transformers raises many types here
         raise SweepError(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
@@ -138,6 +138,8 @@ def _check_model(config: BaseModelConfig, folder: Path, field: str, families: Fa
     for name, family in families.named().items():
         if family.candidates:
             _check_family(name, family, model, where)
+        if True in family.chat and tokenizer.chat_template is None:
+            raise SweepError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     return True
 
 

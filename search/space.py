@@ -55,6 +55,13 @@ class PromptFamily(Config):
         tuple[tuple[PostprocessStep, ...], ...],
         Field(min_length=1, description="lists of steps applied to the output"),
     ] = ((),)
+    postprocess_combine: Annotated[
+        tuple[PostprocessStep, ...],
+        Field(description="steps that the search puts together by itself, after those of the list"),
+    ] = ()
+    postprocess_most: Annotated[
+        int, Field(ge=1, le=4, description="how many of `postprocess_combine` at most")
+    ] = 2
     chat: Annotated[
         tuple[bool, ...],
         Field(min_length=1, description="whether the text goes into the model's chat template"),
@@ -270,8 +277,16 @@ def _draws(
             adapter=_draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None,
             chat=rng.choice(family.chat),
             max_new_tokens=rng.choice(family.max_new_tokens),
-            postprocess=rng.choice(family.postprocess),
+            postprocess=_draw_postprocess(family, rng),
         )
+
+
+def _draw_postprocess(family: PromptFamily, rng: random.Random) -> tuple[PostprocessStep, ...]:
+    listed = rng.choice(family.postprocess)
+    if not family.postprocess_combine:
+        return listed
+    most = min(family.postprocess_most, len(family.postprocess_combine))
+    return listed + tuple(rng.sample(family.postprocess_combine, rng.randint(0, most)))
 
 
 def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> AdapterSpec:

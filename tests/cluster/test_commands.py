@@ -175,6 +175,7 @@ def lora(**changes: Any) -> dict[str, Any]:
             {"families": {"trainable_tokens": {"candidates": 2, "tokens": [[1, 400]]}}},
             "families.trainable_tokens.tokens: there is no token 400; .* has 400",
         ),
+        (lora(chat=[True]), "families.lora.chat: the tokenizer of .* has no chat template"),
         (lora(max_new_tokens=[13]), "13 is more than the task numbers allows"),
         (lora(demonstrations=[600]), "600 are more than the train split has"),
         (

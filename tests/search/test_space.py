@@ -118,6 +118,32 @@ def test_every_method_is_a_family_whose_draws_are_valid_and_seeded(name: str) ->
     assert [c.id for c in found] != [c.id for c in draw({name: family}, ["m"], seed=1)]
 
 
+def test_steps_are_combined_after_those_of_the_list() -> None:
+    family = {
+        "candidates": 40,
+        "demonstrations": [0, 1],
+        "postprocess": [["cut:."]],
+        "postprocess_combine": ["lower", "last_word", "round:1"],
+        "postprocess_most": 2,
+    }
+    drawn = [c.postprocess for c in draw({"prompt": family}, ["m"]) if c.postprocess]
+    assert {len(steps) for steps in drawn} == {1, 2, 3}
+    assert {steps[0] for steps in drawn} == {"cut:."}
+    assert all(len(set(steps)) == len(steps) for steps in drawn)
+    assert ("cut:.", "last_word", "lower") in drawn
+    assert ("cut:.", "lower", "last_word") in drawn
+
+
+def test_a_price_is_drawn_for_training_that_has_one() -> None:
+    family = {"candidates": 20, "training": ["plain", "rate"], "nats_per_kbit": [0.5, 2.0]}
+    drawn = {
+        (c.adapter.training, c.adapter.nats_per_kbit)
+        for c in draw({"lora": family}, ["m"])
+        if c.adapter
+    }
+    assert drawn == {("plain", None), ("rate", 0.5), ("rate", 2.0)}
+
+
 def test_variants_differ_in_their_coding_alone() -> None:
     spec = AdapterSpec(method="lora", rank=4, target_modules=("q",), **ADAPTER)
     candidate = Candidate(task="t", model="m", adapter=spec)
