@@ -203,8 +203,8 @@ def test_every_kind_of_program_says_what_the_search_recorded(
         outputs = [json.loads(line) for line in printed[name].splitlines()]
         assert outputs == made.outputs, name
         assert one_differs(made) is (name != "nothing"), name
-        # A limit and five steps may leave the same of every output.
-        assert len(set(made.outputs)) > 1 or name in ("limit", "steps"), name
+    # What differs is not one answer to everything.
+    assert max(len(set(made.outputs)) for made in programs.values()) > 4
 
 
 def run_alone(made: Made, model: Path) -> list[str]:
