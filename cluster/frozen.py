@@ -4,6 +4,7 @@ Weights are read from safetensors only and no code of a model is ever executed.
 """
 
 import hashlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,9 @@ def load(config: BaseModelConfig, folder: Path) -> Frozen:
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        # DeepSpeed, which transformers imports, would warn that it finds no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     began = time.monotonic()
     place, options = source(config, folder)
     dtype = getattr(torch, config.dtype)

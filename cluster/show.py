@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -39,15 +40,17 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
         console.print("No candidate has completed the last rung yet: there is no front.")
     for (task, model), front_points in fronts(points).items():
         table = Table(
-            "program bits",
-            "payload bits",
+            "program",
+            "payload",
             "score",
             Column("95 % interval", no_wrap=True),
             "family",
             "verified",
             Column("candidate", no_wrap=True),
-            title=f"{task}, {model}",
+            title=f"{task}, {model}: bits of program and payload, score",
             title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
         )
         for p in front_points:
             bounds = "" if p.lower is None or p.upper is None else f"{p.lower:.3f} - {p.upper:.3f}"
