@@ -43,6 +43,9 @@ def export_peft(program_folder: Path, target: Path, model: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--peft: {target} is not empty")
     frozen = load_frozen(model, program)
+    expected = manifest.get("base_digest")
+    if expected is not None and expected != frozen.digest:
+        raise ValueError(f"--model: {model} has the digest {frozen.digest}, the program {expected}")
     decoded = decode(program.recipe, program.payload, lambda section: decode_text(frozen, section))
     with installed(frozen, spec_of(part)) as adapter:
         adapter.assign(decoded.tensors)

@@ -22,7 +22,7 @@ from search.programs.script import readable_script
 # A larger payload is a file of its own, so that the table stays quick to read.
 _INLINE_BYTES = 1 << 20
 _MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
-_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier")
+_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier", "brotli")
 
 
 class ProgramError(ValueError):

@@ -126,6 +126,7 @@ class Verifier:
             "split": point.split,
         }
         rung_row = (ledger.read_part("rungs", part) or [{}])[0]
+        about["base_digest"] = rung_row.get("base_digest")
         if rung_row.get("excess_bits") is not None:
             about["excess_bits"] = rung_row["excess_bits"]
         write_folder(folder, program, about)

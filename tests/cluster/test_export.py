@@ -38,7 +38,8 @@ def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | Non
         program = builder.build(candidate, texts, adapter, random_numbers(adapter))
         adapter.assign(builder.decode(program).tensors)
         logits: torch.Tensor = adapter.model(input_ids=IDS).logits
-    write_folder(folder, program, {"task": "numbers", "model": "m", "score": 0.5})
+    about = {"task": "numbers", "model": "m", "score": 0.5, "base_digest": frozen.digest}
+    write_folder(folder, program, about)
     return logits
 
 
@@ -64,6 +65,13 @@ def test_peft_loads_what_the_program_has(
     assert PROMPT.render(TASK) in card
     assert "last_number" in card
     assert repr(TASK.question) in card
+
+
+def test_another_base_model_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    candidate = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "program", model_folders["llama"], candidate)
+    with pytest.raises(ValueError, match="has the digest"):
+        export_peft(tmp_path / "program", tmp_path / "peft", model_folders["qwen2"])
 
 
 @pytest.mark.parametrize("method", NUMBER_METHODS)
