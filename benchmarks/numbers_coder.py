@@ -2,9 +2,9 @@
 
     python benchmarks/numbers_coder.py [--seeds 30]
 
-Prints a Markdown table: sections of Gaussian and Laplace numbers at 2, 3 and 4 bits (step, scales
-and whole bytes included) against n times the empirical entropy of their integers. Then the payload of a
-TinyLoRA of 13 numbers and of a LoRA-XS of 256, both trained for a few steps on the pre-trained
+Prints a Markdown table: sections of Gaussian and Laplace numbers at 2, 3 and 4 bits, with step,
+scales and whole bytes, against n times the empirical entropy of their integers. Then the payload of
+a TinyLoRA of 13 numbers and of a LoRA-XS of 256, both trained for a few steps on the pre-trained
 embedded model.
 """
 
