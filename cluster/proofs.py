@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -17,8 +18,16 @@ from search.sweep import SweepError
 VERIFY_TIMEOUT_S = 3600
 
 
-def verify_front(run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S) -> float:
+def verify_front(
+    run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, again: bool = False
+) -> float:
     """Verify every program on the front of a run, and whatever comes up where one fails.
+
+    Args:
+        run: the run.
+        console: where progress is shown.
+        timeout_s: wall-clock limit for one program.
+        again: begin as if none had been verified yet.
 
     Returns:
         The seconds that it took.
@@ -31,7 +40,8 @@ def verify_front(run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEO
     began, at_once = time.monotonic(), max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
     if any(model.device != "cpu" for model in run.sweep.base_models):
         at_once = 1
-    while waiting := _unverified(run):
+    waiting = _unverified(points_of(run, trusting=not again))
+    while waiting:
         labels = sorted({point.model for point in waiting})
         with verifier(run, labels, timeout_s) as found:
             results = verify_points(found, waiting, at_once)
@@ -47,11 +57,12 @@ def verify_front(run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEO
                         "predictions differ"
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
+        waiting = _unverified(points_of(run))
     return time.monotonic() - began
 
 
-def _unverified(run: RunFolder) -> list[FrontPoint]:
-    on_front = [point for points in fronts(points_of(run)).values() for point in points]
+def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
+    on_front = [point for front_points in fronts(points).values() for point in front_points]
     return [point for point in on_front if point.verified is None]
 
 
@@ -61,9 +72,16 @@ def verify(args: argparse.Namespace) -> int:
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
     run = open_run(args.what)
-    seconds = verify_front(run, console, args.timeout)
+    seconds = verify_front(run, console, args.timeout, again=True)
     points = points_of(run)
     print_front(console, points, run.sweep.targets)
+    rows = report_agreement(console, run)
+    console.print(f"{seconds:.1f} s")
+    return 1 if any(not row["verified"] for row in rows) else 0
+
+
+def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
+    """Print where files and records differ, and return the rows of all verifications."""
     rows = run.ledger.rows("verifications")
     for row in rows:
         if row["verified"] and row["num_equal"] < row["num_examples"]:
@@ -71,14 +89,12 @@ def verify(args: argparse.Namespace) -> int:
                 f"verified by its score, not on a CPU in float32: {row['candidate']}: "
                 f"{row['num_equal']} of {row['num_examples']} predictions equal"
             )
-    failed = [row for row in rows if not row["verified"]]
-    for row in failed:
-        console.print(
-            f"not verified: {row['candidate']}: {row['num_equal']} of {row['num_examples']} "
-            f"predictions equal {row['error'] or ''}"
-        )
-    console.print(f"{seconds:.1f} s")
-    return 1 if failed else 0
+        if not row["verified"]:
+            console.print(
+                f"not verified: {row['candidate']}: {row['num_equal']} of {row['num_examples']} "
+                f"predictions equal {row['error'] or ''}"
+            )
+    return rows
 
 
 def _verify_folder(args: argparse.Namespace, console: Console) -> int:

@@ -21,14 +21,22 @@ from search.programs.program import Length
 from search.sweep import SweepError
 
 
-def points_of(run_folder: RunFolder, length: Length | None = None) -> list[FrontPoint]:
-    """Return the completed points of a run, compared by `length` or as its sweep file says."""
+def points_of(
+    run_folder: RunFolder, length: Length | None = None, *, trusting: bool = True
+) -> list[FrontPoint]:
+    """Return the completed points of a run.
+
+    Args:
+        run_folder: the run.
+        length: by which they are compared; by default as the sweep file says.
+        trusting: with what verification has found so far; False as if there had been none.
+    """
     ledger = run_folder.ledger
     return complete_points(
         run_folder.path.name,
         ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
         ledger.rows("rungs"),
-        ledger.rows("verifications"),
+        ledger.rows("verifications") if trusting else [],
         run_folder.sweep.rungs.count - 1,
         length or run_folder.sweep.length,
     )

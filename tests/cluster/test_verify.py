@@ -12,7 +12,7 @@ import launch
 from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup
 from cluster.program_files import read_program, write_folder
-from cluster.proofs import verify_front
+from cluster.proofs import report_agreement, verify_front
 from cluster.run_folder import RunFolder, create_run
 from cluster.show import points_of
 from search.candidate import Candidate, Prompt
@@ -89,10 +89,17 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
 
     assert launch.main(["verify", str(run.path)]) == 1
     assert f"not verified: {prompted.id}: 7 of 8 predictions equal" in capsys.readouterr().out
-    # As on a GPU, where the score has to lie in the interval and the agreement is reported.
+    # The command looks again: what had been altered in the records is what the files give.
     run.ledger.write("verifications", bare.id, [{**found[bare.id], "num_equal": 6}])
     assert launch.main(["verify", str(run.path)]) == 1
-    assert f"{bare.id}: 6 of 8 predictions equal" in capsys.readouterr().out
+    assert "verifying 2 programs of the front" in capsys.readouterr().out
+    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    assert found[bare.id]["num_equal"] == 8
+    # As on a GPU, where the score has to lie in the interval and the agreement is reported.
+    found[bare.id] |= {"num_equal": 6}
+    run.ledger.write("verifications", bare.id, [found[bare.id]])
+    report_agreement(Console(file=text, soft_wrap=True), run)
+    assert f"{bare.id}: 6 of 8 predictions equal" in text.getvalue()
 
     # A verified folder is verified again by anyone who has the base model.
     folder = run.path / "programs" / found[bare.id]["program"]
