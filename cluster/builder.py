@@ -28,7 +28,7 @@ from search.programs.program import (
     text_part,
 )
 from search.programs.recipe import Recipe
-from search.programs.text import TextCodec, compress
+from search.programs.text import PayloadError, TextCodec, compress
 from search.programs.token_coder import CodingError
 
 
@@ -77,7 +77,6 @@ class Builder:
             indices = prompt.indices(self._task) if self._by_index else None
             if indices is not None:
                 known["index"] = indices
-                self._decoded[indices] = text
             if by_model and may_be_shortest("model", known, self._length):
                 # Where the tokenizer does not give the text back, or the decode run fails, the
                 # general codecs are there.
@@ -136,7 +135,14 @@ class Builder:
         Raises:
             PayloadError: if it is damaged.
         """
-        return decode(program.recipe, program.payload, self._decoded.__getitem__)
+        part = program.recipe.prompt
+
+        def here(section: bytes) -> str:
+            if part is not None and part.codec == "index":
+                return _shown(part.lead, section, self._task)
+            return self._decoded[section]
+
+        return decode(program.recipe, program.payload, here)
 
     def _start(self, texts: dict[TextCodec, bytes]) -> int | None:
         return start_token(self._frozen.tokenizer) if "model" in texts else None
@@ -158,6 +164,17 @@ class Builder:
             stop=task.stop,
             postprocess=candidate.postprocess,
         )
+
+
+def _shown(lead: str, indices: bytes, task: Task) -> str:
+    """Return `lead` and the demonstrations that stand at `indices` in the train split."""
+    train, text = task.splits.train, lead
+    for at in range(0, len(indices), 2):
+        index = int.from_bytes(indices[at : at + 2], "big")
+        if index >= len(train):
+            raise PayloadError(f"the train split has {len(train)} examples, none at {index}")
+        text += task.ask(train[index].input) + task.show(train[index].target)
+    return text
 
 
 def coarsely(

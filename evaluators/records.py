@@ -44,10 +44,10 @@ class RecordTask(Config):
 
     @model_validator(mode="after")
     def _templates(self) -> Self:
-        if "{input}" not in self.question:
-            raise ValueError("`question` must contain {input}")
-        if "{target}" not in self.answer:
-            raise ValueError("`answer` must contain {target}")
+        if self.question.count("{input}") != 1:
+            raise ValueError("`question` must contain {input} once")
+        if self.answer.count("{target}") != 1:
+            raise ValueError("`answer` must contain {target} once")
         return self
 
 

@@ -177,10 +177,6 @@ class AdapterSpec(Config):
                 )
         return self
 
-    def trained(self) -> Self:
-        """Return the spec of the training that this adapter comes from, without its coding."""
-        return self.model_copy(update={"step": FINEST_STEP, "keep": 1.0})
-
 
 # PEFT's configuration class of a method; `weights` has none. Of its arguments `rank` and `size` are
 # called as the second part says, and the third are fixed.

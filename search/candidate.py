@@ -65,12 +65,6 @@ class Candidate(Config):
         spec = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
-    def trained(self) -> "Candidate":
-        """Return the candidate whose training this one uses, itself unless coded otherwise."""
-        if self.adapter is None:
-            return self
-        return self.model_copy(update={"adapter": self.adapter.trained()})
-
     @property
     def id(self) -> str:
         """Return the first 16 hex digits of the SHA-256 of the canonical JSON."""

@@ -318,6 +318,15 @@ def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None
     assert made.codecs == {"prompt": "index"}
     assert made.payload == bytes([0, 3, 1, 44])
     assert by_index.decode(made).prompt == prompt.render(TASK)
+    # The same demonstrations after another instruction have the same section and another text.
+    other = Prompt(instruction="Digits:", demonstrations=shown)
+    texts_of_other = by_index.code_text(other, by_model=False)
+    made_of_other = by_index.build(candidate(prompt=other), texts_of_other, None, ())
+    assert made_of_other.payload == made.payload
+    assert by_index.decode(made_of_other).prompt == other.render(TASK)
+    assert by_index.decode(made).prompt == prompt.render(TASK)
+    with pytest.raises(PayloadError, match="none at 65535"):
+        by_index.decode(build(made.recipe, b"\0\3\xff\xff"))
     with pytest.raises(PayloadError, match="train split"):
         decode(made.recipe, made.payload)
     same = llama.make(candidate(prompt=prompt), codec="stored")

@@ -106,6 +106,7 @@ def test_the_target_may_follow_a_mark(tmp_path: Path) -> None:
         ({"data": None}, "give either `data`"),
         ({"question": "no place"}, "must contain {input}"),
         ({"answer": "no place"}, "must contain {target}"),
+        ({"question": "{input}, {input}"}, "must contain {input} once"),
         ({"fractions": {"search": 0.6, "sealed": 0.5}}, "leave something"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from evaluators.miniature.tasks import load_miniature
-from search.adapter import METHODS, AdapterSpec
+from search.adapter import FINEST_STEP, METHODS, AdapterSpec
 from search.candidate import Candidate, Prompt
 from search.rate import RateSearch
 from search.space import Families, draw_candidates
@@ -149,7 +149,11 @@ def test_variants_differ_in_their_coding_alone() -> None:
     candidate = Candidate(task="t", model="m", adapter=spec)
     variants = RateSearch().variants(candidate)
     assert len({v.id for v in variants} | {candidate.id}) == len(variants) + 1 > 5
-    assert {v.trained() for v in variants} == {candidate}
+    finest = {"step": FINEST_STEP, "keep": 1.0}
+    for variant in variants:
+        assert variant.adapter is not None
+        again = variant.adapter.model_copy(update=finest)
+        assert variant.model_copy(update={"adapter": again}) == candidate
     assert {(v.adapter.step, v.adapter.keep) for v in variants if v.adapter} == {
         (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.5, 1.0), (2.0, 1.0),
         (0.5, 0.5), (1.0, 0.5), (0.5, 0.25), (1.0, 0.25),
