@@ -45,7 +45,7 @@ def measure(frozen: Frozen, config: BaseModelConfig, task: Task, spec: AdapterSp
         learned = learn(frozen, adapter, task, spec.steps, exact=True)
         encode_s = time.monotonic() - began
         program = builder.build(candidate, {}, adapter, learned)
-        outputs, _ = run_program(program, "", frozen, adapter.model, inputs)
+        outputs = run_program(program, "", frozen, adapter.model, inputs)
     if weights_digest(frozen.model) != frozen.digest:
         raise RuntimeError("the base model changed")
     began = time.monotonic()

@@ -76,7 +76,7 @@ class Bench:
         label = f"{len(prompt.demonstrations)} shown"
         if spec is None:
             program = self.builder.build(candidate, texts, None, [])
-            outputs, _ = run_program(program, text, self.frozen, self.frozen.model, inputs)
+            outputs = run_program(program, text, self.frozen, self.frozen.model, inputs)
             yield Found(label, program.payload_bits, self.score(outputs), program, tuple(outputs))
             return
         with installed(self.frozen, spec) as adapter:
@@ -89,7 +89,7 @@ class Bench:
                 )
                 program = self.builder.build(coded, texts, adapter, tensors)
                 adapter.assign(self.builder.decode(program).tensors)
-                outputs, _ = run_program(program, text, self.frozen, adapter.model, inputs)
+                outputs = run_program(program, text, self.frozen, adapter.model, inputs)
                 name = f"{label}, {spec.method} r{spec.rank or '-'} {spec.training} step {step}"
                 bits, score = program.payload_bits, self.score(outputs)
                 yield Found(name, bits, score, program, tuple(outputs))
@@ -109,7 +109,7 @@ class Bench:
             candidate = Candidate(task=self.task.name, model="pretrained")
             bare = self.builder.build(candidate, {}, None, [])
             inputs = [example.input for example in self.examples]
-            outputs, _ = run_program(bare, "", self.frozen, adapter.model, inputs)
+            outputs = run_program(bare, "", self.frozen, adapter.model, inputs)
         return Found(f"r{spec.rank} rate {spec.learning_rate}", bits, self.score(outputs))
 
 

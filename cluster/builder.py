@@ -194,16 +194,23 @@ def coarsely(
     return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
 
 
-def run_program(
+def run_batch(
     program: Program, prompt: str, frozen: Frozen, model: Any, inputs: Sequence[str]
-) -> tuple[list[str], Generated]:
-    """Return what program.py prints for `inputs`, from a model that is adapted already.
+) -> Generated:
+    """Return what program.py generates for `inputs` before its post-processing.
+
+    Args:
+        program: whose limits and templates are used.
+        prompt: what its payload says.
+        frozen: the base model.
+        model: the model, adapted already.
+        inputs: any number; they are continued in the program's own batches.
 
     Raises:
         ValueError: if a prompt with its longest answer does not fit into the model's context.
     """
     recipe = program.recipe
-    generated = generate(
+    return generate(
         frozen,
         [asked(frozen, recipe.chat, prompt + recipe.question, text) for text in inputs],
         max_new_tokens=recipe.max_new_tokens,
@@ -212,4 +219,11 @@ def run_program(
         model=model,
         special_tokens=frozen.special_tokens and not recipe.chat,
     )
-    return [postprocess(text, recipe.postprocess) for text in generated.texts], generated
+
+
+def run_program(
+    program: Program, prompt: str, frozen: Frozen, model: Any, inputs: Sequence[str]
+) -> list[str]:
+    """Return what program.py prints for `inputs`; see `run_batch`."""
+    generated = run_batch(program, prompt, frozen, model, inputs)
+    return [postprocess(text, program.recipe.postprocess) for text in generated.texts]

@@ -22,33 +22,24 @@ import torch
 
 from cluster import frozen as frozen_model
 from cluster.adapters import Adapter, Trained, installed
-from cluster.builder import Builder, run_program
-from cluster.generation import Generated
+from cluster.builder import Builder
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
 from cluster.prequential import Learned, learn
+from cluster.incumbents import read_incumbents
 from cluster.program_files import write_program
+from cluster.scoring import Measured, Scorer
 from cluster.training import Lesson
+from evaluators.cache import PredictionCache
 from evaluators.ledger import Ledger, write_whole
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
 from search.programs.numbers import Tensor
-from search.programs.program import Program
 from search.programs.text import TextCodec
 from search.rungs import Rung
 from search.sweep import Sweep
 
 SPLIT = "search"
-
-
-@dataclass(frozen=True)
-class _Measured:
-    program: Program
-    outputs: list[str]
-    generated: Generated
-    generate_s: float
-    # The files exist; what a data candidate's are before its last rung is only estimated.
-    exact: bool
 
 
 class Evaluator:
@@ -73,9 +64,18 @@ class Evaluator:
             self._frozen,
             config,
             self._task,
-            sweep.workers.batch_size,
+            sweep.batch_size,
             sweep.length,
             by_index=sweep.train_split_in_machine,
+        )
+        self._scorer = Scorer(
+            self._frozen,
+            self._builder,
+            self._task,
+            self._ledger,
+            PredictionCache(sweep.cache or self._run / "cache"),
+            sweep.scheduler.racing.level if sweep.scheduler.racing.enabled else None,
+            sweep.length,
         )
         self._record_load(config)
 
@@ -126,7 +126,8 @@ class Evaluator:
         last = rung.index == self._sweep.rungs.count - 1
         texts = self._builder.code_text(candidate.prompt, by_model=last)
         if candidate.adapter is None:
-            return self._record(candidate, rung, self._score(candidate, rung, texts, None, ()))
+            measured = self._score(candidate, rung, texts, None, ())
+            return self._record(candidate, rung, measured)
         try:
             with installed(self._frozen, candidate.adapter) as adapter:
                 began = time.monotonic()
@@ -136,7 +137,7 @@ class Evaluator:
                 numbers = self._record(candidate, rung, measured)
                 if isinstance(content, Learned):
                     numbers["excess_bits"] = content.excess_bits
-                elif last:
+                elif last and measured.verdict != "loses":
                     self._record_variants(candidate, rung, texts, adapter, content)
         finally:
             digest = frozen_model.weights_digest(self._frozen.model)
@@ -214,32 +215,16 @@ class Evaluator:
         texts: dict[TextCodec, bytes],
         adapter: Adapter | None,
         content: Sequence[Tensor] | Learned,
-    ) -> _Measured:
-        """Build the program, decode it, and run what was decoded."""
-        program = self._builder.build(candidate, texts, adapter, content)
-        decoded = self._builder.decode(program)
-        learned = content if isinstance(content, Learned) else None
-        if adapter is not None and learned is None:
-            # What is scored is what the payload says, in its coarse numbers.
-            adapter.assign(decoded.tensors)
-        began = time.monotonic()
-        examples = self._task.splits.search[: rung.num_examples]
-        outputs, generated = run_program(
-            program,
-            decoded.prompt,
-            self._frozen,
-            self._frozen.model if adapter is None else adapter.model,
-            [example.input for example in examples],
-        )
-        exact = learned is None or learned.exact
-        return _Measured(program, outputs, generated, time.monotonic() - began, exact)
+    ) -> Measured:
+        incumbents = read_incumbents(self._run, candidate.model, rung.index)
+        return self._scorer.score(candidate, rung, texts, adapter, content, incumbents)
 
-    def _record(self, candidate: Candidate, rung: Rung, measured: _Measured) -> dict[str, Any]:
+    def _record(self, candidate: Candidate, rung: Rung, measured: Measured) -> dict[str, Any]:
         """Write a candidate's predictions and its program if it has one; return its numbers."""
-        examples = self._task.splits.search[: rung.num_examples]
-        metric, program, part = self._task.metric, measured.program, rung_part(candidate.id, rung)
+        examples = self._task.splits.search[: len(measured.outputs)]
+        program, part = measured.program, rung_part(candidate.id, rung)
         cut = [self._task.cut(output) for output in measured.outputs]
-        result = metric.corpus(cut, examples)
+        result = self._task.metric.corpus(cut, examples)
         self._ledger.write(
             "predictions",
             part,
@@ -250,23 +235,30 @@ class Evaluator:
                     "split": SPLIT,
                     "example": example.id,
                     "output": output,
-                    "score": metric.per_example(short, example),
+                    "score": score,
                 }
-                for output, short, example in zip(measured.outputs, cut, examples, strict=True)
+                for output, score, example in zip(
+                    measured.outputs, measured.scores, examples, strict=True
+                )
             ],
         )
         if measured.exact:
             write_program(self._ledger, part, candidate.id, rung.index, program)
         return {
+            "num_examples": len(examples),
+            "num_generated": measured.generated,
             "score": result.score,
             "lower": result.lower,
             "upper": result.upper,
             "program_bits": program.program_bits,
             "payload_bits": program.payload_bits,
             "program": program.digest if measured.exact else None,
-            "input_tokens": measured.generated.input_tokens,
-            "output_tokens": measured.generated.output_tokens,
+            "input_tokens": measured.input_tokens,
+            "output_tokens": measured.output_tokens,
             "generate_s": measured.generate_s,
+            "against": measured.against,
+            "gap": measured.gap,
+            "verdict": measured.verdict,
             "train_steps": 0,
             "train_s": 0.0,
         }

@@ -58,6 +58,10 @@ TABLES: dict[str, pa.Schema] = {
             ("finished_at", _TIME),
             ("error", pa.string()),
             ("excess_bits", pa.float64()),
+            ("num_generated", pa.int64()),
+            ("against", pa.string()),
+            ("gap", pa.float64()),
+            ("verdict", pa.string()),
         ]
     ),
     "predictions": pa.schema(

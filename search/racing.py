@@ -51,7 +51,6 @@ class RacingConfig(Config):
             description="largest chance that a candidate as good as the incumbent is eliminated",
         ),
     ] = 0.05
-    block: Annotated[int, Field(ge=1, description="examples scored between two looks")] = 6
 
 
 @dataclass(frozen=True)

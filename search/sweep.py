@@ -20,6 +20,7 @@ from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
 from search.rate import RateSearch
 from search.rungs import RungConfig
+from search.schedulers.make import SchedulerConfig
 from search.space import Families
 
 
@@ -34,17 +35,6 @@ _Loader.add_implicit_resolver(
 
 class SweepError(ValueError):
     """A sweep file, or something it names, can't be used."""
-
-
-class SchedulerConfig(Config):
-    """Who goes on after a rung."""
-
-    kind: Annotated[
-        Literal["asha"], Field(description="asynchronous successive halving on score")
-    ] = "asha"
-    length_aware: Annotated[
-        bool, Field(description="compare a candidate only with those that are no longer than it")
-    ] = True
 
 
 class Budget(Config):
@@ -69,7 +59,9 @@ class Workers(Config):
         float | None, Field(gt=0, description="CPUs reserved for a worker; default: an even share")
     ] = None
     gpus: Annotated[float, Field(ge=0, description="GPUs reserved for a worker")] = 0
-    batch_size: Annotated[int, Field(ge=1, description="examples generated together")] = 64
+    batch_size: Annotated[
+        int, Field(ge=1, description="most examples generated together; see `rungs.examples`")
+    ] = 64
 
 
 class Sweep(Config):
@@ -108,6 +100,13 @@ class Sweep(Config):
             "named by index, and program.py takes the split as a second argument"
         ),
     ] = False
+    cache: Annotated[
+        Path | None,
+        Field(
+            description="folder of outputs that were generated before, which several runs may "
+            "share; the run's own by default"
+        ),
+    ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
     workers: Annotated[Workers, Field(description="who computes")] = Workers()
     seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
@@ -122,6 +121,21 @@ class Sweep(Config):
         if twice:
             raise ValueError(f"two base models are called {sorted(twice)[0]!r}: give each a `name`")
         return self
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        first, most = self.rungs.examples, self.workers.batch_size
+        if first > most and first % most:
+            raise ValueError(
+                f"workers.batch_size {most} must divide rungs.examples {first} or be no smaller: "
+                "programs run in whole batches, and a batch is never cut by a rung"
+            )
+        return self
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many examples a program continues together; it divides every rung."""
+        return min(self.rungs.examples, self.workers.batch_size)
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:

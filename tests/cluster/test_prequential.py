@@ -90,7 +90,7 @@ def program_and_outputs(
         learned = learn(frozen, adapter, TASK, chosen.steps, exact=True)
         program = builder.build(candidate, texts, adapter, learned)
         prompt_text = builder.decode(program).prompt
-        outputs, _ = run_program(program, prompt_text, frozen, adapter.model, inputs)
+        outputs = run_program(program, prompt_text, frozen, adapter.model, inputs)
     return program, inputs, outputs
 
 
@@ -119,7 +119,7 @@ def test_the_files_give_the_same_outputs_in_a_fresh_process(
     program, inputs, outputs = program_and_outputs(
         frozen, model_folders["llama"], chosen, 6, "Number:"
     )
-    bare = run_program(program, "Number:\n", frozen, frozen.model, inputs)[0]
+    bare = run_program(program, "Number:\n", frozen, frozen.model, inputs)
     assert outputs != bare
     files = (program.script, program.payload, model_folders["llama"], inputs, Limits(seconds=100))
     assert run_files(*files) == outputs

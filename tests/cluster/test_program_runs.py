@@ -79,7 +79,7 @@ class Maker:
             if adapter:
                 adapter.assign(decoded.tensors)
             model = adapter.model if adapter else self.frozen.model
-            outputs, _ = run_program(program, decoded.prompt, self.frozen, model, INPUTS)
+            outputs = run_program(program, decoded.prompt, self.frozen, model, INPUTS)
         bare = generate(
             self.frozen,
             [asked(self.frozen, candidate.chat, TASK.question, text) for text in INPUTS],

@@ -52,7 +52,7 @@ def program(frozen: Frozen, batch_size: int) -> tuple[Program, str]:
 def outputs(frozen: Frozen, batch_size: int, threads: int) -> list[str]:
     torch.set_num_threads(threads)
     made, text = program(frozen, batch_size)
-    return run_program(made, text, frozen, frozen.model, INPUTS)[0]
+    return run_program(made, text, frozen, frozen.model, INPUTS)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Who goes on after a rung: the rules that a sweep file can choose between."""

@@ -1,0 +1,24 @@
+"""Asynchronous successive halving on score (ASHA, Li et al. 2018, arXiv 1810.05934).
+
+The stopping variant: each result is judged when it comes. Of two equal scores the shorter program
+ranks first, then the one that reported first, so ties stop as they should.
+"""
+
+import numpy as np
+
+from search.schedulers.scheduler import Result, RungRule, Standing
+
+
+class Asha(RungRule):
+    """At each rung the best 1/eta of those that have reported so far go on."""
+
+    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+        scores, bits = standing.scores, standing.bits
+        others = len(standing) - 1
+        ahead = (scores > result.score) | ((scores == result.score) & (bits <= result.bits))
+        better = np.flatnonzero(ahead[:others])
+        places = max(1, len(standing) // self._eta)
+        reason = f"rank {len(better) + 1} of {len(standing)} by score, {places} may go on"
+        # The best of those ahead stands for all of them.
+        best = [standing.names[i] for i in better[np.argsort(-scores[better], kind="stable")][:1]]
+        return len(better) < places, reason, tuple(best)

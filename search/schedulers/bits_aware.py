@@ -1,0 +1,119 @@
+"""Bits-aware successive halving: goes on who can still raise the front.
+
+The length of a program is known and free of noise, its score is neither. So a candidate is compared
+only with candidates that are no longer, paired by example, and there are two kinds of it:
+
+- one that no more training will change (a prompt, an adapter after its last step) goes on if it is
+  above the incumbent at its length: the best of those no longer. Who is not above it on the same
+  examples would not be on the front of this rung.
+- one that is still in training may yet overtake, so it is compared only with others in training.
+  The best 1/eta go on by how far they are above or below their incumbent.
+
+Both are spread over lengths by an epsilon-net of cells in log2 of the bits: within a cell the
+places are the best 1/eta of those that reported there, so that one crowded length does not take
+all the examples. The incumbent is chosen by the lower end of what is known of it, because the best
+of many scores on a few examples is mostly luck.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from search.racing import Incumbent
+from search.schedulers.multi_objective import first_layer
+from search.schedulers.scheduler import Result, RungRule, Standing
+
+# Half the width of a cell in doublings of the length.
+CELL = 0.5
+
+
+class _Front:
+    """What is known of the candidates that passed a rung, and who of them raises its front."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, float]] = {}
+        self._members: tuple[Incumbent, ...] | None = None
+
+    def add(self, candidate: str, bits: int, low: float) -> None:
+        """Take in what is known of a candidate now, in place of what was known before."""
+        self._known[candidate] = bits, low
+        self._members = None
+
+    def members(self) -> tuple[Incumbent, ...]:
+        """Return the front by increasing length; of equals the first."""
+        if self._members is None:
+            names = list(self._known)
+            numbers = np.array(list(self._known.values()))
+            order = np.lexsort((-numbers[:, 1], numbers[:, 0]))
+            rising = order[first_layer(numbers[order, 1])]
+            self._members = tuple(Incumbent(names[i], *self._known[names[i]]) for i in rising)
+        return self._members
+
+
+class BitsAware(RungRule):
+    """See the module's text.
+
+    Args:
+        num_rungs: length of the ladder.
+        eta: one in `eta` goes on where places are limited.
+        sizes: number of examples of each rung.
+    """
+
+    races = True
+
+    def __init__(self, *, num_rungs: int, eta: int, sizes: Sequence[int]) -> None:
+        super().__init__(num_rungs=num_rungs, eta=eta)
+        assert len(sizes) == num_rungs
+        self._sizes = tuple(sizes)
+        self._fronts: dict[tuple[str, int, int], _Front] = {}
+        # From which rung on no more training changes a candidate.
+        self._trained_at: dict[str, int] = {}
+
+    def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
+        """Return whom a candidate has to beat at `rung`, by increasing length.
+
+        Args:
+            model: its base model.
+            rung: index of the rung.
+            left: rungs until no more training changes it.
+        """
+        front = self._fronts.get((model, rung, left))
+        return front.members() if front else ()
+
+    def _group(self, result: Result) -> tuple[str, int, int]:
+        return result.model, result.rung, result.left
+
+    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+        assert result.score is not None
+        assert result.bits is not None
+        gap, rivals = result.gap, () if result.against is None else (result.against,)
+        if gap is None:
+            self._note(result)
+            return True, "nobody is as short", ()
+        versus = f"{gap:+.3f} against the best no longer"
+        if result.verdict == "loses" and not result.left:
+            return False, f"it can't beat the best no longer ({versus})", rivals
+        if not result.left and gap <= 0:
+            return False, f"it does not raise the front: {versus}", rivals
+        cell = np.abs(np.log2(standing.bits) - math.log2(max(result.bits, 1))) <= CELL
+        places = max(1, int(cell.sum()) // self._eta)
+        ahead = int((standing.gaps[:-1][cell[:-1]] >= gap).sum())
+        reason = f"{versus}, rank {ahead + 1} of {int(cell.sum())} at its length, {places} may go on"
+        if ahead >= places:
+            return False, reason, rivals
+        self._note(result)
+        return True, reason, rivals
+
+    def _finished(self, result: Result) -> None:
+        self._note(result)
+
+    def _note(self, result: Result) -> None:
+        """Make the candidate an incumbent at this rung, and at those below by what is known now."""
+        assert result.score is not None
+        assert result.bits is not None
+        low = result.score - math.sqrt(0.25 / self._sizes[result.rung])
+        trained_at = self._trained_at.setdefault(result.candidate, result.rung + result.left)
+        for rung in range(result.rung + 1):
+            key = (result.model, rung, max(0, trained_at - rung))
+            self._fronts.setdefault(key, _Front()).add(result.candidate, result.bits, low)

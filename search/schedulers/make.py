@@ -1,0 +1,40 @@
+"""The scheduler that a sweep file asks for."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evaluators.config import Config
+from search.racing import RacingConfig
+from search.rungs import RungConfig
+from search.schedulers.asha import Asha
+from search.schedulers.bits_aware import BitsAware
+from search.schedulers.full import Full
+from search.schedulers.multi_objective import MultiObjectiveAsha
+from search.schedulers.scheduler import Scheduler
+
+
+class SchedulerConfig(Config):
+    """Who goes on after a rung."""
+
+    kind: Annotated[
+        Literal["bits_aware", "asha", "multi_objective", "full"],
+        Field(
+            description="bits_aware: who can still raise the front at its length; asha: the best "
+            "by score; multi_objective: the best by non-dominated rank of bits and score; full: "
+            "all, at the last rung at once"
+        ),
+    ] = "bits_aware"
+    racing: Annotated[
+        RacingConfig, Field(description="for bits_aware: stop scoring within a rung")
+    ] = RacingConfig()
+
+
+def make_scheduler(config: SchedulerConfig, rungs: RungConfig) -> Scheduler:
+    """Return the scheduler of a sweep."""
+    shape = {"num_rungs": rungs.count, "eta": rungs.eta}
+    if config.kind == "bits_aware":
+        sizes = [rung.num_examples for rung in rungs.ladder()]
+        return BitsAware(**shape, sizes=sizes)
+    kinds = {"asha": Asha, "multi_objective": MultiObjectiveAsha, "full": Full}
+    return kinds[config.kind](**shape)

@@ -1,0 +1,71 @@
+"""Multi-objective ASHA (Schmucker et al. 2021, arXiv 2106.12639): non-dominated rank, then spread.
+
+Results of a rung are ordered by the layer of their Pareto front (bits and score), and within the
+layer that has not room enough by an epsilon-net: first the one that came first, then always the one
+farthest from those already taken, on axes scaled to the rung's own range. The best 1/eta go on.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from search.schedulers.scheduler import Result, RungRule, Standing
+
+Numbers = npt.NDArray[np.float64]
+
+
+class MultiObjectiveAsha(RungRule):
+    """The stopping variant: each result is judged when it comes."""
+
+    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+        mine = len(standing) - 1
+        places = max(1, len(standing) // self._eta)
+        log_bits = np.log2(np.maximum(standing.bits, 1))
+        left = np.lexsort((np.arange(mine + 1), -standing.scores, log_bits))
+        layer, taken = 0, 0
+        while taken < places:
+            layer += 1
+            on_front = first_layer(standing.scores[left])
+            members = left[on_front]
+            if mine in members:
+                room = places - taken
+                place = 0
+                if room < len(members):
+                    points = np.stack([log_bits[members], standing.scores[members]], axis=1)
+                    place = spread_order(points, np.argsort(members)).index(
+                        int(np.flatnonzero(members == mine)[0])
+                    )
+                reason = (
+                    f"on front {layer} of {len(standing)} results, place {taken + place + 1}, "
+                    f"{places} may go on"
+                )
+                return place < room, reason, ()
+            taken += len(members)
+            left = left[~on_front]
+        return False, f"behind {layer} fronts of {len(standing)} results, {places} may go on", ()
+
+
+def first_layer(scores: Numbers) -> npt.NDArray[np.bool_]:
+    """Return which points nobody beats, given scores in the order of bits, the better score first.
+
+    Of equal points the first is on the layer.
+    """
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(scores)[:-1]])
+    return np.asarray(scores > best_before)
+
+
+def spread_order(points: Numbers, first: npt.NDArray[np.int64]) -> list[int]:
+    """Return the points in the order of an epsilon-net: each the farthest from those before.
+
+    Args:
+        points: shape [num_points, 2].
+        first: the points in the order of age; the oldest begins, and ties go to the older.
+    """
+    span = points.max(axis=0) - points.min(axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    order = [int(first[0])]
+    distance = np.linalg.norm(scaled - scaled[order[0]], axis=1)
+    while len(order) < len(points):
+        rest = first[~np.isin(first, order)]
+        order.append(int(rest[np.argmax(distance[rest])]))
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[order[-1]], axis=1))
+    return order

@@ -1,0 +1,178 @@
+"""What every scheduler is: results of rungs in, decisions out, the same for the same order.
+
+No clock, no random numbers, no files, no global state. A candidate without a score (failed, NaN)
+stops and is compared with nobody. A candidate is compared only with those of its base model.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from search.racing import Incumbent, Verdict
+
+Action = Literal["promote", "stop", "finish"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a candidate did at a rung.
+
+    Attributes:
+        candidate: its id.
+        model: the base model that it adapts.
+        rung: index of the rung.
+        score: on the examples that it was scored on, None if it failed.
+        bits: its length, None if it failed.
+        verdict: how its race ended, None if it is open or there was none.
+        against: the incumbent that it raced with.
+        gap: its mean score minus the incumbent's on the same examples.
+        left: rungs until no more training changes it; 0 for a prompt or a trained adapter.
+    """
+
+    candidate: str
+    model: str
+    rung: int
+    score: float | None
+    bits: int | None
+    verdict: Verdict | None = None
+    against: str | None = None
+    gap: float | None = None
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to a candidate after a rung, why, and whom it was compared with (their ids).
+
+    Of many rivals only those are named that decided.
+    """
+
+    candidate: str
+    rung: int
+    action: Action
+    reason: str
+    compared_with: tuple[str, ...] = ()
+
+
+class Scheduler(Protocol):
+    """Decides who goes on.
+
+    Attributes:
+        first_rung: where a candidate begins.
+        races: whether the scheduler wants candidates to be raced within a rung.
+    """
+
+    first_rung: int
+    races: bool
+
+    def report(self, result: Result) -> Decision:
+        """Take in a result and return what happens to its candidate.
+
+        A repeated report changes nothing and gets the first answer.
+        """
+        ...
+
+    def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
+        """Return whom a candidate has to beat at a rung, by increasing length.
+
+        Args:
+            model: its base model.
+            rung: index of the rung.
+            left: rungs until no more training changes the candidate.
+        """
+        ...
+
+
+@dataclass
+class Standing:
+    """The results of one base model at one rung, in the order of their reports."""
+
+    names: list[str] = field(default_factory=list)
+    _numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((3, 16)))
+
+    def add(self, candidate: str, score: float, bits: int, gap: float = 0.0) -> None:
+        """Take in one more result."""
+        size = len(self.names)
+        if size == self._numbers.shape[1]:
+            self._numbers = np.concatenate([self._numbers, np.empty_like(self._numbers)], axis=1)
+        self._numbers[:, size] = score, bits, gap
+        self.names.append(candidate)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Return the scores, shape [results]."""
+        return self._numbers[0, : len(self.names)]
+
+    @property
+    def bits(self) -> npt.NDArray[np.float64]:
+        """Return the lengths in bits, shape [results]."""
+        return self._numbers[1, : len(self.names)]
+
+    @property
+    def gaps(self) -> npt.NDArray[np.float64]:
+        """Return how far each was above its incumbent, shape [results]."""
+        return self._numbers[2, : len(self.names)]
+
+
+class RungRule:
+    """The frame of a scheduler by rungs; a subclass says who goes on from one.
+
+    Args:
+        num_rungs: length of the ladder; the last rung is never followed by another.
+        eta: one in `eta` goes on.
+    """
+
+    first_rung = 0
+    races = False
+
+    def __init__(self, *, num_rungs: int, eta: int) -> None:
+        assert num_rungs >= 1
+        assert eta >= 2
+        self._num_rungs, self._eta = num_rungs, eta
+        self._standings: dict[tuple[str, int, int], Standing] = {}
+        self._decisions: dict[tuple[str, int], Decision] = {}
+
+    def report(self, result: Result) -> Decision:
+        """Take in a result and return what happens to its candidate."""
+        assert 0 <= result.rung < self._num_rungs
+        key = (result.candidate, result.rung)
+        if key not in self._decisions:
+            self._decisions[key] = self._decide(result)
+        return self._decisions[key]
+
+    def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
+        """Return nobody: this rule runs no races."""
+        return ()
+
+    def _decide(self, result: Result) -> Decision:
+        score, bits = result.score, result.bits
+        if score is None or bits is None or math.isnan(score):
+            return Decision(result.candidate, result.rung, "stop", "it has no score")
+        standing = self._standings.setdefault(self._group(result), Standing())
+        standing.add(result.candidate, score, bits, result.gap or 0.0)
+        if result.rung == self._num_rungs - 1:
+            if result.verdict == "loses":
+                reason, rivals = "it lost its race at the last rung", (result.against or "",)
+                return Decision(result.candidate, result.rung, "stop", reason, rivals)
+            self._finished(result)
+            return Decision(result.candidate, result.rung, "finish", "it completed the last rung")
+        goes_on, reason, rivals = self._judge(result, standing)
+        action: Action = "promote" if goes_on else "stop"
+        return Decision(result.candidate, result.rung, action, reason, rivals)
+
+    def _group(self, result: Result) -> tuple[str, int, int]:
+        """Return with whom a candidate is compared: here all of its model at its rung."""
+        return result.model, result.rung, 0
+
+    def _finished(self, result: Result) -> None:
+        """Note a candidate that completed the last rung."""
+
+    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+        """Return whether the newest of `standing` goes on, why, and who decided that."""
+        raise NotImplementedError
