@@ -11,17 +11,21 @@ the same decisions. A candidate without a score (failed, NaN) stops and is compa
 two equal scores the shorter program ranks first, then the one that reported first.
 """
 
+import heapq
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Action = Literal["promote", "stop", "finish"]
+# A decision names the best of its rivals only: all of them would be quadratic in the candidates.
+_NAMED_RIVALS = 16
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a candidate after a rung, why, and whom it was compared with (their ids)."""
+    """What happens to a candidate after a rung, why, and the best of those it was compared with."""
 
     candidate: str
     rung: int
@@ -67,6 +71,15 @@ class Halving:
             self._decisions[candidate, rung] = known
         return known
 
+    def replay(
+        self, decision: Decision, *, model: str, score: float | None, bits: int | None
+    ) -> None:
+        """Take in a result that was decided before: what was recorded stands."""
+        self._decisions[decision.candidate, decision.rung] = decision
+        if score is not None and bits is not None and not math.isnan(score):
+            result = _Result(decision.candidate, score, bits)
+            self._results[model, decision.rung].append(result)
+
     def _decide(
         self, candidate: str, model: str, rung: int, score: float | None, bits: int | None
     ) -> Decision:
@@ -76,7 +89,7 @@ class Halving:
         results = self._results[model, rung]
         rivals = [r for r in results if r.bits <= bits or not self._length_aware]
         results.append(mine)
-        names = tuple(r.candidate for r in rivals)
+        names = _best(rivals)
         better = sum(r.score > score or (r.score == score and r.bits <= bits) for r in rivals)
         if rung == self._num_rungs - 1:
             return Decision(candidate, rung, "finish", "it completed the last rung", names)
@@ -86,3 +99,8 @@ class Halving:
         if better < places:
             return Decision(candidate, rung, "promote", rank, names)
         return Decision(candidate, rung, "stop", rank, names)
+
+
+def _best(rivals: Sequence[_Result]) -> tuple[str, ...]:
+    best = heapq.nsmallest(_NAMED_RIVALS, rivals, key=lambda rival: (-rival.score, rival.bits))
+    return tuple(rival.candidate for rival in best)

@@ -70,7 +70,27 @@ def test_a_repeated_report_gets_the_first_answer() -> None:
     rule.report("b", model="m", rung=0, score=0.9, bits=8)
     assert rule.report("a", model="m", rung=0, score=0.2, bits=8) is first
     # And it is not counted twice among the rivals of those that follow.
-    assert rule.report("c", model="m", rung=0, score=0.1, bits=8).compared_with == ("a", "b")
+    assert rule.report("c", model="m", rung=0, score=0.1, bits=8).compared_with == ("b", "a")
+
+
+def test_a_decision_names_the_best_of_many_rivals_and_ranks_among_all() -> None:
+    rule = halving()
+    for number in range(40):
+        rule.report(f"c{number}", model="m", rung=0, score=number / 100, bits=8)
+    decision = rule.report("last", model="m", rung=0, score=0.0, bits=8)
+    assert decision.compared_with == tuple(f"c{number}" for number in range(39, 23, -1))
+    assert decision.reason.startswith("rank 41 of 41")
+
+
+def test_a_replayed_result_counts_as_one_that_was_reported() -> None:
+    rule, again = halving(), halving()
+    for name, score, bits in (("a", 0.5, 8), ("b", None, None), ("c", math.nan, 8)):
+        decision = rule.report(name, model="m", rung=0, score=score, bits=bits)
+        again.replay(decision, model="m", score=score, bits=bits)
+        assert again.report(name, model="m", rung=0, score=score, bits=bits) is decision
+    new = [r.report("d", model="m", rung=0, score=0.4, bits=8) for r in (rule, again)]
+    assert new[0] == new[1]
+    assert new[0].compared_with == ("a",)
 
 
 @given(
