@@ -27,7 +27,7 @@ Row = dict[str, Any]
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 2
 # Small parts are slow to read, and this many of them are read in a second or two.
-_FOLD_EVERY = 250
+FOLD_EVERY = 250
 
 
 class Brake:
@@ -101,7 +101,7 @@ class Recorder:
             self._write(decision, reason)
             self._recorded.add((candidate, row["rung"]))
             self.listener(row, decision, reason)
-            if self._order % _FOLD_EVERY == 0:
+            if self._order % FOLD_EVERY == 0:
                 fold(self._ledger)
         return decision
 
