@@ -1,7 +1,7 @@
 """The command line of kilobit. No logic: each command is a function of `cluster.commands`.
 
-Exit status: 0 done; 1 the run finished but something in it failed; 2 the input is wrong; 130
-interrupted and resumable.
+Exit status: 0 done; 1 something in the run failed, or it had to stop and can be resumed; 2 the
+input is wrong, or another process holds the run; 130 interrupted and resumable.
 """
 
 import argparse
@@ -27,6 +27,7 @@ examples:
   kilobit run my.yaml budget.seconds=600 seed=1        change values of the sweep file
   kilobit status runs/quickstart                       how far a run is, from another shell
   kilobit resume runs/quickstart                       go on with an interrupted run
+  kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
 
@@ -62,7 +63,18 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
     resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    resume.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="another budget, for example budget.seconds=3600; nothing else can change",
+    )
     resume.add_argument("--address", metavar="ADDR", help="an existing Ray cluster")
+    resume.add_argument(
+        "--take-over",
+        action="store_true",
+        help="go on although another process holds the run; what that one still writes is ignored",
+    )
 
     status = commands.add_parser("status", help="show how far a run is")
     status.add_argument("run", type=Path, metavar="RUN", help="the run folder")
@@ -109,9 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand after options too, which argparse does not sort out for subcommands.
-    if any(word.startswith("-") for word in rest) or (rest and args.command != "run"):
+    if any(word.startswith("-") for word in rest) or (
+        rest and args.command not in ("run", "resume")
+    ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if args.command == "run":
+    if rest:
         args.overrides += rest
     # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)

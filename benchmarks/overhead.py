@@ -19,7 +19,7 @@ import launch
 from cluster.capacity import TRIAL_CPUS
 from cluster.messages import Worker
 from cluster.session import ray_session
-from cluster.tune_adapter import HalvingScheduler, QueueSearcher, Recorder, run_trials
+from cluster.tune_adapter import Brake, HalvingScheduler, QueueSearcher, Recorder, run_trials
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, Prompt
 from search.halving import Halving
@@ -74,10 +74,11 @@ def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[floa
                 memory.extend(trial_memory_mb())
 
         halving = Halving(num_rungs=1, eta=2)
-        recorder = Recorder(halving, Ledger(Path(folder) / "ledger"), 1, models, listener)
-        searcher = QueueSearcher(queue, workers, [Rung(0, 1, 1)], folder, 1, None)
+        ledger, brake = Ledger(Path(folder) / "ledger", 1), Brake(None)
+        recorder = Recorder(halving, ledger, models, "payload", listener)
+        searcher = QueueSearcher(queue, workers, [Rung(0, 1, 1)], folder, 1, brake)
         began = time.monotonic()
-        scheduler = HalvingScheduler(recorder, None)
+        scheduler = HalvingScheduler(recorder, brake)
         errors = run_trials(searcher, scheduler, num_trials, TRIAL_CPUS, Path(folder) / "tune")
         seconds = time.monotonic() - began
         assert not errors, errors

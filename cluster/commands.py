@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.proofs import export, verify, verify_front
-from cluster.run_folder import RunFolder, create_run, discard_run, open_run, reopen_run
+from cluster.run_folder import RunFolder, create_run, discard_run, reopen_run
 from cluster.show import draw, front, points_of, print_front, status
+from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def dispatch(args: argparse.Namespace) -> int:
     except SweepError as error:
         print(f"kilobit: {error}", file=sys.stderr)
         return BAD_INPUT
+    except (OSError, SupersededError) as error:
+        print(f"kilobit: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything was begun", file=sys.stderr)
         return INTERRUPTED
@@ -62,38 +66,41 @@ def run(args: argparse.Namespace) -> int:
         from cluster.check import check_sweep
 
         plan = check_sweep(sweep, folder, local=args.address is None)
-    run_folder = create_run(sweep, args.sweep, args.out)
-    return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+    with create_run(sweep, args.sweep, args.out) as run_folder:
+        return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
 
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     began = time.monotonic()
     console = Console(soft_wrap=True, markup=False)
-    open_run(args.run)
-    with console.status("checking the sweep file, its data and its models"):
-        from cluster.check import check_sweep
+    with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
+        with console.status("checking the sweep file, its data and its models"):
+            from cluster.check import check_sweep
 
-        run_folder = reopen_run(args.run)
-        local = args.address is None
-        plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
-    return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+            local = args.address is None
+            plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
+        return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
 
 
 def _execute(
     run_folder: RunFolder, plan: "Plan", console: Console, address: str | None, check_s: float
 ) -> int:
     from cluster.pool import PoolError
-    from cluster.run import execute
+    from cluster.run import StoppedError, execute
 
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
+    for line in run_folder.left_out:
+        console.print(f"left out and done again: {line}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
+    kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome = execute(run_folder, plan, console, address)
+        verify_s = verify_front(run_folder, console)
     except KeyboardInterrupt:
-        console.print(f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}")
+        console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
     except (SweepError, PoolError, ConnectionError) as error:
         discard_run(run_folder)
@@ -106,16 +113,17 @@ def _execute(
             raise
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
-    try:
-        verify_s = verify_front(run_folder, console)
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}")
-        return INTERRUPTED
+    except (StoppedError, SupersededError, OSError) as error:
+        print(f"kilobit: {error}", file=sys.stderr)
+        console.print(f"stopped; {kept}")
+        return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds, "verify": verify_s}
     return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
 
 
 def _log_to(path: Path) -> None:
+    # A full disk is said once, by whoever needs the disk.
+    logging.raiseExceptions = False
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("kilobit")

@@ -23,13 +23,14 @@ import torch
 from cluster import frozen as frozen_model
 from cluster.adapters import Adapter, Trained, installed
 from cluster.builder import Builder
+from cluster.incumbents import read_incumbents
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
 from cluster.prequential import Learned, learn
-from cluster.incumbents import read_incumbents
 from cluster.program_files import write_program
 from cluster.scoring import Measured, Scorer
 from cluster.training import Lesson
 from evaluators.cache import PredictionCache
+from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger, write_whole
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
@@ -58,7 +59,7 @@ class Evaluator:
         config = next(m for m in self._sweep.base_models if m.label == setup.model)
         self._frozen = frozen_model.load(config, folder)
         self._run = Path(setup.run_folder)
-        self._ledger = Ledger(self._run / "ledger")
+        self._ledger = Ledger(self._run / "ledger", setup.attempt)
         sweep = self._sweep
         self._builder = Builder(
             self._frozen,
@@ -88,6 +89,7 @@ class Evaluator:
 
         Raises:
             BaseModelChangedError: if the base model's weights changed; this worker is then spoilt.
+            SupersededError: if a newer attempt at the run has begun.
             OSError: if the ledger or an adapter's state can't be written.
         """
         candidate = Candidate.model_validate_json(candidate_json)
@@ -99,8 +101,8 @@ class Evaluator:
         row = self._row(candidate, rung)
         try:
             row |= self._train_and_score(candidate, rung)
-        except (BaseModelChangedError, OSError):
-            # The worker's and the disk's failures are not the candidate's: it may be tried again.
+        except (BaseModelChangedError, SupersededError, OSError):
+            # What the worker, the run or the disk ran into is not the candidate's failure.
             raise
         except Exception:  # noqa: BLE001 - a candidate may fail in any way, the search goes on
             row["error"] = traceback.format_exc()
@@ -164,6 +166,8 @@ class Evaluator:
         """Score the same adapter in coarser codings, each a candidate of its own."""
         regimes = {model.label: model.regime for model in self._sweep.base_models}
         for variant in self._sweep.rate_search.variants(parent):
+            if self._ledger.read_part("rungs", rung_part(variant.id, rung)) is not None:
+                continue
             began = time.monotonic()
             measured = self._score(variant, rung, texts, adapter, tensors)
             about = {
@@ -175,6 +179,7 @@ class Evaluator:
                 "spec": variant.canonical(),
                 "seed": self._sweep.seed,
                 "parent": parent.id,
+                "operator": "coarsen",
             }
             self._ledger.write("candidates", variant.id, [about])
             row = self._row(variant, rung) | self._record(variant, rung, measured)
@@ -193,8 +198,10 @@ class Evaluator:
             learned = learn(self._frozen, adapter, self._task, rung.train_steps, exact=last)
             return learned.trained, learned
         for index in range(rung.index - 1, -1, -1):
-            earlier = self._state_file(candidate, index)
-            if earlier.exists():
+            rows = self._ledger.read_part("rungs", f"{candidate.id}-r{index}")
+            # Of all states at that rung the one that the accepted row was measured with.
+            earlier = self._state_file(candidate, index, rows[0]["attempt"]) if rows else None
+            if earlier is not None and earlier.exists():
                 adapter.restore(earlier.read_bytes())
                 break
         prompt = candidate.prompt.render(self._task)
@@ -202,11 +209,12 @@ class Evaluator:
         trained = adapter.train(
             self._frozen, lesson, min(candidate.adapter.steps, rung.train_steps)
         )
-        write_whole(self._state_file(candidate, rung.index), adapter.state())
+        state = self._state_file(candidate, rung.index, self._setup.attempt)
+        write_whole(state, adapter.state())
         return trained, adapter.tensors()
 
-    def _state_file(self, candidate: Candidate, rung_index: int) -> Path:
-        return self._run / "states" / f"{candidate.id}-r{rung_index}.safetensors"
+    def _state_file(self, candidate: Candidate, rung_index: int, attempt: int) -> Path:
+        return self._run / "states" / f"{candidate.id}-r{rung_index}.a{attempt}.safetensors"
 
     def _score(
         self,

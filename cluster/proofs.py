@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from cluster.run_folder import RunFolder, open_run
+from cluster.run_folder import RunFolder, reopen_run
 from cluster.show import points_of, print_front
 from search.front import FrontPoint, fronts
 from search.programs.text import PayloadError
@@ -71,11 +71,11 @@ def verify(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, markup=False)
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
-    run = open_run(args.what)
-    seconds = verify_front(run, console, args.timeout, again=True)
-    points = points_of(run)
-    print_front(console, points, run.sweep.targets)
-    rows = report_agreement(console, run)
+    with reopen_run(args.what) as run:
+        seconds = verify_front(run, console, args.timeout, again=True)
+        points = points_of(run)
+        print_front(console, points, run.sweep.targets)
+        rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
     return 1 if any(not row["verified"] for row in rows) else 0
 

@@ -18,15 +18,20 @@ from cluster.check import Plan
 from cluster.live import Course, LiveView
 from cluster.messages import Worker
 from cluster.pool import start_pool
+from cluster.replay import replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
-from cluster.tune_adapter import HalvingScheduler, QueueSearcher, Recorder, run_trials
+from cluster.tune_adapter import Brake, HalvingScheduler, QueueSearcher, Recorder, run_trials
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.halving import Decision, Halving
 from search.programs.text import compress
 
 _LOG = logging.getLogger("kilobit")
+
+
+class StoppedError(RuntimeError):
+    """The run can't go on: its ledger can't be written, or a newer attempt has begun."""
 
 
 @dataclass
@@ -47,17 +52,27 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
 
     Raises:
         SweepError, PoolError: if the workers can't be started.
+        StoppedError: if the ledger can't be written any more, or belongs to a newer attempt.
         KeyboardInterrupt: on Ctrl-C; the ledger is then complete up to the last finished rung.
     """
     outcome, began = Outcome(), time.monotonic()
     ledger = run.ledger
-    _write_candidates(ledger, run, plan)
     halving = Halving(
         num_rungs=run.sweep.rungs.count,
         eta=run.sweep.rungs.eta,
         length_aware=run.sweep.scheduler.length_aware,
     )
-    queue = _pending(ledger, plan, halving, run.sweep.length)
+    state = replay(ledger, plan.candidates, halving, run.sweep.length)
+    _write_candidates(ledger, run, plan, state.order)
+    models = {candidate.id: candidate.model for candidate in plan.candidates}
+
+    def listener(row: Mapping[str, Any], decision: Decision, reason: str) -> None:
+        _log(models[decision.candidate], row, decision, reason)
+
+    recorder = Recorder(halving, ledger, models, run.sweep.length, listener, state.order)
+    for row in state.undecided:
+        state.take(recorder.decide(row))
+    queue = [(c, state.next_rung[c.id]) for c in plan.candidates if c.id in state.next_rung]
     if not queue:
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
@@ -68,7 +83,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         outcome.seconds["load models"] = time.monotonic() - began
         began = time.monotonic()
         try:
-            _search(run, queue, halving, console, outcome)
+            _search(run, queue, recorder, console, outcome)
         finally:
             pool.clear()
             shutil.rmtree(run.path / ".tune", ignore_errors=True)
@@ -76,7 +91,9 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     return outcome
 
 
-def _write_candidates(ledger: Ledger, run: RunFolder, plan: Plan) -> None:
+def _write_candidates(ledger: Ledger, run: RunFolder, plan: Plan, after: int) -> None:
+    """Record the candidates that are not recorded yet."""
+    known = {row["candidate"] for row in ledger.rows("candidates", ["candidate"])}
     regimes = {model.label: model.regime for model in run.sweep.base_models}
     rows = [
         {
@@ -89,10 +106,14 @@ def _write_candidates(ledger: Ledger, run: RunFolder, plan: Plan) -> None:
             "seed": run.sweep.seed,
             "estimated_bits": _bits_before_training(candidate, plan),
             "position": position,
+            "after": after,
+            "operator": "draw",
         }
         for position, candidate in enumerate(plan.candidates)
+        if candidate.id not in known
     ]
-    ledger.write("candidates", "all", rows)
+    if rows:
+        ledger.write("candidates", f"drawn-{rows[0]['position']}", rows)
 
 
 def _bits_before_training(candidate: Candidate, plan: Plan) -> int | None:
@@ -103,31 +124,17 @@ def _bits_before_training(candidate: Candidate, plan: Plan) -> int | None:
     return 8 * min(map(len, compress(text).values())) if text else 0
 
 
-def _pending(
-    ledger: Ledger, plan: Plan, halving: Halving, length: str
-) -> list[tuple[Candidate, int]]:
-    """Replay recorded decisions into `halving`; return who is left and from which rung."""
-    models = {candidate.id: candidate.model for candidate in plan.candidates}
-    results = {(row["candidate"], row["rung"]): row for row in ledger.rows("rungs")}
-    next_rung = dict.fromkeys(models, 0)
-    decided = sorted(ledger.rows("decisions"), key=lambda row: row["decided_at"])
-    for row in decided:
-        result = results.get((row["candidate"], row["rung"]))
-        if result is None or row["candidate"] not in models:
-            continue
-        halving.report(
-            row["candidate"],
-            model=models[row["candidate"]],
-            rung=row["rung"],
-            score=result["score"],
-            bits=result[f"{length}_bits"],
-        )
-        # What was recorded stands, whatever order the rows are replayed in.
-        if row["decision"] == "promote":
-            next_rung[row["candidate"]] = row["rung"] + 1
-        else:
-            del next_rung[row["candidate"]]
-    return [(c, next_rung[c.id]) for c in plan.candidates if c.id in next_rung]
+def _log(model: str, row: Mapping[str, Any], decision: Decision, reason: str) -> None:
+    _LOG.info(
+        "%s %s rung %d score %s bits %s: %s, %s",
+        model,
+        decision.candidate,
+        decision.rung,
+        row.get("score"),
+        row.get("payload_bits"),
+        decision.action,
+        reason,
+    )
 
 
 def _start_workers(run: RunFolder, console: Console) -> list[Any]:
@@ -148,42 +155,33 @@ def _start_workers(run: RunFolder, console: Console) -> list[Any]:
 def _search(
     run: RunFolder,
     queue: list[tuple[Candidate, int]],
-    halving: Halving,
+    recorder: Recorder,
     console: Console,
     outcome: Outcome,
 ) -> None:
     models = {candidate.id: candidate.model for candidate, _ in queue}
     course = Course(len(queue), run.sweep.rungs.count, time.monotonic)
     budget = run.sweep.budget.seconds
-    deadline = None if budget is None else time.monotonic() + budget
+    brake = Brake(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:
 
         def listener(row: Mapping[str, Any], decision: Decision, reason: str) -> None:
             course.add(models[decision.candidate], row, decision)
-            _LOG.info(
-                "%s %s rung %d score %s bits %s: %s, %s",
-                models[decision.candidate],
-                decision.candidate,
-                decision.rung,
-                row.get("score"),
-                row.get("payload_bits"),
-                decision.action,
-                reason,
-            )
+            _log(models[decision.candidate], row, decision, reason)
             view.update()
 
-        recorder = Recorder(halving, run.ledger, run.attempt, models, run.sweep.length, listener)
+        recorder.listener = listener
         searcher = QueueSearcher(
             queue,
             workers_of(run.sweep),
             run.sweep.rungs.ladder(),
             str(run.path),
             run.attempt,
-            deadline,
+            brake,
         )
         errors = run_trials(
             searcher,
-            HalvingScheduler(recorder, deadline),
+            HalvingScheduler(recorder, brake),
             len(queue),
             TRIAL_CPUS,
             run.path / ".tune",
@@ -192,3 +190,5 @@ def _search(
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)
         outcome.lost.append(text.splitlines()[-1])
+    if brake.reason is not None:
+        raise StoppedError(brake.reason)

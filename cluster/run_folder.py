@@ -1,10 +1,12 @@
 """The folder of a run: where it is, what it holds, and who may begin one there.
 
 RUN/run.json      what was asked for: sweep, command, versions, attempts
-RUN/ledger/       the tables
+RUN/ledger/       the tables, and who claimed which attempt
 RUN/states/       adapters between rungs
 RUN/front.png     the picture of the front
 RUN/run.log       one line an event
+
+Whoever writes there holds the run: `create_run` and `reopen_run` claim an attempt and let go of it.
 """
 
 import json
@@ -12,58 +14,87 @@ import os
 import platform
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cluster.attempts import hold
+from evaluators.fence import latest_attempt
 from evaluators.ledger import Ledger, write_whole
-from search.sweep import Sweep, SweepError
+from evaluators.parts import SCHEMA_VERSION
+from evaluators.snapshot import begin
+from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk."""
+    """A run on disk.
+
+    Attributes:
+        path: where it is.
+        sweep: what was asked for.
+        sweep_folder: where relative paths of the sweep start.
+        attempt: the attempt that holds it here, or the latest one.
+        held: this process may write to it.
+        left_out: parts of the ledger that were found damaged when this attempt began.
+    """
 
     path: Path
     sweep: Sweep
     sweep_folder: Path
     attempt: int
+    held: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Ledger:
         """Return the run's ledger."""
-        return Ledger(self.path / "ledger")
+        return Ledger(self.path / "ledger", self.attempt if self.held else None)
 
 
-def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> RunFolder:
-    """Begin a run in a new or empty folder.
+@contextmanager
+def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[RunFolder]:
+    """Begin a run in a new or empty folder and hold it.
 
     Raises:
         SweepError: if the folder holds another run or other files, or can't be written.
+        HeldError: if another process begins a run there at this moment.
     """
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    run = RunFolder(path, sweep, sweep_file.absolute().parent, 1)
-    try:
-        if (path / "run.json").exists():
-            raise SweepError(
-                f"{path} holds another run: go on with it by `resume {path}`, or choose another "
-                f"folder with --out"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise SweepError(f"{path} is not empty and no run: choose another folder with --out")
-        _write(run, {"created_at": _now(), "sweep_file": str(sweep_file.absolute())})
-    except SweepError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SweepError(f"{str(path)!r} can't be written: {reason}") from error
-    return run
+    with ExitStack() as stack:
+        try:
+            _check_free(path)
+            attempt = stack.enter_context(hold(path / "ledger"))
+            # Another process may have begun and ended a run there between the look and the claim.
+            _check_free(path)
+            begin(path / "ledger", attempt)
+            run = RunFolder(path, sweep, sweep_file.absolute().parent, attempt, held=True)
+            about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
+            _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
+        except SweepError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SweepError(f"{str(path)!r} can't be written: {reason}") from error
+        yield run
+
+
+def _check_free(path: Path) -> None:
+    if (path / "run.json").exists():
+        raise SweepError(
+            f"{path} holds another run: go on with it by `resume {path}`, or choose another folder "
+            f"with --out"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    # A run that was killed as it began has left its claim and perhaps a temporary file.
+    if any(p.name != "ledger" and p.suffix != ".tmp" for p in path.iterdir()):
+        raise SweepError(f"{path} is not empty and no run: choose another folder with --out")
 
 
 def discard_run(run: RunFolder) -> None:
@@ -78,19 +109,50 @@ def discard_run(run: RunFolder) -> None:
         run.path.rmdir()
 
 
-def reopen_run(path: Path) -> RunFolder:
-    """Begin the next attempt at an existing run.
+@contextmanager
+def reopen_run(
+    path: Path, *, take_over: bool = False, overrides: Sequence[str] = ()
+) -> Iterator[RunFolder]:
+    """Begin the next attempt at an existing run and hold it.
+
+    Args:
+        path: the folder of the run.
+        take_over: do so even if another process holds it.
+        overrides: `budget.key=value` to go on with another budget.
 
     Raises:
-        SweepError: if there is no readable run.
+        SweepError: if there is no readable run, or an override changes more than the budget.
+        HeldError: if another process holds it.
+        OSError: if it can't be written.
     """
     run, manifest = _read(path)
-    run = RunFolder(run.path, run.sweep, run.sweep_folder, run.attempt + 1)
-    try:
-        _write(run, manifest)
-    except OSError as error:
-        raise SweepError(f"{path} can't be written: {error.strerror or error}") from error
-    return run
+    if manifest.get("ledger_schema") != SCHEMA_VERSION:
+        raise SweepError(
+            f"{path} was written by an older version: it can be read, but not gone on with"
+        )
+    change_budget(run.sweep, overrides)
+    with hold(run.path / "ledger", take_over=take_over) as attempt:
+        try:
+            left_out = begin(run.path / "ledger", attempt)
+        except ValueError as error:
+            raise SweepError(str(error)) from error
+        # Another attempt may have changed the budget before this one was claimed.
+        run, manifest = _read(path)
+        sweep = change_budget(run.sweep, overrides)
+        run = RunFolder(run.path, sweep, run.sweep_folder, attempt, True, tuple(left_out))
+        _write(run, manifest, overrides)
+        _sweep_scratch(run.path)
+        yield run
+
+
+def _sweep_scratch(path: Path) -> None:
+    """Take away temporary files that dead attempts left; those of the ledger go as it begins."""
+    for folder, names, files in os.walk(path):
+        if Path(folder) == path and "ledger" in names:
+            names.remove("ledger")
+        for name in files:
+            if name.startswith(".") and name.endswith(".tmp"):
+                (Path(folder) / name).unlink(missing_ok=True)
 
 
 def open_run(path: Path) -> RunFolder:
@@ -107,7 +169,8 @@ def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
-        attempt, folder = len(manifest["attempts"]), Path(manifest["sweep_folder"])
+        folder = Path(manifest["sweep_folder"])
+        attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SweepError(f"{path} holds no run: {file.name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -115,8 +178,14 @@ def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 
 
-def _write(run: RunFolder, manifest: dict[str, Any]) -> None:
-    attempt = {"started_at": _now(), "command": sys.argv, "host": platform.node()}
+def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:
+    attempt = {
+        "attempt": run.attempt,
+        "started_at": _now(),
+        "command": sys.argv,
+        "host": platform.node(),
+        "overrides": list(overrides),
+    }
     attempts = [*manifest.get("attempts", []), attempt]
     content = {
         **manifest,

@@ -14,11 +14,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
 from search.front import FrontPoint, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import SweepError
+
+_OF_A_POINT = (
+    "candidate",
+    "rung",
+    "split",
+    "num_examples",
+    "score",
+    "lower",
+    "upper",
+    "program_bits",
+    "payload_bits",
+    "program",
+)
 
 
 def points_of(
@@ -35,7 +49,7 @@ def points_of(
     return complete_points(
         run_folder.path.name,
         ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
-        ledger.rows("rungs"),
+        ledger.rows("rungs", _OF_A_POINT),
         ledger.rows("verifications") if trusting else [],
         run_folder.sweep.rungs.count - 1,
         length or run_folder.sweep.length,
@@ -135,4 +149,6 @@ def status(args: argparse.Namespace) -> int:
     if rungs:
         last: Any = max(row["finished_at"] for row in rungs)
         console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")
+    holder = holder_of(ledger.folder)
+    console.print("nobody holds it" if holder is None else f"held by {holder}")
     return 0

@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from cluster.messages import BaseModelChangedError, rung_part
+from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.rungs import Rung
@@ -27,6 +28,8 @@ MESSAGE_KEYS = (
     "error",
     "seconds",
 )
+# A file system may fail for a moment; what lasts is the run's failure.
+_MAX_WRITE_FAILURES = 2
 
 
 class RungTrial(tune.Trainable):
@@ -48,20 +51,37 @@ class RungTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one rung and return its row as a message."""
+        """Run one rung and return its row as a message; `halt` in it says why the run can't go on.
+
+        The ledger can't be written, or belongs to a newer attempt: that is no candidate's failure.
+        """
         rung = self._rungs[self._next]
         self._next += 1
+        tries = _MAX_WRITE_FAILURES + 1
+        while True:
+            tries -= 1
+            try:
+                row = self._run_rung(rung)
+            except SupersededError as error:
+                return {"halt": str(error)}
+            except OSError as error:
+                if not tries:
+                    return {"halt": str(error)}
+            else:
+                return {key: row.get(key) for key in MESSAGE_KEYS}
+
+    def _run_rung(self, rung: Rung) -> dict[str, Any]:
         worker: Any = ray.get_actor(self._worker_name)
         try:
             row: dict[str, Any] = ray.get(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.RayError as error:
-            if isinstance(getattr(error, "cause", None), OSError):
-                # The ledger can't be written; that is the run's failure, not the candidate's.
-                raise
-            if isinstance(getattr(error, "cause", None), BaseModelChangedError):
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, OSError | SupersededError):
+                raise cause from error
+            if isinstance(cause, BaseModelChangedError):
                 ray.kill(worker, no_restart=False)
             row = self._failure(rung)
-        return {key: row.get(key) for key in MESSAGE_KEYS}
+        return row
 
     def _failure(self, rung: Rung) -> dict[str, Any]:
         """Record what is being handled as the row of `rung`: the worker could not do it itself."""
@@ -74,6 +94,6 @@ class RungTrial(tune.Trainable):
             "finished_at": datetime.now(UTC),
             "error": traceback.format_exc(),
         }
-        ledger = Ledger(Path(self._run_folder) / "ledger")
+        ledger = Ledger(Path(self._run_folder) / "ledger", self._attempt)
         ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
         return row

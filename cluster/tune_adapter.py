@@ -16,7 +16,9 @@ from ray.tune.search import Searcher
 
 from cluster.messages import Worker
 from cluster.trial import RungTrial
+from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
+from evaluators.snapshot import fold
 from search.candidate import Candidate
 from search.halving import Decision, Halving
 from search.rungs import Rung
@@ -24,26 +26,66 @@ from search.rungs import Rung
 Row = dict[str, Any]
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 2
+# Small parts are slow to read, and this many of them are read in a second or two.
+FOLD_EVERY = 250
+
+
+class Brake:
+    """Says when nothing more is begun: after `deadline` (monotonic seconds), or once pulled.
+
+    Attributes:
+        reason: why it was pulled, None if it was not.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self.reason: str | None = None
+
+    def pull(self, reason: str) -> None:
+        """Stop the run; the first reason stays."""
+        self.reason = self.reason or reason
+
+    @property
+    def on(self) -> bool:
+        """Return whether nothing more is begun."""
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or self.reason is not None
 
 
 class Recorder:
-    """Asks `Halving` after each rung, writes its decision to the ledger and tells a listener."""
+    """Asks `Halving` after each rung, writes its decision to the ledger and tells a listener.
+
+    Args:
+        halving: who decides.
+        ledger: where decisions go.
+        models: the base model of each candidate.
+        length: which bits count.
+        listener: is told of each decision.
+        order: the number of the next decision of the run.
+    """
 
     def __init__(
         self,
         halving: Halving,
         ledger: Ledger,
-        attempt: int,
         models: Mapping[str, str],
         length: str,
         listener: Callable[[Row, Decision, str], None],
+        order: int = 0,
     ) -> None:
-        self._halving, self._ledger, self._attempt = halving, ledger, attempt
-        self._models, self._listener = models, listener
+        self._halving, self._ledger, self._order = halving, ledger, order
+        self._models, self.listener = models, listener
         self._bits = f"{length}_bits"
+        self._recorded: set[tuple[str, int]] = set()
 
     def decide(self, row: Row) -> Decision:
-        """Return what happens to the candidate of `row`."""
+        """Return what happens to the candidate of `row`; a row that comes again changes nothing.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if the decision can't be recorded.
+            ValueError: naming the file, if a part of the ledger is damaged.
+        """
         candidate = row["candidate"]
         decision = self._halving.report(
             candidate,
@@ -55,8 +97,12 @@ class Recorder:
         reason = decision.reason
         if row.get("error"):
             reason = f"failed: {row['error'].strip().splitlines()[-1]}"
-        self._write(decision, reason)
-        self._listener(row, decision, reason)
+        if (candidate, row["rung"]) not in self._recorded:
+            self._write(decision, reason)
+            self._recorded.add((candidate, row["rung"]))
+            self.listener(row, decision, reason)
+            if self._order % FOLD_EVERY == 0:
+                fold(self._ledger)
         return decision
 
     def _write(self, decision: Decision, reason: str) -> None:
@@ -70,11 +116,13 @@ class Recorder:
                     "decision": decision.action,
                     "reason": reason,
                     "compared_with": list(decision.compared_with),
-                    "attempt": self._attempt,
+                    "attempt": self._ledger.attempt,
                     "decided_at": datetime.now(UTC),
+                    "order": self._order,
                 }
             ],
         )
+        self._order += 1
 
 
 class _NotSaved:
@@ -85,11 +133,11 @@ class _NotSaved:
 
 
 class HalvingScheduler(_NotSaved, FIFOScheduler):
-    """Turns decisions into Tune's words; after `deadline` (monotonic seconds) nobody goes on."""
+    """Turns decisions into Tune's words; with the brake on nobody goes on."""
 
-    def __init__(self, recorder: Recorder, deadline: float | None) -> None:
+    def __init__(self, recorder: Recorder, brake: Brake) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder, self._deadline = recorder, deadline
+        self._recorder, self._brake = recorder, brake
 
     def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
         """Accept that there is no single metric."""
@@ -97,9 +145,15 @@ class HalvingScheduler(_NotSaved, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
         """Decide after a rung."""
-        decision = self._recorder.decide(result)
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        go_on = decision.action == "promote" and not late
+        go_on = False
+        if result.get("halt"):
+            self._brake.pull(result["halt"])
+        else:
+            try:
+                go_on = self._recorder.decide(result).action == "promote"
+            except (OSError, SupersededError, ValueError) as error:
+                self._brake.pull(str(error))
+        go_on = go_on and not self._brake.on
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
@@ -113,7 +167,7 @@ class QueueSearcher(_NotSaved, Searcher):
         rungs: Sequence[Rung],
         run_folder: str,
         attempt: int,
-        deadline: float | None,
+        brake: Brake,
     ) -> None:
         super().__init__()
         self._queues: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
@@ -126,7 +180,7 @@ class QueueSearcher(_NotSaved, Searcher):
             "run_folder": run_folder,
             "attempt": attempt,
         }
-        self._deadline = deadline
+        self._brake = brake
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
         """Accept that there is no single metric."""
@@ -134,8 +188,7 @@ class QueueSearcher(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy, or the end."""
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        if late or not any(self._queues.values()):
+        if self._brake.on or not any(self._queues.values()):
             return Searcher.FINISHED
         worker = next((w for w in self._free if self._queues[w.model]), None)
         if worker is None:

@@ -1,133 +1,28 @@
 """The ledger: tables of a run as a folder of Parquet parts.
 
 A part appears whole or not at all: it is written under a unique temporary name beside its place and
-renamed once. Readers match finished names only. A part's name says what it holds, so writing the
-same rung again replaces it and never doubles a row. Unknown values are null, never 0.
+renamed once. Readers match finished names only. A part's name says what it holds and which attempt
+at the run wrote it, so writing the same rung again replaces it and never doubles a row, and nobody
+replaces what another attempt wrote. Which attempts' parts count is said in `evaluators.fence`.
+Unknown values are null, never 0.
 """
 
+import errno
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-SCHEMA_VERSION = "1"
+from evaluators.fence import Accepted, check_latest, part_file, parts_of, read_accepted
+from evaluators.parts import PART, as_parquet, read_parquet, with_part
+from evaluators.tables import TABLES
 
-_TIME = pa.timestamp("us", tz="UTC")
-TABLES: dict[str, pa.Schema] = {
-    "candidates": pa.schema(
-        [
-            ("candidate", pa.string()),
-            ("task", pa.string()),
-            ("model", pa.string()),
-            ("regime", pa.string()),
-            ("family", pa.string()),
-            ("spec", pa.string()),
-            ("seed", pa.int64()),
-            ("estimated_bits", pa.int64()),
-            ("parent", pa.string()),
-            ("position", pa.int64()),
-        ]
-    ),
-    "rungs": pa.schema(
-        [
-            ("candidate", pa.string()),
-            ("rung", pa.int32()),
-            ("split", pa.string()),
-            ("train_steps", pa.int64()),
-            ("num_examples", pa.int64()),
-            ("score", pa.float64()),
-            ("lower", pa.float64()),
-            ("upper", pa.float64()),
-            ("program_bits", pa.int64()),
-            ("payload_bits", pa.int64()),
-            ("program", pa.string()),
-            ("train_loss", pa.float64()),
-            ("seconds", pa.float64()),
-            ("train_s", pa.float64()),
-            ("generate_s", pa.float64()),
-            ("train_tokens", pa.int64()),
-            ("input_tokens", pa.int64()),
-            ("output_tokens", pa.int64()),
-            ("base_digest", pa.string()),
-            ("worker", pa.string()),
-            ("attempt", pa.int32()),
-            ("finished_at", _TIME),
-            ("error", pa.string()),
-            ("excess_bits", pa.float64()),
-            ("num_generated", pa.int64()),
-            ("against", pa.string()),
-            ("gap", pa.float64()),
-            ("verdict", pa.string()),
-        ]
-    ),
-    "predictions": pa.schema(
-        [
-            ("candidate", pa.string()),
-            ("rung", pa.int32()),
-            ("split", pa.string()),
-            ("example", pa.string()),
-            ("output", pa.string()),
-            ("score", pa.float64()),
-        ]
-    ),
-    "decisions": pa.schema(
-        [
-            ("candidate", pa.string()),
-            ("rung", pa.int32()),
-            ("decision", pa.string()),
-            ("reason", pa.string()),
-            ("compared_with", pa.list_(pa.string())),
-            ("attempt", pa.int32()),
-            ("decided_at", _TIME),
-        ]
-    ),
-    "programs": pa.schema(
-        [
-            ("candidate", pa.string()),
-            ("rung", pa.int32()),
-            ("program", pa.string()),
-            ("program_bits", pa.int64()),
-            ("payload_bits", pa.int64()),
-            ("codecs", pa.string()),
-            ("recipe", pa.string()),
-            ("script", pa.binary()),
-            ("payload", pa.binary()),
-            ("payload_file", pa.string()),
-        ]
-    ),
-    "verifications": pa.schema(
-        [
-            ("program", pa.string()),
-            ("candidate", pa.string()),
-            ("split", pa.string()),
-            ("num_examples", pa.int64()),
-            ("num_equal", pa.int64()),
-            ("score", pa.float64()),
-            ("verified", pa.bool_()),
-            ("verified_on", pa.string()),
-            ("error", pa.string()),
-            ("seconds", pa.float64()),
-            ("finished_at", _TIME),
-        ]
-    ),
-    "workers": pa.schema(
-        [
-            ("worker", pa.string()),
-            ("model", pa.string()),
-            ("base_digest", pa.string()),
-            ("num_parameters", pa.int64()),
-            ("load_s", pa.float64()),
-            ("host", pa.string()),
-            ("pid", pa.int64()),
-            ("versions", pa.string()),
-            ("started_at", _TIME),
-        ]
-    ),
-}
+_Found = TypeVar("_Found")
 
 
 class Ledger:
@@ -135,47 +30,71 @@ class Ledger:
 
     Raises `OSError` from the system as it is (full disk, no permission); the part is then absent
     and no temporary file is left behind where the system still allows removing it.
+
+    Args:
+        folder: where the tables lie.
+        attempt: the attempt that writes; None to read only.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, attempt: int | None = None) -> None:
+        self.folder, self.attempt = folder, attempt
+        self._accepted = Accepted()
+        self._part_names: dict[Path, frozenset[str]] = {}
 
     def part(self, table: str, name: str) -> Path:
-        """Return where the part `name` of `table` lies once it is finished."""
-        return self.folder / table / f"{name}.parquet"
+        """Return where the part `name` of `table` lies once this attempt has finished it."""
+        assert self.attempt is not None, "this ledger is open for reading only"
+        return self.folder / table / part_file(name, self.attempt)
+
+    def accepted(self) -> Accepted:
+        """Return the list of accepted files that counts now."""
+        self._accepted = read_accepted(self.folder, self._accepted)
+        return self._accepted
 
     def write(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write `rows` as one part and return its path; missing columns become null.
 
         Raises:
             ValueError: if a row has a column that the table lacks.
+            SupersededError: if a newer attempt was claimed.
             OSError: if the part can't be written.
         """
         schema = TABLES[table]
         unknown = {key for row in rows for key in row} - set(schema.names)
         if unknown:
             raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
-        stamped = schema.with_metadata({"kilobit_schema": SCHEMA_VERSION})
-        content = pa.Table.from_pylist([dict(row) for row in rows], schema=stamped)
-        sink = pa.BufferOutputStream()
-        pq.write_table(content, sink, compression="zstd")
         path = self.part(table, name)
-        write_whole(path, sink.getvalue().to_pybytes())
+        # Readers would never see it.
+        assert self.attempt == 1 or self.accepted().attempt >= (self.attempt or 0), "not begun"
+        content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        self.write_file(path, with_part(content, name))
         return path
 
+    def write_file(self, path: Path, content: pa.Table) -> None:
+        """Write rows with their column `part` as a file of this ledger.
+
+        Raises:
+            SupersededError: if a newer attempt was claimed.
+            OSError: if the file can't be written.
+        """
+        assert self.attempt is not None
+        encoded = as_parquet(content)
+        check_latest(self.folder, self.attempt)
+        write_whole(path, encoded)
+
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all finished parts of `table` as one Arrow table, in the order of their names.
+        """Return all accepted parts of `table` as one Arrow table, in the order of their names.
 
         Raises:
             ValueError: naming the file, if a part is no readable Parquet file or of a newer schema.
         """
         schema = TABLES[table]
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        parts = [
-            self._read_part(path, wanted)
-            for path in sorted((self.folder / table).glob("*.parquet"))
-        ]
-        return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+        def look(accepted: Accepted) -> pa.Table:
+            return self.collect(table, wanted, accepted).select(wanted.names)
+
+        return self.settled(look)
 
     def rows(self, table: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return `read(table, columns)` as dictionaries."""
@@ -183,46 +102,114 @@ class Ledger:
         return rows
 
     def read_part(self, table: str, name: str) -> list[dict[str, Any]] | None:
-        """Return the rows of one part, or None if it does not exist."""
-        path = self.part(table, name)
-        if not path.exists():
-            return None
-        rows: list[dict[str, Any]] = self._read_part(path, TABLES[table]).to_pylist()
-        return rows
+        """Return the rows of one accepted part, or None if there is none."""
+        folder, wanted = self.folder / table, TABLES[table]
 
-    def _read_part(self, path: Path, wanted: pa.Schema) -> pa.Table:
-        try:
-            file = pq.ParquetFile(path)
-            version = (file.schema_arrow.metadata or {}).get(b"kilobit_schema", b"?").decode()
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"ledger schema {version}, this version reads {SCHEMA_VERSION}")
-            present = [name for name in wanted.names if name in file.schema_arrow.names]
-            content = file.read(columns=present)
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise ValueError(f"{path}: not a part of a ledger: {error}") from error
-        for name in wanted.names:
-            # A column that was added later is null in older parts.
-            if name not in present:
-                content = content.append_column(
-                    name, pa.nulls(len(content), wanted.field(name).type)
-                )
-        return content.select(wanted.names).cast(wanted)
+        def look(accepted: Accepted) -> list[dict[str, Any]] | None:
+            files = [part_file(name, accepted.attempt), accepted.parts.get(table, {}).get(name)]
+            if accepted.attempt == 1:
+                # As version 1 called it.
+                files.append(f"{name}.parquet")
+            for file in filter(None, files):
+                if (folder / file).exists():
+                    found: list[dict[str, Any]] = read_parquet(folder / file, wanted).to_pylist()
+                    return found
+            for file in reversed(accepted.snapshots(table)):
+                if name in self._names_in(folder / file):
+                    content = read_parquet(folder / file, pa.schema([*wanted, PART]))
+                    mine = content.filter(pc.equal(content["part"], name))
+                    return list(mine.select(wanted.names).to_pylist())
+            return None
+
+        return self.settled(look)
+
+    def settled(self, look: Callable[[Accepted], _Found]) -> _Found:
+        """Return what `look` finds, having looked again if files were folded or replaced meanwhile.
+
+        Files go only after a newer list names what took their place.
+        """
+        while True:
+            accepted = self.accepted()
+            try:
+                found = look(accepted)
+            except FileNotFoundError as error:
+                if self.accepted() is accepted:
+                    raise ValueError(f"{error.filename or error}: the file is gone") from error
+                continue
+            if self.accepted() is accepted:
+                return found
+
+    def collect(
+        self,
+        table: str,
+        wanted: pa.Schema,
+        accepted: Accepted,
+        on_damage: Callable[[ValueError], None] | None = None,
+    ) -> pa.Table:
+        """Return the rows that `accepted` stands for, with the column `part`, ordered by it.
+
+        Raises:
+            FileNotFoundError: if a newer list took the place of `accepted` meanwhile.
+            ValueError: naming the file, if one is damaged, unless `on_damage` takes the error; a
+                snapshot has to be whole.
+        """
+        folder, named = self.folder / table, pa.schema([*wanted, PART])
+        parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
+        parts |= parts_of(folder, accepted.attempt)
+        pieces = []
+        for name, path in sorted(parts.items()):
+            try:
+                pieces.append(with_part(read_parquet(path, wanted), name))
+            except ValueError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+        seen = set(parts)
+        for file in reversed(accepted.snapshots(table)):
+            content = read_parquet(folder / file, named)
+            names = set(content["part"].unique().to_pylist())
+            if names & seen:
+                newer = pc.is_in(content["part"], pa.array(sorted(seen), pa.string()))
+                content = content.filter(pc.invert(newer))
+            seen |= names
+            pieces.append(content)
+        if not pieces:
+            return named.empty_table()
+        whole = pa.concat_tables(pieces)
+        if accepted.snapshots(table):
+            whole = whole.take(pc.sort_indices(whole["part"]))
+        return whole
+
+    def _names_in(self, path: Path) -> frozenset[str]:
+        if path not in self._part_names:
+            content = read_parquet(path, pa.schema([PART]))
+            self._part_names[path] = frozenset(content["part"].to_pylist())
+        return self._part_names[path]
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it appears complete or not at all.
 
     Raises:
-        OSError: from the system; the old file, if any, is then untouched.
+        OSError: from the system, naming the file; the old file, if any, is then untouched. Also if
+            the file system took everything and gives back less; the file is then absent.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
+        found = path.read_bytes() if path.exists() else b""
+        # Other content that is whole was written by another process after us.
+        if found != content and content.startswith(found):
+            path.unlink(missing_ok=True)
+            raise OSError(errno.EIO, "what was written is lost or cut short")
+    except BaseException as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise

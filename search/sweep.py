@@ -179,6 +179,29 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     raise SweepError("\n".join(dict.fromkeys(described)))
 
 
+def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
+    """Return `sweep` with values of its budget changed by `budget.key=value`.
+
+    Raises:
+        SweepError: for any other key, or a value that does not fit.
+    """
+    data = sweep.model_dump(mode="json")
+    for override in overrides:
+        keys = _apply(data, override)
+        if keys[0] != "budget" or len(keys) != 2 or keys[1] not in Budget.model_fields:
+            known = ", ".join(f"budget.{name}" for name in Budget.model_fields)
+            raise SweepError(
+                f"{override!r}: a run goes on with what it began with; what may change is {known}"
+            )
+    try:
+        return Sweep.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        message = f"command line: {field}: {problem['msg']} (found {problem['input']!r:.80})"
+        raise SweepError(message) from error
+
+
 def _refuse_aliases(path: Path, text: str) -> None:
     """Refuse `*name`: a few lines of it can stand for more values than there is memory."""
     for event in yaml.parse(text, Loader=_Loader):

@@ -196,7 +196,7 @@ def test_examples_that_are_none_are_named_by_their_line(
 def test_a_ledger_gives_a_program_back_whatever_its_size(tmp_path: Path, size: int) -> None:
     payload = np.random.default_rng(0).bytes(size)
     program = build(with_prompt(BARE, "stored", size), payload)
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     write_program(ledger, "c-r0", "c", 0, program)
     assert read_program(ledger, "c-r0") == program
     (row,) = ledger.rows("programs")

@@ -15,7 +15,7 @@ def row(candidate: str, score: float | None = 0.5) -> dict[str, object]:
 
 
 def test_what_is_written_is_read_and_the_rest_is_null(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     ledger.write("rungs", "b", [row("b", None)])
     ledger.write("rungs", "a", [row("a")])
     rows = ledger.rows("rungs")
@@ -26,7 +26,7 @@ def test_what_is_written_is_read_and_the_rest_is_null(tmp_path: Path) -> None:
 
 
 def test_writing_a_part_again_replaces_it(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     ledger.write("rungs", "a", [row("a", 0.1)])
     ledger.write("rungs", "a", [row("a", 0.2)])
     assert [r["score"] for r in ledger.rows("rungs")] == [0.2]
@@ -34,13 +34,13 @@ def test_writing_a_part_again_replaces_it(tmp_path: Path) -> None:
 
 def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no column scroe"):
-        Ledger(tmp_path).write("rungs", "a", [{"scroe": 1}])
+        Ledger(tmp_path, 1).write("rungs", "a", [{"scroe": 1}])
 
 
 def test_crash_leaves_the_old_part_and_no_scratch_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     ledger.write("rungs", "a", [row("a", 0.1)])
 
     def full_disk(_: int) -> None:
@@ -49,12 +49,12 @@ def test_crash_leaves_the_old_part_and_no_scratch_file(
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         ledger.write("rungs", "a", [row("a", 0.2)])
-    assert [p.name for p in (tmp_path / "rungs").iterdir()] == ["a.parquet"]
+    assert [p.name for p in (tmp_path / "rungs").iterdir()] == ["a.a1.parquet"]
     assert ledger.rows("rungs")[0]["score"] == 0.1
 
 
 def test_scratch_files_are_not_read(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     ledger.write("rungs", "a", [row("a")])
     (tmp_path / "rungs" / ".b.parquet.123.tmp").write_bytes(b"half")
     assert len(ledger.rows("rungs")) == 1
@@ -68,16 +68,16 @@ def test_a_damaged_part_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     path = ledger.write("rungs", "a", [row("a")])
-    table = pq.read_table(path).replace_schema_metadata({"kilobit_schema": "2"})
+    table = pq.read_table(path).replace_schema_metadata({"kilobit_schema": "3"})
     pq.write_table(table, path)
-    with pytest.raises(ValueError, match="ledger schema 2"):
+    with pytest.raises(ValueError, match="ledger schema 3"):
         ledger.read("rungs")
 
 
 def test_a_column_that_was_added_later_is_null_in_older_parts(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     path = ledger.write("rungs", "a", [row("a")])
     table = pq.read_table(path).drop_columns(["base_digest"])
     pq.write_table(table, path)
@@ -88,7 +88,7 @@ def test_a_column_that_was_added_later_is_null_in_older_parts(tmp_path: Path) ->
 
 @pytest.mark.parametrize("table", sorted(TABLES))
 def test_duckdb_and_pandas_read_every_table(tmp_path: Path, table: str) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, 1)
     field = next(f for f in TABLES[table] if pa.types.is_string(f.type))
     ledger.write(table, "a", [{field.name: "x"}])
     ledger.write(table, "b", [{field.name: "y"}])

@@ -1,0 +1,139 @@
+"""How an attempt begins: what is finished is named and folded into few files, the rest is swept.
+
+Many small Parquet files are slow to read, so the rows of finished parts are written together as one
+snapshot a table, with the names of their parts. Nothing is deleted before a list of accepted files
+says what took its place, so a crash at any instant loses and doubles no row: until the new list is
+there, the old one counts, with all that it names.
+"""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluators.fence import (
+    Accepted,
+    attempt_of,
+    check_latest,
+    latest_attempt,
+    parts_of,
+    snapshot_file,
+)
+from evaluators.ledger import Ledger, write_whole
+from evaluators.parts import read_parquet, with_part
+from evaluators.tables import TABLES
+
+# Outputs and programs are too large to write again at every beginning; their parts stay.
+_STAY = ("predictions", "programs")
+# Written once, one part or more for each candidate.
+_FOLDED = ("candidates", "rungs", "decisions")
+_MAGIC = b"PAR1"
+
+
+def begin(folder: Path, attempt: int) -> list[str]:
+    """Begin a claimed attempt at the ledger in `folder`; return why parts were left out.
+
+    A part that is damaged is left out, and a rung of the same name with it: it is done again.
+
+    Raises:
+        SupersededError: if a newer attempt was claimed.
+        ValueError: naming the file, if a list or a snapshot is damaged.
+        OSError: if the ledger can't be written.
+    """
+    if attempt == 1:
+        return []
+    ledger = Ledger(folder, attempt)
+    before, files, tables, left_out = ledger.settled(lambda accepted: _gather(ledger, accepted))
+    for table, content in tables.items():
+        files[table] = [snapshot_file(attempt, 0)]
+        ledger.write_file(folder / table / files[table][0], content)
+    accepted = Accepted(attempt, 0, files)
+    check_latest(folder, attempt)
+    write_whole(folder / accepted.path, accepted.content())
+    # One that has been superseded meanwhile could take away what the newer attempt accepted.
+    if latest_attempt(folder, attempt) == attempt:
+        _sweep(folder, attempt, before)
+    return left_out
+
+
+def fold(ledger: Ledger) -> None:
+    """Write what this attempt has finished since it began or folded as one snapshot a table.
+
+    Raises:
+        SupersededError: if a newer attempt was claimed.
+        ValueError: naming the file, if a part is damaged.
+        OSError: if the ledger can't be written.
+    """
+    before = ledger.accepted()
+    assert before.attempt == ledger.attempt
+    files = {table: list(names) for table, names in before.files.items()}
+    folded: list[Path] = []
+    for table in _FOLDED:
+        parts = parts_of(ledger.folder / table, before.attempt)
+        if parts:
+            name = snapshot_file(before.attempt, before.fold + 1)
+            content = pa.concat_tables(
+                with_part(read_parquet(path, TABLES[table]), part) for part, path in parts.items()
+            )
+            ledger.write_file(ledger.folder / table / name, content)
+            files.setdefault(table, []).append(name)
+            folded += parts.values()
+    accepted = Accepted(before.attempt, before.fold + 1, files)
+    check_latest(ledger.folder, before.attempt)
+    write_whole(ledger.folder / accepted.path, accepted.content())
+    for path in [*folded, ledger.folder / before.path]:
+        path.unlink(missing_ok=True)
+
+
+def _gather(
+    ledger: Ledger, accepted: Accepted
+) -> tuple[Accepted, dict[str, list[str]], dict[str, pa.Table], list[str]]:
+    """Return `accepted`, files that stay, rows of those that don't, and what is damaged."""
+    files: dict[str, list[str]] = {}
+    tables: dict[str, pa.Table] = {}
+    left_out: list[str] = []
+    damaged: set[str] = set()
+    for table in _STAY:
+        names = dict(accepted.parts.get(table, {}))
+        for name, path in parts_of(ledger.folder / table, accepted.attempt).items():
+            if _is_whole(path):
+                names[name] = path.name
+            else:
+                damaged.add(name)
+                left_out.append(f"{path}: cut short")
+        files[table] = sorted(names.values())
+    for table in TABLES:
+        if table in _STAY:
+            continue
+        content = ledger.collect(table, TABLES[table], accepted, lambda e: left_out.append(str(e)))
+        if table == "rungs":
+            again = pc.is_in(content["part"], pa.array(sorted(damaged), pa.string()))
+            content = content.filter(pc.invert(again))
+        if len(content):
+            tables[table] = content
+    return accepted, files, tables, left_out
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a Parquet file has its last bytes, without reading the others."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - len(_MAGIC)))
+        return file.read() == _MAGIC
+
+
+def _sweep(folder: Path, attempt: int, before: Accepted) -> None:
+    """Take away what no list will ever name again.
+
+    What stays in small parts goes one attempt later: only then has a list been read that lacks it.
+    """
+    for path in folder.glob("*/*"):
+        theirs, table = attempt_of(path.name), path.parent.name
+        if theirs is None or theirs >= attempt or table == "attempts":
+            continue
+        if table in _STAY and not path.name.endswith(".tmp"):
+            accepted = before.files.get(table, [])
+            if theirs >= before.attempt or path.name in accepted:
+                continue
+        path.unlink(missing_ok=True)
