@@ -28,6 +28,7 @@ from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
 from cluster.prequential import Learned, learn
 from cluster.program_files import write_program
 from cluster.training import Lesson
+from cluster.warm_start import begin_from
 from evaluators.ledger import Ledger, write_whole
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
@@ -185,27 +186,36 @@ class Evaluator:
     ) -> tuple[Trained, Sequence[Tensor] | Learned]:
         """Go on from the state of an earlier rung, if there is one, and save the new state.
 
+        Without one, begin from the candidate that the adapter's `start` names, if it names one.
         Examples that are coded while the adapter learns from them have to be met from the start.
         """
         assert candidate.adapter is not None
         if candidate.adapter.method == "data":
             learned = learn(self._frozen, adapter, self._task, rung.train_steps, exact=last)
             return learned.trained, learned
-        for index in range(rung.index - 1, -1, -1):
-            earlier = self._state_file(candidate, index)
-            if earlier.exists():
-                adapter.restore(earlier.read_bytes())
-                break
+        earlier, start = self._state_before(candidate.id, rung.index), candidate.adapter.start
+        if earlier is not None:
+            adapter.restore(earlier)
+        elif start is not None:
+            begin_from(adapter, start, self._state_before(start, self._sweep.rungs.count))
         prompt = candidate.prompt.render(self._task)
         lesson = Lesson(self._task, prompt, self._task.splits.train, candidate.chat)
         trained = adapter.train(
             self._frozen, lesson, min(candidate.adapter.steps, rung.train_steps)
         )
-        write_whole(self._state_file(candidate, rung.index), adapter.state())
+        write_whole(self._state_file(candidate.id, rung.index), adapter.state())
         return trained, adapter.tensors()
 
-    def _state_file(self, candidate: Candidate, rung_index: int) -> Path:
-        return self._run / "states" / f"{candidate.id}-r{rung_index}.safetensors"
+    def _state_file(self, candidate_id: str, rung_index: int) -> Path:
+        return self._run / "states" / f"{candidate_id}-r{rung_index}.safetensors"
+
+    def _state_before(self, candidate_id: str, rung_index: int) -> bytes | None:
+        """Return the latest state of a candidate from a rung before `rung_index`, if there is."""
+        for index in range(rung_index - 1, -1, -1):
+            file = self._state_file(candidate_id, index)
+            if file.exists():
+                return file.read_bytes()
+        return None
 
     def _score(
         self,
