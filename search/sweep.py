@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from evaluators.config import Config
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
+from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from search.rate import RateSearch
 from search.rungs import RungConfig
 from search.space import Families
@@ -30,6 +31,10 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+# What discriminated unions put into the location of a problem.
+_VARIANTS = ("miniature", "jsonl", "dataset", *KINDS)
 
 
 class SweepError(ValueError):
@@ -90,6 +95,7 @@ class Sweep(Config):
     rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
         RungConfig()
     )
+    proposer: Annotated[ProposerConfig, Field(description="what is tried next")] = RandomProposer()
     scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
     rate_search: Annotated[
         RateSearch, Field(description="coarser programs from an adapter after its last rung")
@@ -121,6 +127,12 @@ class Sweep(Config):
         twice = {label for label in labels if labels.count(label) > 1}
         if twice:
             raise ValueError(f"two base models are called {sorted(twice)[0]!r}: give each a `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _proposer_has_what_it_needs(self) -> Self:
+        ends = self.budget.candidates is not None or self.budget.seconds is not None
+        check_proposer(self.proposer, self.families, ends=ends)
         return self
 
 
@@ -238,11 +250,7 @@ def _describe(
     path: Path, root: yaml.Node, problem: ErrorDetails, overridden: Sequence[Sequence[str]]
 ) -> str:
     location = list(problem["loc"])
-    if (
-        location[:1] == ["task"]
-        and len(location) > 1
-        and location[1] in ("miniature", "jsonl", "dataset")
-    ):
+    if location[:1] in (["task"], ["proposer"]) and location[1:2] and location[1] in _VARIANTS:
         del location[1]
     field = ".".join(str(part) for part in location) or "the file"
     where = f"{path}, line {_line(root, location)}"
