@@ -5,7 +5,8 @@ in a second. A hub model that is not on this machine is left for the workers and
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from cluster.bounds import Shapes, bound_bits, shapes_of
 from cluster.capacity import plan_cpus, plan_gpus
 from cluster.frozen import load_tokenizer, source
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
+from search.proposers.make import make_proposer
 from search.space import (
     DataFamily,
     Families,
@@ -28,18 +31,31 @@ from search.space import (
     RankFamily,
     TargetsFamily,
     TokensFamily,
-    draw_candidates,
 )
 from search.sweep import Sweep, SweepError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked sweep: its task, its candidates in order, and what could not be checked here."""
+    """A checked sweep.
+
+    Attributes:
+        task: what is asked.
+        candidates: of each model and family, as far as they are known beforehand.
+        shapes: of the parameters of each base model that is on this machine.
+        num_candidates: how many there will be at most, None where only the time ends the run.
+        unchecked: what could not be checked here.
+    """
 
     task: Task
     candidates: tuple[Candidate, ...]
+    shapes: Mapping[str, Shapes]
+    num_candidates: int | None
     unchecked: tuple[str, ...]
+
+    def bound_bits(self, candidate: Candidate) -> int | None:
+        """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
+        return bound_bits(candidate, self.task, self.shapes.get(candidate.model))
 
 
 def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan:
@@ -62,25 +78,49 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     if local:
         plan_cpus(sweep, os.cpu_count() or 1)
         plan_gpus(sweep, torch.cuda.device_count())
-    unchecked = check_models(sweep, sweep_folder)
+    shapes, unchecked = check_models(sweep, sweep_folder)
     labels = [model.label for model in sweep.base_models]
-    candidates = draw_candidates(sweep.families, task, labels, sweep.seed)
-    if sweep.budget.candidates is not None:
-        candidates = candidates[: sweep.budget.candidates]
-    return Plan(task, tuple(candidates), tuple(unchecked))
+    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked))
+    if sweep.proposer.kind not in ("random", "grid"):
+        return plan
+    candidates = list_candidates(sweep, task, labels)
+    return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
 
 
-def check_models(sweep: Sweep, sweep_folder: Path) -> list[str]:
-    """Check all base models; return what could not be checked on this machine.
+def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:
+    """Return what a proposer that has an end of its own proposes, the models in turns."""
+    proposer = make_proposer(sweep.proposer, sweep.families, task, labels, sweep.seed)
+    found: list[Candidate] = []
+    waiting = list(labels)
+    most = sweep.budget.candidates
+    while waiting and (most is None or len(found) < most):
+        model = waiting.pop(0)
+        proposal = proposer.propose(model)
+        if proposal is not None:
+            found.append(proposal.candidate)
+            waiting.append(model)
+    return found
+
+
+def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], list[str]]:
+    """Check all base models.
+
+    Returns:
+        The shapes of the models' parameters, and what could not be checked on this machine.
 
     Raises:
         SweepError: if a model can't be used as the sweep says.
     """
-    return [
-        f"{config.hub} is not on this machine: neither its modules nor the ranks"
-        for index, config in enumerate(sweep.base_models)
-        if not _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
-    ]
+    shapes, unchecked = {}, []
+    for index, config in enumerate(sweep.base_models):
+        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
+        if found is None:
+            unchecked.append(
+                f"{config.hub} is not on this machine: neither its modules nor the ranks"
+            )
+        else:
+            shapes[config.label] = found
+    return shapes, unchecked
 
 
 def _check_rungs(sweep: Sweep, task: Task) -> None:
@@ -113,13 +153,15 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
             )
 
 
-def _check_model(config: BaseModelConfig, folder: Path, field: str, families: Families) -> bool:
-    """Check one base model; False means that it is not on this machine."""
+def _check_model(
+    config: BaseModelConfig, folder: Path, field: str, families: Families
+) -> Shapes | None:
+    """Check one base model and return its shapes; None means that it is not on this machine."""
     transformers_logging.set_verbosity_error()
     if config.path is not None:
         _check_folder(config, folder / config.path, field)
     elif not _is_cached(config):
-        return False
+        return None
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise SweepError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
     where, options = source(config, folder)
@@ -140,7 +182,7 @@ def _check_model(config: BaseModelConfig, folder: Path, field: str, families: Fa
             _check_family(name, family, model, where)
         if True in family.chat and tokenizer.chat_template is None:
             raise SweepError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
-    return True
+    return shapes_of(model)
 
 
 def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import RunFolder, create_run, discard_run, reopen_run
-from cluster.show import draw, front, points_of, print_front, status
+from cluster.show import draw, front, points_of, print_front, progress, status
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
@@ -118,7 +118,8 @@ def _execute(
         console.print(f"stopped; {kept}")
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds, "verify": verify_s}
-    return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
+    seconds = check_s + time.monotonic() - began
+    return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
 
 
 def _log_to(path: Path) -> None:
@@ -168,13 +169,23 @@ def _print_plan(console: Console, plan: "Plan") -> None:
         f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "
         f"{len(splits.sealed)} sealed examples, scored by {plan.task.metric.name}"
     )
-    table = Table("base model", "family", "candidates")
-    for (model, family), number in families.items():
-        table.add_row(model, family, str(number))
-    console.print(table)
+    if plan.candidates:
+        table = Table("base model", "family", "candidates")
+        for (model, family), number in families.items():
+            table.add_row(model, family, str(number))
+        console.print(table)
+    else:
+        most = "no limit but time" if plan.num_candidates is None else f"{plan.num_candidates}"
+        console.print(f"candidates are proposed while the search runs; in all: {most}")
 
 
-def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seconds: float) -> int:
+def _summarise(
+    run_folder: RunFolder,
+    outcome: "Outcome",
+    console: Console,
+    seconds: float,
+    total: int | None,
+) -> int:
     rungs = run_folder.ledger.rows(
         "rungs", ["candidate", "rung", "score", "error", "train_s", "generate_s", "seconds"]
     )
@@ -187,11 +198,9 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
     ended = {d["candidate"]: d for d in decisions if d["decision"] != "promote"}
     stopped = sum(d["decision"] == "stop" for d in ended.values())
     failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
-    parents = run_folder.ledger.rows("candidates", ["parent"])
-    total = sum(row["parent"] is None for row in parents)
     workers = len(run_folder.ledger.read("workers", ["worker"]))
     console.print(
-        f"\n{len(ended)} of {total} candidates ended: {len(ended) - stopped} completed the last "
+        f"\n{progress(len(ended), total)} ended: {len(ended) - stopped} completed the last "
         f"rung, {stopped} stopped before ({len(failed)} of them failed); {workers} model loads"
     )
     compute = sum((row["train_s"] or 0) + (row["generate_s"] or 0) for row in rungs)
@@ -202,10 +211,10 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
         console.print(f"failed: {candidate}: {line}")
     for line in outcome.lost[:5]:
         console.print(f"lost: {line}")
-    if len(ended) < total:
+    if total is None or len(ended) < total:
+        left = "more" if total is None else str(total - len(ended))
         console.print(
-            f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
-            f"{run_folder.path}"
+            f"{left} candidates are left; go on with:\n  kilobit resume {run_folder.path}"
         )
     console.print(
         f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"

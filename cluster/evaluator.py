@@ -28,10 +28,13 @@ from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
 from cluster.prequential import Learned, learn
 from cluster.program_files import write_program
 from cluster.scoring import Measured, Scorer
+from cluster.token_logits import text_bits
 from cluster.training import Lesson
+from cluster.states import States
+from cluster.warm_start import begin_from
 from evaluators.cache import PredictionCache
 from evaluators.fence import SupersededError
-from evaluators.ledger import Ledger, write_whole
+from evaluators.ledger import Ledger
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
@@ -69,6 +72,7 @@ class Evaluator:
             sweep.length,
             by_index=sweep.train_split_in_machine,
         )
+        self._states = States(self._run, self._ledger)
         self._scorer = Scorer(
             self._frozen,
             self._builder,
@@ -83,6 +87,10 @@ class Evaluator:
     def ready(self) -> str:
         """Return the digest of the base model; an answer says that the model is loaded."""
         return self._frozen.digest
+
+    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
+        """Return how many bits each text takes under the base model, inf where it can't code it."""
+        return [text_bits(self._frozen, text) for text in texts]
 
     def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
@@ -121,6 +129,7 @@ class Evaluator:
             "worker": self._setup.worker,
             "attempt": self._setup.attempt,
             "base_digest": self._frozen.digest,
+            "left": self._left(candidate, rung),
         }
 
     def _train_and_score(self, candidate: Candidate, rung: Rung) -> dict[str, Any]:
@@ -191,30 +200,25 @@ class Evaluator:
     ) -> tuple[Trained, Sequence[Tensor] | Learned]:
         """Go on from the state of an earlier rung, if there is one, and save the new state.
 
+        Without one, begin from the candidate that the adapter's `start` names, if it names one.
         Examples that are coded while the adapter learns from them have to be met from the start.
         """
         assert candidate.adapter is not None
         if candidate.adapter.method == "data":
             learned = learn(self._frozen, adapter, self._task, rung.train_steps, exact=last)
             return learned.trained, learned
-        for index in range(rung.index - 1, -1, -1):
-            rows = self._ledger.read_part("rungs", f"{candidate.id}-r{index}")
-            # Of all states at that rung the one that the accepted row was measured with.
-            earlier = self._state_file(candidate, index, rows[0]["attempt"]) if rows else None
-            if earlier is not None and earlier.exists():
-                adapter.restore(earlier.read_bytes())
-                break
+        earlier, start = self._states.before(candidate.id, rung.index), candidate.adapter.start
+        if earlier is not None:
+            adapter.restore(earlier)
+        elif start is not None:
+            begin_from(adapter, start, self._states.before(start, self._sweep.rungs.count))
         prompt = candidate.prompt.render(self._task)
         lesson = Lesson(self._task, prompt, self._task.splits.train, candidate.chat)
         trained = adapter.train(
             self._frozen, lesson, min(candidate.adapter.steps, rung.train_steps)
         )
-        state = self._state_file(candidate, rung.index, self._setup.attempt)
-        write_whole(state, adapter.state())
+        self._states.write(candidate.id, rung.index, adapter.state())
         return trained, adapter.tensors()
-
-    def _state_file(self, candidate: Candidate, rung_index: int, attempt: int) -> Path:
-        return self._run / "states" / f"{candidate.id}-r{rung_index}.a{attempt}.safetensors"
 
     def _score(
         self,
@@ -224,8 +228,15 @@ class Evaluator:
         adapter: Adapter | None,
         content: Sequence[Tensor] | Learned,
     ) -> Measured:
-        incumbents = read_incumbents(self._run, candidate.model, rung.index)
-        return self._scorer.score(candidate, rung, texts, adapter, content, incumbents)
+        left = self._left(candidate, rung)
+        incumbents = read_incumbents(self._run, candidate.model, rung.index, left)
+        race = left == 0
+        return self._scorer.score(candidate, rung, texts, adapter, content, incumbents, race=race)
+
+    def _left(self, candidate: Candidate, rung: Rung) -> int:
+        """Return the rungs until no more training changes a candidate."""
+        ladder = self._sweep.rungs.ladder()
+        return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
 
     def _record(self, candidate: Candidate, rung: Rung, measured: Measured) -> dict[str, Any]:
         """Write a candidate's predictions and its program if it has one; return its numbers."""

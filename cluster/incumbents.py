@@ -1,7 +1,8 @@
 """Whom a candidate has to beat at a rung: written by the driver, read by the workers.
 
-RUN/incumbents/MODEL-rRUNG.json is no record, only a message: it is written again from the ledger
-when a run goes on, and a worker that finds none races with nobody.
+RUN/incumbents/MODEL-rRUNG-tLEFT.json is no record, only a message: it is written again from the
+ledger when a run goes on, and a worker that finds none races with nobody. LEFT is the number of
+rungs until no more training changes a candidate.
 """
 
 import hashlib
@@ -14,30 +15,45 @@ from evaluators.ledger import write_whole
 from search.racing import Incumbent
 
 
-def write_incumbents(run: Path, model: str, rung: int, front: Sequence[Incumbent]) -> None:
-    """Say whom candidates of `model` have to beat at `rung`.
+class Incumbents:
+    """The messages of one attempt; those of earlier ones are taken away.
 
     Raises:
-        OSError: if it can't be written.
+        OSError: if they can't be.
     """
-    content = json.dumps([asdict(incumbent) for incumbent in front])
-    write_whole(_path(run, model, rung), content.encode())
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._told: dict[Path, Sequence[Incumbent]] = {}
+        for file in (run / "incumbents").glob("*"):
+            file.unlink()
+
+    def tell(self, model: str, rung: int, left: int, front: Sequence[Incumbent]) -> None:
+        """Say whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        path = _path(self._run, model, rung, left)
+        if self._told.get(path, ()) != front:
+            write_whole(path, json.dumps([asdict(one) for one in front]).encode())
+            self._told[path] = front
 
 
-def read_incumbents(run: Path, model: str, rung: int) -> tuple[Incumbent, ...]:
-    """Return whom candidates of `model` have to beat at `rung`.
+def read_incumbents(run: Path, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
+    """Return whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
 
     Raises:
         OSError, ValueError: if the file is there and can't be read.
     """
     try:
-        content = _path(run, model, rung).read_text("utf-8")
+        content = _path(run, model, rung, left).read_text("utf-8")
     except FileNotFoundError:
         return ()
     return tuple(Incumbent(**one) for one in json.loads(content))
 
 
-def _path(run: Path, model: str, rung: int) -> Path:
+def _path(run: Path, model: str, rung: int, left: int) -> Path:
     # A label may hold what a file name may not.
     name = hashlib.sha256(model.encode()).hexdigest()[:16]
-    return run / "incumbents" / f"{name}-r{rung}.json"
+    return run / "incumbents" / f"{name}-r{rung}-t{left}.json"

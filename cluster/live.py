@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluators.figure import bits_label
-from search.halving import Decision
+from search.schedulers.scheduler import Decision
 
 _PLAIN_EVERY_S = 10.0
 
@@ -22,7 +22,9 @@ _PLAIN_EVERY_S = 10.0
 class Course:
     """The course of a search in numbers, fed by rows and decisions."""
 
-    def __init__(self, num_candidates: int, num_rungs: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, num_candidates: int | None, num_rungs: int, clock: Callable[[], float]
+    ) -> None:
         self.num_candidates, self.num_rungs = num_candidates, num_rungs
         self._clock, self._began = clock, clock()
         self.ended: set[str] = set()
@@ -42,7 +44,7 @@ class Course:
         score, bits = row.get("score"), row.get("payload_bits")
         if score is None or bits is None:
             return
-        self.examples += row["num_examples"]
+        self.examples += row.get("num_generated") or 0
         decades = self.best.setdefault(model, {})
         new = (score, row["num_examples"])
         key = decade(bits)
@@ -58,15 +60,17 @@ class Course:
     def left_s(self) -> float | None:
         """Return the expected seconds to the end, or None before the first candidate ended."""
         done = len(self.ended)
-        return self.elapsed_s / done * (self.num_candidates - done) if done else None
+        if not done or self.num_candidates is None:
+            return None
+        return self.elapsed_s / done * (self.num_candidates - done)
 
     def line(self) -> str:
         """Return the course in one line."""
         rungs = " ".join(f"rung {i}: {self.at_rung[i]}" for i in range(self.num_rungs))
-        left = self.left_s()
+        left, most = self.left_s(), self.num_candidates
         rate = self.examples / self.elapsed_s if self.elapsed_s > 0 else 0.0
         return (
-            f"{len(self.ended)}/{self.num_candidates} candidates, {rungs}, "
+            f"{len(self.ended)}{'' if most is None else f'/{most}'} candidates, {rungs}, "
             f"{len(self.failed)} failed, {rate:.0f} examples/s, {clock_text(self.elapsed_s)} gone, "
             f"{clock_text(left) if left is not None else '?'} left"
         )

@@ -1,6 +1,6 @@
 """The evaluator pool: Ray actors that each load one base model once and keep it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +71,15 @@ def start_pool(
             ) from error
         on_ready(worker)
     return handles
+
+
+def prompt_bits_of(sweep: Sweep) -> Callable[[str, Sequence[str]], list[float]]:
+    """Return what tells how many bits prompts take under a model; a worker of it computes that."""
+    names = {worker.model: worker.name for worker in reversed(workers_of(sweep))}
+
+    def prompt_bits(model: str, texts: Sequence[str]) -> list[float]:
+        worker: Any = ray.get_actor(names[model])
+        found: list[float] = ray.get(worker.prompt_bits.remote(list(texts)))
+        return found
+
+    return prompt_bits

@@ -94,8 +94,7 @@ class LearnedBits:
         self._price = nats_per_kbit / 1000
         self.learned: Tensors = {}
         for name, weight in weights.items():
-            largest = max(float(weight.detach().abs().max()), 0.05)
-            self.learned[f"range/{name}"] = torch.tensor(math.log(1.5 * largest))
+            self.learned[f"range/{name}"] = torch.tensor(first_range(weight))
             self.learned[f"bits/{name}"] = torch.full((len(BIT_WIDTHS) - 1,), _OPEN_GATE)
             if "lora_B" in name:
                 self.learned[f"rank/{name}"] = torch.full((rows_of(weight).shape[0],), _OPEN_GATE)
@@ -189,6 +188,11 @@ def rows_of(weight: torch.Tensor) -> torch.Tensor:
     if rows.dim() > 2:
         raise ValueError(f"a tensor of shape {tuple(weight.shape)} can't be part of an adapter")
     return rows.T if len(rows) > rows.shape[1] else rows
+
+
+def first_range(weight: torch.Tensor) -> float:
+    """Return the logarithm of the range that learned bits begin with: all numbers fit into it."""
+    return math.log(1.5 * max(float(weight.detach().abs().max()), 0.05))
 
 
 def transform_of(spec: AdapterSpec, weights: Mapping[str, torch.Tensor]) -> Transform | None:

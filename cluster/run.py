@@ -7,7 +7,7 @@ ended are not tried again, and candidates between two rungs go on from the later
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,20 @@ from cluster.capacity import TRIAL_CPUS, workers_of
 from cluster.check import Plan
 from cluster.live import Course, LiveView
 from cluster.messages import Worker
-from cluster.pool import start_pool
-from cluster.replay import replay
+from cluster.pool import prompt_bits_of, start_pool
+from cluster.recorder import Recorder
+from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
-from cluster.tune_adapter import Brake, HalvingScheduler, QueueSearcher, Recorder, run_trials
-from evaluators.ledger import Ledger
+from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
 from search.candidate import Candidate
-from search.halving import Decision, Halving
-from search.programs.text import compress
+from search.proposers.contract import ReplayError
+from search.proposers.make import make_proposer
+from search.proposers.short_first import ShortFirst
+from search.schedulers.make import make_scheduler
+from search.schedulers.scheduler import Decision
+from search.search import Search
+from search.sweep import SweepError
 
 _LOG = logging.getLogger("kilobit")
 
@@ -48,32 +53,18 @@ class Outcome:
 
 
 def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:
-    """Search until all candidates ended or the time budget is used up.
+    """Search until nothing is left to try or the time budget is used up.
 
     Raises:
-        SweepError, PoolError: if the workers can't be started.
+        SweepError, PoolError: if the workers can't be started, or the record is not of this sweep.
         StoppedError: if the ledger can't be written any more, or belongs to a newer attempt.
         KeyboardInterrupt: on Ctrl-C; the ledger is then complete up to the last finished rung.
     """
     outcome, began = Outcome(), time.monotonic()
-    ledger = run.ledger
-    halving = Halving(
-        num_rungs=run.sweep.rungs.count,
-        eta=run.sweep.rungs.eta,
-        length_aware=run.sweep.scheduler.length_aware,
-    )
-    state = replay(ledger, plan.candidates, halving, run.sweep.length)
-    _write_candidates(ledger, run, plan, state.order)
-    models = {candidate.id: candidate.model for candidate in plan.candidates}
-
-    def listener(row: Mapping[str, Any], decision: Decision, reason: str) -> None:
-        _log(models[decision.candidate], row, decision, reason)
-
-    recorder = Recorder(halving, ledger, models, run.sweep.length, listener, state.order)
-    for row in state.undecided:
-        state.take(recorder.decide(row))
-    queue = [(c, state.next_rung[c.id]) for c in plan.candidates if c.id in state.next_rung]
-    if not queue:
+    models = [model.label for model in run.sweep.base_models]
+    # Descent asks the models themselves what a prompt costs, so it is rebuilt when they are there.
+    early = None if run.sweep.proposer.kind == "descent" else _rebuild(run, plan, None)
+    if early is not None and not _find_work(*early, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     with ray_session(address):
@@ -83,7 +74,8 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         outcome.seconds["load models"] = time.monotonic() - began
         began = time.monotonic()
         try:
-            _search(run, queue, recorder, console, outcome)
+            recorder, state = early or _rebuild(run, plan, prompt_bits_of(run.sweep))
+            _search(run, plan, recorder, state, console, outcome)
         finally:
             pool.clear()
             shutil.rmtree(run.path / ".tune", ignore_errors=True)
@@ -91,43 +83,41 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     return outcome
 
 
-def _write_candidates(ledger: Ledger, run: RunFolder, plan: Plan, after: int) -> None:
-    """Record the candidates that are not recorded yet."""
-    known = {row["candidate"] for row in ledger.rows("candidates", ["candidate"])}
-    regimes = {model.label: model.regime for model in run.sweep.base_models}
-    rows = [
-        {
-            "candidate": candidate.id,
-            "task": candidate.task,
-            "model": candidate.model,
-            "regime": regimes[candidate.model],
-            "family": candidate.family,
-            "spec": candidate.canonical(),
-            "seed": run.sweep.seed,
-            "estimated_bits": _bits_before_training(candidate, plan),
-            "position": position,
-            "after": after,
-            "operator": "draw",
-        }
-        for position, candidate in enumerate(plan.candidates)
-        if candidate.id not in known
-    ]
-    if rows:
-        ledger.write("candidates", f"drawn-{rows[0]['position']}", rows)
+def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Replayed]:
+    """Return the search where its ledger says that it stands, with nothing left undecided."""
+    sweep = run.sweep
+    models = [model.label for model in sweep.base_models]
+    proposer = make_proposer(
+        sweep.proposer, sweep.families, plan.task, models, sweep.seed, prompt_bits=prompt_bits
+    )
+    if sweep.order == "short_first" and plan.candidates:
+        proposer = ShortFirst(proposer, plan.bound_bits)
+    scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
+    search = Search(proposer, scheduler, f"{sweep.length}_bits", sweep.budget.candidates)
+    try:
+        state = replay(run.ledger, search)
+    except ReplayError as error:
+        raise SweepError(f"{run.path} can't go on: {error}") from error
+    recorder = Recorder(run, plan, search, state, _log)
+    for row in state.undecided:
+        state.take(recorder.decide(row))
+    return recorder, state
 
 
-def _bits_before_training(candidate: Candidate, plan: Plan) -> int | None:
-    """Return an upper bound of the payload's length where one is known before training."""
-    if candidate.adapter is not None:
-        return None
-    text = candidate.prompt.render(plan.task).encode()
-    return 8 * min(map(len, compress(text).values())) if text else 0
+def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bool:
+    """Propose for each model that has nothing to do, and return whether anybody has."""
+    busy = {candidate.model for candidate in recorder.pending(state)}
+    for model in models:
+        candidate = None if model in busy else recorder.propose(model)
+        if candidate is not None:
+            state.next_rung[candidate.id] = recorder.first_rung
+    return bool(state.next_rung)
 
 
-def _log(model: str, row: Mapping[str, Any], decision: Decision, reason: str) -> None:
+def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
     _LOG.info(
         "%s %s rung %d score %s bits %s: %s, %s",
-        model,
+        candidate.model,
         decision.candidate,
         decision.rung,
         row.get("score"),
@@ -154,37 +144,34 @@ def _start_workers(run: RunFolder, console: Console) -> list[Any]:
 
 def _search(
     run: RunFolder,
-    queue: list[tuple[Candidate, int]],
+    plan: Plan,
     recorder: Recorder,
+    state: Replayed,
     console: Console,
     outcome: Outcome,
 ) -> None:
-    models = {candidate.id: candidate.model for candidate, _ in queue}
-    course = Course(len(queue), run.sweep.rungs.count, time.monotonic)
+    pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
+    total = plan.num_candidates
+    ended = recorder.num_proposed - len(pending)
+    left = None if total is None else max(total - ended, len(pending))
+    course = Course(left, run.sweep.rungs.count, time.monotonic)
     budget = run.sweep.budget.seconds
     brake = Brake(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:
 
-        def listener(row: Mapping[str, Any], decision: Decision, reason: str) -> None:
-            course.add(models[decision.candidate], row, decision)
-            _log(models[decision.candidate], row, decision, reason)
+        def listener(
+            row: dict[str, Any], candidate: Candidate, decision: Decision, reason: str
+        ) -> None:
+            course.add(candidate.model, row, decision)
+            _log(row, candidate, decision, reason)
             view.update()
 
         recorder.listener = listener
-        searcher = QueueSearcher(
-            queue,
-            workers_of(run.sweep),
-            run.sweep.rungs.ladder(),
-            str(run.path),
-            run.attempt,
-            brake,
+        searcher = RecordedSearcher(
+            recorder, pending, workers_of(run.sweep), run.sweep.rungs.ladder(), run, brake
         )
         errors = run_trials(
-            searcher,
-            HalvingScheduler(recorder, brake),
-            len(queue),
-            TRIAL_CPUS,
-            run.path / ".tune",
+            searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, run.path / ".tune"
         )
     for error in errors:
         text = str(error).strip() or type(error).__name__

@@ -93,6 +93,8 @@ class Scorer:
         adapter: Adapter | None,
         content: Sequence[Tensor] | Learned,
         incumbents: Sequence[Incumbent],
+        *,
+        race: bool = True,
     ) -> Measured:
         """Run a candidate's program on the examples of `rung`, or on fewer where it loses its race.
 
@@ -103,6 +105,7 @@ class Scorer:
             adapter: its adapter, on the model; it then holds the numbers of the payload.
             content: the adapter's trained numbers, or what it has learned from.
             incumbents: whom it has to beat, by increasing length.
+            race: stop where it can't beat them; one that is still in training may yet.
 
         Raises:
             ValueError: if a number is not finite or a prompt does not fit into the context.
@@ -124,7 +127,8 @@ class Scorer:
         model = self._frozen.model if adapter is None else adapter.model
         began = time.monotonic()
         try:
-            self._run(measured, rung, decoded.prompt, model, cached, theirs)
+            level = self._level if race else None
+            self._run(measured, rung, decoded.prompt, model, cached, theirs, level)
         finally:
             cached.save()
         measured.generate_s = time.monotonic() - began
@@ -138,13 +142,14 @@ class Scorer:
         model: Any,
         cached: CachedOutputs,
         theirs: Sequence[float],
+        level: float | None,
     ) -> None:
         recipe, metric = measured.program.recipe, self._task.metric
         examples = self._task.splits.search[: rung.num_examples]
         race = None
-        if self._level is not None and theirs:
+        if level is not None and theirs:
             whole = theirs if len(theirs) == len(examples) else None
-            race = Race(self._level, whole)
+            race = Race(level, whole)
         for first in range(0, len(examples), recipe.batch_size):
             batch = examples[first : first + recipe.batch_size]
             names = [example.id for example in batch]

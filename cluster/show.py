@@ -51,7 +51,7 @@ def points_of(
         ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
         ledger.rows("rungs", _OF_A_POINT),
         ledger.rows("verifications") if trusting else [],
-        run_folder.sweep.rungs.count - 1,
+        run_folder.sweep.rungs.ladder()[-1],
         length or run_folder.sweep.length,
     )
 
@@ -119,6 +119,11 @@ def front(args: argparse.Namespace) -> int:
     return 0
 
 
+def progress(ended: int, total: int | None) -> str:
+    """Return how many candidates there have been of how many."""
+    return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"
+
+
 def status(args: argparse.Namespace) -> int:
     """Print how far a run is."""
     run_folder = open_run(args.run)
@@ -126,8 +131,6 @@ def status(args: argparse.Namespace) -> int:
     try:
         rungs = ledger.rows("rungs", ["candidate", "rung", "num_examples", "error", "finished_at"])
         decisions = ledger.rows("decisions", ["candidate", "decision"])
-        parents = ledger.rows("candidates", ["parent"])
-        total = sum(row["parent"] is None for row in parents)
     except ValueError as error:
         raise SweepError(str(error)) from error
     console = Console(soft_wrap=True, markup=False)
@@ -143,7 +146,8 @@ def status(args: argparse.Namespace) -> int:
     console.print(f"{run_folder.sweep.name}, attempt {run_folder.attempt}: {run_folder.path}")
     console.print(table)
     console.print(
-        f"{ended} of {total} candidates ended: {actions['finish']} completed the last rung, "
+        f"{progress(ended, run_folder.sweep.most_candidates)} ended: "
+        f"{actions['finish']} completed the last rung, "
         f"{actions['stop']} stopped before"
     )
     if rungs:

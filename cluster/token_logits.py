@@ -3,6 +3,7 @@
 Each call runs the whole sequence as a batch of one, without a cache, as the program's decoder does.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,27 @@ def encode_text(frozen: Frozen, text: str) -> bytes:
     if frozen.context is not None and len(ids) > frozen.context:
         raise CodingError(f"{len(ids)} tokens are more than the model takes ({frozen.context})")
     return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))
+
+
+def text_bits(frozen: Frozen, text: str) -> float:
+    """Return -log2 of the probability of a text's tokens, inf if the model can't code it.
+
+    The end is not counted; the sections that `encode_text` writes are a few bits longer.
+    """
+    ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if frozen.tokenizer.decode(ids) != text or not _fits(frozen, len(ids) + 1):
+        return math.inf
+    if not ids:
+        return 0.0
+    whole = torch.tensor([[start_token(frozen.tokenizer), *ids]]).to(frozen.model.device)
+    with torch.no_grad():
+        logits = frozen.model(whole).logits[0, :-1].float()
+    lost = torch.nn.functional.cross_entropy(logits, whole[0, 1:], reduction="sum")
+    return float(lost) / math.log(2)
+
+
+def _fits(frozen: Frozen, num_tokens: int) -> bool:
+    return frozen.context is None or num_tokens <= frozen.context
 
 
 def decode_text(frozen: Frozen, data: bytes) -> str:

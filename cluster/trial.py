@@ -25,6 +25,11 @@ MESSAGE_KEYS = (
     "program_bits",
     "payload_bits",
     "num_examples",
+    "num_generated",
+    "against",
+    "gap",
+    "verdict",
+    "left",
     "error",
     "seconds",
 )

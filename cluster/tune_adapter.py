@@ -1,12 +1,12 @@
 """Our scheduler and our searcher as Ray Tune sees them.
 
-No policy lives here: who goes on is decided in `search.halving`, what is tried in `search.space`.
+No policy lives here: who goes on is decided in `search.schedulers`, what is tried in
+`search.proposers`.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,16 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.messages import Worker
+from cluster.recorder import Recorder
+from cluster.run_folder import RunFolder
 from cluster.trial import RungTrial
 from evaluators.fence import SupersededError
-from evaluators.ledger import Ledger
-from evaluators.snapshot import fold
 from search.candidate import Candidate
-from search.halving import Decision, Halving
 from search.rungs import Rung
 
 Row = dict[str, Any]
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 2
-# Small parts are slow to read, and this many of them are read in a second or two.
-FOLD_EVERY = 250
 
 
 class Brake:
@@ -52,79 +49,6 @@ class Brake:
         return late or self.reason is not None
 
 
-class Recorder:
-    """Asks `Halving` after each rung, writes its decision to the ledger and tells a listener.
-
-    Args:
-        halving: who decides.
-        ledger: where decisions go.
-        models: the base model of each candidate.
-        length: which bits count.
-        listener: is told of each decision.
-        order: the number of the next decision of the run.
-    """
-
-    def __init__(
-        self,
-        halving: Halving,
-        ledger: Ledger,
-        models: Mapping[str, str],
-        length: str,
-        listener: Callable[[Row, Decision, str], None],
-        order: int = 0,
-    ) -> None:
-        self._halving, self._ledger, self._order = halving, ledger, order
-        self._models, self.listener = models, listener
-        self._bits = f"{length}_bits"
-        self._recorded: set[tuple[str, int]] = set()
-
-    def decide(self, row: Row) -> Decision:
-        """Return what happens to the candidate of `row`; a row that comes again changes nothing.
-
-        Raises:
-            SupersededError: if a newer attempt at the run has begun.
-            OSError: if the decision can't be recorded.
-            ValueError: naming the file, if a part of the ledger is damaged.
-        """
-        candidate = row["candidate"]
-        decision = self._halving.report(
-            candidate,
-            model=self._models[candidate],
-            rung=row["rung"],
-            score=row.get("score"),
-            bits=row.get(self._bits),
-        )
-        reason = decision.reason
-        if row.get("error"):
-            reason = f"failed: {row['error'].strip().splitlines()[-1]}"
-        if (candidate, row["rung"]) not in self._recorded:
-            self._write(decision, reason)
-            self._recorded.add((candidate, row["rung"]))
-            self.listener(row, decision, reason)
-            if self._order % FOLD_EVERY == 0:
-                fold(self._ledger)
-        return decision
-
-    def _write(self, decision: Decision, reason: str) -> None:
-        self._ledger.write(
-            "decisions",
-            f"{decision.candidate}-r{decision.rung}",
-            [
-                {
-                    "candidate": decision.candidate,
-                    "rung": decision.rung,
-                    "decision": decision.action,
-                    "reason": reason,
-                    "compared_with": list(decision.compared_with),
-                    "attempt": self._ledger.attempt,
-                    "decided_at": datetime.now(UTC),
-                    "order": self._order,
-                }
-            ],
-        )
-        self._order += 1
-
-
 class _NotSaved:
     """Tune pickles what it is given to its own folder; ours is rebuilt from the ledger instead."""
 
@@ -132,7 +56,7 @@ class _NotSaved:
         return {}
 
 
-class HalvingScheduler(_NotSaved, FIFOScheduler):
+class RecordedScheduler(_NotSaved, FIFOScheduler):
     """Turns decisions into Tune's words; with the brake on nobody goes on."""
 
     def __init__(self, recorder: Recorder, brake: Brake) -> None:
@@ -157,30 +81,33 @@ class HalvingScheduler(_NotSaved, FIFOScheduler):
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
-class QueueSearcher(_NotSaved, Searcher):
-    """Hands out candidates in their order, each to a free worker that holds its base model."""
+class RecordedSearcher(_NotSaved, Searcher):
+    """Hands out candidates, each to a free worker that holds its base model.
+
+    Those that an earlier attempt left between two rungs come first, then what is proposed.
+    """
 
     def __init__(
         self,
-        queue: Sequence[tuple[Candidate, int]],
+        recorder: Recorder,
+        pending: Sequence[tuple[Candidate, int]],
         workers: Sequence[Worker],
         rungs: Sequence[Rung],
-        run_folder: str,
-        attempt: int,
+        run: RunFolder,
         brake: Brake,
     ) -> None:
         super().__init__()
-        self._queues: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
-        for candidate, first_rung in queue:
-            self._queues[candidate.model].append((candidate, first_rung))
+        self._recorder, self._brake = recorder, brake
+        self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
+        for candidate, next_rung in pending:
+            self._pending[candidate.model].append((candidate, next_rung))
         self._free = deque(workers)
         self._busy: dict[str, Worker] = {}
         self._common = {
             "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
-            "run_folder": run_folder,
-            "attempt": attempt,
+            "run_folder": str(run.path),
+            "attempt": run.attempt,
         }
-        self._brake = brake
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
         """Accept that there is no single metric."""
@@ -188,20 +115,32 @@ class QueueSearcher(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy, or the end."""
-        if self._brake.on or not any(self._queues.values()):
+        if self._brake.on:
             return Searcher.FINISHED
-        worker = next((w for w in self._free if self._queues[w.model]), None)
-        if worker is None:
-            return None
-        self._free.remove(worker)
-        self._busy[trial_id] = worker
-        candidate, first_rung = self._queues[worker.model].popleft()
-        return {
-            "candidate": candidate.canonical(),
-            "first_rung": first_rung,
-            "worker": worker.name,
-            **self._common,
-        }
+        for worker in self._free:
+            try:
+                found = self._next(worker.model)
+            except (OSError, SupersededError, ValueError) as error:
+                self._brake.pull(str(error))
+                return Searcher.FINISHED
+            if found is not None:
+                candidate, next_rung = found
+                self._free.remove(worker)
+                self._busy[trial_id] = worker
+                return {
+                    "candidate": candidate.canonical(),
+                    "first_rung": next_rung,
+                    "worker": worker.name,
+                    **self._common,
+                }
+        # A result that is still to come may bring up more to try.
+        return None if self._busy else Searcher.FINISHED
+
+    def _next(self, model: str) -> tuple[Candidate, int] | None:
+        if self._pending[model]:
+            return self._pending[model].popleft()
+        candidate = self._recorder.propose(model)
+        return None if candidate is None else (candidate, self._recorder.first_rung)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Take the trial's worker back."""
@@ -216,9 +155,8 @@ class QueueSearcher(_NotSaved, Searcher):
 
 
 def run_trials(
-    searcher: QueueSearcher,
-    scheduler: HalvingScheduler,
-    num_trials: int,
+    searcher: RecordedSearcher,
+    scheduler: RecordedScheduler,
     trial_cpus: float,
     scratch: Path,
 ) -> list[BaseException]:
@@ -227,7 +165,6 @@ def run_trials(
     Args:
         searcher: what is tried next, and on which worker.
         scheduler: who goes on.
-        num_trials: how many candidates there are.
         trial_cpus: what a trial reserves; it only waits for messages.
         scratch: where Tune keeps its own files; nothing of ours is read from there.
     """
@@ -236,7 +173,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=num_trials,
+            num_samples=-1,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

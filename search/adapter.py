@@ -151,6 +151,13 @@ class AdapterSpec(Config):
     keep: Annotated[
         float, Field(gt=0, le=1, description="fraction of the rank components that are kept")
     ] = 1.0
+    start: Annotated[
+        str | None,
+        Field(
+            pattern="^[0-9a-f]{16}$",
+            description="candidate from whose trained numbers training begins; null is from none",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _fields_of_the_method(self) -> Self:
@@ -170,6 +177,8 @@ class AdapterSpec(Config):
                 raise ValueError("data has no step and no keep: its payload holds no numbers")
             if self.training != "plain":
                 raise ValueError(f"data has no training {self.training!r}: its rule is its own")
+            if self.start is not None:
+                raise ValueError("data has no start: its program learns from its examples alone")
             if (self.size or 0) > self.steps * self.batch_size:
                 raise ValueError(
                     f"data: {self.steps} steps of {self.batch_size} do not reach {self.size} "

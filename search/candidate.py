@@ -6,6 +6,7 @@ Its hash is the candidate's id, so equal candidates have the same id on every ma
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from evaluators.config import Config
 from evaluators.task import Task
 from search.adapter import AdapterSpec
 from search.programs.postprocess import PostprocessStep
+from search.rungs import Rung
 
 
 class Prompt(Config):
@@ -59,6 +61,14 @@ class Candidate(Config):
     def family(self) -> str:
         """Return `prompt` or the method of the adapter."""
         return self.adapter.method if self.adapter else "prompt"
+
+    def trained_at(self, rungs: Sequence[Rung]) -> int:
+        """Return the index of the first rung after which no more training changes this candidate.
+
+        A prompt is done at the first; an adapter that would be trained beyond the last rung is not.
+        """
+        steps = self.adapter.steps if self.adapter else 0
+        return next((r.index for r in rungs if r.train_steps >= steps), len(rungs) - 1)
 
     def canonical(self) -> str:
         """Return the canonical JSON of this candidate."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from search.pareto import pareto_front
 from search.programs.program import Length
+from search.rungs import Rung
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def complete_points(
     candidates: Sequence[Mapping[str, Any]],
     rungs: Sequence[Mapping[str, Any]],
     verifications: Sequence[Mapping[str, Any]],
-    last_rung: int,
+    last_rung: Rung,
     length: Length,
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
@@ -61,13 +62,16 @@ def complete_points(
         candidates: rows of the ledger's `candidates`.
         rungs: rows of the ledger's `rungs`.
         verifications: rows of the ledger's `verifications`.
-        last_rung: index of the last rung of the ladder.
+        last_rung: the last rung of the ladder.
         length: by which the points are compared.
     """
     scored = {
         row["candidate"]: row
         for row in rungs
-        if row["rung"] == last_rung and row["score"] is not None
+        if row["rung"] == last_rung.index
+        and row["score"] is not None
+        # One that lost its race there was not scored on all examples.
+        and row["num_examples"] == last_rung.num_examples
     }
     verified = {row["program"]: row["verified"] for row in verifications}
     points = []

@@ -20,7 +20,9 @@ class Rung:
 class RungConfig(Config):
     """A ladder by multiplication: both numbers of the first rung grow by `eta` a rung."""
 
-    examples: Annotated[int, Field(ge=1, description="examples of the first rung, and of a batch")] = 16
+    examples: Annotated[
+        int, Field(ge=1, description="examples of the first rung, and of a batch")
+    ] = 16
     train_steps: Annotated[int, Field(ge=1, description="optimizer steps of the first rung")] = 20
     eta: Annotated[int, Field(ge=2, le=10, description="factor from rung to rung")] = 3
     count: Annotated[int, Field(ge=1, le=12, description="number of rungs")] = 3

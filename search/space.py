@@ -264,21 +264,28 @@ def _draws(
     if not isinstance(family, AdapterFamily):
         yield Candidate(task=task.name, model=model)
     while True:
-        count = rng.choice(family.demonstrations)
-        shown: Sequence[Example] = rng.sample(task.splits.train, count)
-        prompt = Prompt(
-            instruction=rng.choice(family.instructions),
-            demonstrations=tuple((e.input, e.target) for e in shown),
-        )
-        yield Candidate(
-            task=task.name,
-            model=model,
-            prompt=prompt,
-            adapter=_draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None,
-            chat=rng.choice(family.chat),
-            max_new_tokens=rng.choice(family.max_new_tokens),
-            postprocess=_draw_postprocess(family, rng),
-        )
+        yield draw_candidate(name, family, task, model, rng)
+
+
+def draw_candidate(
+    name: str, family: PromptFamily, task: Task, model: str, rng: random.Random
+) -> Candidate:
+    """Return one random candidate of the family called `name`."""
+    count = rng.choice(family.demonstrations)
+    shown: Sequence[Example] = rng.sample(task.splits.train, count)
+    prompt = Prompt(
+        instruction=rng.choice(family.instructions),
+        demonstrations=tuple((e.input, e.target) for e in shown),
+    )
+    return Candidate(
+        task=task.name,
+        model=model,
+        prompt=prompt,
+        adapter=_draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None,
+        chat=rng.choice(family.chat),
+        max_new_tokens=rng.choice(family.max_new_tokens),
+        postprocess=_draw_postprocess(family, rng),
+    )
 
 
 def _draw_postprocess(family: PromptFamily, rng: random.Random) -> tuple[PostprocessStep, ...]:

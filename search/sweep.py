@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from evaluators.config import Config
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
+from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from search.rate import RateSearch
 from search.rungs import RungConfig
 from search.schedulers.make import SchedulerConfig
@@ -31,6 +32,10 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+# What discriminated unions put into the location of a problem.
+_VARIANTS = ("miniature", "jsonl", "dataset", *KINDS)
 
 
 class SweepError(ValueError):
@@ -82,6 +87,14 @@ class Sweep(Config):
     rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
         RungConfig()
     )
+    proposer: Annotated[ProposerConfig, Field(description="what is tried next")] = RandomProposer()
+    order: Annotated[
+        Literal["short_first", "drawn"],
+        Field(
+            description="for proposers that list their candidates: in rounds over all lengths, in "
+            "each from short to long by what is known before training; or as drawn"
+        ),
+    ] = "short_first"
     scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
     rate_search: Annotated[
         RateSearch, Field(description="coarser programs from an adapter after its last rung")
@@ -123,6 +136,12 @@ class Sweep(Config):
         return self
 
     @model_validator(mode="after")
+    def _proposer_has_what_it_needs(self) -> Self:
+        ends = self.budget.candidates is not None or self.budget.seconds is not None
+        check_proposer(self.proposer, self.families, ends=ends)
+        return self
+
+    @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         first, most = self.rungs.examples, self.workers.batch_size
         if first > most and first % most:
@@ -131,6 +150,15 @@ class Sweep(Config):
                 "programs run in whole batches, and a batch is never cut by a rung"
             )
         return self
+
+    @property
+    def most_candidates(self) -> int | None:
+        """Return how many candidates there are at most, None where only the time ends the run."""
+        if self.proposer.kind not in ("random", "grid"):
+            return self.budget.candidates
+        each = sum(family.candidates for family in self.families.named().values())
+        most = each * len(self.base_models)
+        return most if self.budget.candidates is None else min(most, self.budget.candidates)
 
     @property
     def batch_size(self) -> int:
@@ -275,11 +303,7 @@ def _describe(
     path: Path, root: yaml.Node, problem: ErrorDetails, overridden: Sequence[Sequence[str]]
 ) -> str:
     location = list(problem["loc"])
-    if (
-        location[:1] == ["task"]
-        and len(location) > 1
-        and location[1] in ("miniature", "jsonl", "dataset")
-    ):
+    if location[:1] in (["task"], ["proposer"]) and location[1:2] and location[1] in _VARIANTS:
         del location[1]
     field = ".".join(str(part) for part in location) or "the file"
     where = f"{path}, line {_line(root, location)}"

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.racing import Incumbent
+from search.racing import Incumbent, incumbent_of
 from search.schedulers.multi_objective import first_layer
 from search.schedulers.scheduler import Result, RungRule, Standing
 
@@ -38,7 +38,12 @@ class _Front:
     def add(self, candidate: str, bits: int, low: float) -> None:
         """Take in what is known of a candidate now, in place of what was known before."""
         self._known[candidate] = bits, low
-        self._members = None
+        if self._members is None:
+            return
+        best = incumbent_of(self._members, bits)
+        was_there = any(member.candidate == candidate for member in self._members)
+        if was_there or best is None or low > best.score:
+            self._members = None
 
     def members(self) -> tuple[Incumbent, ...]:
         """Return the front by increasing length; of equals the first."""
@@ -89,7 +94,6 @@ class BitsAware(RungRule):
         assert result.bits is not None
         gap, rivals = result.gap, () if result.against is None else (result.against,)
         if gap is None:
-            self._note(result)
             return True, "nobody is as short", ()
         versus = f"{gap:+.3f} against the best no longer"
         if result.verdict == "loses" and not result.left:
@@ -99,20 +103,28 @@ class BitsAware(RungRule):
         cell = np.abs(np.log2(standing.bits) - math.log2(max(result.bits, 1))) <= CELL
         places = max(1, int(cell.sum()) // self._eta)
         ahead = int((standing.gaps[:-1][cell[:-1]] >= gap).sum())
-        reason = f"{versus}, rank {ahead + 1} of {int(cell.sum())} at its length, {places} may go on"
-        if ahead >= places:
-            return False, reason, rivals
-        self._note(result)
-        return True, reason, rivals
+        reason = (
+            f"{versus}, rank {ahead + 1} of {int(cell.sum())} at its length, {places} may go on"
+        )
+        return ahead < places, reason, rivals
 
-    def _finished(self, result: Result) -> None:
-        self._note(result)
-
-    def _note(self, result: Result) -> None:
-        """Make the candidate an incumbent at this rung, and at those below by what is known now."""
+    def note_finished(self, result: Result) -> None:
+        """Make it an incumbent at the last rung, where alone it was scored."""
         assert result.score is not None
         assert result.bits is not None
-        low = result.score - math.sqrt(0.25 / self._sizes[result.rung])
+        key = (result.model, self._num_rungs - 1, 0)
+        low = self._low(result)
+        self._fronts.setdefault(key, _Front()).add(result.candidate, result.bits, low)
+
+    def _low(self, result: Result) -> float:
+        """Return the lower end of what is known of a score: it less one standard error at most."""
+        assert result.score is not None
+        return result.score - math.sqrt(0.25 / self._sizes[result.rung])
+
+    def _passed(self, result: Result) -> None:
+        """Make the candidate an incumbent at this rung, and at those below by what is known now."""
+        assert result.bits is not None
+        low = self._low(result)
         trained_at = self._trained_at.setdefault(result.candidate, result.rung + result.left)
         for rung in range(result.rung + 1):
             key = (result.model, rung, max(0, trained_at - rung))

@@ -75,6 +75,14 @@ class Scheduler(Protocol):
         """
         ...
 
+    def replay(self, result: Result, decision: Decision) -> None:
+        """Take in a result that was decided before: what was recorded stands."""
+        ...
+
+    def note_finished(self, result: Result) -> None:
+        """Take in a program that was made at the last rung and needs no decision."""
+        ...
+
     def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
         """Return whom a candidate has to beat at a rung, by increasing length.
 
@@ -150,28 +158,47 @@ class RungRule:
         """Return nobody: this rule runs no races."""
         return ()
 
+    def replay(self, result: Result, decision: Decision) -> None:
+        """Take in a result that was decided before."""
+        self._decisions[result.candidate, result.rung] = decision
+        if self._stand(result) is not None and decision.action != "stop":
+            self._passed(result)
+
+    def note_finished(self, result: Result) -> None:
+        """Ignore it: it is compared with nobody."""
+
     def _decide(self, result: Result) -> Decision:
+        standing = self._stand(result)
+        if standing is None:
+            return Decision(result.candidate, result.rung, "stop", "it has no score")
+        rivals = () if result.against is None else (result.against,)
+        action: Action = "promote"
+        if result.rung == self._num_rungs - 1:
+            action, reason = "finish", "it completed the last rung"
+            if result.verdict == "loses":
+                action, reason = "stop", "it lost its race at the last rung"
+        else:
+            goes_on, reason, rivals = self._judge(result, standing)
+            action = "promote" if goes_on else "stop"
+        if action != "stop":
+            self._passed(result)
+        return Decision(result.candidate, result.rung, action, reason, rivals)
+
+    def _stand(self, result: Result) -> Standing | None:
+        """Put a result beside the others and return them all, None if it has no score."""
         score, bits = result.score, result.bits
         if score is None or bits is None or math.isnan(score):
-            return Decision(result.candidate, result.rung, "stop", "it has no score")
+            return None
         standing = self._standings.setdefault(self._group(result), Standing())
         standing.add(result.candidate, score, bits, result.gap or 0.0)
-        if result.rung == self._num_rungs - 1:
-            if result.verdict == "loses":
-                reason, rivals = "it lost its race at the last rung", (result.against or "",)
-                return Decision(result.candidate, result.rung, "stop", reason, rivals)
-            self._finished(result)
-            return Decision(result.candidate, result.rung, "finish", "it completed the last rung")
-        goes_on, reason, rivals = self._judge(result, standing)
-        action: Action = "promote" if goes_on else "stop"
-        return Decision(result.candidate, result.rung, action, reason, rivals)
+        return standing
 
     def _group(self, result: Result) -> tuple[str, int, int]:
         """Return with whom a candidate is compared: here all of its model at its rung."""
         return result.model, result.rung, 0
 
-    def _finished(self, result: Result) -> None:
-        """Note a candidate that completed the last rung."""
+    def _passed(self, result: Result) -> None:
+        """Note a candidate that goes on or has completed the last rung."""
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
         """Return whether the newest of `standing` goes on, why, and who decided that."""

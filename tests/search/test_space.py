@@ -83,6 +83,21 @@ def test_the_id_is_the_hash_of_the_canonical_json() -> None:
     assert again == candidate
 
 
+def test_where_training_begins_is_part_of_the_id_only_if_it_is_given() -> None:
+    spec = {"method": "lora", "rank": 1, "target_modules": ("q",), **ADAPTER}
+    cold = Candidate(task="t", model="m", adapter=AdapterSpec.model_validate(spec))
+    start = {"start": cold.id}
+    warm = Candidate(task="t", model="m", adapter=AdapterSpec.model_validate(spec | start))
+    assert "start" not in cold.canonical()
+    assert f'"start":"{cold.id}"' in warm.canonical()
+    assert Candidate.model_validate_json(warm.canonical()) == warm
+    with pytest.raises(ValidationError, match="start"):
+        AdapterSpec.model_validate(spec | {"start": "../states/x"})
+    data = {"method": "data", "rank": 1, "size": 2, "target_modules": ("q",), **ADAPTER}
+    with pytest.raises(ValidationError, match="data has no start"):
+        AdapterSpec.model_validate(data | start)
+
+
 SHAPES: dict[str, Any] = {
     "rank": 1,
     "size": 2,

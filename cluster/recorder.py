@@ -1,0 +1,148 @@
+"""Between a search and its ledger: what is proposed or decided is recorded before it counts."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.check import Plan
+from cluster.incumbents import Incumbents
+from cluster.replay import Replayed, coarser_rows
+from cluster.run_folder import RunFolder
+from evaluators.snapshot import fold
+from search.candidate import Candidate
+from search.proposers.contract import Proposal
+from search.schedulers.scheduler import Decision
+from search.search import Search
+
+Row = dict[str, Any]
+Listener = Callable[[Row, Candidate, Decision, str], None]
+# Small parts are slow to read, and this many of them are read in a second or two.
+FOLD_EVERY = 250
+
+
+class Recorder:
+    """Asks the search what to try and who goes on, records the answers and tells a listener.
+
+    Args:
+        run: the run, whose attempt this is.
+        plan: the checked sweep.
+        search: who proposes and decides.
+        state: where the search stands.
+        listener: is told of each decision.
+    """
+
+    def __init__(
+        self, run: RunFolder, plan: Plan, search: Search, state: Replayed, listener: Listener
+    ) -> None:
+        self._run, self._plan, self._search = run, plan, search
+        self._ledger, self._sweep = run.ledger, run.sweep
+        self._order, self._position = state.order, state.position
+        self.listener = listener
+        self._regimes = {model.label: model.regime for model in run.sweep.base_models}
+        self._decisions: dict[tuple[str, int], Decision] = {}
+        self._incumbents = Incumbents(run.path) if search.races else None
+        self._tell_workers(list(self._regimes))
+
+    @property
+    def first_rung(self) -> int:
+        """Return the rung at which a candidate begins."""
+        return self._search.first_rung
+
+    @property
+    def num_proposed(self) -> int:
+        """Return how many candidates have been proposed in all attempts."""
+        return self._search.num_proposed
+
+    def pending(self, state: Replayed) -> list[Candidate]:
+        """Return the candidates that have not ended, in the order of their proposals."""
+        return [self._search.running[name] for name in state.next_rung]
+
+    def propose(self, model: str) -> Candidate | None:
+        """Return the next candidate of `model`, recorded; None if there is nothing to try now.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if it can't be recorded.
+        """
+        proposal = self._search.propose(model)
+        if proposal is None:
+            return None
+        self._ledger.write("candidates", proposal.candidate.id, [self._about(proposal)])
+        self._position += 1
+        return proposal.candidate
+
+    def decide(self, row: Row) -> Decision:
+        """Return what happens to the candidate of `row`; a row that comes again changes nothing.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if the decision can't be recorded.
+            ValueError: naming the file, if a part of the ledger is damaged.
+        """
+        key = (row["candidate"], row["rung"])
+        known = self._decisions.get(key)
+        if known is not None:
+            return known
+        candidate, rung = self._search.running[row["candidate"]], row["rung"]
+        coarser = []
+        if rung == self._sweep.rungs.count - 1 and candidate.adapter is not None:
+            variants = self._sweep.rate_search.variants(candidate)
+            coarser = coarser_rows(self._ledger, variants, rung)
+        decision = self._search.take(row, coarser)
+        reason = decision.reason
+        if row.get("error"):
+            reason = f"failed: {row['error'].strip().splitlines()[-1]}"
+        self._write(decision, reason)
+        self._decisions[key] = decision
+        if decision.action != "stop":
+            self._tell_workers([candidate.model])
+        self.listener(row, candidate, decision, reason)
+        if self._order % FOLD_EVERY == 0:
+            fold(self._ledger)
+        return decision
+
+    def _about(self, proposal: Proposal) -> Row:
+        candidate = proposal.candidate
+        return {
+            "candidate": candidate.id,
+            "task": candidate.task,
+            "model": candidate.model,
+            "regime": self._regimes[candidate.model],
+            "family": candidate.family,
+            "spec": candidate.canonical(),
+            "seed": self._sweep.seed,
+            "estimated_bits": self._plan.bound_bits(candidate),
+            "parent": proposal.parent,
+            "position": self._position,
+            "after": self._order,
+            "operator": proposal.operator,
+        }
+
+    def _write(self, decision: Decision, reason: str) -> None:
+        self._ledger.write(
+            "decisions",
+            f"{decision.candidate}-r{decision.rung}",
+            [
+                {
+                    "candidate": decision.candidate,
+                    "rung": decision.rung,
+                    "decision": decision.action,
+                    "reason": reason,
+                    "compared_with": list(decision.compared_with),
+                    "attempt": self._ledger.attempt,
+                    "decided_at": datetime.now(UTC),
+                    "order": self._order,
+                }
+            ],
+        )
+        self._order += 1
+
+    def _tell_workers(self, models: list[str]) -> None:
+        if self._incumbents is None:
+            return
+        rungs = range(self._sweep.rungs.count)
+        for model in models:
+            for rung in rungs:
+                for left in range(len(rungs) - rung):
+                    front = self._search.incumbents(model, rung, left)
+                    self._incumbents.tell(model, rung, left, front)

@@ -1,0 +1,44 @@
+"""Adapters between rungs: what was trained so far, one file a candidate, rung and attempt."""
+
+from pathlib import Path
+
+from evaluators.ledger import Ledger, write_whole
+
+
+class States:
+    """The folder `states` of a run.
+
+    Args:
+        run: the run's folder.
+        ledger: says which attempt's state a rung was measured with.
+    """
+
+    def __init__(self, run: Path, ledger: Ledger) -> None:
+        self._folder, self._ledger = run / "states", ledger
+
+    def write(self, candidate: str, rung: int, state: bytes) -> None:
+        """Keep the state of a candidate after a rung.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        assert self._ledger.attempt is not None
+        write_whole(self._file(candidate, rung, self._ledger.attempt), state)
+
+    def before(self, candidate: str, rung: int) -> bytes | None:
+        """Return the latest state of a candidate from a rung before `rung`, None if there is none.
+
+        Of all states at a rung it is the one that the accepted row was measured with.
+
+        Raises:
+            OSError, ValueError: if a part of the ledger can't be read.
+        """
+        for index in range(rung - 1, -1, -1):
+            rows = self._ledger.read_part("rungs", f"{candidate}-r{index}")
+            file = self._file(candidate, index, rows[0]["attempt"]) if rows else None
+            if file is not None and file.exists():
+                return file.read_bytes()
+        return None
+
+    def _file(self, candidate: str, rung: int, attempt: int) -> Path:
+        return self._folder / f"{candidate}-r{rung}.a{attempt}.safetensors"

@@ -1,0 +1,72 @@
+"""Warm start: a new adapter begins from the trained numbers of another candidate's.
+
+A tensor of the same name is copied. Where the shapes differ, as those of another rank do, the
+common leading part is copied and the rest stays as it was initialised; a tensor that the other
+adapter does not have stays too. Optimizer moments and the number of steps are not taken over:
+training begins at its first step. What a program holds is the result alone, so no program depends
+on where its training began.
+
+Nothing says that the numbers mean the same in the new adapter. Of `lora` they do: with more ranks
+the new ones add nothing at first, with fewer the product loses components. Methods around frozen
+random matrices (`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw other ones for another
+shape.
+"""
+
+import torch
+from safetensors.torch import load as load_tensors
+
+from cluster.adapters import Adapter
+from cluster.rate_training import LearnedBits, first_range
+
+_PREFIX = "weight/"
+
+
+@torch.no_grad()
+def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
+    """Give an untrained adapter the numbers in `state`, as `Adapter.state` wrote them.
+
+    Args:
+        adapter: on the model, untrained.
+        start: id of the candidate that the state belongs to, for messages.
+        state: None if that candidate has none.
+
+    Raises:
+        ValueError: if there is no state, or no tensor of it has a place in this adapter.
+    """
+    if state is None:
+        raise ValueError(f"the adapter can't begin from {start}: it has no saved state in this run")
+    saved = {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in load_tensors(state).items()
+        if name.startswith(_PREFIX)
+    }
+    if not saved.keys() & adapter.masters.keys():
+        raise ValueError(
+            f"the adapter can't begin from {start}: none of its tensors is called like one of this"
+        )
+    learned = {} if adapter.transform is None else adapter.transform.learned
+    square = adapter.spec.method == "lora_xs"
+    for name, tensor in (adapter.masters | learned).items():
+        if name in saved:
+            _copy_leading(saved[name], tensor, square=square and name in adapter.masters)
+    if isinstance(adapter.transform, LearnedBits):
+        for name, tensor in adapter.masters.items():
+            if f"range/{name}" not in saved:
+                # The range was chosen for numbers that have just been replaced.
+                learned[f"range/{name}"].fill_(first_range(tensor))
+
+
+def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
+    """Copy what the two shapes have in common; `square`: the numbers are a flat square matrix."""
+    if square:
+        source, target = (t.view(*t.shape[:-1], *_sides(t.shape[-1])) for t in (source, target))
+    if source.dim() != target.dim():
+        return
+    common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
+    target[common] = source[common].to(target)
+
+
+def _sides(length: int) -> tuple[int, int]:
+    side = round(length**0.5)
+    assert side * side == length
+    return side, side

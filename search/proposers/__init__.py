@@ -1,0 +1,1 @@
+"""What is tried next: proposers that are asked for candidates and told what came of them."""

@@ -1,0 +1,150 @@
+"""Evolution: candidates near the front are varied by operators that a bandit chooses.
+
+After `fresh` random draws every proposal begins with the bandit's choice of an operator, among them
+a random draw. Its parent comes from the front, or next to it, at the highest rung that has enough
+of them, spread over lengths. A child's operator is charged the seconds of all its rungs and
+credited with the hypervolume (score against log2 of bits) that it adds to the front of those that
+finished; a coarser program of it counts for it. The random draws at the beginning count for nobody.
+
+Of a candidate that has ended little more than its id is kept, unless it is near the front.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from evaluators.streams import stream
+from evaluators.task import Task
+from search.candidate import Candidate
+from search.proposers.bandit import Bandit
+from search.proposers.config import EvolutionProposer
+from search.proposers.contract import Observation, Proposal
+from search.proposers.corpus import make_corpus
+from search.proposers.draws import draw_new, first_candidate, searched
+from search.proposers.operators_adapter import ADAPTER_OPERATORS
+from search.proposers.operators_prompt import PROMPT_OPERATORS, Surroundings
+from search.proposers.population import Member, Population, pick
+from search.space import Families
+
+OPERATORS = {**PROMPT_OPERATORS, **ADAPTER_OPERATORS}
+RANDOM = "random"
+_MAX_PARENTS = 3
+
+
+@dataclass
+class _State:
+    """What is known of one base model.
+
+    Attributes:
+        population: results near the fronts.
+        bandit: records of the operators.
+        count: proposals so far.
+        operators: of each id that is taken, its operator if the bandit chose it.
+        running: candidates that have not ended.
+    """
+
+    population: Population
+    bandit: Bandit
+    count: int = 0
+    operators: dict[str, str | None] = field(default_factory=dict)
+    running: dict[str, Candidate] = field(default_factory=dict)
+
+
+class Evolution:
+    """Proposes children of what is near the front; see the module's text."""
+
+    def __init__(
+        self,
+        config: EvolutionProposer,
+        families: Families,
+        task: Task,
+        models: Sequence[str],
+        seed: int,
+    ) -> None:
+        self._config, self._families, self._task = config, searched(families), task
+        self._seed = seed
+        self._around = Surroundings(
+            self._families, task, make_corpus(self._families.values(), task)
+        )
+        names = [RANDOM, *OPERATORS]
+        self._states = {
+            model: _State(Population(), Bandit(names, config.discount)) for model in models
+        }
+
+    def propose(self, model: str) -> Proposal | None:
+        """Return a child of a candidate near the front, or a random draw."""
+        state = self._states[model]
+        rng = stream(self._seed, self._config.kind, model, state.count)
+        found = self._begin(state, model, rng)
+        by_bandit = found is None
+        found = found or self._vary(state, model, rng) or self._draw(state, model, rng)
+        if found is None:
+            return None
+        name = found.candidate.id
+        state.count += 1
+        state.operators[name] = found.operator if by_bandit else None
+        state.running[name] = found.candidate
+        return found
+
+    def observe(self, observation: Observation) -> None:
+        """Charge and credit the operator; keep the candidate if it is near the front."""
+        state, name = self._states[observation.model], observation.candidate
+        state.operators.setdefault(name, None)
+        candidate = state.running.get(name)
+        operator = state.operators.get(observation.parent or name)
+        if operator is not None:
+            state.bandit.spend(operator, observation.seconds)
+        if observation.score is not None and observation.bits is not None:
+            member = Member(name, observation.bits, observation.score, candidate)
+            gain = state.population.add(observation.rung, member)
+            if operator is not None and observation.finished:
+                state.bandit.reward(operator, gain)
+        if observation.last:
+            state.running.pop(name, None)
+
+    def _begin(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
+        bare = first_candidate(self._families, self._task, model)
+        if state.count == 0 and bare is not None and bare.id not in state.operators:
+            return Proposal(bare, RANDOM)
+        if state.count < self._config.fresh or not state.population.members():
+            return self._draw(state, model, rng)
+        return None
+
+    def _draw(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
+        found = draw_new(self._families, self._task, model, rng, state.operators)
+        return None if found is None else Proposal(found, RANDOM)
+
+    def _vary(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
+        members = state.population.members()
+        for operator in state.bandit.order(rng):
+            for _ in range(_MAX_PARENTS):
+                if operator == RANDOM:
+                    found = self._draw(state, model, rng)
+                else:
+                    found = self._child(state, members, operator, rng)
+                if found is not None:
+                    return found
+        return None
+
+    def _child(
+        self, state: _State, members: list[Member], operator: str, rng: random.Random
+    ) -> Proposal | None:
+        needs_adapter = operator in ADAPTER_OPERATORS
+        parent = pick(members, rng, lambda m: not needs_adapter or has_adapter(m))
+        if parent is None or parent.candidate is None:
+            return None
+        around = self._around
+        if operator == "transfer":
+            around = replace(around, trained=parent.name not in state.running)
+        if operator == "crossover":
+            mate = pick(members, rng, lambda m: m.name != parent.name)
+            around = replace(around, mate=mate.candidate if mate else None)
+        child = OPERATORS[operator](parent.candidate, around, rng)
+        if child is None or child.id in state.operators:
+            return None
+        return Proposal(child, operator, parent.name)
+
+
+def has_adapter(member: Member) -> bool:
+    """Say whether a member has an adapter that operators can change."""
+    return member.candidate is not None and member.candidate.adapter is not None

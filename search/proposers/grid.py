@@ -1,0 +1,140 @@
+"""All combinations of what the families list.
+
+A learning rate has `points` values on its logarithmic axis, a number of demonstrations `sets`
+seeded sets, and a family's adapters share one seed. The combinations come in an order that the seed
+decides, so that a search that ends early has seen a bit of everything.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from typing import Any, cast
+
+from evaluators.streams import stream
+from evaluators.task import Task
+from search.adapter import AdapterSpec, MethodName
+from search.candidate import Candidate, Prompt
+from search.programs.postprocess import PostprocessStep
+from search.proposers.config import GridProposer
+from search.proposers.contract import Observation, Proposal
+from search.proposers.draws import as_shown, demonstration_set, first_candidate, searched
+from search.space import AdapterFamily, Families, LogRange, PromptFamily
+
+Axes = dict[str, list[Any]]
+
+
+class Grid:
+    """Proposes the combinations of all families, mixed, the one that adds nothing first."""
+
+    def __init__(
+        self,
+        config: GridProposer,
+        families: Families,
+        task: Task,
+        models: Sequence[str],
+        seed: int,
+    ) -> None:
+        self._families, self._task, self._seed = searched(families), task, seed
+        self._axes = {name: axes(f, config, seed, name) for name, f in self._families.items()}
+        self._remaining = {model: self._combinations(model) for model in models}
+        self._taken: set[str] = set()
+
+    def propose(self, model: str) -> Proposal | None:
+        """Return the next combination that is not known, None after the last."""
+        for candidate in self._remaining[model]:
+            if candidate.id not in self._taken:
+                self._taken.add(candidate.id)
+                return Proposal(candidate, "grid")
+        return None
+
+    def observe(self, observation: Observation) -> None:
+        """Learn nothing but that the candidate is known."""
+        self._taken.add(observation.candidate)
+
+    def _combinations(self, model: str) -> Iterator[Candidate]:
+        order = []
+        for name, family in self._families.items():
+            total = math.prod(map(len, self._axes[name].values()))
+            chosen = stream(self._seed, "grid", model, name).sample(
+                range(total), min(total, family.candidates)
+            )
+            order += [(name, index) for index in chosen]
+        stream(self._seed, "grid order", model).shuffle(order)
+        bare = first_candidate(self._families, self._task, model)
+        if bare is not None:
+            yield bare
+        for name, index in order:
+            yield self._candidate(name, index, model)
+
+    def _candidate(self, name: str, index: int, model: str) -> Candidate:
+        chosen = {}
+        for axis, values in self._axes[name].items():
+            index, place = divmod(index, len(values))
+            chosen[axis] = values[place]
+        count, number = chosen.pop("demonstrations")
+        shown = as_shown(demonstration_set(self._task, self._seed, count, number))
+        prompt = Prompt(instruction=chosen.pop("instruction"), demonstrations=shown)
+        about = {key: chosen.pop(key) for key in ("chat", "max_new_tokens", "postprocess")}
+        adapter = None
+        if chosen:
+            training, price = chosen.pop("training")
+            adapter = AdapterSpec(
+                method=cast(MethodName, name), training=training, nats_per_kbit=price, **chosen
+            )
+        return Candidate(task=self._task.name, model=model, prompt=prompt, adapter=adapter, **about)
+
+
+def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Axes:
+    """Return the values of everything that a family lists, without repetitions."""
+    found: Axes = {
+        "instruction": unique(family.instructions),
+        "demonstrations": [
+            (count, number)
+            for count in unique(family.demonstrations)
+            for number in range(config.sets if count else 1)
+        ],
+        "chat": unique(family.chat),
+        "max_new_tokens": unique(family.max_new_tokens),
+        "postprocess": unique(_step_lists(family)),
+    }
+    if isinstance(family, AdapterFamily):
+        shapes = family.shapes()
+        if "target_modules" in shapes:
+            shapes["target_modules"] = tuple(tuple(sorted(t)) for t in shapes["target_modules"])
+        found |= {field: unique(values) for field, values in shapes.items()}
+        found["learning_rate"] = log_points(family.learning_rate, config.points)
+        found["steps"] = unique(family.steps)
+        found["batch_size"] = [family.batch_size]
+        found["seed"] = [stream(seed, "grid seed", name).randrange(1 << 31)]
+        found["training"] = [
+            (training, price)
+            for training in unique(family.training)
+            for price in ([None] if training == "plain" else unique(family.nats_per_kbit))
+        ]
+    return found
+
+
+def unique(values: Sequence[Any]) -> list[Any]:
+    """Return the values without repetitions, in their order."""
+    return list(dict.fromkeys(values))
+
+
+def log_points(values: LogRange, points: int) -> list[float]:
+    """Return `points` values from low to high by equal factors; one is in the middle."""
+    if points == 1:
+        found = [math.sqrt(values.low * values.high)]
+    else:
+        factor = values.high / values.low
+        found = [values.low * factor ** (i / (points - 1)) for i in range(points)]
+    return unique([two_digits(value) for value in found])
+
+
+def two_digits(value: float) -> float:
+    """Return a number that a person can type: two significant digits."""
+    return float(f"{value:.1e}")
+
+
+def _step_lists(family: PromptFamily) -> list[tuple[PostprocessStep, ...]]:
+    most = min(family.postprocess_most, len(family.postprocess_combine))
+    more = [steps for n in range(most + 1) for steps in permutations(family.postprocess_combine, n)]
+    return [listed + steps for listed in family.postprocess for steps in more]

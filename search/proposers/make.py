@@ -1,0 +1,54 @@
+"""From the settings of a sweep to its proposer."""
+
+from collections.abc import Sequence
+
+from evaluators.task import Task
+from search.proposers.ask_tell import AskTell
+from search.proposers.config import (
+    DescentProposer,
+    EvolutionProposer,
+    GridProposer,
+    ProposerConfig,
+    RandomProposer,
+)
+from search.proposers.contract import Proposer
+from search.proposers.descent import PromptBits, PromptDescent
+from search.proposers.draws import RandomDraws
+from search.proposers.evolution import Evolution
+from search.proposers.grid import Grid
+from search.space import Families
+
+
+def make_proposer(
+    config: ProposerConfig,
+    families: Families,
+    task: Task,
+    models: Sequence[str],
+    seed: int,
+    *,
+    prompt_bits: PromptBits | None = None,
+) -> Proposer:
+    """Return a new proposer; `contract.replay` brings it to where a recorded one was.
+
+    Args:
+        config: its kind and settings.
+        families: what is tried.
+        task: whose train split demonstrations and words come from.
+        models: labels of the base models.
+        seed: names its random streams.
+        prompt_bits: for `descent`: the lengths of whole prompts in bits under a model.
+
+    Raises:
+        ValueError: if the kind needs `prompt_bits` and there is none.
+    """
+    if isinstance(config, RandomProposer):
+        return RandomDraws(families, task, models, seed)
+    if isinstance(config, GridProposer):
+        return Grid(config, families, task, models, seed)
+    if isinstance(config, EvolutionProposer):
+        return Evolution(config, families, task, models, seed)
+    if isinstance(config, DescentProposer):
+        if prompt_bits is None:
+            raise ValueError("descent needs prompt_bits: what prompts cost under a model")
+        return PromptDescent(config, families, task, models, seed, prompt_bits)
+    return AskTell(config, families, task, models, seed)

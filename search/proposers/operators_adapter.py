@@ -1,0 +1,239 @@
+"""Operators on an adapter, its training and coding, and on which prompt goes with which adapter.
+
+A change stays within what the adapter's family declares: ranks, sizes and training steps move by
+factors of two or to a listed neighbour, from 1 up to the largest that is listed; layers and modules
+come from those that are listed; learning rates stay in their range, prices within a factor of ten
+of the listed ones. Quantisation steps and kept fractions move by factors of two, within what a rate
+search tries.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from search.adapter import FINEST_STEP, AdapterSpec
+from search.candidate import Candidate
+from search.proposers.grid import two_digits
+from search.proposers.operators_prompt import (
+    Operator,
+    Surroundings,
+    all_steps,
+    most_steps,
+    most_words,
+    with_prompt,
+)
+from search.space import AdapterFamily
+
+COARSEST_STEP, LEAST_KEPT = 2.0, 0.0625
+_PRICE_REACH = 10.0
+# Where numbers stay what they were when the shape changes: nothing frozen and random around them.
+_KEEPS_MEANING = ("lora", "soft_prompt", "ia3", "ln_tuning", "weights")
+
+
+def near(value: int, listed: Sequence[int]) -> list[int]:
+    """Return the numbers that `value` may move to: half, double, and its listed neighbours."""
+    above = min((n for n in listed if n > value), default=value)
+    below = max((n for n in listed if n < value), default=value)
+    found = {value // 2, value * 2, above, below} - {value}
+    return sorted(n for n in found if 1 <= n <= max(listed))
+
+
+def _parts(
+    candidate: Candidate, around: Surroundings
+) -> tuple[AdapterSpec, AdapterFamily] | tuple[None, None]:
+    family = around.families[candidate.family]
+    if candidate.adapter is None or not isinstance(family, AdapterFamily):
+        return None, None
+    return candidate.adapter, family
+
+
+def changed(candidate: Candidate, **changes: Any) -> Candidate | None:
+    """Return a candidate whose adapter is changed, checked again; None if it can't be so."""
+    assert candidate.adapter is not None
+    values = candidate.adapter.model_dump() | changes
+    if values["method"] == "data" and values["size"] > values["steps"] * values["batch_size"]:
+        return None
+    return candidate.model_copy(update={"adapter": AdapterSpec.model_validate(values)})
+
+
+def _number(field: str) -> Operator:
+    def operator(
+        candidate: Candidate, around: Surroundings, rng: random.Random
+    ) -> Candidate | None:
+        spec, family = _parts(candidate, around)
+        value = getattr(spec, field, None)
+        if spec is None or value is None:
+            return None
+        options = near(value, getattr(family, field))
+        return changed(candidate, **{field: rng.choice(options)}) if options else None
+
+    operator.__doc__ = f"Change `{field}` by a factor of two or to a listed neighbour."
+    return operator
+
+
+def change_layers(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Take one layer in or leave one out; between all layers and a listed choice."""
+    spec, family = _parts(candidate, around)
+    listed = getattr(family, "layers", ())
+    universe = sorted({layer for layers in listed for layer in layers or ()})
+    if spec is None or not universe:
+        return None
+    options: list[tuple[int, ...] | None] = []
+    if spec.layers is None:
+        options += [layers for layers in listed if layers]
+    else:
+        sets = [set(spec.layers) ^ {layer} for layer in universe]
+        options += [tuple(sorted(layers)) for layers in sets if layers]
+        options += [None] if None in listed else []
+    return changed(candidate, layers=rng.choice(options))
+
+
+def change_modules(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Take one of the listed modules in or leave one out."""
+    spec, family = _parts(candidate, around)
+    if spec is None or spec.target_modules is None:
+        return None
+    universe = sorted({m for modules in getattr(family, "target_modules", ()) for m in modules})
+    sets = [set(spec.target_modules) ^ {module} for module in universe]
+    options = [tuple(sorted(modules)) for modules in sets if modules]
+    return changed(candidate, target_modules=rng.choice(options)) if options else None
+
+
+def change_tokens(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Choose another of the listed groups of tokens."""
+    spec, family = _parts(candidate, around)
+    options = [t for t in getattr(family, "tokens", ()) if spec and t != spec.tokens]
+    return changed(candidate, tokens=rng.choice(options)) if options else None
+
+
+def change_learning_rate(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Multiply or divide the learning rate, by 1.3 to 4."""
+    spec, family = _parts(candidate, around)
+    if spec is None or family is None:
+        return None
+    rate = spec.learning_rate * rng.choice((1.3, 2, 4)) ** rng.choice((-1, 1))
+    rate = two_digits(min(max(rate, family.learning_rate.low), family.learning_rate.high))
+    return None if rate == spec.learning_rate else changed(candidate, learning_rate=rate)
+
+
+def change_training(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Choose another of the listed ways of training, with a listed price where it has one."""
+    spec, family = _parts(candidate, around)
+    if spec is None or family is None:
+        return None
+    others = [t for t in dict.fromkeys(family.training) if t != spec.training]
+    if not others:
+        return None
+    training = rng.choice(others)
+    price = spec.nats_per_kbit or rng.choice(family.nats_per_kbit)
+    return changed(
+        candidate, training=training, nats_per_kbit=None if training == "plain" else price
+    )
+
+
+def change_price(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Make bits cheaper or dearer in training, by 1.5 to 3."""
+    spec, family = _parts(candidate, around)
+    if spec is None or family is None or spec.nats_per_kbit is None:
+        return None
+    listed = family.nats_per_kbit
+    price = two_digits(spec.nats_per_kbit * rng.choice((1.5, 3)) ** rng.choice((-1, 1)))
+    if not min(listed) / _PRICE_REACH <= price <= max(listed) * _PRICE_REACH:
+        return None
+    return changed(candidate, nats_per_kbit=price)
+
+
+def change_coarseness(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Double or halve the quantisation step."""
+    spec, _ = _parts(candidate, around)
+    if spec is None or spec.method == "data":
+        return None
+    steps = [s for s in (spec.step / 2, spec.step * 2) if FINEST_STEP <= s <= COARSEST_STEP]
+    return changed(candidate, step=rng.choice(steps)) if steps else None
+
+
+def change_kept(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
+    """Double or halve the fraction of components that are kept."""
+    spec, _ = _parts(candidate, around)
+    if spec is None or spec.method == "data":
+        return None
+    kept = [k for k in (spec.keep / 2, spec.keep * 2) if LEAST_KEPT <= k <= 1]
+    return changed(candidate, keep=rng.choice(kept)) if kept else None
+
+
+def cross_over(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
+    """Give this adapter the prompt of the mate, and its steps, as far as this family has them."""
+    spec, family = _parts(candidate, around)
+    mate = around.mate
+    if spec is None or family is None or mate is None:
+        return None
+    shown, steps = mate.prompt.demonstrations, mate.postprocess
+    words = len(mate.prompt.instruction.split(" ")) if mate.prompt.instruction else 0
+    if not min(family.demonstrations) <= len(shown) <= max(family.demonstrations):
+        shown = candidate.prompt.demonstrations
+    if len(steps) > most_steps(family) or not set(steps) <= set(all_steps(family)):
+        steps = candidate.postprocess
+    keeps = words > most_words(family)
+    child = with_prompt(
+        candidate.model_copy(update={"postprocess": steps}),
+        instruction=(candidate if keeps else mate).prompt.instruction,
+        demonstrations=shown,
+    )
+    return None if child == candidate else child
+
+
+_SHAPE_OPERATORS: dict[str, Operator] = {
+    "change rank": _number("rank"),
+    "change size": _number("size"),
+    "change layers": change_layers,
+    "change modules": change_modules,
+}
+_TRAINING_OPERATORS: dict[str, Operator] = {
+    "change train steps": _number("steps"),
+    "change learning rate": change_learning_rate,
+    "change training": change_training,
+    "change price": change_price,
+}
+
+
+def transfer(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
+    """Train a neighbour of this adapter on from its numbers.
+
+    Where frozen random numbers depend on the shape, only the training changes.
+    """
+    spec, _ = _parts(candidate, around)
+    if spec is None or spec.method == "data" or not around.trained:
+        return None
+    operators = list(_TRAINING_OPERATORS.values())
+    if spec.method in _KEEPS_MEANING:
+        operators += _SHAPE_OPERATORS.values()
+    for operator in rng.sample(operators, len(operators)):
+        child = operator(candidate, around, rng)
+        if child is not None:
+            return changed(child, start=candidate.id)
+    return None
+
+
+ADAPTER_OPERATORS: dict[str, Operator] = {
+    **_SHAPE_OPERATORS,
+    "change tokens": change_tokens,
+    **_TRAINING_OPERATORS,
+    "change coarseness": change_coarseness,
+    "change kept": change_kept,
+    "transfer": transfer,
+    "crossover": cross_over,
+}

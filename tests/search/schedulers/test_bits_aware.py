@@ -1,0 +1,140 @@
+import random
+import statistics
+import time
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from search.racing import incumbent_of
+from search.schedulers.bits_aware import BitsAware
+from search.schedulers.scheduler import Decision, Result
+
+SIZES = (18, 54, 162)
+
+
+def rule() -> BitsAware:
+    return BitsAware(num_rungs=3, eta=3, sizes=SIZES)
+
+
+def report(scheduler: BitsAware, name: str, rung: int, score: float, bits: int, **more: Any) -> Decision:
+    return scheduler.report(Result(name, "m", rung, score, bits, **more))
+
+
+def names(scheduler: BitsAware, rung: int, left: int = 0) -> list[str]:
+    return [one.candidate for one in scheduler.incumbents("m", rung, left=left)]
+
+
+def test_who_has_nobody_to_beat_goes_on() -> None:
+    decision = report(rule(), "a", 0, 0.1, 8)
+    assert (decision.action, decision.reason) == ("promote", "nobody is as short")
+
+
+@pytest.mark.parametrize(("gap", "action"), [(0.1, "promote"), (0.0, "stop"), (-0.1, "stop")])
+def test_who_is_not_above_the_incumbent_stops(gap: float, action: str) -> None:
+    scheduler = rule()
+    report(scheduler, "a", 0, 0.5, 8)
+    decision = report(scheduler, "b", 0, 0.5 + gap, 800, gap=gap, against="a")
+    assert decision.action == action
+    assert decision.compared_with == ("a",)
+    assert f"{gap:+.3f}" in decision.reason
+
+
+def test_who_lost_its_race_stops_at_any_rung() -> None:
+    scheduler = rule()
+    lost: dict[str, Any] = {"gap": 0.1, "against": "a", "verdict": "loses"}
+    assert report(scheduler, "b", 0, 0.9, 80, **lost).action == "stop"
+    assert report(scheduler, "c", 2, 0.9, 80, **lost).action == "stop"
+    assert names(scheduler, 2) == []
+
+
+def test_one_in_training_may_be_below_and_is_not_held_against_the_trained() -> None:
+    scheduler = rule()
+    report(scheduler, "prompt", 0, 0.8, 8)
+    assert names(scheduler, 0) == ["prompt"]
+    assert names(scheduler, 0, left=2) == []
+    for i, gap in enumerate((None, -0.1, -0.2, -0.3)):
+        more = {} if gap is None else {"gap": gap, "against": "t0"}
+        decision = report(scheduler, f"t{i}", 0, 0.5 + (gap or 0), 800, left=2, **more)
+    # Six of the same length: two may go on, and the best gap is one of them.
+    assert decision.action == "stop"
+    report(scheduler, "t4", 0, 0.1, 800, left=2, gap=-0.4, against="t0")
+    better = report(scheduler, "t5", 0, 0.45, 800, left=2, gap=-0.05, against="t0")
+    assert better.action == "promote"
+    assert "rank 2 of 6 at its length, 2 may go on" in better.reason
+
+
+def test_a_crowded_length_does_not_take_the_places_of_another() -> None:
+    scheduler = rule()
+    report(scheduler, "a", 0, 0.1, 8)
+    for i in range(9):
+        report(scheduler, f"c{i}", 0, 0.9, 1000, gap=0.8, against="a")
+    crowded = report(scheduler, "d", 0, 0.5, 1000, gap=0.4, against="a")
+    far = report(scheduler, "e", 0, 0.5, 9000, gap=0.4, against="a")
+    assert (crowded.action, far.action) == ("stop", "promote")
+
+
+def test_the_incumbent_is_who_is_known_to_be_good_not_who_was_lucky() -> None:
+    scheduler = rule()
+    report(scheduler, "good", 0, 0.8, 8)
+    report(scheduler, "good", 1, 0.8, 8)
+    report(scheduler, "good", 2, 0.8, 8)
+    report(scheduler, "lucky", 0, 0.85, 80, gap=0.05, against="good")
+    # 0.85 of 18 examples is known less well than 0.8 of 162.
+    assert names(scheduler, 0) == ["good"]
+    report(scheduler, "lucky", 1, 0.95, 80, gap=0.15, against="good")
+    assert names(scheduler, 0) == names(scheduler, 1) == ["good", "lucky"]
+    assert names(scheduler, 2) == ["good"]
+
+
+def test_what_is_known_now_replaces_what_was_known() -> None:
+    scheduler = rule()
+    report(scheduler, "a", 0, 1.0, 8)
+    report(scheduler, "b", 0, 0.9, 80, gap=0.1, against="a")
+    assert names(scheduler, 0) == ["a"]
+    report(scheduler, "a", 1, 0.2, 8)
+    assert names(scheduler, 0) == ["a", "b"]
+
+
+def test_a_trained_adapter_is_an_incumbent_for_those_at_its_stage_of_training() -> None:
+    scheduler = rule()
+    for rung, left in ((0, 1), (1, 0), (2, 0)):
+        report(scheduler, "t", rung, 0.5, 8, left=left)
+    assert names(scheduler, 0, left=1) == names(scheduler, 1) == names(scheduler, 2) == ["t"]
+    assert names(scheduler, 0) == []
+
+
+def test_a_program_made_at_the_end_is_an_incumbent_there_only() -> None:
+    scheduler = rule()
+    scheduler.note_finished(Result("coarse", "m", 2, 0.7, 8))
+    assert names(scheduler, 2) == ["coarse"]
+    assert names(scheduler, 0) == names(scheduler, 1) == []
+
+
+def run(number: int) -> tuple[BitsAware, list[float]]:
+    rng, scheduler, times = random.Random(0), rule(), []
+    for i in range(number):
+        bits, score, left = int(2 ** rng.uniform(5, 20)), rng.random(), rng.choice([0, 1])
+        began = time.perf_counter()
+        against = incumbent_of(scheduler.incumbents("m", 0, left=left), bits)
+        gap = None if against is None else score - rng.random()
+        name = None if against is None else against.candidate
+        scheduler.report(Result(f"{i:016x}", "m", 0, score, bits, gap=gap, against=name, left=left))
+        times.append(time.perf_counter() - began)
+    return scheduler, times
+
+
+def test_a_decision_takes_less_than_a_millisecond_after_ten_thousand() -> None:
+    _, times = run(10_000)
+    last = statistics.median(times[-2000:])
+    assert last < 1e-3, f"{last * 1e3:.2f} ms a decision"
+
+
+def test_a_candidate_takes_less_than_two_kilobytes() -> None:
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    scheduler, _ = run(2000)
+    grown = (tracemalloc.get_traced_memory()[0] - before) / 2000
+    tracemalloc.stop()
+    assert scheduler.incumbents("m", 0, left=0)
+    assert grown < 2048, f"{grown:.0f} bytes a candidate"
