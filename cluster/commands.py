@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.certify import certify, certify_runs
+from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import RunFolder, create_run, discard_run, open_run, reopen_run
-from cluster.show import draw, front, points_of, print_front, status
+from cluster.show import draw, front, num_left, points_of, print_front, status
 from search.sweep import Sweep, SweepError, load_sweep
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "status": status,
         "front": front,
         "verify": verify,
+        "certify": certify,
         "export": export,
         "doctor": doctor,
     }
@@ -106,13 +109,27 @@ def _execute(
             raise
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
+    outcome.seconds = {"check": check_s, **outcome.seconds}
     try:
-        verify_s = verify_front(run_folder, console)
+        outcome.seconds["verify"] = verify_front(run_folder, console)
+        if run_folder.sweep.certify and not num_left(run_folder):
+            certifying = time.monotonic()
+            outcome.uncertified = _certify(run_folder, console)
+            outcome.seconds["certify"] = time.monotonic() - certifying
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; every finished rung is kept. Go on with:\n  {go_on}")
         return INTERRUPTED
-    outcome.seconds = {"check": check_s, **outcome.seconds, "verify": verify_s}
     return _summarise(run_folder, outcome, console, check_s + time.monotonic() - began)
+
+
+def _certify(run_folder: RunFolder, console: Console) -> list[str]:
+    """Certify the front of a run; return what could not be, and why."""
+    if not points_of(run_folder):
+        return []
+    try:
+        return certify_runs([run_folder], console)
+    except SealedError as error:
+        return [str(error)]
 
 
 def _log_to(path: Path) -> None:
@@ -194,6 +211,13 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
         console.print(f"failed: {candidate}: {line}")
     for line in outcome.lost[:5]:
         console.print(f"lost: {line}")
+    for line in outcome.uncertified[:5]:
+        console.print(f"not certified: {line}")
+    if points and not any(point.certificate for point in points):
+        console.print(
+            "nothing is certified yet; when the search is over, open the sealed split with:\n"
+            f"  kilobit certify {run_folder.path}"
+        )
     if len(ended) < total:
         console.print(
             f"{total - len(ended)} candidates are left; go on with:\n  kilobit resume "
@@ -203,7 +227,7 @@ def _summarise(run_folder: RunFolder, outcome: "Outcome", console: Console, seco
         f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
         f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
     )
-    return FAILED if failed or outcome.lost else DONE
+    return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
 def doctor(_: argparse.Namespace) -> int:
