@@ -137,7 +137,7 @@ def _openings(
             for opening, one in zip(covering, group, strict=True):
                 assert opening is not None
                 by_opening.setdefault(opening, []).append(one)
-            return list(by_opening.items())
+            return [part for found in by_opening.items() for part in _apart(*found)]
     for known in recorded:
         if together.opening in known:
             # As it was recorded: also whether it was repeated.
@@ -150,6 +150,14 @@ def _openings(
     if not again:
         raise SealedError(_refusal(*earlier[-1], digest))
     return [(_new(group, digest, num_examples, repeated=True), group)]
+
+
+def _apart(opening: Opening, group: list[Chosen]) -> list[tuple[Opening, list[Chosen]]]:
+    """Part runs that were opened one by one for the same programs, found twice."""
+    names = Counter(name for one in group for name in one.names)
+    if names <= Counter(opening.selection):
+        return [(opening, group)]
+    return [(opening, [one]) for one in group]
 
 
 def _new(

@@ -37,11 +37,11 @@ def verify_front(
     Raises:
         OSError: if the ledger can't be written.
     """
-    from cluster.verify import each_at_once, verifier
-
     began = time.monotonic()
     waiting = _unverified(points_of(run, trusting=not again))
     while waiting:
+        from cluster.verify import each_at_once, verifier
+
         labels = sorted({point.model for point in waiting})
         with verifier(run, labels, timeout_s) as found:
             results = each_at_once(found.verify, waiting, at_once(run))

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainccinv, betaincinv
 
 LEVEL = 0.95
-_NUM_RESAMPLES = 2000
+NUM_RESAMPLES = 2000
 _RESAMPLES_AT_ONCE = 250
 # A bet may lose at most half of the capital, which the paper recommends.
 _MAX_LOSS = 0.5
@@ -69,9 +70,6 @@ def binary_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) ->
     Raises:
         ValueError: if there is nothing, a score is neither 0 nor 1, or a number can't be.
     """
-    # Most commands of the program bound nothing, and SciPy takes half a second to import.
-    from scipy.special import betainccinv, betaincinv
-
     table = _checked(scores, num_programs, level)
     if not np.isin(table, (0.0, 1.0)).all():
         raise ValueError(f"score {table[~np.isin(table, (0.0, 1.0))][0]} is neither 0 nor 1")
@@ -130,7 +128,12 @@ def _lower_by_betting(table: Table, tail: float) -> Table:
 
 
 def corpus_bounds(
-    corpus: CorpusStatistics, num_programs: int, level: float = LEVEL, seed: int = 0
+    corpus: CorpusStatistics,
+    num_programs: int,
+    level: float = LEVEL,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> list[Bounds]:
     """Return bounds for scores that are no means, by a bootstrap over examples.
 
@@ -143,6 +146,7 @@ def corpus_bounds(
         corpus: the statistics.
         num_programs: how many were chosen together, at least as many as there are here.
         level: probability that all bounds hold.
+        num_resamples: how often the examples are drawn again.
         seed: names the resamples; the same statistics always get the same bounds.
 
     Raises:
@@ -163,14 +167,16 @@ def corpus_bounds(
     lower = corpus.score((1 - unseen) * means + unseen * corpus.worst.mean(axis=1))
     upper = corpus.score((1 - unseen) * means + unseen * corpus.best.mean(axis=0))
     if n > 1:
-        above, below, errors = _largest_deviations(corpus, seed)
+        above, below, errors = _largest_deviations(corpus, num_resamples, seed)
         lower = np.minimum(lower, scores - _exceeded(above, tail) * errors)
         upper = np.maximum(upper, scores + _exceeded(below, tail) * errors)
     lower = np.where((rows > 0).sum(axis=1).min(axis=1) < _MIN_EXAMPLES, 0.0, lower)
     return _bounds(scores, lower, upper)
 
 
-def _largest_deviations(corpus: CorpusStatistics, seed: int) -> tuple[Table, Table, Table]:
+def _largest_deviations(
+    corpus: CorpusStatistics, num_resamples: int, seed: int
+) -> tuple[Table, Table, Table]:
     """Return the largest studentised deviation over programs in each resample, and the errors.
 
     Returns:
@@ -180,10 +186,13 @@ def _largest_deviations(corpus: CorpusStatistics, seed: int) -> tuple[Table, Tab
     n = corpus.rows.shape[1]
     scores, errors = (x[:, 0] for x in _studentised(corpus, np.ones((1, n))))
     above, below = [], []
-    for _ in range(0, _NUM_RESAMPLES, _RESAMPLES_AT_ONCE):
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES_AT_ONCE).astype(float)
+    for begun in range(0, num_resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, num_resamples - begun)
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
         drawn, drawn_errors = _studentised(corpus, weights)
-        deviations = (drawn - scores[:, None]) / drawn_errors
+        # Without an error the score can't vary: no sentence is long enough for a 4-gram.
+        scale = np.where(drawn_errors > 0, drawn_errors, np.inf)
+        deviations = (drawn - scores[:, None]) / scale
         above.append(deviations.max(axis=0))
         below.append(-deviations.min(axis=0))
     return np.concatenate(above), np.concatenate(below), errors

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.special import stdtrit
+
 from search.front import FrontPoint
 
 LEVEL = 0.95
@@ -61,9 +63,6 @@ def spread(values: Sequence[float]) -> Spread:
     """
     if not all(map(math.isfinite, values)):
         raise ValueError(f"values must be finite, found {list(values)}")
-    # Late, as `front` needs none of it.
-    from scipy.special import stdtrit
-
     n, found = len(values), tuple(values)
     if not n:
         return Spread(found, None, None, None, "min - max")
