@@ -2,7 +2,7 @@
 
     python benchmarks/certification.py [--searches 2000]
 
-Each simulated search draws 40 candidates with lengths and known true scores, scores all of them on
+Each simulated search draws 100 candidates with lengths and known true scores, scores all of them on
 a search split, and takes the Pareto front; only then are the programs of the front run on a sealed
 split. Scores of one example are correlated over candidates. Counted are the searches in which the
 bounds hold for every program of the front: the simultaneous bounds of the sealed split, and beside
@@ -32,10 +32,10 @@ from evaluators.intervals import Interval, bootstrap_interval, mean_interval
 from search.pareto import pareto_front
 
 LEVEL = 0.95
-NUM_CANDIDATES = 40
+NUM_CANDIDATES = 100
 NUM_EXAMPLES = 200
 NUM_RESAMPLES = 500
-POOL_CANDIDATES, POOL_EXAMPLES = 120, 10_000
+POOL_CANDIDATES, POOL_EXAMPLES = 200, 5_000
 # Correlation of what two candidates make of the same example.
 SHARED = 0.6
 
@@ -184,7 +184,7 @@ def main() -> int:
     args = parser.parse_args()
     print(
         "| scores | sealed bounds hold for all | search split's intervals hold for all | "
-        "programs | search score above true | width of bounds | seconds |\n|---|---|---|---|---|---|---|"
+        "programs | search score above true | width of bounds | seconds |\n" + "|---" * 7 + "|"
     )
     enough = True
     for kind in ("binary", "bounded", "bleu"):
