@@ -16,6 +16,7 @@ from rich.console import Console
 from cluster.openings import Chosen, Opening, choose, open_sealed
 from cluster.proofs import VERIFY_TIMEOUT_S, at_once, followed, verify_front
 from cluster.run_folder import RunFolder, open_run
+from cluster.sandbox import ProgramFailedError
 from cluster.seeds import print_seeds, refuse_same_seeds
 from cluster.show import num_left, points_of, print_front
 from evaluators.certification import Bounds
@@ -102,10 +103,12 @@ def _run_programs(
     one: Chosen, opening: Opening, task: Task, console: Console, timeout_s: int
 ) -> list[str]:
     """Run the programs that were not run yet; keep their outputs, or why there are none."""
-    from cluster.sandbox import ProgramFailedError
+    ledger, examples = one.run.ledger, task.splits.sealed
+    missing = [p for p in one.points if not ledger.part("predictions", _part(opening, p)).exists()]
+    if not missing:
+        return []
     from cluster.verify import Verifier, each_at_once, verifier
 
-    ledger, examples = one.run.ledger, task.splits.sealed
     base_digests = dict(zip(one.points, one.base_digests, strict=True))
 
     def certify(found: Verifier, point: FrontPoint) -> str | None:
@@ -134,9 +137,6 @@ def _run_programs(
         ledger.write("predictions", part, rows)
         return None
 
-    missing = [p for p in one.points if not ledger.part("predictions", _part(opening, p)).exists()]
-    if not missing:
-        return []
     failed = []
     with verifier(one.run, sorted({point.model for point in missing}), timeout_s) as found:
         results = each_at_once(partial(certify, found), missing, at_once(one.run))
