@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def mean_interval(scores: Sequence[float]) -> Interval:
 
 
 def bootstrap_interval(
-    rows: NDArray[np.int64], score: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    rows: NDArray[np.int64], score: Callable[[NDArray[Any]], NDArray[np.float64]]
 ) -> Interval:
     """Return `score` of the column sums of `rows` with a percentile bootstrap over rows.
 
@@ -70,6 +71,9 @@ def bootstrap_interval(
         return Interval(value, None, None)
     # The seed is fixed on purpose: the same rows always get the same interval.
     rng = np.random.default_rng(n)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES)
-    lower, upper = np.quantile(score(weights @ rows), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    # As floats, which are exact here and much faster to multiply than integers.
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES).astype(float)
+    lower, upper = np.quantile(
+        score(weights @ rows.astype(float)), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+    )
     return Interval(value, min(value, float(lower)), max(value, float(upper)))
