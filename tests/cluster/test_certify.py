@@ -236,6 +236,12 @@ def test_another_choice_is_refused_and_marked_where_it_is_forced(
     # What was forced once goes on without force, and stays marked.
     assert "repeated" in say("certify", run.path)
     assert len(ran) == 9
+    forced = next(row["opening"] for row in run.ledger.rows("openings") if row["repeated"])
+    for table in ("predictions", "certificates"):
+        run.ledger.part(table, f"{forced}-raw-18-100").unlink()
+    say("certify", run.path)
+    assert len(ran) == 10
+    assert certificates(run)["raw-18-100"]["repeated"]
 
 
 def test_fewer_of_the_same_programs_are_no_other_choice(
