@@ -30,6 +30,7 @@ examples:
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
+  kilobit certify runs/quickstart                      bound their scores on data no search saw
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
 
@@ -98,6 +99,22 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
     )
     verify.add_argument(
+        "--timeout", type=int, default=3600, metavar="S", help="seconds that a program may take"
+    )
+
+    certify = commands.add_parser(
+        "certify", help="run the fronts' programs once on the sealed split, and bound their scores"
+    )
+    certify.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folders, one a seed"
+    )
+    certify.add_argument(
+        "--again",
+        action="store_true",
+        help="also where the sealed split was opened before for other programs; the results are "
+        "marked as repeated",
+    )
+    certify.add_argument(
         "--timeout", type=int, default=3600, metavar="S", help="seconds that a program may take"
     )
 

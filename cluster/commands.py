@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.certify import certify, certify_runs
+from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import RunFolder, create_run, discard_run, reopen_run
-from cluster.show import draw, front, points_of, print_front, progress, status
+from cluster.show import draw, front, num_ended, points_of, print_front, progress, status
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
@@ -38,6 +40,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "status": status,
         "front": front,
         "verify": verify,
+        "certify": certify,
         "export": export,
         "doctor": doctor,
     }
@@ -98,7 +101,12 @@ def _execute(
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome = execute(run_folder, plan, console, address)
-        verify_s = verify_front(run_folder, console)
+        outcome.seconds["verify"] = verify_front(run_folder, console)
+        complete = num_ended(run_folder) == plan.num_candidates
+        if run_folder.sweep.certify and complete:
+            certifying = time.monotonic()
+            outcome.uncertified = _certify(run_folder, console)
+            outcome.seconds["certify"] = time.monotonic() - certifying
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
@@ -117,9 +125,19 @@ def _execute(
         print(f"kilobit: {error}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
-    outcome.seconds = {"check": check_s, **outcome.seconds, "verify": verify_s}
+    outcome.seconds = {"check": check_s, **outcome.seconds}
     seconds = check_s + time.monotonic() - began
     return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
+
+
+def _certify(run_folder: RunFolder, console: Console) -> list[str]:
+    """Certify the front of a run; return what could not be, and why."""
+    if not points_of(run_folder):
+        return []
+    try:
+        return certify_runs([run_folder], console)
+    except SealedError as error:
+        return [str(error)]
 
 
 def _log_to(path: Path) -> None:
@@ -211,6 +229,13 @@ def _summarise(
         console.print(f"failed: {candidate}: {line}")
     for line in outcome.lost[:5]:
         console.print(f"lost: {line}")
+    for line in outcome.uncertified[:5]:
+        console.print(f"not certified: {line}")
+    if points and not any(point.certificate for point in points):
+        console.print(
+            "nothing is certified yet; when the search is over, open the sealed split with:\n"
+            f"  kilobit certify {run_folder.path}"
+        )
     if total is None or len(ended) < total:
         left = "more" if total is None else str(total - len(ended))
         console.print(
@@ -220,7 +245,7 @@ def _summarise(
         f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
         f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
     )
-    return FAILED if failed or outcome.lost else DONE
+    return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
 def doctor(_: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@ import argparse
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -16,6 +17,7 @@ from search.programs.text import PayloadError
 from search.sweep import SweepError
 
 VERIFY_TIMEOUT_S = 3600
+Item = TypeVar("Item")
 
 
 def verify_front(
@@ -35,22 +37,16 @@ def verify_front(
     Raises:
         OSError: if the ledger can't be written.
     """
-    from cluster.verify import verifier, verify_points
-
-    began, at_once = time.monotonic(), max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
-    if any(model.device != "cpu" for model in run.sweep.base_models):
-        at_once = 1
+    began = time.monotonic()
     waiting = _unverified(points_of(run, trusting=not again))
     while waiting:
+        from cluster.verify import each_at_once, verifier
+
         labels = sorted({point.model for point in waiting})
         with verifier(run, labels, timeout_s) as found:
-            results = verify_points(found, waiting, at_once)
-            quiet = not console.is_terminal
-            if quiet:
-                console.print(f"verifying {len(waiting)} programs of the front")
-            for point, result in track(
-                results, "verifying", len(waiting), console=console, transient=True, disable=quiet
-            ):
+            results = each_at_once(found.verify, waiting, at_once(run))
+            doing = f"verifying {len(waiting)} programs of the front"
+            for point, result in followed(results, doing, len(waiting), console):
                 if not result.verified:
                     why = result.error or (
                         f"{result.num_examples - result.num_equal} of {result.num_examples} "
@@ -59,6 +55,21 @@ def verify_front(
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
         waiting = _unverified(points_of(run))
     return time.monotonic() - began
+
+
+def at_once(run: RunFolder) -> int:
+    """Return how many programs of a run this machine can run beside each other."""
+    if any(model.device != "cpu" for model in run.sweep.base_models):
+        return 1
+    return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
+
+
+def followed(results: Iterable[Item], doing: str, number: int, console: Console) -> Iterator[Item]:
+    """Yield `results` under a progress bar, or after a line without a terminal."""
+    quiet = not console.is_terminal
+    if quiet:
+        console.print(doing)
+    yield from track(results, doing, number, console=console, transient=True, disable=quiet)
 
 
 def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:

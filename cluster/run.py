@@ -46,10 +46,12 @@ class Outcome:
     Attributes:
         seconds: wall-clock seconds by phase.
         lost: errors of trials that left no row, e.g. because the ledger could not be written.
+        uncertified: programs that failed on the sealed split, or why it was not opened.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    uncertified: list[str] = field(default_factory=list)
 
 
 def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:

@@ -8,6 +8,7 @@ read what this user can read: a program from elsewhere is code from elsewhere.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,7 @@ def run_files(
 
     Raises:
         ProgramFailedError: if it fails, takes too long, or does not print a JSON string an input.
+        KeyboardInterrupt: if it was interrupted.
     """
     prefix = ["unshare", "-rn", "--"] if network_can_be_cut() else []
     numbers = (limits.memory_gb << 30, limits.seconds * (os.cpu_count() or 1), _MAX_OUTPUT_BYTES)
@@ -128,6 +130,9 @@ def run_files(
             printed = out.read().decode("utf-8", "replace")
             err.seek(0)
             complaint = err.read()[-4000:].decode("utf-8", "replace").strip()
+    if done.returncode == -signal.SIGINT:
+        # Ctrl-C reaches the program as well, which says nothing about the program.
+        raise KeyboardInterrupt
     if done.returncode:
         last = complaint.splitlines()[-1] if complaint else "it said nothing"
         raise ProgramFailedError(f"it ended with status {done.returncode}: {last}")
@@ -139,6 +144,8 @@ def _outputs(printed: str, expected: int) -> list[str]:
     for number, line in enumerate(printed.split("\n")[:-1], 1):
         try:
             output = json.loads(line)
+            # Half a surrogate pair is JSON, but no text that can be stored.
+            str(output).encode()
         except (ValueError, RecursionError):
             output = None
         if not isinstance(output, str):

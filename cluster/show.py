@@ -16,7 +16,8 @@ from rich.table import Column, Table
 
 from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
-from search.front import FrontPoint, complete_points, fronts
+from search.certified import best_lower, certified_complexity
+from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import SweepError
@@ -53,6 +54,8 @@ def points_of(
         ledger.rows("verifications") if trusting else [],
         run_folder.sweep.rungs.ladder()[-1],
         length or run_folder.sweep.length,
+        ledger.rows("certificates"),
+        run_folder.sweep.targets,
     )
 
 
@@ -61,11 +64,14 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
     if not points:
         console.print("No candidate has completed the last rung yet: there is no front.")
     for (task, model), front_points in fronts(points).items():
+        group = [point for point in points if (point.task, point.model) == (task, model)]
+        certificates = [point.certificate for point in group if point.certificate is not None]
         table = Table(
             "program",
             "payload",
             "score",
             Column("95 % interval", no_wrap=True),
+            *([Column("sealed split", no_wrap=True)] if certificates else []),
             "family",
             "verified",
             Column("candidate", no_wrap=True),
@@ -75,16 +81,64 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
             pad_edge=False,
         )
         for p in front_points:
-            bounds = "" if p.lower is None or p.upper is None else f"{p.lower:.3f} - {p.upper:.3f}"
             verified = {None: "not yet", True: "yes", False: "no"}[p.verified]
-            row = (p.program_bits, p.payload_bits, f"{p.score:.3f}", bounds, p.family, verified)
-            table.add_row(*map(str, row), p.candidate)
+            row = [p.program_bits, p.payload_bits, f"{p.score:.3f}", _range(p.lower, p.upper)]
+            if certificates:
+                row.append(_sealed(p.certificate))
+            table.add_row(*map(str, row), p.family, verified, p.candidate)
         console.print(table)
         for target in targets:
             bits = complexity(front_points, target)
             kind = front_points[0].length
             found = "not reached" if bits is None else f"at most {bits} {kind} bits"
-            console.print(f"  score ≥ {target:g} on the search split: {found} (not certified)")
+            certified = certified_text(group, target) if certificates else "not certified"
+            console.print(f"  score ≥ {target:g} on the search split: {found} ({certified})")
+        for text in sorted({_what_holds(certificate) for certificate in certificates}):
+            console.print(f"  {text}")
+
+
+def certified_text(points: list[FrontPoint], target: float) -> str:
+    """Return what the sealed split says about reaching `target` with these programs."""
+    bits = certified_complexity(points, target)
+    if bits is not None:
+        return f"certified: at most {bits}"
+    best = best_lower(points)
+    return "not certified" if best is None else f"not certified: best lower bound {best:.3f}"
+
+
+def _range(lower: float | None, upper: float | None) -> str:
+    return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
+
+
+def _sealed(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "not run"
+    return _range(certificate.lower, certificate.upper) or "failed"
+
+
+def _what_holds(certificate: Certificate) -> str:
+    repeated = (
+        "; repeated: the sealed split had been opened before for other programs"
+        if certificate.repeated
+        else ""
+    )
+    return (
+        f"sealed split: {certificate.num_examples} examples; the bounds of "
+        f"{certificate.num_programs} programs hold at once with probability "
+        f"{certificate.level:g}{repeated}"
+    )
+
+
+def num_ended(run_folder: RunFolder) -> int:
+    """Return how many candidates of a run have ended."""
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
+    return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+
+
+def num_running(run_folder: RunFolder) -> int:
+    """Return how many candidates of a run were begun and have not ended."""
+    positions = run_folder.ledger.rows("candidates", ["position"])
+    return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
 
 
 def draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:

@@ -7,7 +7,7 @@ the hardware; there the score has to lie in the recorded interval, and the agree
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
 
@@ -31,6 +31,7 @@ from search.front import FrontPoint
 from search.programs.program import Program
 
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,31 @@ class Verifier:
 
     def __init__(self, run: RunFolder, models: dict[str, Path], timeout_s: int) -> None:
         self._run, self._models, self._timeout_s = run, models, timeout_s
-        self._task: Task = load_task(run.sweep.task, run.sweep_folder)
+        self.task: Task = load_task(run.sweep.task, run.sweep_folder)
+
+    def program_of(self, point: FrontPoint) -> Program:
+        """Return the program of a point as the ledger has it."""
+        return read_program(self._run.ledger, self._part(point))
+
+    def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
+        """Return what the files of a program print for `inputs` in a fresh process.
+
+        Raises:
+            ProgramFailedError: if they fail, or are not those that were scored.
+        """
+        if program.digest != point.program:
+            raise ProgramFailedError(f"the ledger holds {program.digest}, not what was scored")
+        return run_files(
+            program.script,
+            program.payload,
+            self._models[point.model],
+            inputs,
+            limits_of(program, self._run.sweep.workers.threads, self._timeout_s),
+            train_file(self.task) if names_examples(program) else None,
+        )
+
+    def _part(self, point: FrontPoint) -> str:
+        return f"{point.candidate}-r{self._run.sweep.rungs.count - 1}"
 
     def verify(self, point: FrontPoint) -> Verification:
         """Write the folder of a program, run it, compare, and record how it went.
@@ -104,10 +129,9 @@ class Verifier:
             OSError: if the ledger can't be written.
         """
         ledger, began = self._run.ledger, time.monotonic()
-        part = f"{point.candidate}-r{self._run.sweep.rungs.count - 1}"
-        program = read_program(ledger, part)
+        part, program = self._part(point), self.program_of(point)
         predictions = ledger.read_part("predictions", part) or []
-        examples = self._task.splits.search[: len(predictions)]
+        examples = self.task.splits.search[: len(predictions)]
         folder = self._run.path / "programs" / program.digest
         recorded = [row["output"] for row in predictions]
         lines = [
@@ -115,7 +139,7 @@ class Verifier:
             for e, output in zip(examples, recorded, strict=True)
         ]
         write_whole(folder / "examples.jsonl", "".join(lines).encode())
-        train = train_file(self._task) if names_examples(program) else None
+        train = train_file(self.task) if names_examples(program) else None
         if train is not None:
             write_whole(folder / "train.jsonl", train)
         about: dict[str, Any] = {
@@ -131,16 +155,7 @@ class Verifier:
             about["excess_bits"] = rung_row["excess_bits"]
         write_folder(folder, program, about)
         try:
-            if program.digest != point.program:
-                raise ProgramFailedError(f"the ledger holds {program.digest}, not what was scored")
-            outputs = run_files(
-                program.script,
-                program.payload,
-                self._models[point.model],
-                [example.input for example in examples],
-                limits_of(program, self._run.sweep.workers.threads, self._timeout_s),
-                train,
-            )
+            outputs = self.outputs(point, program, [example.input for example in examples])
             found = self._compared(program, point, recorded, outputs)
         except ProgramFailedError as error:
             found = Verification(len(examples), 0, None, False, str(error))
@@ -174,9 +189,9 @@ class Verifier:
         recorded: Sequence[str],
         outputs: Sequence[str],
     ) -> Verification:
-        examples = self._task.splits.search[: len(outputs)]
-        cut = [self._task.cut(output) for output in outputs]
-        score = self._task.metric.corpus(cut, examples).score
+        examples = self.task.splits.search[: len(outputs)]
+        cut = [self.task.cut(output) for output in outputs]
+        score = self.task.metric.corpus(cut, examples).score
         num_equal = sum(a == b for a, b in zip(recorded, outputs, strict=True))
         if exact(program):
             verified = num_equal == len(recorded)
@@ -221,9 +236,9 @@ def verifier(run: RunFolder, labels: Sequence[str], timeout_s: int) -> Iterator[
         yield Verifier(run, models, timeout_s)
 
 
-def verify_points(
-    found: Verifier, points: Sequence[FrontPoint], at_once: int
-) -> Iterator[tuple[FrontPoint, Verification]]:
-    """Verify programs, `at_once` of them in parallel, and yield each as it is done."""
+def each_at_once(
+    work: Callable[[FrontPoint], Result], points: Sequence[FrontPoint], at_once: int
+) -> Iterator[tuple[FrontPoint, Result]]:
+    """Do `work` for programs, `at_once` of them in parallel, and yield each as it is done."""
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        yield from zip(points, pool.map(found.verify, points), strict=True)
+        yield from zip(points, pool.map(work, points), strict=True)

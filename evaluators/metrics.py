@@ -7,14 +7,22 @@ costs bits. An output never raises: an empty or unparsable one scores 0.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.bleu import ORDER, corpus_bleu, sacrebleu, sentence_statistics
+from evaluators.certification import (
+    LEVEL,
+    Bounds,
+    CorpusStatistics,
+    binary_bounds,
+    bounded_bounds,
+    corpus_bounds,
+)
 from evaluators.intervals import Interval, bootstrap_interval, mean_interval
 from evaluators.miniature import instructions
-
-if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,29 @@ class Metric(Protocol):
         """Return the score of all outputs with its 95 % interval."""
         ...
 
+    def bounds(
+        self,
+        outputs: Sequence[Sequence[str]],
+        examples: Sequence[Example],
+        num_programs: int,
+        level: float = LEVEL,
+    ) -> list[Bounds]:
+        """Return the score of each program with bounds that hold for all of them at once.
+
+        Args:
+            outputs: of each program, for the same examples.
+            examples: on which none of the programs was chosen.
+            num_programs: how many programs were chosen together, those that failed among them.
+            level: probability that all bounds hold.
+        """
+        ...
+
 
 class _Mean:
-    """A metric whose score is the mean over examples."""
+    """A metric whose score is the mean over examples; `binary` promises that each is 0 or 1."""
 
     name: str
+    binary = False
 
     def per_example(self, output: str, example: Example) -> float:
         raise AssertionError(f"{type(self).__name__} scores no example")
@@ -54,11 +80,29 @@ class _Mean:
         pairs = zip(outputs, examples, strict=True)
         return mean_interval([self.per_example(output, example) for output, example in pairs])
 
+    def bounds(
+        self,
+        outputs: Sequence[Sequence[str]],
+        examples: Sequence[Example],
+        num_programs: int,
+        level: float = LEVEL,
+    ) -> list[Bounds]:
+        """Return the means with binomial bounds, or by betting where a score may lie between."""
+        table = [
+            [
+                self.per_example(output, example)
+                for output, example in zip(each, examples, strict=True)
+            ]
+            for each in outputs
+        ]
+        return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
+
 
 class ExactMatch(_Mean):
     """1 if the output equals the target after stripping white space, else 0."""
 
     name = "exact_match"
+    binary = True
 
     def per_example(self, output: str, example: Example) -> float:
         """Return 1.0 or 0.0."""
@@ -69,6 +113,7 @@ class Contains(_Mean):
     """1 if the target occurs in the output, ignoring case, else 0."""
 
     name = "contains"
+    binary = True
 
     def per_example(self, output: str, example: Example) -> float:
         """Return 1.0 or 0.0."""
@@ -79,6 +124,7 @@ class Constraint(_Mean):
     """1 if the output meets the constraint in the example's `kind`, `argument` and `topic`."""
 
     name = "constraint"
+    binary = True
 
     def per_example(self, output: str, example: Example) -> float:
         """Return 1.0 or 0.0."""
@@ -86,15 +132,6 @@ class Constraint(_Mean):
         return float(
             instructions.satisfies(output, extra["kind"], extra["argument"], extra["topic"])
         )
-
-
-@cache
-def _sacrebleu() -> "BLEU":
-    # Half a second of imports that most commands of the program don't need.
-    from sacrebleu.metrics.bleu import BLEU
-
-    # Effective order concerns sentence scores only; counts and totals are the same without it.
-    return BLEU(effective_order=True)
 
 
 class CorpusBleu:
@@ -108,31 +145,31 @@ class CorpusBleu:
 
     def per_example(self, output: str, example: Example) -> float:
         """Return sentence BLEU in [0, 1]."""
-        score = _sacrebleu().sentence_score(output.strip(), [example.target])
+        score = sacrebleu().sentence_score(output.strip(), [example.target])
         return min(1.0, float(score.score) / 100)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; it depends neither on order nor on batches."""
-        bleu = _sacrebleu()
-        # Sufficient statistics of a sentence: n-gram matches, n-gram totals and both lengths.
-        rows: list[list[int]] = []
-        for output, example in zip(outputs, examples, strict=True):
-            one = bleu.sentence_score(output.strip(), [example.target])
-            rows.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
+        return bootstrap_interval(_statistics(outputs, examples), corpus_bleu)
 
-        def score(sums: Sequence[int]) -> float:
-            order = bleu.max_ngram_order
-            result = bleu.compute_bleu(
-                correct=list(sums[:order]),
-                total=list(sums[order : 2 * order]),
-                sys_len=sums[-2],
-                ref_len=sums[-1],
-                smooth_method=bleu.smooth_method,
-                max_ngram_order=order,
-            )
-            return min(1.0, float(result.score) / 100)
+    def bounds(
+        self,
+        outputs: Sequence[Sequence[str]],
+        examples: Sequence[Example],
+        num_programs: int,
+        level: float = LEVEL,
+    ) -> list[Bounds]:
+        """Return corpus BLEU with bounds from a bootstrap over the examples of all programs."""
+        rows = np.array([_statistics(each, examples) for each in outputs])
+        worst = rows.copy()
+        worst[..., :ORDER] = 0
+        best = _statistics([example.target for example in examples], examples)
+        return corpus_bounds(CorpusStatistics(rows, worst, best, corpus_bleu), num_programs, level)
 
-        return bootstrap_interval(rows, score)
+
+def _statistics(outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[np.int64]:
+    targets = [example.target for example in examples]
+    return sentence_statistics([output.strip() for output in outputs], targets)
 
 
 METRICS: dict[str, Metric] = {

@@ -104,6 +104,39 @@ TABLES: dict[str, pa.Schema] = {
             ("finished_at", _TIME),
         ]
     ),
+    "openings": pa.schema(
+        [
+            ("opening", pa.string()),
+            ("sealed_digest", pa.string()),
+            ("num_examples", pa.int64()),
+            ("selection", pa.list_(pa.string())),
+            ("selection_digest", pa.string()),
+            ("num_programs", pa.int64()),
+            ("level", pa.float64()),
+            ("targets", pa.list_(pa.float64())),
+            ("repeated", pa.bool_()),
+            ("attempt", pa.int32()),
+            ("opened_at", _TIME),
+        ]
+    ),
+    "certificates": pa.schema(
+        [
+            ("program", pa.string()),
+            ("candidate", pa.string()),
+            ("split", pa.string()),
+            ("num_examples", pa.int64()),
+            ("score", pa.float64()),
+            ("lower", pa.float64()),
+            ("upper", pa.float64()),
+            ("level", pa.float64()),
+            ("num_programs", pa.int64()),
+            ("opening", pa.string()),
+            ("repeated", pa.bool_()),
+            ("base_digest", pa.string()),
+            ("error", pa.string()),
+            ("finished_at", _TIME),
+        ]
+    ),
     "workers": pa.schema(
         [
             ("worker", pa.string()),

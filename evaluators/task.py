@@ -5,6 +5,7 @@ task's seed, so the examples of a small rung are always the first ones of a larg
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,12 @@ def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
         name = example.input if repeat == 1 else f"{example.input}\x1f{repeat}"
         unique.append(replace(example, id=_digest(name)))
     return unique
+
+
+def split_digest(examples: Sequence[Example], metric: Metric) -> str:
+    """Return what tells a split from every other: 16 hex digits, the same in any order."""
+    lines = sorted(json.dumps([e.input, e.target, dict(e.extra)], sort_keys=True) for e in examples)
+    return _digest("\n".join([metric.name, *lines]))
 
 
 def make_splits(

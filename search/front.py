@@ -5,12 +5,35 @@ whole ladder are on the front: scores on fewer examples are not comparable with 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from search.pareto import pareto_front
 from search.programs.program import Length
 from search.rungs import Rung
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a program's outputs on the sealed split say.
+
+    Attributes:
+        score: on the sealed split; None if the program failed there, as are the bounds.
+        lower: bound of the true score, at `level` for all `num_programs` programs at once.
+        upper: the same from above.
+        num_examples: of the sealed split.
+        level: probability that all bounds hold.
+        num_programs: how many programs were chosen together.
+        repeated: the sealed split had been opened before for other programs.
+    """
+
+    score: float | None
+    lower: float | None
+    upper: float | None
+    num_examples: int
+    level: float
+    num_programs: int
+    repeated: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class FrontPoint:
     certified: bool | None
     program: str
     length: Length = "program"
+    certificate: Certificate | None = None
 
     @property
     def bits(self) -> int:
@@ -52,6 +76,8 @@ def complete_points(
     verifications: Sequence[Mapping[str, Any]],
     last_rung: Rung,
     length: Length,
+    certificates: Sequence[Mapping[str, Any]] = (),
+    targets: Sequence[float] = (),
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
 
@@ -64,6 +90,8 @@ def complete_points(
         verifications: rows of the ledger's `verifications`.
         last_rung: the last rung of the ladder.
         length: by which the points are compared.
+        certificates: rows of the ledger's `certificates`; of several for a program the last counts.
+        targets: scores that a program may claim to reach.
     """
     scored = {
         row["candidate"]: row
@@ -73,12 +101,21 @@ def complete_points(
         # One that lost its race there was not scored on all examples.
         and row["num_examples"] == last_rung.num_examples
     }
-    verified = {row["program"]: row["verified"] for row in verifications}
+    # The same files under two base models are two programs.
+    verified = {(row["candidate"], row["program"]): row["verified"] for row in verifications}
+    by_program = {
+        (row["candidate"], row["program"]): row
+        for row in sorted(certificates, key=lambda row: row["finished_at"])
+    }
     points = []
     for about in candidates:
         row = scored.get(about["candidate"])
-        if row is None or verified.get(row["program"]) is False:
+        if row is None:
             continue
+        key = (row["candidate"], row["program"])
+        if verified.get(key) is False:
+            continue
+        certificate = _certificate(by_program.get(key))
         points.append(
             FrontPoint(
                 run=run,
@@ -94,13 +131,34 @@ def complete_points(
                 upper=row["upper"],
                 num_examples=row["num_examples"],
                 split=row["split"],
-                verified=verified.get(row["program"]),
-                certified=None,
+                verified=verified.get(key),
+                certified=_is_certified(row["score"], certificate, targets),
                 program=row["program"],
                 length=length,
+                certificate=certificate,
             )
         )
     return points
+
+
+def _certificate(row: Mapping[str, Any] | None) -> Certificate | None:
+    if row is None:
+        return None
+    return Certificate(**{field.name: row[field.name] for field in fields(Certificate)})
+
+
+def _is_certified(
+    score: float, certificate: Certificate | None, targets: Sequence[float]
+) -> bool | None:
+    """Return whether the sealed split bears out the largest target that a program claims.
+
+    It claims the targets that its score on the search split reaches. None if it claims none, or its
+    program was not run on the sealed split.
+    """
+    claimed = max((target for target in targets if score >= target), default=None)
+    if claimed is None or certificate is None:
+        return None
+    return certificate.lower is not None and certificate.lower >= claimed
 
 
 def fronts(points: Sequence[FrontPoint]) -> dict[tuple[str, str], list[FrontPoint]]:

@@ -123,6 +123,13 @@ class Sweep(Config):
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
     workers: Annotated[Workers, Field(description="who computes")] = Workers()
     seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
+    certify: Annotated[
+        bool,
+        Field(
+            description="open the sealed split when all candidates have ended; otherwise "
+            "`kilobit certify RUN` does"
+        ),
+    ] = False
     out: Annotated[
         Path | None, Field(description="run folder; runs/NAME of the current folder by default")
     ] = None

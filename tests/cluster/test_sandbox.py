@@ -143,3 +143,13 @@ print(json.dumps(str(limits)))
 """
     assert run(script, memory_gb=3) == [str([3 << 30, 0])]
     assert os.environ.get("HF_HUB_OFFLINE") != "never"
+
+
+def test_a_program_that_was_interrupted_did_not_fail() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+
+
+def test_half_a_surrogate_pair_is_no_output() -> None:
+    with pytest.raises(ProgramFailedError, match="line 1 of its output is not a JSON string"):
+        run(r"print(r'\"\ud800\"')")

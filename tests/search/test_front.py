@@ -1,6 +1,8 @@
 from typing import Any
 
-from search.front import complete_points, fronts
+import pytest
+
+from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.programs.program import Length
 
 ABOUT = {"task": "t", "family": "prompt"}
@@ -19,7 +21,16 @@ def about(**models: str) -> list[dict[str, Any]]:
 
 
 def verification(candidate: str, verified: bool) -> dict[str, Any]:
-    return {"program": f"program of {candidate}", "verified": verified}
+    program = f"program of {candidate}"
+    return {"candidate": candidate, "program": program, "verified": verified}
+
+
+def certificate(candidate: str, lower: float | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "candidate": candidate, "program": f"program of {candidate}", "score": 0.7, "lower": lower,
+        "upper": 0.9, "num_examples": 5, "level": 0.95, "num_programs": 2, "repeated": False,
+        "finished_at": 1, **changes,
+    }  # fmt: skip
 
 
 def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
@@ -54,6 +65,43 @@ def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
     assert front(verification("other", False)) == [("c", None), ("a", None)]
 
 
+def test_the_same_files_under_two_models_are_verified_one_by_one() -> None:
+    rungs = [{**rung(c, 0, 0.5, 8), "program": "same files"} for c in ("a", "b")]
+    failed = {"candidate": "b", "program": "same files", "verified": False}
+    points = complete_points("r", about(a="x", b="y"), rungs, [failed], 0, "program")
+    assert [(p.candidate, p.verified) for p in points] == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("score", "lower", "certified"),
+    [
+        (0.85, 0.8, True),
+        (0.85, 0.79, False),
+        (0.75, 0.6, True),
+        (0.75, 0.49, False),
+        (0.85, None, False),
+        (0.4, 0.45, None),
+        (0.4, 0.6, None),
+    ],
+)
+def test_a_program_is_certified_if_its_lower_bound_reaches_the_largest_target_it_claims(
+    score: float, lower: float | None, certified: bool | None
+) -> None:
+    def point(*certificates: dict[str, Any]) -> FrontPoint:
+        rungs = [rung("a", 0, score, 8)]
+        args = ("r", about(a="m"), rungs, [], 0, "program", certificates, [0.5, 0.8])
+        return complete_points(*args)[0]
+
+    assert point().certified is None
+    assert point(certificate("a", lower)).certified is certified
+    other = {**certificate("a", 1.0), "program": "other files"}
+    assert point(other, certificate("b", 1.0)).certificate is None
+    # The last one counts.
+    later = certificate("a", lower, finished_at=2, repeated=True)
+    found = point(later, certificate("a", 1.0)).certificate
+    assert found == Certificate(0.7, lower, 0.9, 5, 0.95, 2, True)
+
+
 def test_the_length_that_is_asked_for_decides_the_front() -> None:
     long_script = {**rung("a", 0, 0.4, 8), "program_bits": 5000}
     rungs = [long_script, rung("b", 0, 0.4, 80)]
@@ -72,7 +120,7 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
-        "length",
+        "length", "certificate",
     ]  # fmt: skip
     assert point.as_json()["program_bits"] == 1008
     assert point.as_json()["verified"] is None

@@ -17,7 +17,9 @@ def rule() -> BitsAware:
     return BitsAware(num_rungs=3, eta=3, sizes=SIZES)
 
 
-def report(scheduler: BitsAware, name: str, rung: int, score: float, bits: int, **more: Any) -> Decision:
+def report(
+    scheduler: BitsAware, name: str, rung: int, score: float, bits: int, **more: Any
+) -> Decision:
     return scheduler.report(Result(name, "m", rung, score, bits, **more))
 
 

@@ -32,16 +32,14 @@ def test_the_second_front_comes_after_the_whole_first() -> None:
     # Two places, one on the first front.
     rule = rule_with([(8, 0.9), (16, 0.2), (32, 0.1), (64, 0.1), (128, 0.1)])
     assert rule.report(Result("new", "m", 0, 0.8, 1024)).action == "stop"
-    assert rule_with([(8, 0.9), (256, 0.2), (256, 0.1), (256, 0.1), (256, 0.1)]).report(
-        Result("new", "m", 0, 0.8, 16)
-    ).reason.startswith("on front 2 of 6 results, place 2, 2 may go on")
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40
+    assert (
+        rule_with([(8, 0.9), (256, 0.2), (256, 0.1), (256, 0.1), (256, 0.1)])
+        .report(Result("new", "m", 0, 0.8, 16))
+        .reason.startswith("on front 2 of 6 results, place 2, 2 may go on")
     )
-)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40))
 def test_the_first_layer_is_who_nobody_beats(points: list[tuple[int, int]]) -> None:
     bits, scores = (np.array(column, float) for column in zip(*points, strict=True))
     order = np.lexsort((np.arange(len(points)), -scores, bits))
