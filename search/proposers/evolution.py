@@ -106,9 +106,10 @@ class Evolution:
             state.running.pop(name, None)
 
     def _begin(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
-        bare = first_candidate(self._families, self._task, model)
-        if state.count == 0 and bare is not None and bare.id not in state.operators:
-            return Proposal(bare, RANDOM)
+        if state.count == 0:
+            bare = first_candidate(self._families, self._task, model)
+            if bare is not None and bare.id not in state.operators:
+                return Proposal(bare, RANDOM)
         if state.count < self._config.fresh or not state.population.members():
             return self._draw(state, model, rng)
         return None
