@@ -19,7 +19,7 @@ from search.proposers.population import (
     hypervolume,
     pick,
 )
-from tests.search.proposers.worlds import drive, make, noise, proposals, smooth
+from tests.search.proposers.worlds import HARD, drive, make, noise, proposals, smooth
 
 
 def member(bits: int, score: float, *, known: bool = True) -> Member:
@@ -165,6 +165,19 @@ def test_only_what_has_ended_is_begun_from() -> None:
     assert starts > 5
     used = Counter(p.operator for p in proposals(events))
     assert len(used) > 15
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_still_trains_is_not_begun_from(ended: bool) -> None:
+    evolution = make("evolution", families=HARD)
+    for i in range(8):
+        found = evolution.propose("m")
+        assert found is not None
+        evolution.observe(
+            Observation(found.candidate.id, "m", 0, ended, False, i / 20, 4000 + i, 10, 1.0)
+        )
+    used = {p.operator for _ in range(80) if (p := evolution.propose("m"))}
+    assert ("transfer" in used) == ended
 
 
 def test_a_parent_was_observed_before_its_child() -> None:
