@@ -125,7 +125,7 @@ class PromptDescent:
         while state.bases or self._begin(state):
             base = state.bases[-1]
             if base.changes is None:
-                base.changes = self._cheaper(base, model)
+                base.changes = self._cheapest(base, model)
             while base.changes:
                 cost, child = base.changes.pop()
                 if child.id not in state.taken and cost < base.descent.lowest_cost:
@@ -151,8 +151,8 @@ class PromptDescent:
         state.bases.append(_Base(member.candidate, descent))
         return True
 
-    def _cheaper(self, base: _Base, model: str) -> list[tuple[float, Candidate]]:
-        """Return the changes that cost less than the prompt itself, the cheapest last.
+    def _cheapest(self, base: _Base, model: str) -> list[tuple[float, Candidate]]:
+        """Return the changes that cost least, the cheapest last.
 
         They depend on the prompt alone, so it does not matter when they are asked for.
         """
@@ -161,8 +161,7 @@ class PromptDescent:
         texts = [c.prompt.render(self._task) for c in (base.candidate, *children)]
         own, *costs = self._prompt_bits(model, texts)
         base.descent.lowest_cost = min(base.descent.lowest_cost, own)
-        cheaper = [(cost, i) for i, cost in enumerate(costs) if cost < base.descent.lowest_cost]
-        first = sorted(cheaper)[: self._config.tries]
+        first = sorted((cost, i) for i, cost in enumerate(costs))[: self._config.tries]
         return [(cost, children[i]) for cost, i in reversed(first)]
 
     def _changes(self, candidate: Candidate, rng: random.Random) -> list[Candidate]:

@@ -28,7 +28,10 @@ from search.space import Families
 
 OPERATORS = {**PROMPT_OPERATORS, **ADAPTER_OPERATORS}
 RANDOM = "random"
-_MAX_PARENTS = 3
+# Where everything near is known already, a random draw is better than a long search.
+_MAX_OPERATORS = 8
+_MAX_PARENTS = 2
+_MAX_STEPS = 3
 
 
 @dataclass
@@ -103,9 +106,10 @@ class Evolution:
             state.running.pop(name, None)
 
     def _begin(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
-        bare = first_candidate(self._families, self._task, model)
-        if state.count == 0 and bare is not None and bare.id not in state.operators:
-            return Proposal(bare, RANDOM)
+        if state.count == 0:
+            bare = first_candidate(self._families, self._task, model)
+            if bare is not None and bare.id not in state.operators:
+                return Proposal(bare, RANDOM)
         if state.count < self._config.fresh or not state.population.members():
             return self._draw(state, model, rng)
         return None
@@ -116,7 +120,7 @@ class Evolution:
 
     def _vary(self, state: _State, model: str, rng: random.Random) -> Proposal | None:
         members = state.population.members()
-        for operator in state.bandit.order(rng):
+        for operator in state.bandit.order(rng)[:_MAX_OPERATORS]:
             for _ in range(_MAX_PARENTS):
                 if operator == RANDOM:
                     found = self._draw(state, model, rng)
@@ -139,10 +143,13 @@ class Evolution:
         if operator == "crossover":
             mate = pick(members, rng, lambda m: m.name != parent.name)
             around = replace(around, mate=mate.candidate if mate else None)
-        child = OPERATORS[operator](parent.candidate, around, rng)
-        if child is None or child.id in state.operators:
-            return None
-        return Proposal(child, operator, parent.name)
+        child: Candidate | None = parent.candidate
+        # A child that is known is varied again, but who begins from it has to know that it trained.
+        for _ in range(1 if operator == "transfer" else _MAX_STEPS):
+            child = OPERATORS[operator](child, around, rng) if child is not None else None
+            if child is not None and child.id not in state.operators:
+                return Proposal(child, operator, parent.name)
+        return None
 
 
 def has_adapter(member: Member) -> bool:

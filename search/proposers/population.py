@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from search.candidate import Candidate
 from search.pareto import Measured, pareto_front
@@ -26,6 +27,11 @@ class Member:
     bits: int
     score: float
     candidate: Candidate | None
+
+    @cached_property
+    def length(self) -> float:
+        """Return the logarithm of its bits."""
+        return log2_bits(self.bits)
 
 
 def log2_bits(bits: int) -> float:
@@ -86,9 +92,8 @@ def pick(
     found = [member for member in members if fit(member)]
     if not found:
         return None
-    lengths = [log2_bits(member.bits) for member in found]
+    lengths = [member.length for member in found]
     aim = rng.uniform(min(lengths), max(lengths))
-    nearest = min(abs(length - aim) for length in lengths)
-    return rng.choice(
-        [m for m, length in zip(found, lengths, strict=True) if abs(length - aim) == nearest]
-    )
+    distances = [abs(length - aim) for length in lengths]
+    nearest = min(distances)
+    return rng.choice([m for m, d in zip(found, distances, strict=True) if d == nearest])

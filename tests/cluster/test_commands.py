@@ -77,6 +77,14 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "task",
         "task.kind must be one of 'miniature', 'jsonl', 'dataset'",
     ),
+    ({"proposer": {"kind": "evolve"}}, "proposer", "proposer.kind must be one of 'random', 'grid'"),
+    ({"proposer": {"kind": "tpe", "fersh": 3}}, "fersh", "proposer.fersh'. Did you mean 'fresh'?"),
+    ({"proposer": {"kind": "grid", "points": 0}}, "points", "proposer.points: Input should be"),
+    (
+        {"proposer": {"kind": "evolution"}},
+        "name",
+        "proposer: evolution has no end of its own: give budget.candidates or budget.seconds",
+    ),
     ({"base_models": []}, "base_models", "base_models: List should have at least 1 item"),
     ({"base_models": [{"regime": "r"}]}, "regime: r", "give either `path`"),
     (

@@ -9,7 +9,7 @@ import pytest
 from evaluators.streams import stream
 from search.candidate import Candidate
 from search.proposers.config import DescentProposer, GridProposer, check_proposer
-from search.proposers.contract import Observation, Proposal, ReplayError, replay
+from search.proposers.contract import Observation, ReplayError, replay
 from search.proposers.grid import log_points
 from search.proposers.make import make_proposer
 from search.space import Families, LogRange, draw_candidates
@@ -26,7 +26,7 @@ from tests.search.proposers.worlds import (
 )
 
 # TPE takes 0.1 s a proposal, the others less than a millisecond.
-COUNTS = {"tpe": 40, "nsga2": 120, "random": 800, "grid": 800, "evolution": 2500, "descent": 1500}
+COUNTS = {"tpe": 24, "nsga2": 80, "random": 800, "grid": 800, "evolution": 2000, "descent": 1000}
 KINDS = tuple(CONFIGS)
 
 

@@ -109,6 +109,45 @@ def smooth(candidate: Candidate) -> tuple[int, float]:
     return bits_of(candidate), min(max(score, 0.0), 1.0)
 
 
+HARD = Families.model_validate(
+    {
+        "lora": {
+            "candidates": 300,
+            "rank": (1, 2, 4, 8, 16),
+            "demonstrations": (0, 1, 2),
+            "target_modules": (("a",), ("b",), ("c",), ("a", "b"), ("b", "c"), ("a", "b", "c")),
+            "layers": (None, (0,), (1,), (2,), (0, 1), (2, 3)),
+            "learning_rate": {"low": 1e-4, "high": 1e-1},
+            "steps": (30, 90, 270),
+            "training": ("plain", "rate", "bits"),
+            "nats_per_kbit": (0.001, 0.01, 0.1),
+            "postprocess": ((), ("last_number",), ("lower",)),
+            "chat": (False, True),
+        }
+    }
+)
+
+
+def hard(candidate: Candidate) -> tuple[int, float]:
+    """A score that is a product: a random draw seldom has all of its factors."""
+    spec = candidate.adapter
+    assert spec is not None
+    rank, modules = spec.rank or 1, spec.target_modules or ()
+    score = math.exp(-abs(math.log(spec.learning_rate / 5e-3)))
+    score *= {"plain": 0.8, "rate": 1.0, "bits": 0.5}[spec.training]
+    score *= min(1, spec.steps / 150)
+    score *= 1.0 if "b" in modules else 0.4
+    score *= 1.0 if spec.layers is None or 2 in spec.layers else 0.5
+    score *= min(1, 0.4 + 0.15 * math.log2(1 + rank))
+    score *= 1.0 if "last_number" in candidate.postprocess else 0.7
+    score *= 0.6 if candidate.chat else 1.0
+    score *= (1 - 0.15 * max(0, spec.step - 0.5)) * (1 - 0.3 * (1 - spec.keep))
+    numbers = 64 * rank * len(modules) * len(spec.layers or range(4))
+    bits = numbers * (8 if spec.training == "plain" else 4) * spec.keep
+    bits /= 1 + math.log2(1 + spec.step)
+    return int(3000 + bits + 400 * len(candidate.prompt.demonstrations)), score
+
+
 def drive(
     proposer: Proposer,
     count: int,
