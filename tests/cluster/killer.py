@@ -1,7 +1,8 @@
 """Kills a run at a chosen write, whichever of its processes does it; see `test_kills`.
 
 The text below becomes a `sitecustomize` that every Python process of the run imports. It looks at
-each file that is about to be synced, leaves the chosen one half-written, and kills.
+each file that is about to be synced, leaves the chosen one half-written, and kills. With "full" for
+whom, no such file can be written as long as the plan is there.
 """
 
 HOOK = """
@@ -18,6 +19,8 @@ def fsync(descriptor):
     if re.search(pattern, os.readlink(f"/proc/self/fd/{descriptor}")):
         with open(folder + "/count", "ab") as file:
             file.write(b"x")
+        if whom == "full":
+            raise OSError(28, "No space left on device")
         if os.path.getsize(folder + "/count") == int(number):
             os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.unlink(folder + "/plan")
