@@ -6,13 +6,27 @@ the plan and then of the rungs; with one worker there is at most one. Deciding d
 but the results before it, so a decision whose record was lost comes out the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
-from search.halving import Decision, Halving
+from search.halving import Action, Decision, Halving
+
+_TO_DECIDE = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "error",
+)
+_ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
 
 
 @dataclass(frozen=True)
@@ -42,25 +56,39 @@ def replay(
 ) -> Replayed:
     """Replay what is recorded into `halving` and return where the search of `candidates` stands."""
     position = {candidate.id: number for number, candidate in enumerate(candidates)}
-    bits = f"{length}_bits"
-    results = {
-        (row["candidate"], row["rung"]): row
-        for row in ledger.rows("rungs", ["candidate", "rung", "score", bits, "error"])
+    ids = list(position)
+    # In columns: as dictionaries the rows of a long search would take most of the memory.
+    rungs = ledger.read("rungs", _TO_DECIDE)
+    places = {
+        (name, rung): place
+        for place, (name, rung) in enumerate(_columns(rungs, "candidate", "rung"))
         # Coarser codings of an adapter have rows, but nobody decides about them.
-        if row["candidate"] in position
+        if name in position
     }
-    recorded = ledger.rows("decisions", ["candidate", "rung", "decision", "order"])
+    results = list(_columns(rungs, "score", f"{length}_bits"))
+    recorded = ledger.read("decisions", ["candidate", "rung", "decision", "order"])
+    recorded = recorded.take(pc.sort_indices(recorded["order"]))
     undecided: list[dict[str, Any]] = []
-    order = max((row["order"] for row in recorded), default=-1) + 1
+    order = recorded["order"][-1].as_py() + 1 if len(recorded) else 0
     state = Replayed(dict.fromkeys(position, 0), undecided, order)
-    for row in sorted(recorded, key=lambda row: row["order"]):
+    for name, rung, action in _columns(recorded, "candidate", "rung", "decision"):
         # Without its result a decision is made anew: the rung was damaged and is done again.
-        result = results.pop((row["candidate"], row["rung"]), None)
-        if result is None:
+        place = places.pop((name, rung), None)
+        if place is None:
             continue
-        decision = Decision(row["candidate"], row["rung"], row["decision"], "recorded before")
-        model = candidates[position[decision.candidate]].model
-        halving.replay(decision, model=model, score=result["score"], bits=result[bits])
+        number = position[name]
+        # One string for each candidate and action, not one for each row.
+        decision = Decision(ids[number], rung, _ACTIONS[action], "recorded before")
+        score, bits = results[place]
+        halving.replay(decision, model=candidates[number].model, score=score, bits=bits)
         state.take(decision)
-    undecided += sorted(results.values(), key=lambda row: (position[row["candidate"]], row["rung"]))
+    left = sorted(places, key=lambda key: (position[key[0]], key[1]))
+    undecided += rungs.take([places[key] for key in left]).to_pylist() if left else []
+    # Arrow keeps what it has freed; the process that began the attempt runs for days after this.
+    del rungs, recorded
+    pa.default_memory_pool().release_unused()
     return state
+
+
+def _columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in names), strict=True)

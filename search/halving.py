@@ -23,7 +23,7 @@ Action = Literal["promote", "stop", "finish"]
 _NAMED_RIVALS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What happens to a candidate after a rung, why, and the best of those it was compared with."""
 
@@ -34,7 +34,7 @@ class Decision:
     compared_with: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Result:
     candidate: str
     score: float
