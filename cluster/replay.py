@@ -7,18 +7,35 @@ there is at most one. Proposing and deciding depend on nothing but what came bef
 whose record was lost comes out the same.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.proposers.contract import ReplayError
-from search.schedulers.scheduler import Decision
+from search.schedulers.scheduler import Action, Decision
 from search.search import Search
 
 Row = dict[str, Any]
+_TO_DECIDE = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "seconds",
+    "against",
+    "gap",
+    "verdict",
+    "left",
+    "error",
+)
+# One string for each action, not one for each row.
+_ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
 
 
 @dataclass
@@ -28,14 +45,12 @@ class Replayed:
     Attributes:
         next_rung: of each candidate that has not ended, in the order of the proposals.
         undecided: rows that were finished and not decided, in the order to decide them.
-        coarser: rows of the programs that were made of each candidate after its last rung.
         order: the number of the next decision.
         position: the number of the next proposal.
     """
 
     next_rung: dict[str, int] = field(default_factory=dict)
     undecided: list[Row] = field(default_factory=list)
-    coarser: Mapping[str, list[Row]] = field(default_factory=dict)
     order: int = 0
     position: int = 0
 
@@ -54,58 +69,69 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         ReplayError: if what was recorded does not come up again.
         ValueError: naming the file, if a part of the ledger is damaged.
     """
-    proposed, results, coarser = _recorded(ledger)
-    decided = sorted(
-        ledger.rows("decisions", ["candidate", "rung", "decision", "order"]),
-        key=lambda row: row["order"],
-    )
-    state = Replayed(
-        coarser=coarser, order=decided[-1]["order"] + 1 if decided else 0, position=len(proposed)
-    )
+    recorded = _recorded(ledger)
+    proposed, places = recorded.proposed, recorded.places
+    decided = ledger.read("decisions", ["candidate", "rung", "decision", "order"])
+    decided = decided.take(pc.sort_indices(decided["order"]))
+    order = decided["order"][-1].as_py() + 1 if len(decided) else 0
+    state = Replayed(order=order, position=len(proposed))
     waiting = iter(proposed)
     following = next(waiting, None)
-    for row in decided:
-        while following is not None and following["after"] <= row["order"]:
+    for name, rung, action, number in zip(*(c.to_pylist() for c in decided.columns), strict=True):
+        while following is not None and following["after"] <= number:
             _propose(search, state, following)
             following = next(waiting, None)
         # Without its result a decision is made anew: the rung was damaged and is done again.
-        result = results.pop((row["candidate"], row["rung"]), None)
-        if result is None:
+        place = places.pop((name, rung), None)
+        if place is None:
             continue
-        decision = Decision(row["candidate"], row["rung"], row["decision"], "recorded before")
-        search.replay(result, coarser.get(decision.candidate, ()), decision)
+        decision = Decision(name, rung, _ACTIONS[action], "recorded before")
+        search.replay(recorded.row(place), recorded.coarser.get(name, ()), decision)
         state.take(decision)
     while following is not None:
         _propose(search, state, following)
         following = next(waiting, None)
-    place = {row["candidate"]: row["position"] for row in proposed}
-    state.undecided = sorted(
-        results.values(), key=lambda row: (place[row["candidate"]], row["rung"])
-    )
+    at = {row["candidate"]: row["position"] for row in proposed}
+    left = sorted(places, key=lambda key: (at[key[0]], key[1]))
+    state.undecided = [recorded.row(places[key]) for key in left]
+    # Arrow keeps what it has freed; the process that began the attempt runs for days after this.
+    del recorded, decided
+    pa.default_memory_pool().release_unused()
     return state
 
 
-def _recorded(
-    ledger: Ledger,
-) -> tuple[list[Row], dict[tuple[str, int], Row], dict[str, list[Row]]]:
-    """Return proposals in their order, results, and the coarser programs of each candidate."""
-    columns = ["candidate", "model", "parent", "position", "after"]
-    about = ledger.rows("candidates", columns)
+@dataclass(frozen=True)
+class _Recorded:
+    """What a ledger holds of a search: rungs in columns, because as rows they take much memory."""
+
+    proposed: list[Row]
+    columns: dict[str, list[Any]]
+    places: dict[tuple[str, int], int]
+    coarser: dict[str, list[Row]]
+
+    def row(self, place: int) -> Row:
+        """Return a row of `rungs`."""
+        return {name: values[place] for name, values in self.columns.items()}
+
+
+def _recorded(ledger: Ledger) -> _Recorded:
+    about = ledger.rows("candidates", ["candidate", "model", "parent", "position", "after"])
     proposed = sorted(
         (row for row in about if row["position"] is not None), key=lambda row: row["position"]
     )
     names = {row["candidate"] for row in proposed}
     parents = {row["candidate"]: row["parent"] for row in about if row["candidate"] not in names}
-    results: dict[tuple[str, int], Row] = {}
-    coarser: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in ledger.rows("rungs"):
-        if row["candidate"] in names:
-            results[row["candidate"], row["rung"]] = row
-        elif row["candidate"] in parents:
-            coarser[parents[row["candidate"]]].append(row)
-    for rows in coarser.values():
+    rungs = ledger.read("rungs", _TO_DECIDE)
+    columns = {name: rungs[name].to_pylist() for name in _TO_DECIDE}
+    found = _Recorded(proposed, columns, {}, {})
+    for place, key in enumerate(zip(columns["candidate"], columns["rung"], strict=True)):
+        if key[0] in names:
+            found.places[key] = place
+        elif key[0] in parents:
+            found.coarser.setdefault(parents[key[0]], []).append(found.row(place))
+    for rows in found.coarser.values():
         rows.sort(key=lambda row: str(row["candidate"]))
-    return proposed, results, dict(coarser)
+    return found
 
 
 def _propose(search: Search, state: Replayed, row: Row) -> None:

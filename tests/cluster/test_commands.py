@@ -1,6 +1,7 @@
 """The command line on bad input: each ends in exit status 2 with one clear message."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,11 @@ from typing import Any
 import pytest
 
 import launch
+from cluster.attempts import hold
+from cluster.run import StoppedError
+from cluster.run_folder import create_run, open_run, reopen_run
+from evaluators.fence import SupersededError
+from search.sweep import load_sweep
 from tests.conftest import REPOSITORY
 
 Write = Callable[..., Path]
@@ -253,6 +259,99 @@ def test_a_folder_that_is_taken_is_refused(
     (out / "run.json").rename(out / "thesis.tex")
     assert "is not empty and no run" in fails(capsys, "run", path, "--out", str(out))
     assert (out / "thesis.tex").exists()
+
+
+@pytest.fixture
+def begun(write_sweep: Write, tmp_path: Path) -> Path:
+    """Return the folder of a run that was begun and has done nothing."""
+    path = write_sweep()
+    with create_run(load_sweep(path), path, tmp_path / "run") as run:
+        return run.path
+
+
+def test_a_run_that_is_held_is_not_written_by_another(
+    capsys: pytest.CaptureFixture[str], begun: Path, write_sweep: Write
+) -> None:
+    with reopen_run(begun) as run:
+        assert run.attempt == 2
+        for command in ("resume", "verify"):
+            message = fails(capsys, command, str(begun))
+            assert f"{begun} is held by attempt 2 on " in message
+            assert f"process {os.getpid()}" in message
+            assert f"kilobit resume {begun} --take-over" in message
+        # Looking is free.
+        assert launch.main(["status", str(begun)]) == 0
+        assert "held by attempt 2 on " in capsys.readouterr().out
+        with reopen_run(begun, take_over=True) as other:
+            assert other.attempt == 3
+            with pytest.raises(SupersededError):
+                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+    assert launch.main(["status", str(begun)]) == 0
+    assert "nobody holds it" in capsys.readouterr().out
+
+
+def test_a_folder_whose_run_was_killed_as_it_began_can_be_used(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(), tmp_path / "out"
+    with hold(out / "ledger"):
+        pass
+    (out / ".run.json.0.tmp").write_text("half")
+    with create_run(load_sweep(path), path, out) as run:
+        assert run.attempt == 2
+        run.ledger.write("rungs", "x", [{"candidate": "x"}])
+    assert len(open_run(out).ledger.rows("rungs")) == 1
+
+
+def test_resuming_changes_the_budget_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], begun: Path
+) -> None:
+    with reopen_run(begun, overrides=["budget.seconds=60", "budget.candidates=9"]) as run:
+        assert (run.sweep.budget.seconds, run.sweep.budget.candidates) == (60, 9)
+    assert open_run(begun).sweep.budget.candidates == 9
+    attempts = json.loads((begun / "run.json").read_text())["attempts"]
+    overrides = [(one["attempt"], one["overrides"]) for one in attempts]
+    assert overrides == [(1, []), (2, ["budget.seconds=60", "budget.candidates=9"])]
+    for override, message in (
+        ("seed=3", "'seed=3': a run goes on with what it began with; what may change is budget.c"),
+        ("budget=3", "'budget=3': a run goes on with what it began with"),
+        ("budget.hours=3", "'budget.hours=3': a run goes on with what it began with"),
+        ("budget.candidates=0", "command line: budget.candidates: Input should be greater than"),
+        ("budget.seconds", "an override is written key=value"),
+    ):
+        assert message in fails(capsys, "resume", str(begun), override)
+    assert open_run(begun).attempt == 2
+
+
+def test_a_run_of_an_older_version_is_read_but_not_gone_on_with(
+    capsys: pytest.CaptureFixture[str], begun: Path
+) -> None:
+    manifest = json.loads((begun / "run.json").read_text())
+    del manifest["ledger_schema"]
+    (begun / "run.json").write_text(json.dumps(manifest))
+    assert "by an older version: it can be read, but" in fails(capsys, "resume", str(begun))
+    assert launch.main(["front", str(begun)]) == 0
+
+
+def test_a_ledger_that_can_not_be_written_ends_in_one_line_and_the_way_to_go_on(
+    capsys: pytest.CaptureFixture[str], begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert launch.main(["resume", str(begun)]) == 1
+        assert "No space left on device" in capsys.readouterr().err
+
+    def stop(*_: object) -> None:
+        raise StoppedError("No space left on device: 'x.parquet'")
+
+    monkeypatch.setattr("cluster.run.execute", stop)
+    assert launch.main(["resume", str(begun)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "kilobit: No space left on device: 'x.parquet'\n"
+    assert f"Go on with:\n  kilobit resume {begun}" in captured.out
 
 
 @pytest.mark.parametrize("place", ["/proc/kilobit", "/dev/null/run", "/tmp/a\0b"])

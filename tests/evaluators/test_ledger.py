@@ -53,6 +53,41 @@ def test_crash_leaves_the_old_part_and_no_scratch_file(
     assert ledger.rows("rungs")[0]["score"] == 0.1
 
 
+def test_a_write_that_the_file_system_loses_or_cuts_short_is_an_error_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, 1)
+    replace = Path.replace
+
+    def lose(path: Path, target: Path) -> Path:
+        path.unlink()
+        return target
+
+    def cut(path: Path, target: Path) -> Path:
+        replace(path, target)
+        os.truncate(target, target.stat().st_size // 2)
+        return target
+
+    for fault in (lose, cut):
+        monkeypatch.setattr(Path, "replace", fault)
+        with pytest.raises(OSError, match=r"lost or cut short.*a\.a1\.parquet"):
+            ledger.write("rungs", "a", [row("a")])
+        assert ledger.rows("rungs") == []
+    monkeypatch.setattr(Path, "replace", replace)
+    ledger.write("rungs", "a", [row("a")])
+    assert len(ledger.rows("rungs")) == 1
+
+
+def test_a_ledger_of_the_first_version_is_read(tmp_path: Path) -> None:
+    content = pa.Table.from_pylist([row("a")]).replace_schema_metadata({"kilobit_schema": "1"})
+    (tmp_path / "rungs").mkdir()
+    pq.write_table(content, tmp_path / "rungs" / "a.parquet")
+    assert [r["candidate"] for r in Ledger(tmp_path).rows("rungs")] == ["a"]
+    found = Ledger(tmp_path).read_part("rungs", "a")
+    assert found is not None
+    assert (found[0]["score"], found[0]["worker"]) == (0.5, None)
+
+
 def test_scratch_files_are_not_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, 1)
     ledger.write("rungs", "a", [row("a")])
