@@ -3,8 +3,8 @@
     python benchmarks/ledger.py [--candidates 10000] [--keep DIR]
 
 Writes the ledger of a search that was killed as late as possible after it last folded its parts (a
-row, a rung and a half and a decision and a half for each candidate, one part each), then begins the
-next attempt in a fresh process. Prints the seconds until it knows where the search stands, the
+proposal, some rungs and as many decisions for each candidate, one part each), then begins the next
+attempt in a fresh process. Prints the seconds until it knows where the search stands, the
 memory that the state takes, and the most that was in use, beyond what was there before.
 """
 
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,80 +24,107 @@ from typing import Any
 import psutil
 
 from cluster.attempts import hold
+from cluster.check import Plan
 from cluster.messages import rung_part
-from cluster.replay import replay
-from cluster.tune_adapter import FOLD_EVERY, Recorder
+from cluster.recorder import FOLD_EVERY, Recorder
+from cluster.replay import Replayed, replay
+from cluster.run_folder import RunFolder
 from evaluators.ledger import Ledger
 from evaluators.snapshot import begin
+from evaluators.tasks import load_task
 from search.candidate import Candidate, Prompt
-from search.halving import Halving
+from search.proposers.contract import Observation, Proposal
 from search.rungs import Rung
+from search.schedulers.make import make_scheduler
+from search.search import Search
+from search.sweep import Sweep, load_sweep
+
+SWEEP = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
 
 
-def candidates_of(number: int) -> list[Candidate]:
-    """Return `number` candidates."""
-    return [
-        Candidate(task="none", model="m", prompt=Prompt(instruction=str(i))) for i in range(number)
-    ]
+class Numbered:
+    """Proposes prompts that are numbers, without end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def propose(self, model: str) -> Proposal:
+        """Return the next."""
+        self._count += 1
+        return Proposal(candidate_of(self._count - 1, model), "numbered")
+
+    def observe(self, observation: Observation) -> None:
+        """Learn nothing."""
 
 
-def finished(candidates: list[Candidate]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
-    """Yield rungs until one more would be folded: every second candidate reaches another one."""
-    rng = random.Random(0)  # noqa: S311 - scores of a benchmark
-    total = len(candidates) * 3 // 2 // FOLD_EVERY * FOLD_EVERY + FOLD_EVERY - 1
-    rungs = [(c, r) for i, c in enumerate(candidates) for r in range(1 + i % 2)]
-    rungs += [(c, 2) for c in candidates]
-    for candidate, rung in rungs[:total]:
-        yield (
-            candidate,
-            {
-                "candidate": candidate.id,
-                "rung": rung,
-                "split": "search",
-                "num_examples": 64,
-                "score": rng.random(),
-                "program_bits": rng.randrange(3000, 30000),
-                "payload_bits": rng.randrange(30000),
-                "program": f"{rng.getrandbits(256):064x}",
-                "base_digest": "0" * 64,
-                "worker": "m-0",
-                "seconds": rng.random(),
-                "attempt": 1,
-                "finished_at": datetime.now(UTC),
-            },
-        )
+def search_of(sweep: Sweep) -> Search:
+    """Return a new search."""
+    scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
+    return Search(Numbered(), scheduler, "program_bits")
+
+
+def candidate_of(number: int, model: str) -> Candidate:
+    """Return the candidate of a number."""
+    return Candidate(task="none", model=model, prompt=Prompt(instruction=str(number)))
+
+
+def row_of(candidate: Candidate, rung: int, rng: random.Random) -> dict[str, Any]:
+    """Return what a candidate did at a rung: about one in three is above its incumbent."""
+    return {
+        "candidate": candidate.id,
+        "rung": rung,
+        "split": "search",
+        "num_examples": 64,
+        "score": rng.random(),
+        "program_bits": rng.randrange(3000, 30000),
+        "payload_bits": rng.randrange(30000),
+        "program": f"{rng.getrandbits(256):064x}",
+        "base_digest": "0" * 64,
+        "worker": "m-0",
+        "against": "0" * 16,
+        "gap": rng.random() - 0.67,
+        "seconds": rng.random(),
+        "attempt": 1,
+        "finished_at": datetime.now(UTC),
+    }
 
 
 def write(folder: Path, number: int) -> int:
-    """Write the ledger of the first attempt and return its number of decisions."""
-    candidates = candidates_of(number)
+    """Write the ledger of the first attempt and return its number of decisions.
+
+    It ends when one more decision would fold it, after at least `number` candidates.
+    """
+    sweep, rng = load_sweep(SWEEP), random.Random(0)  # noqa: S311 - scores of a benchmark
+    run = RunFolder(folder.parent, sweep, SWEEP.parent, 1)
+    plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, None, ())
+    decisions = proposed = 0
     with hold(folder):
-        ledger = Ledger(folder, 1)
-        halving = Halving(num_rungs=3, eta=2)
-        models = {candidate.id: candidate.model for candidate in candidates}
-        recorder = Recorder(halving, ledger, models, "program", lambda *_: None)
-        written, decisions = set(), 0
-        for candidate, row in finished(candidates):
-            if candidate.id not in written:
-                written.add(candidate.id)
-                about = {"candidate": candidate.id, "spec": candidate.canonical(), "model": "m"}
-                ledger.write("candidates", candidate.id, [about])
-            ledger.write("rungs", rung_part(candidate.id, Rung(row["rung"], 1, 1)), [row])
-            recorder.decide(row)
-            decisions += 1
-    return decisions
+        recorder = Recorder(run, plan, search_of(sweep), Replayed(), lambda *_: None)
+        while True:
+            candidate = recorder.propose("pretrained")
+            assert candidate is not None
+            proposed += 1
+            for rung in range(sweep.rungs.count):
+                row = row_of(candidate, rung, rng)
+                run.ledger.write("rungs", rung_part(candidate.id, Rung(rung, 1, 1)), [row])
+                goes_on = recorder.decide(row).action == "promote"
+                decisions += 1
+                if proposed >= number and decisions % FOLD_EVERY == FOLD_EVERY - 1:
+                    return decisions
+                if not goes_on:
+                    break
 
 
 def rebuild(folder: Path, number: int) -> dict[str, Any]:
     """Begin the next attempt and return what that took."""
-    candidates = candidates_of(number)
+    sweep = load_sweep(SWEEP)
     with tempfile.TemporaryDirectory() as scratch:
         # What the libraries take once is not a matter of candidates.
         small = Path(scratch) / "run" / "ledger"
         write(small, 10)
         with hold(small) as attempt:
             begin(small, attempt)
-            replay(Ledger(small, attempt), candidates, Halving(num_rungs=3, eta=2), "program")
+            replay(Ledger(small, attempt), search_of(sweep))
     gc.collect()
     process = psutil.Process()
     before = process.memory_info().rss
@@ -106,7 +132,8 @@ def rebuild(folder: Path, number: int) -> dict[str, Any]:
     with hold(folder) as attempt:
         begin(folder, attempt)
         begun_s = time.monotonic() - began
-        state = replay(Ledger(folder, attempt), candidates, Halving(num_rungs=3, eta=2), "program")
+        search = search_of(sweep)
+        state = replay(Ledger(folder, attempt), search)
         seconds = time.monotonic() - began
     gc.collect()
     after = process.memory_info().rss

@@ -17,15 +17,39 @@ import psutil
 
 import launch
 from cluster.capacity import TRIAL_CPUS
+from cluster.check import Plan
 from cluster.messages import Worker
+from cluster.recorder import Recorder
+from cluster.replay import Replayed
+from cluster.run_folder import RunFolder
 from cluster.session import ray_session
-from cluster.tune_adapter import Brake, HalvingScheduler, QueueSearcher, Recorder, run_trials
+from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
 from evaluators.ledger import Ledger
+from evaluators.tasks import load_task
 from search.candidate import Candidate, Prompt
-from search.halving import Halving
+from search.proposers.contract import Observation, Proposal
 from search.rungs import Rung
+from search.schedulers.full import Full
+from search.search import Search
+from search.sweep import load_sweep
 
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
+
+
+class Numbered:
+    """Proposes prompts that are numbers, without end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def propose(self, model: str) -> Proposal:
+        """Return the next."""
+        self._count += 1
+        prompt = Prompt(instruction=str(self._count))
+        return Proposal(Candidate(task="none", model=model, prompt=prompt), "numbered")
+
+    def observe(self, observation: Observation) -> None:
+        """Learn nothing."""
 
 
 class NoOpEvaluator:
@@ -60,26 +84,23 @@ def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[floa
 
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as folder, ray_session():
-        workers = [Worker(f"noop-{i}", "noop") for i in range(num_workers)]
+        workers = [Worker(f"noop-{i}", "pretrained") for i in range(num_workers)]
         actor_class: Any = ray.remote(NoOpEvaluator)
         handles = [actor_class.options(name=w.name, num_cpus=0).remote() for w in workers]
-        queue = [
-            (Candidate(task="none", model="noop", prompt=Prompt(instruction=str(i))), 0)
-            for i in range(num_trials)
-        ]
-        models = {candidate.id: "noop" for candidate, _ in queue}
 
         def listener(*_: Any) -> None:
             if not memory:
                 memory.extend(trial_memory_mb())
 
-        halving = Halving(num_rungs=1, eta=2)
-        ledger, brake = Ledger(Path(folder) / "ledger", 1), Brake(None)
-        recorder = Recorder(halving, ledger, models, "payload", listener)
-        searcher = QueueSearcher(queue, workers, [Rung(0, 1, 1)], folder, 1, brake)
+        sweep = load_sweep(QUICKSTART)
+        run, brake = RunFolder(Path(folder), sweep, QUICKSTART.parent, 1), Brake(None)
+        search = Search(Numbered(), Full(num_rungs=1, eta=2), "payload_bits", num_trials)
+        plan = Plan(load_task(sweep.task, QUICKSTART.parent), (), {}, num_trials, ())
+        recorder = Recorder(run, plan, search, Replayed(), listener)
+        searcher = RecordedSearcher(recorder, [], workers, [Rung(0, 1, 1)], run, brake)
         began = time.monotonic()
-        scheduler = HalvingScheduler(recorder, brake)
-        errors = run_trials(searcher, scheduler, num_trials, TRIAL_CPUS, Path(folder) / "tune")
+        scheduler = RecordedScheduler(recorder, brake)
+        errors = run_trials(searcher, scheduler, TRIAL_CPUS, Path(folder) / "tune")
         seconds = time.monotonic() - began
         assert not errors, errors
         for handle in handles:

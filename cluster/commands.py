@@ -166,7 +166,7 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
         except SweepError as error:
             if not isinstance(error.__cause__, DatasetMissingError):
                 raise
-            plan, unchecked = None, [str(error), *check_models(sweep, folder)]
+            plan, unchecked = None, [str(error), *check_models(sweep, folder)[1]]
     if plan is not None:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):

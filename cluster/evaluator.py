@@ -12,7 +12,6 @@ import platform
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +27,9 @@ from cluster.messages import BaseModelChangedError, EvaluatorSetup, rung_part
 from cluster.prequential import Learned, learn
 from cluster.program_files import write_program
 from cluster.scoring import Measured, Scorer
+from cluster.states import States
 from cluster.token_logits import text_bits
 from cluster.training import Lesson
-from cluster.states import States
 from cluster.warm_start import begin_from
 from evaluators.cache import PredictionCache
 from evaluators.fence import SupersededError

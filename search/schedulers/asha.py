@@ -13,9 +13,8 @@ class Asha(RungRule):
     """At each rung the best 1/eta of those that have reported so far go on."""
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
-        scores, bits = standing.scores, standing.bits
-        others = len(standing) - 1
-        ahead = (scores > result.score) | ((scores == result.score) & (bits <= result.bits))
+        scores, bits, others = standing.scores, standing.bits, len(standing) - 1
+        ahead = (scores > scores[-1]) | ((scores == scores[-1]) & (bits <= bits[-1]))
         better = np.flatnonzero(ahead[:others])
         places = max(1, len(standing) // self._eta)
         reason = f"rank {len(better) + 1} of {len(standing)} by score, {places} may go on"

@@ -171,7 +171,7 @@ class RungRule:
         standing = self._stand(result)
         if standing is None:
             return Decision(result.candidate, result.rung, "stop", "it has no score")
-        rivals = () if result.against is None else (result.against,)
+        rivals: tuple[str, ...] = () if result.against is None else (result.against,)
         action: Action = "promote"
         if result.rung == self._num_rungs - 1:
             action, reason = "finish", "it completed the last rung"

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from cluster.live import Course, LiveView, clock_text, decade, decade_label
-from search.halving import Decision
+from search.schedulers.scheduler import Decision
 
 
 class Clock:
@@ -20,6 +20,7 @@ def row(candidate: str, rung: int, score: float | None, bits: int | None) -> dic
         "score": score,
         "payload_bits": bits,
         "num_examples": 10,
+        "num_generated": 10,
         "error": None if score is not None else "Traceback\nValueError: no",
     }
 

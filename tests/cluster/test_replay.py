@@ -1,147 +1,172 @@
-"""Resuming decides nothing anew: what the ledger says is what goes on."""
+"""Resuming proposes and decides nothing anew: what the ledger says is what goes on."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cluster.check import Plan
-from cluster.replay import Replayed, replay
-from cluster.tune_adapter import Recorder
-from evaluators.ledger import Ledger
+from cluster.replay import replay
+from cluster.run_folder import RunFolder
+from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.candidate import Candidate, Prompt
-from search.halving import Halving
-from search.sweep import load_sweep
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from search.proposers.contract import ReplayError
+from search.sweep import Sweep, load_sweep
+from tests.cluster.searches import a_recorder, a_run, a_search, asha, rung_row, write_rung
 
 
 @pytest.fixture
-def plan(write_sweep: Callable[..., Path]) -> Plan:
-    task = load_task(load_sweep(write_sweep()).task, Path())
-    candidates = tuple(
-        Candidate(task=task.name, model="m", prompt=Prompt(instruction=text)) for text in "abcd"
-    )
-    return Plan(task, candidates, ())
+def sweep(write_sweep: Callable[..., Path]) -> Sweep:
+    return asha(load_sweep(write_sweep()))
 
 
-def record(
-    ledger: Ledger,
-    candidate: Candidate,
-    rung: int,
-    decision: str | None,
-    order: int = 0,
-    *,
-    score: float = 0.5,
-    at: int = 0,
-) -> None:
-    part = f"{candidate.id}-r{rung}"
-    row: dict[str, Any] = {"candidate": candidate.id, "rung": rung}
-    ledger.write("rungs", part, [{**row, "score": score, "program_bits": 900, "payload_bits": 80}])
-    if decision:
-        decided = {"decision": decision, "decided_at": START + timedelta(seconds=at)}
-        ledger.write("decisions", part, [{**row, **decided, "order": order}])
+@pytest.fixture
+def task(sweep: Sweep) -> Task:
+    return load_task(sweep.task, Path())
 
 
-def state_of(ledger: Ledger, plan: Plan, halving: Halving, length: str = "payload") -> Replayed:
-    return replay(ledger, plan.candidates, halving, length)
+@pytest.fixture
+def run(sweep: Sweep, tmp_path: Path) -> RunFolder:
+    return a_run(tmp_path, sweep)
 
 
-def test_who_ended_is_not_tried_again_and_the_others_go_on(plan: Plan, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, 1)
-    a, b, c, d = plan.candidates
-    record(ledger, a, 0, "promote", 0)
-    record(ledger, a, 1, "finish", 2)
-    record(ledger, b, 0, "promote", 1)
-    state = state_of(ledger, plan, Halving(num_rungs=2, eta=2))
-    assert state.next_rung == {b.id: 1, c.id: 0, d.id: 0}
-    assert (state.undecided, state.order) == ([], 3)
-
-
-def test_what_was_finished_and_not_decided_is_decided_first_in_the_order_of_the_plan(
-    plan: Plan, tmp_path: Path
-) -> None:
-    ledger = Ledger(tmp_path, 1)
-    a, b, c, _ = plan.candidates
-    record(ledger, c, 0, None, score=0.9)
-    record(ledger, a, 0, "promote", 0, score=0.8)
-    record(ledger, b, 0, None, score=0.1)
-    record(ledger, a, 1, None)
-    halving = Halving(num_rungs=2, eta=2)
-    state = state_of(ledger, plan, halving)
-    assert [(r["candidate"], r["rung"]) for r in state.undecided] == [
-        (a.id, 1),
-        (b.id, 0),
-        (c.id, 0),
+@pytest.fixture
+def four(task: Task, sweep: Sweep) -> list[Candidate]:
+    label = sweep.base_models[0].label
+    return [
+        Candidate(task=task.name, model=label, prompt=Prompt(instruction=text)) for text in "abcd"
     ]
-    models = dict.fromkeys(state.next_rung, "m")
-    recorder = Recorder(halving, ledger, models, "payload", lambda *_: None, state.order)
+
+
+def test_who_ended_is_not_tried_again_and_the_others_go_on(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, _ = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a, b, c, d = four
+    for candidate in four[:3]:
+        assert recorder.propose(candidate.model) == candidate
+    last = run.sweep.rungs.count - 1
+    for row in (rung_row(a, 0, 0.9), rung_row(a, last, 0.9), rung_row(b, 0, 0.1)):
+        write_rung(run.ledger, row)
+        recorder.decide(row)
+    again, proposer = a_search(run.sweep, four)
+    state = replay(run.ledger, again)
+    assert state.next_rung == {c.id: 0}
+    assert (state.undecided, state.order, state.position) == ([], 3, 3)
+    assert list(again.running) == [c.id]
+    assert again.num_proposed == 3
+    found = again.propose(d.model)
+    assert found is not None
+    assert found.candidate == d
+    seen = [(o.candidate, o.rung, o.last, o.finished) for o in proposer.seen]
+    assert seen == [(a.id, 0, False, False), (a.id, last, True, True), (b.id, 0, True, False)]
+
+
+def test_what_was_finished_and_not_decided_is_decided_first_in_the_order_of_the_proposals(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, _ = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a, b, c, _ = (recorder.propose(four[0].model) for _ in four)
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    first = rung_row(a, 0, 0.8)
+    write_rung(run.ledger, first)
+    recorder.decide(first)
+    for row in (rung_row(c, 0, 0.9), rung_row(b, 0, 0.1), rung_row(a, 1, 0.8)):
+        write_rung(run.ledger, row)
+    again, _ = a_search(run.sweep, four)
+    state = replay(run.ledger, again)
+    found = [(row["candidate"], row["rung"]) for row in state.undecided]
+    assert found == [(a.id, 1), (b.id, 0), (c.id, 0)]
+    recorder = a_recorder(run, task, again, state)
     for row in state.undecided:
         state.take(recorder.decide(row))
-    rows = sorted(ledger.rows("decisions"), key=lambda row: row["order"])
-    assert [(r["candidate"], r["decision"]) for r in rows] == [
-        (a.id, "promote"),
-        (a.id, "finish"),
-        (b.id, "stop"),
-        (c.id, "promote"),
-    ]
-    assert state.next_rung == {c.id: 1, plan.candidates[3].id: 0}
+    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
+    assert [row["candidate"] for row in rows] == [a.id, a.id, b.id, c.id]
+    assert [row["order"] for row in rows] == [0, 1, 2, 3]
     # A row that comes again, from a trial that was repeated, is no new decision.
     recorder.decide(state.undecided[0])
-    assert sorted(row["order"] for row in ledger.rows("decisions")) == [0, 1, 2, 3]
-    assert state_of(ledger, plan, Halving(num_rungs=2, eta=2)).next_rung == state.next_rung
+    assert len(run.ledger.rows("decisions")) == 4
+    third, _ = a_search(run.sweep, four)
+    assert replay(run.ledger, third).next_rung == state.next_rung
 
 
-def test_decisions_are_replayed_by_their_number_not_by_the_clock(
-    plan: Plan, tmp_path: Path
+def test_proposals_and_decisions_are_replayed_by_their_numbers_not_by_the_clock(
+    run: RunFolder, four: list[Candidate]
 ) -> None:
-    ledger = Ledger(tmp_path, 1)
-    # The names of their parts are in the other order.
-    a, b = sorted(plan.candidates[:2], key=lambda candidate: candidate.id, reverse=True)
+    a, b, *_ = sorted(four, key=lambda candidate: candidate.id, reverse=True)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for position, (candidate, after) in enumerate(((a, 0), (b, 1))):
+        about = {"candidate": candidate.id, "model": candidate.model, "position": position}
+        run.ledger.write("candidates", candidate.id, [about | {"after": after}])
     # The machine's clock was set back between the two.
-    record(ledger, a, 0, "promote", 0, at=1000, score=0.5)
-    record(ledger, b, 0, "stop", 1, at=0, score=0.5)
-    halving = Halving(num_rungs=2, eta=2)
-    state_of(ledger, plan, halving)
-    decision = halving.report("new", model="m", rung=0, score=0.5, bits=80)
-    assert decision.compared_with == (a.id, b.id)
+    for order, candidate in enumerate((a, b)):
+        write_rung(run.ledger, rung_row(candidate, 0))
+        at = start - timedelta(hours=order)
+        row = {"candidate": candidate.id, "rung": 0, "decision": "stop", "decided_at": at}
+        run.ledger.write("decisions", f"{candidate.id}-r0", [row | {"order": order}])
+    search, proposer = a_search(run.sweep, [a, b])
+    replay(run.ledger, search)
+    assert [o.candidate for o in proposer.seen] == [a.id, b.id]
 
 
-def test_a_recorded_stop_stands_even_where_the_rule_would_now_say_otherwise(
-    plan: Plan, tmp_path: Path
+def test_a_recorded_stop_stands_and_still_counts_among_the_rivals(
+    run: RunFolder, task: Task, four: list[Candidate]
 ) -> None:
-    ledger = Ledger(tmp_path, 1)
-    a = plan.candidates[0]
-    record(ledger, a, 0, "stop")
-    halving = Halving(num_rungs=2, eta=2)
-    assert a.id not in state_of(ledger, plan, halving).next_rung
-    # Its result still counts among the rivals of those that follow.
-    after = halving.report("new", model="m", rung=0, score=0.4, bits=80)
-    assert after.compared_with == (a.id,)
+    a, b = four[:2]
+    about = {"candidate": a.id, "model": a.model, "position": 0, "after": 0}
+    run.ledger.write("candidates", a.id, [about])
+    write_rung(run.ledger, rung_row(a, 0))
+    # The rule would let the first of all go on.
+    decision = {"candidate": a.id, "rung": 0, "decision": "stop", "order": 0}
+    run.ledger.write("decisions", f"{a.id}-r0", [decision])
+    search, _ = a_search(run.sweep, four)
+    state = replay(run.ledger, search)
+    assert state.next_rung == {}
+    recorder = a_recorder(run, task, search, state)
+    assert recorder.propose(b.model) == b
+    assert recorder.decide(rung_row(b, 0, 0.4)).compared_with == (a.id,)
 
 
-def test_a_decision_whose_rung_was_lost_is_made_anew(plan: Plan, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, 1)
-    a, b, *_ = plan.candidates
-    record(ledger, a, 0, "stop", 0)
-    record(ledger, b, 0, "promote", 1)
-    ledger.part("rungs", f"{a.id}-r0").unlink()
-    state = state_of(ledger, plan, Halving(num_rungs=2, eta=2))
-    assert (state.next_rung[a.id], state.next_rung[b.id], state.order) == (0, 1, 2)
-
-
-def test_the_length_that_the_sweep_names_is_the_one_that_is_replayed(
-    plan: Plan, tmp_path: Path
+def test_a_decision_whose_rung_was_lost_is_made_anew(
+    run: RunFolder, task: Task, four: list[Candidate]
 ) -> None:
-    ledger = Ledger(tmp_path, 1)
-    record(ledger, plan.candidates[0], 0, "promote")
-    compared = []
-    for length in ("program", "payload"):
-        halving = Halving(num_rungs=2, eta=2)
-        state_of(ledger, plan, halving, length)
-        compared.append(halving.report("n", model="m", rung=0, score=0.4, bits=100).compared_with)
-    # 900 program bits are no rival of 100, 80 payload bits are.
-    assert compared == [(), (plan.candidates[0].id,)]
+    search, _ = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a, b = four[:2]
+    for candidate, score in ((a, 0.5), (b, 0.9)):
+        recorder.propose(candidate.model)
+        write_rung(run.ledger, rung_row(candidate, 0, score))
+        recorder.decide(rung_row(candidate, 0, score))
+    run.ledger.part("rungs", f"{a.id}-r0").unlink()
+    again, _ = a_search(run.sweep, four)
+    state = replay(run.ledger, again)
+    assert (state.next_rung, state.order) == ({a.id: 0, b.id: 1}, 2)
+
+
+def test_another_proposal_than_the_recorded_one_is_an_error(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, _ = a_search(run.sweep, four)
+    a_recorder(run, task, search).propose(four[0].model)
+    other, _ = a_search(run.sweep, four[1:])
+    with pytest.raises(ReplayError, match=f"{four[0].id} of .* does not come up again"):
+        replay(run.ledger, other)
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_one_ended(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, _ = a_search(run.sweep, four, limit=1)
+    recorder = a_recorder(run, task, search)
+    assert recorder.propose(four[0].model) == four[0]
+    assert search.is_full
+    assert recorder.propose(four[0].model) is None
+    again, _ = a_search(run.sweep, four, limit=2)
+    recorder = a_recorder(run, task, again)
+    assert recorder.propose(four[0].model) == four[1]
+    assert recorder.propose(four[0].model) is None

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,56 +10,68 @@ import pytest
 import ray
 
 from cluster.messages import Worker
+from cluster.recorder import FOLD_EVERY, Recorder
+from cluster.run_folder import RunFolder
 from cluster.trial import RungTrial
-from cluster.tune_adapter import FOLD_EVERY, Brake, HalvingScheduler, QueueSearcher, Recorder
+from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher
 from evaluators.fence import SupersededError, claim_file
-from evaluators.ledger import Ledger, write_whole
-from search.candidate import Candidate
-from search.halving import Halving
-from search.rungs import Rung
+from evaluators.ledger import write_whole
+from evaluators.tasks import load_task
+from search.candidate import Candidate, Prompt
+from search.sweep import load_sweep
+from tests.cluster.searches import a_recorder, a_run, a_search, asha
 
-ONE = Candidate(task="none", model="m")
-ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8}
+ONE = Candidate(task="none", model="pretrained")
+ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
 
 
-def scheduler(ledger: Ledger, brake: Brake) -> HalvingScheduler:
-    halving = Halving(num_rungs=2, eta=2)
-    recorder = Recorder(halving, ledger, {ONE.id: "m"}, "payload", lambda *_: None)
-    return HalvingScheduler(recorder, brake)
+@pytest.fixture
+def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
+    return a_run(tmp_path, asha(load_sweep(write_sweep())))
+
+
+def recorder_of(run: RunFolder, candidates: Sequence[Candidate] = (ONE,)) -> Recorder:
+    task = load_task(run.sweep.task, Path())
+    search, _ = a_search(run.sweep, candidates)
+    recorder = a_recorder(run, task, search)
+    for candidate in candidates:
+        recorder.propose(candidate.model)
+    return recorder
 
 
 def test_a_decision_that_can_not_be_written_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    ledger, brake = Ledger(tmp_path, 1), Brake(None)
-    rule = scheduler(ledger, brake)
-    queue = [(ONE, 0)]
-    searcher = QueueSearcher(queue, [Worker("w", "m")], [Rung(0, 1, 1)], str(tmp_path), 1, brake)
+    ledger, brake, recorder = run.ledger, Brake(None), recorder_of(run)
+    rule = RecordedScheduler(recorder, brake)
+    rungs, workers = run.sweep.rungs.ladder(), [Worker("w", ONE.model)]
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, brake)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert rule.on_trial_result(None, None, dict(ROW)) == "STOP"
     assert brake.reason is not None
     assert "No space left on device" in brake.reason
-    assert searcher.suggest("t") == QueueSearcher.FINISHED
+    assert searcher.suggest("t") == RecordedSearcher.FINISHED
     assert ledger.rows("decisions") == []
     # What comes in after that is still recorded where it can be, but nobody goes on.
     assert rule.on_trial_result(None, None, {**ROW}) == "STOP"
     assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
 
 
-def test_a_newer_attempt_stops_the_run(tmp_path: Path) -> None:
-    ledger, brake = Ledger(tmp_path, 1), Brake(None)
-    write_whole(claim_file(tmp_path, 2), b"{}")
-    assert scheduler(ledger, brake).on_trial_result(None, None, dict(ROW)) == "STOP"
+def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
+    brake = Brake(None)
+    rule = RecordedScheduler(recorder_of(run), brake)
+    write_whole(claim_file(run.ledger.folder, 2), b"{}")
+    assert rule.on_trial_result(None, None, dict(ROW)) == "STOP"
     assert brake.reason is not None
     assert "superseded by attempt 2" in brake.reason
 
 
 def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: RunFolder
 ) -> None:
     trial, asked = object.__new__(RungTrial), []
     config = {"candidate": ONE.canonical(), "worker": "w", "rungs": [(0, 1, 1)], "first_rung": 0}
@@ -90,21 +103,22 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
         assert len(asked) == tries
         assert message is None or message in result["halt"]
     brake = Brake(None)
-    assert scheduler(Ledger(tmp_path, 1), brake).on_trial_result(None, None, result) == "STOP"
+    assert RecordedScheduler(recorder_of(run), brake).on_trial_result(None, None, result) == "STOP"
     assert brake.reason == "superseded by attempt 2"
     # No row says that the candidate failed.
-    assert Ledger(tmp_path).rows("rungs") == []
+    assert run.ledger.rows("rungs") == []
 
 
-def test_many_decisions_are_folded_into_few_files(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, 1)
-    names = [f"c{number}" for number in range(2 * FOLD_EVERY + 3)]
-    halving = Halving(num_rungs=2, eta=2)
-    recorder = Recorder(halving, ledger, dict.fromkeys(names, "m"), "payload", lambda *_: None)
-    for name in names:
-        recorder.decide({**ROW, "candidate": name})
-    assert len(list((tmp_path / "decisions").iterdir())) == 2 + 3
-    rows = sorted(ledger.rows("decisions"), key=lambda row: row["order"])
+def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
+    many = [
+        Candidate(task="none", model=ONE.model, prompt=Prompt(instruction=f"c{number}"))
+        for number in range(2 * FOLD_EVERY + 3)
+    ]
+    recorder = recorder_of(run, many)
+    for candidate in many:
+        recorder.decide({**ROW, "candidate": candidate.id})
+    assert len(list((run.ledger.folder / "decisions").iterdir())) == 2 + 3
+    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
     assert [(row["candidate"], row["order"]) for row in rows] == [
-        (name, number) for number, name in enumerate(names)
+        (candidate.id, number) for number, candidate in enumerate(many)
     ]

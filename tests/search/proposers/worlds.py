@@ -10,7 +10,6 @@ from evaluators.streams import stream
 from evaluators.task import Task
 from search.adapter import AdapterSpec
 from search.candidate import Candidate
-from search.halving import Halving
 from search.proposers.config import (
     DescentProposer,
     EvolutionProposer,
@@ -22,6 +21,8 @@ from search.proposers.config import (
 )
 from search.proposers.contract import Observation, Proposal, Proposer
 from search.proposers.make import make_proposer
+from search.schedulers.asha import Asha
+from search.schedulers.scheduler import Result
 from search.space import AdapterFamily, Families
 
 TASK = load_miniature("numbers", 0)
@@ -161,7 +162,7 @@ def drive(
 ) -> list[Proposal | Observation]:
     """Run a search of `count` proposals on some workers that end in an order by the seed."""
     rng = stream(seed, "drive")
-    halving = Halving(num_rungs=num_rungs, eta=2)
+    scheduler = Asha(num_rungs=num_rungs, eta=2)
     events: list[Proposal | Observation] = []
     running: list[tuple[Candidate, int]] = []
     proposed, open_models = 0, set(models)
@@ -181,13 +182,8 @@ def drive(
         candidate, rung = running.pop(rng.randrange(len(running)))
         bits, score = world(candidate)
         failed = rng.random() < fails
-        decision = halving.report(
-            candidate.id,
-            model=candidate.model,
-            rung=rung,
-            score=None if failed else score,
-            bits=None if failed else bits,
-        )
+        reported = (None, None) if failed else (score, bits)
+        decision = scheduler.report(Result(candidate.id, candidate.model, rung, *reported))
         goes_on = decision.action == "promote"
         observation = Observation(
             candidate.id,
