@@ -17,9 +17,13 @@ FAMILIES = Families.model_validate(
 )
 
 
-def search(count: int, tolerance: float = 0.02, tries: int = 16) -> list[Proposal]:
+def search(
+    count: int, tolerance: float = 0.02, tries: int = 16, neighbours: int = 128
+) -> list[Proposal]:
     """One worker; every candidate finishes."""
-    config = DescentProposer(kind="descent", fresh=12, tolerance=tolerance, tries=tries)
+    config = DescentProposer(
+        kind="descent", fresh=12, tolerance=tolerance, tries=tries, neighbours=neighbours
+    )
     proposer = make_proposer(config, FAMILIES, TASK, ["m"], 0, prompt_bits=fake_bits)
     found = []
     for _ in range(count):
@@ -52,10 +56,11 @@ def test_descent_leaves_what_the_score_needs_and_drops_the_rest() -> None:
 
 
 def test_every_step_is_cheaper_than_where_it_came_from_and_the_cheapest_comes_first() -> None:
-    found = search(60)
+    # So few changes that some of those to be tried cost more than the prompt.
+    found = search(60, neighbours=16)
     by_id = {p.candidate.id: p for p in found}
     steps = [p for p in found if p.operator == "descent"]
-    assert len(steps) > 20
+    assert len(steps) > 10
     siblings: dict[str, list[float]] = {}
     for step in steps:
         assert step.parent is not None
