@@ -95,7 +95,7 @@ def write(folder: Path, number: int) -> int:
     It ends when one more decision would fold it, after at least `number` candidates.
     """
     sweep, rng = load_sweep(SWEEP), random.Random(0)  # noqa: S311 - scores of a benchmark
-    run = RunFolder(folder.parent, sweep, SWEEP.parent, 1)
+    run = RunFolder(folder.parent, sweep, SWEEP.parent, 1, held=True)
     plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, None, ())
     decisions = proposed = 0
     with hold(folder):

@@ -93,7 +93,7 @@ def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[floa
                 memory.extend(trial_memory_mb())
 
         sweep = load_sweep(QUICKSTART)
-        run, brake = RunFolder(Path(folder), sweep, QUICKSTART.parent, 1), Brake(None)
+        run, brake = RunFolder(Path(folder), sweep, QUICKSTART.parent, 1, held=True), Brake(None)
         search = Search(Numbered(), Full(num_rungs=1, eta=2), "payload_bits", num_trials)
         plan = Plan(load_task(sweep.task, QUICKSTART.parent), (), {}, num_trials, ())
         recorder = Recorder(run, plan, search, Replayed(), listener)

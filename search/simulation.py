@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.racing import Race, incumbent_of
+from search.racing import Race, Verdict, incumbent_of
 from search.rungs import Rung
 from search.schedulers.scheduler import Result, Scheduler
 
@@ -21,6 +21,7 @@ class Track:
     Attributes:
         candidate: its id.
         model: what it is compared within.
+        bound_bits: its length at most, as known before it is trained.
         bits: its length at each rung.
         scores: its score at each rung.
         examples: the score of each example of each rung.
@@ -32,6 +33,7 @@ class Track:
 
     candidate: str
     model: str
+    bound_bits: int
     bits: tuple[int, ...]
     scores: tuple[float, ...]
     examples: tuple[tuple[float, ...], ...]
@@ -76,7 +78,9 @@ class _Simulator:
         self._tracks[track.candidate] = track
         size = self._rungs[rung].num_examples
         mine = track.examples[rung][:size]
-        used, verdict, against, gap = size, None, None, None
+        used, gap = size, None
+        verdict: Verdict | None = None
+        against: str | None = None
         left = max(0, track.trained_at - rung)
         front = self._scheduler.incumbents(track.model, rung, left=left)
         rival = incumbent_of(front, track.bits[rung])

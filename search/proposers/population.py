@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from search import pareto
 from search.candidate import Candidate
 from search.pareto import Measured, pareto_front
 
 # A program of 8 MiB adds nothing. Fixed, so that gains of different runs and times compare.
-REFERENCE_LOG2_BITS = 26.0
+REFERENCE_BITS = 2.0**26
 # With fewer members than this a rung says little about where to go on.
 _ENOUGH_MEMBERS = 4
 
@@ -40,15 +41,8 @@ def log2_bits(bits: int) -> float:
 
 
 def hypervolume(points: Iterable[Measured]) -> float:
-    """Return the area below the front of `points`: score against log2 of bits.
-
-    The reference point is a score of 0 at `REFERENCE_LOG2_BITS`; longer programs add nothing.
-    """
-    area, below = 0.0, 0.0
-    for point in pareto_front(points):
-        area += (point.score - below) * max(0.0, REFERENCE_LOG2_BITS - log2_bits(point.bits))
-        below = point.score
-    return area
+    """Return the area below the front of `points`, up to `REFERENCE_BITS`."""
+    return pareto.hypervolume(points, REFERENCE_BITS)
 
 
 class Population:

@@ -21,7 +21,7 @@ from search.candidate import Candidate, Prompt
 from search.sweep import load_sweep
 from tests.cluster.searches import a_recorder, a_run, a_search, asha
 
-ONE = Candidate(task="none", model="pretrained")
+ONE = Candidate(task="none", model="llama")
 ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
 
 

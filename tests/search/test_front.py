@@ -4,6 +4,7 @@ import pytest
 
 from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.programs.program import Length
+from search.rungs import Rung
 
 ABOUT = {"task": "t", "family": "prompt"}
 
@@ -42,7 +43,9 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
         rung("d", 1, None, None),
         rung("unknown", 1, 1.0, 0),
     ][::-1]
-    points = complete_points("r", about(a="x", b="x", c="y", d="y"), rungs, [], 1, "program")
+    points = complete_points(
+        "r", about(a="x", b="x", c="y", d="y"), rungs, [], Rung(1, 9, 1), "program"
+    )
     assert [(p.candidate, p.score) for p in points] == [("a", 0.5), ("b", 0.4), ("c", 0.7)]
     assert {k: [p.candidate for p in v] for k, v in fronts(points).items()} == {
         ("t", "x"): ["a"],
@@ -50,12 +53,18 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
     }
 
 
+def test_who_lost_its_race_at_the_last_rung_is_no_point() -> None:
+    rungs = [rung("a", 0, 0.9, 8), {**rung("b", 0, 1.0, 4), "num_examples": 6}]
+    points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), "program")
+    assert [p.candidate for p in points] == ["a"]
+
+
 def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
     rungs = [rung("a", 0, 0.5, 8), rung("b", 0, 0.4, 16), rung("c", 0, 0.3, 4)]
 
     def front(*verifications: dict[str, Any]) -> list[tuple[str, bool | None]]:
         names = about(a="x", b="x", c="x")
-        points = complete_points("r", names, rungs, verifications, 0, "program")
+        points = complete_points("r", names, rungs, verifications, Rung(0, 9, 1), "program")
         (found,) = fronts(points).values()
         return [(p.candidate, p.verified) for p in found]
 
@@ -68,7 +77,7 @@ def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
 def test_the_same_files_under_two_models_are_verified_one_by_one() -> None:
     rungs = [{**rung(c, 0, 0.5, 8), "program": "same files"} for c in ("a", "b")]
     failed = {"candidate": "b", "program": "same files", "verified": False}
-    points = complete_points("r", about(a="x", b="y"), rungs, [failed], 0, "program")
+    points = complete_points("r", about(a="x", b="y"), rungs, [failed], Rung(0, 9, 1), "program")
     assert [(p.candidate, p.verified) for p in points] == [("a", None)]
 
 
@@ -89,7 +98,7 @@ def test_a_program_is_certified_if_its_lower_bound_reaches_the_largest_target_it
 ) -> None:
     def point(*certificates: dict[str, Any]) -> FrontPoint:
         rungs = [rung("a", 0, score, 8)]
-        args = ("r", about(a="m"), rungs, [], 0, "program", certificates, [0.5, 0.8])
+        args = ("r", about(a="m"), rungs, [], Rung(0, 9, 1), "program", certificates, [0.5, 0.8])
         return complete_points(*args)[0]
 
     assert point().certified is None
@@ -107,7 +116,7 @@ def test_the_length_that_is_asked_for_decides_the_front() -> None:
     rungs = [long_script, rung("b", 0, 0.4, 80)]
 
     def shortest(length: Length) -> tuple[str, int]:
-        points = complete_points("r", about(a="x", b="x"), rungs, [], 0, length)
+        points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), length)
         ((point,),) = fronts(points).values()
         return point.candidate, point.bits
 
@@ -116,7 +125,9 @@ def test_the_length_that_is_asked_for_decides_the_front() -> None:
 
 
 def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
-    (point,) = complete_points("r", about(a="m"), [rung("a", 0, 0.5, 8)], [], 0, "program")
+    (point,) = complete_points(
+        "r", about(a="m"), [rung("a", 0, 0.5, 8)], [], Rung(0, 9, 1), "program"
+    )
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",

@@ -1,9 +1,10 @@
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import complexity, pareto_front
+from search.pareto import complexity, hypervolume, pareto_front
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,12 @@ def test_the_front_is_what_a_brute_force_finds(points: list[Point]) -> None:
 def test_complexity_is_the_shortest_length_that_reaches_the_target() -> None:
     front = [Point(0, 0.1), Point(40, 0.5), Point(800, 0.9)]
     assert [complexity(front, t) for t in (0.05, 0.5, 0.51, 0.95)] == [0, 40, 800, None]
+
+
+def test_the_hypervolume_is_the_area_in_doublings_times_score() -> None:
+    assert hypervolume([], 1024) == 0.0
+    assert hypervolume([Point(1, 0.5)], 1024) == 5.0
+    assert hypervolume([Point(1, 0.5), Point(32, 0.9)], 1024) == pytest.approx(5.0 + 5 * 0.4)
+    # What is beaten, as long as the reference, or below it adds nothing; no bits count as one.
+    more = [Point(0, 0.5), Point(64, 0.4), Point(1024, 1.0), Point(2048, 1.0)]
+    assert hypervolume(more, 1024) == 5.0

@@ -1,3 +1,4 @@
+import math
 import random
 import statistics
 import time
@@ -13,7 +14,7 @@ from search.proposers.bandit import Bandit
 from search.proposers.contract import Observation, Proposal
 from search.proposers.evolution import Evolution
 from search.proposers.population import (
-    REFERENCE_LOG2_BITS,
+    REFERENCE_BITS,
     Member,
     Population,
     hypervolume,
@@ -32,7 +33,7 @@ def test_the_hypervolume_is_the_area_that_is_counted_square_by_square() -> None:
     points = [member(2 ** rng.randint(0, 30), rng.randint(0, 10) / 10) for _ in range(12)]
     squares = sum(
         any(p.length <= x and p.score >= (y + 0.5) / 10 for p in points)
-        for x in range(int(REFERENCE_LOG2_BITS))
+        for x in range(int(math.log2(REFERENCE_BITS)))
         for y in range(10)
     )
     assert hypervolume(points) == pytest.approx(squares / 10)
