@@ -94,7 +94,7 @@ def parts_of(folder: Path, attempt: int) -> dict[str, Path]:
 
 def attempt_of(name: str) -> int | None:
     """Return the attempt in a file's name, whatever kind of file it is, or None."""
-    match = re.search(r"\.a(\d+)\.", name)
+    match = re.search(r"\.a(\d+)\.", name) or re.match(r"\.(\d+)\.json\.", name)
     return int(match[1]) if match else None
 
 

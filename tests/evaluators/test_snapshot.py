@@ -151,6 +151,10 @@ def test_what_nobody_will_ever_name_again_is_swept(tmp_path: Path) -> None:
     (tmp_path / "rungs" / ".b.a1.parquet.123.tmp").write_bytes(b"half")
     (tmp_path / "predictions" / ".b.a1.parquet.123.tmp").write_bytes(b"half")
     claim(tmp_path, 2)
+    (tmp_path / "attempts" / ".0001.json.123.tmp").write_bytes(b"half")
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "0.bin").write_bytes(b"whole")
+    (tmp_path / "payloads" / ".1.bin.123.tmp").write_bytes(b"half")
     begin(tmp_path, 2)
     late(tmp_path, 1, "predictions", "b", 1)
     late(tmp_path, 1, "rungs", "b", 1)
@@ -161,6 +165,7 @@ def test_what_nobody_will_ever_name_again_is_swept(tmp_path: Path) -> None:
         "accepted/accepted.a3.k0.json",
         "attempts/0002.json",
         "attempts/0003.json",
+        "payloads/0.bin",
         "predictions/a.a1.parquet",
         "rungs/snapshot.a3.k0.parquet",
     ]
