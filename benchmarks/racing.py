@@ -21,6 +21,8 @@ from search.racing import Race, RacingConfig, Verdict
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)
 RUNG = 48
+# Examples between two looks.
+BLOCK = 6
 # Power is compared up to here: no fixed size gives all of it.
 LARGEST_POWER = 0.99
 
@@ -104,8 +106,8 @@ def power(draw: Draw, size: int, pairs: int, *, known: bool) -> tuple[float, flo
     for _ in range(pairs):
         mine, theirs = draw(rng, size)
         running, verdict = Race(config.level, theirs if known else None), None
-        for first in range(0, size, config.block):
-            block = slice(first, first + config.block)
+        for first in range(0, size, BLOCK):
+            block = slice(first, first + BLOCK)
             verdict = running.add(mine[block], theirs[block])
             scored += len(mine[block])
             if verdict is not None:

@@ -91,10 +91,10 @@ class Sweep(Config):
     order: Annotated[
         Literal["short_first", "drawn"],
         Field(
-            description="for proposers that list their candidates: in rounds over all lengths, in "
-            "each from short to long by what is known before training; or as drawn"
+            description="for proposers that list their candidates: as drawn; or in rounds over all "
+            "lengths, in each from short to long by what is known before training"
         ),
-    ] = "short_first"
+    ] = "drawn"
     scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
     rate_search: Annotated[
         RateSearch, Field(description="coarser programs from an adapter after its last rung")

@@ -7,7 +7,8 @@ only with candidates that are no longer, paired by example, and there are two ki
   above the incumbent at its length: the best of those no longer. Who is not above it on the same
   examples would not be on the front of this rung.
 - one that is still in training may yet overtake, so it is compared only with others in training.
-  The best 1/eta go on by how far they are above or below their incumbent.
+  The best 1/eta go on by how far they are above or below their incumbent; all do while less than
+  1/eta^2 of the training is done, where scores say little yet.
 
 Both are spread over lengths by an epsilon-net of cells in log2 of the bits: within a cell the
 places are the best 1/eta of those that reported there, so that one crowded length does not take
@@ -25,7 +26,9 @@ from search.schedulers.multi_objective import first_layer
 from search.schedulers.scheduler import Result, RungRule, Standing
 
 # Half the width of a cell in doublings of the length.
-CELL = 0.5
+CELL = 1.0
+# Candidates in training are judged this many rungs before its end.
+_RUNGS_THAT_TELL = 2
 
 
 class _Front:
@@ -100,6 +103,8 @@ class BitsAware(RungRule):
             return False, f"it can't beat the best no longer ({versus})", rivals
         if not result.left and gap <= 0:
             return False, f"it does not raise the front: {versus}", rivals
+        if result.left > _RUNGS_THAT_TELL:
+            return True, f"its training has hardly begun ({versus})", rivals
         cell = np.abs(np.log2(standing.bits) - math.log2(max(result.bits, 1))) <= CELL
         places = max(1, int(cell.sum()) // self._eta)
         ahead = int((standing.gaps[:-1][cell[:-1]] >= gap).sum())

@@ -271,9 +271,9 @@ def test_the_incumbent_is_what_a_brute_force_finds(
     assert found == (named[within[0][2]] if within else None)
 
 
-@pytest.mark.parametrize("bad", [{"level": 0}, {"level": 1}, {"block": 0}, {"blocks": 6}])
+@pytest.mark.parametrize("bad", [{"level": 0}, {"level": 1}, {"enabled": 3}, {"blocks": 6}])
 def test_settings_that_cannot_be_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         RacingConfig.model_validate(bad)
     defaults = RacingConfig()
-    assert (defaults.enabled, defaults.level, defaults.block) == (True, 0.05, 6)
+    assert (defaults.enabled, defaults.level) == (True, 0.05)

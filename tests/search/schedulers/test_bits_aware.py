@@ -66,6 +66,16 @@ def test_one_in_training_may_be_below_and_is_not_held_against_the_trained() -> N
     assert "rank 2 of 6 at its length, 2 may go on" in better.reason
 
 
+def test_one_that_has_hardly_been_trained_is_not_judged_yet() -> None:
+    scheduler = BitsAware(num_rungs=4, eta=3, sizes=(6, 18, 54, 162))
+    report(scheduler, "a", 0, 0.9, 800, left=3)
+    for i in range(5):
+        early = report(scheduler, f"e{i}", 0, 0.0, 800, left=3, gap=-0.9, against="a")
+        assert (early.action, early.compared_with) == ("promote", ("a",))
+    report(scheduler, "a", 1, 0.9, 800, left=2)
+    assert report(scheduler, "e0", 1, 0.0, 800, left=2, gap=-0.9, against="a").action == "stop"
+
+
 def test_a_crowded_length_does_not_take_the_places_of_another() -> None:
     scheduler = rule()
     report(scheduler, "a", 0, 0.1, 8)
