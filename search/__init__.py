@@ -1,1 +1,1 @@
-"""What is tried and what it costs: sweep file, space, candidates, halving, Pareto front."""
+"""What is tried and what it costs: sweep file, candidates, proposers, schedulers, front."""

@@ -151,10 +151,10 @@ class Sweep(Config):
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         first, most = self.rungs.examples, self.workers.batch_size
-        if first > most and first % most:
+        if 2 * self.batch_size < min(first, most):
             raise ValueError(
-                f"workers.batch_size {most} must divide rungs.examples {first} or be no smaller: "
-                "programs run in whole batches, and a batch is never cut by a rung"
+                f"rungs.examples {first} has no divisor between {most // 2} and workers.batch_size "
+                f"{most}: programs run in whole batches, and no rung cuts a batch"
             )
         return self
 
@@ -170,7 +170,8 @@ class Sweep(Config):
     @property
     def batch_size(self) -> int:
         """Return how many examples a program continues together; it divides every rung."""
-        return min(self.rungs.examples, self.workers.batch_size)
+        first, most = self.rungs.examples, self.workers.batch_size
+        return next(size for size in range(min(first, most), 0, -1) if first % size == 0)
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ import launch
 from cluster.commands import _execute
 from cluster.program_files import write_program
 from cluster.run import Outcome
-from cluster.run_folder import RunFolder, create_run, open_run
+from cluster.run_folder import RunFolder, create_run, open_run, reopen_run
 from cluster.show import points_of
+from evaluators.ledger import Ledger
 from evaluators.tasks import load_task
 from search.programs.program import Program
 from search.programs.recipe import Recipe
@@ -53,6 +56,11 @@ def sealed_file(tmp_path: Path) -> Path:
     return tmp_path / "sealed.jsonl"
 
 
+def writable(run: RunFolder) -> Ledger:
+    """Return the ledger of the latest attempt, to write to when nobody holds the run."""
+    return replace(open_run(run.path), held=True).ledger
+
+
 def add(
     run: RunFolder, model: str, right: int, size: int, extra: str = "", score: Any = None
 ) -> str:
@@ -61,10 +69,12 @@ def add(
     script = SCRIPT.format(right=right, extra=extra or "pass").encode()
     recipe = Recipe(question="{input}", batch_size=8, max_new_tokens=8)
     program = Program(recipe, script, bytes(size))
-    part, ledger = f"{candidate}-r0", run.ledger
+    part, ledger = f"{candidate}-r0", writable(run)
     write_program(ledger, part, candidate, 0, program)
     about = {"candidate": candidate, "task": "count", "model": model, "regime": model}
-    ledger.write("candidates", candidate, [about | {"family": "prompt"}])
+    position = len(ledger.rows("candidates"))
+    about |= {"family": "prompt", "position": position, "after": position}
+    ledger.write("candidates", candidate, [about])
     row = {
         "candidate": candidate, "rung": 0, "split": "search", "num_examples": 40,
         "score": right / 20 if score is None else score, "lower": 0.0, "upper": 1.0,
@@ -72,7 +82,8 @@ def add(
         "base_digest": f"weights of {model}",
     }  # fmt: skip
     ledger.write("rungs", part, [row])
-    ledger.write("decisions", part, [{"candidate": candidate, "rung": 0, "decision": "finish"}])
+    decision = {"candidate": candidate, "rung": 0, "decision": "finish", "order": position}
+    ledger.write("decisions", part, [decision])
     examples = load_task(run.sweep.task, run.sweep_folder).splits.search
     outputs = [
         "the number is exactly " + (e.input[1:] if int(e.input[1:]) % 20 < right else "none")
@@ -103,15 +114,15 @@ def make(tmp_path: Path, sealed_file: Path) -> Make:
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(sweep))
-        run = create_run(load_sweep(path), path, tmp_path / "runs" / name)
-        for model, right, size in (
-            ("raw", 4, 0),
-            ("raw", 16, 90),
-            ("tuned", 8, 0),
-            ("tuned", 17, 20),
-        ):
-            add(run, model, right, size)
-        return run
+        with create_run(load_sweep(path), path, tmp_path / "runs" / name) as run:
+            for model, right, size in (
+                ("raw", 4, 0),
+                ("raw", 16, 90),
+                ("tuned", 8, 0),
+                ("tuned", 17, 20),
+            ):
+                add(run, model, right, size)
+        return open_run(run.path)
 
     return made
 
@@ -238,7 +249,8 @@ def test_another_choice_is_refused_and_marked_where_it_is_forced(
     assert len(ran) == 9
     forced = next(row["opening"] for row in run.ledger.rows("openings") if row["repeated"])
     for table in ("predictions", "certificates"):
-        run.ledger.part(table, f"{forced}-raw-18-100").unlink()
+        for part in (run.path / "ledger" / table).glob(f"{forced}-raw-18-100.a*.parquet"):
+            part.unlink()
     say("certify", run.path)
     assert len(ran) == 10
     assert certificates(run)["raw-18-100"]["repeated"]
@@ -251,7 +263,7 @@ def test_fewer_of_the_same_programs_are_no_other_choice(
     say("certify", run.path)
     row = {"candidate": "raw-16-90", "verified": False}
     program = next(p.program for p in points_of(run) if p.candidate == "raw-16-90")
-    run.ledger.write("verifications", "raw-16-90", [row | {"program": program}])
+    writable(run).write("verifications", "raw-16-90", [row | {"program": program}])
     assert "the bounds of 4 programs" in say("certify", run.path)
     assert len(ran) == 4
 
@@ -304,7 +316,7 @@ def test_programs_that_fail_certify_nothing_and_count_among_the_chosen(
         for i, (extra, message) in enumerate(FAILURES.items())
     }
     for row in run.ledger.rows("rungs"):
-        run.ledger.write("verifications", row["candidate"], [row_of_verification(row)])
+        writable(run).write("verifications", row["candidate"], [row_of_verification(row)])
     shown = say("certify", run.path, status=1)
     found, points = certificates(run), {p.candidate: p for p in points_of(run)}
     for candidate, message in broken.items():
@@ -405,7 +417,7 @@ def test_two_runs_of_one_seed_or_of_none_are_refused(make: Make, say: Say, tmp_p
     assert "both have seed 0 for raw on count" in message
     assert "holds no run" in say("certify", tmp_path, status=2)
     for row in one.ledger.rows("rungs"):
-        one.ledger.write("rungs", f"{row['candidate']}-r0", [{**row, "score": None}])
+        writable(one).write("rungs", f"{row['candidate']}-r0", [{**row, "score": None}])
     assert "no verified program on its front" in say("certify", one.path, status=2)
 
 
@@ -413,8 +425,10 @@ def test_candidates_that_are_left_are_named_before_the_sealed_split_is_opened(
     make: Make, say: Say
 ) -> None:
     run = make()
-    run.ledger.write("candidates", "left", [{"candidate": "left", "model": "raw"}])
-    assert f"1 candidates of {run.path} are left" in say("certify", run.path)
+    writable(run).write(
+        "candidates", "left", [{"candidate": "left", "model": "raw", "position": 4}]
+    )
+    assert f"1 candidates of {run.path} have not ended" in say("certify", run.path)
 
 
 def test_a_run_says_how_to_certify_or_does_it_where_the_sweep_asks(
@@ -423,28 +437,33 @@ def test_a_run_says_how_to_certify_or_does_it_where_the_sweep_asks(
     monkeypatch.setattr(cluster.run, "execute", lambda *_: Outcome())
     console = Console(soft_wrap=True, markup=False)
 
-    def end(run: RunFolder) -> tuple[int, str]:
-        plan: Any = None
-        return _execute(run, plan, console, None, 0.0), capsys.readouterr().out
+    def end(run: RunFolder, num_candidates: int) -> tuple[int, str]:
+        plan: Any = SimpleNamespace(num_candidates=num_candidates)
+        with reopen_run(run.path) as held:
+            return _execute(held, plan, console, None, 0.0), capsys.readouterr().out
 
     silent, certified = make("silent"), make("certified", certify=True)
-    status, shown = end(silent)
+    status, shown = end(silent, 4)
     assert status == 0
     assert "nothing is certified yet" in shown
     assert f"kilobit certify {silent.path}" in shown
     assert silent.ledger.rows("openings") == []
     # A search that is not over opens nothing.
-    certified.ledger.write("candidates", "left", [{"candidate": "left", "model": "raw"}])
-    end(certified)
+    writable(certified).write(
+        "candidates", "left", [{"candidate": "left", "model": "raw", "position": 4}]
+    )
+    end(certified, 5)
     assert certified.ledger.rows("openings") == []
-    certified.ledger.write("decisions", "left", [{"candidate": "left", "decision": "stop"}])
-    status, shown = end(certified)
+    writable(certified).write(
+        "decisions", "left", [{"candidate": "left", "decision": "stop", "order": 4}]
+    )
+    status, shown = end(certified, 5)
     assert (status, len(certificates(certified))) == (0, 4)
     assert "(certified: at most 10160)" in shown
     assert "nothing is certified yet" not in shown
     # When more was found later the refusal is the run's, and its exit status says so.
     add(certified, "raw", 18, 100)
-    status, shown = end(open_run(certified.path))
+    status, shown = end(certified, 6)
     assert status == 1
     assert "not certified: the sealed split of" in shown
     assert np.isfinite(sum(row["lower"] for row in certificates(certified).values()))

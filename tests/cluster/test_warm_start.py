@@ -160,7 +160,7 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
     warm = lora(learning_rate=0.02, start=first.id)
     rows = [evaluator.run_rung(warm.canonical(), rung) for rung in rungs]
     # The second rung goes on from the candidate's own state.
-    assert states == [(first.id, evaluator._state_file(first.id, 1).read_bytes())]
+    assert states == [(first.id, evaluator._states.before(first.id, 2))]
     assert [row["train_steps"] for row in rows] == [2, 4]
     cold = evaluator.run_rung(lora(learning_rate=0.02).canonical(), rungs[1])
     assert cold["program"] != rows[1]["program"]
