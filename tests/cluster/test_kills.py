@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]
 # A file name, the how manieth of that name, and who is killed: all, or the process that writes it.
 Kill = tuple[str, int, str]
-DIFFER = {"finished_at", "decided_at", "seconds", "train_s", "generate_s", "attempt"}
+# What a killed attempt had generated comes from the cache and is not counted again.
+GENERATED = {"num_generated", "input_tokens", "output_tokens"}
+DIFFER = {"finished_at", "decided_at", "seconds", "train_s", "generate_s", "attempt"} | GENERATED
 TABLES = ("candidates", "rungs", "predictions", "decisions", "programs")
 LORA = {
     "candidates": 2,
@@ -96,6 +98,7 @@ class Killed:
             process.communicate()
             self.look()
             return True
+        self.look()
         return False
 
     def look(self) -> None:
