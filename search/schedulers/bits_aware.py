@@ -3,17 +3,17 @@
 The length of a program is known and free of noise, its score is neither. So a candidate is compared
 only with candidates that are no longer, paired by example, and there are two kinds of it:
 
-- one that no more training will change (a prompt, an adapter after its last step) goes on if it is
-  above the incumbent at its length: the best of those no longer. Who is not above it on the same
-  examples would not be on the front of this rung.
-- one that is still in training may yet overtake, so it is compared only with others in training.
-  The best 1/eta go on by how far they are above or below their incumbent; all do while less than
-  1/eta^2 of the training is done, where scores say little yet.
+- one that no more training will change (a prompt, an adapter after its last step) has to be above
+  the incumbent at its length: the best of those no longer.
+- one that is still in training may yet overtake, so it is compared only with others that are as far
+  from their end, and may be below. While less than 1/eta^2 of its training is done, where scores
+  say little yet, it is not judged at all.
 
-Both are spread over lengths by an epsilon-net of cells in log2 of the bits: within a cell the
-places are the best 1/eta of those that reported there, so that one crowded length does not take
-all the examples. The incumbent is chosen by the lower end of what is known of it, because the best
-of many scores on a few examples is mostly luck.
+Who is left goes on unless too many beat it: they are no longer and at least as good at this rung. An
+epsilon-net of cells in log2 of the bits says how many may, one in eta of those that reported in its
+cell, so one crowded length does not take all the examples, and who nobody beats always goes on. The
+incumbent is chosen by the lower end of what is known of it, because the best of many scores on a
+few examples is mostly luck.
 """
 
 import math
@@ -107,9 +107,12 @@ class BitsAware(RungRule):
             return True, f"its training has hardly begun ({versus})", rivals
         cell = np.abs(np.log2(standing.bits) - math.log2(max(result.bits, 1))) <= CELL
         places = max(1, int(cell.sum()) // self._eta)
-        ahead = int((standing.gaps[:-1][cell[:-1]] >= gap).sum())
+        # Who beats it: no longer and at least as good. A shorter one is never in the way of it.
+        beats = (standing.bits <= result.bits) & (standing.scores >= result.score) & cell
+        ahead = int(beats[:-1].sum())
         reason = (
-            f"{versus}, rank {ahead + 1} of {int(cell.sum())} at its length, {places} may go on"
+            f"{versus}, beaten by {ahead} of {int(cell.sum())} at its length, fewer than {places} "
+            "may beat it"
         )
         return ahead < places, reason, rivals
 

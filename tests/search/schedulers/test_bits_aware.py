@@ -63,7 +63,7 @@ def test_one_in_training_may_be_below_and_is_not_held_against_the_trained() -> N
     report(scheduler, "t4", 0, 0.1, 800, left=2, gap=-0.4, against="t0")
     better = report(scheduler, "t5", 0, 0.45, 800, left=2, gap=-0.05, against="t0")
     assert better.action == "promote"
-    assert "rank 2 of 6 at its length, 2 may go on" in better.reason
+    assert "beaten by 1 of 6 at its length, fewer than 2 may beat it" in better.reason
 
 
 def test_one_that_has_hardly_been_trained_is_not_judged_yet() -> None:
@@ -84,6 +84,16 @@ def test_a_crowded_length_does_not_take_the_places_of_another() -> None:
     crowded = report(scheduler, "d", 0, 0.5, 1000, gap=0.4, against="a")
     far = report(scheduler, "e", 0, 0.5, 9000, gap=0.4, against="a")
     assert (crowded.action, far.action) == ("stop", "promote")
+
+
+def test_a_shorter_one_goes_on_however_many_longer_ones_are_as_good() -> None:
+    scheduler = rule()
+    report(scheduler, "a", 0, 0.1, 8)
+    for i in range(9):
+        report(scheduler, f"c{i}", 0, 0.9, 1000 + i, gap=0.8, against="a")
+    shorter = report(scheduler, "d", 0, 0.9, 999, gap=0.8, against="a")
+    longer = report(scheduler, "e", 0, 0.9, 1100, gap=0.8, against="a")
+    assert (shorter.action, longer.action) == ("promote", "stop")
 
 
 def test_the_incumbent_is_who_is_known_to_be_good_not_who_was_lucky() -> None:
