@@ -9,11 +9,11 @@ only with candidates that are no longer, paired by example, and there are two ki
   from their end, and may be below. While less than 1/eta^2 of its training is done, where scores
   say little yet, it is not judged at all.
 
-Who is left goes on unless too many beat it: they are no longer and at least as good at this rung. An
-epsilon-net of cells in log2 of the bits says how many may, one in eta of those that reported in its
-cell, so one crowded length does not take all the examples, and who nobody beats always goes on. The
-incumbent is chosen by the lower end of what is known of it, because the best of many scores on a
-few examples is mostly luck.
+Who is left goes on unless too many beat it: they are no longer and at least as good at this rung.
+An epsilon-net of cells in log2 of the bits says how many may, one in eta of those that reported in
+its cell, so one crowded length does not take all the examples, and who nobody beats always goes on.
+The incumbent is chosen by the lower end of what is known of it, because the best of many scores on
+a few examples is mostly luck.
 """
 
 import math
