@@ -49,6 +49,9 @@ def dispatch(args: argparse.Namespace) -> int:
     except SweepError as error:
         print(f"kilobit: {error}", file=sys.stderr)
         return BAD_INPUT
+    except BrokenPipeError:
+        # Not a failure: the reader has seen enough.
+        raise
     except (OSError, SupersededError) as error:
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
