@@ -34,12 +34,14 @@ class Recorder:
     def __init__(
         self, run: RunFolder, plan: Plan, search: Search, state: Replayed, listener: Listener
     ) -> None:
-        self._run, self._plan, self._search = run, plan, search
+        self._plan, self._search = plan, search
         self._ledger, self._sweep = run.ledger, run.sweep
         self._order, self._position = state.order, state.position
         self.listener = listener
         self._regimes = {model.label: model.regime for model in run.sweep.base_models}
-        self._decisions: dict[tuple[str, int], Decision] = {}
+        self._recorded: dict[tuple[str, int], Decision] = {}
+        # Whose decision is not recorded yet.
+        self._decided: dict[tuple[str, int], Candidate] = {}
         self._incumbents = Incumbents(run.path) if search.races else None
         self._tell_workers(list(self._regimes))
 
@@ -80,20 +82,23 @@ class Recorder:
             ValueError: naming the file, if a part of the ledger is damaged.
         """
         key = (row["candidate"], row["rung"])
-        known = self._decisions.get(key)
-        if known is not None:
-            return known
-        candidate, rung = self._search.running[row["candidate"]], row["rung"]
+        if key in self._recorded:
+            return self._recorded[key]
+        # A decision whose record could not be written is not made again, only recorded.
+        if key not in self._decided:
+            self._decided[key] = self._search.running[key[0]]
+        candidate = self._decided[key]
         coarser = []
-        if rung == self._sweep.rungs.count - 1 and candidate.adapter is not None:
+        if row["rung"] == self._sweep.rungs.count - 1 and candidate.adapter is not None:
             variants = self._sweep.rate_search.variants(candidate)
-            coarser = coarser_rows(self._ledger, variants, rung)
+            coarser = coarser_rows(self._ledger, variants, row["rung"])
         decision = self._search.take(row, coarser)
         reason = decision.reason
         if row.get("error"):
             reason = f"failed: {row['error'].strip().splitlines()[-1]}"
         self._write(decision, reason)
-        self._decisions[key] = decision
+        self._recorded[key] = decision
+        del self._decided[key]
         if decision.action != "stop":
             self._tell_workers([candidate.model])
         self.listener(row, candidate, decision, reason)

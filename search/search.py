@@ -57,10 +57,15 @@ class Search:
     def take(self, row: Row, coarser: Sequence[Row] = ()) -> Decision:
         """Take in what a candidate did at a rung and return what happens to it.
 
+        A row that comes again changes nothing and gets the first answer.
+
         Args:
             row: of the ledger's table `rungs`.
             coarser: rows of the programs that were made of it after its last rung.
         """
+        known = self._scheduler.decided(row["candidate"], row["rung"])
+        if known is not None:
+            return known
         result = self._result(row, self.running[row["candidate"]].model)
         decision = self._scheduler.report(result)
         self._tell(row, coarser, result, decision)

@@ -105,7 +105,9 @@ class BitsAware(RungRule):
             return False, f"it does not raise the front: {versus}", rivals
         if result.left > _RUNGS_THAT_TELL:
             return True, f"its training has hardly begun ({versus})", rivals
-        cell = np.abs(np.log2(standing.bits) - math.log2(max(result.bits, 1))) <= CELL
+        # No bits at all count as one.
+        log_bits = np.log2(np.maximum(standing.bits, 1))
+        cell = np.abs(log_bits - log_bits[-1]) <= CELL
         places = max(1, int(cell.sum()) // self._eta)
         # Who beats it: no longer and at least as good. A shorter one is never in the way of it.
         beats = (standing.bits <= result.bits) & (standing.scores >= result.score) & cell

@@ -75,6 +75,10 @@ class Scheduler(Protocol):
         """
         ...
 
+    def decided(self, candidate: str, rung: int) -> Decision | None:
+        """Return what was decided about a candidate at a rung, None if nothing was yet."""
+        ...
+
     def replay(self, result: Result, decision: Decision) -> None:
         """Take in a result that was decided before: what was recorded stands."""
         ...
@@ -99,14 +103,14 @@ class Standing:
     """The results of one base model at one rung, in the order of their reports."""
 
     names: list[str] = field(default_factory=list)
-    _numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((3, 16)))
+    _numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((2, 16)))
 
-    def add(self, candidate: str, score: float, bits: int, gap: float = 0.0) -> None:
+    def add(self, candidate: str, score: float, bits: int) -> None:
         """Take in one more result."""
         size = len(self.names)
         if size == self._numbers.shape[1]:
             self._numbers = np.concatenate([self._numbers, np.empty_like(self._numbers)], axis=1)
-        self._numbers[:, size] = score, bits, gap
+        self._numbers[:, size] = score, bits
         self.names.append(candidate)
 
     def __len__(self) -> int:
@@ -121,11 +125,6 @@ class Standing:
     def bits(self) -> npt.NDArray[np.float64]:
         """Return the lengths in bits, shape [results]."""
         return self._numbers[1, : len(self.names)]
-
-    @property
-    def gaps(self) -> npt.NDArray[np.float64]:
-        """Return how far each was above its incumbent, shape [results]."""
-        return self._numbers[2, : len(self.names)]
 
 
 class RungRule:
@@ -153,6 +152,10 @@ class RungRule:
         if key not in self._decisions:
             self._decisions[key] = self._decide(result)
         return self._decisions[key]
+
+    def decided(self, candidate: str, rung: int) -> Decision | None:
+        """Return what was decided about a candidate at a rung."""
+        return self._decisions.get((candidate, rung))
 
     def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
         """Return nobody: this rule runs no races."""
@@ -190,7 +193,7 @@ class RungRule:
         if score is None or bits is None or math.isnan(score):
             return None
         standing = self._standings.setdefault(self._group(result), Standing())
-        standing.add(result.candidate, score, bits, result.gap or 0.0)
+        standing.add(result.candidate, score, bits)
         return standing
 
     def _group(self, result: Result) -> tuple[str, int, int]:
@@ -202,4 +205,4 @@ class RungRule:
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
         """Return whether the newest of `standing` goes on, why, and who decided that."""
-        raise NotImplementedError
+        return True, "everybody goes on", ()

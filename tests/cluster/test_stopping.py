@@ -61,6 +61,22 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
 
 
+def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder, failed = recorder_of(run), {**ROW, "score": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            recorder.decide(failed)
+    assert recorder.decide(failed).action == "stop"
+    assert recorder.decide(failed).action == "stop"
+    assert [r["decision"] for r in run.ledger.rows("decisions")] == ["stop"]
+
+
 def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
     brake = Brake(None)
     rule = RecordedScheduler(recorder_of(run), brake)

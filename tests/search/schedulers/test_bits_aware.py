@@ -96,6 +96,14 @@ def test_a_shorter_one_goes_on_however_many_longer_ones_are_as_good() -> None:
     assert (shorter.action, longer.action) == ("promote", "stop")
 
 
+@pytest.mark.filterwarnings("error")
+def test_programs_of_no_bits_are_of_one_length() -> None:
+    scheduler = rule()
+    report(scheduler, "a", 0, 0.1, 0)
+    report(scheduler, "b", 0, 0.5, 0, gap=0.4, against="a")
+    assert report(scheduler, "c", 0, 0.3, 0, gap=0.2, against="a").action == "stop"
+
+
 def test_the_incumbent_is_who_is_known_to_be_good_not_who_was_lucky() -> None:
     scheduler = rule()
     report(scheduler, "good", 0, 0.8, 8)
