@@ -10,6 +10,7 @@ import torch
 from cluster.evaluator import Evaluator
 from cluster.messages import BaseModelChangedError, EvaluatorSetup
 from cluster.program_files import read_program
+from cluster.rung_runner import RungRunner
 from evaluators.ledger import Ledger
 from search.adapter import AdapterSpec
 from search.candidate import Candidate, Prompt
@@ -216,14 +217,14 @@ def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
 def test_a_changed_base_model_stops_the_worker(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = type(evaluator)._train
+    run = RungRunner.run
 
-    def vandal(self: Evaluator, *args: Any) -> Any:
+    def vandal(self: RungRunner, *args: Any) -> Any:
         with torch.no_grad():
             self._frozen.model.lm_head.weight[0, 0] += 1
-        return train(self, *args)
+        return run(self, *args)
 
-    monkeypatch.setattr(Evaluator, "_train", vandal)
+    monkeypatch.setattr(RungRunner, "run", vandal)
     with pytest.raises(BaseModelChangedError, match="digest was"):
         evaluator.run_rung(lora().canonical(), FIRST)
 
