@@ -37,8 +37,13 @@ class GroupError(RuntimeError):
     """
 
     def __init__(self, rank: int | None, cause: str) -> None:
-        super().__init__(cause if rank is None else f"rank {rank} of the shard group {cause}")
-        self.rank = rank
+        super().__init__(rank, cause)
+        self.rank, self._cause = rank, cause
+
+    def __str__(self) -> str:
+        if self.rank is None:
+            return self._cause
+        return f"rank {self.rank} of the shard group {self._cause}"
 
 
 class _Follower:

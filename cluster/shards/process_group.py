@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from cluster.shards.config import Place
 
@@ -59,7 +58,7 @@ def join(place: Place, device: str, timeout_s: float, listener: socket.socket | 
     if place.host == "127.0.0.1":
         # The name of a host may lead to an address at which nobody can be reached.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         place.host,
         place.port,
         place.world_size,

@@ -141,7 +141,8 @@ class ModelRank:
         model, shard = self.frozen.model, self.frozen.shard
         factors = self._put_on()
         trained = [tensor for tensors in factors.values() for tensor in tensors]
-        optimizer = torch.optim.AdamW(trained, lr=1e-2)
+        # Adam would turn the rounding of a gradient near zero into a whole step.
+        optimizer = torch.optim.SGD(trained, lr=0.02)
         if shard.splits_rows:
             size = ROWS // shard.world_size
             self._rows = slice(shard.rank * size, (shard.rank + 1) * size)
@@ -154,7 +155,7 @@ class ModelRank:
             )
             (loss / (ROWS * (TOKENS - 1))).backward()
             shard.sum_gradients(trained)
-            total = shard.sum(loss) if shard.splits_rows else loss
+            total = shard.sum(loss) if shard.splits_rows else loss.detach()
             losses.append(float(total) / (ROWS * (TOKENS - 1)))
             if first is None:
                 first = [tensor.grad.numpy().copy() for tensor in trained]
@@ -177,7 +178,7 @@ class ModelRank:
             kind = name.rpartition(".")[2]
             if kind not in self._targets:
                 continue
-            if kind.endswith("_norm"):
+            if kind.endswith("norm"):
                 size = module.weight.ds_shape[0] if hasattr(module.weight, "ds_shape") else None
                 size = size or module.weight.shape[0]
                 made = [1.0 + 0.3 * torch.randn(ROWS, size, generator=generator)]
