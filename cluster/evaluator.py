@@ -167,11 +167,8 @@ class Evaluator:
         return True
 
     def _check_base(self) -> None:
-        digest = frozen_model.weights_digest(self._frozen.model)
-        if digest != self._frozen.digest:
-            raise BaseModelChangedError(
-                f"the base model's digest was {self._frozen.digest} and is {digest}"
-            )
+        if not frozen_model.unchanged(self._frozen):
+            raise BaseModelChangedError("the weights of the base model are not what they were")
 
     def _record_load(self, config: BaseModelConfig) -> None:
         packages = ("torch", "transformers", "peft", "ray")

@@ -1,5 +1,7 @@
 """A frozen base model in this process: loaded once, never changed, and able to prove it.
 
+It is whole, or this rank's part of a model that `cluster.shards` spread over several processes.
+
 Weights are read from safetensors only and no code of a model is ever executed.
 """
 
@@ -14,6 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from cluster.shards.fingerprint import fingerprint
+from cluster.shards.shard import ALONE, Shard
 from search.base_model import BaseModelConfig
 
 
@@ -30,6 +34,8 @@ class Frozen:
         special_tokens: the tokenizer's own tokens belong around a text; not where it closes every
             text with an end token, for there is nothing to continue after it.
         pad_with_end: the tokenizer has no padding token of its own and pads with its end token.
+        fingerprint: of what this process keeps of the weights, see `unchanged`.
+        shard: this process among those that the model is spread over.
     """
 
     model: Any
@@ -39,6 +45,8 @@ class Frozen:
     context: int | None
     special_tokens: bool
     pad_with_end: bool
+    fingerprint: int = 0
+    shard: Shard = ALONE
 
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -74,41 +82,99 @@ def load(config: BaseModelConfig, folder: Path) -> Frozen:
     Raises:
         OSError, ValueError: from transformers, if the model can't be loaded as asked.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    if not torch.cuda.is_available():
-        # DeepSpeed, which transformers imports, would warn that it finds no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet()
     began = time.monotonic()
     place, options = source(config, folder)
-    dtype = getattr(torch, config.dtype)
-    tokenizer, pad_with_end = load_tokenizer(config, folder)
     if config.weights == "random":
-        model_config = AutoConfig.from_pretrained(place, **options)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            model = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
+        model = random_model(config, folder)
     else:
         model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, use_safetensors=True, **options
+            place, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
         )
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval().requires_grad_(False)
-    context = getattr(model.config, "max_position_embeddings", None)
-    digest = weights_digest(model)
+    return describe(model, config, folder, weights_digest(model), began)
+
+
+def quiet() -> None:
+    """Keep transformers, and what it imports, from printing."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        # DeepSpeed, which transformers imports, would warn that it finds no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def random_model(config: BaseModelConfig, folder: Path) -> Any:
+    """Return a model with weights drawn from the config's seed, on the CPU."""
+    place, options = source(config, folder)
+    model_config = AutoConfig.from_pretrained(place, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype))
+
+
+def describe(
+    model: Any,
+    config: BaseModelConfig,
+    folder: Path,
+    digest: str,
+    began: float,
+    shard: Shard = ALONE,
+) -> Frozen:
+    """Return a loaded model with its tokenizer; loading `began` then, in monotonic seconds.
+
+    Raises:
+        OSError, ValueError: if there is no tokenizer, or it would need code of its own.
+    """
+    tokenizer, pad_with_end = load_tokenizer(config, folder)
     closes = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
     return Frozen(
-        model, tokenizer, digest, time.monotonic() - began, context, not closes, pad_with_end
+        model,
+        tokenizer,
+        digest,
+        time.monotonic() - began,
+        getattr(model.config, "max_position_embeddings", None),
+        not closes,
+        pad_with_end,
+        fingerprint(model),
+        shard,
     )
+
+
+def unchanged(frozen: Frozen) -> bool:
+    """Return whether the weights are those that were loaded, on all ranks; all have to call this.
+
+    It reads the weights once. It would miss a change that somebody made to be missed; the digest
+    would not, but takes longer and needs whole tensors.
+    """
+    differs = int(fingerprint(frozen.model) != frozen.fingerprint)
+    device = frozen.model.device
+    return not int(frozen.shard.sum(torch.tensor(differs, dtype=torch.int64, device=device)))
+
+
+class Digest:
+    """SHA-256 over names, types and bytes of tensors, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Add a tensor, which has to be whole."""
+        self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        self._sha.update(content.numpy().data)
+
+    def hex(self) -> str:
+        """Return the first 16 hex digits."""
+        return self._sha.hexdigest()[:16]
 
 
 def weights_digest(model: torch.nn.Module) -> str:
     """Return the first 16 hex digits of SHA-256 over all parameters and saved buffers."""
-    digest = hashlib.sha256()
+    digest = Digest()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(content.numpy()))
-    return digest.hexdigest()[:16]
+        digest.add(name, tensor)
+    return digest.hex()

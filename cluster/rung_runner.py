@@ -15,7 +15,6 @@ from cluster.packing.train import Job, train_pack
 from cluster.prequential import Learned, learn
 from cluster.rung_rows import RungRows
 from cluster.scoring import Scorer, Scoring
-from cluster.shards.shard import ALONE, Shard
 from cluster.states import States
 from cluster.training import Lesson
 from cluster.warm_start import begin_from
@@ -40,7 +39,6 @@ class RungRunner:
         rows: what is recorded.
         ledger: says which variants are recorded already.
         incumbents: whom candidates have to beat.
-        shard: the part of the model that is here.
     """
 
     def __init__(
@@ -54,14 +52,13 @@ class RungRunner:
         rows: RungRows,
         ledger: Ledger,
         incumbents: IncumbentsReader,
-        shard: Shard = ALONE,
     ) -> None:
         self._sweep, self._task, self._frozen, self._builder = sweep, task, frozen, builder
         self._scorer, self._states, self._rows, self._ledger = scorer, states, rows, ledger
-        self._incumbents, self._shard = incumbents, shard
+        self._incumbents = incumbents
         limit = pass_tokens(frozen)
         self._planner = Planner(limit)
-        self._waves = Waves(frozen, task, Planner(limit), shard)
+        self._waves = Waves(frozen, task, Planner(limit))
 
     def run(self, works: Sequence[Work]) -> None:
         """Train candidates up to their rungs and score them there; their rows are then filled in.
@@ -99,7 +96,7 @@ class RungRunner:
                 until = min(work.adapter.spec.steps, work.rung.train_steps)
                 job = Job(work.adapter, work.changes, self._lesson(work), until)
                 jobs.append((work, job))
-        train_pack(self._frozen, [job for _, job in jobs], self._planner, self._shard)
+        train_pack(self._frozen, [job for _, job in jobs], self._planner)
         for work, job in jobs:
             work.trained, work.train_s = job.trained, job.seconds
             work.seconds += job.seconds

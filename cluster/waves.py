@@ -16,7 +16,6 @@ from cluster.packing.changes import SoftPrompt
 from cluster.packing.generate import Asked, answer, check_room
 from cluster.packing.planner import Planner
 from cluster.scoring import Scoring
-from cluster.shards.shard import ALONE, Shard
 from evaluators.cache import Batch
 from evaluators.metrics import Example
 from evaluators.task import Task
@@ -48,11 +47,10 @@ class Waves:
         frozen: the base model.
         task: how outputs are scored.
         planner: cuts rows into passes.
-        shard: the part of the base model that is here.
     """
 
-    def __init__(self, frozen: Frozen, task: Task, planner: Planner, shard: Shard = ALONE) -> None:
-        self._frozen, self._task, self._shard = frozen, task, shard
+    def __init__(self, frozen: Frozen, task: Task, planner: Planner) -> None:
+        self._frozen, self._task = frozen, task
         self._planner = planner
 
     def run(self, scorings: Sequence[Scoring]) -> None:
@@ -105,7 +103,7 @@ class Waves:
                 part.scoring.error = error
         rows = [row for part in parts for row in part.rows]
         changes = [scoring.changes for scoring in slots]
-        new = answer(self._frozen, changes, rows, self._planner, self._shard)
+        new = answer(self._frozen, changes, rows, self._planner)
         made = sum(len(ids) for ids in new if not isinstance(ids, MemoryError))
         seconds = (time.monotonic() - began) / max(1, made)
         for part in parts:

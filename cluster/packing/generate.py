@@ -20,7 +20,6 @@ from cluster.packing.changes import Changes
 from cluster.packing.pack import Pack
 from cluster.packing.planner import Planner, is_out_of_memory
 from cluster.packing.reading import Reading, SlotRow
-from cluster.shards.shard import ALONE, Shard
 
 # Ended rows are taken out when they are this share of a batch; that copies the cache of the others.
 _WORTH_REMOVING = 0.25
@@ -90,7 +89,6 @@ def answer(
     slots: Sequence[Changes],
     rows: Sequence[Asked],
     planner: Planner,
-    shard: Shard = ALONE,
 ) -> list[list[int] | MemoryError]:
     """Return the new tokens of each row, the end token included, nothing after it.
 
@@ -99,14 +97,13 @@ def answer(
         slots: what each candidate changes in it.
         rows: checked by `check_room`; they run in as many passes as the planner makes.
         planner: cuts the rows into passes; where memory runs out, half a pass is tried.
-        shard: the part of the model that is here.
 
     Returns:
         A row that does not fit into memory even by itself has an error in its place.
     """
     found: dict[int, list[int] | MemoryError] = {}
     todo = planner.split(range(len(rows)), lambda i: rows[i].tokens)
-    with Pack(frozen.model, slots, shard) as pack:
+    with Pack(frozen.model, slots, frozen.shard) as pack:
         while todo:
             part = todo.pop(0)
             tokens = sum(rows[i].tokens for i in part)

@@ -19,7 +19,7 @@ from cluster.packing.changes import Changes, SoftPrompt
 from cluster.packing.pack import Pack
 from cluster.packing.planner import Planner, is_out_of_memory
 from cluster.packing.reading import Reading
-from cluster.shards.shard import ALONE, Shard
+from cluster.shards.shard import Shard
 from cluster.training import IGNORED, Lesson, Row, finite_loss, mean_of_last, training_rows
 
 
@@ -58,7 +58,7 @@ class Job:
         return Trained(self.adapter.steps, mean_of_last(self.losses), self.tokens)
 
 
-def train_pack(frozen: Frozen, jobs: Sequence[Job], planner: Planner, shard: Shard = ALONE) -> None:
+def train_pack(frozen: Frozen, jobs: Sequence[Job], planner: Planner) -> None:
     """Train all adapters up to their last steps; what went wrong with one is in its `error`."""
     while active := [job for job in jobs if job.error is None and job.step < job.until]:
         ready = [_Step(job, rows) for job in active if (rows := _begun(frozen, job))]
@@ -66,11 +66,11 @@ def train_pack(frozen: Frozen, jobs: Sequence[Job], planner: Planner, shard: Sha
         ready.sort(key=_Step.width)
         for part in planner.split(ready, _Step.size):
             began = time.monotonic()
-            _gradients(frozen, part, planner, shard)
+            _gradients(frozen, part, planner)
             for step in part:
                 if step.job.error is None:
                     weights = step.job.adapter.weights.values()
-                    shard.sum_gradients([weight.grad for weight in weights])
+                    frozen.shard.sum_gradients(list(weights))
                     step.job.adapter.end_step(step.job.step)
                 step.job.step += 1
             seconds, tokens = time.monotonic() - began, sum(map(_Step.size, part))
@@ -118,10 +118,10 @@ def _rows(frozen: Frozen, job: Job, step: int) -> list[Row]:
     return rows
 
 
-def _gradients(frozen: Frozen, steps: Sequence[_Step], planner: Planner, shard: Shard) -> None:
+def _gradients(frozen: Frozen, steps: Sequence[_Step], planner: Planner) -> None:
     """Leave the gradients of a step with each adapter; halve the pass where memory runs out."""
     try:
-        _pass(frozen, steps, shard)
+        _pass(frozen, steps)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -137,11 +137,11 @@ def _gradients(frozen: Frozen, steps: Sequence[_Step], planner: Planner, shard: 
         steps[0].job.error = MemoryError(f"a training step does not fit into memory: {message}")
         return
     half = len(steps) // 2
-    _gradients(frozen, steps[:half], planner, shard)
-    _gradients(frozen, steps[half:], planner, shard)
+    _gradients(frozen, steps[:half], planner)
+    _gradients(frozen, steps[half:], planner)
 
 
-def _pass(frozen: Frozen, steps: Sequence[_Step], shard: Shard) -> None:
+def _pass(frozen: Frozen, steps: Sequence[_Step]) -> None:
     jobs, rows = [step.job for step in steps], [step.rows for step in steps]
     device = frozen.model.device
     slot_of = [slot for slot, own in enumerate(rows) for _ in own]
@@ -152,10 +152,11 @@ def _pass(frozen: Frozen, steps: Sequence[_Step], shard: Shard) -> None:
         device=device,
     )
     here = range(len(whole))
+    shard = frozen.shard
     if shard.splits_rows:
         here, whole = _share(whole, shard)
     own_slots = [slot_of[i] if i < len(slot_of) else 0 for i in here]
-    logits, labels = _predict(frozen, jobs, [whole[i] for i in here], own_slots, shard)
+    logits, labels = _predict(frozen, jobs, [whole[i] for i in here], own_slots)
     places = (labels != IGNORED).nonzero(as_tuple=True)
     each = torch.nn.functional.cross_entropy(
         logits[places].float(), labels[places], reduction="none"
@@ -163,7 +164,7 @@ def _pass(frozen: Frozen, steps: Sequence[_Step], shard: Shard) -> None:
     slots = torch.tensor(own_slots, device=device)
     zeros = torch.zeros(len(jobs), device=device)
     losses = zeros.index_add(0, slots[places[0]], each) / counts
-    values = shard.sum(losses.detach()).tolist()
+    values = (shard.sum(losses) if shard.splits_rows else losses.detach()).tolist()
     for job, value in zip(jobs, values, strict=True):
         try:
             job.losses.append(finite_loss(value, job.step))
@@ -176,7 +177,7 @@ def _pass(frozen: Frozen, steps: Sequence[_Step], shard: Shard) -> None:
 
 
 def _predict(
-    frozen: Frozen, jobs: Sequence[Job], rows: Sequence[Row], slots: Sequence[int], shard: Shard
+    frozen: Frozen, jobs: Sequence[Job], rows: Sequence[Row], slots: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits and the ids they should point at, shape [rows, longest answer] both.
 
@@ -188,7 +189,7 @@ def _predict(
     told = [answer if question else answer[1:] for question, answer in rows]
     labels = [[IGNORED] * (longest - len(ids)) + ids for ids in told]
     questions = [(slot, question) for slot, (question, _) in zip(slots, rows, strict=True)]
-    with Pack(frozen.model, [job.changes for job in jobs], shard) as pack:
+    with Pack(frozen.model, [job.changes for job in jobs], frozen.shard) as pack:
         reading = Reading(pack, questions, pad, device)
         rest = reading.begin()
         with pack.rows(reading.slots):

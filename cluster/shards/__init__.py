@@ -1,1 +1,1 @@
-"""A base model over several ranks."""
+"""A frozen base model spread over ranks, with the interface of a model in one process."""

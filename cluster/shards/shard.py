@@ -1,73 +1,95 @@
-"""What a change to a module's output has to know about where the module lies."""
+"""What an adapter's hooks ask of a base model that may be spread over ranks.
+
+A hook on a module of the base model sees what its rank has: the whole input and output, or a part
+of one of them. It computes its update by `low_rank` or `part_of_output`, whole factors in, and gets
+what belongs to the output that it sees. After `backward` and `sum_gradients` every rank has the
+same, whole gradient of the factors.
+
+This module knows one process only and imports neither torch.distributed nor DeepSpeed.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
+from torch import Tensor
 
 
 class Shard(Protocol):
-    """The part of a base model that is on this rank.
+    """One rank's view of a resident base model.
+
+    All ranks have to make the same calls in the same order, those that follow from `backward`
+    included; otherwise the ranks wait for one another until their process group's timeout.
 
     Attributes:
-        rank: of this process in its group.
-        world_size: ranks in the group.
-        splits_rows: in training every rank takes its own part of the rows; otherwise all see all.
+        rank: from 0 to world_size - 1.
+        world_size: number of ranks.
+        splits_rows: in training every rank takes its own rows of a batch (at least one), and losses
+            and gradients are summed; otherwise all ranks see the same rows. In generation all ranks
+            see the same rows always.
     """
 
-    rank: int
-    world_size: int
-    splits_rows: bool
+    @property
+    def rank(self) -> int: ...  # noqa: D102
+    @property
+    def world_size(self) -> int: ...  # noqa: D102
+    @property
+    def splits_rows(self) -> bool: ...  # noqa: D102
 
-    def low_rank(
-        self, name: str, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what is added to this rank's part of the output of module `name`.
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """Return this rank's part of the update `x @ down.mT @ up.mT` of a module's output.
 
         Args:
-            name: of the module in the base model.
-            x: the module's input as its forward hook sees it, shape [rows, tokens, in].
-            down: first factors, whole, shape [rows, rank, in].
-            up: second factors, whole, shape [rows, out, rank].
+            name: the module, as `named_modules` of the model has it.
+            x: its input as a forward hook sees it, [rows, tokens, in] or this rank's part of `in`.
+            down: [rows, rank, in], whole and the same on all ranks.
+            up: [rows, out, rank], whole and the same on all ranks.
+
+        Returns:
+            [rows, tokens, out] or this rank's part of `out`, in the type of the factors.
         """
         ...
 
-    def part_of_output(self, name: str, factors: torch.Tensor) -> torch.Tensor:
-        """Return of `factors`, shape [rows, out], what belongs to this rank's part of an output."""
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
+        """Return the part of `factors` [..., out] that belongs to this rank's output of `name`."""
         ...
 
-    def sum_gradients(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Sum gradients over the ranks where each has seen only its part of the rows."""
+    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
+        """Return the part of `factors` [..., in] that belongs to this rank's input of `name`."""
         ...
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return `values` summed over the ranks where each has seen only its part of the rows."""
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        """Sum `.grad` of the tensors over ranks where `splits_rows`; none counts as zeros."""
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a small tensor over all ranks; it carries no gradient."""
         ...
 
 
-class Alone:
-    """One rank that holds the whole model."""
+def plain_low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return `x @ down.mT @ up.mT` in the type of the factors; shapes as in `Shard.low_rank`."""
+    return x.to(down.dtype) @ down.mT @ up.mT
 
-    rank = 0
-    world_size = 1
-    splits_rows = False
 
-    def low_rank(
-        self, name: str, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor
-    ) -> torch.Tensor:
-        """Return `up down x` for each row."""
-        return (x @ down.mT) @ up.mT
+class _Alone:
+    """A base model that is whole in this process."""
 
-    def part_of_output(self, name: str, factors: torch.Tensor) -> torch.Tensor:
-        """Return all of it."""
+    rank, world_size, splits_rows = 0, 1, False
+
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        return plain_low_rank(x, down, up)
+
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
         return factors
 
-    def sum_gradients(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Leave them as they are."""
+    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
+        return factors
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the values as they are."""
-        return values
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        return
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor.detach()
 
 
-ALONE = Alone()
+ALONE: Shard = _Alone()

@@ -292,7 +292,7 @@ def test_a_changed_base_model_stops_the_worker(
         return run(self, *args)
 
     monkeypatch.setattr(RungRunner, "run", vandal)
-    with pytest.raises(BaseModelChangedError, match="digest was"):
+    with pytest.raises(BaseModelChangedError, match="are not what they were"):
         evaluator.run_rung(lora().canonical(), FIRST)
 
 

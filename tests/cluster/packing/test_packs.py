@@ -218,11 +218,11 @@ def test_where_memory_runs_out_smaller_passes_do_the_same(
     specs = [spec(seed=seed) for seed in range(5)]
     run, sizes = training._pass, []
 
-    def tight(frozen: Frozen, steps: Sequence[Any], shard: Any) -> None:
+    def tight(frozen: Frozen, steps: Sequence[Any]) -> None:
         sizes.append(len(steps))
         if len(steps) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
-        run(frozen, steps, shard)
+        run(frozen, steps)
 
     def losses(planner: Planner) -> list[float | None]:
         jobs = [

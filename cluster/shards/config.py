@@ -1,0 +1,83 @@
+"""How a base model is spread over ranks, as it is asked for and as a rank is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+
+Layout = Literal["one", "tensor", "zero3"]
+
+
+class OffloadConfig(Config):
+    """Where ZeRO-3 keeps a rank's part of the weights while it is not used."""
+
+    device: Annotated[
+        Literal["cpu", "nvme"], Field(description="main memory, or a file on a local drive")
+    ] = "cpu"
+    nvme_path: Annotated[Path | None, Field(description="folder on the drive, for `nvme`")] = None
+    pin_memory: Annotated[
+        bool, Field(description="page-locked memory: faster copies to a GPU, never swapped")
+    ] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.device == "nvme") != (self.nvme_path is not None):
+            raise ValueError("`nvme_path` belongs to device `nvme`, which needs it")
+        return self
+
+
+class ShardsConfig(Config):
+    """The ranks of one resident base model."""
+
+    world_size: Annotated[int, Field(ge=1, description="ranks that share one copy")] = 1
+    layout: Annotated[
+        Literal["auto", "one", "tensor", "zero3"],
+        Field(
+            description="`one`: not spread; `tensor`: each rank computes a part of every layer; "
+            "`zero3`: each rank keeps a part and gathers a layer when it needs it; `auto`: `one` "
+            "on one rank, `tensor` where the architecture has a plan that fits, else `zero3`"
+        ),
+    ] = "auto"
+    offload: Annotated[OffloadConfig | None, Field(description="only with `zero3`")] = None
+    cpus_per_rank: Annotated[float, Field(ge=0, description="CPUs that a rank reserves")] = 1.0
+    gpus_per_rank: Annotated[float, Field(ge=0, description="GPUs that a rank reserves")] = 0.0
+    timeout_s: Annotated[
+        float,
+        Field(
+            gt=0, description="longest wait of a rank for the others before the group is given up"
+        ),
+    ] = 600.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layout == "one" and self.world_size > 1:
+            raise ValueError(f"layout `one` is of one rank, `world_size` is {self.world_size}")
+        if self.layout == "tensor" and self.world_size == 1:
+            raise ValueError("layout `tensor` needs a `world_size` of at least 2")
+        if self.offload is not None and self.layout not in ("auto", "zero3"):
+            raise ValueError(f"layout `{self.layout}` has no `offload`; take `zero3`")
+        return self
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is.
+
+    Attributes:
+        rank: 0 is the rank that the caller talks to.
+        world_size: number of ranks.
+        local_rank: position among the ranks of the same node.
+        local_size: ranks on the same node.
+        host: address at which rank 0 waits for the others.
+        port: its port; 0 where there is one rank.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0

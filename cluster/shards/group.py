@@ -1,0 +1,254 @@
+"""A shard group: the processes of all ranks of one base model, as one object.
+
+The caller's process is rank 0; every other rank is a Ray actor, a follower. Each rank holds a
+resident object that a factory made there. `call` runs one of its methods on all ranks at once, as
+ranks have to: each collective operation is waited for by all of them.
+
+A rank that dies, fails or waits for longer than the timeout ends the group: its processes are
+killed, its placement group is removed, and the caller gets one `GroupError`. The caller can then
+make a new group. Two things are not promised: a rank 0 that hangs outside of a collective operation
+hangs its caller, and a call has no time limit as long as the ranks keep pace with one another.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.shards import process_group
+from cluster.shards.config import Place, ShardsConfig
+from cluster.shards.room import find_room
+from cluster.shards.watch import BLAME_S, Watch, depth, is_everybodys, kill
+
+Resident = TypeVar("Resident")
+
+_GOODBYE_S = 10.0
+
+
+class GroupError(RuntimeError):
+    """A rank died, failed or did not answer in time; the group is gone.
+
+    Attributes:
+        rank: the rank that it began with, None if the group could not be placed.
+    """
+
+    def __init__(self, rank: int | None, cause: str) -> None:
+        super().__init__(rank, cause)
+        self.rank, self._cause = rank, cause
+
+    def __str__(self) -> str:
+        if self.rank is None:
+            return self._cause
+        return f"rank {self.rank} of the shard group {self._cause}"
+
+
+class _Follower:
+    """A rank other than 0; an actor of one thread."""
+
+    def __init__(self) -> None:
+        self._resident: Any = None
+
+    def where(self) -> tuple[str, str]:
+        """Return the id of this actor's node and its address."""
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+    def start(
+        self,
+        place: Place,
+        device: str,
+        timeout_s: float,
+        factory: Callable[..., Any],
+        args: Sequence[Any],
+    ) -> None:
+        """Join the group and make the resident object."""
+        process_group.join(place, device, timeout_s, None)
+        self._resident = factory(place, *args)
+
+    def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Run a method of the resident object; rank 0 returns what it returns."""
+        getattr(self._resident, method)(*args, **kwargs)
+
+    def stop(self) -> None:
+        """Let go of what other processes could see."""
+        self._resident = None
+        process_group.leave()
+
+
+class ShardGroup(Generic[Resident]):
+    """Ranks with a resident object each; see the module's text.
+
+    Args:
+        config: how many ranks, what each reserves, and how long they wait.
+        device: cpu or cuda, which decides how ranks talk.
+        factory: called on every rank as `factory(place, *args)`; what it returns stays there.
+        args: sent to every rank.
+        room: a placement group whose bundles 1, 2, ... are for the followers and whose bundle 0 is
+            the caller's; it stays the caller's. By default the group makes one for the followers.
+
+    Attributes:
+        resident: rank 0's object.
+
+    Raises:
+        GroupError: if the ranks can't be placed, don't meet in time, or a factory fails on one.
+    """
+
+    def __init__(
+        self,
+        config: ShardsConfig,
+        device: str,
+        factory: Callable[..., Resident],
+        args: Sequence[Any] = (),
+        room: PlacementGroup | None = None,
+    ) -> None:
+        self._timeout_s = config.timeout_s
+        self._own_room: PlacementGroup | None = None
+        self._followers: list[Any] = []
+        self._alive = True
+        self.resident: Resident
+        if config.world_size == 1:
+            self.resident = factory(Place(), *args)
+            return
+        try:
+            if room is None:
+                room = self._own_room = find_room(config)
+                first = 0
+                if room is None:
+                    raise GroupError(None, f"no room for {config.world_size} ranks")
+            else:
+                first = 1
+            self._followers = [
+                _start_follower(config, room, first + i) for i in range(config.world_size - 1)
+            ]
+            places = self._places(config.world_size)
+            self._start(places, device, factory, args)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _places(self, world_size: int) -> list[Place]:
+        refs = [follower.where.remote() for follower in self._followers]
+        own = _Follower().where()
+        try:
+            homes = [own, *ray.get(refs, timeout=self._timeout_s)]
+        except ray.exceptions.RayError as error:
+            raise GroupError(None, f"the shard group did not start: {error}") from error
+        nodes = [node for node, _ in homes]
+        host = "127.0.0.1" if len(set(nodes)) == 1 else own[1]
+        return [
+            Place(rank, world_size, nodes[:rank].count(node), nodes.count(node), host)
+            for rank, node in enumerate(nodes)
+        ]
+
+    def _start(
+        self,
+        places: Sequence[Place],
+        device: str,
+        factory: Callable[..., Resident],
+        args: Sequence[Any],
+    ) -> None:
+        listener = process_group.listen(places[0].host)
+        port = listener.getsockname()[1]
+        places = [replace(place, port=port) for place in places]
+        refs = [
+            follower.start.remote(place, device, self._timeout_s, factory, list(args))
+            for follower, place in zip(self._followers, places[1:], strict=True)
+        ]
+
+        def start_rank_0() -> Resident:
+            process_group.join(places[0], device, self._timeout_s, listener)
+            return factory(places[0], *args)
+
+        self.resident = self._together(refs, start_rank_0, "starting")
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Run a method of the resident objects with the same arguments; return rank 0's result.
+
+        An error that is the same on all ranks, type and text, is the method's own: it is raised as
+        it is and the group stays.
+
+        Raises:
+            GroupError: if a rank failed, died or did not finish; the group is gone.
+            ValueError: if the group is gone already.
+        """
+        if not self._alive:
+            raise ValueError("this shard group is gone; make a new one")
+        if not self._followers:
+            return getattr(self.resident, method)(*args, **kwargs)
+        try:
+            refs = [f.call.remote(method, list(args), kwargs) for f in self._followers]
+            run = getattr(self.resident, method)
+            return self._together(refs, lambda: run(*args, **kwargs), f"in `{method}`")
+        except Exception as error:
+            if isinstance(error, GroupError):
+                self._abandon()
+            raise
+        except BaseException:
+            # Interrupted in the middle: the ranks are no longer in step.
+            self._abandon()
+            raise
+
+    def _together(self, refs: Sequence[Any], local: Callable[[], Any], doing: str) -> Any:
+        """Run rank 0's part while the followers run theirs.
+
+        Raises:
+            GroupError: see `call`; the group has to be abandoned then.
+        """
+        watch = Watch(refs, self._followers)
+        error: Exception | None = None
+        result = None
+        try:
+            result = local()
+        except Exception as caught:  # noqa: BLE001 - whose failure it was is found out below
+            error = caught
+        failures = watch.finish(self._timeout_s if error is None else BLAME_S)
+        if error is None and not failures:
+            return result
+        if error is not None and is_everybodys(error, failures, len(refs)):
+            raise error
+        if error is not None:
+            failures.append((0, error))
+        rank, cause = min(failures, key=lambda failure: depth(failure[1]))
+        text = (str(cause).strip() or "no message").splitlines()[0]
+        raise GroupError(rank, f"failed {doing}: {type(cause).__name__}: {text}") from cause
+
+    def stop(self) -> None:
+        """End the group: let the ranks leave, end the followers, give their room back."""
+        if not self._alive:
+            return
+        with suppress(ray.exceptions.RayError):
+            ray.get([f.stop.remote() for f in self._followers], timeout=_GOODBYE_S)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Kill the followers, remove their room and leave the process group."""
+        self._alive = False
+        kill(self._followers)
+        self._followers = []
+        self.__dict__.pop("resident", None)
+        if self._own_room is not None:
+            remove_placement_group(self._own_room)
+            self._own_room = None
+        process_group.leave()
+
+    def __enter__(self) -> "ShardGroup[Resident]":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def _start_follower(config: ShardsConfig, room: PlacementGroup, bundle: int) -> Any:
+    actor_class: Any = ray.remote(_Follower)
+    return actor_class.options(
+        num_cpus=config.cpus_per_rank,
+        num_gpus=config.gpus_per_rank,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(
+            placement_group=room, placement_group_bundle_index=bundle
+        ),
+    ).remote()

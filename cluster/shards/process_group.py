@@ -1,0 +1,90 @@
+"""The process group of a shard group's ranks: who listens where, joining and leaving.
+
+Every wait is bounded by the timeout that is given. Rank 0 listens at one port, on the one address
+that the others use; gloo and NCCL open their own connections between ranks.
+"""
+
+import os
+import socket
+import sys
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from cluster.shards.config import Place
+
+Backend = Literal["gloo", "nccl"]
+
+
+def listen(host: str) -> socket.socket:
+    """Return a socket that listens at a free port of `host`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind((host, 0))
+    listener.listen()
+    return listener
+
+
+def backend_of(device: str) -> Backend:
+    """Return what carries tensors of a device between ranks."""
+    return "nccl" if device == "cuda" else "gloo"
+
+
+def join(place: Place, device: str, timeout_s: float, listener: socket.socket | None) -> None:
+    """Join the ranks' process group as `place` says; rank 0 brings its listening socket.
+
+    Raises:
+        RuntimeError: from torch, if the ranks don't find one another in time.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    local_rank = place.local_rank
+    if device == "cuda":
+        # Ray shows a process its own GPUs only; then they are counted from 0 in every process.
+        local_rank %= max(torch.cuda.device_count(), 1)
+        torch.cuda.set_device(local_rank)
+        # A failed collective must not abort this process: rank 0 reports it.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+    os.environ |= {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_SIZE": str(place.local_size),
+        "LOCAL_WORLD_SIZE": str(place.local_size),
+        "MASTER_ADDR": place.host,
+        "MASTER_PORT": str(place.port),
+    }
+    if place.host == "127.0.0.1":
+        # The name of a host may lead to an address at which nobody can be reached.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        place.host,
+        place.port,
+        place.world_size,
+        is_master=place.rank == 0,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=None if listener is None else listener.detach(),
+    )
+    dist.init_process_group(
+        backend_of(device),
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timeout,
+    )
+
+
+def leave() -> None:
+    """Leave the process group, if there is one, so that this process can join another."""
+    comm: Any = sys.modules.get("deepspeed.comm.comm")
+    if comm is not None and comm.cdb is not None:
+        comm.destroy_process_group()
+        comm.cdb = None
+        # DeepSpeed keeps every model that it ever served here, and with it the weights.
+        offload = sys.modules.get("deepspeed.runtime.zero.parameter_offload")
+        if offload is not None:
+            offload.FWD_MODULE_STACK.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,175 @@
+"""Tensor parallelism: every rank computes a part of every layer, by the plan of transformers.
+
+The plan splits the output of some linear layers ("column") and the input of others ("row") over the
+ranks; everything between is whole and equal on all ranks. Its own code sums the gradient of a
+column layer's input and the output of a row layer. What is here does the same beside those layers:
+
+- column, h = x down': whole and equal on all ranks. The gradient of h that comes back is only what
+  this rank's outputs gave, so it is summed, which makes that of `down` and of x whole.
+- row, h = sum over ranks of x_r down_r': summed on the way forward. Its output is whole, so the
+  gradient of h is whole on all ranks already and must not be summed again.
+- a slice of a factor gives a gradient for the slice; zeros around it and a sum make it whole.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.shards.shard import plain_low_rank
+
+Split = Literal["column", "row", "heads"]
+
+# What a plan's styles do to a module that an adapter may sit on; None where it stays whole.
+_STYLES: Mapping[str, Split | None] = {
+    "colwise": "column",
+    "rowwise": "row",
+    # A norm within a head: its weight is whole, its input is this rank's heads.
+    "replicated_with_grad_allreduce": "heads",
+    "colwise_gather_output": None,
+    "colwise_rep": None,
+    "embedding_rowwise": None,
+    "embedding_colwise": None,
+    "replicate": None,
+}
+
+
+class _SumGradients(torch.autograd.Function):
+    """The same tensor forward; its gradient is summed over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks forward; the gradient, equal on all ranks, as it comes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Part(torch.autograd.Function):
+    """This rank's slice forward; the gradients of all slices, put together, backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
+        size = x.shape[dim] // dist.get_world_size()
+        ctx.dim, ctx.shape, ctx.first = dim, x.shape, dist.get_rank() * size
+        return x.narrow(dim, ctx.first, size).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        whole = gradient.new_zeros(ctx.shape)
+        whole.narrow(ctx.dim, ctx.first, gradient.shape[ctx.dim]).copy_(gradient)
+        dist.all_reduce(whole)
+        return whole, None
+
+
+def _part(x: Tensor, dim: int) -> Tensor:
+    part: Tensor = _Part.apply(x, dim)  # type: ignore[no-untyped-call]
+    return part
+
+
+def _sum_gradients(x: Tensor) -> Tensor:
+    same: Tensor = _SumGradients.apply(x)  # type: ignore[no-untyped-call]
+    return same
+
+
+class TensorParallelShard:
+    """A rank of a model that transformers split by its plan; see the module's text and `Shard`."""
+
+    splits_rows = False
+
+    def __init__(self, splits: Mapping[str, Split]) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self._splits = splits
+
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """See `Shard.low_rank`."""
+        split = self._splits.get(name)
+        if split == "column":
+            hidden = _sum_gradients(x.to(down.dtype) @ down.mT)
+            return hidden @ _part(up, 1).mT
+        if split == "row":
+            summed: Tensor = _Sum.apply(x.to(down.dtype) @ _part(down, 2).mT)  # type: ignore[no-untyped-call]
+            return summed @ up.mT
+        return plain_low_rank(x, down, up)
+
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
+        """See `Shard.part_of_output`."""
+        split = self._splits.get(name)
+        if split == "column":
+            return _part(factors, factors.ndim - 1)
+        return _sum_gradients(factors) if split == "heads" else factors
+
+    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
+        """See `Shard.part_of_input`."""
+        split = self._splits.get(name)
+        if split == "row":
+            return _part(factors, factors.ndim - 1)
+        return _sum_gradients(factors) if split == "heads" else factors
+
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        """Do nothing: every rank has seen all rows, and `backward` left whole gradients."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See `Shard.sum`."""
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def splits_of(model: Any, world_size: int) -> dict[str, Split]:
+    """Return how the plan splits each module of a model, which may be on the meta device.
+
+    Raises:
+        ValueError: if the model has no plan, or one that does not fit this number of ranks.
+    """
+    kind, plan = type(model).__name__, dict(model.tp_plan or {})
+    if not model.supports_tp_plan or not plan:
+        raise ValueError(f"{kind} has no tensor parallel plan; take layout `zero3`")
+    unknown = sorted(set(plan.values()) - _STYLES.keys())
+    if unknown:
+        raise ValueError(f"the tensor parallel plan of {kind} has {unknown}; take layout `zero3`")
+    config = model.config.get_text_config()
+    for field in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(config, field, None)
+        if heads is not None and heads % world_size:
+            raise ValueError(f"{field} = {heads} of {kind} can't be split over {world_size} ranks")
+    splits: dict[str, Split] = {}
+    for name, module in model.named_modules():
+        split = _STYLES.get(plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name), "replicate"))
+        if split is None:
+            continue
+        splits[name] = split
+        if split == "heads":
+            continue
+        size = module.out_features if split == "column" else module.in_features
+        if size % world_size:
+            raise ValueError(f"the {size} of {name} can't be split over {world_size} ranks")
+    return splits
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a parameter or buffer as it is without ranks; all ranks have to call this."""
+    if hasattr(tensor, "full_tensor"):
+        full: Tensor = tensor.full_tensor()
+        return full
+    return tensor

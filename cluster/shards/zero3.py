@@ -1,0 +1,154 @@
+"""ZeRO stage 3: every rank keeps a part of every tensor and gathers a layer while it computes it.
+
+The ranks train on different rows, and hooks see whole inputs and outputs. There is one engine for
+the life of a process. It has no optimizer: the base model is frozen and adapters are not its own.
+DeepSpeed then makes a `DeepSpeedZeRoOffload`, whose hooks gather a layer's weights in forward and
+again in backward wherever a gradient passes, so gradients reach adapters outside the engine.
+
+Source: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as DeepSpeed has it.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.shards.config import OffloadConfig
+from cluster.shards.shard import plain_low_rank
+
+
+class Zero3Shard:
+    """A rank of a model under ZeRO-3; see the module's text and `Shard`."""
+
+    splits_rows = True
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """See `Shard.low_rank`; inputs and outputs are whole."""
+        return plain_low_rank(x, down, up)
+
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
+        """Return the factors: outputs are whole."""
+        return factors
+
+    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
+        """Return the factors: inputs are whole."""
+        return factors
+
+    @torch.no_grad()
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        """See `Shard.sum_gradients`; one message for all tensors of a type."""
+        for dtype in sorted({t.dtype for t in tensors}, key=str):
+            same = [t for t in tensors if t.dtype == dtype]
+            for tensor in same:
+                if tensor.grad is None:
+                    tensor.grad = torch.zeros_like(tensor)
+            flat = torch.cat([t.grad.reshape(-1) for t in same if t.grad is not None])
+            dist.all_reduce(flat)
+            parts = torch.split(flat, [t.numel() for t in same])
+            for tensor, part in zip(same, parts, strict=True):
+                tensor.grad = part.view(tensor.shape).clone()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See `Shard.sum`."""
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _zero_settings(offload: OffloadConfig | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "stage": 3,
+        # Nothing stays whole between two uses: by default small tensors, and all of a model below
+        # 10^9 numbers, stay on every rank once they were gathered.
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_reuse_distance": 0,
+    }
+    if offload is not None:
+        place: dict[str, Any] = {"device": offload.device, "pin_memory": offload.pin_memory}
+        if offload.nvme_path is not None:
+            place["nvme_path"] = str(offload.nvme_path)
+        settings["offload_param"] = place
+    return settings
+
+
+def check_offload(offload: OffloadConfig | None) -> None:
+    """Check that this machine can do what is asked for.
+
+    Raises:
+        ValueError: if DeepSpeed can't write to a drive here.
+    """
+    if offload is not None and offload.device == "nvme":
+        from deepspeed.ops import __compatible_ops__ as compatible
+
+        if not compatible.get("async_io"):
+            raise ValueError(
+                "offload to `nvme` needs libaio and its headers, for DeepSpeed's async_io"
+            )
+
+
+def join_deepspeed(backend: str, timeout_s: float) -> None:
+    """Let DeepSpeed use the process group that is there."""
+    # Its shared-memory operation for CPUs is compiled on first use, which takes minutes.
+    torch_comm: Any = importlib.import_module("deepspeed.comm.torch")
+    torch_comm.build_shm_op = lambda: None
+    import deepspeed
+
+    deepspeed.init_distributed(
+        dist_backend=backend,
+        auto_mpi_discovery=False,
+        timeout=timedelta(seconds=timeout_s),
+        verbose=False,
+    )
+
+
+@contextmanager
+def partitioned_loading(dtype: torch.dtype, offload: OffloadConfig | None) -> Iterator[None]:
+    """Let `from_pretrained` spread every tensor over the ranks as soon as it is made."""
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    types = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": _zero_settings(offload),
+    }
+    if dtype in types:
+        settings[types[dtype]] = {"enabled": True}
+    # transformers holds it by a weak reference only.
+    alive = HfDeepSpeedConfig(settings)
+    try:
+        yield
+    finally:
+        del alive
+
+
+def engine_of(model: torch.nn.Module, offload: OffloadConfig | None) -> Any:
+    """Put ZeRO-3's hooks on a partitioned model; return the engine, which has to stay alive."""
+    import deepspeed
+
+    # The weights' type was set when they were loaded. Told of float16, an engine refuses CPUs.
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": _zero_settings(offload),
+    }
+    engine, *_ = deepspeed.initialize(model=model, config=settings)
+    return engine
+
+
+@contextmanager
+def gathered(tensor: Tensor) -> Iterator[Tensor]:
+    """Give a parameter or buffer as it is without ranks; all ranks have to enter this."""
+    import deepspeed
+
+    if not hasattr(tensor, "ds_tensor"):
+        yield tensor
+        return
+    with deepspeed.zero.GatheredParameters([tensor]):
+        yield tensor.data
