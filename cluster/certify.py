@@ -143,7 +143,7 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, sorted({point.model for point in missing}), timeout_s) as found:
+    with verifier(one.run, missing, timeout_s) as found:
         results = each_at_once(partial(certify, found), missing, at_once(one.run))
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         for point, error in followed(results, doing, len(missing), console):

@@ -35,6 +35,7 @@ def verify_front(
         The seconds that it took.
 
     Raises:
+        SweepError: if the run's data or a base model is not what it was; nothing is recorded then.
         OSError: if the ledger can't be written.
     """
     began = time.monotonic()
@@ -42,8 +43,7 @@ def verify_front(
     while waiting:
         from cluster.verify import each_at_once, verifier
 
-        labels = sorted({point.model for point in waiting})
-        with verifier(run, labels, timeout_s) as found:
+        with verifier(run, waiting, timeout_s) as found:
             results = each_at_once(found.verify, waiting, at_once(run))
             doing = f"verifying {len(waiting)} programs of the front"
             for point, result in followed(results, doing, len(waiting), console):

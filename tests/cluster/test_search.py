@@ -92,7 +92,7 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
         assert line["program_bits"] > line["payload_bits"]
         assert (line["verified"], line["certified"], line["length"]) == (True, None, "program")
         # The bits are those of the two files that were verified.
-        folder = quickstart[0] / "programs" / line["program"]
+        folder = quickstart[0] / "programs" / f"{line['model']}-{line['candidate']}"
         sizes = [(folder / name).stat().st_size for name in ("program.py", "payload.bin")]
         assert (line["program_bits"], line["payload_bits"]) == (8 * sum(sizes), 8 * sizes[1])
 
