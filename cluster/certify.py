@@ -19,7 +19,7 @@ from cluster.proofs import VERIFY_TIMEOUT_S, at_once, followed, verify_front
 from cluster.run_folder import RunFolder, reopen_run
 from cluster.sandbox import ProgramFailedError
 from cluster.seeds import print_seeds, refuse_same_seeds
-from cluster.show import num_running, points_of, print_front
+from cluster.show import num_lost, num_running, points_of, print_front, print_left_out
 from evaluators.certification import Bounds
 from evaluators.task import Task
 from search.front import FrontPoint
@@ -39,10 +39,18 @@ def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, markup=False)
     refuse_same_seeds(runs)
     for run in runs:
+        print_left_out(console, run)
         try:
-            left = num_running(run)
+            left, lost = num_running(run), num_lost(run)
         except ValueError as error:
             raise SweepError(str(error)) from error
+        if lost:
+            # A sealed split serves one choice of programs, so the front has to be whole.
+            console.print(
+                f"nothing is certified: {lost} rungs were left out; first do them again:\n"
+                f"  kilobit resume {run.path}"
+            )
+            return FAILED
         if left:
             console.print(
                 f"{left} candidates of {run.path} have not ended: certifying what they may still "

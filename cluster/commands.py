@@ -20,8 +20,23 @@ from rich.text import Text
 from cluster.certify import certify, certify_runs
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
-from cluster.run_folder import RunFolder, create_run, discard_run, reopen_run
-from cluster.show import draw, front, num_ended, points_of, print_front, progress, status
+from cluster.run_folder import (
+    DamagedRunError,
+    RunFolder,
+    create_run,
+    discard_run,
+    reopen_run,
+)
+from cluster.show import (
+    draw,
+    front,
+    num_ended,
+    points_of,
+    print_front,
+    print_left_out,
+    progress,
+    status,
+)
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
@@ -52,7 +67,7 @@ def dispatch(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Not a failure: the reader has seen enough.
         raise
-    except (OSError, SupersededError) as error:
+    except (OSError, SupersededError, DamagedRunError) as error:
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -81,6 +96,7 @@ def resume(args: argparse.Namespace) -> int:
     began = time.monotonic()
     console = Console(soft_wrap=True, markup=False)
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
+        print_left_out(console, run_folder)
         with console.status("checking the sweep file, its data and its models"):
             from cluster.check import check_sweep
 
@@ -98,8 +114,6 @@ def _execute(
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
-    for line in run_folder.left_out:
-        console.print(f"left out and done again: {line}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
@@ -124,7 +138,7 @@ def _execute(
             raise
         print(f"kilobit: {error}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, OSError) as error:
+    except (StoppedError, SupersededError, DamagedRunError, OSError) as error:
         print(f"kilobit: {error}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED

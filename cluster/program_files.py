@@ -14,7 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from evaluators.fence import part_file
 from evaluators.ledger import Ledger, write_whole
+from evaluators.parts import DamagedError
 from search.programs.program import Program, build
 from search.programs.recipe import FORMAT_VERSION, Recipe
 from search.programs.script import readable_script
@@ -57,16 +59,28 @@ def read_program(ledger: Ledger, part: str) -> Program:
     """Return the program of a part of the ledger.
 
     Raises:
-        ValueError: if there is none.
+        DamagedError: naming the part, if it is gone, or its payload is.
     """
     rows = ledger.read_part("programs", part)
     if not rows:
-        raise ValueError(f"the ledger has no program {part}")
-    row = rows[0]
-    payload = row["payload"]
-    if payload is None:
-        payload = (ledger.folder / row["payload_file"]).read_bytes()
-    return Program(Recipe.model_validate_json(row["recipe"]), row["script"], payload)
+        raise DamagedError(ledger.folder / "programs" / f"{part}.*", "the file is gone")
+    row, recipe = rows[0], Recipe.model_validate_json(rows[0]["recipe"])
+    if row["payload"] is not None:
+        return Program(recipe, row["script"], row["payload"])
+    place = ledger.folder / row["payload_file"]
+    try:
+        program = Program(recipe, row["script"], place.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedError(_where(ledger, part), f"its payload in {place} is gone") from error
+    if program.digest != row["program"]:
+        raise DamagedError(_where(ledger, part), f"its payload in {place} is damaged")
+    return program
+
+
+def _where(ledger: Ledger, part: str) -> Path:
+    accepted = ledger.accepted()
+    file = accepted.parts.get("programs", {}).get(part, part_file(part, accepted.attempt))
+    return ledger.folder / "programs" / file
 
 
 def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.run_folder import RunFolder, reopen_run
-from cluster.show import points_of, print_front
+from cluster.show import num_lost, points_of, print_front, print_left_out
 from search.front import FrontPoint, fronts
 from search.programs.text import PayloadError
 from search.sweep import SweepError
@@ -36,6 +36,7 @@ def verify_front(
 
     Raises:
         SweepError: if the run's data or a base model is not what it was; nothing is recorded then.
+        DamagedRunError: if the ledger's part of a program is damaged.
         OSError: if the ledger can't be written.
     """
     began = time.monotonic()
@@ -83,12 +84,16 @@ def verify(args: argparse.Namespace) -> int:
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
     with reopen_run(args.what) as run:
+        print_left_out(console, run)
         seconds = verify_front(run, console, args.timeout, again=True)
         points = points_of(run)
         print_front(console, points, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
-    return 1 if any(not row["verified"] for row in rows) else 0
+    lost = num_lost(run)
+    if lost:
+        console.print(f"do {lost} rungs again that were left out:\n  kilobit resume {run.path}")
+    return 1 if lost or any(not row["verified"] for row in rows) else 0
 
 
 def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:

@@ -38,6 +38,10 @@ _BEGUN = re.compile(
 )
 
 
+class DamagedRunError(RuntimeError):
+    """Something that a run has finished is damaged; `resume` does it again."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run on disk.

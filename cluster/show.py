@@ -129,10 +129,25 @@ def _what_holds(certificate: Certificate) -> str:
     )
 
 
+def print_left_out(console: Console, run_folder: RunFolder) -> None:
+    """Say what was found damaged as this attempt began; nobody else will."""
+    for line in run_folder.left_out:
+        console.print(f"left out and to be done again: {line}")
+
+
 def num_ended(run_folder: RunFolder) -> int:
     """Return how many candidates of a run have ended."""
     decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
     return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+
+
+def num_lost(run_folder: RunFolder) -> int:
+    """Return how many candidates have ended at a rung that was left out, so `resume` does it."""
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
+    rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
+    there = {(row["candidate"], row["rung"]) for row in rungs}
+    ends = {(row["candidate"], row["rung"]) for row in decisions if row["decision"] != "promote"}
+    return len(ends - there)
 
 
 def num_running(run_folder: RunFolder) -> int:

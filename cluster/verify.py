@@ -21,9 +21,10 @@ from huggingface_hub import snapshot_download
 
 from cluster import frozen as frozen_model
 from cluster.program_files import read_program, write_folder
-from cluster.run_folder import RunFolder
+from cluster.run_folder import DamagedRunError, RunFolder
 from cluster.sandbox import Limits, ProgramFailedError, run_files
 from evaluators.ledger import write_whole
+from evaluators.parts import DamagedError
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
@@ -127,8 +128,24 @@ class Verifier:
         self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
-        """Return the program of a point as the ledger has it."""
-        return read_program(self._run.ledger, self._part(point))
+        """Return the program of a point as the ledger has it.
+
+        Raises:
+            DamagedRunError: if it is damaged.
+        """
+        with self._setting_aside():
+            return read_program(self._run.ledger, self._part(point))
+
+    @contextmanager
+    def _setting_aside(self) -> Iterator[None]:
+        """Rename a part that turns out damaged, so that the next attempt does its rung again."""
+        try:
+            yield
+        except DamagedError as error:
+            self._run.ledger.set_aside(error.path)
+            raise DamagedRunError(
+                f"{error}; do its rung again by `kilobit resume {self._run.path}`"
+            ) from error
 
     def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
         """Return what the files of a program print for `inputs` in a fresh process.
@@ -154,11 +171,15 @@ class Verifier:
         """Write the folder of a program, run it, compare, and record how it went.
 
         Raises:
+            DamagedRunError: if the ledger's part of it is damaged; nothing is recorded then.
             OSError: if the ledger can't be written.
         """
         ledger, began = self._run.ledger, time.monotonic()
         part, program = self._part(point), self.program_of(point)
-        predictions = ledger.read_part("predictions", part) or []
+        with self._setting_aside():
+            predictions = ledger.read_part("predictions", part)
+            if not predictions:
+                raise DamagedError(ledger.folder / "predictions" / f"{part}.*", "the file is gone")
         examples = self.task.splits.search[: len(predictions)]
         folder = program_folder(self._run, point)
         recorded = [row["output"] for row in predictions]

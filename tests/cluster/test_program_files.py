@@ -16,6 +16,7 @@ from cluster.program_files import (
     write_program,
 )
 from evaluators.ledger import Ledger
+from evaluators.parts import DamagedError
 from search.programs.numbers import encode_numbers
 from search.programs.program import WAYS, Program, build
 from tests.search.recipes import BARE, RECIPES, with_adapter, with_prompt
@@ -203,5 +204,12 @@ def test_a_ledger_gives_a_program_back_whatever_its_size(tmp_path: Path, size: i
     own_file = tmp_path / "payloads" / f"{program.digest}.bin"
     assert (row["payload"] is None) is own_file.exists() is (size > 1 << 20)
     assert row["program_bits"] == program.program_bits
-    with pytest.raises(ValueError, match="the ledger has no program nothing"):
+    with pytest.raises(DamagedError, match=r"nothing\.\*: the file is gone"):
         read_program(ledger, "nothing")
+    if own_file.exists():
+        own_file.write_bytes(payload[:-1])
+        with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: its payload in .* is damaged"):
+            read_program(ledger, "c-r0")
+        own_file.unlink()
+        with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: its payload in .* is gone"):
+            read_program(ledger, "c-r0")

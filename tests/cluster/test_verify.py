@@ -15,14 +15,14 @@ from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup
 from cluster.program_files import read_program, write_folder
 from cluster.proofs import report_agreement, verify_front
-from cluster.run_folder import RunFolder, create_run
+from cluster.run_folder import RunFolder, create_run, reopen_run
 from cluster.show import points_of
 from cluster.verify import program_folder
 from evaluators.fence import latest_attempt
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, Prompt
 from search.front import fronts
-from search.sweep import load_sweep
+from search.sweep import SweepError, load_sweep
 
 pytestmark = pytest.mark.timeout(300)
 CANDIDATES = [
@@ -217,3 +217,45 @@ def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) ->
     folders = {program_folder(run, point) for point in [*points, *other]}
     assert len(folders) == 4
     assert {f"{p.model}-{p.candidate}" for p in [*points, *other]} == {p.name for p in folders}
+
+
+def test_a_damaged_program_is_named_and_its_rung_done_again(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, prompted = CANDIDATES
+    path = run.path / "ledger" / "programs" / f"{prompted.id}-r0.a1.parquet"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"import")] ^= 1
+    path.write_bytes(content)
+    assert launch.main(["verify", str(run.path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{path}: not a part of a ledger" in error
+    assert f"kilobit resume {run.path}" in error
+    assert "Traceback" not in error
+    # It says nothing about the program.
+    assert prompted.id not in {row["candidate"] for row in run.ledger.rows("verifications")}
+    with reopen_run(run.path) as again:
+        assert again.left_out == (f"{path}: the file is gone",)
+        assert [row["candidate"] for row in again.ledger.rows("rungs")] == [bare.id]
+
+
+@pytest.mark.parametrize("command", ["verify", "certify", "resume"])
+def test_what_was_left_out_is_said_by_whoever_begins(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    decisions = [{"candidate": c.id, "rung": 0, "decision": "finish"} for c in CANDIDATES]
+    run.ledger.write("decisions", "all", decisions)
+    (run.path / "ledger" / "predictions" / f"{CANDIDATES[1].id}-r0.a1.parquet").unlink()
+    monkeypatch.setattr("cluster.check.check_sweep", stop)
+    assert launch.main([command, str(run.path)]) == (2 if command == "resume" else 1)
+    shown = capsys.readouterr().out
+    assert f"left out and to be done again: {run.path}/ledger/predictions/" in shown
+    assert command == "resume" or f"kilobit resume {run.path}" in shown
+    assert run.ledger.rows("openings") == []
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise SweepError("no further")
