@@ -44,6 +44,8 @@ class Ledger:
     def part(self, table: str, name: str) -> Path:
         """Return where the part `name` of `table` lies once this attempt has finished it."""
         assert self.attempt is not None, "this ledger is open for reading only"
+        if not name or set(name) & set("/\\\0") or name in (".", ".."):
+            raise ValueError(f"{name!r} is no name of a part: it would lie elsewhere")
         return self.folder / table / part_file(name, self.attempt)
 
     def accepted(self) -> Accepted:

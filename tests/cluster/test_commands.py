@@ -92,6 +92,26 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "proposer: evolution has no end of its own: give budget.candidates or budget.seconds",
     ),
     ({"base_models": []}, "base_models", "base_models: List should have at least 1 item"),
+    (
+        {"base_models": [{"regime": "../../../../evil", "path": "."}]},
+        "evil",
+        "base_models.0.regime: a label begins with a letter or digit and has at most 64 letters, "
+        "digits, points, dashes and underscores (found '../../../../evil')",
+    ),
+    (
+        {"base_models": [{"regime": "r", "name": "a\x1b[31m", "path": "."}]},
+        "31m",
+        "base_models.0.name: a label begins with a letter or digit",
+    ),
+    (
+        {
+            "base_models": [
+                {"regime": "r", "path": ".", "weights": "random", "seed": 18446744073709551616}
+            ]
+        },
+        "1844",
+        "base_models.0.seed: Input should be less than 18446744073709551616",
+    ),
     ({"base_models": [{"regime": "r"}]}, "regime: r", "give either `path`"),
     (
         {"base_models": [{"regime": "r", "hub": "no/such model!"}]},
@@ -132,6 +152,13 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert "not valid YAML: month must be in 1..12" in fails(capsys, "run", str(path))
     path.write_text("seed: &a 1\nname: *a\n")
     assert "line 2: YAML aliases (*a) are not allowed" in fails(capsys, "run", str(path))
+    path.write_text("name: x\n2001-01-01: 3\n")
+    message = "line 2: the key 2001-01-01 is no text: write it in quotes"
+    assert message in fails(capsys, "run", str(path))
+    for digits in ("0x" + "f" * 6000, "9" * 6000):
+        path.write_text(f"name: x\nseed: {digits}\n")
+        message = fails(capsys, "run", str(path))
+        assert "line 2: not valid YAML: a whole number has at most 100 digits" in message
     path.write_text("[" * 5000)
     assert "not valid YAML" in fails(capsys, "run", str(path))
     path.write_bytes(b"name: a\0b\n")
@@ -154,6 +181,8 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         ("name.x=1", "'name' is not a mapping"),
         (".seed=1", "'.seed=1': an override is written key=value"),
         ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
+        ("seed=" + "9" * 6000, "the value is not valid YAML"),
+        ("rungs={2001-01-01: 3}", "'rungs={2001-01-01: 3}': a key of the value is no text"),
     ],
 )
 def test_a_bad_override_is_named(
