@@ -20,6 +20,7 @@ from cluster.run_folder import RunFolder, reopen_run
 from cluster.sandbox import ProgramFailedError
 from cluster.seeds import print_seeds, refuse_same_seeds
 from cluster.show import num_lost, num_running, points_of, print_front, print_left_out
+from cluster.terminal import Terminal
 from evaluators.certification import Bounds
 from evaluators.task import Task
 from search.front import FrontPoint
@@ -36,7 +37,7 @@ def certify(args: argparse.Namespace) -> int:
 
 
 def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:
         print_left_out(console, run)

@@ -37,6 +37,7 @@ from cluster.show import (
     progress,
     status,
 )
+from cluster.terminal import Terminal, plain
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
@@ -62,13 +63,13 @@ def dispatch(args: argparse.Namespace) -> int:
     try:
         return commands[args.command](args)
     except SweepError as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
         # Not a failure: the reader has seen enough.
         raise
     except (OSError, SupersededError, DamagedRunError) as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything was begun", file=sys.stderr)
@@ -78,7 +79,7 @@ def dispatch(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Begin a run, or only check it."""
     began = time.monotonic()
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if args.dry_run:
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     began = time.monotonic()
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
         print_left_out(console, run_folder)
         with console.status("checking the sweep file, its data and its models"):
@@ -136,10 +137,10 @@ def _execute(
             ) from error
         if isinstance(error, SweepError):
             raise
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except (StoppedError, SupersededError, DamagedRunError, OSError) as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds}
@@ -269,7 +270,7 @@ def doctor(_: argparse.Namespace) -> int:
     """Check this machine."""
     from cluster.doctor import examine
 
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     findings = examine()
     table = Table("", "what", "found", "what to do")
     for finding in findings:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.regular_file import read_regular
 from evaluators.fence import part_file
 from evaluators.ledger import Ledger, write_whole
 from evaluators.parts import DamagedError
@@ -25,6 +26,9 @@ from search.programs.script import readable_script
 _INLINE_BYTES = 1 << 20
 _MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier", "brotli")
+
+
+_MAX_EXAMPLES_BYTES = 1 << 30
 
 
 class ProgramError(ValueError):
@@ -123,9 +127,7 @@ def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
     found = {}
     try:
         for name, most in _MAX_BYTES.items():
-            if (folder / name).stat().st_size > most:
-                raise ProgramError(f"{folder / name} is larger than a program may be")
-            found[name] = (folder / name).read_bytes()
+            found[name] = _read(folder / name, most)
     except OSError as error:
         raise ProgramError(f"{folder} holds no program: {error}") from error
     try:
@@ -161,6 +163,25 @@ def _is_ours(program: Program) -> bool:
         return False
 
 
+def _read(path: Path, most: int) -> bytes:
+    try:
+        return read_regular(path, most)
+    except ValueError as error:
+        raise ProgramError(f"{path}: {error}") from error
+
+
+def read_train(folder: Path) -> bytes:
+    """Return the train split that lies beside a program.
+
+    Raises:
+        ProgramError: if there is none that can be read.
+    """
+    try:
+        return _read(folder / "train.jsonl", _MAX_EXAMPLES_BYTES)
+    except OSError as error:
+        raise ProgramError(f"{folder} lacks the train split: {error}") from error
+
+
 def read_examples(folder: Path) -> list[dict[str, str]]:
     """Return the inputs and recorded outputs that lie beside a program.
 
@@ -169,9 +190,11 @@ def read_examples(folder: Path) -> list[dict[str, str]]:
     """
     file = folder / "examples.jsonl"
     try:
-        lines = file.read_text("utf-8").split("\n")[:-1]
+        lines = _read(file, _MAX_EXAMPLES_BYTES).decode("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
         raise ProgramError(f"{file} can't be read: {error}") from error
+    if not lines:
+        raise ProgramError(f"{file}: the file holds no examples")
     found = []
     for number, line in enumerate(lines, 1):
         try:

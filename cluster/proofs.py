@@ -12,6 +12,7 @@ from rich.progress import track
 
 from cluster.run_folder import RunFolder, reopen_run
 from cluster.show import num_lost, points_of, print_front, print_left_out
+from cluster.terminal import Terminal
 from search.front import FrontPoint, fronts
 from search.programs.text import PayloadError
 from search.sweep import SweepError
@@ -80,7 +81,7 @@ def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
 
 def verify(args: argparse.Namespace) -> int:
     """Verify the front of a run, or one program in a folder."""
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
     with reopen_run(args.what) as run:
@@ -114,25 +115,31 @@ def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _verify_folder(args: argparse.Namespace, console: Console) -> int:
-    from cluster.program_files import ProgramError, read_examples, read_folder
+    from cluster.export import load_frozen
+    from cluster.program_files import ProgramError, read_examples, read_folder, read_train
     from cluster.sandbox import ProgramFailedError, network_can_be_cut, run_files
     from cluster.verify import exact, limits_of, names_examples
 
     try:
         program, manifest, ours = read_folder(args.what)
         examples = read_examples(args.what)
+        train = read_train(args.what) if names_examples(program) else None
     except (ProgramError, PayloadError) as error:
         raise SweepError(str(error)) from error
-    train = None
-    if names_examples(program):
-        try:
-            train = (args.what / "train.jsonl").read_bytes()
-        except OSError as error:
-            raise SweepError(f"{args.what} lacks the train split: {error}") from error
     if args.model is None:
         raise SweepError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (args.model / "config.json").is_file():
         raise SweepError(f"--model: {args.model} holds no model: config.json is missing")
+    expected = manifest.get("base_digest")
+    try:
+        digest = load_frozen(args.model, program).digest
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    if expected not in (None, digest):
+        raise SweepError(
+            f"--model: {args.model} is another base model: its weights have the digest {digest}, "
+            f"the program was measured with {expected}"
+        )
     origin = (
         "program.py is what this version makes of its recipe"
         if ours

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.attempts import hold
+from cluster.regular_file import read_regular
 from evaluators.fence import check_latest, latest_attempt
 from evaluators.ledger import Ledger, write_whole
 from evaluators.parts import SCHEMA_VERSION
@@ -31,6 +32,7 @@ from evaluators.snapshot import begin
 from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
+_MAX_MANIFEST_BYTES = 1 << 26
 # What a run that was killed as it began has left: its claim, an empty list, a temporary file.
 _BEGUN = re.compile(
     r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
@@ -193,7 +195,7 @@ def open_run(path: Path) -> RunFolder:
 def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
+from cluster.terminal import Terminal
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.pareto import complexity
@@ -184,7 +185,7 @@ def front(args: argparse.Namespace) -> int:
                 print(json.dumps(point.as_json()))
         return 0
     targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Console(soft_wrap=True, markup=False), points, targets)
+    print_front(Terminal(), points, targets)
     return 0
 
 
@@ -202,7 +203,7 @@ def status(args: argparse.Namespace) -> int:
         decisions = ledger.rows("decisions", ["candidate", "decision"])
     except ValueError as error:
         raise SweepError(str(error)) from error
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     actions = Counter(d["decision"] for d in decisions)
     ended = actions["stop"] + actions["finish"]
     table = Table("rung", "examples", "train steps", "finished", "failed")

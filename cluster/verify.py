@@ -22,7 +22,7 @@ from huggingface_hub import snapshot_download
 from cluster import frozen as frozen_model
 from cluster.program_files import read_program, write_folder
 from cluster.run_folder import DamagedRunError, RunFolder
-from cluster.sandbox import Limits, ProgramFailedError, run_files
+from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
 from evaluators.ledger import write_whole
 from evaluators.parts import DamagedError
 from evaluators.task import Task
@@ -316,4 +316,9 @@ def each_at_once(
 ) -> Iterator[tuple[FrontPoint, Result]]:
     """Do `work` for programs, `at_once` of them in parallel, and yield each as it is done."""
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        yield from zip(points, pool.map(work, points), strict=True)
+        try:
+            yield from zip(points, pool.map(work, points), strict=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_running()
+            raise

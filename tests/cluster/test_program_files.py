@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cluster.program_files import (
     read_examples,
     read_folder,
     read_program,
+    read_train,
     write_folder,
     write_program,
 )
@@ -86,7 +88,7 @@ def test_a_missing_or_huge_file_is_named(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(program_files._MAX_BYTES, name, 3)
-    refused(folder, name, "is larger than a program may be")
+    refused(folder, name, "larger than the 3 bytes that it may have")
     (folder / name).unlink()
     refused(folder, name, "holds no program")
 
@@ -191,6 +193,31 @@ def test_examples_that_are_none_are_named_by_their_line(
     (folder / "examples.jsonl").write_text(lines + "\n")
     with pytest.raises(ProgramError, match=rf"examples\.jsonl, {place}: not an object with input"):
         read_examples(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "program.py", "payload.bin", "examples.jsonl", "train.jsonl"]
+)
+@pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_not_read(folder: Path, name: str, kind: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(folder / name)
+    elif kind == "zero":
+        (folder / name).symlink_to("/dev/zero")
+    else:
+        (folder / name).mkdir()
+    readers = {"examples.jsonl": read_examples, "train.jsonl": read_train}
+    with pytest.raises(ProgramError, match=rf"{name}: not a regular file"):
+        readers.get(name, read_folder)(folder)
+
+
+def test_no_examples_are_an_error(folder: Path) -> None:
+    for text in ("", "no line end"):
+        (folder / "examples.jsonl").write_text(text)
+        with pytest.raises(ProgramError, match=r"examples\.jsonl: the file holds no examples"):
+            read_examples(folder)
 
 
 @pytest.mark.parametrize("size", [10, (1 << 20) + 1])

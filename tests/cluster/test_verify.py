@@ -155,9 +155,18 @@ def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(
     assert "examples.jsonl can't be read" in capsys.readouterr().err
     (folder / "examples.jsonl").write_text("")
     assert launch.main(["verify", str(folder)]) == 2
+    assert "examples.jsonl: the file holds no examples" in capsys.readouterr().err
+    (folder / "examples.jsonl").write_text('{"input": "a", "output": "b"}\n')
+    assert launch.main(["verify", str(folder)]) == 2
     assert "--model: give the folder of the base model (llama)" in capsys.readouterr().err
     assert launch.main(["verify", str(folder), "--model", str(tmp_path)]) == 2
     assert "holds no model: config.json is missing" in capsys.readouterr().err
+    write_folder(folder, program, {"model": "\x1b[2J", "base_digest": "0123"})
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    model = str(run.sweep.base_models[0].path)
+    assert launch.main(["verify", str(folder), "--model", model]) == 2
+    assert "is another base model: its weights have the digest" in capsys.readouterr().err
     (folder / "payload.bin").write_bytes(b"x")
     assert launch.main(["verify", str(folder)]) == 2
     assert "payload.bin is not the file that the manifest describes" in capsys.readouterr().err
