@@ -25,7 +25,7 @@ from search.programs.program import Length
 from search.sweep import SweepError
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
-_LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed")
+_LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
 _UNBOUNDED = 10_000
 _OF_A_POINT = (
     "candidate",
