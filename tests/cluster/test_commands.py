@@ -402,7 +402,13 @@ def test_a_folder_without_a_run_is_refused(
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "Connection refused"), ("127.0.0.1:99999999", "answers at 127.0.0.1:9999")],
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("127.0.0.1:99999999", "answers at 127.0.0.1:9999"),
+        ("ray://x y", "answers at ray://x y"),
+        ("ray://", "answers at ray://"),
+        ("nonsense", "answers at nonsense"),
+    ],
 )
 def test_an_address_where_nobody_answers_is_named_and_leaves_no_run(
     capsys: pytest.CaptureFixture[str],
