@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +33,11 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 def certify(args: argparse.Namespace) -> int:
     """Certify the fronts of one or more runs and print what that proves."""
+    seen: set[Path] = set()
+    for path in args.runs:
+        if path.resolve() in seen:
+            raise SweepError(f"{path} is named twice: give each run once")
+        seen.add(path.resolve())
     with ExitStack() as held:
         return _certify_held([held.enter_context(reopen_run(path)) for path in args.runs], args)
 

@@ -7,6 +7,7 @@ answer at once.
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if args.dry_run:
-        return _dry_run(console, sweep, folder)
+        return _dry_run(console, sweep, folder, local=args.address is None)
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
 
@@ -169,11 +170,11 @@ def _log_to(path: Path) -> None:
     log.handlers = [handler]
 
 
-def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
+def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
     """Check all that can be checked without network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status("checking the sweep file, its data and its models"):
-        from cluster.check import check_models, check_sweep
+        from cluster.check import check_fits, check_models, check_sweep
         from evaluators.hub import DatasetMissingError
 
         plan: Plan | None
@@ -189,6 +190,11 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
         console.print(f"not checked: {text}")
+    if local:
+        try:
+            check_fits(sweep)
+        except SweepError as error:
+            console.print(f"does not fit on this machine: {error}")
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
@@ -259,10 +265,10 @@ def _summarise(
         console.print(
             f"{left} candidates are left; go on with:\n  kilobit resume {run_folder.path}"
         )
-    console.print(
-        f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
-        f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
-    )
+    console.print(f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json")
+    if shutil.which("duckdb"):
+        rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
+        console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 

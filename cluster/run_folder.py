@@ -3,6 +3,10 @@
 RUN/run.json      what was asked for: sweep, command, versions, attempts
 RUN/ledger/       the tables, and who claimed which attempt
 RUN/states/       adapters between rungs
+RUN/programs/     the programs of the front, MODEL-CANDIDATE each
+RUN/cache/        outputs that were generated before
+RUN/incumbents/   messages to workers
+RUN/in_hand/      what each worker has in hand
 RUN/front.png     the picture of the front
 RUN/run.log       one line an event
 

@@ -128,8 +128,8 @@ class Sweep(Config):
     cache: Annotated[
         Path | None,
         Field(
-            description="folder of outputs that were generated before, which several runs may "
-            "share; the run's own by default"
+            description="folder of outputs that were generated before, relative to the sweep "
+            "file, which several runs may share; the run's own by default"
         ),
     ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
@@ -216,9 +216,13 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     try:
         # As JSON, because strict JSON takes a list for a tuple but neither "3" nor true for a
         # number.
-        return Sweep.model_validate_json(json.dumps(data, default=str), strict=True)
+        sweep = Sweep.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         problems = error.errors()
+    else:
+        folder = path.absolute().parent
+        cache = None if sweep.cache is None else folder / sweep.cache
+        return sweep.model_copy(update={"cache": cache})
     described = [
         _describe(path, root, problem, overridden)
         for problem in problems

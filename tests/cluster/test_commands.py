@@ -433,6 +433,38 @@ def test_workers_that_do_not_fit_are_refused_before_a_run_begins(
     assert not out.exists()
 
 
+def test_a_dry_run_says_what_does_not_fit_on_this_machine(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write
+) -> None:
+    argv = ["run", str(write_sweep(workers={"gpus": 64})), "--dry-run"]
+    assert launch.main(argv) == 0
+    assert "does not fit on this machine: workers.gpus: 1 workers" in capsys.readouterr().out
+    assert launch.main([*argv, "--address", "127.0.0.1:1"]) == 0
+    assert "does not fit" not in capsys.readouterr().out
+
+
+def test_a_cache_starts_at_the_sweep_file_and_has_to_be_writable(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    path = write_sweep(cache="shared/cache")
+    assert load_sweep(path).cache == tmp_path / "shared" / "cache"
+    assert launch.main(["run", str(path), "--dry-run"]) == 0
+    assert not (tmp_path / "shared").exists()
+    (tmp_path / "shared").write_text("a file")
+    message = fails(capsys, "run", str(path), "--dry-run")
+    assert (
+        f"cache: {tmp_path}/shared/cache can't be written: {tmp_path}/shared is no fold" in message
+    )
+
+
+def test_the_same_run_twice_is_refused(
+    capsys: pytest.CaptureFixture[str], begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(begun.parent)
+    message = fails(capsys, "certify", str(begun), begun.name)
+    assert message.startswith(f"{begun.name} is named twice")
+
+
 def test_brackets_in_names_are_no_markup_and_a_byte_order_mark_is_no_data(
     capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
 ) -> None:

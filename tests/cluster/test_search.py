@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,8 @@ def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]
         assert re.search(rf"{row['candidate']} rung {row['rung']} .*: {row['decision']}, .+", log)
     assert all(row["compared_with"] for row in stopped)
     assert f"{total} of {total} candidates ended" in shown
+    # Only what is there is recommended.
+    assert ("duckdb -c" in shown) is (shutil.which("duckdb") is not None)
 
 
 def test_every_rung_has_its_rows_and_every_worker_loaded_once(
