@@ -8,7 +8,6 @@ What is done to the model here is what program.py does to it (`search.programs.s
 configuration, the same rule for signs, the same order of numbers.
 """
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from safetensors.torch import save as save_tensors
 
 from cluster.frozen import Frozen
 from cluster.rate_training import LearnedBits, rows_of, transform_of
-from cluster.training import Lesson, training_batch
+from cluster.training import Lesson, finite_loss, mean_of_last, training_batch
 from evaluators.streams import stream_seed
 from search.adapter import METHODS, AdapterSpec, peft_config
 from search.programs.numbers import NumbersCode, Tensor
@@ -59,6 +58,7 @@ class Adapter:
     ) -> None:
         self.model, self.spec, self.steps = model, spec, 0
         self._weights, self._factor_sum = weights, factor_sum
+        self._stand_ins: tuple[Mapping[str, torch.Tensor], torch.Tensor] = ({}, torch.zeros(()))
         self._initial = {name: w.detach().clone() for name, w in weights.items()}
         self.transform = transform_of(spec, weights)
         # What is trained: the model's own parameters, or numbers that a transform stands between.
@@ -93,38 +93,47 @@ class Adapter:
         tokens, losses = 0, []
         for step in range(self.steps, until):
             batch = training_batch(frozen, lesson, self.spec, step)
-            value = self._gradients(batch, step)
-            share = min(1 - step / self.spec.steps, (step + 1) / _WARM_UP_STEPS)
-            for group in self._optimizer.param_groups:
-                group["lr"] = self.spec.learning_rate * share * group["factor"]
-            torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+            self.begin_step(step)
+            loss = self.model(**batch).loss
+            losses.append(finite_loss(float(loss.detach()), step))
+            loss.backward()
+            self.end_step(step)
             tokens += int(batch["attention_mask"].sum())
-            losses.append(value)
-        self.steps = max(self.steps, until)
-        self._place(self._final())
-        last = losses[-10:]
-        return Trained(self.steps, sum(last) / len(last) if last else None, tokens)
+        self.finish(until)
+        return Trained(self.steps, mean_of_last(losses), tokens)
 
-    def _gradients(self, batch: dict[str, torch.Tensor], step: int) -> float:
-        """Leave the gradients of a step with the trained numbers and return its loss in nats."""
+    def begin_step(self, step: int) -> None:
+        """Put the values that step `step` computes with in place; a forward pass follows."""
         if self.transform is not None:
             generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
-            values, penalty = self.transform(self.masters, generator)
-            self._place(values)
-        loss = self.model(**batch).loss
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the training loss became {value} at step {step}")
-        loss.backward()
+            self._stand_ins = self.transform(self.masters, generator)
+            self._place(self._stand_ins[0])
+
+    def end_step(self, step: int) -> None:
+        """Take the optimizer's step `step` with the gradients that a backward pass has left."""
         if self.transform is not None:
             # The chain rule by hand: the model saw the values, not the numbers behind them.
+            values, penalty = self._stand_ins
             gradients = [weight.grad for weight in self._weights.values()]
             torch.autograd.backward([*values.values(), penalty], [*gradients, torch.ones(())])
             for weight in self._weights.values():
                 weight.grad = None
-        return value
+        share = min(1 - step / self.spec.steps, (step + 1) / _WARM_UP_STEPS)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.spec.learning_rate * share * group["factor"]
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def finish(self, until: int) -> None:
+        """Put what was trained up to step `until` in place."""
+        self.steps = max(self.steps, until)
+        self._place(self._final())
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Return what a forward pass computes with, by name."""
+        return self._weights
 
     @torch.no_grad()
     def _place(self, values: Mapping[str, torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ def plan_cpus(sweep: Sweep, available: float) -> float:
         SweepError: if the workers do not fit into `available` CPUs.
     """
     num_workers = sweep.workers.per_model * len(sweep.base_models)
-    room = available - num_workers * TRIAL_CPUS
+    room = available - num_workers * sweep.workers.places * TRIAL_CPUS
     if sweep.workers.cpus is None:
         # Workers take turns on the cores where there are more workers than cores.
         share = int(1000 * room / num_workers) / 1000

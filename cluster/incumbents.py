@@ -7,12 +7,15 @@ rungs until no more training changes a candidate.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from evaluators.ledger import write_whole
 from search.racing import Incumbent
+
+# Gives the incumbents of a base model at a rung, so many rungs before candidates are done.
+IncumbentsReader = Callable[[str, int, int], Sequence[Incumbent]]
 
 
 class Incumbents:

@@ -1,6 +1,8 @@
 """What crosses between driver, trials and workers. Light: a trial's process imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from search.rungs import Rung
 
@@ -41,3 +43,25 @@ class EvaluatorSetup:
 def rung_part(candidate_id: str, rung: Rung) -> str:
     """Return the name of the ledger parts of a candidate at a rung."""
     return f"{candidate_id}-r{rung.index}"
+
+
+MESSAGE_KEYS = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "num_generated",
+    "against",
+    "gap",
+    "verdict",
+    "left",
+    "error",
+    "seconds",
+)
+
+
+def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a decision needs of a rung's row."""
+    return {key: row.get(key) for key in MESSAGE_KEYS}

@@ -11,9 +11,8 @@ from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup, Worker
 from search.sweep import Sweep
 
-# A worker that dies is started again and repeats the rung it was in; a candidate that kills its
-# worker this often is given up.
-_MAX_RETRIES = 2
+# Besides the calls of its pack a worker answers that it is ready, and what prompts cost.
+_OTHER_CALLS = 2
 
 
 class PoolError(RuntimeError):
@@ -55,7 +54,10 @@ def start_pool(
             num_cpus=cpus,
             num_gpus=sweep.workers.gpus,
             max_restarts=-1,
-            max_task_retries=_MAX_RETRIES,
+            # A worker that dies is started again and repeats the rungs it was in; it knows itself
+            # which of them to give up (`cluster.in_hand`).
+            max_task_retries=-1,
+            max_concurrency=sweep.workers.places + _OTHER_CALLS,
         ).remote(setup)
         handles.append(handle)
         waiting[handle.ready.remote()] = worker

@@ -1,6 +1,6 @@
 """Between a search and its ledger: what is proposed or decided is recorded before it counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +37,7 @@ class Recorder:
         self._plan, self._search = plan, search
         self._ledger, self._sweep = run.ledger, run.sweep
         self._order, self._position = state.order, state.position
+        self._positions = dict(state.positions)
         self.listener = listener
         self._regimes = {model.label: model.regime for model in run.sweep.base_models}
         self._recorded: dict[tuple[str, int], Decision] = {}
@@ -70,6 +71,7 @@ class Recorder:
         if proposal is None:
             return None
         self._ledger.write("candidates", proposal.candidate.id, [self._about(proposal)])
+        self._positions[proposal.candidate.id] = self._position
         self._position += 1
         return proposal.candidate
 
@@ -105,6 +107,14 @@ class Recorder:
         if self._order % FOLD_EVERY == 0:
             fold(self._ledger)
         return decision
+
+    def decide_together(self, rows: Sequence[Row]) -> dict[tuple[str, int], Decision]:
+        """Return what happens to the candidates of rows that were finished together.
+
+        They are decided in the order of their proposals and then of the rungs; see `decide`.
+        """
+        ordered = sorted(rows, key=lambda row: (self._positions[row["candidate"]], row["rung"]))
+        return {(row["candidate"], row["rung"]): self.decide(row) for row in ordered}
 
     def _about(self, proposal: Proposal) -> Row:
         candidate = proposal.candidate

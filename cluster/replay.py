@@ -1,10 +1,11 @@
 """Where a search stands, from its ledger: what was proposed and decided is done again in its order.
 
 Events are replayed by their numbers in the run, never by a clock: a candidate was proposed after so
-many decisions. A rung that was finished but not decided (the run ended between the two) is decided
-before anything else runs, in the order of the proposals and then of the rungs; with one worker
-there is at most one. Proposing and deciding depend on nothing but what came before, so a decision
-whose record was lost comes out the same.
+many decisions. Rungs that were finished together are decided together, in the order of the
+proposals and then of the rungs. Where the run ended in the middle of that, the others are decided
+before anything else runs; where none of them was decided, they are asked for again with those of
+their pack that were not finished, and cost nothing. Proposing and deciding depend on nothing but
+what came before, so a decision whose record was lost comes out the same.
 """
 
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ _TO_DECIDE = (
     "verdict",
     "left",
     "error",
+    "pack",
 )
 # One string for each action, not one for each row.
 _ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
@@ -46,12 +48,14 @@ class Replayed:
         undecided: rows that were finished and not decided, in the order to decide them.
         order: the number of the next decision.
         position: the number of the next proposal.
+        positions: the number of each proposal that was made.
     """
 
     next_rung: dict[str, int] = field(default_factory=dict)
     undecided: list[Row] = field(default_factory=list)
     order: int = 0
     position: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
 
     def take(self, decision: Decision) -> None:
         """Take in a decision."""
@@ -73,6 +77,8 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     decided = _decided(ledger, recorded)
     order = decided[-1][0] + 1 if decided else 0
     state = Replayed(order=order, position=len(proposed))
+    # Packs of which somebody was decided; a row that says nothing of a pack waits for nobody.
+    begun: set[str | None] = {None}
     waiting = iter(proposed)
     following = next(waiting, None)
     for number, rung, name, action in decided:
@@ -83,17 +89,19 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         place = places.pop((name, rung), None)
         if place is None:
             continue
+        begun.add(recorded.columns["pack"][place])
         decision = Decision(name, rung, _ACTIONS[action], "recorded before")
         search.replay(recorded.row(place), recorded.coarser.get(name, ()), decision)
         state.take(decision)
     while following is not None:
         _propose(search, state, following)
         following = next(waiting, None)
-    at = {row["candidate"]: row["position"] for row in proposed}
+    at = state.positions = {row["candidate"]: row["position"] for row in proposed}
     # Who was stopped before a rung has nothing to decide there.
     places = {key: place for key, place in places.items() if key[0] in state.next_rung}
     left = sorted(places, key=lambda key: (at[key[0]], key[1]))
-    state.undecided = [recorded.row(places[key]) for key in left]
+    undecided = [recorded.row(places[key]) for key in left]
+    state.undecided = [row for row in undecided if row["pack"] in begun]
     # Arrow keeps what it has freed; the process that began the attempt runs for days after this.
     del recorded, decided
     pa.default_memory_pool().release_unused()

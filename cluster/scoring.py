@@ -1,29 +1,27 @@
-"""Scoring a candidate: its program is built, decoded, and run batch by batch.
-
-A batch that the same program has been through comes from the cache. While it runs, the candidate
-races with the incumbent of its length, and stops where it can't win any more.
-"""
+"""What is scored: a candidate's program, built and decoded, and whom it races with."""
 
 import hashlib
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from cluster.adapters import Adapter
-from cluster.builder import Builder, run_batch
+from cluster.builder import Builder
 from cluster.frozen import Frozen
+from cluster.packing.changes import Changes, fixed
+from cluster.packing.generate import generates_plainly
 from cluster.prequential import Learned
-from evaluators.cache import Batch, CachedOutputs, PredictionCache, cache_key
+from evaluators.cache import CachedOutputs, PredictionCache, cache_key
 from evaluators.ledger import Ledger
+from evaluators.metrics import Example
 from evaluators.task import Task
 from search.candidate import Candidate
 from search.programs.numbers import Tensor
-from search.programs.postprocess import postprocess
 from search.programs.program import Decoded, Length, Program
 from search.programs.text import TextCodec
 from search.racing import Incumbent, Race, Verdict, incumbent_of
@@ -59,8 +57,43 @@ class Measured:
     verdict: Verdict | None = None
 
 
+@dataclass
+class Scoring:
+    """A program on its way through the examples of a rung.
+
+    Attributes:
+        measured: so far.
+        prompt: what the payload says.
+        examples: all of the rung.
+        cached: outputs that were generated before.
+        theirs: the incumbent's scores.
+        race: with the incumbent, None without one.
+        model: an adapted model that generates for this candidate alone, None in a pack.
+        changes: what the candidate changes in the base model, with the payload's numbers.
+        error: why it can't go on.
+    """
+
+    measured: Measured
+    prompt: str
+    examples: Sequence[Example]
+    cached: CachedOutputs
+    theirs: Sequence[float]
+    race: Race | None
+    model: Any
+    changes: Changes
+    error: Exception | None = None
+
+    def batches(self, most: int) -> list[Sequence[Example]]:
+        """Return the next batches, none if this has ended."""
+        if self.error is not None or self.measured.verdict == "loses":
+            return []
+        size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
+        ends = range(first, len(self.examples), size)
+        return [self.examples[at : at + size] for at in ends[:most]]
+
+
 class Scorer:
-    """Scores candidates on one resident base model.
+    """Prepares candidates of one resident base model for `cluster.waves`.
 
     Args:
         frozen: the base model.
@@ -84,32 +117,36 @@ class Scorer:
     ) -> None:
         self._frozen, self._builder, self._task = frozen, builder, task
         self._ledger, self._cache, self._level, self._length = ledger, cache, level, length
+        # Programs that generate the same share what they generate while they run together.
+        self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
 
-    def score(
+    def begin(
         self,
         candidate: Candidate,
         rung: Rung,
         texts: dict[TextCodec, bytes],
         adapter: Adapter | None,
+        changes: Changes,
         content: Sequence[Tensor] | Learned,
         incumbents: Sequence[Incumbent],
         *,
         race: bool = True,
-    ) -> Measured:
-        """Run a candidate's program on the examples of `rung`, or on fewer where it loses its race.
+    ) -> Scoring:
+        """Build and decode a candidate's program, and return what is to be run.
 
         Args:
             candidate: what is scored.
             rung: how many examples.
             texts: its prompt as the codecs write it.
-            adapter: its adapter, on the model; it then holds the numbers of the payload.
+            adapter: its adapter, which then holds the numbers of the payload; on its model, or
+                detached.
+            changes: what a detached adapter changes.
             content: the adapter's trained numbers, or what it has learned from.
             incumbents: whom it has to beat, by increasing length.
             race: stop where it can't beat them; one that is still in training may yet.
 
         Raises:
-            ValueError: if a number is not finite or a prompt does not fit into the context.
-            OSError: if the cache can't be written.
+            ValueError: if a number is not finite.
         """
         program = self._builder.build(candidate, texts, adapter, content)
         decoded = self._builder.decode(program)
@@ -123,62 +160,19 @@ class Scorer:
         theirs = self._scores_of(rival, rung)
         if rival is not None and theirs:
             measured.against = rival.candidate
-        cached = self._cache.open(cache_key(self._behaviour(program, decoded)))
-        model = self._frozen.model if adapter is None else adapter.model
-        began = time.monotonic()
-        try:
-            level = self._level if race else None
-            self._run(measured, rung, decoded.prompt, model, cached, theirs, level)
-        finally:
-            cached.save()
-        measured.generate_s = time.monotonic() - began
-        return measured
-
-    def _run(
-        self,
-        measured: Measured,
-        rung: Rung,
-        prompt: str,
-        model: Any,
-        cached: CachedOutputs,
-        theirs: Sequence[float],
-        level: float | None,
-    ) -> None:
-        recipe, metric = measured.program.recipe, self._task.metric
         examples = self._task.splits.search[: rung.num_examples]
-        race = None
-        if level is not None and theirs:
-            whole = theirs if len(theirs) == len(examples) else None
-            race = Race(level, whole)
-        for first in range(0, len(examples), recipe.batch_size):
-            batch = examples[first : first + recipe.batch_size]
-            names = [example.id for example in batch]
-            found = cached.get(names)
-            if found is None:
-                inputs = [example.input for example in batch]
-                generated = run_batch(measured.program, prompt, self._frozen, model, inputs)
-                found = Batch(
-                    tuple(generated.texts), generated.input_tokens, generated.output_tokens
-                )
-                cached.add(names, found)
-                measured.generated += len(batch)
-                measured.input_tokens += found.input_tokens
-                measured.output_tokens += found.output_tokens
-            outputs = [postprocess(text, recipe.postprocess) for text in found.outputs]
-            scores = [
-                metric.per_example(self._task.cut(output), example)
-                for output, example in zip(outputs, batch, strict=True)
-            ]
-            measured.outputs += outputs
-            measured.scores += scores
-            rivals = theirs[first : first + len(batch)]
-            if race is not None and rivals:
-                measured.verdict = race.add(scores[: len(rivals)], rivals)
-                if measured.verdict == "loses":
-                    break
-        shared = min(len(measured.scores), len(theirs))
-        if shared:
-            measured.gap = (sum(measured.scores[:shared]) - sum(theirs[:shared])) / shared
+        racing = None
+        if race and self._level is not None and theirs:
+            racing = Race(self._level, theirs if len(theirs) == len(examples) else None)
+        model = None if adapter is None else adapter.model
+        if model is None and not generates_plainly(self._frozen):
+            model = self._frozen.model
+        key = cache_key(self._behaviour(program, decoded))
+        cached = self._opened.get(key) or self._cache.open(key)
+        self._opened[key] = cached
+        return Scoring(
+            measured, decoded.prompt, examples, cached, theirs, racing, model, fixed(changes)
+        )
 
     def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float]:
         """Return the incumbent's scores at this rung, in the order of the examples."""

@@ -1,5 +1,6 @@
 """The examples of a training step, as token ids with labels on the answers only."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from evaluators.streams import stream
 from evaluators.task import Task
 from search.adapter import AdapterSpec
 
-_IGNORED = -100
+IGNORED = -100
+Row = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,22 @@ def training_batch(
     Raises:
         ValueError: if an example does not fit into the model's context.
     """
+    rows = training_rows(frozen, lesson, spec, step)
+    return _right_padded(rows, frozen.tokenizer.pad_token_id, frozen.model.device)
+
+
+def training_rows(frozen: Frozen, lesson: Lesson, spec: AdapterSpec, step: int) -> list[Row]:
+    """Return for each row of a step the ids before the answer and those of the answer.
+
+    Raises:
+        ValueError: if an example does not fit into the model's context.
+    """
     rng = stream(spec.seed, "batch", step)
-    rows = [
-        _example_tokens(frozen, lesson, example)
-        for example in rng.choices(lesson.examples, k=spec.batch_size)
-    ]
-    return {
-        name: tensor.to(frozen.model.device)
-        for name, tensor in _right_padded(rows, frozen.tokenizer.pad_token_id).items()
-    }
+    chosen = rng.choices(lesson.examples, k=spec.batch_size)
+    return [_example_tokens(frozen, lesson, example) for example in chosen]
 
 
-def _example_tokens(
-    frozen: Frozen, lesson: Lesson, example: Example
-) -> tuple[list[int], list[int]]:
-    """Return the ids before the answer and those of the answer."""
+def _example_tokens(frozen: Frozen, lesson: Lesson, example: Example) -> Row:
     task = lesson.task
     text = asked(frozen, lesson.chat, lesson.prompt + task.question, example.input)
     special = frozen.special_tokens and not lesson.chat
@@ -72,16 +75,34 @@ def _example_tokens(
     return question, answer
 
 
-def _right_padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
+def _right_padded(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return ids, mask and labels of shape [rows, longest]; labels are on the answers only."""
     width = max(len(question) + len(answer) for question, answer in rows)
     ids, mask, labels = [], [], []
     for question, answer in rows:
         gap = width - len(question) - len(answer)
         ids.append(question + answer + [pad] * gap)
         mask.append([1] * (width - gap) + [0] * gap)
-        labels.append([_IGNORED] * len(question) + answer + [_IGNORED] * gap)
+        labels.append([IGNORED] * len(question) + answer + [IGNORED] * gap)
     return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor(labels),
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+        "labels": torch.tensor(labels, device=device),
     }
+
+
+def finite_loss(loss: float, step: int) -> float:
+    """Return `loss`.
+
+    Raises:
+        FloatingPointError: if it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the training loss became {loss} at step {step}")
+    return loss
+
+
+def mean_of_last(losses: Sequence[float]) -> float | None:
+    """Return the mean of the last ten losses, None if there is none."""
+    last = losses[-10:]
+    return sum(last) / len(last) if last else None

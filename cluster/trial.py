@@ -12,27 +12,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from cluster.messages import BaseModelChangedError, rung_part
+from cluster.messages import BaseModelChangedError, message_of, rung_part
 from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.rungs import Rung
 
-MESSAGE_KEYS = (
-    "candidate",
-    "rung",
-    "score",
-    "program_bits",
-    "payload_bits",
-    "num_examples",
-    "num_generated",
-    "against",
-    "gap",
-    "verdict",
-    "left",
-    "error",
-    "seconds",
-)
 # A file system may fail for a moment; what lasts is the run's failure.
 _MAX_WRITE_FAILURES = 2
 
@@ -73,7 +58,7 @@ class RungTrial(tune.Trainable):
                 if not tries:
                     return {"halt": str(error)}
             else:
-                return {key: row.get(key) for key in MESSAGE_KEYS}
+                return message_of(row) | {"together": row.get("together") or [message_of(row)]}
 
     def _run_rung(self, rung: Rung) -> dict[str, Any]:
         worker: Any = ray.get_actor(self._worker_name)

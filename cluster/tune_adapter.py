@@ -15,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.messages import Worker
+from cluster.places import Places
 from cluster.recorder import Recorder
 from cluster.run_folder import RunFolder
 from cluster.trial import RungTrial
@@ -68,13 +69,17 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         return True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
-        """Decide after a rung."""
+        """Decide after a rung: on all who were in the same pack, in the order of their proposals.
+
+        Results come one by one and in any order; the first brings the decision on all of them.
+        """
         go_on = False
         if result.get("halt"):
             self._brake.pull(result["halt"])
         else:
             try:
-                go_on = self._recorder.decide(result).action == "promote"
+                decisions = self._recorder.decide_together(result["together"])
+                go_on = decisions[result["candidate"], result["rung"]].action == "promote"
             except (OSError, SupersededError, ValueError) as error:
                 self._brake.pull(str(error))
         go_on = go_on and not self._brake.on
@@ -91,7 +96,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         self,
         recorder: Recorder,
         pending: Sequence[tuple[Candidate, int]],
-        workers: Sequence[Worker],
+        workers: list[Worker],
         rungs: Sequence[Rung],
         run: RunFolder,
         brake: Brake,
@@ -101,8 +106,12 @@ class RecordedSearcher(_NotSaved, Searcher):
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
-        self._free = deque(workers)
+        # A worker has as many places as candidates share its passes.
+        self._free = deque(workers * run.sweep.workers.places)
         self._busy: dict[str, Worker] = {}
+        self._places = Places(run.path, run.sweep.workers.places)
+        for worker in workers:
+            self._places.tell(worker.name, 0, more=True)
         self._common = {
             "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
             "run_folder": str(run.path),
@@ -115,26 +124,37 @@ class RecordedSearcher(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy, or the end."""
-        if self._brake.on:
+        try:
+            found = None if self._brake.on else self._assign(trial_id)
+            # A result that is still to come may bring up more to try.
+            if found is None:
+                for worker in set(self._free):
+                    self._tell(worker, more=False)
+        except (OSError, SupersededError, ValueError) as error:
+            self._brake.pull(str(error))
             return Searcher.FINISHED
-        for worker in self._free:
-            try:
-                found = self._next(worker.model)
-            except (OSError, SupersededError, ValueError) as error:
-                self._brake.pull(str(error))
-                return Searcher.FINISHED
+        ends = self._brake.on or not self._busy
+        return Searcher.FINISHED if found is None and ends else found
+
+    def _assign(self, trial_id: str) -> Row | None:
+        for worker in dict.fromkeys(self._free):
+            found = self._next(worker.model)
             if found is not None:
                 candidate, next_rung = found
                 self._free.remove(worker)
                 self._busy[trial_id] = worker
+                self._tell(worker, more=True)
                 return {
                     "candidate": candidate.canonical(),
                     "first_rung": next_rung,
                     "worker": worker.name,
                     **self._common,
                 }
-        # A result that is still to come may bring up more to try.
-        return None if self._busy else Searcher.FINISHED
+        return None
+
+    def _tell(self, worker: Worker, *, more: bool) -> None:
+        busy = sum(one == worker for one in self._busy.values())
+        self._places.tell(worker.name, busy, more=more)
 
     def _next(self, model: str) -> tuple[Candidate, int] | None:
         if self._pending[model]:
@@ -144,7 +164,12 @@ class RecordedSearcher(_NotSaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Take the trial's worker back."""
-        self._free.append(self._busy.pop(trial_id))
+        worker = self._busy.pop(trial_id)
+        self._free.append(worker)
+        try:
+            self._tell(worker, more=not self._brake.on)
+        except OSError as error:
+            self._brake.pull(str(error))
 
     def save(self, checkpoint_path: str) -> None:
         """Save an empty file, because Tune renames what it asked for."""

@@ -51,6 +51,7 @@ TABLES: dict[str, pa.Schema] = {
             ("gap", pa.float64()),
             ("verdict", pa.string()),
             ("left", pa.int32()),
+            ("pack", pa.string()),
         ]
     ),
     "predictions": pa.schema(

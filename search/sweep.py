@@ -79,6 +79,21 @@ class Workers(Config):
     batch_size: Annotated[
         int, Field(ge=1, description="most examples generated together; see `rungs.examples`")
     ] = 64
+    pack: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=256,
+            description="candidates that a worker trains and scores in the same passes; each costs "
+            "a small process. By default 8 where workers have GPUs; on CPUs 1, because their "
+            "passes are hardly faster when they are larger",
+        ),
+    ] = None
+
+    @property
+    def places(self) -> int:
+        """Return how many candidates are with a worker at once."""
+        return self.pack if self.pack is not None else 8 if self.gpus else 1
 
 
 class Sweep(Config):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from cluster.evaluator import Evaluator
+from cluster.in_hand import InHand
 from cluster.messages import BaseModelChangedError, EvaluatorSetup
 from cluster.program_files import read_program
+from cluster.rung_runner import RungRunner
 from evaluators.ledger import Ledger
 from search.adapter import AdapterSpec
 from search.candidate import Candidate, Prompt
@@ -171,6 +173,72 @@ def test_a_candidate_that_fails_is_a_row_with_its_traceback(
     assert after["score"] is not None
 
 
+def test_a_pack_is_what_its_candidates_are_alone(
+    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+) -> None:
+    pack = [
+        candidate(prompt=Prompt(instruction="Number:")),
+        candidate(prompt=Prompt(instruction="Number:"), postprocess=("last_number",)),
+        lora(rank=2),
+        lora(rank=None, method="ia3", seed=3, steps=2),
+        lora(rank=None, method="fourierft", size=4),
+        lora(learning_rate=1e30, steps=40),
+        lora(target_modules=("nosuch",)),
+    ]
+    asked = [(one.canonical(), SECOND) for one in pack]
+    together = make_evaluator("together").run_rungs(asked)
+    alone = make_evaluator("alone")
+    columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
+    for row, one in zip(together, asked, strict=True):
+        other = alone.run_rung(*one)
+        assert [row.get(c) for c in columns] == [other.get(c) for c in columns]
+        assert (row.get("error") is None) == (other.get("error") is None)
+        assert row["pack"] == together[0]["pack"] != other["pack"]
+        assert [message["candidate"] for message in row["together"]] == [c.id for c in pack]
+    assert [row.get("error") is None for row in together] == [True] * 5 + [False] * 2
+    outputs = [
+        {
+            (row["candidate"], row["example"]): row["output"]
+            for row in Ledger(tmp_path / run / "ledger").rows("predictions")
+        }
+        for run in ("together", "alone")
+    ]
+    assert outputs[0] == outputs[1]
+    # What generates the same is generated once.
+    assert [row["num_generated"] for row in together[:2]] == [8, 0]
+
+
+def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
+    make_evaluator: Callable[..., Evaluator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killer, other = candidate(prompt=Prompt(instruction="kill")), candidate()
+    asked = [(killer.canonical(), FIRST), (other.canonical(), FIRST)]
+    run, packs = RungRunner.run, []
+
+    class DiedError(BaseException):
+        pass
+
+    def deadly(self: RungRunner, works: Any) -> None:
+        packs.append([work.candidate.id for work in works])
+        if any(work.candidate == killer for work in works):
+            # Nobody who is killed tidies up.
+            monkeypatch.setattr(InHand, "_write", lambda *_: None)
+            raise DiedError
+        run(self, works)
+
+    write = InHand._write
+    monkeypatch.setattr(RungRunner, "run", deadly)
+    for _ in range(3):
+        with pytest.raises(DiedError):
+            make_evaluator().run_rungs(asked)
+        monkeypatch.setattr(InHand, "_write", write)
+    first, second = make_evaluator().run_rungs(asked)
+    assert first["error"] == "its worker died 3 times while it ran"
+    assert second["score"] is not None
+    assert packs[0] == [killer.id, other.id]
+    assert [killer.id, other.id] not in packs[1:]
+
+
 OUT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -216,14 +284,14 @@ def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
 def test_a_changed_base_model_stops_the_worker(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = type(evaluator)._train
+    run = RungRunner.run
 
-    def vandal(self: Evaluator, *args: Any) -> Any:
+    def vandal(self: RungRunner, *args: Any) -> Any:
         with torch.no_grad():
             self._frozen.model.lm_head.weight[0, 0] += 1
-        return train(self, *args)
+        return run(self, *args)
 
-    monkeypatch.setattr(Evaluator, "_train", vandal)
+    monkeypatch.setattr(RungRunner, "run", vandal)
     with pytest.raises(BaseModelChangedError, match="digest was"):
         evaluator.run_rung(lora().canonical(), FIRST)
 

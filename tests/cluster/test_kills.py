@@ -168,6 +168,7 @@ def test_two_kills_change_nothing(write_sweep: Write, tmp_path: Path) -> None:
     sweep = write_sweep(
         families={"prompt": {"candidates": 2}, "lora": {**LORA, "candidates": 1}},
         rate_search={"keep": [1.0]},
+        workers={"pack": 2},
     )
     kills: list[Kill] = [
         # A worker in the middle of a part; then everything between a decision and its record.
@@ -179,13 +180,15 @@ def test_two_kills_change_nothing(write_sweep: Write, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_twenty_five_kills_change_nothing(write_sweep: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [1, 3])
+def test_twenty_five_kills_change_nothing(write_sweep: Write, tmp_path: Path, pack: int) -> None:
     sweep = write_sweep(
         families={
             "prompt": {"candidates": 16, "demonstrations": [0, 1]},
             "lora": {**LORA, "candidates": 4},
         },
         rungs={"examples": 2, "train_steps": 1, "eta": 2, "count": 3},
+        workers={"pack": pack},
     )
     rng = random.Random(0)
     kills: list[Kill | float] = [

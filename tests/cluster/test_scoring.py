@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster import scoring
+from cluster import waves
 from cluster.evaluator import Evaluator
-from cluster.generation import Generated
 from cluster.incumbents import Incumbents, read_incumbents
 from cluster.messages import EvaluatorSetup
+from cluster.packing.generate import Asked
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, Prompt
 from search.racing import Incumbent
@@ -37,15 +37,27 @@ def make(sweep: Sweep, tmp_path: Path) -> Callable[..., Evaluator]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Answer every question by what the prompt says: `right` or anything else; note the calls."""
-    calls: list[tuple[str, int]] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Answer every question by what the prompt says: `right` or anything else; note the rows.
 
-    def answer(_: Any, prompt: str, frozen: Any, model: Any, inputs: Sequence[str]) -> Generated:
-        calls.append((prompt, len(inputs)))
-        return Generated([TARGETS[text] if "right" in prompt else "?" for text in inputs], 9, 1)
+    A wave holds one batch of each candidate.
+    """
+    calls: list[int] = []
 
-    monkeypatch.setattr(scoring, "run_batch", answer)
+    def answer(frozen: Any, slots: Any, rows: Sequence[Asked], *_: Any) -> list[list[int]]:
+        if rows:
+            calls.append(len(rows))
+        texts = [frozen.tokenizer.decode(row.ids) for row in rows]
+        said = [
+            next(target for text, target in TARGETS.items() if text in asked)
+            if "right" in asked
+            else "?"
+            for asked in texts
+        ]
+        return [frozen.tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+
+    monkeypatch.setattr(waves, "answer", answer)
+    monkeypatch.setattr(waves, "_ROWS", 1)
     return calls
 
 
@@ -65,7 +77,7 @@ def targets(make: Callable[..., Evaluator]) -> None:
 
 
 def test_an_example_goes_once_through_the_same_program(
-    make: Callable[..., Evaluator], asked: list[tuple[str, int]]
+    make: Callable[..., Evaluator], asked: list[int]
 ) -> None:
     one = prompt("right")
     evaluator = make()
@@ -76,13 +88,13 @@ def test_an_example_goes_once_through_the_same_program(
     # Other post-processing is another program whose raw outputs are the same.
     other = evaluator.run_rung(prompt("right", postprocess=("lower",)).canonical(), SECOND)
     assert (other["num_generated"], other["num_examples"]) == (0, 8)
-    assert [count for _, count in asked] == [4, 4]
+    assert asked == [4, 4]
     longer = evaluator.run_rung(prompt("right", max_new_tokens=3).canonical(), FIRST)
     assert longer["num_generated"] == 4
 
 
 def test_runs_that_share_a_cache_share_outputs(
-    make: Callable[..., Evaluator], asked: list[tuple[str, int]], tmp_path: Path
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
 ) -> None:
     one = prompt("right").canonical()
     rows = [make(run, cache=tmp_path / "shared").run_rung(one, FIRST) for run in ("a", "b")]
@@ -97,25 +109,25 @@ def test_runs_that_share_a_cache_share_outputs(
 
 
 def test_an_interrupted_rung_generates_only_what_is_missing(
-    make: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, int]]
+    make: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
-    one, evaluator, answer = prompt("right").canonical(), make(), scoring.run_batch
+    one, evaluator, answer = prompt("right").canonical(), make(), waves.answer
 
-    def stopped(*args: Any) -> Generated:
+    def stopped(*args: Any) -> Any:
         if asked:
             raise KeyboardInterrupt
         return answer(*args)
 
-    monkeypatch.setattr(scoring, "run_batch", stopped)
+    monkeypatch.setattr(waves, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluator.run_rung(one, SECOND)
-    monkeypatch.setattr(scoring, "run_batch", answer)
+    monkeypatch.setattr(waves, "answer", answer)
     row = evaluator.run_rung(one, SECOND)
     assert (row["num_generated"], row["num_examples"], row["score"]) == (4, 8, 1.0)
 
 
 def test_a_race_stops_who_can_not_win_and_says_so(
-    make: Callable[..., Evaluator], asked: list[tuple[str, int]], tmp_path: Path
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
 ) -> None:
     evaluator, good, bad = make(), prompt("right"), prompt("wrong, and longer")
     row = evaluator.run_rung(good.canonical(), SECOND)
@@ -133,7 +145,7 @@ def test_a_race_stops_who_can_not_win_and_says_so(
 
 
 def test_nobody_races_with_a_longer_one_or_where_races_are_off(
-    make: Callable[..., Evaluator], asked: list[tuple[str, int]], tmp_path: Path, sweep: Sweep
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path, sweep: Sweep
 ) -> None:
     evaluator, good = make(), prompt("right, and this is a long one")
     row = evaluator.run_rung(good.canonical(), FIRST)
@@ -150,7 +162,7 @@ def test_nobody_races_with_a_longer_one_or_where_races_are_off(
 
 
 def test_one_in_training_is_compared_with_its_like_and_not_raced(
-    make: Callable[..., Evaluator], asked: list[tuple[str, int]], tmp_path: Path
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
 ) -> None:
     evaluator, good = make(), prompt("right")
     bits = evaluator.run_rung(good.canonical(), FIRST)["program_bits"]

@@ -187,8 +187,10 @@ def test_the_readme_reads_the_ledger_as_it_lies(
         assert done.stdout.strip()
 
 
-def test_the_same_seed_gives_the_same_front(write_sweep: Write, tmp_path: Path) -> None:
-    sweep = str(write_sweep())
+def test_the_same_seed_gives_the_same_packs_and_the_same_front(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    sweep = str(write_sweep(workers={"pack": 3}))
     fronts = []
     for name in ("a", "b"):
         run("run", sweep, "--out", str(tmp_path / name))
@@ -197,7 +199,7 @@ def test_the_same_seed_gives_the_same_front(write_sweep: Write, tmp_path: Path) 
     assert fronts[0] == fronts[1]
     rows = [
         [
-            (r["candidate"], r["rung"], r["score"], r["program"])
+            (r["candidate"], r["rung"], r["score"], r["program"], r["pack"])
             for r in Ledger(tmp_path / name / "ledger").rows("rungs")
         ]
         for name in ("a", "b")

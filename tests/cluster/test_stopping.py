@@ -51,13 +51,13 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, brake)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert rule.on_trial_result(None, None, dict(ROW)) == "STOP"
+        assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
     assert brake.reason is not None
     assert "No space left on device" in brake.reason
     assert searcher.suggest("t") == RecordedSearcher.FINISHED
     assert ledger.rows("decisions") == []
     # What comes in after that is still recorded where it can be, but nobody goes on.
-    assert rule.on_trial_result(None, None, {**ROW}) == "STOP"
+    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
     assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
 
 
@@ -81,7 +81,7 @@ def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
     brake = Brake(None)
     rule = RecordedScheduler(recorder_of(run), brake)
     write_whole(claim_file(run.ledger.folder, 2), b"{}")
-    assert rule.on_trial_result(None, None, dict(ROW)) == "STOP"
+    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
     assert brake.reason is not None
     assert "superseded by attempt 2" in brake.reason
 

@@ -1,0 +1,58 @@
+"""What a worker has in hand, on disk, so that its successor knows what it died of.
+
+A worker that dies is started again and asked the same things again. What was in its hands then is
+run alone, and given up where workers keep dying of it; the others of its pack are not to blame.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from evaluators.ledger import write_whole
+
+# A candidate at whose rung so many workers died is given up.
+GIVEN_UP_AFTER = 3
+
+
+class InHand:
+    """A worker's file in the folder `in_hand` of a run; deaths count within one attempt.
+
+    Raises:
+        OSError, ValueError: on construction, if there is a file that can't be read.
+    """
+
+    def __init__(self, run: Path, worker: str, attempt: int) -> None:
+        name = re.sub(r"[^\w.-]", "_", worker)
+        self._path = run / "in_hand" / f"{name}.a{attempt}.json"
+        self._deaths: dict[str, int] = {}
+        if self._path.exists():
+            known = json.loads(self._path.read_text("utf-8"))
+            self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
+            for part in known["running"]:
+                self._deaths[part] = self._deaths.get(part, 0) + 1
+            self._write([])
+
+    def deaths(self, part: str) -> int:
+        """Return how many workers died while they had a rung in hand."""
+        return self._deaths.get(part, 0)
+
+    @contextmanager
+    def holding(self, parts: Sequence[str]) -> Iterator[None]:
+        """Say that rungs are in hand; who leaves alive forgets what they did to others.
+
+        Raises:
+            OSError: if that can't be written.
+        """
+        self._write(parts)
+        try:
+            yield
+        finally:
+            for part in parts:
+                self._deaths.pop(part, None)
+            self._write([])
+
+    def _write(self, running: Sequence[str]) -> None:
+        content = {"running": list(running), "deaths": self._deaths}
+        write_whole(self._path, json.dumps(content).encode())

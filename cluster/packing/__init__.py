@@ -1,0 +1,1 @@
+"""Many candidates in one pass over their base model."""

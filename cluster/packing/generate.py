@@ -1,0 +1,230 @@
+"""Greedy generation for rows of several candidates at once.
+
+What a row says is what `model.generate` gives for its candidate alone, up to the order of float
+sums, so that a near tie between two tokens may fall otherwise. The key-value cache of the beginning
+that all rows of a candidate share is computed once for it. A row ends at a stop string, at the
+model's end token or at its limit; rows that have ended are taken out of the batch.
+
+Soft tokens are negative ids, see `cluster.packing.pack`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.generation.stopping_criteria import StopStringCriteria
+
+from cluster.frozen import Frozen
+from cluster.packing.changes import Changes
+from cluster.packing.pack import Pack
+from cluster.packing.planner import Planner, is_out_of_memory
+from cluster.packing.reading import Reading, SlotRow
+from cluster.shards.shard import ALONE, Shard
+
+# Ended rows are taken out when they are this share of a batch; that copies the cache of the others.
+_WORTH_REMOVING = 0.25
+# Options of a model's own generation config that change greedy generation in ways not done here.
+_UNSUPPORTED = (
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_length",
+    "min_new_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+    "num_beams",
+    "prompt_lookup_num_tokens",
+)
+_NEUTRAL: tuple[Any, ...] = (None, 0, 1, 1.0, [], {}, False)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row to be continued.
+
+    Attributes:
+        slot: of the pack.
+        ids: tokens so far, soft ones first.
+        max_new_tokens: the longest answer.
+        stop: strings that end it.
+    """
+
+    slot: int
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Return the most tokens that the row comes to hold."""
+        return len(self.ids) + self.max_new_tokens
+
+
+def generates_plainly(frozen: Frozen) -> bool:
+    """Return whether greedy generation of this model is the likeliest token at each step."""
+    config = frozen.model.generation_config
+    return all(getattr(config, name, None) in _NEUTRAL for name in _UNSUPPORTED)
+
+
+def check_room(frozen: Frozen, row: Asked) -> None:
+    """Do nothing if a row with its longest answer fits into the model's context.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if frozen.context is not None and row.tokens > frozen.context:
+        raise ValueError(
+            f"a prompt of {len(row.ids)} tokens and an answer of {row.max_new_tokens} do not fit "
+            f"into the model's context of {frozen.context} tokens"
+        )
+
+
+def answer(
+    frozen: Frozen,
+    slots: Sequence[Changes],
+    rows: Sequence[Asked],
+    planner: Planner,
+    shard: Shard = ALONE,
+) -> list[list[int] | MemoryError]:
+    """Return the new tokens of each row, the end token included, nothing after it.
+
+    Args:
+        frozen: the base model.
+        slots: what each candidate changes in it.
+        rows: checked by `check_room`; they run in as many passes as the planner makes.
+        planner: cuts the rows into passes; where memory runs out, half a pass is tried.
+        shard: the part of the model that is here.
+
+    Returns:
+        A row that does not fit into memory even by itself has an error in its place.
+    """
+    found: dict[int, list[int] | MemoryError] = {}
+    todo = planner.split(range(len(rows)), lambda i: rows[i].tokens)
+    with Pack(frozen.model, slots, shard) as pack:
+        while todo:
+            part = todo.pop(0)
+            tokens = sum(rows[i].tokens for i in part)
+            try:
+                new = continue_rows(frozen, pack, [rows[i] for i in part])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error)
+            else:
+                found.update(zip(part, new, strict=True))
+                continue
+            # Out here the tensors that the error held are gone.
+            planner.ran_out(tokens)
+            half = len(part) // 2
+            if half:
+                todo[:0] = [part[:half], part[half:]]
+            else:
+                found[part[0]] = MemoryError(f"a row does not fit into memory: {message}")
+    return [found[i] for i in range(len(rows))]
+
+
+@torch.no_grad()
+def continue_rows(frozen: Frozen, pack: Pack, rows: Sequence[Asked]) -> list[list[int]]:
+    """Return the new tokens of each row in one pass; see `answer`."""
+    if not rows:
+        return []
+    reading = _reading(frozen, pack, [(row.slot, row.ids) for row in rows])
+    rest = reading.begin()
+    with pack.rows(reading.slots):
+        return _continue(frozen, reading, rows, reading.read(rest, 1)[:, -1])
+
+
+@torch.no_grad()
+def log_likelihoods(
+    frozen: Frozen, pack: Pack, rows: Sequence[Asked], answers: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the log-probability in nats of each answer's tokens after its row."""
+    if not rows:
+        return []
+    whole = [(row.slot, (*row.ids, *new)) for row, new in zip(rows, answers, strict=True)]
+    reading = _reading(frozen, pack, whole)
+    longest = max(map(len, answers))
+    with pack.rows(reading.slots):
+        logits = reading.read([ids for _, ids in whole], longest + 1)
+    found = []
+    for row, new in enumerate(answers):
+        # Rows are padded on the left, so an answer's tokens are the last ones.
+        told = logits[row, longest - len(new) : longest].float().log_softmax(-1)
+        ids = torch.tensor(list(new), device=told.device)
+        found.append(float(told.gather(1, ids[:, None]).sum()))
+    return found
+
+
+def _reading(frozen: Frozen, pack: Pack, rows: Sequence[SlotRow]) -> Reading:
+    return Reading(pack, rows, frozen.tokenizer.pad_token_id, frozen.model.device)
+
+
+def _continue(
+    frozen: Frozen, reading: Reading, rows: Sequence[Asked], logits: torch.Tensor
+) -> list[list[int]]:
+    device, pad = frozen.model.device, frozen.tokenizer.pad_token_id
+    ends = frozen.model.generation_config.eos_token_id
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    ends = torch.tensor(ends, dtype=torch.long, device=device)
+    found: list[list[int]] = [[] for _ in rows]
+    stops = _Stops(frozen, rows)
+    alive = torch.arange(len(rows), device=device)
+    limits = torch.tensor([row.max_new_tokens for row in rows], device=device)
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    for step in range(int(limits.max())):
+        chosen = torch.where(ended, pad, logits.argmax(-1))
+        columns = (alive.tolist(), chosen.tolist(), ended.tolist())
+        for row, token, over in zip(*columns, strict=True):
+            if not over:
+                found[row].append(token)
+        ended = ended | torch.isin(chosen, ends) | (limits[alive] <= step + 1)
+        ended = ended | stops.seen(chosen)
+        if bool(ended.all()):
+            break
+        if float(ended.float().mean()) >= _WORTH_REMOVING:
+            keep = (~ended).nonzero()[:, 0]
+            reading.keep(keep)
+            stops.keep(keep)
+            alive, chosen, ended = alive[keep], chosen[keep], ended[keep]
+        logits = reading.next(chosen)
+    return found
+
+
+class _Stops:
+    """Sees stop strings by the rule that `model.generate` has for them."""
+
+    def __init__(self, frozen: Frozen, rows: Sequence[Asked]) -> None:
+        self._kinds = list(dict.fromkeys(row.stop for row in rows))
+        self._criteria = [_criterion(frozen, stop) for stop in self._kinds]
+        longest = max((c.maximum_token_len for c in self._criteria if c), default=0)
+        pad = frozen.tokenizer.pad_token_id
+        # The rule also looks at the end of the prompt.
+        tails = [[*[pad] * longest, *(max(i, 0) for i in row.ids)][-longest:] for row in rows]
+        self._tails = torch.tensor(tails if longest else [[]] * len(rows)).to(frozen.model.device)
+        kinds = [self._kinds.index(row.stop) for row in rows]
+        self._kind = torch.tensor(kinds).to(frozen.model.device)
+
+    def seen(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return whether each row has a stop string with its new token."""
+        found = torch.zeros_like(chosen, dtype=torch.bool)
+        if not self._tails.shape[1]:
+            return found
+        self._tails = torch.cat([self._tails[:, 1:], chosen[:, None]], 1)
+        for kind, criterion in enumerate(self._criteria):
+            if criterion is not None:
+                found |= (self._kind == kind) & criterion(self._tails, None)
+        return found
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows."""
+        self._tails, self._kind = self._tails[rows], self._kind[rows]
+
+
+def _criterion(frozen: Frozen, stop: tuple[str, ...]) -> Any:
+    return StopStringCriteria(frozen.tokenizer, list(stop)) if stop else None

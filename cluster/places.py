@@ -1,0 +1,59 @@
+"""How many candidates a worker may expect: written by the driver, read by the worker.
+
+RUN/places/WORKER.json says how many candidates are with a worker, and whether more may still come.
+With that a worker knows when a pack is complete, whatever the speed of the processes in between,
+and so the same search makes the same packs. It is no record, only a message.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from evaluators.ledger import write_whole
+
+
+class Places:
+    """The places of all workers; those of an earlier attempt are taken away.
+
+    Args:
+        run: the run's folder.
+        size: places of each worker.
+
+    Raises:
+        OSError: if the old ones can't be taken away.
+    """
+
+    def __init__(self, run: Path, size: int) -> None:
+        self._run, self._size = run, size
+        self._told: dict[str, tuple[int, bool]] = {}
+        for file in (run / "places").glob("*"):
+            file.unlink()
+
+    def tell(self, worker: str, busy: int, *, more: bool) -> None:
+        """Say how many candidates are with a worker, and whether more may come.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        more = more and busy < self._size
+        if self._size > 1 and self._told.get(worker) != (busy, more):
+            content = json.dumps({"busy": busy, "more": more})
+            write_whole(_path(self._run, worker), content.encode())
+            self._told[worker] = (busy, more)
+
+
+def is_complete(run: Path, worker: str, waiting: int) -> bool:
+    """Return whether so many waiting candidates are all that a worker is to expect.
+
+    Raises:
+        OSError, ValueError: if the message is there and can't be read.
+    """
+    try:
+        told = json.loads(_path(run, worker).read_text("utf-8"))
+    except FileNotFoundError:
+        return True
+    return waiting >= told["busy"] and not told["more"]
+
+
+def _path(run: Path, worker: str) -> Path:
+    return run / "places" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', worker)}.json"

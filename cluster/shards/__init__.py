@@ -1,0 +1,1 @@
+"""A base model over several ranks."""

@@ -1,0 +1,85 @@
+"""A candidate at a rung while a worker has it in hand."""
+
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.adapters import Adapter, Trained
+from cluster.messages import BaseModelChangedError, rung_part
+from cluster.packing.changes import Changes
+from cluster.prequential import Learned
+from cluster.scoring import Scoring
+from evaluators.fence import SupersededError
+from search.candidate import Candidate
+from search.programs.numbers import Tensor
+from search.programs.text import TextCodec
+from search.rungs import Rung
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Work:
+    """What is known of a candidate at a rung so far.
+
+    Attributes:
+        candidate: what is tried.
+        rung: how far.
+        row: its row of the ledger.
+        texts: its prompt as the codecs write it.
+        adapter: its adapter, detached or on the model; None for prompts.
+        changes: what a detached adapter changes.
+        content: the adapter's trained numbers, or what it has learned from.
+        trained: what its training did.
+        scoring: its way through the examples.
+        train_s: seconds of its training.
+        seconds: that it has cost.
+    """
+
+    candidate: Candidate
+    rung: Rung
+    row: Row
+    texts: dict[TextCodec, bytes] = field(default_factory=dict)
+    adapter: Adapter | None = None
+    changes: Changes = field(default_factory=dict)
+    content: Sequence[Tensor] | Learned = ()
+    trained: Trained | None = None
+    scoring: Scoring | None = None
+    train_s: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def part(self) -> str:
+        """Return the name of its parts of the ledger."""
+        return rung_part(self.candidate.id, self.rung)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether something went wrong with it."""
+        return self.row.get("error") is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Take down what went wrong; the first error stays."""
+        if not self.failed:
+            self.row["error"] = "".join(traceback.format_exception(error))
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Count the time, and make what goes wrong with the candidate an error of its row.
+
+        Raises:
+            BaseModelChangedError, SupersededError, OSError: what the worker, the run or the disk
+                ran into is not the candidate's failure.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        except (BaseModelChangedError, SupersededError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
+            self.fail(error)
+        finally:
+            self.seconds += time.monotonic() - began

@@ -1,0 +1,34 @@
+"""A worker that was killed leaves behind what it had in hand."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.in_hand import InHand
+
+
+def test_who_dies_leaves_suspects_and_who_lives_clears_them(tmp_path: Path) -> None:
+    hand = InHand(tmp_path, "w/1", 1)
+    context = hand.holding(["a-r0", "b-r0"])
+    context.__enter__()
+    # Killed: the successor reads what was left.
+    heir = InHand(tmp_path, "w/1", 1)
+    assert (heir.deaths("a-r0"), heir.deaths("b-r0"), heir.deaths("c-r0")) == (1, 1, 0)
+    with heir.holding(["a-r0"]):
+        pass
+    assert heir.deaths("a-r0") == 0
+    killed = heir.holding(["b-r0"])
+    killed.__enter__()
+    third = InHand(tmp_path, "w/1", 1)
+    assert (third.deaths("a-r0"), third.deaths("b-r0")) == (0, 2)
+
+
+def test_an_error_is_no_death_and_another_attempt_knows_nothing(tmp_path: Path) -> None:
+    hand = InHand(tmp_path, "w", 1)
+    with pytest.raises(OSError, match="full"), hand.holding(["a-r0"]):
+        raise OSError("full")
+    assert InHand(tmp_path, "w", 1).deaths("a-r0") == 0
+    killed = hand.holding(["a-r0"])
+    killed.__enter__()
+    assert InHand(tmp_path, "w", 2).deaths("a-r0") == 0
+    assert InHand(tmp_path, "v", 1).deaths("a-r0") == 0
