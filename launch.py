@@ -20,6 +20,7 @@ kilobit searches for the shortest program (a prompt, a small adapter, a post-pro
 the
 Pareto front of length against score for each base model."""
 
+_MOST_SECONDS = 1_000_000
 _EXAMPLES = """\
 examples:
   kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
@@ -99,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
     )
     verify.add_argument(
-        "--timeout", type=int, default=3600, metavar="S", help="seconds that a program may take"
+        "--timeout",
+        type=_seconds,
+        default=3600,
+        metavar="S",
+        help="seconds that a program may take",
     )
 
     certify = commands.add_parser(
@@ -115,7 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         "marked as repeated",
     )
     certify.add_argument(
-        "--timeout", type=int, default=3600, metavar="S", help="seconds that a program may take"
+        "--timeout",
+        type=_seconds,
+        default=3600,
+        metavar="S",
+        help="seconds that a program may take",
     )
 
     export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
@@ -127,6 +136,15 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="check this machine and say what to do about what it finds")
     return parser
+
+
+def _seconds(text: str) -> int:
+    # More is too much for the calls of the system that wait.
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: whole seconds from 1 to {_MOST_SECONDS} are allowed"
+        )
+    return int(text)
 
 
 def _interrupt(*_: Any) -> None:

@@ -106,7 +106,10 @@ def write(folder: Path, number: int) -> int:
             proposed += 1
             for rung in range(sweep.rungs.count):
                 row = row_of(candidate, rung, rng)
-                run.ledger.write("rungs", rung_part(candidate.id, Rung(rung, 1, 1)), [row])
+                part = rung_part(candidate.id, Rung(rung, 1, 1))
+                for table in ("predictions", "programs"):
+                    run.ledger.write(table, part, [])
+                run.ledger.write("rungs", part, [row])
                 goes_on = recorder.decide(row).action == "promote"
                 decisions += 1
                 if proposed >= number and decisions % FOLD_EVERY == FOLD_EVERY - 1:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,8 @@ from cluster.proofs import VERIFY_TIMEOUT_S, at_once, followed, verify_front
 from cluster.run_folder import RunFolder, reopen_run
 from cluster.sandbox import ProgramFailedError
 from cluster.seeds import print_seeds, refuse_same_seeds
-from cluster.show import num_running, points_of, print_front
+from cluster.show import num_lost, num_running, points_of, print_front, print_left_out
+from cluster.terminal import Terminal
 from evaluators.certification import Bounds
 from evaluators.task import Task
 from search.front import FrontPoint
@@ -31,18 +33,31 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 def certify(args: argparse.Namespace) -> int:
     """Certify the fronts of one or more runs and print what that proves."""
+    seen: set[Path] = set()
+    for path in args.runs:
+        if path.resolve() in seen:
+            raise SweepError(f"{path} is named twice: give each run once")
+        seen.add(path.resolve())
     with ExitStack() as held:
         return _certify_held([held.enter_context(reopen_run(path)) for path in args.runs], args)
 
 
 def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:
+        print_left_out(console, run)
         try:
-            left = num_running(run)
+            left, lost = num_running(run), num_lost(run)
         except ValueError as error:
             raise SweepError(str(error)) from error
+        if lost:
+            # A sealed split serves one choice of programs, so the front has to be whole.
+            console.print(
+                f"nothing is certified: {lost} rungs were left out; first do them again:\n"
+                f"  kilobit resume {run.path}"
+            )
+            return FAILED
         if left:
             console.print(
                 f"{left} candidates of {run.path} have not ended: certifying what they may still "
@@ -143,7 +158,7 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, sorted({point.model for point in missing}), timeout_s) as found:
+    with verifier(one.run, missing, timeout_s) as found:
         results = each_at_once(partial(certify, found), missing, at_once(one.run))
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         for point, error in followed(results, doing, len(missing), console):

@@ -75,9 +75,9 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         raise SweepError(str(error)) from error
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
+    _check_cache(sweep, sweep_folder)
     if local:
-        plan_cpus(sweep, os.cpu_count() or 1)
-        plan_gpus(sweep, torch.cuda.device_count())
+        check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
     labels = [model.label for model in sweep.base_models]
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked))
@@ -85,6 +85,27 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         return plan
     candidates = list_candidates(sweep, task, labels)
     return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
+
+
+def check_fits(sweep: Sweep) -> None:
+    """Check that the workers fit on this machine.
+
+    Raises:
+        SweepError: if they do not.
+    """
+    plan_cpus(sweep, os.cpu_count() or 1)
+    plan_gpus(sweep, torch.cuda.device_count())
+
+
+def _check_cache(sweep: Sweep, folder: Path) -> None:
+    if sweep.cache is None:
+        return
+    cache = folder / sweep.cache
+    place = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    if not place.is_dir():
+        raise SweepError(f"cache: {cache} can't be written: {place} is no folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SweepError(f"cache: {cache} can't be written: no permission to write to {place}")
 
 
 def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:

@@ -7,6 +7,7 @@ answer at once.
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -20,8 +21,24 @@ from rich.text import Text
 from cluster.certify import certify, certify_runs
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
-from cluster.run_folder import RunFolder, create_run, discard_run, reopen_run
-from cluster.show import draw, front, num_ended, points_of, print_front, progress, status
+from cluster.run_folder import (
+    DamagedRunError,
+    RunFolder,
+    create_run,
+    discard_run,
+    reopen_run,
+)
+from cluster.show import (
+    draw,
+    front,
+    num_ended,
+    points_of,
+    print_front,
+    print_left_out,
+    progress,
+    status,
+)
+from cluster.terminal import Terminal, plain
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
 
@@ -47,13 +64,13 @@ def dispatch(args: argparse.Namespace) -> int:
     try:
         return commands[args.command](args)
     except SweepError as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
         # Not a failure: the reader has seen enough.
         raise
-    except (OSError, SupersededError) as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+    except (OSError, SupersededError, DamagedRunError) as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything was begun", file=sys.stderr)
@@ -63,11 +80,11 @@ def dispatch(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Begin a run, or only check it."""
     began = time.monotonic()
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if args.dry_run:
-        return _dry_run(console, sweep, folder)
+        return _dry_run(console, sweep, folder, local=args.address is None)
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
 
@@ -79,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     began = time.monotonic()
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
+        print_left_out(console, run_folder)
         with console.status("checking the sweep file, its data and its models"):
             from cluster.check import check_sweep
 
@@ -98,8 +116,6 @@ def _execute(
     _log_to(run_folder.path / "run.log")
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
-    for line in run_folder.left_out:
-        console.print(f"left out and done again: {line}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
@@ -122,10 +138,10 @@ def _execute(
             ) from error
         if isinstance(error, SweepError):
             raise
-        print(f"kilobit: {error}", file=sys.stderr)
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, OSError) as error:
-        print(f"kilobit: {error}", file=sys.stderr)
+    except (StoppedError, SupersededError, DamagedRunError, OSError) as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds}
@@ -154,11 +170,11 @@ def _log_to(path: Path) -> None:
     log.handlers = [handler]
 
 
-def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
+def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
     """Check all that can be checked without network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status("checking the sweep file, its data and its models"):
-        from cluster.check import check_models, check_sweep
+        from cluster.check import check_fits, check_models, check_sweep
         from evaluators.hub import DatasetMissingError
 
         plan: Plan | None
@@ -174,6 +190,11 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path) -> int:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
         console.print(f"not checked: {text}")
+    if local:
+        try:
+            check_fits(sweep)
+        except SweepError as error:
+            console.print(f"does not fit on this machine: {error}")
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
@@ -244,10 +265,10 @@ def _summarise(
         console.print(
             f"{left} candidates are left; go on with:\n  kilobit resume {run_folder.path}"
         )
-    console.print(
-        f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json\n"
-        f"              duckdb -c \"SELECT * FROM '{run_folder.path}/ledger/rungs/*.parquet'\""
-    )
+    console.print(f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json")
+    if shutil.which("duckdb"):
+        rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
+        console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
@@ -255,7 +276,7 @@ def doctor(_: argparse.Namespace) -> int:
     """Check this machine."""
     from cluster.doctor import examine
 
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     findings = examine()
     table = Table("", "what", "found", "what to do")
     for finding in findings:

@@ -13,12 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.adapters import installed
 from cluster.frozen import Frozen, weights_digest
-from cluster.program_files import read_folder
+from cluster.program_files import ProgramError, read_folder
 from cluster.token_logits import decode_text
 from evaluators.ledger import write_whole
 from search.adapter import AdapterSpec, peft_config
 from search.programs.program import Decoded, Program, decode
 from search.programs.recipe import AdapterPart
+
+# Some methods have ranks above any side of a weight.
+_LARGEST_RANK = 4096
 
 
 def export_peft(program_folder: Path, target: Path, model: Path) -> None:
@@ -46,8 +49,17 @@ def export_peft(program_folder: Path, target: Path, model: Path) -> None:
     expected = manifest.get("base_digest")
     if expected is not None and expected != frozen.digest:
         raise ValueError(f"--model: {model} has the digest {frozen.digest}, the program {expected}")
-    decoded = decode(program.recipe, program.payload, lambda section: decode_text(frozen, section))
-    with installed(frozen, spec_of(part)) as adapter:
+    spec = spec_of(part)
+    _check_size(spec, frozen)
+    with installed(frozen, spec) as adapter:
+        # Before anything is decoded: room is made for as many numbers as the shapes say.
+        if adapter.part(part.numbers).shapes != part.shapes:
+            raise ProgramError(
+                f"{program_folder}: the recipe's shapes are not those of its {part.config}"
+            )
+        decoded = decode(
+            program.recipe, program.payload, lambda section: decode_text(frozen, section)
+        )
         adapter.assign(decoded.tensors)
         # The frozen factors go with it, signs fixed, so that PEFT need not find them again.
         adapter.model.save_pretrained(target)
@@ -58,15 +70,19 @@ def load_frozen(model: Path, program: Program) -> Frozen:
     """Return the base model of a program as program.py loads it.
 
     Raises:
-        OSError, ValueError: if it can't be loaded.
+        ValueError: if it can't be loaded.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        model,
-        dtype=getattr(torch, program.recipe.dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    if not model.is_dir():
+        raise ValueError(f"--model: there is no folder {model}")
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", **options)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, program.recipe.dtype), use_safetensors=True, **options
+        )
+    except Exception as error:  # transformers raises many types here
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"--model: {model} can't be loaded: {reason}") from error
     loaded.eval().requires_grad_(False)
     context = getattr(loaded.config, "max_position_embeddings", None)
     recipe = program.recipe
@@ -77,7 +93,33 @@ def load_frozen(model: Path, program: Program) -> Frozen:
 
 
 def spec_of(part: AdapterPart) -> AdapterSpec:
-    """Return a spec that builds the adapter of a recipe; how it was trained it does not say."""
+    """Return a spec that builds the adapter of a recipe; how it was trained it does not say.
+
+    Raises:
+        ProgramError: if it is none that this version writes.
+    """
+    try:
+        spec = _spec_of(part)
+        ours = peft_config(spec) == (part.config, part.arguments)
+    except (KeyError, StopIteration, TypeError, ValueError):
+        ours = False
+    if not ours:
+        raise ProgramError(f"the recipe's {part.config} is not one that this version writes")
+    return spec
+
+
+def _check_size(spec: AdapterSpec, frozen: Frozen) -> None:
+    """Refuse an adapter for which no memory would be enough."""
+    weights = list(frozen.model.parameters())
+    most_rank = max(_LARGEST_RANK, *(max(weight.shape, default=0) for weight in weights))
+    most = {"rank": most_rank, "size": sum(weight.numel() for weight in weights)}
+    for name, limit in most.items():
+        value = getattr(spec, name)
+        if value is not None and value > limit:
+            raise ProgramError(f"the recipe's {name} {value} is more than {limit}")
+
+
+def _spec_of(part: AdapterPart) -> AdapterSpec:
     arguments = part.arguments
     shape: dict[str, Any] = {}
     if part.method in ("lora", "lora_fa", "lora_xs", "vera"):
@@ -91,12 +133,9 @@ def spec_of(part: AdapterPart) -> AdapterSpec:
         shape["target_modules"] = tuple(arguments["target_modules"])
     if "layers_to_transform" in arguments:
         shape["layers"] = tuple(arguments["layers_to_transform"])
-    spec = AdapterSpec(
+    return AdapterSpec(
         method=part.method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **shape
     )
-    if peft_config(spec) != (part.config, part.arguments):
-        raise ValueError(f"the recipe's {part.config} is not one that this version writes")
-    return spec
 
 
 def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:

@@ -14,7 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.regular_file import read_regular
+from evaluators.fence import part_file
 from evaluators.ledger import Ledger, write_whole
+from evaluators.parts import DamagedError
 from search.programs.program import Program, build
 from search.programs.recipe import FORMAT_VERSION, Recipe
 from search.programs.script import readable_script
@@ -23,6 +26,9 @@ from search.programs.script import readable_script
 _INLINE_BYTES = 1 << 20
 _MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier", "brotli")
+
+
+_MAX_EXAMPLES_BYTES = 1 << 30
 
 
 class ProgramError(ValueError):
@@ -57,16 +63,28 @@ def read_program(ledger: Ledger, part: str) -> Program:
     """Return the program of a part of the ledger.
 
     Raises:
-        ValueError: if there is none.
+        DamagedError: naming the part, if it is gone, or its payload is.
     """
     rows = ledger.read_part("programs", part)
     if not rows:
-        raise ValueError(f"the ledger has no program {part}")
-    row = rows[0]
-    payload = row["payload"]
-    if payload is None:
-        payload = (ledger.folder / row["payload_file"]).read_bytes()
-    return Program(Recipe.model_validate_json(row["recipe"]), row["script"], payload)
+        raise DamagedError(ledger.folder / "programs" / f"{part}.*", "the file is gone")
+    row, recipe = rows[0], Recipe.model_validate_json(rows[0]["recipe"])
+    if row["payload"] is not None:
+        return Program(recipe, row["script"], row["payload"])
+    place = ledger.folder / row["payload_file"]
+    try:
+        program = Program(recipe, row["script"], place.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedError(_where(ledger, part), f"its payload in {place} is gone") from error
+    if program.digest != row["program"]:
+        raise DamagedError(_where(ledger, part), f"its payload in {place} is damaged")
+    return program
+
+
+def _where(ledger: Ledger, part: str) -> Path:
+    accepted = ledger.accepted()
+    file = accepted.parts.get("programs", {}).get(part, part_file(part, accepted.attempt))
+    return ledger.folder / "programs" / file
 
 
 def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
@@ -109,9 +127,7 @@ def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
     found = {}
     try:
         for name, most in _MAX_BYTES.items():
-            if (folder / name).stat().st_size > most:
-                raise ProgramError(f"{folder / name} is larger than a program may be")
-            found[name] = (folder / name).read_bytes()
+            found[name] = _read(folder / name, most)
     except OSError as error:
         raise ProgramError(f"{folder} holds no program: {error}") from error
     try:
@@ -147,6 +163,25 @@ def _is_ours(program: Program) -> bool:
         return False
 
 
+def _read(path: Path, most: int) -> bytes:
+    try:
+        return read_regular(path, most)
+    except ValueError as error:
+        raise ProgramError(f"{path}: {error}") from error
+
+
+def read_train(folder: Path) -> bytes:
+    """Return the train split that lies beside a program.
+
+    Raises:
+        ProgramError: if there is none that can be read.
+    """
+    try:
+        return _read(folder / "train.jsonl", _MAX_EXAMPLES_BYTES)
+    except OSError as error:
+        raise ProgramError(f"{folder} lacks the train split: {error}") from error
+
+
 def read_examples(folder: Path) -> list[dict[str, str]]:
     """Return the inputs and recorded outputs that lie beside a program.
 
@@ -155,9 +190,11 @@ def read_examples(folder: Path) -> list[dict[str, str]]:
     """
     file = folder / "examples.jsonl"
     try:
-        lines = file.read_text("utf-8").split("\n")[:-1]
+        lines = _read(file, _MAX_EXAMPLES_BYTES).decode("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
         raise ProgramError(f"{file} can't be read: {error}") from error
+    if not lines:
+        raise ProgramError(f"{file}: the file holds no examples")
     found = []
     for number, line in enumerate(lines, 1):
         try:

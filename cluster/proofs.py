@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.run_folder import RunFolder, reopen_run
-from cluster.show import points_of, print_front
+from cluster.show import num_lost, points_of, print_front, print_left_out
+from cluster.terminal import Terminal
 from search.front import FrontPoint, fronts
 from search.programs.text import PayloadError
 from search.sweep import SweepError
@@ -35,6 +36,8 @@ def verify_front(
         The seconds that it took.
 
     Raises:
+        SweepError: if the run's data or a base model is not what it was; nothing is recorded then.
+        DamagedRunError: if the ledger's part of a program is damaged.
         OSError: if the ledger can't be written.
     """
     began = time.monotonic()
@@ -42,8 +45,7 @@ def verify_front(
     while waiting:
         from cluster.verify import each_at_once, verifier
 
-        labels = sorted({point.model for point in waiting})
-        with verifier(run, labels, timeout_s) as found:
+        with verifier(run, waiting, timeout_s) as found:
             results = each_at_once(found.verify, waiting, at_once(run))
             doing = f"verifying {len(waiting)} programs of the front"
             for point, result in followed(results, doing, len(waiting), console):
@@ -79,16 +81,20 @@ def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
 
 def verify(args: argparse.Namespace) -> int:
     """Verify the front of a run, or one program in a folder."""
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
     with reopen_run(args.what) as run:
+        print_left_out(console, run)
         seconds = verify_front(run, console, args.timeout, again=True)
         points = points_of(run)
         print_front(console, points, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
-    return 1 if any(not row["verified"] for row in rows) else 0
+    lost = num_lost(run)
+    if lost:
+        console.print(f"do {lost} rungs again that were left out:\n  kilobit resume {run.path}")
+    return 1 if lost or any(not row["verified"] for row in rows) else 0
 
 
 def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
@@ -109,25 +115,31 @@ def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _verify_folder(args: argparse.Namespace, console: Console) -> int:
-    from cluster.program_files import ProgramError, read_examples, read_folder
+    from cluster.export import load_frozen
+    from cluster.program_files import ProgramError, read_examples, read_folder, read_train
     from cluster.sandbox import ProgramFailedError, network_can_be_cut, run_files
     from cluster.verify import exact, limits_of, names_examples
 
     try:
         program, manifest, ours = read_folder(args.what)
         examples = read_examples(args.what)
+        train = read_train(args.what) if names_examples(program) else None
     except (ProgramError, PayloadError) as error:
         raise SweepError(str(error)) from error
-    train = None
-    if names_examples(program):
-        try:
-            train = (args.what / "train.jsonl").read_bytes()
-        except OSError as error:
-            raise SweepError(f"{args.what} lacks the train split: {error}") from error
     if args.model is None:
         raise SweepError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (args.model / "config.json").is_file():
         raise SweepError(f"--model: {args.model} holds no model: config.json is missing")
+    expected = manifest.get("base_digest")
+    try:
+        digest = load_frozen(args.model, program).digest
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    if expected not in (None, digest):
+        raise SweepError(
+            f"--model: {args.model} is another base model: its weights have the digest {digest}, "
+            f"the program was measured with {expected}"
+        )
     origin = (
         "program.py is what this version makes of its recipe"
         if ours

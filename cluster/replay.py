@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
@@ -75,15 +74,14 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     """
     recorded = _recorded(ledger)
     proposed, places = recorded.proposed, recorded.places
-    decided = ledger.read("decisions", ["candidate", "rung", "decision", "order"])
-    decided = decided.take(pc.sort_indices(decided["order"]))
-    order = decided["order"][-1].as_py() + 1 if len(decided) else 0
+    decided = _decided(ledger, recorded)
+    order = decided[-1][0] + 1 if decided else 0
     state = Replayed(order=order, position=len(proposed))
     # Packs of which somebody was decided; a row that says nothing of a pack waits for nobody.
     begun: set[str | None] = {None}
     waiting = iter(proposed)
     following = next(waiting, None)
-    for name, rung, action, number in zip(*(c.to_pylist() for c in decided.columns), strict=True):
+    for number, rung, name, action in decided:
         while following is not None and following["after"] <= number:
             _propose(search, state, following)
             following = next(waiting, None)
@@ -99,6 +97,8 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         _propose(search, state, following)
         following = next(waiting, None)
     at = state.positions = {row["candidate"]: row["position"] for row in proposed}
+    # Who was stopped before a rung has nothing to decide there.
+    places = {key: place for key, place in places.items() if key[0] in state.next_rung}
     left = sorted(places, key=lambda key: (at[key[0]], key[1]))
     undecided = [recorded.row(places[key]) for key in left]
     state.undecided = [row for row in undecided if row["pack"] in begun]
@@ -106,6 +106,31 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     del recorded, decided
     pa.default_memory_pool().release_unused()
     return state
+
+
+def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str, str]]:
+    """Return number, rung, candidate and action of each decision, in their order.
+
+    Who was measured at a later rung was promoted, also where the record of that is lost.
+    """
+    rows = ledger.read("decisions", ["order", "rung", "candidate", "decision"])
+    decided = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    known = {(name, rung): number for number, rung, name, _ in decided}
+    furthest: dict[str, int] = {}
+    for name, rung in [*known, *recorded.places]:
+        furthest[name] = max(rung, furthest.get(name, 0))
+    lost = [key for key in recorded.places if key not in known and key[1] < furthest[key[0]]]
+    if lost:
+        finished = ledger.read("rungs", ["finished_at"])["finished_at"]
+        lost.sort(key=lambda key: (str(finished[recorded.places[key]]), key[1]))
+        end = max(known.values(), default=-1) + 1
+        gaps: list[int] = sorted(set(range(end)) - set(known.values()))
+        if len(gaps) != len(lost):
+            # Their numbers can't be told; what is sure is that they came before what followed them.
+            later = [[n for k, n in known.items() if k[0] == key[0]] for key in lost]
+            gaps = [min(numbers, default=end) for numbers in later]
+        decided += [(n, rung, name, "promote") for n, (name, rung) in zip(gaps, lost, strict=True)]
+    return sorted(decided)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,10 @@
 RUN/run.json      what was asked for: sweep, command, versions, attempts
 RUN/ledger/       the tables, and who claimed which attempt
 RUN/states/       adapters between rungs
+RUN/programs/     the programs of the front, MODEL-CANDIDATE each
+RUN/cache/        outputs that were generated before
+RUN/incumbents/   messages to workers
+RUN/in_hand/      what each worker has in hand
 RUN/front.png     the picture of the front
 RUN/run.log       one line an event
 
@@ -12,6 +16,7 @@ Whoever writes there holds the run: `create_run` and `reopen_run` claim an attem
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,13 +28,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster.attempts import hold
-from evaluators.fence import latest_attempt
+from cluster.regular_file import read_regular
+from evaluators.fence import check_latest, latest_attempt
 from evaluators.ledger import Ledger, write_whole
 from evaluators.parts import SCHEMA_VERSION
 from evaluators.snapshot import begin
 from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
+_MAX_MANIFEST_BYTES = 1 << 26
+# What a run that was killed as it began has left: its claim, an empty list, a temporary file.
+_BEGUN = re.compile(
+    r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
+    r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
+)
+
+
+class DamagedRunError(RuntimeError):
+    """Something that a run has finished is damaged; `resume` does it again."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,7 @@ class RunFolder:
         attempt: the attempt that holds it here, or the latest one.
         held: this process may write to it.
         left_out: parts of the ledger that were found damaged when this attempt began.
+        made: this attempt made the folder.
     """
 
     path: Path
@@ -51,6 +68,7 @@ class RunFolder:
     attempt: int
     held: bool = False
     left_out: tuple[str, ...] = ()
+    made: bool = False
 
     @property
     def ledger(self) -> Ledger:
@@ -69,12 +87,14 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[Run
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
     with ExitStack() as stack:
         try:
+            made = not path.exists()
             _check_free(path)
             attempt = stack.enter_context(hold(path / "ledger"))
             # Another process may have begun and ended a run there between the look and the claim.
             _check_free(path)
             begin(path / "ledger", attempt)
-            run = RunFolder(path, sweep, sweep_file.absolute().parent, attempt, held=True)
+            folder = sweep_file.absolute().parent
+            run = RunFolder(path, sweep, folder, attempt, held=True, made=made)
             about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
             _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
         except SweepError:
@@ -92,21 +112,33 @@ def _check_free(path: Path) -> None:
             f"with --out"
         )
     path.mkdir(parents=True, exist_ok=True)
-    # A run that was killed as it began has left its claim and perhaps a temporary file.
-    if any(p.name != "ledger" and p.suffix != ".tmp" for p in path.iterdir()):
-        raise SweepError(f"{path} is not empty and no run: choose another folder with --out")
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
+    foreign = next((name for name in names if not _BEGUN.fullmatch(name)), None)
+    if foreign is not None or (path / "ledger").is_file():
+        raise SweepError(
+            f"{path} is not empty and no run: it holds {foreign or 'ledger'}; choose another "
+            "folder with --out"
+        )
 
 
 def discard_run(run: RunFolder) -> None:
-    """Take a run away that never scored anything, so that its folder can be used again."""
+    """Take a run away that never scored anything, so that its folder can be used again.
+
+    What is there was made by this attempt, because `create_run` takes no folder of others.
+
+    Raises:
+        SupersededError: if a newer attempt was claimed; the run is then its, and stays.
+    """
+    check_latest(run.path / "ledger", run.attempt)
     if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
         return
-    for name in ("ledger", "states", ".tune"):
+    for name in ("ledger", "states", "incumbents", "in_hand", ".tune"):
         shutil.rmtree(run.path / name, ignore_errors=True)
     for name in ("run.log", "run.json"):
         (run.path / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        run.path.rmdir()
+    if run.made:
+        with suppress(OSError):
+            run.path.rmdir()
 
 
 @contextmanager
@@ -167,7 +199,7 @@ def open_run(path: Path) -> RunFolder:
 def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])

@@ -1,8 +1,10 @@
 """Running a program's two files as anyone would: a fresh process without this package.
 
-The process has a copy of the two files and nothing else of the run, no network where the system
-lets an ordinary user take it away (`unshare`), and limits on time, memory and output. It can still
-read what this user can read: a program from elsewhere is code from elsewhere.
+The process has a copy of the two files and nothing else of the run, and limits on time, memory and
+output, each process of its own. Where the system lets an ordinary user do so (`unshare`) it has no
+network, and what it starts ends with it; elsewhere what leaves its process group is not found and
+may outlive it. It can still read and write what this user can: a program from elsewhere is code
+from elsewhere.
 """
 
 import json
@@ -13,9 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from cluster.terminal import plain
 
 # Runs in the new process before the program: limits, then our packages out of sight.
 _GUARD = """
@@ -34,6 +39,23 @@ sys.argv = ["program.py", *sys.argv[4:]]
 runpy.run_path("program.py", run_name="__main__")
 """
 _MAX_OUTPUT_BYTES = 1 << 30
+_NO_NETWORK = ("unshare", "-rn", "--")
+# When the first process of a namespace ends, the kernel ends all others. The first gets no signal
+# that it does not handle, so the program is the second.
+_ALONE = (
+    "unshare",
+    "-rn",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--",
+    "sh",
+    "-c",
+    '"$@"; exit $?',
+    "sh",
+)
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+_SHELL_SIGNAL = 128
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "LANG", "SYSTEMROOT")
 
 
@@ -57,12 +79,30 @@ class Limits:
 
 
 @cache
+def isolation() -> tuple[str, ...]:
+    """Return what comes before a program's command to isolate it as far as that is allowed."""
+    if shutil.which("unshare") is None:
+        return ()
+    for command in (_ALONE, _NO_NETWORK):
+        done = subprocess.run([*command, "true"], capture_output=True, check=False)  # noqa: S603
+        if done.returncode == 0:
+            return command
+    return ()
+
+
 def network_can_be_cut() -> bool:
     """Return whether `unshare` gives a process of this user a network of its own."""
-    if shutil.which("unshare") is None:
-        return False
-    command = ["unshare", "-rn", "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+    return bool(isolation())
+
+
+def interrupt_running() -> None:
+    """Interrupt the programs that other threads wait for; a terminal's Ctrl-C does not reach them.
+
+    Whoever waits for one gets `KeyboardInterrupt`.
+    """
+    for process in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
 
 
 def run_files(
@@ -87,7 +127,6 @@ def run_files(
         ProgramFailedError: if it fails, takes too long, or does not print a JSON string an input.
         KeyboardInterrupt: if it was interrupted.
     """
-    prefix = ["unshare", "-rn", "--"] if network_can_be_cut() else []
     numbers = (limits.memory_gb << 30, limits.seconds * (os.cpu_count() or 1), _MAX_OUTPUT_BYTES)
     with tempfile.TemporaryDirectory(prefix="kilobit-") as scratch:
         folder = Path(scratch)
@@ -98,7 +137,7 @@ def run_files(
             (folder / "train.jsonl").write_bytes(train)
             arguments.append("train.jsonl")
         command = [
-            *prefix,
+            *isolation(),
             sys.executable,
             "-c",
             _GUARD,
@@ -113,30 +152,49 @@ def run_files(
             "PYTHONUTF8": "1",
         }
         with (folder / "out").open("w+b") as out, (folder / "err").open("w+b") as err:
-            try:
-                done = subprocess.run(  # noqa: S603
-                    command,
-                    input="".join(json.dumps(text) + "\n" for text in inputs).encode(),
-                    stdout=out,
-                    stderr=err,
-                    cwd=folder,
-                    env=environment,
-                    timeout=limits.seconds,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise ProgramFailedError(f"it took more than {limits.seconds} s") from error
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env=environment,
+                process_group=0,
+            )
+            asked = "".join(json.dumps(text) + "\n" for text in inputs).encode()
+            status = _status(process, asked, limits.seconds)
             out.seek(0)
             printed = out.read().decode("utf-8", "replace")
             err.seek(0)
             complaint = err.read()[-4000:].decode("utf-8", "replace").strip()
-    if done.returncode == -signal.SIGINT:
+    if status == -signal.SIGINT:
         # Ctrl-C reaches the program as well, which says nothing about the program.
         raise KeyboardInterrupt
-    if done.returncode:
-        last = complaint.splitlines()[-1] if complaint else "it said nothing"
-        raise ProgramFailedError(f"it ended with status {done.returncode}: {last}")
+    if status:
+        last = plain(complaint.splitlines()[-1]) if complaint else "it said nothing"
+        raise ProgramFailedError(f"it ended with status {status}: {last}")
     return _outputs(printed, len(inputs))
+
+
+def _status(process: subprocess.Popen[bytes], asked: bytes, seconds: int) -> int:
+    """Wait for a program, end what it left behind, and return its status, -N for signal N.
+
+    Raises:
+        ProgramFailedError: if it takes more than `seconds`.
+    """
+    _RUNNING.add(process)
+    try:
+        process.communicate(asked, seconds)
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailedError(f"it took more than {seconds} s") from error
+    finally:
+        _RUNNING.discard(process)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    # As a shell says which signal ended a program.
+    status = process.returncode
+    return _SHELL_SIGNAL - status if status > _SHELL_SIGNAL else status
 
 
 def _outputs(printed: str, expected: int) -> list[str]:

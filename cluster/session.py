@@ -38,6 +38,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         )
     except ray.exceptions.AuthenticationError as error:
         raise ConnectionError("it asks for a token that is not RAY_AUTH_TOKEN") from error
+    except ValueError as error:
+        raise ConnectionError(f"not an address: {error}") from error
     # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
     signal.signal(signal.SIGTERM, on_sigterm)
     try:

@@ -12,16 +12,21 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
+from cluster.terminal import Terminal
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import SweepError
 
+# In this order where a terminal is too narrow; bits, score and candidate always stay.
+_LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
+_UNBOUNDED = 10_000
 _OF_A_POINT = (
     "candidate",
     "rung",
@@ -66,27 +71,20 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
     for (task, model), front_points in fronts(points).items():
         group = [point for point in points if (point.task, point.model) == (task, model)]
         certificates = [point.certificate for point in group if point.certificate is not None]
-        table = Table(
-            "program",
-            "payload",
-            "score",
-            Column("95 % interval", no_wrap=True),
-            *([Column("sealed split", no_wrap=True)] if certificates else []),
-            "family",
-            "verified",
-            Column("candidate", no_wrap=True),
-            title=f"{task}, {model}: bits of program and payload, score",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        for p in front_points:
-            verified = {None: "not yet", True: "yes", False: "no"}[p.verified]
-            row = [p.program_bits, p.payload_bits, f"{p.score:.3f}", _range(p.lower, p.upper)]
-            if certificates:
-                row.append(_sealed(p.certificate))
-            table.add_row(*map(str, row), p.family, verified, p.candidate)
+        columns = _columns(front_points)
+        if not certificates:
+            del columns["sealed split"]
+        title = f"{task}, {model}: bits of program and payload, score"
+        left_out: list[str] = []
+        table = _table(console, columns, title)
+        for name in _LEAST_NEEDED:
+            if console.is_terminal and name in columns and (table.width or 0) > console.width:
+                del columns[name]
+                left_out.append(name)
+                table = _table(console, columns, title)
         console.print(table)
+        if left_out:
+            console.print(f"  not shown here: {', '.join(left_out)}")
         for target in targets:
             bits = complexity(front_points, target)
             kind = front_points[0].length
@@ -95,6 +93,37 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
             console.print(f"  score ≥ {target:g} on the search split: {found} ({certified})")
         for text in sorted({_what_holds(certificate) for certificate in certificates}):
             console.print(f"  {text}")
+
+
+def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
+    """Return the columns of a front by their heads."""
+    verified = {None: "not yet", True: "yes", False: "no"}
+    return {
+        "program": [str(p.program_bits) for p in points],
+        "payload": [str(p.payload_bits) for p in points],
+        "score": [f"{p.score:.3f}" for p in points],
+        "95 % interval": [_range(p.lower, p.upper) for p in points],
+        "sealed split": [_sealed(p.certificate) for p in points],
+        "family": [p.family for p in points],
+        "verified": [verified[p.verified] for p in points],
+        "candidate": [p.candidate for p in points],
+    }
+
+
+def _table(console: Console, columns: dict[str, list[str]], title: str) -> Table:
+    """Return a table as wide as it has to be, whatever the terminal."""
+    table = Table(
+        *(Column(name, no_wrap=True) for name in columns),
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    table.width = Measurement.get(console, unbounded, table).maximum
+    return table
 
 
 def certified_text(points: list[FrontPoint], target: float) -> str:
@@ -129,10 +158,25 @@ def _what_holds(certificate: Certificate) -> str:
     )
 
 
+def print_left_out(console: Console, run_folder: RunFolder) -> None:
+    """Say what was found damaged as this attempt began; nobody else will."""
+    for line in run_folder.left_out:
+        console.print(f"left out and to be done again: {line}")
+
+
 def num_ended(run_folder: RunFolder) -> int:
     """Return how many candidates of a run have ended."""
     decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
     return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+
+
+def num_lost(run_folder: RunFolder) -> int:
+    """Return how many candidates have ended at a rung that was left out, so `resume` does it."""
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
+    rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
+    there = {(row["candidate"], row["rung"]) for row in rungs}
+    ends = {(row["candidate"], row["rung"]) for row in decisions if row["decision"] != "promote"}
+    return len(ends - there)
 
 
 def num_running(run_folder: RunFolder) -> int:
@@ -169,7 +213,7 @@ def front(args: argparse.Namespace) -> int:
                 print(json.dumps(point.as_json()))
         return 0
     targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Console(soft_wrap=True, markup=False), points, targets)
+    print_front(Terminal(), points, targets)
     return 0
 
 
@@ -187,7 +231,7 @@ def status(args: argparse.Namespace) -> int:
         decisions = ledger.rows("decisions", ["candidate", "decision"])
     except ValueError as error:
         raise SweepError(str(error)) from error
-    console = Console(soft_wrap=True, markup=False)
+    console = Terminal()
     actions = Counter(d["decision"] for d in decisions)
     ended = actions["stop"] + actions["finish"]
     table = Table("rung", "examples", "train steps", "finished", "failed")

@@ -7,7 +7,7 @@ the hardware; there the score has to lie in the recorded interval, and the agree
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,14 +21,16 @@ from huggingface_hub import snapshot_download
 
 from cluster import frozen as frozen_model
 from cluster.program_files import read_program, write_folder
-from cluster.run_folder import RunFolder
-from cluster.sandbox import Limits, ProgramFailedError, run_files
+from cluster.run_folder import DamagedRunError, RunFolder
+from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
 from evaluators.ledger import write_whole
+from evaluators.parts import DamagedError
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.front import FrontPoint
 from search.programs.program import Program
+from search.sweep import SweepError
 
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
 Result = TypeVar("Result")
@@ -65,24 +67,50 @@ def limits_of(program: Program, threads: int, seconds: int) -> Limits:
 
 
 @contextmanager
-def model_folder(config: BaseModelConfig, sweep_folder: Path) -> Iterator[Path]:
+def model_folder(
+    config: BaseModelConfig, sweep_folder: Path, digests: Collection[str]
+) -> Iterator[Path]:
     """Yield the folder of a base model; random weights are written to a temporary one.
 
+    Args:
+        config: names it.
+        sweep_folder: where its path starts.
+        digests: of the weights that its programs were measured with.
+
     Raises:
-        OSError, ValueError: if there is no such model on this machine.
+        SweepError: if there is no such model on this machine, or its weights are others.
     """
-    if config.weights == "random":
-        with TemporaryDirectory(prefix="kilobit-model-") as scratch:
-            model = frozen_model.load(config, sweep_folder)
-            model.model.save_pretrained(scratch)
-            model.tokenizer.save_pretrained(scratch)
-            yield Path(scratch)
-    elif config.path is not None:
-        yield sweep_folder / config.path
-    else:
-        yield Path(
-            snapshot_download(config.hub or "", revision=config.revision, local_files_only=True)
-        )
+    where = config.path and sweep_folder / config.path
+    if where is not None and not where.is_dir():
+        raise SweepError(f"base model {config.label}: there is no folder {where}")
+    with TemporaryDirectory(prefix="kilobit-model-") as scratch:
+        try:
+            if where is None:
+                where = Path(
+                    snapshot_download(
+                        config.hub or "", revision=config.revision, local_files_only=True
+                    )
+                )
+            place = {"path": where, "hub": None, "revision": None, "device": "cpu"}
+            found = frozen_model.load(config.model_copy(update=place), sweep_folder)
+        except Exception as error:  # transformers and the hub raise many types here
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SweepError(
+                f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
+            ) from error
+        others = sorted(set(digests) - {found.digest})
+        if others:
+            raise SweepError(
+                f"base model {config.label}: the weights in {where} have the digest "
+                f"{found.digest}, the programs were measured with {', '.join(others)}"
+            )
+        if config.weights == "random":
+            where = Path(scratch)
+            found.model.save_pretrained(where)
+            found.tokenizer.save_pretrained(where)
+        # The programs load it themselves.
+        del found
+        yield where
 
 
 class Verifier:
@@ -90,17 +118,34 @@ class Verifier:
 
     Args:
         run: the run.
+        task: its task.
         models: folders of the base models by label.
         timeout_s: wall-clock limit for one program.
     """
 
-    def __init__(self, run: RunFolder, models: dict[str, Path], timeout_s: int) -> None:
+    def __init__(self, run: RunFolder, task: Task, models: dict[str, Path], timeout_s: int) -> None:
         self._run, self._models, self._timeout_s = run, models, timeout_s
-        self.task: Task = load_task(run.sweep.task, run.sweep_folder)
+        self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
-        """Return the program of a point as the ledger has it."""
-        return read_program(self._run.ledger, self._part(point))
+        """Return the program of a point as the ledger has it.
+
+        Raises:
+            DamagedRunError: if it is damaged.
+        """
+        with self._setting_aside():
+            return read_program(self._run.ledger, self._part(point))
+
+    @contextmanager
+    def _setting_aside(self) -> Iterator[None]:
+        """Rename a part that turns out damaged, so that the next attempt does its rung again."""
+        try:
+            yield
+        except DamagedError as error:
+            self._run.ledger.set_aside(error.path)
+            raise DamagedRunError(
+                f"{error}; do its rung again by `kilobit resume {self._run.path}`"
+            ) from error
 
     def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
         """Return what the files of a program print for `inputs` in a fresh process.
@@ -120,19 +165,23 @@ class Verifier:
         )
 
     def _part(self, point: FrontPoint) -> str:
-        return f"{point.candidate}-r{self._run.sweep.rungs.count - 1}"
+        return _part(self._run, point)
 
     def verify(self, point: FrontPoint) -> Verification:
         """Write the folder of a program, run it, compare, and record how it went.
 
         Raises:
+            DamagedRunError: if the ledger's part of it is damaged; nothing is recorded then.
             OSError: if the ledger can't be written.
         """
         ledger, began = self._run.ledger, time.monotonic()
         part, program = self._part(point), self.program_of(point)
-        predictions = ledger.read_part("predictions", part) or []
+        with self._setting_aside():
+            predictions = ledger.read_part("predictions", part)
+            if not predictions:
+                raise DamagedError(ledger.folder / "predictions" / f"{part}.*", "the file is gone")
         examples = self.task.splits.search[: len(predictions)]
-        folder = self._run.path / "programs" / program.digest
+        folder = program_folder(self._run, point)
         recorded = [row["output"] for row in predictions]
         lines = [
             json.dumps({"input": e.input, "output": output}, ensure_ascii=False) + "\n"
@@ -202,6 +251,18 @@ class Verifier:
         return Verification(len(recorded), num_equal, score, verified)
 
 
+def _part(run: RunFolder, point: FrontPoint) -> str:
+    return f"{point.candidate}-r{run.sweep.rungs.count - 1}"
+
+
+def program_folder(run: RunFolder, point: FrontPoint) -> Path:
+    """Return the folder of a program: its base model and its candidate, as the front says them.
+
+    The same files may be programs of several base models, with outputs of their own.
+    """
+    return run.path / "programs" / f"{point.model}-{point.candidate}"
+
+
 def names_examples(program: Program) -> bool:
     """Return whether a program needs the train split beside the model."""
     return program.recipe.prompt is not None and program.recipe.prompt.codec == "index"
@@ -225,15 +286,29 @@ def verified_on(program: Program) -> dict[str, Any]:
 
 
 @contextmanager
-def verifier(run: RunFolder, labels: Sequence[str], timeout_s: int) -> Iterator[Verifier]:
-    """Yield a verifier for the base models `labels` of a run."""
+def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> Iterator[Verifier]:
+    """Yield a verifier for the base models of the programs `points` of a run.
+
+    Raises:
+        SweepError: if the run's data or one of the models is not what it was.
+    """
+    try:
+        task = load_task(run.sweep.task, run.sweep_folder)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    digests: dict[str, set[str]] = {point.model: set() for point in points}
+    for point in points:
+        for row in run.ledger.read_part("rungs", _part(run, point)) or ():
+            digests[point.model] |= {row["base_digest"]} - {None}
     with ExitStack() as stack:
         models = {
-            config.label: stack.enter_context(model_folder(config, run.sweep_folder))
+            config.label: stack.enter_context(
+                model_folder(config, run.sweep_folder, digests[config.label])
+            )
             for config in run.sweep.base_models
-            if config.label in labels
+            if config.label in digests
         }
-        yield Verifier(run, models, timeout_s)
+        yield Verifier(run, task, models, timeout_s)
 
 
 def each_at_once(
@@ -241,4 +316,9 @@ def each_at_once(
 ) -> Iterator[tuple[FrontPoint, Result]]:
     """Do `work` for programs, `at_once` of them in parallel, and yield each as it is done."""
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        yield from zip(points, pool.map(work, points), strict=True)
+        try:
+            yield from zip(points, pool.map(work, points), strict=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_running()
+            raise

@@ -72,6 +72,12 @@ def part_file(name: str, attempt: int) -> str:
     return f"{name}.a{attempt}.parquet"
 
 
+def part_of(file: str) -> str:
+    """Return the name of the part in a file's name."""
+    match = _PART.fullmatch(file)
+    return match["name"] if match else file.removesuffix(".parquet")
+
+
 def snapshot_file(attempt: int, fold: int) -> str:
     """Return the file name of a snapshot."""
     return f"snapshot.a{attempt}.k{fold}.parquet"

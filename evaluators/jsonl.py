@@ -77,7 +77,7 @@ def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
         where = f"{path}, line {number}"
         try:
             record = json.loads(line.decode("utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON: {error}") from error
         examples.append(example_of(record, config, where))
     if not examples:

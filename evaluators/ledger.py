@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluators.fence import Accepted, check_latest, part_file, parts_of, read_accepted
-from evaluators.parts import PART, as_parquet, read_parquet, with_part
+from evaluators.parts import PART, DamagedError, as_parquet, read_parquet, with_part
 from evaluators.tables import TABLES
 
 _Found = TypeVar("_Found")
@@ -44,6 +44,8 @@ class Ledger:
     def part(self, table: str, name: str) -> Path:
         """Return where the part `name` of `table` lies once this attempt has finished it."""
         assert self.attempt is not None, "this ledger is open for reading only"
+        if not name or set(name) & set("/\\\0") or name in (".", ".."):
+            raise ValueError(f"{name!r} is no name of a part: it would lie elsewhere")
         return self.folder / table / part_file(name, self.attempt)
 
     def accepted(self) -> Accepted:
@@ -123,6 +125,18 @@ class Ledger:
 
         return self.settled(look)
 
+    def set_aside(self, path: Path) -> None:
+        """Rename a damaged part, so that the next attempt misses it and does its rung again.
+
+        Raises:
+            SupersededError: if a newer attempt was claimed.
+            OSError: if it can't be renamed.
+        """
+        assert self.attempt is not None
+        check_latest(self.folder, self.attempt)
+        with suppress(FileNotFoundError):
+            path.rename(path.with_name(f"{path.name}.damaged"))
+
     def settled(self, look: Callable[[Accepted], _Found]) -> _Found:
         """Return what `look` finds, having looked again if files were folded or replaced meanwhile.
 
@@ -144,7 +158,7 @@ class Ledger:
         table: str,
         wanted: pa.Schema,
         accepted: Accepted,
-        on_damage: Callable[[ValueError], None] | None = None,
+        on_damage: Callable[[DamagedError], None] | None = None,
     ) -> pa.Table:
         """Return the rows that `accepted` stands for, with the column `part`, ordered by it.
 
@@ -160,7 +174,7 @@ class Ledger:
         for name, path in sorted(parts.items()):
             try:
                 pieces.append(with_part(read_parquet(path, wanted), name))
-            except ValueError as error:
+            except DamagedError as error:
                 if on_damage is None:
                     raise
                 on_damage(error)

@@ -13,12 +13,25 @@ _FEW_ROWS = 1000
 PART = pa.field("part", pa.string())
 
 
+class DamagedError(ValueError):
+    """A file of a ledger is damaged or gone.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+
+
 def as_parquet(content: pa.Table) -> bytes:
     """Return rows as the bytes of a file."""
     content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
     sink = pa.BufferOutputStream()
     few = len(content) < _FEW_ROWS
-    pq.write_table(content, sink, compression="none" if few else "zstd")
+    compression = "none" if few else "zstd"
+    pq.write_table(content, sink, compression=compression, write_page_checksum=True)
     written: bytes = sink.getvalue().to_pybytes()
     return written
 
@@ -33,20 +46,21 @@ def read_parquet(path: Path, wanted: pa.Schema) -> pa.Table:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: naming the file, if it is no readable Parquet file or of a newer schema.
+        DamagedError: if it is no readable Parquet file.
+        ValueError: naming the file, if it is of a newer schema.
     """
     try:
         # A file is read by one thread: most are so small that handing them over costs more.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
         version = (file.schema_arrow.metadata or {}).get(b"kilobit_schema", b"?").decode()
-        if version not in _READABLE_VERSIONS:
-            raise ValueError(f"ledger schema {version}, this version reads {SCHEMA_VERSION}")
         present = [name for name in wanted.names if name in file.schema_arrow.names]
         content = file.read(columns=present, use_threads=False)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a part of a ledger: {error}") from error
+        raise DamagedError(path, f"not a part of a ledger: {error}") from error
+    if version not in _READABLE_VERSIONS:
+        raise ValueError(f"{path}: ledger schema {version}, this version reads {SCHEMA_VERSION}")
     for name in wanted.names:
         # A column that was added later is null in older parts.
         if name not in present:

@@ -1,6 +1,7 @@
 """What tasks on people's own records share: which fields to read, how to ask, how to score."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -60,21 +61,22 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
         where: that place, for messages.
 
     Raises:
-        ValueError: if the record is not an object with both fields as texts or numbers, or
-            `target_after` does not occur.
+        ValueError: if the record is not an object with both fields as texts or numbers, one of them
+            is empty, or `target_after` does not occur.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
     values = []
     for field in (config.input_field, config.target_field):
         value = record.get(field)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite or isinstance(value, bool) or not isinstance(value, str | int | float):
             shown = "nothing" if field not in record else json.dumps(value, default=str)[:60]
             raise ValueError(
                 f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
                 f"has the keys {sorted(record)}"
             )
-        values.append(str(value))
+        values.append(_checked(str(value), f"{where}: field {field!r}"))
     text, target = values
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)
@@ -83,7 +85,19 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
                 f"{where}: field {config.target_field!r} does not contain target_after "
                 f"{config.target_after!r}"
             )
+        _checked(target, f"{where}: field {config.target_field!r}", config.target_after)
     return make_example(text, target)
+
+
+def _checked(text: str, field: str, mark: str = "") -> str:
+    if not text.strip():
+        # Every output that says nothing would be right, or there is nothing to ask.
+        raise ValueError(f"{field} is empty{f' after {mark!r}' if mark else ''}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field} holds half of a surrogate pair, which is no text") from error
+    return text
 
 
 def task_of(

@@ -7,6 +7,7 @@ there, the old one counts, with all that it names.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,11 +18,12 @@ from evaluators.fence import (
     attempt_of,
     check_latest,
     latest_attempt,
+    part_of,
     parts_of,
     snapshot_file,
 )
 from evaluators.ledger import Ledger, write_whole
-from evaluators.parts import read_parquet, with_part
+from evaluators.parts import DamagedError, read_parquet, with_part
 from evaluators.tables import TABLES
 
 # Outputs and programs are too large to write again at every beginning; their parts stay.
@@ -34,7 +36,8 @@ _MAGIC = b"PAR1"
 def begin(folder: Path, attempt: int) -> list[str]:
     """Begin a claimed attempt at the ledger in `folder`; return why parts were left out.
 
-    A part that is damaged is left out, and a rung of the same name with it: it is done again.
+    A part that is damaged or gone is left out, and the rung that it belongs to with it: it is done
+    again.
 
     Raises:
         SupersededError: if a newer attempt was claimed.
@@ -91,36 +94,60 @@ def _gather(
 ) -> tuple[Accepted, dict[str, list[str]], dict[str, pa.Table], list[str]]:
     """Return `accepted`, files that stay, rows of those that don't, and what is damaged."""
     files: dict[str, list[str]] = {}
-    tables: dict[str, pa.Table] = {}
     left_out: list[str] = []
     damaged: set[str] = set()
+    whole: dict[str, set[str]] = {}
     for table in _STAY:
-        names = dict(accepted.parts.get(table, {}))
-        for name, path in parts_of(ledger.folder / table, accepted.attempt).items():
-            if _is_whole(path):
-                names[name] = path.name
-            else:
-                damaged.add(name)
-                left_out.append(f"{path}: cut short")
-        files[table] = sorted(names.values())
-    for table in TABLES:
-        if table in _STAY:
-            continue
-        content = ledger.collect(table, TABLES[table], accepted, lambda e: left_out.append(str(e)))
-        if table == "rungs":
-            again = pc.is_in(content["part"], pa.array(sorted(damaged), pa.string()))
-            content = content.filter(pc.invert(again))
-        if len(content):
-            tables[table] = content
-    return accepted, files, tables, left_out
+        folder = ledger.folder / table
+        parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
+        parts |= parts_of(folder, accepted.attempt)
+        problems = {name: _problem(path) for name, path in parts.items()}
+        left_out += [f"{parts[name]}: {why}" for name, why in problems.items() if why]
+        whole[table] = {name for name, why in problems.items() if not why}
+        damaged |= parts.keys() - whole[table]
+        files[table] = sorted(parts[name].name for name in whole[table])
+
+    def note(error: DamagedError) -> None:
+        left_out.append(str(error))
+        if error.path.parent.name == "rungs":
+            damaged.add(part_of(error.path.name))
+
+    tables = {
+        table: ledger.collect(table, TABLES[table], accepted, note)
+        for table in TABLES
+        if table not in _STAY
+    }
+    for table, column in (("predictions", "score"), ("programs", "program")):
+        had = tables["rungs"].filter(pc.is_valid(tables["rungs"][column]))["part"]
+        gone = set(had.to_pylist()) - whole[table] - damaged
+        left_out += [f"{ledger.folder / table / name}.*: the file is gone" for name in sorted(gone)]
+        damaged |= gone
+    damaged |= _makers(tables["candidates"], damaged)
+    again = pc.is_in(tables["rungs"]["part"], pa.array(sorted(damaged), pa.string()))
+    tables["rungs"] = tables["rungs"].filter(pc.invert(again))
+    return accepted, files, {name: rows for name, rows in tables.items() if len(rows)}, left_out
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether a Parquet file has its last bytes, without reading the others."""
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - len(_MAGIC)))
-        return file.read() == _MAGIC
+def _makers(candidates: pa.Table, parts: Collection[str]) -> set[str]:
+    """Return the parts of the rungs that made those of coarser programs, which nobody proposed."""
+    if not parts:
+        return set()
+    made = candidates.filter(pc.is_null(candidates["position"]))
+    pairs = zip(made["candidate"].to_pylist(), made["parent"].to_pylist(), strict=True)
+    parents = {name: parent for name, parent in pairs if parent is not None}
+    split = [part.rpartition("-") for part in parts]
+    return {f"{parents[name]}-{rung}" for name, _, rung in split if name in parents}
+
+
+def _problem(path: Path) -> str | None:
+    """Return what is wrong with a Parquet file as far as its last bytes tell."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(_MAGIC)))
+            return None if file.read() == _MAGIC else "cut short"
+    except FileNotFoundError:
+        return "the file is gone"
 
 
 def _sweep(folder: Path, attempt: int, before: Accepted) -> None:

@@ -1,22 +1,32 @@
 """How a sweep file names a frozen base model."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from evaluators.config import Config
+
+
+def _label(text: str) -> str:
+    # It becomes a part of file names.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError(
+            "a label begins with a letter or digit and has at most 64 letters, digits, points, "
+            "dashes and underscores"
+        )
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
 
 
 class BaseModelConfig(Config):
     """A frozen language model: a local folder or a hub id, never with code of its own."""
 
-    regime: Annotated[
-        str, Field(min_length=1, description="label of its curve: random, pretrained, ...")
-    ]
-    name: Annotated[
-        str | None, Field(min_length=1, description="unique name; the regime by default")
-    ] = None
+    regime: Annotated[Label, Field(description="label of its curve: random, pretrained, ...")]
+    name: Annotated[Label | None, Field(description="unique name; the regime by default")] = None
     path: Annotated[
         Path | None, Field(description="model folder, relative to the sweep file; or give `hub`")
     ] = None
@@ -41,7 +51,7 @@ class BaseModelConfig(Config):
         Literal["trained", "random"],
         Field(description="`random` initialises from the config with `seed` and reads no weights"),
     ] = "trained"
-    seed: Annotated[int, Field(ge=0, description="seed of random weights")] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 64, description="seed of random weights")] = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -34,6 +34,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    # More digits than Python converts are no setting of anything.
+    if len(node.value) > _MOST_DIGITS:
+        problem = f"a whole number has at most {_MOST_DIGITS} digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    number: int = loader.construct_yaml_int(node)
+    return number
+
+
+_MOST_DIGITS = 100
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
 # What discriminated unions put into the location of a problem.
 _VARIANTS = ("miniature", "jsonl", "dataset", *KINDS)
 
@@ -131,8 +143,8 @@ class Sweep(Config):
     cache: Annotated[
         Path | None,
         Field(
-            description="folder of outputs that were generated before, which several runs may "
-            "share; the run's own by default"
+            description="folder of outputs that were generated before, relative to the sweep "
+            "file, which several runs may share; the run's own by default"
         ),
     ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
@@ -214,14 +226,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     if not isinstance(data, dict):
         raise SweepError(f"{path}: a sweep file is a YAML mapping, found {type(data).__name__}")
     assert root is not None
-    _refuse_duplicate_keys(path, root)
+    _check_keys(path, root)
     overridden = [_apply(data, override) for override in overrides]
     try:
         # As JSON, because strict JSON takes a list for a tuple but neither "3" nor true for a
         # number.
-        return Sweep.model_validate_json(json.dumps(data, default=str), strict=True)
+        sweep = Sweep.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         problems = error.errors()
+    else:
+        folder = path.absolute().parent
+        cache = None if sweep.cache is None else folder / sweep.cache
+        return sweep.model_copy(update={"cache": cache})
     described = [
         _describe(path, root, problem, overridden)
         for problem in problems
@@ -279,14 +295,23 @@ def _apply(data: dict[str, Any], override: str) -> list[str]:
     try:
         place[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SweepError(f"{override!r}: the value is not valid YAML") from error
+        raise SweepError(f"{override!r:.100}: the value is not valid YAML") from error
+    root = yaml.compose(value, Loader=_Loader)
+    keys = [key for mapping in _mappings(root) for key, _ in mapping.value] if root else []
+    if any(key.tag != "tag:yaml.org,2002:str" for key in keys):
+        raise SweepError(f"{override!r:.100}: a key of the value is no text")
     return [*parents, last]
 
 
-def _refuse_duplicate_keys(path: Path, node: yaml.Node) -> None:
+def _check_keys(path: Path, node: yaml.Node) -> None:
     for mapping in _mappings(node):
         seen: set[str] = set()
         for key, _ in mapping.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise SweepError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} is no text: "
+                    "write it in quotes"
+                )
             if key.value in seen:
                 raise SweepError(
                     f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is given twice"

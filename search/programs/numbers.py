@@ -191,7 +191,10 @@ def _integers(
         raise PayloadError("the numbers section is empty")
     if choice.coder == "packed":
         return _unpack(data, shapes)
-    found = [np.zeros(shape, np.int32) for shape in shapes]
+    try:
+        found = [np.zeros(shape, np.int32) for shape in shapes]
+    except (MemoryError, ValueError) as error:
+        raise PayloadError(f"there is no room for numbers of these shapes: {error}") from error
     groups = [row for tensor in found for row in tensor]
     num_scales = count_scales(shapes, choice)
     scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]

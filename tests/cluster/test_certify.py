@@ -24,6 +24,7 @@ from cluster.run_folder import RunFolder, create_run, open_run, reopen_run
 from cluster.show import points_of
 from evaluators.ledger import Ledger
 from evaluators.tasks import load_task
+from search.base_model import BaseModelConfig
 from search.programs.program import Program
 from search.programs.recipe import Recipe
 from search.sweep import load_sweep
@@ -95,6 +96,16 @@ def add(
     ]
     ledger.write("predictions", part, predictions)
     return candidate
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every folder hold a base model: the programs here ask none."""
+
+    def load(config: BaseModelConfig, _: Path) -> Any:
+        return SimpleNamespace(digest=f"weights of {config.label}")
+
+    monkeypatch.setattr("cluster.frozen.load", load)
 
 
 @pytest.fixture

@@ -92,6 +92,26 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "proposer: evolution has no end of its own: give budget.candidates or budget.seconds",
     ),
     ({"base_models": []}, "base_models", "base_models: List should have at least 1 item"),
+    (
+        {"base_models": [{"regime": "../../../../evil", "path": "."}]},
+        "evil",
+        "base_models.0.regime: a label begins with a letter or digit and has at most 64 letters, "
+        "digits, points, dashes and underscores (found '../../../../evil')",
+    ),
+    (
+        {"base_models": [{"regime": "r", "name": "a\x1b[31m", "path": "."}]},
+        "31m",
+        "base_models.0.name: a label begins with a letter or digit",
+    ),
+    (
+        {
+            "base_models": [
+                {"regime": "r", "path": ".", "weights": "random", "seed": 18446744073709551616}
+            ]
+        },
+        "1844",
+        "base_models.0.seed: Input should be less than 18446744073709551616",
+    ),
     ({"base_models": [{"regime": "r"}]}, "regime: r", "give either `path`"),
     (
         {"base_models": [{"regime": "r", "hub": "no/such model!"}]},
@@ -132,6 +152,13 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert "not valid YAML: month must be in 1..12" in fails(capsys, "run", str(path))
     path.write_text("seed: &a 1\nname: *a\n")
     assert "line 2: YAML aliases (*a) are not allowed" in fails(capsys, "run", str(path))
+    path.write_text("name: x\n2001-01-01: 3\n")
+    message = "line 2: the key 2001-01-01 is no text: write it in quotes"
+    assert message in fails(capsys, "run", str(path))
+    for digits in ("0x" + "f" * 6000, "9" * 6000):
+        path.write_text(f"name: x\nseed: {digits}\n")
+        message = fails(capsys, "run", str(path))
+        assert "line 2: not valid YAML: a whole number has at most 100 digits" in message
     path.write_text("[" * 5000)
     assert "not valid YAML" in fails(capsys, "run", str(path))
     path.write_bytes(b"name: a\0b\n")
@@ -154,6 +181,8 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         ("name.x=1", "'name' is not a mapping"),
         (".seed=1", "'.seed=1': an override is written key=value"),
         ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
+        ("seed=" + "9" * 6000, "the value is not valid YAML"),
+        ("rungs={2001-01-01: 3}", "'rungs={2001-01-01: 3}': a key of the value is no text"),
     ],
 )
 def test_a_bad_override_is_named(
@@ -373,7 +402,13 @@ def test_a_folder_without_a_run_is_refused(
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "Connection refused"), ("127.0.0.1:99999999", "answers at 127.0.0.1:9999")],
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("127.0.0.1:99999999", "answers at 127.0.0.1:9999"),
+        ("ray://x y", "answers at ray://x y"),
+        ("ray://", "answers at ray://"),
+        ("nonsense", "answers at nonsense"),
+    ],
 )
 def test_an_address_where_nobody_answers_is_named_and_leaves_no_run(
     capsys: pytest.CaptureFixture[str],
@@ -396,6 +431,38 @@ def test_workers_that_do_not_fit_are_refused_before_a_run_begins(
     for override in ("workers.per_model=5000", "workers.gpus=64"):
         assert "workers" in fails(capsys, "run", path, "--out", str(out), override)
     assert not out.exists()
+
+
+def test_a_dry_run_says_what_does_not_fit_on_this_machine(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write
+) -> None:
+    argv = ["run", str(write_sweep(workers={"gpus": 64})), "--dry-run"]
+    assert launch.main(argv) == 0
+    assert "does not fit on this machine: workers.gpus: 1 workers" in capsys.readouterr().out
+    assert launch.main([*argv, "--address", "127.0.0.1:1"]) == 0
+    assert "does not fit" not in capsys.readouterr().out
+
+
+def test_a_cache_starts_at_the_sweep_file_and_has_to_be_writable(
+    capsys: pytest.CaptureFixture[str], write_sweep: Write, tmp_path: Path
+) -> None:
+    path = write_sweep(cache="shared/cache")
+    assert load_sweep(path).cache == tmp_path / "shared" / "cache"
+    assert launch.main(["run", str(path), "--dry-run"]) == 0
+    assert not (tmp_path / "shared").exists()
+    (tmp_path / "shared").write_text("a file")
+    message = fails(capsys, "run", str(path), "--dry-run")
+    assert (
+        f"cache: {tmp_path}/shared/cache can't be written: {tmp_path}/shared is no fold" in message
+    )
+
+
+def test_the_same_run_twice_is_refused(
+    capsys: pytest.CaptureFixture[str], begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(begun.parent)
+    message = fails(capsys, "certify", str(begun), begun.name)
+    assert message.startswith(f"{begun.name} is named twice")
 
 
 def test_brackets_in_names_are_no_markup_and_a_byte_order_mark_is_no_data(

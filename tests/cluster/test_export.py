@@ -1,6 +1,8 @@
 """A program's adapter in PEFT's own format is the adapter of the program."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +111,51 @@ def test_what_has_nothing_for_peft_is_refused(
         assert launch.main([*argv, "--model", str(model)]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {}},
+        {"arguments": {"r": [1]}},
+        {"arguments": {"r": 10**12, "target_modules": ["q_proj"]}},
+        {"arguments": {"r": 1, "target_modules": 3}},
+        {"arguments": {"r": 1, "target_modules": ["q_proj"], "layers_to_transform": 1}},
+        {"method": "tinylora"},
+        {"method": "soft_prompt"},
+        {"method": "tinylora", "arguments": {"u": 10**12, "target_modules": ["q_proj"]}},
+        {"shapes": [[1 << 40, 1 << 40]]},
+        {"shapes": [[1 << 31, 1]]},
+        {"shapes": [[-1, 5]]},
+        {"shapes": []},
+    ],
+)
+def test_a_hostile_recipe_ends_in_one_message(
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+) -> None:
+    model, folder = model_folders["llama"], tmp_path / "program"
+    write(folder, model, Candidate(task="numbers", model="m", adapter=adapter_spec("lora")))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe"]["adapter"] |= change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    argv = ["export", str(folder), "--peft", str(tmp_path / "out"), "--model", str(model)]
+    assert launch.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kilobit: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_a_folder(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "program", model_folders["llama"], lora)
+    argv = ["export", str(tmp_path / "program"), "--peft", str(tmp_path / "out")]
+    assert launch.main([*argv, "--model", "gpt2"]) == 2
+    assert "--model: there is no folder gpt2" in capsys.readouterr().err
 
 
 def test_the_part_of_a_recipe_is_the_same_for_a_spec_and_for_its_recipe(

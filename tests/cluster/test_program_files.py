@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from cluster.program_files import (
     read_examples,
     read_folder,
     read_program,
+    read_train,
     write_folder,
     write_program,
 )
 from evaluators.ledger import Ledger
+from evaluators.parts import DamagedError
 from search.programs.numbers import encode_numbers
 from search.programs.program import WAYS, Program, build
 from tests.search.recipes import BARE, RECIPES, with_adapter, with_prompt
@@ -85,7 +88,7 @@ def test_a_missing_or_huge_file_is_named(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(program_files._MAX_BYTES, name, 3)
-    refused(folder, name, "is larger than a program may be")
+    refused(folder, name, "larger than the 3 bytes that it may have")
     (folder / name).unlink()
     refused(folder, name, "holds no program")
 
@@ -192,6 +195,31 @@ def test_examples_that_are_none_are_named_by_their_line(
         read_examples(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "program.py", "payload.bin", "examples.jsonl", "train.jsonl"]
+)
+@pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_not_read(folder: Path, name: str, kind: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(folder / name)
+    elif kind == "zero":
+        (folder / name).symlink_to("/dev/zero")
+    else:
+        (folder / name).mkdir()
+    readers = {"examples.jsonl": read_examples, "train.jsonl": read_train}
+    with pytest.raises(ProgramError, match=rf"{name}: not a regular file"):
+        readers.get(name, read_folder)(folder)
+
+
+def test_no_examples_are_an_error(folder: Path) -> None:
+    for text in ("", "no line end"):
+        (folder / "examples.jsonl").write_text(text)
+        with pytest.raises(ProgramError, match=r"examples\.jsonl: the file holds no examples"):
+            read_examples(folder)
+
+
 @pytest.mark.parametrize("size", [10, (1 << 20) + 1])
 def test_a_ledger_gives_a_program_back_whatever_its_size(tmp_path: Path, size: int) -> None:
     payload = np.random.default_rng(0).bytes(size)
@@ -203,5 +231,12 @@ def test_a_ledger_gives_a_program_back_whatever_its_size(tmp_path: Path, size: i
     own_file = tmp_path / "payloads" / f"{program.digest}.bin"
     assert (row["payload"] is None) is own_file.exists() is (size > 1 << 20)
     assert row["program_bits"] == program.program_bits
-    with pytest.raises(ValueError, match="the ledger has no program nothing"):
+    with pytest.raises(DamagedError, match=r"nothing\.\*: the file is gone"):
         read_program(ledger, "nothing")
+    if own_file.exists():
+        own_file.write_bytes(payload[:-1])
+        with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: its payload in .* is damaged"):
+            read_program(ledger, "c-r0")
+        own_file.unlink()
+        with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: its payload in .* is gone"):
+            read_program(ledger, "c-r0")

@@ -148,6 +148,46 @@ def test_a_decision_whose_rung_was_lost_is_made_anew(
     assert (state.next_rung, state.order) == ({a.id: 0, b.id: 1}, 2)
 
 
+def test_a_decision_that_was_lost_is_known_from_what_came_after_it(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, proposer = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a, b, c = four[:3]
+    for candidate in (a, b, c):
+        recorder.propose(candidate.model)
+    for row in (rung_row(a, 0, 0.5), rung_row(b, 0, 0.6), rung_row(c, 0, 0.7)):
+        write_rung(run.ledger, row)
+        recorder.decide(row)
+    for row in (rung_row(a, 1, 0.5), rung_row(c, 1, 0.6)):
+        write_rung(run.ledger, row)
+    recorder.decide(rung_row(a, 1, 0.5))
+    # Of one candidate there is a later decision, of the other only a later rung.
+    run.ledger.part("decisions", f"{a.id}-r0").unlink()
+    run.ledger.part("decisions", f"{c.id}-r0").unlink()
+    again, replayed = a_search(run.sweep, four)
+    state = replay(run.ledger, again)
+    assert state.next_rung == {b.id: 1, c.id: 1}
+    assert [(row["candidate"], row["rung"]) for row in state.undecided] == [(c.id, 1)]
+    # In the order in which they were made, which a proposer may depend on.
+    assert replayed.seen == proposer.seen
+
+
+def test_a_rung_of_who_was_stopped_before_it_is_not_decided(
+    run: RunFolder, task: Task, four: list[Candidate]
+) -> None:
+    search, _ = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a = four[0]
+    recorder.propose(a.model)
+    for row in (rung_row(a, 0), rung_row(a, 1)):
+        write_rung(run.ledger, row)
+    decision = {"candidate": a.id, "rung": 0, "decision": "stop", "order": 0}
+    run.ledger.write("decisions", f"{a.id}-r0", [decision])
+    state = replay(run.ledger, a_search(run.sweep, four)[0])
+    assert (state.next_rung, state.undecided) == ({}, [])
+
+
 def test_another_proposal_than_the_recorded_one_is_an_error(
     run: RunFolder, task: Task, four: list[Candidate]
 ) -> None:

@@ -2,11 +2,13 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster import sandbox
 from cluster.sandbox import Limits, ProgramFailedError, network_can_be_cut, run_files
 
 ECHO = """
@@ -143,6 +145,71 @@ print(json.dumps(str(limits)))
 """
     assert run(script, memory_gb=3) == [str([3 << 30, 0])]
     assert os.environ.get("HF_HUB_OFFLINE") != "never"
+
+
+LEFT_BEHIND = """
+import os, sys, time
+if os.fork() == 0:
+    SETSID
+    while True:
+        with open(sys.argv[1], "a") as file:
+            file.write("x")
+        time.sleep(0.05)
+END
+"""
+
+
+def is_written(path: Path) -> bool:
+    size = path.stat().st_size if path.exists() else 0
+    time.sleep(0.5)
+    return path.exists() and path.stat().st_size > size
+
+
+@pytest.mark.parametrize("end", ["print('\"a\"')", "time.sleep(100)"])
+@pytest.mark.parametrize("setsid", ["", "os.setsid()"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_nothing_of_a_program_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, setsid: str, cut: bool
+) -> None:
+    if cut and not sandbox.isolation():
+        pytest.skip("unshare gives this user no processes of its own")
+    if not cut and setsid:
+        pytest.skip("who leaves the process group outlives it where there is no isolation")
+    if not cut:
+        monkeypatch.setattr(sandbox, "isolation", lambda: ())
+    mark = tmp_path / "mark"
+    script = LEFT_BEHIND.replace("SETSID", setsid or "pass").replace("END", end)
+    script = script.replace("sys.argv[1]", repr(str(mark)))
+    if "sleep" in end:
+        with pytest.raises(ProgramFailedError, match="it took more than 2 s"):
+            run(script, seconds=2)
+    else:
+        assert run(script) == ["a"]
+    assert not is_written(mark)
+
+
+def test_what_a_program_says_is_shown_without_control_characters() -> None:
+    with pytest.raises(ProgramFailedError) as found:
+        run("import sys; sys.exit('\\x1b[2Jgone\\x07\\u202e')")
+    assert str(found.value) == "it ended with status 1: \ufffd[2Jgone\ufffd\ufffd"
+
+
+def test_running_programs_are_interrupted_with_us() -> None:
+    began = threading.Event()
+
+    def interrupt() -> None:
+        began.wait()
+        while not sandbox._RUNNING:
+            time.sleep(0.01)
+        time.sleep(1)
+        sandbox.interrupt_running()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began.set()
+    with pytest.raises(KeyboardInterrupt):
+        run("import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(100)")
+    thread.join()
 
 
 def test_a_program_that_was_interrupted_did_not_fail() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
         assert line["program_bits"] > line["payload_bits"]
         assert (line["verified"], line["certified"], line["length"]) == (True, None, "program")
         # The bits are those of the two files that were verified.
-        folder = quickstart[0] / "programs" / line["program"]
+        folder = quickstart[0] / "programs" / f"{line['model']}-{line['candidate']}"
         sizes = [(folder / name).stat().st_size for name in ("program.py", "payload.bin")]
         assert (line["program_bits"], line["payload_bits"]) == (8 * sum(sizes), 8 * sizes[1])
 
@@ -128,6 +129,8 @@ def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]
         assert re.search(rf"{row['candidate']} rung {row['rung']} .*: {row['decision']}, .+", log)
     assert all(row["compared_with"] for row in stopped)
     assert f"{total} of {total} candidates ended" in shown
+    # Only what is there is recommended.
+    assert ("duckdb -c" in shown) is (shutil.which("duckdb") is not None)
 
 
 def test_every_rung_has_its_rows_and_every_worker_loaded_once(

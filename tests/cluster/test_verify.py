@@ -3,7 +3,9 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,13 +15,14 @@ from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup
 from cluster.program_files import read_program, write_folder
 from cluster.proofs import report_agreement, verify_front
-from cluster.run_folder import RunFolder, create_run
+from cluster.run_folder import RunFolder, create_run, reopen_run
 from cluster.show import points_of
+from cluster.verify import program_folder
 from evaluators.fence import latest_attempt
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, Prompt
 from search.front import fronts
-from search.sweep import load_sweep
+from search.sweep import SweepError, load_sweep
 
 pytestmark = pytest.mark.timeout(300)
 CANDIDATES = [
@@ -111,7 +114,7 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     assert f"{bare.id}: 6 of 8 predictions equal" in text.getvalue()
 
     # A verified folder is verified again by anyone who has the base model.
-    folder = run.path / "programs" / found[bare.id]["program"]
+    folder = run.path / "programs" / f"llama-{bare.id}"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["verified"], manifest["num_equal"]) == (True, 8)
     model = str(run.sweep.base_models[0].path)
@@ -152,9 +155,116 @@ def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(
     assert "examples.jsonl can't be read" in capsys.readouterr().err
     (folder / "examples.jsonl").write_text("")
     assert launch.main(["verify", str(folder)]) == 2
+    assert "examples.jsonl: the file holds no examples" in capsys.readouterr().err
+    (folder / "examples.jsonl").write_text('{"input": "a", "output": "b"}\n')
+    assert launch.main(["verify", str(folder)]) == 2
     assert "--model: give the folder of the base model (llama)" in capsys.readouterr().err
     assert launch.main(["verify", str(folder), "--model", str(tmp_path)]) == 2
     assert "holds no model: config.json is missing" in capsys.readouterr().err
+    write_folder(folder, program, {"model": "\x1b[2J", "base_digest": "0123"})
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    model = str(run.sweep.base_models[0].path)
+    assert launch.main(["verify", str(folder), "--model", model]) == 2
+    assert "is another base model: its weights have the digest" in capsys.readouterr().err
     (folder / "payload.bin").write_bytes(b"x")
     assert launch.main(["verify", str(folder)]) == 2
     assert "payload.bin is not the file that the manifest describes" in capsys.readouterr().err
+
+
+def with_other_sweep(run: RunFolder, **changes: Any) -> None:
+    """Change what the sweep of a run says."""
+    manifest = json.loads((run.path / "run.json").read_text())
+    manifest["sweep"] |= changes
+    (run.path / "run.json").write_text(json.dumps(manifest))
+
+
+def test_a_missing_or_another_base_model_says_nothing_about_programs(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, message in (
+        (tmp_path / "nowhere", "base model llama: there is no folder"),
+        (empty, f"base model llama: {empty} can't be loaded: "),
+        (model_folders["qwen2"], "base model llama: the weights in "),
+    ):
+        with_other_sweep(run, base_models=[{"regime": "llama", "path": str(folder)}])
+        assert launch.main(["verify", str(run.path)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+        assert run.ledger.rows("verifications") == []
+        assert [verified for _, verified in front(run)] == [None, None]
+
+
+def test_data_that_is_gone_is_named(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    task = {"kind": "jsonl", "name": "x", "data": "gone.jsonl", "metric": "exact_match"}
+    with_other_sweep(run, task=task)
+    assert launch.main(["verify", str(run.path)]) == 2
+    assert "gone.jsonl: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1000001", "ten"])
+@pytest.mark.parametrize("command", ["verify", "certify"])
+def test_a_time_limit_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], command: str, seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.main([command, "run", f"--timeout={seconds}"])
+    assert ended.value.code == 2
+    allowed = f"{seconds!r}: whole seconds from 1 to 1000000 are allowed"
+    assert allowed in capsys.readouterr().err
+
+
+def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
+    points = points_of(run)
+    other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]
+    folders = {program_folder(run, point) for point in [*points, *other]}
+    assert len(folders) == 4
+    assert {f"{p.model}-{p.candidate}" for p in [*points, *other]} == {p.name for p in folders}
+
+
+def test_a_damaged_program_is_named_and_its_rung_done_again(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, prompted = CANDIDATES
+    path = run.path / "ledger" / "programs" / f"{prompted.id}-r0.a1.parquet"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"import")] ^= 1
+    path.write_bytes(content)
+    assert launch.main(["verify", str(run.path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{path}: not a part of a ledger" in error
+    assert f"kilobit resume {run.path}" in error
+    assert "Traceback" not in error
+    # It says nothing about the program.
+    assert prompted.id not in {row["candidate"] for row in run.ledger.rows("verifications")}
+    with reopen_run(run.path) as again:
+        assert again.left_out == (f"{path}: the file is gone",)
+        assert [row["candidate"] for row in again.ledger.rows("rungs")] == [bare.id]
+
+
+@pytest.mark.parametrize("command", ["verify", "certify", "resume"])
+def test_what_was_left_out_is_said_by_whoever_begins(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    decisions = [{"candidate": c.id, "rung": 0, "decision": "finish"} for c in CANDIDATES]
+    run.ledger.write("decisions", "all", decisions)
+    (run.path / "ledger" / "predictions" / f"{CANDIDATES[1].id}-r0.a1.parquet").unlink()
+    monkeypatch.setattr("cluster.check.check_sweep", stop)
+    assert launch.main([command, str(run.path)]) == (2 if command == "resume" else 1)
+    shown = capsys.readouterr().out
+    assert f"left out and to be done again: {run.path}/ledger/predictions/" in shown
+    assert command == "resume" or f"kilobit resume {run.path}" in shown
+    assert run.ledger.rows("openings") == []
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise SweepError("no further")

@@ -130,3 +130,10 @@ def test_duckdb_and_pandas_read_every_table(tmp_path: Path, table: str) -> None:
     found = duckdb.sql(f"SELECT {field.name} FROM '{tmp_path}/{table}/*.parquet' ORDER BY 1")
     assert found.fetchall() == [("x",), ("y",)]
     assert sorted(pd.read_parquet(tmp_path / table)[field.name]) == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b", "a\\b"])
+def test_a_part_can_not_lie_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is no name of a part"):
+        Ledger(tmp_path / "ledger", 1).write("rungs", name, [{"candidate": "x"}])
+    assert list(tmp_path.iterdir()) == []

@@ -66,6 +66,14 @@ def test_overlapping_files_are_refused_with_the_input(tmp_path: Path) -> None:
         ('{"input": "x"}', r"line 17: field 'target' must be a text or a number, found nothing"),
         ('{"input": null, "target": 1}', r"line 17: field 'input' .* found null"),
         ('{"input": "x", "target": true}', r"line 17: field 'target' .* found true"),
+        ('{"input": "x", "target": NaN}', r"line 17: field 'target' .* found NaN"),
+        ('{"input": -Infinity, "target": 1}', r"line 17: field 'input' .* found -Infinity"),
+        ('{"input": "x", "target": 1e999}', r"line 17: field 'target' .* found Infinity"),
+        ('{"input": "x", "target": ' + "9" * 5000 + "}", r"line 17: not JSON: Exceeds the limit"),
+        (r'{"input": "\ud800", "target": "x"}', r"line 17: field 'input' holds half of a surr"),
+        (r'{"input": "x", "target": "\udfff"}', r"line 17: field 'target' holds half of a surr"),
+        ('{"input": "", "target": "x"}', r"line 17: field 'input' is empty"),
+        ('{"input": "x", "target": " \\n"}', r"line 17: field 'target' is empty"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -96,6 +104,9 @@ def test_the_target_may_follow_a_mark(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "all.jsonl", records)
     example = load_jsonl(config(target_after="#### "), tmp_path).splits.train[0]
     assert example.target == example.input.removeprefix("q")
+    write_jsonl(tmp_path / "all.jsonl", [*records, {"input": "x", "target": "none #### "}])
+    with pytest.raises(ValueError, match=r"line 41: field 'target' is empty after '#### '"):
+        load_jsonl(config(target_after="#### "), tmp_path)
     with pytest.raises(ValueError, match=r"does not contain target_after '@@'"):
         load_jsonl(config(target_after="@@"), tmp_path)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evaluators.fence import SupersededError, claim_file
 from evaluators.ledger import Ledger, write_whole
-from evaluators.parts import as_parquet, with_part
+from evaluators.parts import DamagedError, as_parquet, with_part
 from evaluators.snapshot import begin, fold
 from evaluators.tables import TABLES
 
@@ -209,6 +209,69 @@ def test_a_part_that_is_cut_short_is_left_out_and_its_rung_with_it(
     assert str(path) in why
     rungs = {row["candidate"] for row in Ledger(tmp_path).rows("rungs")}
     assert rungs == ({"a", "a+", "b", "b+"} if table == "rungs" else {"a", "a+", "c", "c+"})
+
+
+def scored(ledger: Ledger, name: str, **more: Any) -> None:
+    """Write a rung as an evaluator does: its outputs and its program before its row."""
+    who = name.rpartition("-r")[0]
+    for table in ("predictions", "programs"):
+        ledger.write(table, name, [{"candidate": who, "rung": 1}])
+    row = {"candidate": who, "rung": 1, "score": 0.5, "program": "0" * 16, **more}
+    ledger.write("rungs", name, [row])
+
+
+@pytest.mark.parametrize("table", ["predictions", "programs"])
+@pytest.mark.parametrize("attempt", [2, 3])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_rung_is_left_out_whenever_something_of_it_is_gone_or_cut_short(
+    tmp_path: Path, table: str, attempt: int, damage: str
+) -> None:
+    ledger = Ledger(tmp_path, 1)
+    for name in ("a-r1", "b-r1"):
+        scored(ledger, name)
+    path = ledger.part(table, "b-r1")
+    # Also where an earlier attempt has accepted the file.
+    for number in range(2, attempt):
+        claim(tmp_path, number)
+        assert begin(tmp_path, number) == []
+    path.unlink() if damage == "gone" else os.truncate(path, path.stat().st_size - 3)
+    claim(tmp_path, attempt)
+    (why,) = begin(tmp_path, attempt)
+    assert "b-r1" in why
+    assert str(tmp_path / table) in why
+    assert [row["candidate"] for row in Ledger(tmp_path).rows("rungs")] == ["a"]
+    claim(tmp_path, attempt + 1)
+    assert begin(tmp_path, attempt + 1) == []
+
+
+def test_with_a_coarser_program_the_rung_that_made_it_is_left_out(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, 1)
+    rows = [{"candidate": "p", "position": 0}, {"candidate": "v", "parent": "p"}]
+    ledger.write("candidates", "all", rows)
+    for name in ("p-r0", "p-r1", "v-r1"):
+        scored(ledger, name, rung=int(name[-1]))
+    ledger.part("programs", "v-r1").unlink()
+    claim(tmp_path, 2)
+    begin(tmp_path, 2)
+    found = [(row["candidate"], row["rung"]) for row in Ledger(tmp_path).rows("rungs")]
+    assert found == [("p", 0)]
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_flipped_bit_of_a_part_is_seen(tmp_path: Path, few: bool) -> None:
+    ledger = Ledger(tmp_path, 1)
+    rows = [{"candidate": "c", "output": f"the output {i}"} for i in range(8 if few else 2000)]
+    path = ledger.write("predictions", "c-r0", rows)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"the output") if few else len(content) // 3
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: not a part of a ledger") as found:
+        ledger.read_part("predictions", "c-r0")
+    assert found.value.path == path
+    ledger.set_aside(path)
+    assert ledger.read_part("predictions", "c-r0") is None
+    assert path.with_name(f"{path.name}.damaged").exists()
 
 
 def test_a_damaged_list_or_snapshot_is_named(tmp_path: Path) -> None:

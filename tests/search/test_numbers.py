@@ -266,3 +266,9 @@ def test_numbers_are_those_that_torch_makes_of_the_integers() -> None:
         assert np.array_equal(ours, theirs.numpy())
         if data is not None:
             assert np.array_equal(decode_numbers(data, [(8, 99)], WAYS[1])[0], ours)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 1 << 40), (1 << 62, 4), (-1, 5)])
+def test_shapes_that_no_memory_holds_are_an_error(shape: tuple[int, int]) -> None:
+    with pytest.raises(PayloadError, match="there is no room for numbers of these shapes"):
+        decode_numbers(b"\0\1\2", [shape], NumbersCode(coder="laplace"))

@@ -1,0 +1,32 @@
+"""Reading files that others may have made: regular ones only, and only so much of them.
+
+A pipe, a device or a link to one would be waited for, or read without an end.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return what is in a file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        ValueError: if it is no regular file or larger than `most`; the message does not name it.
+        OSError: if it can't be read.
+    """
+    # Without waiting for a writer, where it is a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise ValueError("not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(most + 1) if about.st_size <= most else None
+    if content is None or len(content) > most:
+        raise ValueError(f"larger than the {most} bytes that it may have")
+    return content

@@ -1,0 +1,28 @@
+"""What is printed for a person: plain lines, also where nobody reads them any more."""
+
+import os
+import sys
+
+from rich.console import Console
+
+
+class Terminal(Console):
+    """A console whose reader may leave (`| head -1`): what it says goes nowhere then.
+
+    Whatever is done goes on, and its result and exit status are what they would have been.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, markup=False)
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plain(text: str) -> str:
+    """Return a text from elsewhere without what would steer a terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

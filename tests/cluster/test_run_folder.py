@@ -1,0 +1,87 @@
+"""A start that fails takes away what it made, and nothing else."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import launch
+from cluster.attempts import hold
+from cluster.pool import PoolError
+from cluster.run_folder import create_run, discard_run, reopen_run
+from evaluators.fence import SupersededError
+from search.sweep import SweepError, load_sweep
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ledger/accounts-2025.csv",
+        "ledger/attempts/notes.txt",
+        "ledger/rungs/a-r0.a1.parquet",
+        "draft.tmp",
+        "ledger",
+    ],
+)
+def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(
+    write_sweep: Write, tmp_path: Path, name: str
+) -> None:
+    path, out = write_sweep(), tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    before = sorted(out.rglob("*"))
+    with (
+        pytest.raises(SweepError, match="is not empty and no run: it holds"),
+        create_run(load_sweep(path), path, out),
+    ):
+        pass
+    assert sorted(out.rglob("*")) == before
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_discarded_run_leaves_the_folder_as_it_was(write_sweep: Write, tmp_path: Path) -> None:
+    path = write_sweep()
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        with create_run(load_sweep(path), path, tmp_path / name) as run:
+            (run.path / "incumbents").mkdir()
+            (run.path / "incumbents" / "x.json").write_text("[]")
+            discard_run(run)
+    assert list((tmp_path / "there").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_newer_attempt_has_taken_over_is_not_discarded(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path = write_sweep()
+    with ExitStack() as stack:
+        run = stack.enter_context(create_run(load_sweep(path), path, tmp_path / "run"))
+        other = stack.enter_context(reopen_run(run.path, take_over=True))
+        with pytest.raises(SupersededError, match="superseded by attempt 2"):
+            discard_run(run)
+        other.ledger.write("rungs", "x-r0", [{"candidate": "x"}])
+        assert len(other.ledger.rows("rungs")) == 1
+
+
+def test_a_start_that_is_superseded_says_so_and_leaves_the_run(
+    write_sweep: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+
+    def superseded(*_: Any) -> None:
+        with hold(out / "ledger", take_over=True):
+            raise PoolError("worker llama-0 could not load llama: superseded")
+
+    monkeypatch.setattr("cluster.run.execute", superseded)
+    assert launch.main(["run", str(path), "--out", str(out)]) == 1
+    assert "kilobit: attempt 1 at " in capsys.readouterr().err
+    assert (out / "run.json").exists()
+    assert (out / "ledger" / "attempts" / "0002.json").exists()
