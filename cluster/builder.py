@@ -1,7 +1,8 @@
 """Programs from candidates: what is known of the model and the task, put into a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from cluster.adapters import Adapter
@@ -42,6 +43,7 @@ class Builder:
         batch_size: inputs that a program continues together.
         length: which length is to be short where codecs differ.
         by_index: demonstrations may be named by their index in the train split.
+        encode: codes a text by the model; by default in this process alone.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Builder:
         length: Length,
         *,
         by_index: bool = False,
+        encode: Callable[[str], bytes] | None = None,
     ) -> None:
+        self._encode = encode or partial(encode_text, frozen)
         self._frozen, self._config, self._task = frozen, config, task
         self._batch_size, self._length, self._by_index = batch_size, length, by_index
         self._texts: dict[tuple[str, bool], dict[TextCodec, bytes]] = {}
@@ -81,7 +85,7 @@ class Builder:
                 # Where the tokenizer does not give the text back, or the decode run fails, the
                 # general codecs are there.
                 with suppress(CodingError):
-                    known["model"] = encode_text(self._frozen, text)
+                    known["model"] = self._encode(text)
                     self._decoded[known["model"]] = text
             self._texts[text, by_model] = known
         return known

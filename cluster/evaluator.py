@@ -16,20 +16,19 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from cluster import frozen as frozen_model
 from cluster.builder import Builder
 from cluster.gatherer import Gatherer
 from cluster.in_hand import GIVEN_UP_AFTER, InHand
 from cluster.incumbents import read_incumbents
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
 from cluster.places import is_complete
+from cluster.resident import Resident
 from cluster.rung_rows import RungRows
 from cluster.rung_runner import RungRunner
 from cluster.scoring import Scorer
+from cluster.shards.group import ShardGroup
+from cluster.shards.load import device_of
 from cluster.states import States
-from cluster.token_logits import text_bits
 from cluster.work import Row, Work
 from evaluators.cache import PredictionCache
 from evaluators.ledger import Ledger
@@ -52,12 +51,13 @@ class Evaluator:
     def __init__(self, setup: EvaluatorSetup) -> None:
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), Path(setup.run_folder)
-        self._threads = sweep.workers.threads
-        torch.set_num_threads(self._threads)
         self._setup = setup
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
-        self._frozen = frozen_model.load(config, folder)
+        shards, threads = sweep.workers.shards, sweep.workers.threads
+        device = "cpu" if shards.world_size == 1 else device_of(config)
+        self._group = ShardGroup(shards, device, Resident, (config, folder, shards, task, threads))
+        self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
         self._states = States(run, self._ledger)
         self._in_hand = InHand(run, setup.worker, setup.attempt)
@@ -74,10 +74,11 @@ class Evaluator:
             sweep.batch_size,
             sweep.length,
             by_index=sweep.train_split_in_machine,
+            encode=partial(self._group.call, "encode_text"),
         )
         racing = sweep.scheduler.racing
         scorer = Scorer(
-            self._frozen,
+            self._group,
             builder,
             task,
             self._ledger,
@@ -88,7 +89,7 @@ class Evaluator:
         self._runner = RungRunner(
             sweep,
             task,
-            self._frozen,
+            self._group,
             builder,
             scorer,
             self._states,
@@ -108,7 +109,8 @@ class Evaluator:
     def prompt_bits(self, texts: Sequence[str]) -> list[float]:
         """Return how many bits each text takes under the base model, inf where it can't code it."""
         with self._gatherer.turn():
-            return [text_bits(self._frozen, text) for text in texts]
+            found: list[float] = self._group.call("text_bits", list(texts))
+            return found
 
     def run_rung(self, candidate_json: str, rung: Rung) -> Row:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
@@ -128,8 +130,7 @@ class Evaluator:
 
     def run_rungs(self, asked: Sequence[Ask]) -> list[Row]:
         """Run several candidates' rungs together; see `run_rung`."""
-        # Each thread has a number of its own.
-        torch.set_num_threads(self._threads)
+        self._group.resident.use_threads()
         works = []
         for message, rung in asked:
             candidate = Candidate.model_validate_json(message)
@@ -167,7 +168,7 @@ class Evaluator:
         return True
 
     def _check_base(self) -> None:
-        if not frozen_model.unchanged(self._frozen):
+        if not self._group.call("unchanged"):
             raise BaseModelChangedError("the weights of the base model are not what they were")
 
     def _record_load(self, config: BaseModelConfig) -> None:

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 
 from cluster.adapters import Adapter, installed
 from cluster.builder import Builder
-from cluster.frozen import Frozen
 from cluster.incumbents import IncumbentsReader
 from cluster.messages import rung_part
-from cluster.packing.changes import detached
-from cluster.packing.measure import pass_tokens
-from cluster.packing.planner import Planner
-from cluster.packing.train import Job, train_pack
 from cluster.prequential import Learned, learn
+from cluster.resident import Resident, Training
 from cluster.rung_rows import RungRows
 from cluster.scoring import Scorer, Scoring
+from cluster.shards.group import ShardGroup
 from cluster.states import States
 from cluster.training import Lesson
 from cluster.warm_start import begin_from
@@ -22,6 +19,7 @@ from cluster.waves import Waves
 from cluster.work import Work
 from evaluators.ledger import Ledger
 from evaluators.task import Task
+from search.adapter import AdapterSpec
 from search.rungs import Rung
 from search.sweep import Sweep
 
@@ -32,7 +30,7 @@ class RungRunner:
     Args:
         sweep: whose candidates they are.
         task: what is asked.
-        frozen: the base model.
+        group: holds the base model.
         builder: makes its programs.
         scorer: prepares their scoring.
         states: adapters between rungs.
@@ -45,7 +43,7 @@ class RungRunner:
         self,
         sweep: Sweep,
         task: Task,
-        frozen: Frozen,
+        group: ShardGroup[Resident],
         builder: Builder,
         scorer: Scorer,
         states: States,
@@ -53,12 +51,11 @@ class RungRunner:
         ledger: Ledger,
         incumbents: IncumbentsReader,
     ) -> None:
-        self._sweep, self._task, self._frozen, self._builder = sweep, task, frozen, builder
+        self._sweep, self._task, self._group, self._builder = sweep, task, group, builder
+        self._frozen = group.resident.frozen
         self._scorer, self._states, self._rows, self._ledger = scorer, states, rows, ledger
         self._incumbents = incumbents
-        limit = pass_tokens(frozen)
-        self._planner = Planner(limit)
-        self._waves = Waves(frozen, task, Planner(limit))
+        self._waves = Waves(group, task)
 
     def run(self, works: Sequence[Work]) -> None:
         """Train candidates up to their rungs and score them there; their rows are then filled in.
@@ -70,7 +67,10 @@ class RungRunner:
             OSError: if something can't be written.
         """
         together = [work for work in works if self._prepare(work)]
-        self._run_together(together)
+        try:
+            self._run_together(together)
+        finally:
+            self._group.call("forget")
         for work in works:
             if work not in together and not work.failed:
                 self._run_alone(work)
@@ -82,28 +82,32 @@ class RungRunner:
             work.texts = self._builder.code_text(work.candidate.prompt, by_model=last)
             if spec is None:
                 return True
-            found = detached(self._frozen, spec)
-            if found is not None:
-                work.adapter, work.changes = found
-                self._take_up(work, work.adapter)
+            state, start = self._earlier(work, spec)
+            if self._group.call("adapt", work.candidate.id, spec, state, start):
+                work.key = work.candidate.id
+                work.adapter = self._group.resident.adapter(work.key)
                 return True
         return False
 
     def _run_together(self, works: Sequence[Work]) -> None:
-        jobs: list[tuple[Work, Job]] = []
-        for work in works:
-            if work.adapter is not None and not work.failed:
-                until = min(work.adapter.spec.steps, work.rung.train_steps)
-                job = Job(work.adapter, work.changes, self._lesson(work), until)
-                jobs.append((work, job))
-        train_pack(self._frozen, [job for _, job in jobs], self._planner)
-        for work, job in jobs:
-            work.trained, work.train_s = job.trained, job.seconds
-            work.seconds += job.seconds
+        trained = [work for work in works if work.key is not None and not work.failed]
+        asked = [
+            Training(
+                work.candidate.id,
+                work.candidate.prompt.render(self._task),
+                work.candidate.chat,
+                self._until(work),
+            )
+            for work in trained
+        ]
+        for work, end in zip(trained, self._group.call("train", asked), strict=True):
+            work.trained, work.train_s = end.trained, end.seconds
+            work.seconds += end.seconds
             with work.guarded():
-                if job.error is not None:
-                    raise job.error
-                self._keep(work, job.adapter)
+                if end.error is not None:
+                    raise end.error
+                assert work.adapter is not None
+                self._keep(work, work.adapter)
         self._score(works)
         variants = [variant for work in works for variant in self._variants(work)]
         self._score(variants)
@@ -131,30 +135,37 @@ class RungRunner:
             work.trained, work.content = learned.trained, learned
             work.row["excess_bits"] = learned.excess_bits
             return
-        self._take_up(work, adapter)
-        until = min(adapter.spec.steps, work.rung.train_steps)
-        work.trained = adapter.train(self._frozen, self._lesson(work), until)
+        state, start = self._earlier(work, adapter.spec)
+        if state is not None:
+            adapter.restore(state)
+        elif start is not None:
+            begin_from(adapter, *start)
+        prompt = work.candidate.prompt.render(self._task)
+        lesson = Lesson(self._task, prompt, self._task.splits.train, work.candidate.chat)
+        work.trained = adapter.train(self._frozen, lesson, self._until(work))
         self._keep(work, adapter)
 
-    def _take_up(self, work: Work, adapter: Adapter) -> None:
-        """Go on from the state of an earlier rung, if there is one.
+    def _earlier(
+        self, work: Work, spec: AdapterSpec
+    ) -> tuple[bytes | None, tuple[str, bytes | None] | None]:
+        """Return the state of an earlier rung, and the candidate whose numbers come first and its.
 
-        Without one, begin from the candidate that the adapter's `start` names, if it names one.
+        The second is None where there is an earlier rung, or the spec names none.
         """
-        earlier = self._states.before(work.candidate.id, work.rung.index)
-        start = adapter.spec.start
-        if earlier is not None:
-            adapter.restore(earlier)
-        elif start is not None:
-            begin_from(adapter, start, self._states.before(start, self._sweep.rungs.count))
+        if spec.method == "data":
+            return None, None
+        state = self._states.before(work.candidate.id, work.rung.index)
+        if state is not None or spec.start is None:
+            return state, None
+        return None, (spec.start, self._states.before(spec.start, self._sweep.rungs.count))
+
+    def _until(self, work: Work) -> int:
+        assert work.candidate.adapter is not None
+        return min(work.candidate.adapter.steps, work.rung.train_steps)
 
     def _keep(self, work: Work, adapter: Adapter) -> None:
         self._states.write(work.candidate.id, work.rung.index, adapter.state())
         work.content = adapter.tensors()
-
-    def _lesson(self, work: Work) -> Lesson:
-        prompt = work.candidate.prompt.render(self._task)
-        return Lesson(self._task, prompt, self._task.splits.train, work.candidate.chat)
 
     def _score(self, works: Sequence[Work]) -> None:
         """Run the candidates' programs and record what they did."""
@@ -182,7 +193,7 @@ class RungRunner:
             work.rung,
             work.texts,
             work.adapter,
-            work.changes,
+            work.key,
             work.content,
             self._incumbents(work.candidate.model, work.rung.index, left),
             race=left == 0,
@@ -209,7 +220,7 @@ class RungRunner:
                         row,
                         parent.texts,
                         parent.adapter,
-                        parent.changes,
+                        parent.key,
                         parent.content,
                     )
                 )

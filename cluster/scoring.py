@@ -12,10 +12,10 @@ import torch
 
 from cluster.adapters import Adapter
 from cluster.builder import Builder
-from cluster.frozen import Frozen
-from cluster.packing.changes import Changes, fixed
 from cluster.packing.generate import generates_plainly
 from cluster.prequential import Learned
+from cluster.resident import Resident
+from cluster.shards.group import ShardGroup
 from evaluators.cache import CachedOutputs, PredictionCache, cache_key
 from evaluators.ledger import Ledger
 from evaluators.metrics import Example
@@ -69,7 +69,8 @@ class Scoring:
         theirs: the incumbent's scores.
         race: with the incumbent, None without one.
         model: an adapted model that generates for this candidate alone, None in a pack.
-        changes: what the candidate changes in the base model, with the payload's numbers.
+        slot: what the resident model keeps the candidate's numbers under.
+        num_soft: vectors before the text.
         error: why it can't go on.
     """
 
@@ -80,7 +81,8 @@ class Scoring:
     theirs: Sequence[float]
     race: Race | None
     model: Any
-    changes: Changes
+    slot: str
+    num_soft: int
     error: Exception | None = None
 
     def batches(self, most: int) -> list[Sequence[Example]]:
@@ -96,7 +98,7 @@ class Scorer:
     """Prepares candidates of one resident base model for `cluster.waves`.
 
     Args:
-        frozen: the base model.
+        group: holds the base model.
         builder: makes its programs.
         task: whose search split they are scored on.
         ledger: where the incumbents' predictions are.
@@ -107,7 +109,7 @@ class Scorer:
 
     def __init__(
         self,
-        frozen: Frozen,
+        group: ShardGroup[Resident],
         builder: Builder,
         task: Task,
         ledger: Ledger,
@@ -115,7 +117,8 @@ class Scorer:
         level: float | None,
         length: Length,
     ) -> None:
-        self._frozen, self._builder, self._task = frozen, builder, task
+        self._group, self._frozen = group, group.resident.frozen
+        self._builder, self._task = builder, task
         self._ledger, self._cache, self._level, self._length = ledger, cache, level, length
         # Programs that generate the same share what they generate while they run together.
         self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
@@ -126,7 +129,7 @@ class Scorer:
         rung: Rung,
         texts: dict[TextCodec, bytes],
         adapter: Adapter | None,
-        changes: Changes,
+        key: str | None,
         content: Sequence[Tensor] | Learned,
         incumbents: Sequence[Incumbent],
         *,
@@ -138,9 +141,8 @@ class Scorer:
             candidate: what is scored.
             rung: how many examples.
             texts: its prompt as the codecs write it.
-            adapter: its adapter, which then holds the numbers of the payload; on its model, or
-                detached.
-            changes: what a detached adapter changes.
+            adapter: its adapter, which then holds the numbers of the payload.
+            key: of an adapter that is beside the model; None if it is on it.
             content: the adapter's trained numbers, or what it has learned from.
             incumbents: whom it has to beat, by increasing length.
             race: stop where it can't beat them; one that is still in training may yet.
@@ -151,9 +153,12 @@ class Scorer:
         program = self._builder.build(candidate, texts, adapter, content)
         decoded = self._builder.decode(program)
         learned = content if isinstance(content, Learned) else None
-        if adapter is not None and learned is None:
-            # What is scored is what the payload says, in its coarse numbers.
+        spec = candidate.adapter
+        # What is scored is what the payload says, in its coarse numbers.
+        if adapter is not None and adapter.model is not None and learned is None:
             adapter.assign(decoded.tensors)
+        elif adapter is None or adapter.model is None:
+            self._group.call("fix", candidate.id, key, decoded.tensors)
         measured = Measured(program, learned is None or learned.exact)
         bits = program.program_bits if self._length == "program" else program.payload_bits
         rival = incumbent_of([i for i in incumbents if i.candidate != candidate.id], bits)
@@ -170,8 +175,17 @@ class Scorer:
         key = cache_key(self._behaviour(program, decoded))
         cached = self._opened.get(key) or self._cache.open(key)
         self._opened[key] = cached
+        soft = (spec.size or 0) if spec is not None and spec.method == "soft_prompt" else 0
         return Scoring(
-            measured, decoded.prompt, examples, cached, theirs, racing, model, fixed(changes)
+            measured,
+            decoded.prompt,
+            examples,
+            cached,
+            theirs,
+            racing,
+            model,
+            candidate.id,
+            soft,
         )
 
     def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float]:

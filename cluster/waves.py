@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.builder import run_batch
-from cluster.frozen import Frozen
 from cluster.generation import asked
-from cluster.packing.changes import SoftPrompt
-from cluster.packing.generate import Asked, answer, check_room
-from cluster.packing.planner import Planner
+from cluster.packing.generate import Asked, check_room
+from cluster.resident import Resident
 from cluster.scoring import Scoring
+from cluster.shards.group import ShardGroup
 from evaluators.cache import Batch
 from evaluators.metrics import Example
 from evaluators.task import Task
@@ -44,14 +43,12 @@ class Waves:
     """Runs programs of one base model and one task.
 
     Args:
-        frozen: the base model.
+        group: holds the base model.
         task: how outputs are scored.
-        planner: cuts rows into passes.
     """
 
-    def __init__(self, frozen: Frozen, task: Task, planner: Planner) -> None:
-        self._frozen, self._task = frozen, task
-        self._planner = planner
+    def __init__(self, group: ShardGroup[Resident], task: Task) -> None:
+        self._group, self._frozen, self._task = group, group.resident.frozen, task
 
     def run(self, scorings: Sequence[Scoring]) -> None:
         """Run programs on their examples, or on fewer where they lose their races.
@@ -102,8 +99,7 @@ class Waves:
             except ValueError as error:
                 part.scoring.error = error
         rows = [row for part in parts for row in part.rows]
-        changes = [scoring.changes for scoring in slots]
-        new = answer(self._frozen, changes, rows, self._planner)
+        new = self._group.call("answer", [scoring.slot for scoring in slots], rows)
         made = sum(len(ids) for ids in new if not isinstance(ids, MemoryError))
         seconds = (time.monotonic() - began) / max(1, made)
         for part in parts:
@@ -131,14 +127,12 @@ class Waves:
             ValueError: if a prompt with its longest answer does not fit into the model's context.
         """
         frozen, scoring, recipe = self._frozen, part.scoring, part.scoring.measured.program.recipe
-        soft = scoring.changes.get("")
-        places = len(soft.vectors()) if isinstance(soft, SoftPrompt) else 0
         question = scoring.prompt + recipe.question
         texts = [asked(frozen, recipe.chat, question, example.input) for example in part.batch]
         special = frozen.special_tokens and not recipe.chat
         rows = []
         for ids in frozen.tokenizer(texts, add_special_tokens=special)["input_ids"]:
-            whole = (*(-1 - i for i in range(places)), *ids)
+            whole = (*(-1 - i for i in range(scoring.num_soft)), *ids)
             rows.append(Asked(slot, whole, recipe.max_new_tokens, tuple(recipe.stop)))
             check_room(frozen, rows[-1])
         return rows

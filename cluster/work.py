@@ -9,7 +9,6 @@ from typing import Any
 
 from cluster.adapters import Adapter, Trained
 from cluster.messages import BaseModelChangedError, rung_part
-from cluster.packing.changes import Changes
 from cluster.prequential import Learned
 from cluster.scoring import Scoring
 from evaluators.fence import SupersededError
@@ -30,8 +29,8 @@ class Work:
         rung: how far.
         row: its row of the ledger.
         texts: its prompt as the codecs write it.
-        adapter: its adapter, detached or on the model; None for prompts.
-        changes: what a detached adapter changes.
+        adapter: its adapter, beside the model or on it; None for prompts.
+        key: of an adapter that is beside the model.
         content: the adapter's trained numbers, or what it has learned from.
         trained: what its training did.
         scoring: its way through the examples.
@@ -44,7 +43,7 @@ class Work:
     row: Row
     texts: dict[TextCodec, bytes] = field(default_factory=dict)
     adapter: Adapter | None = None
-    changes: Changes = field(default_factory=dict)
+    key: str | None = None
     content: Sequence[Tensor] | Learned = ()
     trained: Trained | None = None
     scoring: Scoring | None = None

@@ -22,6 +22,7 @@ from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check
 from search.rate import RateSearch
 from search.rungs import RungConfig
 from search.schedulers.make import SchedulerConfig
+from search.shards import ShardsConfig
 from search.space import Families
 
 
@@ -89,6 +90,9 @@ class Workers(Config):
             "passes are hardly faster when they are larger",
         ),
     ] = None
+    shards: Annotated[
+        ShardsConfig, Field(description="the ranks that hold one copy of a base model together")
+    ] = ShardsConfig()
 
     @property
     def places(self) -> int:

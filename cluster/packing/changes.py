@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cluster.adapters import Adapter, installed
 from cluster.frozen import Frozen
+from cluster.shards.outline import outlined
 from search.adapter import AdapterSpec
 
 # Where PEFT puts the base model in its own.
@@ -69,7 +70,7 @@ def detached(frozen: Frozen, spec: AdapterSpec) -> tuple[Adapter, Changes] | Non
     """
     if spec.method in ("weights", "data", "fourierft", "trainable_tokens"):
         return None
-    with installed(frozen, spec) as adapter:
+    with outlined(frozen, spec) as base, installed(base, spec) as adapter:
         changes = _changes(adapter.model, spec)
         if changes is not None:
             adapter.model = None

@@ -20,9 +20,10 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.shards import process_group
-from cluster.shards.config import Place, ShardsConfig
+from cluster.shards.place import Place
 from cluster.shards.room import find_room
 from cluster.shards.watch import BLAME_S, Watch, depth, is_everybodys, kill
+from search.shards import ShardsConfig
 
 Resident = TypeVar("Resident")
 

@@ -14,10 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from cluster import frozen as frozen_model
 from cluster.frozen import Frozen
 from cluster.shards import tensor_parallel, zero3
-from cluster.shards.config import Layout, Place, ShardsConfig
+from cluster.shards.place import Place
 from cluster.shards.process_group import backend_of, join, listen
 from cluster.shards.shard import Shard
 from search.base_model import BaseModelConfig
+from search.shards import Layout, ShardsConfig
 
 
 def device_of(config: BaseModelConfig) -> str:

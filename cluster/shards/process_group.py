@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from cluster.shards.config import Place
+from cluster.shards.place import Place
 
 Backend = Literal["gloo", "nccl"]
 

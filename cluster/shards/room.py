@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from cluster.shards.config import ShardsConfig
+from search.shards import ShardsConfig
 
 # How long the ranks try to get onto one node before they take any.
 _TOGETHER_S = 5.0

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.shards.config import OffloadConfig
 from cluster.shards.shard import plain_low_rank
+from search.shards import OffloadConfig
 
 
 class Zero3Shard:

@@ -11,6 +11,7 @@ from cluster.evaluator import Evaluator
 from cluster.incumbents import Incumbents, read_incumbents
 from cluster.messages import EvaluatorSetup
 from cluster.packing.generate import Asked
+from cluster.resident import Resident
 from evaluators.ledger import Ledger
 from search.candidate import Candidate, Prompt
 from search.racing import Incumbent
@@ -44,9 +45,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """
     calls: list[int] = []
 
-    def answer(frozen: Any, slots: Any, rows: Sequence[Asked], *_: Any) -> list[list[int]]:
+    def answer(self: Resident, slots: Any, rows: Sequence[Asked]) -> list[list[int]]:
         if rows:
             calls.append(len(rows))
+        frozen = self.frozen
         texts = [frozen.tokenizer.decode(row.ids) for row in rows]
         said = [
             next(target for text, target in TARGETS.items() if text in asked)
@@ -56,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ]
         return [frozen.tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
 
-    monkeypatch.setattr(waves, "answer", answer)
+    monkeypatch.setattr(Resident, "answer", answer)
     monkeypatch.setattr(waves, "_ROWS", 1)
     return calls
 
@@ -111,17 +113,17 @@ def test_runs_that_share_a_cache_share_outputs(
 def test_an_interrupted_rung_generates_only_what_is_missing(
     make: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
-    one, evaluator, answer = prompt("right").canonical(), make(), waves.answer
+    one, evaluator, answer = prompt("right").canonical(), make(), Resident.answer
 
     def stopped(*args: Any) -> Any:
         if asked:
             raise KeyboardInterrupt
         return answer(*args)
 
-    monkeypatch.setattr(waves, "answer", stopped)
+    monkeypatch.setattr(Resident, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluator.run_rung(one, SECOND)
-    monkeypatch.setattr(waves, "answer", answer)
+    monkeypatch.setattr(Resident, "answer", answer)
     row = evaluator.run_rung(one, SECOND)
     assert (row["num_generated"], row["num_examples"], row["score"]) == (4, 8, 1.0)
 

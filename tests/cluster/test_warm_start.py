@@ -156,7 +156,7 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
         states.append((start, state))
         begin_from(adapter, start, state)
 
-    monkeypatch.setattr("cluster.rung_runner.begin_from", spy)
+    monkeypatch.setattr("cluster.resident.begin_from", spy)
     warm = lora(learning_rate=0.02, start=first.id)
     rows = [evaluator.run_rung(warm.canonical(), rung) for rung in rungs]
     # The second rung goes on from the candidate's own state.

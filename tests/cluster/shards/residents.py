@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from cluster.frozen import Frozen, unchanged
 from cluster.generation import generate
-from cluster.shards.config import Place, ShardsConfig
 from cluster.shards.group import GroupError, ShardGroup
 from cluster.shards.load import load_sharded
+from cluster.shards.place import Place
 from search.base_model import BaseModelConfig
+from search.shards import ShardsConfig
 
 ROWS, TOKENS, RANK = 4, 9, 2
 

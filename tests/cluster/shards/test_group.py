@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.util import placement_group_table
 
-from cluster.shards.config import ShardsConfig
+from search.shards import ShardsConfig
 from tests.cluster.shards.residents import Plain
 
 pytestmark = [pytest.mark.ray]

@@ -11,7 +11,8 @@ import pytest
 import ray
 
 from cluster.frozen import load
-from cluster.shards.config import Place, ShardsConfig
+from cluster.shards.place import Place
+from search.shards import ShardsConfig
 from tests.cluster.shards.residents import ModelRank
 from tests.cluster.test_frozen import config
 

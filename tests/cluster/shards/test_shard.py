@@ -7,11 +7,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.frozen import load, unchanged
-from cluster.shards.config import ShardsConfig
 from cluster.shards.fingerprint import fingerprint
 from cluster.shards.load import device_of, layout_of
 from cluster.shards.shard import ALONE
 from cluster.shards.tensor_parallel import splits_of
+from search.shards import ShardsConfig
 from tests.cluster.test_frozen import config
 
 

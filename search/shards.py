@@ -1,6 +1,5 @@
-"""How a base model is spread over ranks, as it is asked for and as a rank is told."""
+"""How a sweep file spreads a frozen base model over ranks."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -60,24 +59,3 @@ class ShardsConfig(Config):
         if self.offload is not None and self.layout not in ("auto", "zero3"):
             raise ValueError(f"layout `{self.layout}` has no `offload`; take `zero3`")
         return self
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank is.
-
-    Attributes:
-        rank: 0 is the rank that the caller talks to.
-        world_size: number of ranks.
-        local_rank: position among the ranks of the same node.
-        local_size: ranks on the same node.
-        host: address at which rank 0 waits for the others.
-        port: its port; 0 where there is one rank.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    host: str = "127.0.0.1"
-    port: int = 0

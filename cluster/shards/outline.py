@@ -1,0 +1,70 @@
+"""A base model's modules without its weights: where PEFT builds adapters for a spread model.
+
+What a rank has of a spread model has other shapes than the whole, or none. An outline has the
+shapes of the whole and takes no memory: every weight is one zero, repeated. Methods that begin from
+the frozen weights (SVD factors, norms) need those of the modules that they change; these are
+gathered one adapter at a time and let go of afterwards.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from cluster.frozen import Frozen
+from cluster.shards import tensor_parallel, zero3
+from search.adapter import AdapterSpec
+
+_FROM_WEIGHTS = ("lora_xs", "tinylora", "ln_tuning")
+
+
+@contextmanager
+def outlined(frozen: Frozen, spec: AdapterSpec) -> Iterator[Frozen]:
+    """Give a base model on which the adapter of `spec` can be built; all ranks have to enter this.
+
+    A model that is whole is given as it is.
+    """
+    if frozen.shard.world_size == 1:
+        yield frozen
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(frozen.model.config)
+    model.eval().requires_grad_(False)
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, _zeros(weight, frozen))
+    filled = []
+    if spec.method in _FROM_WEIGHTS:
+        filled = [name for name, _ in model.named_modules() if _is_target(name, spec)]
+    for name in filled:
+        for part, weight in frozen.model.get_submodule(name).named_parameters(recurse=False):
+            whole = nn.Parameter(_whole(weight), requires_grad=False)
+            setattr(model.get_submodule(name), part, whole)
+    yield replace(frozen, model=model)
+    for name in filled:
+        module = model.get_submodule(name)
+        for part, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, part, _zeros(weight, frozen))
+
+
+def _is_target(name: str, spec: AdapterSpec) -> bool:
+    """Return whether a module is one that PEFT would choose."""
+    if name.rpartition(".")[2] not in (spec.target_modules or ()):
+        return False
+    layer = re.search(r"\.(\d+)\.", name)
+    return spec.layers is None or (layer is not None and int(layer.group(1)) in spec.layers)
+
+
+def _zeros(weight: torch.Tensor, frozen: Frozen) -> nn.Parameter:
+    zero = torch.zeros((), dtype=frozen.model.dtype, device=frozen.model.device)
+    return nn.Parameter(zero.expand(weight.shape), requires_grad=False)
+
+
+def _whole(weight: Any) -> torch.Tensor:
+    with zero3.gathered(weight) as gathered:
+        return tensor_parallel.whole(gathered).detach().clone()
