@@ -71,9 +71,11 @@ def load_sharded(
 ) -> Frozen:
     """Load this rank's part of a base model; all ranks have to call this.
 
-    The ranks have joined a process group; one rank needs none. Trained weights are read by each
-    rank in parts. Random weights are drawn whole, in the main memory of one rank of every node, and
-    read from a temporary folder there, so that they are those of a single process.
+    The ranks have joined a process group; one rank needs none. With `tensor` each rank reads its
+    part of trained weights. With `zero3` transformers has rank 0 read the whole checkpoint into
+    main memory and hand it out; the other ranks never hold it. Random weights are drawn whole, in
+    the main memory of one rank of every node, and read from a temporary folder there, so that they
+    are those of a single process.
 
     Raises:
         OSError, ValueError: if the model can't be loaded or laid out as asked.
