@@ -19,11 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.session import ray_session
-from cluster.shards.config import Place, ShardsConfig
 from cluster.shards.fingerprint import local_tensors
 from cluster.shards.group import ShardGroup
 from cluster.shards.load import load_sharded
+from cluster.shards.place import Place
 from search.base_model import BaseModelConfig
+from search.shards import ShardsConfig
 
 
 def make_model(folder: Path) -> int:

@@ -1,6 +1,7 @@
 """Which workers a sweep asks for, and whether they fit on what is there."""
 
 from cluster.messages import Worker
+from search.shards import ShardsConfig
 from search.sweep import Sweep, SweepError
 
 # What a trial reserves; it only waits for messages.
@@ -16,24 +17,35 @@ def workers_of(sweep: Sweep) -> list[Worker]:
     ]
 
 
+def ranks_of(sweep: Sweep, cpus: float) -> ShardsConfig:
+    """Return the ranks of a worker with what each of them reserves, `cpus` by default."""
+    shards = sweep.workers.shards
+    given = (shards.cpus_per_rank, shards.gpus_per_rank)
+    amounts = zip(given, (cpus, sweep.workers.gpus), strict=True)
+    own = [default if amount is None else amount for amount, default in amounts]
+    return shards.model_copy(update={"cpus_per_rank": own[0], "gpus_per_rank": own[1]})
+
+
 def plan_cpus(sweep: Sweep, available: float) -> float:
-    """Return the CPUs that each worker reserves.
+    """Return the CPUs that each worker reserves, or each rank of it if it has several.
 
     Raises:
         SweepError: if the workers do not fit into `available` CPUs.
     """
     num_workers = sweep.workers.per_model * len(sweep.base_models)
+    ranks = num_workers * sweep.workers.shards.world_size
+    what = f"{num_workers} workers" if ranks == num_workers else f"{ranks} ranks of workers"
     room = available - num_workers * sweep.workers.places * TRIAL_CPUS
     if sweep.workers.cpus is None:
         # Workers take turns on the cores where there are more workers than cores.
-        share = int(1000 * room / num_workers) / 1000
+        share = int(1000 * room / ranks) / 1000
         if share <= 0:
-            raise SweepError(f"workers: {num_workers} workers are too many for {available:g} CPUs")
+            raise SweepError(f"workers: {what} are too many for {available:g} CPUs")
         return min(float(sweep.workers.threads), share)
-    if sweep.workers.cpus * num_workers > room:
+    if sweep.workers.cpus * ranks > room:
         raise SweepError(
-            f"workers.cpus: {num_workers} workers with {sweep.workers.cpus} CPUs each need "
-            f"{sweep.workers.cpus * num_workers:g} of {room:g} CPUs that are there"
+            f"workers.cpus: {what} with {sweep.workers.cpus} CPUs each need "
+            f"{sweep.workers.cpus * ranks:g} of {room:g} CPUs that are there"
         )
     return sweep.workers.cpus
 
@@ -45,8 +57,10 @@ def plan_gpus(sweep: Sweep, available: float) -> None:
         SweepError: if they do not.
     """
     num_workers = sweep.workers.per_model * len(sweep.base_models)
-    if sweep.workers.gpus * num_workers > available:
+    ranks = num_workers * sweep.workers.shards.world_size
+    what = f"{num_workers} workers" if ranks == num_workers else f"{ranks} ranks of workers"
+    if sweep.workers.gpus * ranks > available:
         raise SweepError(
-            f"workers.gpus: {num_workers} workers with {sweep.workers.gpus:g} GPUs each need "
-            f"{sweep.workers.gpus * num_workers:g}, {available:g} are there"
+            f"workers.gpus: {what} with {sweep.workers.gpus:g} GPUs each need "
+            f"{sweep.workers.gpus * ranks:g}, {available:g} are there"
         )

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cluster.builder import Builder
+from cluster.capacity import ranks_of
 from cluster.gatherer import Gatherer
 from cluster.in_hand import GIVEN_UP_AFTER, InHand
 from cluster.incumbents import read_incumbents
@@ -26,7 +27,7 @@ from cluster.resident import Resident
 from cluster.rung_rows import RungRows
 from cluster.rung_runner import RungRunner
 from cluster.scoring import Scorer
-from cluster.shards.group import ShardGroup
+from cluster.shards.group import GroupError, ShardGroup
 from cluster.shards.load import device_of
 from cluster.states import States
 from cluster.work import Row, Work
@@ -54,7 +55,7 @@ class Evaluator:
         self._setup = setup
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
-        shards, threads = sweep.workers.shards, sweep.workers.threads
+        shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
         self._group = ShardGroup(shards, device, Resident, (config, folder, shards, task, threads))
         self._frozen = self._group.resident.frozen
@@ -151,8 +152,14 @@ class Evaluator:
 
     def _run(self, works: Sequence[Work]) -> None:
         with self._in_hand.holding([work.part for work in works]):
-            self._runner.run(works)
-            self._check_base()
+            try:
+                self._runner.run(works)
+                self._check_base()
+            except GroupError as error:
+                # The ranks are out of step, and what this process holds is of no use. The next
+                # one makes a new group, and knows what this one died of.
+                self._in_hand.blame(str(error))
+                os._exit(1)
             self._rows.finish(works)
 
     def _is_known(self, work: Work) -> bool:
@@ -161,7 +168,8 @@ class Evaluator:
         if known is not None:
             work.row = known[0]
         elif self._in_hand.deaths(work.part) >= GIVEN_UP_AFTER:
-            work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran"
+            why = self._in_hand.cause
+            work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran{why}"
             self._rows.finish([work])
         else:
             return False

@@ -19,6 +19,9 @@ GIVEN_UP_AFTER = 3
 class InHand:
     """A worker's file in the folder `in_hand` of a run; deaths count within one attempt.
 
+    Attributes:
+        cause: what is known of the last death, to be put behind a sentence.
+
     Raises:
         OSError, ValueError: on construction, if there is a file that can't be read.
     """
@@ -27,11 +30,14 @@ class InHand:
         name = re.sub(r"[^\w.-]", "_", worker)
         self._path = run / "in_hand" / f"{name}.a{attempt}.json"
         self._deaths: dict[str, int] = {}
+        self._running: Sequence[str] = ()
+        self.cause = ""
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
             for part in known["running"]:
                 self._deaths[part] = self._deaths.get(part, 0) + 1
+            self.cause = str(known["cause"])
             self._write([])
 
     def deaths(self, part: str) -> int:
@@ -53,6 +59,16 @@ class InHand:
                 self._deaths.pop(part, None)
             self._write([])
 
+    def blame(self, cause: str) -> None:
+        """Say what this process is about to die of.
+
+        Raises:
+            OSError: if that can't be written.
+        """
+        self.cause = f": {cause}"
+        self._write(self._running)
+
     def _write(self, running: Sequence[str]) -> None:
-        content = {"running": list(running), "deaths": self._deaths}
+        self._running = running
+        content = {"running": list(running), "deaths": self._deaths, "cause": self.cause}
         write_whole(self._path, json.dumps(content).encode())

@@ -30,6 +30,7 @@ class EvaluatorSetup:
         model: label of the base model to hold.
         worker: name of this worker in the ledger.
         attempt: number of this attempt at the run.
+        cpus: that each rank of the worker reserves.
     """
 
     sweep: str
@@ -38,6 +39,7 @@ class EvaluatorSetup:
     model: str
     worker: str
     attempt: int
+    cpus: float = 1.0
 
 
 def rung_part(candidate_id: str, rung: Rung) -> str:

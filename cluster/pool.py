@@ -48,6 +48,7 @@ def start_pool(
             model=worker.model,
             worker=worker.name,
             attempt=attempt,
+            cpus=cpus,
         )
         handle = actor_class.options(
             name=worker.name,

@@ -41,8 +41,14 @@ class ShardsConfig(Config):
         ),
     ] = "auto"
     offload: Annotated[OffloadConfig | None, Field(description="only with `zero3`")] = None
-    cpus_per_rank: Annotated[float, Field(ge=0, description="CPUs that a rank reserves")] = 1.0
-    gpus_per_rank: Annotated[float, Field(ge=0, description="GPUs that a rank reserves")] = 0.0
+    cpus_per_rank: Annotated[
+        float | None,
+        Field(ge=0, description="CPUs that each rank reserves; as `workers.cpus` by default"),
+    ] = None
+    gpus_per_rank: Annotated[
+        float | None,
+        Field(ge=0, description="GPUs that each rank reserves; as `workers.gpus` by default"),
+    ] = None
     timeout_s: Annotated[
         float,
         Field(

@@ -245,8 +245,8 @@ class ShardGroup(Generic[Resident]):
 def _start_follower(config: ShardsConfig, room: PlacementGroup, bundle: int) -> Any:
     actor_class: Any = ray.remote(_Follower)
     return actor_class.options(
-        num_cpus=config.cpus_per_rank,
-        num_gpus=config.gpus_per_rank,
+        num_cpus=config.cpus_per_rank or 0,
+        num_gpus=config.gpus_per_rank or 0,
         max_restarts=0,
         max_task_retries=0,
         scheduling_strategy=PlacementGroupSchedulingStrategy(

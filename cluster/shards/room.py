@@ -17,8 +17,8 @@ def find_room(config: ShardsConfig) -> PlacementGroup | None:
 
     Bundles that fit on the caller's node together are kept together.
     """
-    bundle = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
-    bundle = {name: amount for name, amount in bundle.items() if amount}
+    amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
+    bundle = {name: amount for name, amount in amounts.items() if amount}
     # Ray takes no empty bundle; this much of a CPU is there always.
     bundles = [bundle or {"CPU": 0.001}] * (config.world_size - 1)
     here = ray.get_runtime_context().get_node_id()
