@@ -18,11 +18,13 @@ from transformers.utils import logging as transformers_logging
 from cluster.bounds import Shapes, bound_bits, shapes_of
 from cluster.capacity import plan_cpus, plan_gpus
 from cluster.frozen import load_tokenizer, source
+from cluster.shards.plan import GIB, plan_ranks
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
 from search.proposers.make import make_proposer
+from search.shards import ShardsConfig
 from search.space import (
     DataFamily,
     Families,
@@ -45,6 +47,7 @@ class Plan:
         shapes: of the parameters of each base model that is on this machine.
         num_candidates: how many there will be at most, None where only the time ends the run.
         unchecked: what could not be checked here.
+        ranks: what each rank of each base model needs, as text.
     """
 
     task: Task
@@ -52,6 +55,7 @@ class Plan:
     shapes: Mapping[str, Shapes]
     num_candidates: int | None
     unchecked: tuple[str, ...]
+    ranks: tuple[str, ...] = ()
 
     def bound_bits(self, candidate: Candidate) -> int | None:
         """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
@@ -80,11 +84,38 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
     labels = [model.label for model in sweep.base_models]
-    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked))
+    ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
+    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan
     candidates = list_candidates(sweep, task, labels)
     return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
+
+
+def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
+    """Return what the ranks of the models that are on this machine need.
+
+    Raises:
+        SweepError: if a model can't be laid out as asked, or does not fit.
+    """
+    shards, found = sweep.workers.shards, []
+    for config in sweep.base_models:
+        if config.label in known:
+            memory = _rank_memory(shards, config)
+            try:
+                found += plan_ranks(config, folder, shards, memory).lines(config.label, shards)
+            except ValueError as error:
+                raise SweepError(f"workers.shards: {error}") from error
+    return found
+
+
+def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
+    """Return the bytes of a rank's device, None if nobody says and there is none to ask."""
+    if shards.memory_gib is not None:
+        return int(shards.memory_gib * GIB)
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def check_fits(sweep: Sweep) -> None:

@@ -211,6 +211,8 @@ def _print_plan(console: Console, plan: "Plan") -> None:
         f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "
         f"{len(splits.sealed)} sealed examples, scored by {plan.task.metric.name}"
     )
+    for line in plan.ranks:
+        console.print(line)
     if plan.candidates:
         table = Table("base model", "family", "candidates")
         for (model, family), number in families.items():

@@ -49,6 +49,10 @@ class ShardsConfig(Config):
         float | None,
         Field(ge=0, description="GPUs that each rank reserves; as `workers.gpus` by default"),
     ] = None
+    memory_gib: Annotated[
+        float | None,
+        Field(gt=0, description="memory of a rank's device, for the plan; its own by default"),
+    ] = None
     timeout_s: Annotated[
         float,
         Field(

@@ -30,6 +30,7 @@ _STYLES: Mapping[str, Split | None] = {
     # A norm within a head: its weight is whole, its input is this rank's heads.
     "replicated_with_grad_allreduce": "heads",
     "colwise_gather_output": None,
+    "rowwise_split_input": None,
     "colwise_rep": None,
     "embedding_rowwise": None,
     "embedding_colwise": None,
