@@ -130,5 +130,6 @@ class RungRows:
                     "train_tokens": work.trained.tokens,
                     "train_s": work.train_s,
                 }
-            work.row |= {"seconds": work.seconds, "finished_at": datetime.now(UTC)}
+            spent = {"seconds": work.seconds, "code_s": work.code_s}
+            work.row |= {**spent, "finished_at": datetime.now(UTC)}
             self._ledger.write("rungs", work.part, [work.row])

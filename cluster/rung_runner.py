@@ -79,7 +79,8 @@ class RungRunner:
         """Code the prompt and build the adapter; return whether others can share its passes."""
         with work.guarded():
             spec, last = work.candidate.adapter, self._is_last(work.rung)
-            work.texts = self._builder.code_text(work.candidate.prompt, by_model=last)
+            with work.coding():
+                work.texts = self._builder.code_text(work.candidate.prompt, by_model=last)
             if spec is None:
                 return True
             state, start = self._earlier(work, spec)
@@ -171,7 +172,7 @@ class RungRunner:
         """Run the candidates' programs and record what they did."""
         for work in works:
             if not work.failed:
-                with work.guarded():
+                with work.guarded(), work.coding():
                     work.scoring = self._begin(work)
         scorings = [work.scoring for work in works if work.scoring is not None]
         began = time.monotonic()

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
 from cluster.terminal import Terminal
+from evaluators.usage import Usage, usage_of
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, complete_points, fronts
 from search.pareto import complexity
@@ -27,6 +28,22 @@ from search.sweep import SweepError
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
 _UNBOUNDED = 10_000
+_OF_A_WORKER = (
+    "candidate",
+    "rung",
+    "num_examples",
+    "error",
+    "finished_at",
+    "worker",
+    "attempt",
+    "seconds",
+    "train_s",
+    "generate_s",
+    "code_s",
+    "train_tokens",
+    "input_tokens",
+    "output_tokens",
+)
 _OF_A_POINT = (
     "candidate",
     "rung",
@@ -222,12 +239,32 @@ def progress(ended: int, total: int | None) -> str:
     return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"
 
 
+def _usage_line(one: Usage) -> str:
+    """Return what a worker did with its seconds, and how much of it its model computed."""
+    seconds = {
+        "loading": one.load_s,
+        "training": one.train_s,
+        "generating": one.generate_s,
+        "coding": one.code_s,
+        "other": one.other_s,
+        "idle": one.idle_s,
+    }
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    compute_s = one.train_s + one.generate_s
+    speed = f", {one.flops / compute_s / 1e9:.2f} model GFLOP/s" if compute_s else ""
+    return (
+        f"{one.worker}: {spent}; {one.trained + one.generated} tokens{speed}; computing "
+        f"{one.compute_share:.0%} of the time since it was ready"
+    )
+
+
 def status(args: argparse.Namespace) -> int:
     """Print how far a run is."""
     run_folder = open_run(args.run)
     ledger = run_folder.ledger
     try:
-        rungs = ledger.rows("rungs", ["candidate", "rung", "num_examples", "error", "finished_at"])
+        rungs = ledger.rows("rungs", _OF_A_WORKER)
+        workers = ledger.rows("workers")
         decisions = ledger.rows("decisions", ["candidate", "decision"])
     except ValueError as error:
         raise SweepError(str(error)) from error
@@ -248,6 +285,8 @@ def status(args: argparse.Namespace) -> int:
         f"{actions['finish']} completed the last rung, "
         f"{actions['stop']} stopped before"
     )
+    for one in usage_of(workers, rungs):
+        console.print(_usage_line(one))
     if rungs:
         last: Any = max(row["finished_at"] for row in rungs)
         console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")

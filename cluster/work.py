@@ -35,6 +35,7 @@ class Work:
         trained: what its training did.
         scoring: its way through the examples.
         train_s: seconds of its training.
+        code_s: seconds of coding its prompt, and of building and decoding its program.
         seconds: that it has cost.
     """
 
@@ -48,6 +49,7 @@ class Work:
     trained: Trained | None = None
     scoring: Scoring | None = None
     train_s: float = 0.0
+    code_s: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -64,6 +66,15 @@ class Work:
         """Take down what went wrong; the first error stays."""
         if not self.failed:
             self.row["error"] = "".join(traceback.format_exception(error))
+
+    @contextmanager
+    def coding(self) -> Iterator[None]:
+        """Count the time as that of coding."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.code_s += time.monotonic() - began
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

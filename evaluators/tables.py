@@ -52,6 +52,7 @@ TABLES: dict[str, pa.Schema] = {
             ("verdict", pa.string()),
             ("left", pa.int32()),
             ("pack", pa.string()),
+            ("code_s", pa.float64()),
         ]
     ),
     "predictions": pa.schema(

@@ -27,7 +27,8 @@ Write = Callable[..., Path]
 Kill = tuple[str, int, str]
 # What a killed attempt had generated comes from the cache and is not counted again.
 GENERATED = {"num_generated", "input_tokens", "output_tokens"}
-DIFFER = {"finished_at", "decided_at", "seconds", "train_s", "generate_s", "attempt"} | GENERATED
+TIMES = {"finished_at", "decided_at", "seconds", "train_s", "generate_s", "code_s"}
+DIFFER = TIMES | {"attempt"} | GENERATED
 TABLES = ("candidates", "rungs", "predictions", "decisions", "programs")
 LORA = {
     "candidates": 2,
