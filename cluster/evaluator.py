@@ -40,6 +40,9 @@ from search.rungs import Rung
 from search.sweep import Sweep
 
 Ask = tuple[str, Rung]
+# A worker that died so often one after the other is given up. It takes more deaths than a candidate
+# does that is run alone after its pack died.
+_MOST_DEATHS = 2 * GIVEN_UP_AFTER
 
 
 class Evaluator:
@@ -53,6 +56,10 @@ class Evaluator:
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), Path(setup.run_folder)
         self._setup = setup
+        self._in_hand = InHand(run, setup.worker, setup.attempt)
+        if self._in_hand.in_a_row >= _MOST_DEATHS:
+            deaths, why = self._in_hand.in_a_row, self._in_hand.cause
+            raise GroupError(None, f"{setup.worker} died {deaths} times in a row{why}")
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
         shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
@@ -61,7 +68,6 @@ class Evaluator:
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
         self._states = States(run, self._ledger)
-        self._in_hand = InHand(run, setup.worker, setup.attempt)
         about = {
             "worker": setup.worker,
             "attempt": setup.attempt,

@@ -21,6 +21,7 @@ class InHand:
 
     Attributes:
         cause: what is known of the last death, to be put behind a sentence.
+        in_a_row: workers that died one after the other, without finishing anything between.
 
     Raises:
         OSError, ValueError: on construction, if there is a file that can't be read.
@@ -31,13 +32,14 @@ class InHand:
         self._path = run / "in_hand" / f"{name}.a{attempt}.json"
         self._deaths: dict[str, int] = {}
         self._running: Sequence[str] = ()
-        self.cause = ""
+        self.cause, self.in_a_row = "", 0
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
             for part in known["running"]:
                 self._deaths[part] = self._deaths.get(part, 0) + 1
             self.cause = str(known["cause"])
+            self.in_a_row = int(known["in_a_row"]) + bool(known["running"])
             self._write([])
 
     def deaths(self, part: str) -> int:
@@ -57,6 +59,7 @@ class InHand:
         finally:
             for part in parts:
                 self._deaths.pop(part, None)
+            self.in_a_row = 0
             self._write([])
 
     def blame(self, cause: str) -> None:
@@ -70,5 +73,10 @@ class InHand:
 
     def _write(self, running: Sequence[str]) -> None:
         self._running = running
-        content = {"running": list(running), "deaths": self._deaths, "cause": self.cause}
+        content = {
+            "running": list(running),
+            "deaths": self._deaths,
+            "cause": self.cause,
+            "in_a_row": self.in_a_row,
+        }
         write_whole(self._path, json.dumps(content).encode())

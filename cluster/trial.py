@@ -22,6 +22,10 @@ from search.rungs import Rung
 _MAX_WRITE_FAILURES = 2
 
 
+class WorkerLostError(RuntimeError):
+    """The worker is dead and will not be started again."""
+
+
 class RungTrial(tune.Trainable):
     """One candidate; `step` runs its next rung on a worker."""
 
@@ -41,9 +45,11 @@ class RungTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one rung and return its row as a message; `halt` in it says why the run can't go on.
+        """Run one rung and return its row as a message.
 
-        The ledger can't be written, or belongs to a newer attempt: that is no candidate's failure.
+        `halt` in it says why the run can't go on: the ledger can't be written, or belongs to a
+        newer attempt. `lost` says why the worker is not there any more. Neither is the candidate's
+        failure.
         """
         rung = self._rungs[self._next]
         self._next += 1
@@ -54,6 +60,8 @@ class RungTrial(tune.Trainable):
                 row = self._run_rung(rung)
             except SupersededError as error:
                 return {"halt": str(error)}
+            except WorkerLostError as error:
+                return {"lost": str(error), "rung": rung.index}
             except OSError as error:
                 if not tries:
                     return {"halt": str(error)}
@@ -61,9 +69,16 @@ class RungTrial(tune.Trainable):
                 return message_of(row) | {"together": row.get("together") or [message_of(row)]}
 
     def _run_rung(self, rung: Rung) -> dict[str, Any]:
-        worker: Any = ray.get_actor(self._worker_name)
+        try:
+            worker: Any = ray.get_actor(self._worker_name)
+        except ValueError as error:
+            # Ray forgets the names of the dead.
+            raise WorkerLostError(f"{self._worker_name} is gone") from error
         try:
             row: dict[str, Any] = ray.get(worker.run_rung.remote(self._message, rung))
+        except ray.exceptions.ActorDiedError as error:
+            # One that can be started again is only unavailable meanwhile.
+            raise WorkerLostError(_short(error)) from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, OSError | SupersededError):
@@ -87,3 +102,9 @@ class RungTrial(tune.Trainable):
         ledger = Ledger(Path(self._run_folder) / "ledger", self._attempt)
         ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
         return row
+
+
+def _short(error: BaseException) -> str:
+    """Return the line of a Ray error that says what happened, without the traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

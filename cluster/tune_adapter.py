@@ -4,6 +4,7 @@ No policy lives here: who goes on is decided in `search.schedulers`, what is tri
 `search.proposers`.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from search.candidate import Candidate
 from search.rungs import Rung
 
 Row = dict[str, Any]
+_LOG = logging.getLogger("kilobit")
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 2
 
@@ -76,7 +78,7 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         go_on = False
         if result.get("halt"):
             self._brake.pull(result["halt"])
-        else:
+        elif not result.get("lost"):
             try:
                 decisions = self._recorder.decide_together(result["together"])
                 go_on = decisions[result["candidate"], result["rung"]].action == "promote"
@@ -108,7 +110,8 @@ class RecordedSearcher(_NotSaved, Searcher):
             self._pending[candidate.model].append((candidate, next_rung))
         # A worker has as many places as candidates share its passes.
         self._free = deque(workers * run.sweep.workers.places)
-        self._busy: dict[str, Worker] = {}
+        self._busy: dict[str, tuple[Worker, Candidate]] = {}
+        self._workers, self._lost = list(workers), set[Worker]()
         self._places = Places(run.path, run.sweep.workers.places)
         for worker in workers:
             self._places.tell(worker.name, 0, more=True)
@@ -142,7 +145,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             if found is not None:
                 candidate, next_rung = found
                 self._free.remove(worker)
-                self._busy[trial_id] = worker
+                self._busy[trial_id] = (worker, candidate)
                 self._tell(worker, more=True)
                 return {
                     "candidate": candidate.canonical(),
@@ -153,7 +156,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         return None
 
     def _tell(self, worker: Worker, *, more: bool) -> None:
-        busy = sum(one == worker for one in self._busy.values())
+        busy = sum(one == worker for one, _ in self._busy.values())
         self._places.tell(worker.name, busy, more=more)
 
     def _next(self, model: str) -> tuple[Candidate, int] | None:
@@ -164,12 +167,27 @@ class RecordedSearcher(_NotSaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Take the trial's worker back."""
-        worker = self._busy.pop(trial_id)
+        worker, candidate = self._busy.pop(trial_id)
+        if result is not None and result.get("lost"):
+            self._lose(worker, candidate, result["rung"], result["lost"])
+            return
+        if worker in self._lost:
+            return
         self._free.append(worker)
         try:
             self._tell(worker, more=not self._brake.on)
         except OSError as error:
             self._brake.pull(str(error))
+
+    def _lose(self, worker: Worker, candidate: Candidate, rung: int, why: str) -> None:
+        """Give a worker up; its candidates go to the others that hold the same base model."""
+        if worker not in self._lost:
+            _LOG.error("worker %s is given up: %s", worker.name, why)
+        self._lost.add(worker)
+        self._free = deque(one for one in self._free if one != worker)
+        self._pending[candidate.model].append((candidate, rung))
+        if all(one in self._lost for one in self._workers if one.model == worker.model):
+            self._brake.pull(f"no worker of {worker.model} is left: {why}")
 
     def save(self, checkpoint_path: str) -> None:
         """Save an empty file, because Tune renames what it asked for."""

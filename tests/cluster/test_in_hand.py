@@ -14,12 +14,15 @@ def test_who_dies_leaves_suspects_and_who_lives_clears_them(tmp_path: Path) -> N
     # Killed: the successor reads what was left.
     heir = InHand(tmp_path, "w/1", 1)
     assert (heir.deaths("a-r0"), heir.deaths("b-r0"), heir.deaths("c-r0")) == (1, 1, 0)
+    assert heir.in_a_row == 1
     with heir.holding(["a-r0"]):
         pass
-    assert heir.deaths("a-r0") == 0
+    assert (heir.deaths("a-r0"), heir.in_a_row) == (0, 0)
     killed = heir.holding(["b-r0"])
     killed.__enter__()
+    heir.blame("rank 1 died")
     third = InHand(tmp_path, "w/1", 1)
+    assert (third.in_a_row, third.cause) == (1, ": rank 1 died")
     assert (third.deaths("a-r0"), third.deaths("b-r0")) == (0, 2)
 
 

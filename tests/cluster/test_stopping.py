@@ -125,6 +125,32 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
     assert run.ledger.rows("rungs") == []
 
 
+def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
+    run: RunFolder,
+) -> None:
+    two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
+    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    workers = [Worker("w0", ONE.model), Worker("w1", ONE.model)]
+    ladder = run.sweep.rungs.ladder()
+    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, ladder, run, brake)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert (first["worker"], second["worker"]) == ("w0", "w1")
+    lost = {"lost": "w0 died 6 times in a row", "rung": 0}
+    rule = RecordedScheduler(recorder, brake)
+    assert rule.on_trial_result(None, None, lost) == "STOP"
+    searcher.on_trial_complete("a", lost)
+    assert not brake.on
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", {"rung": 1})
+    again = searcher.suggest("d")
+    assert (again["worker"], again["candidate"]) == ("w1", ONE.canonical())
+    assert run.ledger.rows("decisions") == []
+    # Without any worker the run can't go on.
+    searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
+    assert brake.reason == f"no worker of {ONE.model} is left: w1 as well"
+    assert searcher.suggest("e") == RecordedSearcher.FINISHED
+
+
 def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
     many = [
         Candidate(task="none", model=ONE.model, prompt=Prompt(instruction=f"c{number}"))
