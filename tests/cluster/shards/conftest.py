@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Olmo3Config, Olmo3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from cluster.session import ray_session
 from tests.cluster.shards.residents import Caller
@@ -59,5 +59,29 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Larger than they are drawn, so that what a layer does can be seen in the logits.
         parameter.data *= 2.0 if parameter.ndim > 1 else 1.0
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def olmo3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model whose plan gathers outputs and splits whole inputs."""
+    folder = tmp_path_factory.mktemp("olmo3")
+    tokenizer = _tokenizer(bos=False, pad=True)
+    torch.manual_seed(0)
+    config = Olmo3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        layer_types=["full_attention", "full_attention"],
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    Olmo3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -35,7 +35,7 @@ class Course:
         config = BaseModelConfig(regime="r", path=folder)
         args = (config, Path(), shards, TASK, 1)
         with ShardGroup(shards, "cpu", Resident, args) as group:
-            specs = mixed("llama")
+            specs = mixed("qwen2" if "olmo3" in folder.name else "llama")
             for i, spec in enumerate(specs):
                 assert group.call("adapt", str(i), spec, None, None)
             asked = [Training(str(i), PROMPTS[i % 3], False, s.steps) for i, s in enumerate(specs)]
@@ -88,6 +88,17 @@ def test_packs_of_all_kinds_are_the_same_on_one_rank_and_on_two(
         assert found[0] == digest
         assert found[1] == pytest.approx(losses, abs=1e-5)
         assert found[2] == answers
+
+
+@pytest.mark.slow
+def test_a_plan_that_gathers_outputs_and_splits_inputs_gives_the_same(
+    course: Callable[[Path, ShardsConfig], Found], olmo3: Path
+) -> None:
+    one = course(olmo3, ShardsConfig())
+    two = {"world_size": 2, "layout": "tensor", "cpus_per_rank": 0.1, "timeout_s": 60.0}
+    found = course(olmo3, ShardsConfig.model_validate(two))
+    assert found[1] == pytest.approx(one[1], abs=1e-5)
+    assert (found[0], found[2]) == (one[0], one[2])
 
 
 class Run:
