@@ -16,6 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from cluster import frozen as frozen_model
 from cluster.builder import Builder
 from cluster.capacity import ranks_of
 from cluster.gatherer import Gatherer
@@ -195,7 +196,7 @@ class Evaluator:
                     "worker": self._setup.worker,
                     "model": config.label,
                     "base_digest": self._frozen.digest,
-                    "num_parameters": sum(p.numel() for p in self._frozen.model.parameters()),
+                    "num_parameters": frozen_model.num_parameters(self._frozen),
                     "load_s": self._frozen.load_s,
                     "host": platform.node(),
                     "pid": os.getpid(),

@@ -155,6 +155,12 @@ def unchanged(frozen: Frozen) -> bool:
     return not int(frozen.shard.sum(torch.tensor(differs, dtype=torch.int64, device=device)))
 
 
+def num_parameters(frozen: Frozen) -> int:
+    """Return how many numbers the whole model has, on however many ranks."""
+    # What ZeRO-3 leaves in the place of a tensor is empty.
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen.model.parameters())
+
+
 class Digest:
     """SHA-256 over names, types and bytes of tensors, in the order in which they are added."""
 

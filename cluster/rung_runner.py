@@ -63,14 +63,15 @@ class RungRunner:
         Predictions, programs and rows of variants are written, the candidates' own rows are not.
 
         Raises:
+            GroupError: if a rank died or is out of step; the group is gone.
             SupersededError: if a newer attempt at the run has begun.
             OSError: if something can't be written.
         """
+        # A pack that ended in an error may have left something.
+        self._group.call("forget")
         together = [work for work in works if self._prepare(work)]
-        try:
-            self._run_together(together)
-        finally:
-            self._group.call("forget")
+        self._run_together(together)
+        self._group.call("forget")
         for work in works:
             if work not in together and not work.failed:
                 self._run_alone(work)
@@ -103,7 +104,7 @@ class RungRunner:
         ]
         for work, end in zip(trained, self._group.call("train", asked), strict=True):
             work.trained, work.train_s = end.trained, end.seconds
-            work.seconds += end.seconds
+            work.spend(end.seconds)
             with work.guarded():
                 if end.error is not None:
                     raise end.error
@@ -181,7 +182,7 @@ class RungRunner:
         for work in works:
             scoring = work.scoring
             if scoring is not None and not work.failed:
-                work.seconds += scoring.measured.generate_s + rest / len(scorings)
+                work.spend(scoring.measured.generate_s + rest / len(scorings))
                 with work.guarded():
                     if scoring.error is not None:
                         raise scoring.error

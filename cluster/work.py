@@ -11,6 +11,7 @@ from cluster.adapters import Adapter, Trained
 from cluster.messages import BaseModelChangedError, rung_part
 from cluster.prequential import Learned
 from cluster.scoring import Scoring
+from cluster.shards.group import GroupError
 from evaluators.fence import SupersededError
 from search.candidate import Candidate
 from search.programs.numbers import Tensor
@@ -51,6 +52,7 @@ class Work:
     train_s: float = 0.0
     code_s: float = 0.0
     seconds: float = 0.0
+    _guards: int = 0
 
     @property
     def part(self) -> str:
@@ -76,20 +78,27 @@ class Work:
         finally:
             self.code_s += time.monotonic() - began
 
+    def spend(self, seconds: float) -> None:
+        """Count its share of time that was spent on many; not where all time is counted anyway."""
+        if not self._guards:
+            self.seconds += seconds
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Count the time, and make what goes wrong with the candidate an error of its row.
 
         Raises:
-            BaseModelChangedError, SupersededError, OSError: what the worker, the run or the disk
-                ran into is not the candidate's failure.
+            BaseModelChangedError, GroupError, SupersededError, OSError: what the worker, the run or
+                the disk ran into is not the candidate's failure.
         """
         began = time.monotonic()
+        self._guards += 1
         try:
             yield
-        except (BaseModelChangedError, SupersededError, OSError):
+        except (BaseModelChangedError, GroupError, SupersededError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
             self.fail(error)
         finally:
-            self.seconds += time.monotonic() - began
+            self._guards -= 1
+            self.spend(time.monotonic() - began)
