@@ -198,10 +198,10 @@ def test_a_search_on_two_ranks_survives_the_death_of_one(
 def test_a_search_on_two_ranks_survives_twenty_deaths(write_sweep: Write, tmp_path: Path) -> None:
     sweep = write_sweep(
         families={
-            "prompt": {"candidates": 20, "demonstrations": [0, 1]},
-            "lora": {**LORA, "candidates": 20},
+            "prompt": {"candidates": 60, "demonstrations": [0, 1, 2]},
+            "lora": {**LORA, "candidates": 40, "rank": [1, 2, 3]},
         },
         workers={"pack": 2},
     )
     rng = random.Random(1)
-    assert killed_run(sweep, tmp_path, [rng.uniform(2, 20) for _ in range(20)]) == 20
+    assert killed_run(sweep, tmp_path, [rng.uniform(2, 6) for _ in range(20)]) == 20
