@@ -34,16 +34,13 @@ Point = tuple[int, float]
 def naive_trial(config: dict[str, Any]) -> None:
     """Do what a trial does that knows nothing of the others."""
     began = time.monotonic()
-    import peft
     import torch
     from ray import tune
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from cluster.adapters import installed
     from cluster.frozen import load
     from cluster.training import Lesson
 
-    del peft, AutoModelForCausalLM, AutoTokenizer
     torch.set_num_threads(1)
     sweep = Sweep.model_validate_json(config["sweep"], strict=True)
     task = load_task(sweep.task, SWEEP.parent)

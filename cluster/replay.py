@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.messages import MESSAGE_KEYS
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
 from search.proposers.contract import ReplayError
@@ -20,21 +21,7 @@ from search.schedulers.scheduler import Action, Decision
 from search.search import Search
 
 Row = dict[str, Any]
-_TO_DECIDE = (
-    "candidate",
-    "rung",
-    "score",
-    "program_bits",
-    "payload_bits",
-    "num_examples",
-    "seconds",
-    "against",
-    "gap",
-    "verdict",
-    "left",
-    "error",
-    "pack",
-)
+_TO_DECIDE = (*MESSAGE_KEYS, "pack")
 # One string for each action, not one for each row.
 _ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
 
