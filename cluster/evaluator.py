@@ -30,6 +30,7 @@ from cluster.rung_runner import RungRunner
 from cluster.scoring import Scorer
 from cluster.shards.group import GroupError, ShardGroup
 from cluster.shards.load import device_of
+from cluster.shards.room import give_back_room_of_earlier_lives
 from cluster.states import States
 from cluster.work import Row, Work
 from evaluators.cache import PredictionCache
@@ -59,6 +60,7 @@ class Evaluator:
         self._setup = setup
         self._in_hand = InHand(run, setup.worker, setup.attempt)
         if self._in_hand.in_a_row >= _MOST_DEATHS:
+            give_back_room_of_earlier_lives()
             deaths, why = self._in_hand.in_a_row, self._in_hand.cause
             raise GroupError(None, f"{setup.worker} died {deaths} times in a row{why}")
         task = load_task(sweep.task, folder)

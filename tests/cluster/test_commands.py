@@ -167,7 +167,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert "s.yaml: " in fails(capsys, "run", str(path))
     assert f"{tmp_path}: Is a directory" in fails(capsys, "run", str(tmp_path))
     path.write_text("- 1\n")
-    assert "a sweep file is a YAML mapping, found list" in fails(capsys, "run", str(path))
+    assert "a YAML mapping is needed, found list" in fails(capsys, "run", str(path))
     missing = str(tmp_path / "none.yaml")
     assert "none.yaml: No such file" in fails(capsys, "run", missing)
 

@@ -1,5 +1,7 @@
 """A shard group answers as one, ends as one, and leaves nothing behind."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import ray
 from ray.util import placement_group_table
 
 from search.shards import ShardsConfig
-from tests.cluster.shards.residents import Plain
+from tests.cluster.shards.residents import Caller, Plain
 
 pytestmark = [pytest.mark.ray]
 # Long enough for a busy machine to start a rank, short enough for a test to wait for.
@@ -66,6 +68,26 @@ def test_group_answers_as_one_ends_as_one_and_begins_again(
     assert {
         path for path in Path("/dev/shm").iterdir() if "nccl" in path.name or "gloo" in path.name
     } <= shared_before
+
+
+def test_rank_0_that_is_started_again_gives_back_the_room_of_its_earlier_life(
+    session: None,
+) -> None:
+    actor_class: Any = ray.remote(Caller)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    caller = actor_class.options(**options).remote()
+    try:
+        for _ in range(3):
+            ray.get(caller.start.remote(shards(), Plain))
+            pids = ray.get(caller.call.remote("pids"))
+            assert rooms() == 1
+            os.kill(pids[0], signal.SIGKILL)
+            wait_until(lambda gone=pids[0]: not psutil.pid_exists(gone))
+        ray.get(caller.start.remote(shards(), Plain))
+        ray.get(caller.stop.remote())
+        wait_until(lambda: rooms() == 0)
+    finally:
+        ray.kill(caller)
 
 
 @pytest.mark.slow

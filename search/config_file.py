@@ -1,0 +1,240 @@
+"""YAML files with settings: read, overridden from the command line, checked against their model.
+
+Every problem is raised as one `ConfigError` whose message names file, line, field, value and what
+is allowed.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from evaluators.config import Config
+
+Settings = TypeVar("Settings", bound=Config)
+
+
+class ConfigError(ValueError):
+    """A file with settings can't be used."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-3 as a number, as YAML 1.2 and everybody else has it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    # More digits than Python converts are no setting of anything.
+    if len(node.value) > _MOST_DIGITS:
+        problem = f"a whole number has at most {_MOST_DIGITS} digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    number: int = loader.construct_yaml_int(node)
+    return number
+
+
+_MOST_DIGITS = 100
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+def load_config(
+    path: Path,
+    model: type[Settings],
+    overrides: Sequence[str] = (),
+    variants: Mapping[str, Sequence[str]] | None = None,
+) -> Settings:
+    """Return the settings in the YAML file `path` with `key.key=value` overrides applied.
+
+    Args:
+        path: the file.
+        model: what it has to fit.
+        overrides: changes from the command line.
+        variants: kinds of the top-level keys that are discriminated unions.
+
+    Raises:
+        ConfigError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: {reason}") from error
+    try:
+        _refuse_aliases(path, text)
+        root = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a YAML mapping is needed, found {type(data).__name__}")
+    assert root is not None
+    _check_keys(path, root)
+    overridden = [apply_override(data, override) for override in overrides]
+    try:
+        # As JSON, because strict JSON takes a list for a tuple but neither "3" nor true for a
+        # number.
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        problems = error.errors()
+    described = [
+        _describe(path, root, problem, overridden, model, variants or {})
+        for problem in problems
+        if not any(_is_inside(other["loc"], problem["loc"]) for other in problems)
+    ]
+    raise ConfigError("\n".join(dict.fromkeys(described)))
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    """Refuse `*name`: a few lines of it can stand for more values than there is memory."""
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise ConfigError(
+                f"{path}, line {line}: YAML aliases (*{event.anchor}) are not allowed"
+            )
+
+
+def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
+    return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
+
+
+def apply_override(data: dict[str, Any], override: str) -> list[str]:
+    """Set one `key.key=value` in `data` and return the keys.
+
+    Raises:
+        ConfigError: if it is not of that form.
+    """
+    key, sign, value = override.partition("=")
+    if not sign or not all(key.split(".")):
+        raise ConfigError(f"{override!r}: an override is written key=value, e.g. budget.seconds=60")
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{override!r}: {parent!r} is not a mapping in this file")
+    try:
+        place[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{override!r:.100}: the value is not valid YAML") from error
+    root = yaml.compose(value, Loader=_Loader)
+    keys = [key for mapping in _mappings(root) for key, _ in mapping.value] if root else []
+    if any(key.tag != "tag:yaml.org,2002:str" for key in keys):
+        raise ConfigError(f"{override!r:.100}: a key of the value is no text")
+    return [*parents, last]
+
+
+def _check_keys(path: Path, node: yaml.Node) -> None:
+    for mapping in _mappings(node):
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise ConfigError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} is no text: "
+                    "write it in quotes"
+                )
+            if key.value in seen:
+                raise ConfigError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is given twice"
+                )
+            seen.add(key.value)
+
+
+def _mappings(node: yaml.Node) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
+
+
+def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
+    """Return the line of the deepest part of `location` that the file has."""
+    node, line = root, root.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == part), None)
+            if found is None:
+                # Discriminated unions put the name of the variant into the location.
+                continue
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _describe(
+    path: Path,
+    root: yaml.Node,
+    problem: ErrorDetails,
+    overridden: Sequence[Sequence[str]],
+    model: type[Config],
+    variants: Mapping[str, Sequence[str]],
+) -> str:
+    location = list(problem["loc"])
+    if location[1:2] and location[1] in variants.get(str(location[0]), ()):
+        del location[1]
+    field = ".".join(str(part) for part in location) or "the file"
+    where = f"{path}, line {_line(root, location)}"
+    if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
+        where = "command line"
+    # What is a tuple to us is a list in YAML.
+    message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        allowed = f" Known here: {', '.join(known)}." if known else ""
+        return f"{where}: unknown key {field!r}.{hint}{allowed}"
+    if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return f"{where}: {field}.kind must be one of {problem['ctx']['expected_tags']}"
+    if problem["type"] == "missing":
+        return f"{where}: {field!r} is missing"
+    value = problem["input"]
+    shown = "" if isinstance(value, dict) else f" (found {value!r:.80})"
+    return f"{where}: {field}: {message}{shown}"
+
+
+def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:
+    """Return the keys that the part of the file at `location` may have."""
+    schema = model.model_json_schema()
+    options = [schema]
+    for part in location:
+        following: list[dict[str, Any]] = []
+        for option in (_resolve(schema, o) for o in options):
+            below = (
+                option.get("items")
+                if isinstance(part, int)
+                else option.get("properties", {}).get(part)
+            )
+            if below:
+                following += below.get("oneOf") or below.get("anyOf") or [below]
+        options = following
+    return sorted(
+        {key for option in options for key in _resolve(schema, option).get("properties", {})}
+    )
+
+
+def _resolve(schema: dict[str, Any], option: dict[str, Any]) -> dict[str, Any]:
+    reference = option.get("$ref")
+    found: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else option
+    return found
