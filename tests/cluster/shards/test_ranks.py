@@ -150,7 +150,9 @@ def killed_run(sweep: Path, folder: Path, waits: Sequence[float]) -> int:
         time.sleep(0.05)
     for wait in waits:
         time.sleep(wait)
-        ranks = run.ranks() if run.process.poll() is None else []
+        ranks = []
+        while not ranks and run.process.poll() is None:
+            ranks = run.ranks()
         if ranks:
             rng.choice(ranks).send_signal(signal.SIGKILL)
             kills += 1
@@ -198,8 +200,8 @@ def test_a_search_on_two_ranks_survives_the_death_of_one(
 def test_a_search_on_two_ranks_survives_twenty_deaths(write_sweep: Write, tmp_path: Path) -> None:
     sweep = write_sweep(
         families={
-            "prompt": {"candidates": 60, "demonstrations": [0, 1, 2]},
-            "lora": {**LORA, "candidates": 40, "rank": [1, 2, 3]},
+            "prompt": {"candidates": 140, "demonstrations": [0, 1, 2]},
+            "lora": {**LORA, "candidates": 100, "rank": [1, 2, 3]},
         },
         workers={"pack": 2},
     )
