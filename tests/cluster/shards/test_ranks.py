@@ -16,6 +16,7 @@ import pytest
 from cluster.packing.generate import Asked
 from cluster.resident import Resident, Training
 from cluster.shards.group import ShardGroup
+from cluster.shards.room import ask_for_room
 from evaluators.ledger import Ledger
 from search.base_model import BaseModelConfig
 from search.shards import ShardsConfig
@@ -34,7 +35,7 @@ class Course:
     def run(self, folder: Path, shards: ShardsConfig) -> Found:
         config = BaseModelConfig(regime="r", path=folder)
         args = (config, Path(), shards, TASK, 1)
-        with ShardGroup(shards, "cpu", Resident, args) as group:
+        with ShardGroup(shards, "cpu", Resident, args, ask_for_room(shards)) as group:
             specs = mixed("qwen2" if "olmo3" in folder.name else "llama")
             for i, spec in enumerate(specs):
                 assert group.call("adapt", str(i), spec, None, None)
