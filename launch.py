@@ -146,7 +146,17 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, required=True, metavar="DIR", help="the base model's folder"
     )
 
-    commands.add_parser("doctor", help="check this machine and say what to do about what it finds")
+    doctor = commands.add_parser(
+        "doctor", help="check this machine or a cluster and say what to do about what is found"
+    )
+    doctor.add_argument("--address", metavar="ADDR", help="an existing Ray cluster: all its nodes")
+    doctor.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="with --address: where runs are to lie; do all nodes see it?",
+    )
     return parser
 
 

@@ -311,12 +311,18 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def doctor(_: argparse.Namespace) -> int:
-    """Check this machine."""
-    from cluster.doctor import examine
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine, or a cluster."""
+    from cluster.doctor import examine, examine_cluster
 
     console = Terminal()
-    findings = examine()
+    with console.status("looking"):
+        try:
+            findings = (
+                examine() if args.address is None else examine_cluster(args.address, args.out)
+            )
+        except ConnectionError as error:
+            raise _no_cluster(args.address, error) from error
     table = Table("", "what", "found", "what to do")
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("!!", "red")
