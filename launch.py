@@ -62,6 +62,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="check the sweep file, data, models and adapters, print the plan, start nothing",
     )
+    run.add_argument(
+        "--continue",
+        action="store_true",
+        dest="go_on",
+        help="go on with the run in the run folder if it holds one of this sweep; else begin it. "
+        "For jobs that a cluster starts again",
+    )
+    run.add_argument(
+        "--take-over",
+        action="store_true",
+        help="with --continue: as `resume --take-over`",
+    )
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
     resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")

@@ -23,6 +23,7 @@ from cluster.shards.fingerprint import local_tensors
 from cluster.shards.group import ShardGroup
 from cluster.shards.load import load_sharded
 from cluster.shards.place import Place
+from cluster.shards.room import ask_for_room
 from search.base_model import BaseModelConfig
 from search.shards import ShardsConfig
 
@@ -120,7 +121,7 @@ class Caller:
         self, base: BaseModelConfig, shards: ShardsConfig, rows: int, new_tokens: int
     ) -> dict[str, Any]:
         """Load, measure and end a group."""
-        with ShardGroup(shards, "cpu", Bench, (base, shards)) as group:
+        with ShardGroup(shards, "cpu", Bench, (base, shards), ask_for_room(shards)) as group:
             found: dict[str, Any] = group.call("measure", rows, new_tokens)
         return found
 

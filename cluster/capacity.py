@@ -1,5 +1,7 @@
 """Which workers a sweep asks for, and whether they fit on what is there."""
 
+from collections.abc import Mapping
+
 from cluster.messages import Worker
 from search.shards import ShardsConfig
 from search.sweep import Sweep, SweepError
@@ -24,6 +26,24 @@ def ranks_of(sweep: Sweep, cpus: float) -> ShardsConfig:
     amounts = zip(given, (cpus, sweep.workers.gpus), strict=True)
     own = [default if amount is None else amount for amount, default in amounts]
     return shards.model_copy(update={"cpus_per_rank": own[0], "gpus_per_rank": own[1]})
+
+
+def cpus_of(sweep: Sweep) -> float:
+    """Return the CPUs that each rank of a worker reserves on a cluster that may grow."""
+    if sweep.workers.cpus is not None:
+        return sweep.workers.cpus
+    # What is left of its threads is for the trials that wait for it.
+    return max(TRIAL_CPUS, sweep.workers.threads - sweep.workers.places * TRIAL_CPUS)
+
+
+def cpus_here(sweep: Sweep, resources: Mapping[str, float]) -> float:
+    """Return the CPUs that each rank of a worker reserves of what is there.
+
+    Raises:
+        SweepError: if the workers do not fit.
+    """
+    plan_gpus(sweep, resources.get("GPU", 0.0))
+    return plan_cpus(sweep, resources.get("CPU", 0.0))
 
 
 def plan_cpus(sweep: Sweep, available: float) -> float:

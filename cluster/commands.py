@@ -24,8 +24,10 @@ from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import (
     DamagedRunError,
     RunFolder,
+    continue_run,
     create_run,
     discard_run,
+    holds_run,
     reopen_run,
 )
 from cluster.show import (
@@ -83,13 +85,21 @@ def run(args: argparse.Namespace) -> int:
     console = Terminal()
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
+    if args.take_over and not args.go_on:
+        raise SweepError("--take-over belongs to --continue: a new run is held by nobody")
     if args.dry_run:
         return _dry_run(console, sweep, folder, local=args.address is None)
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_sweep
 
         plan = check_sweep(sweep, folder, local=args.address is None)
-    with create_run(sweep, args.sweep, args.out) as run_folder:
+    going_on = args.go_on and holds_run(sweep, args.out)
+    with (
+        continue_run(sweep, args.out, take_over=args.take_over)
+        if going_on
+        else create_run(sweep, args.sweep, args.out)
+    ) as run_folder:
+        print_left_out(console, run_folder)
         return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
 
 

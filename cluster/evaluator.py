@@ -16,6 +16,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import ray
+
 from cluster import frozen as frozen_model
 from cluster.builder import Builder
 from cluster.capacity import ranks_of
@@ -30,7 +32,6 @@ from cluster.rung_runner import RungRunner
 from cluster.scoring import Scorer
 from cluster.shards.group import GroupError, ShardGroup
 from cluster.shards.load import device_of
-from cluster.shards.room import give_back_room_of_earlier_lives
 from cluster.states import States
 from cluster.work import Row, Work
 from evaluators.cache import PredictionCache
@@ -58,16 +59,16 @@ class Evaluator:
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), Path(setup.run_folder)
         self._setup = setup
-        self._in_hand = InHand(run, setup.worker, setup.attempt)
+        self._in_hand = InHand(run, setup.worker, setup.attempt, _own_node())
         if self._in_hand.in_a_row >= _MOST_DEATHS:
-            give_back_room_of_earlier_lives()
             deaths, why = self._in_hand.in_a_row, self._in_hand.cause
             raise GroupError(None, f"{setup.worker} died {deaths} times in a row{why}")
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
         shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
-        self._group = ShardGroup(shards, device, Resident, (config, folder, shards, task, threads))
+        args = (config, folder, shards, task, threads)
+        self._group = ShardGroup(shards, device, Resident, args, setup.room)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
         self._states = States(run, self._ledger)
@@ -207,3 +208,8 @@ class Evaluator:
                 }
             ],
         )
+
+
+def _own_node() -> str:
+    """Return the id of the Ray node that this process is on, empty outside of Ray."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""

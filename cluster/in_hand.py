@@ -19,6 +19,12 @@ GIVEN_UP_AFTER = 3
 class InHand:
     """A worker's file in the folder `in_hand` of a run; deaths count within one attempt.
 
+    Args:
+        run: the run's folder.
+        worker: its name.
+        attempt: number of the attempt.
+        node: where this process is; who died with its node died of nothing that it had in hand.
+
     Attributes:
         cause: what is known of the last death, to be put behind a sentence.
         in_a_row: workers that died one after the other, without finishing anything between.
@@ -27,19 +33,21 @@ class InHand:
         OSError, ValueError: on construction, if there is a file that can't be read.
     """
 
-    def __init__(self, run: Path, worker: str, attempt: int) -> None:
+    def __init__(self, run: Path, worker: str, attempt: int, node: str = "") -> None:
         name = re.sub(r"[^\w.-]", "_", worker)
         self._path = run / "in_hand" / f"{name}.a{attempt}.json"
+        self._node = node
         self._deaths: dict[str, int] = {}
         self._running: Sequence[str] = ()
         self.cause, self.in_a_row = "", 0
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
-            for part in known["running"]:
+            running = known["running"] if known["node"] == node else []
+            for part in running:
                 self._deaths[part] = self._deaths.get(part, 0) + 1
             self.cause = str(known["cause"])
-            self.in_a_row = int(known["in_a_row"]) + bool(known["running"])
+            self.in_a_row = int(known["in_a_row"]) + bool(running)
             self._write([])
 
     def deaths(self, part: str) -> int:
@@ -75,6 +83,7 @@ class InHand:
         self._running = running
         content = {
             "running": list(running),
+            "node": self._node,
             "deaths": self._deaths,
             "cause": self.cause,
             "in_a_row": self.in_a_row,

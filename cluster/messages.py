@@ -9,10 +9,17 @@ from search.rungs import Rung
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker of the pool: the name of its actor and the base model that it holds."""
+    """A worker of the pool.
+
+    Attributes:
+        name: of its actor.
+        model: label of the base model that it holds.
+        room: id of its placement group (hex), None where it has none.
+    """
 
     name: str
     model: str
+    room: str | None = None
 
 
 class BaseModelChangedError(RuntimeError):
@@ -31,6 +38,7 @@ class EvaluatorSetup:
         worker: name of this worker in the ledger.
         attempt: number of this attempt at the run.
         cpus: that each rank of the worker reserves.
+        room: the placement group of its ranks; a worker of one rank can do without.
     """
 
     sweep: str
@@ -40,6 +48,7 @@ class EvaluatorSetup:
     worker: str
     attempt: int
     cpus: float = 1.0
+    room: Any = None
 
 
 def rung_part(candidate_id: str, rung: Rung) -> str:

@@ -1,79 +1,197 @@
-"""The evaluator pool: Ray actors that each load one base model once and keep it."""
+"""The evaluator pool: Ray actors that each load one base model once and keep it.
 
-from collections.abc import Callable, Sequence
+Each worker has a room, a placement group with a bundle for every rank. Where the cluster has no
+place for it yet, or loses the node that it was on, Ray looks for another place, and the worker is
+away until its model is loaded there. The search goes on with those that are here.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.capacity import plan_cpus, plan_gpus, workers_of
+from cluster.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup, Worker
+from cluster.shards.room import ask_for_room, placed
 from search.sweep import Sweep
 
 # Besides the calls of its pack a worker answers that it is ready, and what prompts cost.
 _OTHER_CALLS = 2
+_LOOK_EVERY_S = 1.0
 
 
 class PoolError(RuntimeError):
-    """A worker could not be started."""
+    """The workers could not be started."""
 
 
-def start_pool(
-    sweep: Sweep,
-    sweep_folder: Path,
-    run_folder: Path,
-    attempt: int,
-    on_ready: Callable[[Worker], None],
-) -> list[Any]:
-    """Start all workers as named actors, wait until each has loaded its model, and return them.
+class Pool:
+    """The workers of a run; they end with `stop`, or when nobody holds the pool any more.
 
-    An actor ends when nobody holds its handle any more, so the caller keeps what is returned.
+    Args:
+        sweep: says how many workers there are at most, and what each of them reserves.
+        sweep_folder: where relative paths of the sweep start.
+        run_folder: the run, with its ledger.
+        attempt: number of this attempt at the run.
+        local: the cluster is this machine; else it may grow.
+
+    Attributes:
+        workers: all that may come.
 
     Raises:
-        SweepError: if the cluster has too few CPUs or GPUs.
-        PoolError: if a worker can't load its model.
+        SweepError: if they don't fit on this machine.
     """
-    resources = ray.cluster_resources()
-    cpus = plan_cpus(sweep, resources.get("CPU", 0.0))
-    plan_gpus(sweep, resources.get("GPU", 0.0))
-    actor_class: Any = ray.remote(Evaluator)
-    handles: list[Any] = []
-    waiting: dict[Any, Worker] = {}
-    for worker in workers_of(sweep):
-        setup = EvaluatorSetup(
-            sweep=sweep.model_dump_json(),
-            sweep_folder=str(sweep_folder),
-            run_folder=str(run_folder),
-            model=worker.model,
-            worker=worker.name,
-            attempt=attempt,
-            cpus=cpus,
+
+    def __init__(
+        self, sweep: Sweep, sweep_folder: Path, run_folder: Path, attempt: int, *, local: bool
+    ) -> None:
+        self._sweep = sweep
+        self._cpus = cpus_here(sweep, ray.cluster_resources()) if local else cpus_of(sweep)
+        self._rooms: dict[str, PlacementGroup] = {}
+        self._handles: dict[str, Any] = {}
+        self._asked: dict[Any, str] = {}
+        self._ready: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._looked_at = -_LOOK_EVERY_S
+        self._placed: set[str] = set()
+        self._here: frozenset[Worker] = frozenset()
+        self.workers: list[Worker] = []
+        actor_class: Any = ray.remote(Evaluator)
+        for worker in workers_of(sweep):
+            room = ask_for_room(ranks_of(sweep, self._cpus))
+            setup = EvaluatorSetup(
+                sweep=sweep.model_dump_json(),
+                sweep_folder=str(sweep_folder),
+                run_folder=str(run_folder),
+                model=worker.model,
+                worker=worker.name,
+                attempt=attempt,
+                cpus=self._cpus,
+                room=room,
+            )
+            self._rooms[worker.name] = room
+            self._handles[worker.name] = actor_class.options(
+                name=worker.name,
+                num_cpus=self._cpus,
+                num_gpus=sweep.workers.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=room, placement_group_bundle_index=0
+                ),
+                max_restarts=-1,
+                # A worker that dies is started again and repeats the rungs it was in; it knows
+                # itself which of them to give up (`cluster.in_hand`).
+                max_task_retries=-1,
+                max_concurrency=sweep.workers.places + _OTHER_CALLS,
+            ).remote(setup)
+            self.workers.append(replace(worker, room=room.id.hex()))
+            self._ask(worker.name)
+
+    def here(self) -> Collection[Worker]:
+        """Return the workers that have a place and their model; looks once a second at most."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            self._look()
+        return self._here
+
+    def wait_for_enough(
+        self,
+        on_change: Callable[[int, str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Wait until the search can begin: until every base model has the least of its workers.
+
+        Args:
+            on_change: told how many workers are here and what the others wait for.
+            clock: seconds.
+            sleep: what waits.
+
+        Raises:
+            PoolError: if a worker can't load its model, or the cluster has no place for the least
+                of them for `workers.wait_s`.
+        """
+        told, placed_at = None, clock()
+        while True:
+            here = self.here()
+            for name, why in self._failed.items():
+                model = next(w.model for w in self.workers if w.name == name)
+                raise PoolError(f"worker {name} could not load {model}: {why}")
+            state = (len(here), self._waits_for())
+            if state != told:
+                on_change(*state)
+                told = state
+            if self._are_enough(here):
+                return
+            if self._are_enough([w for w in self.workers if w.room in self._placed]):
+                placed_at = clock()
+            elif clock() - placed_at > self._sweep.workers.wait_s:
+                raise PoolError(
+                    f"after {self._sweep.workers.wait_s:g} s there is still no place: {state[1]}; "
+                    "add nodes, ask for less in `workers`, or wait longer (workers.wait_s)"
+                )
+            sleep(_LOOK_EVERY_S / 4)
+
+    def stop(self) -> None:
+        """End the workers and give their rooms back."""
+        for handle in self._handles.values():
+            ray.kill(handle)
+        for room in self._rooms.values():
+            remove_placement_group(room)
+        self._handles, self._rooms, self._asked = {}, {}, {}
+
+    def _ask(self, name: str) -> None:
+        self._asked[self._handles[name].ready.remote()] = name
+
+    def _look(self) -> None:
+        self._placed = placed()
+        for name in [w.name for w in self._away()]:
+            if name in self._ready:
+                # What it said is of its old place.
+                self._ready.discard(name)
+                self._ask(name)
+        # `ray.wait` with time-out 0 misses what has not been fetched yet.
+        done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0.01)
+        for ref in done:
+            name = self._asked.pop(ref)
+            try:
+                ray.get(ref)
+                self._ready.add(name)
+            except ray.exceptions.RayError as error:
+                self._failed[name] = str(getattr(error, "cause", None) or error)
+        self._here = frozenset(w for w in self.workers if w.name in self._ready)
+
+    def _away(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.room not in self._placed]
+
+    def _are_enough(self, workers: Collection[Worker]) -> bool:
+        models = [worker.model for worker in workers]
+        least = self._sweep.workers.least
+        return all(models.count(model.label) >= least for model in self._sweep.base_models)
+
+    def _waits_for(self) -> str:
+        """Return what the cluster lacks, empty where every worker has a place."""
+        without = self._away()
+        if not without:
+            return ""
+        ranks = ranks_of(self._sweep, self._cpus)
+        needs = [f"{ranks.cpus_per_rank or 0:g} CPUs"]
+        if ranks.gpus_per_rank:
+            needs.append(f"{ranks.gpus_per_rank:g} GPUs")
+        each = " and ".join(needs) + (
+            f" on {ranks.world_size} ranks each" if ranks.world_size > 1 else ""
         )
-        handle = actor_class.options(
-            name=worker.name,
-            num_cpus=cpus,
-            num_gpus=sweep.workers.gpus,
-            max_restarts=-1,
-            # A worker that dies is started again and repeats the rungs it was in; it knows itself
-            # which of them to give up (`cluster.in_hand`).
-            max_task_retries=-1,
-            max_concurrency=sweep.workers.places + _OTHER_CALLS,
-        ).remote(setup)
-        handles.append(handle)
-        waiting[handle.ready.remote()] = worker
-    while waiting:
-        done, _ = ray.wait(list(waiting), num_returns=1)
-        worker = waiting.pop(done[0])
-        try:
-            ray.get(done[0])
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            raise PoolError(
-                f"worker {worker.name} could not load {worker.model}: {cause}"
-            ) from error
-        on_ready(worker)
-    return handles
+        there = ray.cluster_resources()
+        return (
+            f"{len(without)} of {len(self.workers)} workers wait for a place ({each}; the cluster "
+            f"has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all)"
+        )
 
 
 def prompt_bits_of(sweep: Sweep) -> Callable[[str, Sequence[str]], list[float]]:

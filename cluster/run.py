@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.capacity import TRIAL_CPUS, workers_of
+from cluster.capacity import TRIAL_CPUS
 from cluster.check import Plan
 from cluster.live import Course, LiveView
-from cluster.messages import Worker
-from cluster.pool import prompt_bits_of, start_pool
+from cluster.pool import Pool, prompt_bits_of
 from cluster.recorder import Recorder
 from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
@@ -72,14 +71,15 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     with ray_session(address):
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
-        pool = _start_workers(run, console)
-        outcome.seconds["load models"] = time.monotonic() - began
-        began = time.monotonic()
+        pool = Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=address is None)
         try:
+            _wait_for_workers(pool, console)
+            outcome.seconds["load models"] = time.monotonic() - began
+            began = time.monotonic()
             recorder, state = early or _rebuild(run, plan, prompt_bits_of(run.sweep))
-            _search(run, plan, recorder, state, console, outcome)
+            _search(run, plan, recorder, state, pool, console, outcome)
         finally:
-            pool.clear()
+            pool.stop()
             shutil.rmtree(run.path / ".tune", ignore_errors=True)
         outcome.seconds["search"] = time.monotonic() - began
     return outcome
@@ -129,19 +129,21 @@ def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reaso
     )
 
 
-def _start_workers(run: RunFolder, console: Console) -> list[Any]:
-    total, ready = len(workers_of(run.sweep)), 0
+def _wait_for_workers(pool: Pool, console: Console) -> None:
+    total, told = len(pool.workers), ""
     if not console.is_terminal:
         console.print(f"loading base models into {total} workers")
     with console.status(f"loading base models: 0 of {total} workers ready") as status:
 
-        def on_ready(worker: Worker) -> None:
-            nonlocal ready
-            ready += 1
-            _LOG.info("worker %s holds %s", worker.name, worker.model)
+        def on_change(ready: int, waits_for: str) -> None:
+            nonlocal told
+            _LOG.info("%d of %d workers hold their model; %s", ready, total, waits_for)
             status.update(f"loading base models: {ready} of {total} workers ready")
+            if waits_for and waits_for != told:
+                console.print(waits_for)
+                told = waits_for
 
-        return start_pool(run.sweep, run.sweep_folder, run.path, run.attempt, on_ready)
+        pool.wait_for_enough(on_change)
 
 
 def _search(
@@ -149,6 +151,7 @@ def _search(
     plan: Plan,
     recorder: Recorder,
     state: Replayed,
+    pool: Pool,
     console: Console,
     outcome: Outcome,
 ) -> None:
@@ -170,7 +173,7 @@ def _search(
 
         recorder.listener = listener
         searcher = RecordedSearcher(
-            recorder, pending, workers_of(run.sweep), run.sweep.rungs.ladder(), run, brake
+            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
         )
         errors = run_trials(
             searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, run.path / ".tune"

@@ -76,6 +76,15 @@ class RunFolder:
         return Ledger(self.path / "ledger", self.attempt if self.held else None)
 
 
+def _path_of(sweep: Sweep, out: Path | None) -> Path:
+    return (out or sweep.out or Path("runs") / sweep.name).absolute()
+
+
+def holds_run(sweep: Sweep, out: Path | None) -> bool:
+    """Return whether the folder where a sweep's run belongs holds a run."""
+    return (_path_of(sweep, out) / "run.json").exists()
+
+
 @contextmanager
 def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[RunFolder]:
     """Begin a run in a new or empty folder and hold it.
@@ -84,7 +93,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[Run
         SweepError: if the folder holds another run or other files, or can't be written.
         HeldError: if another process begins a run there at this moment.
     """
-    path = (out or sweep.out or Path("runs") / sweep.name).absolute()
+    path = _path_of(sweep, out)
     with ExitStack() as stack:
         try:
             made = not path.exists()
@@ -175,6 +184,34 @@ def reopen_run(
         _write(run, manifest, overrides)
         _sweep_scratch(run.path)
         yield run
+
+
+@contextmanager
+def continue_run(sweep: Sweep, out: Path | None, *, take_over: bool = False) -> Iterator[RunFolder]:
+    """Begin the next attempt at the run of a sweep, with the budget that the sweep has now.
+
+    Raises:
+        SweepError: if the folder holds the run of another sweep; see `reopen_run` too.
+        HeldError: if another process holds it.
+        OSError: if it can't be written.
+    """
+    path = _path_of(sweep, out)
+    before, now = (_searched(one) for one in (open_run(path).sweep, sweep))
+    changed = [name for name in now if now[name] != before[name]]
+    if changed:
+        raise SweepError(
+            f"{path} holds the run of another sweep: {', '.join(changed)} differs; choose another "
+            "folder with --out"
+        )
+    budget = sweep.budget.model_dump(mode="json")
+    overrides = [f"budget.{name}={json.dumps(value)}" for name, value in budget.items()]
+    with reopen_run(path, take_over=take_over, overrides=overrides) as run:
+        yield run
+
+
+def _searched(sweep: Sweep) -> dict[str, Any]:
+    """Return what decides the course of a search: all but its budget and where it runs."""
+    return sweep.model_dump(mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes"})
 
 
 def _sweep_scratch(path: Path) -> None:

@@ -4,6 +4,7 @@ A trial is one candidate, an iteration is one rung. The process that runs it imp
 nor transformers, and takes up the next candidate when one has ended.
 """
 
+import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import ray
 from ray import tune
 
 from cluster.messages import BaseModelChangedError, message_of, rung_part
+from cluster.shards.room import is_placed
 from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
 from search.candidate import Candidate
@@ -20,6 +22,13 @@ from search.rungs import Rung
 
 # A file system may fail for a moment; what lasts is the run's failure.
 _MAX_WRITE_FAILURES = 2
+_LOOK_EVERY_S = 5.0
+# Ray finds another place for a worker within seconds where there is one.
+_AWAY_S = 20.0
+
+
+class WorkerAwayError(RuntimeError):
+    """The worker has no place on the cluster for now."""
 
 
 class WorkerLostError(RuntimeError):
@@ -38,6 +47,7 @@ class RungTrial(tune.Trainable):
         self._next = int(config["first_rung"])
         self._run_folder: str = config["run_folder"]
         self._attempt = int(config["attempt"])
+        self._room: str | None = config["room"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another candidate in this process."""
@@ -48,8 +58,8 @@ class RungTrial(tune.Trainable):
         """Run one rung and return its row as a message.
 
         `halt` in it says why the run can't go on: the ledger can't be written, or belongs to a
-        newer attempt. `lost` says why the worker is not there any more. Neither is the candidate's
-        failure.
+        newer attempt. `lost` says why the worker is not there any more, `away` why it is not there
+        for now. None of them is the candidate's failure.
         """
         rung = self._rungs[self._next]
         self._next += 1
@@ -60,6 +70,8 @@ class RungTrial(tune.Trainable):
                 row = self._run_rung(rung)
             except SupersededError as error:
                 return {"halt": str(error)}
+            except WorkerAwayError as error:
+                return {"away": str(error), "rung": rung.index}
             except WorkerLostError as error:
                 return {"lost": str(error), "rung": rung.index}
             except OSError as error:
@@ -75,7 +87,7 @@ class RungTrial(tune.Trainable):
             # Ray forgets the names of the dead.
             raise WorkerLostError(f"{self._worker_name} is gone") from error
         try:
-            row: dict[str, Any] = ray.get(worker.run_rung.remote(self._message, rung))
+            row: dict[str, Any] = self._await(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.ActorDiedError as error:
             # One that can be started again is only unavailable meanwhile.
             raise WorkerLostError(_short(error)) from error
@@ -87,6 +99,23 @@ class RungTrial(tune.Trainable):
                 ray.kill(worker, no_restart=False)
             row = self._failure(rung)
         return row
+
+    def _await(self, ref: Any) -> Any:
+        """Return the result of a call, which may take as long as its worker has a place.
+
+        Raises:
+            WorkerAwayError: if the worker has had no place for a while.
+        """
+        placed_at = time.monotonic()
+        while True:
+            done, _ = ray.wait([ref], timeout=_LOOK_EVERY_S)
+            if done or self._room is None:
+                return ray.get(ref)
+            if is_placed(self._room):
+                placed_at = time.monotonic()
+            elif time.monotonic() - placed_at > _AWAY_S:
+                ray.cancel(ref)
+                raise WorkerAwayError(f"{self._worker_name} lost its node")
 
     def _failure(self, rung: Rung) -> dict[str, Any]:
         """Record what is being handled as the row of `rung`: the worker could not do it itself."""

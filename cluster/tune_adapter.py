@@ -7,7 +7,7 @@ No policy lives here: who goes on is decided in `search.schedulers`, what is tri
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from search.rungs import Rung
 Row = dict[str, Any]
 _LOG = logging.getLogger("kilobit")
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
-_MAX_TRIAL_FAILURES = 2
+_MAX_TRIAL_FAILURES = 10
 
 
 class Brake:
@@ -78,7 +78,7 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         go_on = False
         if result.get("halt"):
             self._brake.pull(result["halt"])
-        elif not result.get("lost"):
+        elif not (result.get("lost") or result.get("away")):
             try:
                 decisions = self._recorder.decide_together(result["together"])
                 go_on = decisions[result["candidate"], result["rung"]].action == "promote"
@@ -92,6 +92,15 @@ class RecordedSearcher(_NotSaved, Searcher):
     """Hands out candidates, each to a free worker that holds its base model.
 
     Those that an earlier attempt left between two rungs come first, then what is proposed.
+
+    Args:
+        recorder: proposes, and records what is decided.
+        pending: candidates between two rungs, and the rung that is next.
+        workers: all that there may be.
+        rungs: the ladder.
+        run: the run.
+        brake: says when nothing more is begun.
+        here: returns the workers that can be given something now; all of them by default.
     """
 
     def __init__(
@@ -102,9 +111,11 @@ class RecordedSearcher(_NotSaved, Searcher):
         rungs: Sequence[Rung],
         run: RunFolder,
         brake: Brake,
+        here: Callable[[], Collection[Worker]] | None = None,
     ) -> None:
         super().__init__()
         self._recorder, self._brake = recorder, brake
+        self._here = here or (lambda: workers)
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
@@ -126,9 +137,9 @@ class RecordedSearcher(_NotSaved, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's message, None while all workers are busy, or the end."""
+        """Return the next trial's message, None while all workers are busy or away, or the end."""
         try:
-            found = None if self._brake.on else self._assign(trial_id)
+            found, idle = (None, []) if self._brake.on else self._assign(trial_id)
             # A result that is still to come may bring up more to try.
             if found is None:
                 for worker in set(self._free):
@@ -136,24 +147,31 @@ class RecordedSearcher(_NotSaved, Searcher):
         except (OSError, SupersededError, ValueError) as error:
             self._brake.pull(str(error))
             return Searcher.FINISHED
-        ends = self._brake.on or not self._busy
-        return Searcher.FINISHED if found is None and ends else found
+        over = not self._busy and all(w.model in idle for w in self._workers if w not in self._lost)
+        return Searcher.FINISHED if found is None and (self._brake.on or over) else found
 
-    def _assign(self, trial_id: str) -> Row | None:
+    def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
+        """Return the next trial's message, or None and the models that nothing is left for."""
+        here, idle = self._here(), []
         for worker in dict.fromkeys(self._free):
+            if worker not in here:
+                continue
             found = self._next(worker.model)
-            if found is not None:
-                candidate, next_rung = found
-                self._free.remove(worker)
-                self._busy[trial_id] = (worker, candidate)
-                self._tell(worker, more=True)
-                return {
-                    "candidate": candidate.canonical(),
-                    "first_rung": next_rung,
-                    "worker": worker.name,
-                    **self._common,
-                }
-        return None
+            if found is None:
+                idle.append(worker.model)
+                continue
+            candidate, next_rung = found
+            self._free.remove(worker)
+            self._busy[trial_id] = (worker, candidate)
+            self._tell(worker, more=True)
+            return {
+                "candidate": candidate.canonical(),
+                "first_rung": next_rung,
+                "worker": worker.name,
+                "room": worker.room,
+                **self._common,
+            }, idle
+        return None, idle
 
     def _tell(self, worker: Worker, *, more: bool) -> None:
         busy = sum(one == worker for one, _ in self._busy.values())
@@ -171,6 +189,9 @@ class RecordedSearcher(_NotSaved, Searcher):
         if result is not None and result.get("lost"):
             self._lose(worker, candidate, result["rung"], result["lost"])
             return
+        if result is not None and result.get("away"):
+            _LOG.warning("%s: %s goes to another", result["away"], candidate.id)
+            self._pending[candidate.model].append((candidate, result["rung"]))
         if worker in self._lost:
             return
         self._free.append(worker)

@@ -5,9 +5,9 @@ resident object that a factory made there. `call` runs one of its methods on all
 ranks have to: each collective operation is waited for by all of them.
 
 A rank that dies, fails or waits for longer than the timeout ends the group: its processes are
-killed, its placement group is removed, and the caller gets one `GroupError`. The caller can then
-make a new group. Two things are not promised: a rank 0 that hangs outside of a collective operation
-hangs its caller, and a call has no time limit as long as the ranks keep pace with one another.
+killed, and the caller gets one `GroupError`. The caller can then make a new group in the same room.
+Two things are not promised: a rank 0 that hangs outside of a collective operation hangs its caller,
+and a call has no time limit as long as the ranks keep pace with one another.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,11 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.shards import process_group
 from cluster.shards.place import Place
-from cluster.shards.room import find_room
 from cluster.shards.watch import BLAME_S, Watch, depth, is_everybodys, kill
 from search.shards import ShardsConfig
 
@@ -88,7 +87,7 @@ class ShardGroup(Generic[Resident]):
         factory: called on every rank as `factory(place, *args)`; what it returns stays there.
         args: sent to every rank.
         room: a placement group whose bundles 1, 2, ... are for the followers and whose bundle 0 is
-            the caller's; it stays the caller's. By default the group makes one for the followers.
+            the caller's (`cluster.shards.room`); not needed for one rank.
 
     Attributes:
         resident: rank 0's object.
@@ -106,41 +105,36 @@ class ShardGroup(Generic[Resident]):
         room: PlacementGroup | None = None,
     ) -> None:
         self._timeout_s = config.timeout_s
-        self._own_room: PlacementGroup | None = None
         self._followers: list[Any] = []
         self._alive = True
         self.resident: Resident
         if config.world_size == 1:
             self.resident = factory(Place(), *args)
             return
+        assert room is not None
         try:
-            if room is None:
-                room = self._own_room = find_room(config)
-                first = 0
-                if room is None:
-                    raise GroupError(None, f"no room for {config.world_size} ranks")
-            else:
-                first = 1
             self._followers = [
-                _start_follower(config, room, first + i) for i in range(config.world_size - 1)
+                _start_follower(config, room, rank) for rank in range(1, config.world_size)
             ]
-            places = self._places(config.world_size)
+            places = self._places(config)
             self._start(places, device, factory, args)
         except BaseException:
             self._abandon()
             raise
 
-    def _places(self, world_size: int) -> list[Place]:
+    def _places(self, config: ShardsConfig) -> list[Place]:
         refs = [follower.where.remote() for follower in self._followers]
         own = _Follower().where()
         try:
             homes = [own, *ray.get(refs, timeout=self._timeout_s)]
         except ray.exceptions.RayError as error:
-            raise GroupError(None, f"the shard group did not start: {error}") from error
+            raise GroupError(
+                None, f"not all of {config.world_size} ranks started: {error}"
+            ) from error
         nodes = [node for node, _ in homes]
         host = "127.0.0.1" if len(set(nodes)) == 1 else own[1]
         return [
-            Place(rank, world_size, nodes[:rank].count(node), nodes.count(node), host)
+            Place(rank, config.world_size, nodes[:rank].count(node), nodes.count(node), host)
             for rank, node in enumerate(nodes)
         ]
 
@@ -217,7 +211,7 @@ class ShardGroup(Generic[Resident]):
         raise GroupError(rank, f"failed {doing}: {type(cause).__name__}: {text}") from cause
 
     def stop(self) -> None:
-        """End the group: let the ranks leave, end the followers, give their room back."""
+        """End the group: let the ranks leave, end the followers."""
         if not self._alive:
             return
         with suppress(ray.exceptions.RayError):
@@ -225,14 +219,11 @@ class ShardGroup(Generic[Resident]):
         self._abandon()
 
     def _abandon(self) -> None:
-        """Kill the followers, remove their room and leave the process group."""
+        """Kill the followers and leave the process group."""
         self._alive = False
         kill(self._followers)
         self._followers = []
         self.__dict__.pop("resident", None)
-        if self._own_room is not None:
-            remove_placement_group(self._own_room)
-            self._own_room = None
         process_group.leave()
 
     def __enter__(self) -> "ShardGroup[Resident]":

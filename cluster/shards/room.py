@@ -1,73 +1,35 @@
-"""Where the followers of a shard group go: on the caller's node if they fit there, else packed."""
+"""Where the ranks of a worker go: a placement group with a bundle for each, close together.
 
-import time
-import uuid
-from collections.abc import Sequence
+Who asks for room owns it and gives it back. Ray keeps a group whose node is gone and looks for
+another place for it, so its state says whether a worker has a place at all.
+"""
 
-import ray
-from ray.util.placement_group import (
-    PlacementGroup,
-    get_placement_group,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
+from typing import Any
+
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from search.shards import ShardsConfig
 
-# How long the ranks try to get onto one node before they take any.
-_TOGETHER_S = 5.0
-_PROCESS = uuid.uuid4().hex
 
-
-def find_room(config: ShardsConfig) -> PlacementGroup | None:
-    """Reserve a bundle for every follower, or return None if there is no room within the timeout.
-
-    Bundles that fit on the caller's node together are kept together.
-    """
+def ask_for_room(config: ShardsConfig) -> PlacementGroup:
+    """Ask for a bundle for every rank, on as few nodes as they fit on; does not wait."""
     amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in amounts.items() if amount}
     # Ray takes no empty bundle; this much of a CPU is there always.
-    bundles = [bundle or {"CPU": 0.001}] * (config.world_size - 1)
-    here = ray.get_runtime_context().get_node_id()
-    deadline = time.monotonic() + config.timeout_s
-    give_back_room_of_earlier_lives()
-    if _fits(here, bundles):
-        room: PlacementGroup = placement_group(
-            bundles, strategy="STRICT_PACK", name=_new_name(), _soft_target_node_id=here
-        )
-        if room.wait(min(_TOGETHER_S, config.timeout_s)):
-            return room
-        remove_placement_group(room)
-    room = placement_group(bundles, strategy="PACK", name=_new_name())
-    if not room.wait(max(0.0, deadline - time.monotonic())):
-        remove_placement_group(room)
-        return None
+    room: PlacementGroup = placement_group(
+        [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
+    )
     return room
 
 
-def _fits(node: str, bundles: Sequence[dict[str, float]]) -> bool:
-    """Return whether a node has, in all, what the bundles need together."""
-    has: dict[str, float] = next((n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {})
-    return all(has.get(name, 0.0) >= sum(b[name] for b in bundles) for name in bundles[0])
+def is_placed(room: str) -> bool:
+    """Return whether the room of this id has its place at this moment."""
+    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
+    return bool(table.get("state") == "CREATED")
 
 
-def _new_name() -> str:
-    return f"{_own_prefix()}/{_PROCESS}/{uuid.uuid4().hex}"
-
-
-def _own_prefix() -> str:
-    return f"shards/{ray.get_runtime_context().get_actor_id()}"
-
-
-def give_back_room_of_earlier_lives() -> None:
-    """Remove what this actor reserved in a process that died.
-
-    Ray keeps an actor's placement groups as long as the actor can be started again.
-    """
-    own = f"{_own_prefix()}/"
-    for group in placement_group_table().values():
-        name = group["name"]
-        left = name.startswith(own) and not name.startswith(f"{own}{_PROCESS}/")
-        if left and group["state"] != "REMOVED":
-            remove_placement_group(get_placement_group(name))
+def placed() -> set[str]:
+    """Return the ids of all rooms that have their place at this moment."""
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return {name for name, room in table.items() if room["state"] == "CREATED"}

@@ -285,6 +285,7 @@ def test_a_folder_that_is_taken_is_refused(
     out.mkdir()
     (out / "run.json").write_text("{}")
     assert "holds another run" in fails(capsys, "run", path, "--out", str(out))
+    assert "belongs to --continue" in fails(capsys, "run", path, "--out", str(out), "--take-over")
     (out / "run.json").rename(out / "thesis.tex")
     assert "is not empty and no run" in fails(capsys, "run", path, "--out", str(out))
     assert (out / "thesis.tex").exists()

@@ -35,3 +35,14 @@ def test_an_error_is_no_death_and_another_attempt_knows_nothing(tmp_path: Path) 
     killed.__enter__()
     assert InHand(tmp_path, "w", 2).deaths("a-r0") == 0
     assert InHand(tmp_path, "v", 1).deaths("a-r0") == 0
+
+
+def test_who_dies_with_its_node_died_of_nothing_that_it_had_in_hand(tmp_path: Path) -> None:
+    killed = [InHand(tmp_path, "w", 1, "n0").holding(["a-r0"])]
+    killed[0].__enter__()
+    moved = InHand(tmp_path, "w", 1, "n1")
+    assert (moved.deaths("a-r0"), moved.in_a_row) == (0, 0)
+    killed.append(moved.holding(["a-r0"]))
+    killed[1].__enter__()
+    stayed = InHand(tmp_path, "w", 1, "n1")
+    assert (stayed.deaths("a-r0"), stayed.in_a_row) == (1, 1)

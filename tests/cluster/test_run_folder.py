@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import launch
-from cluster.attempts import hold
+from cluster.attempts import HeldError, hold
 from cluster.pool import PoolError
-from cluster.run_folder import create_run, discard_run, reopen_run
+from cluster.run_folder import continue_run, create_run, discard_run, holds_run, reopen_run
 from evaluators.fence import SupersededError
 from search.sweep import SweepError, load_sweep
 
@@ -85,3 +85,28 @@ def test_a_start_that_is_superseded_says_so_and_leaves_the_run(
     assert "kilobit: attempt 1 at " in capsys.readouterr().err
     assert (out / "run.json").exists()
     assert (out / "ledger" / "attempts" / "0002.json").exists()
+
+
+def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    sweep = load_sweep(path)
+    assert not holds_run(sweep, out)
+    with create_run(sweep, path, out):
+        pass
+    assert holds_run(sweep, out)
+    with continue_run(load_sweep(path, ["budget.candidates=2"]), out) as run:
+        assert (run.attempt, run.sweep.budget.candidates) == (2, 2)
+        with pytest.raises(HeldError, match="is held by attempt 2"), continue_run(sweep, out):
+            pass
+        with continue_run(sweep, out, take_over=True) as newer:
+            assert (newer.attempt, newer.sweep.budget.candidates) == (3, None)
+            with pytest.raises(SupersededError):
+                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+    other = load_sweep(path, ["seed=3", "workers.threads=2"])
+    with (
+        pytest.raises(SweepError, match="holds the run of another sweep: workers, seed differs"),
+        continue_run(other, out),
+    ):
+        pass

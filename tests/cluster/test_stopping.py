@@ -90,7 +90,13 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: RunFolder
 ) -> None:
     trial, asked = object.__new__(RungTrial), []
-    config = {"candidate": ONE.canonical(), "worker": "w", "rungs": [(0, 1, 1)], "first_rung": 0}
+    config = {
+        "candidate": ONE.canonical(),
+        "worker": "w",
+        "rungs": [(0, 1, 1)],
+        "first_rung": 0,
+        "room": None,
+    }
     faults: list[Exception] = []
 
     class Worker:
@@ -106,6 +112,7 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
     worker = Worker()
     worker.run_rung = type("Method", (), {"remote": staticmethod(lambda *_: None)})
     monkeypatch.setattr(ray, "get_actor", lambda _: worker)
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
     monkeypatch.setattr(ray, "get", get)
     for fault, tries, message in (
         (None, 1, None),
@@ -149,6 +156,41 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
     assert brake.reason == f"no worker of {ONE.model} is left: w1 as well"
     assert searcher.suggest("e") == RecordedSearcher.FINISHED
+
+
+def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: RunFolder) -> None:
+    two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
+    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    workers = [Worker("w0", ONE.model, "a0"), Worker("w1", ONE.model, "a1")]
+    here = {workers[0]}
+    searcher = RecordedSearcher(
+        recorder, [(ONE, 0), (two, 0)], workers, run.sweep.rungs.ladder(), run, brake, lambda: here
+    )
+    first = searcher.suggest("a")
+    assert (first["worker"], first["room"]) == ("w0", "a0")
+    assert searcher.suggest("b") is None
+    here.clear()
+    away = {"away": "w0 lost its node", "rung": 0}
+    assert RecordedScheduler(recorder, brake).on_trial_result(None, None, away) == "STOP"
+    searcher.on_trial_complete("a", away)
+    # Nobody is here, and the search is not over.
+    assert searcher.suggest("c") is None
+    here.add(workers[1])
+    again = [searcher.suggest("d"), searcher.suggest("e")]
+    assert (again[0]["worker"], again[1]) == ("w1", None)
+    here.add(workers[0])
+    last = searcher.suggest("f")
+    assert last["worker"] == "w0"
+    assert {again[0]["candidate"], last["candidate"]} == {ONE.canonical(), two.canonical()}
+    searcher.on_trial_complete("d", {"rung": 1})
+    here.clear()
+    assert searcher.suggest("g") is None
+    searcher.on_trial_complete("f", {"rung": 1})
+    # Whether there is more to try is known only when somebody can try it.
+    assert searcher.suggest("h") is None
+    here.add(workers[1])
+    assert searcher.suggest("i") == RecordedSearcher.FINISHED
+    assert run.ledger.rows("decisions") == []
 
 
 def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ray.util.placement_group import remove_placement_group
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +17,7 @@ from cluster.generation import generate
 from cluster.shards.group import GroupError, ShardGroup
 from cluster.shards.load import load_sharded
 from cluster.shards.place import Place
+from cluster.shards.room import ask_for_room
 from search.base_model import BaseModelConfig
 from search.shards import ShardsConfig
 
@@ -28,9 +30,11 @@ class Caller:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self._group: ShardGroup[Any] | None = None
+        self._room: Any = None
 
     def start(self, shards: ShardsConfig, factory: Any, *args: Any) -> None:
-        self._group = ShardGroup(shards, "cpu", factory, args)
+        self._room = self._room or ask_for_room(shards)
+        self._group = ShardGroup(shards, "cpu", factory, args, self._room)
 
     def call(self, method: str, *args: Any) -> Any:
         assert self._group is not None
@@ -50,6 +54,7 @@ class Caller:
     def stop(self) -> None:
         assert self._group is not None
         self._group.stop()
+        remove_placement_group(self._room)
 
 
 class Plain:

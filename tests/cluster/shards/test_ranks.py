@@ -16,6 +16,7 @@ import pytest
 from cluster.packing.generate import Asked
 from cluster.resident import Resident, Training
 from cluster.shards.group import ShardGroup
+from cluster.shards.room import ask_for_room
 from evaluators.ledger import Ledger
 from search.base_model import BaseModelConfig
 from search.shards import ShardsConfig
@@ -34,7 +35,7 @@ class Course:
     def run(self, folder: Path, shards: ShardsConfig) -> Found:
         config = BaseModelConfig(regime="r", path=folder)
         args = (config, Path(), shards, TASK, 1)
-        with ShardGroup(shards, "cpu", Resident, args) as group:
+        with ShardGroup(shards, "cpu", Resident, args, ask_for_room(shards)) as group:
             specs = mixed("qwen2" if "olmo3" in folder.name else "llama")
             for i, spec in enumerate(specs):
                 assert group.call("adapt", str(i), spec, None, None)
@@ -150,7 +151,9 @@ def killed_run(sweep: Path, folder: Path, waits: Sequence[float]) -> int:
         time.sleep(0.05)
     for wait in waits:
         time.sleep(wait)
-        ranks = run.ranks() if run.process.poll() is None else []
+        ranks = []
+        while not ranks and run.process.poll() is None:
+            ranks = run.ranks()
         if ranks:
             rng.choice(ranks).send_signal(signal.SIGKILL)
             kills += 1
@@ -198,8 +201,8 @@ def test_a_search_on_two_ranks_survives_the_death_of_one(
 def test_a_search_on_two_ranks_survives_twenty_deaths(write_sweep: Write, tmp_path: Path) -> None:
     sweep = write_sweep(
         families={
-            "prompt": {"candidates": 60, "demonstrations": [0, 1, 2]},
-            "lora": {**LORA, "candidates": 40, "rank": [1, 2, 3]},
+            "prompt": {"candidates": 140, "demonstrations": [0, 1, 2]},
+            "lora": {**LORA, "candidates": 100, "rank": [1, 2, 3]},
         },
         workers={"pack": 2},
     )
