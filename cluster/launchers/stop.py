@@ -1,0 +1,52 @@
+"""Tell the run of a sweep file on this machine to stop, and wait until it has.
+
+    python -m cluster.launchers.stop SWEEP.yaml [--within SECONDS]
+
+Kubernetes calls it before it stops the pod in which the run was begun by Ray, because there the
+signal that a pod gets reaches Ray only. Exit status 0 if no such run is left, else 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+import psutil
+
+
+def runs_of(sweep: str) -> list[psutil.Process]:
+    """Return the processes of this machine whose command is `run SWEEP`, word by word.
+
+    A shell that was given the command as one text is none of them.
+    """
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if _is_run(process.info["cmdline"] or [], sweep)
+    ]
+
+
+def _is_run(words: Sequence[str], sweep: str) -> bool:
+    return ("run", sweep) in pairwise(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Stop the run and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.launchers.stop")
+    parser.add_argument(
+        "sweep", metavar="SWEEP.yaml", help="the sweep file, as it was given to run"
+    )
+    parser.add_argument("--within", type=float, default=60.0, metavar="S", help="longest wait")
+    args = parser.parse_args(argv)
+    found = runs_of(args.sweep)
+    for process in found:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(found, timeout=args.within)
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
