@@ -61,6 +61,17 @@ def test_the_example_profile_fits_too(version: str) -> None:
     assert problems(list(yaml.safe_load_all(render(launch))), version) == []
 
 
+def test_the_examples_of_the_page_can_be_launched() -> None:
+    examples = REPOSITORY / "examples"
+    launch = launch_of(
+        examples / "gsm8k_smollm3.yaml", [], examples / "profiles" / "kubernetes.yaml"
+    )
+    assert (launch.pods.count, launch.pods.gpus) == (3, 1)
+    words = ["kubernetes.sweep_folder=/opt/kilobit/examples", "kubernetes.image=kilobit:1"]
+    launch = launch_of(examples / "quickstart.yaml", [*words, "kubernetes.claim=runs"], None)
+    assert launch.sweep_path == "/opt/kilobit/examples/quickstart.yaml"
+
+
 def cluster_of(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = job["spec"]["rayClusterSpec"]
     return found
