@@ -9,15 +9,17 @@ signal that a pod gets reaches Ray only. Exit status 0 if no such run is left, e
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from pathlib import Path
 
 import psutil
 
+_PROGRAMS = ("kilobit", "launch.py")
+
 
 def runs_of(sweep: str) -> list[psutil.Process]:
-    """Return the processes of this machine whose command is `run SWEEP`, word by word.
+    """Return the processes of this machine that are `kilobit run SWEEP`.
 
-    A shell that was given the command as one text is none of them.
+    A shell or a `ray job submit` that was given the same command is none of them.
     """
     return [
         process
@@ -27,7 +29,11 @@ def runs_of(sweep: str) -> list[psutil.Process]:
 
 
 def _is_run(words: Sequence[str], sweep: str) -> bool:
-    return ("run", sweep) in pairwise(words)
+    # The script comes first, or after the Python that its first line names.
+    return any(
+        Path(words[at]).name in _PROGRAMS and list(words[at + 1 : at + 3]) == ["run", sweep]
+        for at in range(min(2, len(words)))
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

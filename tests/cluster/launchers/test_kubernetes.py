@@ -198,16 +198,20 @@ def namespace_of(file: Path) -> str:
 
 
 def test_the_run_of_a_pod_is_told_to_stop_and_no_other_is(tmp_path: Path) -> None:
-    sweep, mark = str(tmp_path / "a.yaml"), tmp_path / "told"
+    sweep, mark = str(tmp_path / "a.yaml"), tmp_path / "kilobit.told"
     script = (
         "import pathlib, signal, sys, time\n"
-        "def told(*_):\n    pathlib.Path(sys.argv[1]).touch()\n    sys.exit(130)\n"
+        "def told(*_):\n    pathlib.Path(sys.argv[0] + '.told').touch()\n    sys.exit(130)\n"
         "signal.signal(signal.SIGTERM, told)\nprint('up', flush=True)\ntime.sleep(60)"
     )
-    command = [sys.executable, "-c", script, str(mark), "run", sweep, "--continue"]
-    other = [*command[:-2], str(tmp_path / "b.yaml"), "--continue"]
+    program = tmp_path / "kilobit"
+    program.write_text(script)
+    command = [str(program), "run", sweep, "--continue"]
+    other = [str(program), "run", str(tmp_path / "b.yaml")]
+    submitter = [str(program), "job", "submit", "--", *command]
     running = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for words in (command, other)
+        subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+        for words in (command, other, submitter)
     ]
     try:
         for process in running:
@@ -217,7 +221,7 @@ def test_the_run_of_a_pod_is_told_to_stop_and_no_other_is(tmp_path: Path) -> Non
         assert stop([sweep, "--within", "20"]) == 0
         # Its status went to who waited for it.
         assert mark.exists()
-        assert running[1].poll() is None
+        assert [process.poll() for process in running[1:]] == [None, None]
         assert stop([sweep]) == 0
     finally:
         for process in running:
@@ -231,8 +235,11 @@ def test_a_run_that_does_not_stop_in_time_is_said(tmp_path: Path) -> None:
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "print('up', flush=True)\ntime.sleep(60)"
     )
+    (tmp_path / "launch.py").write_text(script)
     process = subprocess.Popen(
-        [sys.executable, "-c", script, "run", sweep], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(tmp_path / "launch.py"), "run", sweep],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout
