@@ -74,7 +74,7 @@ def test_of_two_attempts_at_once_the_newer_one_is_the_run(
     finally:
         tell(asleep, signal.SIGKILL)
         first.kill()
-        first.communicate()
+        first.wait()
     assert first.returncode == SUPERSEDED, shown
     assert "superseded by attempt 2" in shown
     assert content(out) == kept
