@@ -15,10 +15,12 @@ from evaluators.config import Config
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
 from search.config_file import ConfigError, apply_override, load_config
+from search.kubernetes import KubernetesConfig
 from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from search.rate import RateSearch
 from search.rungs import RungConfig
 from search.schedulers.make import SchedulerConfig
+from search.slurm import SlurmConfig
 from search.space import Families
 from search.workers import Workers
 
@@ -104,6 +106,14 @@ class Sweep(Config):
     ] = False
     out: Annotated[
         Path | None, Field(description="run folder; runs/NAME of the current folder by default")
+    ] = None
+    slurm: Annotated[
+        SlurmConfig | None,
+        Field(description="where `kilobit slurm` launches it; no part of what is searched"),
+    ] = None
+    kubernetes: Annotated[
+        KubernetesConfig | None,
+        Field(description="where `kilobit kubernetes` launches it; no part of what is searched"),
     ] = None
 
     @model_validator(mode="after")

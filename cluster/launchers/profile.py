@@ -1,0 +1,48 @@
+"""Settings of a launcher: a profile file, and what a sweep file says otherwise.
+
+A profile describes a cluster once, for all sweeps that are launched there. It has the same keys as
+the section of the launcher in a sweep file.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from evaluators.config import Config
+from search.config_file import ConfigError, load_config
+from search.sweep import SweepError
+
+Settings = TypeVar("Settings", bound=Config)
+
+
+def with_profile(section: Settings | None, profile: Path | None, model: type[Settings]) -> Settings:
+    """Return the settings of `profile`, with every field that `section` sets in its place.
+
+    A field counts as set if the sweep file or the command line names it, also with its default. A
+    mapping or a list is taken as a whole.
+
+    Args:
+        section: the launcher's part of a sweep file, None if it has none.
+        profile: a YAML file with the same keys, None if there is none.
+        model: the type of both.
+
+    Raises:
+        SweepError: naming file and line of what is unfit in the profile, or what does not go
+            together in both.
+    """
+    if profile is None:
+        return model() if section is None else section
+    try:
+        base = load_config(profile, model)
+    except ConfigError as error:
+        raise SweepError(str(error)) from error
+    if section is None:
+        return base
+    values = {name: getattr(base, name) for name in base.model_fields_set}
+    values |= {name: getattr(section, name) for name in section.model_fields_set}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SweepError(f"{profile} and the sweep file together: {message}") from error
