@@ -15,8 +15,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.actor import EvaluatorActor
 from cluster.capacity import cpus_here, cpus_of, ranks_of, workers_of
-from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup, Worker
 from cluster.nodes import library_versions
 from cluster.shards.room import ask_for_room, placed
@@ -62,7 +62,7 @@ class Pool:
         self._placed: set[str] = set()
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
-        actor_class: Any = ray.remote(Evaluator)
+        actor_class: Any = ray.remote(EvaluatorActor)
         for worker in workers_of(sweep):
             room = ask_for_room(ranks_of(sweep, self._cpus))
             setup = EvaluatorSetup(

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from evaluators.tasks import load_task
 from search.candidate import Candidate, Prompt
 from search.sweep import load_sweep
 from tests.cluster.searches import a_recorder, a_run, a_search, asha
+from tests.conftest import REPOSITORY
 
 ONE = Candidate(task="none", model="llama")
 ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
@@ -206,3 +209,14 @@ def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
     assert [(row["candidate"], row["order"]) for row in rows] == [
         (candidate.id, number) for number, candidate in enumerate(many)
     ]
+
+
+def test_who_asks_for_a_worker_by_name_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, cluster.trial, cluster.actor; "
+        "print(sorted({'torch', 'transformers', 'cluster.evaluator'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout.strip() == "[]"

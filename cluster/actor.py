@@ -1,0 +1,34 @@
+"""An evaluator as Ray sees it.
+
+Whoever looks up an actor by its name loads the class of the actor and with it the module. Trials
+do that, so this module imports nothing heavy: a trial's process stays small and starts at once.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.rungs import Rung
+
+if TYPE_CHECKING:
+    from cluster.messages import EvaluatorSetup
+
+
+class EvaluatorActor:
+    """A worker of the pool; see `cluster.evaluator.Evaluator`, whose methods these are."""
+
+    def __init__(self, setup: "EvaluatorSetup") -> None:
+        from cluster.evaluator import Evaluator
+
+        self._evaluator = Evaluator(setup)
+
+    def ready(self) -> str:
+        """Return the digest of the base model."""
+        return self._evaluator.ready()
+
+    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
+        """Return how many bits each text takes under the base model."""
+        return self._evaluator.prompt_bits(texts)
+
+    def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
+        """Train a candidate up to `rung`, score it, record it and return its row."""
+        return self._evaluator.run_rung(candidate_json, rung)
