@@ -9,6 +9,7 @@ import ray
 from cluster.capacity import plan_cpus, plan_gpus, workers_of
 from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup, Worker
+from evaluators.storage import Place
 from search.sweep import Sweep
 
 # Besides the calls of its pack a worker answers that it is ready, and what prompts cost.
@@ -22,7 +23,7 @@ class PoolError(RuntimeError):
 def start_pool(
     sweep: Sweep,
     sweep_folder: Path,
-    run_folder: Path,
+    run_folder: Place,
     attempt: int,
     on_ready: Callable[[Worker], None],
 ) -> list[Any]:

@@ -6,7 +6,6 @@ nor transformers, and takes up the next candidate when one has ended.
 
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +14,7 @@ from ray import tune
 from cluster.messages import BaseModelChangedError, message_of, rung_part
 from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
+from evaluators.storage import place
 from search.candidate import Candidate
 from search.rungs import Rung
 
@@ -99,7 +99,7 @@ class RungTrial(tune.Trainable):
             "finished_at": datetime.now(UTC),
             "error": traceback.format_exc(),
         }
-        ledger = Ledger(Path(self._run_folder) / "ledger", self._attempt)
+        ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
         ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
         return row
 

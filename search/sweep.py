@@ -15,7 +15,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from evaluators.config import Config
+from evaluators.config import Config, PlaceField
+from evaluators.storage import under
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
 from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
@@ -111,10 +112,10 @@ class Sweep(Config):
         ),
     ] = False
     cache: Annotated[
-        Path | None,
+        PlaceField | None,
         Field(
             description="folder of outputs that were generated before, relative to the sweep "
-            "file, which several runs may share; the run's own by default"
+            "file, or s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
         ),
     ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
@@ -128,7 +129,11 @@ class Sweep(Config):
         ),
     ] = False
     out: Annotated[
-        Path | None, Field(description="run folder; runs/NAME of the current folder by default")
+        PlaceField | None,
+        Field(
+            description="run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by "
+            "default"
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -206,7 +211,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         problems = error.errors()
     else:
         folder = path.absolute().parent
-        cache = None if sweep.cache is None else folder / sweep.cache
+        cache = None if sweep.cache is None else under(folder, sweep.cache)
         return sweep.model_copy(update={"cache": cache})
     described = [
         _describe(path, root, problem, overridden)
@@ -340,7 +345,9 @@ def _describe(
     if problem["type"] == "missing":
         return f"{where}: {field!r} is missing"
     value = problem["input"]
-    shown = "" if isinstance(value, dict) else f" (found {value!r:.80})"
+    # A URL with a password in it is not repeated.
+    hidden = isinstance(value, dict) or ("://" in str(value) and "@" in str(value))
+    shown = "" if hidden else f" (found {value!r:.80})"
     return f"{where}: {field}: {message}{shown}"
 
 
