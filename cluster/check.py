@@ -19,7 +19,8 @@ from cluster.bounds import Shapes, bound_bits, shapes_of
 from cluster.capacity import plan_cpus, plan_gpus
 from cluster.frozen import load_tokenizer, source
 from cluster.shards.plan import GIB, plan_ranks
-from evaluators.storage import StoredPath, under
+from evaluators.storage import under
+from evaluators.stored_path import StoredPath
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig

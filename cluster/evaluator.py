@@ -34,7 +34,8 @@ from cluster.states import States
 from cluster.work import Row, Work
 from evaluators.cache import PredictionCache
 from evaluators.ledger import Ledger
-from evaluators.storage import StoredPath, place
+from evaluators.storage import place
+from evaluators.stored_path import StoredPath
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate

@@ -6,7 +6,8 @@ A pipe, a device or a link to one would be waited for, or read without an end.
 import os
 import stat
 
-from evaluators.storage import Place, StoredPath
+from evaluators.storage import Place
+from evaluators.stored_path import StoredPath
 
 
 def read_regular(path: Place, most: int) -> bytes:

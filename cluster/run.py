@@ -26,7 +26,7 @@ from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
 from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
-from evaluators.storage import StoredPath
+from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
 from search.proposers.contract import ReplayError
 from search.proposers.make import make_proposer

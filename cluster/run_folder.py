@@ -33,7 +33,8 @@ from evaluators.fence import check_latest, latest_attempt
 from evaluators.ledger import Ledger
 from evaluators.parts import SCHEMA_VERSION
 from evaluators.snapshot import begin
-from evaluators.storage import Place, StoredPath, remove, write_whole
+from evaluators.storage import Place, remove, write_whole
+from evaluators.stored_path import StoredPath
 from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")

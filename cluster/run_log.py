@@ -10,7 +10,8 @@ import logging
 import threading
 from contextlib import suppress
 
-from evaluators.storage import Place, StoredPath, write_whole
+from evaluators.storage import Place, write_whole
+from evaluators.stored_path import StoredPath
 
 WRITE_EVERY_S = 5.0
 _MOST_BYTES = 1 << 18

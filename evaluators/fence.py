@@ -15,7 +15,8 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from evaluators.storage import Place, StorageError
+from evaluators.storage import Place
+from evaluators.stored_path import StorageError
 
 _PART = re.compile(r"(?P<name>.+)\.a(?P<attempt>\d+)\.parquet")
 _SNAPSHOT = re.compile(r"snapshot\.a(?P<attempt>\d+)\.k\d+\.parquet")

@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluators.storage import Place, StorageError
+from evaluators.storage import Place
+from evaluators.stored_path import StorageError
 
 SCHEMA_VERSION = "2"
 # Version 1 had no attempts in the names of its files and no column `part`.

@@ -24,7 +24,8 @@ from evaluators.fence import (
 )
 from evaluators.ledger import Ledger
 from evaluators.parts import DamagedError, read_parquet, with_part
-from evaluators.storage import Place, StoredPath, fetch, remove, write_whole
+from evaluators.storage import Place, fetch, remove, write_whole
+from evaluators.stored_path import StoredPath
 from evaluators.tables import TABLES
 
 # Outputs and programs are too large to write again at every beginning; their parts stay.
