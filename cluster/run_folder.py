@@ -91,8 +91,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
         HeldError: if another process begins a run there at this moment.
     """
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    if isinstance(path, StoredPath):
-        _reach(path)
+    check_reachable(path)
     with ExitStack() as stack:
         try:
             made = not path.exists()
@@ -214,8 +213,7 @@ def open_run(path: Place) -> RunFolder:
 
 def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
-    if isinstance(path, StoredPath):
-        _reach(path)
+    check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
@@ -228,11 +226,17 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 
 
-def _reach(path: StoredPath) -> None:
-    try:
-        path.reach()
-    except OSError as error:
-        raise SweepError(str(error)) from error
+def check_reachable(path: Place) -> None:
+    """Check that the store of a folder answers, before anything is begun there.
+
+    Raises:
+        SweepError: if it does not.
+    """
+    if isinstance(path, StoredPath):
+        try:
+            path.reach()
+        except OSError as error:
+            raise SweepError(str(error)) from error
 
 
 def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -137,9 +137,9 @@ class StoredPath(PurePosixPath):
             self._ask(lambda store: store.delete(keys))
         except FileNotFoundError:
             # Some stores delete one by one and end at the first that was gone.
-            for path in paths:
+            for key in keys:
                 with suppress(FileNotFoundError):
-                    self._ask(lambda store, key=path.key: store.delete(key))
+                    self._ask(partial(_delete, key=key))
 
     def glob(self, pattern: str) -> Iterator["StoredPath"]:
         """Yield the objects below this folder whose path matches, part by part; no folders."""
@@ -200,6 +200,10 @@ class StoredPath(PurePosixPath):
             if not _is_of_obstore(error):
                 raise
             raise StorageError(_described(self, error)) from error
+
+
+def _delete(store: Any, key: str) -> None:
+    store.delete(key)
 
 
 @lru_cache(maxsize=64)
@@ -263,8 +267,8 @@ def _described(path: StoredPath, error: Exception) -> str:
         return f"{path.bucket}: the credentials have expired: renew those in {credentials}"
     if status in ("401", "403"):
         return (
-            f"{path.bucket} refuses access ({code or status}): check the credentials in {credentials}, and "
-            "that they may list, read, write and delete there"
+            f"{path.bucket} refuses access ({code or status}): check the credentials in "
+            f"{credentials}, and that they may list, read, write and delete there"
         )
     if "redirect" in text.lower():
         return f"{path.bucket} is in another region: set AWS_REGION"

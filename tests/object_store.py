@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,8 +113,8 @@ class _StoreHandler(_Handler):
                 if name not in server.objects:
                     return self.refuse(404, "NoSuchKey")
                 server.objects[key] = server.objects[name][0], time.time()
-                tag = f"<CopyObjectResult><ETag>{_tag(server.objects[key][0])}</ETag></CopyObjectResult>"
-                return self.answer(200, tag.encode())
+                tag = f"<ETag>{_tag(server.objects[key][0])}</ETag>"
+                return self.answer(200, f"<CopyObjectResult>{tag}</CopyObjectResult>".encode())
             else:
                 server.objects[key] = content, time.time()
         return self.answer(200, ETag=_tag(content))
@@ -209,6 +209,7 @@ class Proxy(_Server):
         fail_every: each so manieth request is answered 500 and not passed on.
         lose_every: each so manieth request is passed on, but its answer is not given.
         cut_every: of each so manieth upload only the first half is passed on, then all is cut.
+        trap: is told of each upload before it is passed on.
         done: how often what was done: `requests`, methods, `failed`, `lost`, `cut`.
     """
 
@@ -221,6 +222,7 @@ class Proxy(_Server):
     def calm(self) -> None:
         """Make no faults and forget those that were made."""
         self.delay_s = 0.0
+        self.trap: Callable[[str], None] = lambda _: None
         self.fail_every = self.lose_every = self.cut_every = 0
         self.done: Counter[str] = Counter()
 
@@ -243,6 +245,8 @@ class _ProxyHandler(_Handler):
         if proxy.fail_every and not counts["requests"] % proxy.fail_every:
             proxy.count("failed")
             return self.refuse(500, "InternalError")
+        if upload:
+            proxy.trap(self.path)
         half = upload and proxy.cut_every and not counts["uploads"] % proxy.cut_every
         upstream = http.client.HTTPConnection(proxy.upstream, timeout=30)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)

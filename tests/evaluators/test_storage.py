@@ -294,7 +294,7 @@ def test_wrong_credentials_are_one_message(
     stored_path._store.cache_clear()
     if "KILOBIT_S3" in os.environ:
         pytest.skip("moto looks at no credentials")
-    with pytest.raises(StorageError, match="refuses access.*check the credentials"):
+    with pytest.raises(StorageError, match=r"refuses access.*check the credentials"):
         folder.reach()
     with pytest.raises(StorageError, match="refuses access"):
         (folder / "x").exists()
