@@ -38,7 +38,7 @@ class States:
             rows = self._ledger.read_part("rungs", f"{candidate}-r{index}")
             file = self._file(candidate, index, rows[0]["attempt"]) if rows else None
             if file is not None:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, NotADirectoryError):
                     return file.read_bytes()
         return None
 

@@ -9,6 +9,7 @@ Unknown values are null, never 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -109,9 +110,12 @@ class Ledger:
             if accepted.attempt == 1:
                 # As version 1 called it.
                 files.append(f"{name}.parquet")
-            for file in filter(None, files):
+            for path in (folder / file for file in filter(None, files)):
+                # On a store the attempt to read tells as much as a look before it.
+                if isinstance(path, Path) and not path.exists():
+                    continue
                 with suppress(FileNotFoundError):
-                    found: list[dict[str, Any]] = read_parquet(folder / file, wanted).to_pylist()
+                    found: list[dict[str, Any]] = read_parquet(path, wanted).to_pylist()
                     return found
             for file in reversed(accepted.snapshots(table)):
                 if name in self._names_in(folder / file):
