@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluators.storage import Place, place
+
 _DESCRIPTION = """\
 How many bits of program does it take to make a frozen language model reach a target score on a
 task?
@@ -72,7 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="values to change, for example budget.candidates=20 or workers.per_model=2",
     )
-    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME)")
+    run.add_argument(
+        "--out",
+        type=_place,
+        metavar="DIR",
+        help="run folder, or s3://BUCKET/FOLDER (default: runs/NAME)",
+    )
     run.add_argument(
         "--address", metavar="ADDR", help="an existing Ray cluster (default: this machine)"
     )
@@ -95,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
-    resume.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    resume.add_argument("run", type=_place, metavar="RUN", help="the run folder")
     resume.add_argument(
         "overrides",
         nargs="*",
@@ -110,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     status = commands.add_parser("status", help="show how far a run is")
-    status.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    status.add_argument("run", type=_place, metavar="RUN", help="the run folder")
 
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
-    front.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    front.add_argument("runs", type=_place, nargs="+", metavar="RUN", help="run folders")
     front.add_argument("--json", action="store_true", help="one JSON object a line")
     front.add_argument(
         "--length",
@@ -125,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="run the files of programs and compare with what the search recorded"
     )
     verify.add_argument(
-        "what", type=Path, metavar="RUN|PROGRAM", help="a run folder, or the folder of one program"
+        "what",
+        type=_place,
+        metavar="RUN|PROGRAM",
+        help="a run folder, or the folder of one program",
     )
     verify.add_argument(
         "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
@@ -142,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "certify", help="run the fronts' programs once on the sealed split, and bound their scores"
     )
     certify.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="run folders, one a seed"
+        "runs", type=_place, nargs="+", metavar="RUN", help="run folders, one a seed"
     )
     certify.add_argument(
         "--again",
@@ -159,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
-    export.add_argument("program", type=Path, metavar="PROGRAM", help="the folder of one program")
+    export.add_argument("program", type=_place, metavar="PROGRAM", help="the folder of one program")
     export.add_argument("--peft", type=Path, required=True, metavar="DIR", help="where to write it")
     export.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="the base model's folder"
@@ -201,6 +211,13 @@ def _parser() -> argparse.ArgumentParser:
         help="with --address: where runs are to lie; do all nodes see it?",
     )
     return parser
+
+
+def _place(text: str) -> Place:
+    try:
+        return place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> int:

@@ -31,6 +31,7 @@ from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from evaluators.ledger import Ledger
 from evaluators.snapshot import begin
+from evaluators.storage import Place
 from evaluators.tasks import load_task
 from search.candidate import Candidate, Prompt
 from search.proposers.contract import Observation, Proposal
@@ -89,7 +90,7 @@ def row_of(candidate: Candidate, rung: int, rng: random.Random) -> dict[str, Any
     }
 
 
-def write(folder: Path, number: int) -> int:
+def write(folder: Place, number: int) -> int:
     """Write the ledger of the first attempt and return its number of decisions.
 
     It ends when one more decision would fold it, after at least `number` candidates.

@@ -14,7 +14,6 @@ do not matter; and a silent holder is watched for a while before it is taken for
 machine of both may just have been asleep.
 """
 
-import errno
 import json
 import os
 import platform
@@ -32,6 +31,7 @@ from typing import Any
 import psutil
 
 from evaluators.fence import claim_file, latest_attempt
+from evaluators.storage import Place, check_exclusive, create_whole
 from search.sweep import SweepError
 
 BEAT_S = 3.0
@@ -65,7 +65,7 @@ class Holder:
 
 
 @contextmanager
-def hold(ledger: Path, *, take_over: bool = False) -> Iterator[int]:
+def hold(ledger: Place, *, take_over: bool = False) -> Iterator[int]:
     """Claim the next attempt at the run whose ledger is given, yield its number, let go at the end.
 
     Args:
@@ -80,6 +80,7 @@ def hold(ledger: Path, *, take_over: bool = False) -> Iterator[int]:
     if latest and not take_over and is_held(ledger, latest):
         raise HeldError(f"{ledger.parent} is held by {_about(ledger, latest)}")
     attempt = latest + 1
+    check_exclusive(ledger / "attempts")
     _claim(ledger, attempt)
     sign, ended = _beside(ledger, attempt, "alive"), _beside(ledger, attempt, "ended")
     stop = threading.Event()
@@ -92,17 +93,20 @@ def hold(ledger: Path, *, take_over: bool = False) -> Iterator[int]:
         beating.join()
         # A run that was discarded is gone with its claims; on a full disk the process's end tells.
         with suppress(OSError):
-            ended.touch()
+            if claim_file(ledger, attempt).exists():
+                ended.touch()
+            else:
+                sign.unlink(missing_ok=True)
 
 
-def holder_of(ledger: Path) -> Holder | None:
+def holder_of(ledger: Place) -> Holder | None:
     """Return who holds a run now, or None if nobody does or the claim can't be read."""
     latest = latest_attempt(ledger)
     return _read(ledger, latest) if latest and is_held(ledger, latest, watch_s=0) else None
 
 
 def is_held(
-    ledger: Path,
+    ledger: Place,
     attempt: int,
     *,
     watch_s: float = _WATCH_S,
@@ -128,7 +132,7 @@ def is_held(
     return _last_sign_ns(ledger, attempt) != last
 
 
-def silence_s(ledger: Path, attempt: int) -> float:
+def silence_s(ledger: Place, attempt: int) -> float:
     """Return the seconds since the last sign of life, by the clock of the file system alone."""
     probe = ledger / "attempts" / f".now.{uuid.uuid4().hex}.tmp"
     try:
@@ -153,7 +157,7 @@ def this_machine() -> str:
     return " ".join(found)
 
 
-def _claim(ledger: Path, attempt: int) -> None:
+def _claim(ledger: Place, attempt: int) -> None:
     path = claim_file(ledger, attempt)
     claim = {
         "host": platform.node(),
@@ -163,42 +167,15 @@ def _claim(ledger: Path, attempt: int) -> None:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _create_whole(path, json.dumps(claim).encode())
+        create_whole(path, json.dumps(claim).encode())
     except FileExistsError as error:
         raise HeldError(
             f"{ledger.parent} was claimed by another process just now: {_about(ledger, attempt)}"
         ) from error
 
 
-def _create_whole(path: Path, content: bytes) -> None:
-    """Create a file with its content, whole or not at all, unless it exists.
-
-    Raises:
-        FileExistsError: if it exists.
-        OSError: from the system.
-    """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with scratch.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            path.hardlink_to(scratch)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            # No hard links here. A reader that comes between the two steps sees an empty claim.
-            with path.open("xb") as file:
-                file.write(content)
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
-
-
-def _beat(sign: Path, stop: threading.Event) -> None:
+def _beat(sign: Place, stop: threading.Event) -> None:
     while True:
         # A file system that does not answer for a moment must not end the signs of life.
         with suppress(OSError):
@@ -207,11 +184,11 @@ def _beat(sign: Path, stop: threading.Event) -> None:
             return
 
 
-def _beside(ledger: Path, attempt: int, what: str) -> Path:
+def _beside(ledger: Place, attempt: int, what: str) -> Place:
     return claim_file(ledger, attempt).with_suffix(f".{what}")
 
 
-def _read(ledger: Path, attempt: int) -> Holder | None:
+def _read(ledger: Place, attempt: int) -> Holder | None:
     try:
         claim: dict[str, Any] = json.loads(claim_file(ledger, attempt).read_bytes())
         return Holder(attempt=attempt, **claim)
@@ -219,7 +196,7 @@ def _read(ledger: Path, attempt: int) -> Holder | None:
         return None
 
 
-def _about(ledger: Path, attempt: int) -> str:
+def _about(ledger: Place, attempt: int) -> str:
     holder = _read(ledger, attempt) or f"attempt {attempt}, whose claim can't be read"
     return (
         f"{holder}, last sign of life {max(0.0, silence_s(ledger, attempt)):.0f} s ago. Wait for "
@@ -227,7 +204,7 @@ def _about(ledger: Path, attempt: int) -> str:
     )
 
 
-def _last_sign_ns(ledger: Path, attempt: int) -> int:
+def _last_sign_ns(ledger: Place, attempt: int) -> int:
     signs = [0]
     for path in (_beside(ledger, attempt, "alive"), claim_file(ledger, attempt)):
         with suppress(OSError):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from cluster.seeds import print_seeds, refuse_same_seeds
 from cluster.show import num_lost, num_running, points_of, print_front, print_left_out
 from cluster.terminal import Terminal
 from evaluators.certification import Bounds
+from evaluators.storage import Place
 from evaluators.task import Task
 from search.front import FrontPoint
 from search.sweep import SweepError
@@ -33,7 +33,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 def certify(args: argparse.Namespace) -> int:
     """Certify the fronts of one or more runs and print what that proves."""
-    seen: set[Path] = set()
+    seen: set[Place] = set()
     for path in args.runs:
         if path.resolve() in seen:
             raise SweepError(f"{path} is named twice: give each run once")

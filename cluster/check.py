@@ -19,6 +19,8 @@ from cluster.bounds import Shapes, bound_bits, shapes_of
 from cluster.capacity import plan_cpus, plan_gpus
 from cluster.frozen import load_tokenizer, source
 from cluster.shards.plan import GIB, plan_ranks
+from evaluators.storage import under
+from evaluators.stored_path import StoredPath
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
@@ -131,7 +133,13 @@ def check_fits(sweep: Sweep) -> None:
 def _check_cache(sweep: Sweep, folder: Path) -> None:
     if sweep.cache is None:
         return
-    cache = folder / sweep.cache
+    cache = under(folder, sweep.cache)
+    if isinstance(cache, StoredPath):
+        try:
+            cache.reach()
+        except OSError as error:
+            raise SweepError(f"cache: {error}") from error
+        return
     place = next(parent for parent in (cache, *cache.parents) if parent.exists())
     if not place.is_dir():
         raise SweepError(f"cache: {cache} can't be written: {place} is no folder")

@@ -5,7 +5,6 @@ answer at once.
 """
 
 import argparse
-import logging
 import os
 import shutil
 import sys
@@ -33,6 +32,7 @@ from cluster.run_folder import (
     holds_run,
     reopen_run,
 )
+from cluster.run_log import close_log, log_to
 from cluster.show import (
     draw,
     front,
@@ -155,7 +155,7 @@ def _execute(
     from cluster.pool import PoolError
     from cluster.run import StoppedError, execute
 
-    _log_to(run_folder.path / "run.log")
+    log_to(run_folder.path, run_folder.attempt)
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
@@ -172,6 +172,7 @@ def _execute(
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
     except (SweepError, PoolError, ConnectionError) as error:
+        close_log()
         discard_run(run_folder)
         if isinstance(error, ConnectionError):
             raise _no_cluster(address, error) from error
@@ -183,6 +184,8 @@ def _execute(
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
+    finally:
+        close_log()
     outcome.seconds = {"check": check_s, **outcome.seconds}
     seconds = check_s + time.monotonic() - began
     return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
@@ -196,17 +199,6 @@ def _certify(run_folder: RunFolder, console: Console) -> list[str]:
         return certify_runs([run_folder], console)
     except SealedError as error:
         return [str(error)]
-
-
-def _log_to(path: Path) -> None:
-    # A full disk is said once, by whoever needs the disk.
-    logging.raiseExceptions = False
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("kilobit")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.handlers = [handler]
 
 
 def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:

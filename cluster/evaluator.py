@@ -21,7 +21,7 @@ import ray
 from cluster import frozen as frozen_model
 from cluster.builder import Builder
 from cluster.capacity import ranks_of
-from cluster.gatherer import Gatherer
+from cluster.gatherer import LOOK_EVERY_S, Gatherer
 from cluster.in_hand import GIVEN_UP_AFTER, InHand
 from cluster.incumbents import read_incumbents
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
@@ -37,6 +37,8 @@ from cluster.states import States
 from cluster.work import Row, Work
 from evaluators.cache import PredictionCache
 from evaluators.ledger import Ledger
+from evaluators.storage import place
+from evaluators.stored_path import StoredPath
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
 from search.candidate import Candidate
@@ -47,6 +49,8 @@ Ask = tuple[str, Rung]
 # A worker that died so often one after the other is given up. It takes more deaths than a candidate
 # does that is run alone after its pack died.
 _MOST_DEATHS = 2 * GIVEN_UP_AFTER
+# A look at a store is a request.
+_LOOK_EVERY_S = 0.25
 
 
 class Evaluator:
@@ -59,7 +63,7 @@ class Evaluator:
     def __init__(self, setup: EvaluatorSetup) -> None:
         check_versions(setup.versions)
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
-        folder, run = Path(setup.sweep_folder), Path(setup.run_folder)
+        folder, run = Path(setup.sweep_folder), place(setup.run_folder)
         self._setup = setup
         self._in_hand = InHand(run, setup.worker, setup.attempt, _own_node())
         if self._in_hand.in_a_row >= _MOST_DEATHS:
@@ -111,7 +115,10 @@ class Evaluator:
             partial(read_incumbents, run),
         )
         self._gatherer: Gatherer[Ask, Row] = Gatherer(
-            self.run_rungs, sweep.workers.places, partial(is_complete, run, setup.worker)
+            self.run_rungs,
+            sweep.workers.places,
+            partial(is_complete, run, setup.worker),
+            _LOOK_EVERY_S if isinstance(run, StoredPath) else LOOK_EVERY_S,
         )
         self._record_load(config)
 

@@ -15,7 +15,7 @@ from cluster.adapters import installed
 from cluster.frozen import Frozen, weights_digest
 from cluster.program_files import ProgramError, read_folder
 from cluster.token_logits import decode_text
-from evaluators.ledger import write_whole
+from evaluators.storage import write_whole
 from search.adapter import AdapterSpec, peft_config
 from search.programs.program import Decoded, Program, decode
 from search.programs.recipe import AdapterPart

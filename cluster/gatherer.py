@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
-_LOOK_EVERY_S = 0.02
+LOOK_EVERY_S = 0.02
 # A caller that was announced and does not come has died with its process, and may come again.
 _PATIENCE_S = 60.0
 
@@ -32,6 +32,7 @@ class Gatherer(Generic[Ask, Answer]):
         work: answers a pack, in its order.
         size: most calls of a pack.
         is_complete: says whether so many waiting calls are all that is to be expected.
+        look_every_s: seconds after which it is asked again.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Gatherer(Generic[Ask, Answer]):
         work: Callable[[Sequence[Ask]], Sequence[Answer]],
         size: int,
         is_complete: Callable[[int], bool],
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._work, self._size, self._is_complete = work, size, is_complete
+        self._look_every_s = look_every_s
         self._waiting: list[_Call[Ask, Answer]] = []
         self._lock, self._turn = threading.Lock(), threading.Lock()
 
@@ -67,7 +70,7 @@ class Gatherer(Generic[Ask, Answer]):
         while self._size > len(self._waiting) and not self._is_complete(len(self._waiting)):
             if time.monotonic() - began > _PATIENCE_S:
                 break
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(self._look_every_s)
         with self._lock:
             pack, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
         try:

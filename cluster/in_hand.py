@@ -8,9 +8,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from evaluators.ledger import write_whole
+from evaluators.storage import Place, write_whole
 
 # A candidate at whose rung so many workers died is given up.
 GIVEN_UP_AFTER = 3
@@ -33,7 +32,7 @@ class InHand:
         OSError, ValueError: on construction, if there is a file that can't be read.
     """
 
-    def __init__(self, run: Path, worker: str, attempt: int, node: str = "") -> None:
+    def __init__(self, run: Place, worker: str, attempt: int, node: str = "") -> None:
         name = re.sub(r"[^\w.-]", "_", worker)
         self._path = run / "in_hand" / f"{name}.a{attempt}.json"
         self._node = node

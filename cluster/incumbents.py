@@ -9,9 +9,8 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from evaluators.ledger import write_whole
+from evaluators.storage import Place, remove, write_whole
 from search.racing import Incumbent
 
 # Gives the incumbents of a base model at a rung, so many rungs before candidates are done.
@@ -25,11 +24,10 @@ class Incumbents:
         OSError: if they can't be.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Place) -> None:
         self._run = run
-        self._told: dict[Path, Sequence[Incumbent]] = {}
-        for file in (run / "incumbents").glob("*"):
-            file.unlink()
+        self._told: dict[Place, Sequence[Incumbent]] = {}
+        remove((run / "incumbents").glob("*"))
 
     def tell(self, model: str, rung: int, left: int, front: Sequence[Incumbent]) -> None:
         """Say whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
@@ -43,7 +41,7 @@ class Incumbents:
             self._told[path] = front
 
 
-def read_incumbents(run: Path, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
+def read_incumbents(run: Place, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
     """Return whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
 
     Raises:
@@ -56,7 +54,7 @@ def read_incumbents(run: Path, model: str, rung: int, left: int) -> tuple[Incumb
     return tuple(Incumbent(**one) for one in json.loads(content))
 
 
-def _path(run: Path, model: str, rung: int, left: int) -> Path:
+def _path(run: Place, model: str, rung: int, left: int) -> Place:
     # A label may hold what a file name may not.
     name = hashlib.sha256(model.encode()).hexdigest()[:16]
     return run / "incumbents" / f"{name}-r{rung}-t{left}.json"

@@ -7,9 +7,8 @@ and so the same search makes the same packs. It is no record, only a message.
 
 import json
 import re
-from pathlib import Path
 
-from evaluators.ledger import write_whole
+from evaluators.storage import Place, remove, write_whole
 
 
 class Places:
@@ -23,11 +22,10 @@ class Places:
         OSError: if the old ones can't be taken away.
     """
 
-    def __init__(self, run: Path, size: int) -> None:
+    def __init__(self, run: Place, size: int) -> None:
         self._run, self._size = run, size
         self._told: dict[str, tuple[int, bool]] = {}
-        for file in (run / "places").glob("*"):
-            file.unlink()
+        remove((run / "places").glob("*"))
 
     def tell(self, worker: str, busy: int, *, more: bool) -> None:
         """Say how many candidates are with a worker, and whether more may come.
@@ -42,7 +40,7 @@ class Places:
             self._told[worker] = (busy, more)
 
 
-def is_complete(run: Path, worker: str, waiting: int) -> bool:
+def is_complete(run: Place, worker: str, waiting: int) -> bool:
     """Return whether so many waiting candidates are all that a worker is to expect.
 
     Raises:
@@ -55,5 +53,5 @@ def is_complete(run: Path, worker: str, waiting: int) -> bool:
     return waiting >= told["busy"] and not told["more"]
 
 
-def _path(run: Path, worker: str) -> Path:
+def _path(run: Place, worker: str) -> Place:
     return run / "places" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', worker)}.json"

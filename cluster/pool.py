@@ -20,6 +20,7 @@ from cluster.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from cluster.messages import EvaluatorSetup, Worker
 from cluster.nodes import library_versions
 from cluster.shards.room import ask_for_room, placed
+from evaluators.storage import Place
 from search.sweep import Sweep
 
 # Besides the calls of its pack a worker answers that it is ready, and what prompts cost.
@@ -49,7 +50,7 @@ class Pool:
     """
 
     def __init__(
-        self, sweep: Sweep, sweep_folder: Path, run_folder: Path, attempt: int, *, local: bool
+        self, sweep: Sweep, sweep_folder: Path, run_folder: Place, attempt: int, *, local: bool
     ) -> None:
         self._sweep = sweep
         self._cpus = cpus_here(sweep, ray.cluster_resources()) if local else cpus_of(sweep)

@@ -9,15 +9,15 @@ FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was v
 import hashlib
 import json
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from cluster.regular_file import read_regular
 from evaluators.fence import part_file
-from evaluators.ledger import Ledger, write_whole
+from evaluators.ledger import Ledger
 from evaluators.parts import DamagedError
+from evaluators.storage import Place, write_whole
 from search.programs.program import Program, build
 from search.programs.recipe import FORMAT_VERSION, Recipe
 from search.programs.script import readable_script
@@ -81,13 +81,13 @@ def read_program(ledger: Ledger, part: str) -> Program:
     return program
 
 
-def _where(ledger: Ledger, part: str) -> Path:
+def _where(ledger: Ledger, part: str) -> Place:
     accepted = ledger.accepted()
     file = accepted.parts.get("programs", {}).get(part, part_file(part, accepted.attempt))
     return ledger.folder / "programs" / file
 
 
-def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
+def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None:
     """Write a program as a folder that runs.
 
     Args:
@@ -118,7 +118,7 @@ def write_folder(folder: Path, program: Program, about: dict[str, Any]) -> None:
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
-def read_folder(folder: Path) -> tuple[Program, dict[str, Any], bool]:
+def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
     """Return the program of a folder, its manifest, and whether its script is ours to the byte.
 
     Raises:
@@ -163,14 +163,14 @@ def _is_ours(program: Program) -> bool:
         return False
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Place, most: int) -> bytes:
     try:
         return read_regular(path, most)
     except ValueError as error:
         raise ProgramError(f"{path}: {error}") from error
 
 
-def read_train(folder: Path) -> bytes:
+def read_train(folder: Place) -> bytes:
     """Return the train split that lies beside a program.
 
     Raises:
@@ -182,7 +182,7 @@ def read_train(folder: Path) -> bytes:
         raise ProgramError(f"{folder} lacks the train split: {error}") from error
 
 
-def read_examples(folder: Path) -> list[dict[str, str]]:
+def read_examples(folder: Place) -> list[dict[str, str]]:
     """Return the inputs and recorded outputs that lie beside a program.
 
     Raises:

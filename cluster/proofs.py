@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from cluster.run_folder import RunFolder, reopen_run
+from cluster.run_folder import RunFolder, check_reachable, reopen_run
 from cluster.show import num_lost, points_of, print_front, print_left_out
 from cluster.terminal import Terminal
 from search.front import FrontPoint, fronts
@@ -82,6 +82,7 @@ def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
 def verify(args: argparse.Namespace) -> int:
     """Verify the front of a run, or one program in a folder."""
     console = Terminal()
+    check_reachable(args.what)
     if (args.what / "manifest.json").exists():
         return _verify_folder(args, console)
     with reopen_run(args.what) as run:

@@ -5,10 +5,12 @@ A pipe, a device or a link to one would be waited for, or read without an end.
 
 import os
 import stat
-from pathlib import Path
+
+from evaluators.storage import Place
+from evaluators.stored_path import StoredPath
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Place, most: int) -> bytes:
     """Return what is in a file.
 
     Args:
@@ -19,6 +21,10 @@ def read_regular(path: Path, most: int) -> bytes:
         ValueError: if it is no regular file or larger than `most`; the message does not name it.
         OSError: if it can't be read.
     """
+    if isinstance(path, StoredPath):
+        if path.stat().st_size > most:
+            raise ValueError(f"larger than the {most} bytes that it may have")
+        return path.read_bytes()
     # Without waiting for a writer, where it is a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     about = os.fstat(descriptor)

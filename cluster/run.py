@@ -7,8 +7,11 @@ ended are not tried again, and candidates between two rungs go on from the later
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +25,7 @@ from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
 from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
+from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
 from search.proposers.contract import ReplayError
 from search.proposers.make import make_proposer
@@ -68,7 +72,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     if early is not None and not _find_work(*early, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
-    with ray_session(address):
+    with ray_session(address), _tune_folder(run) as tune_folder:
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
         pool = Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=address is None)
@@ -77,10 +81,9 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
             recorder, state = early or _rebuild(run, plan, prompt_bits_of(run.sweep))
-            _search(run, plan, recorder, state, pool, console, outcome)
+            _search(run, plan, recorder, state, pool, tune_folder, console, outcome)
         finally:
             pool.stop()
-            shutil.rmtree(run.path / ".tune", ignore_errors=True)
         outcome.seconds["search"] = time.monotonic() - began
     return outcome
 
@@ -114,6 +117,19 @@ def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bo
         if candidate is not None:
             state.next_rung[candidate.id] = recorder.first_rung
     return bool(state.next_rung)
+
+
+@contextmanager
+def _tune_folder(run: RunFolder) -> Iterator[Path]:
+    """Yield where Tune keeps its own files, and take it away again; nobody reads them."""
+    if isinstance(run.path, StoredPath):
+        with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+        return
+    try:
+        yield run.path / ".tune"
+    finally:
+        shutil.rmtree(run.path / ".tune", ignore_errors=True)
 
 
 def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
@@ -152,6 +168,7 @@ def _search(
     recorder: Recorder,
     state: Replayed,
     pool: Pool,
+    tune_folder: Path,
     console: Console,
     outcome: Outcome,
 ) -> None:
@@ -175,9 +192,7 @@ def _search(
         searcher = RecordedSearcher(
             recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
         )
-        errors = run_trials(
-            searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, run.path / ".tune"
-        )
+        errors = run_trials(searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, tune_folder)
     for error in errors:
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)

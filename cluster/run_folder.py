@@ -30,9 +30,11 @@ from typing import Any
 from cluster.attempts import hold
 from cluster.regular_file import read_regular
 from evaluators.fence import check_latest, latest_attempt
-from evaluators.ledger import Ledger, write_whole
+from evaluators.ledger import Ledger
 from evaluators.parts import SCHEMA_VERSION
 from evaluators.snapshot import begin
+from evaluators.storage import Place, remove, write_whole
+from evaluators.stored_path import StoredPath
 from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
@@ -42,6 +44,10 @@ _BEGUN = re.compile(
     r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
     r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
 )
+
+
+# Folders of a run that can be taken away before anything was scored.
+_MADE = ("ledger", "states", "incumbents", "in_hand", "places", "log", ".tune")
 
 
 class DamagedRunError(RuntimeError):
@@ -62,7 +68,7 @@ class RunFolder:
         made: this attempt made the folder.
     """
 
-    path: Path
+    path: Place
     sweep: Sweep
     sweep_folder: Path
     attempt: int
@@ -76,17 +82,23 @@ class RunFolder:
         return Ledger(self.path / "ledger", self.attempt if self.held else None)
 
 
-def _path_of(sweep: Sweep, out: Path | None) -> Path:
+def _path_of(sweep: Sweep, out: Place | None) -> Place:
     return (out or sweep.out or Path("runs") / sweep.name).absolute()
 
 
-def holds_run(sweep: Sweep, out: Path | None) -> bool:
-    """Return whether the folder where a sweep's run belongs holds a run."""
-    return (_path_of(sweep, out) / "run.json").exists()
+def holds_run(sweep: Sweep, out: Place | None) -> bool:
+    """Return whether the folder where a sweep's run belongs holds a run.
+
+    Raises:
+        SweepError: if its store does not answer.
+    """
+    path = _path_of(sweep, out)
+    check_reachable(path)
+    return (path / "run.json").exists()
 
 
 @contextmanager
-def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[RunFolder]:
+def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[RunFolder]:
     """Begin a run in a new or empty folder and hold it.
 
     Raises:
@@ -94,6 +106,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[Run
         HeldError: if another process begins a run there at this moment.
     """
     path = _path_of(sweep, out)
+    check_reachable(path)
     with ExitStack() as stack:
         try:
             made = not path.exists()
@@ -114,16 +127,17 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Path | None) -> Iterator[Run
         yield run
 
 
-def _check_free(path: Path) -> None:
+def _check_free(path: Place) -> None:
     if (path / "run.json").exists():
         raise SweepError(
             f"{path} holds another run: go on with it by `resume {path}`, or choose another folder "
             f"with --out"
         )
-    path.mkdir(parents=True, exist_ok=True)
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
     names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
     foreign = next((name for name in names if not _BEGUN.fullmatch(name)), None)
-    if foreign is not None or (path / "ledger").is_file():
+    if foreign is not None or (isinstance(path, Path) and (path / "ledger").is_file()):
         raise SweepError(
             f"{path} is not empty and no run: it holds {foreign or 'ledger'}; choose another "
             "folder with --out"
@@ -141,7 +155,11 @@ def discard_run(run: RunFolder) -> None:
     check_latest(run.path / "ledger", run.attempt)
     if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
         return
-    for name in ("ledger", "states", "incumbents", "in_hand", ".tune"):
+    if isinstance(run.path, StoredPath):
+        depth = len(run.path.parts)
+        remove([path for path in run.path.rglob("*") if path.parts[depth] in (*_MADE, "run.json")])
+        return
+    for name in _MADE:
         shutil.rmtree(run.path / name, ignore_errors=True)
     for name in ("run.log", "run.json"):
         (run.path / name).unlink(missing_ok=True)
@@ -152,7 +170,7 @@ def discard_run(run: RunFolder) -> None:
 
 @contextmanager
 def reopen_run(
-    path: Path, *, take_over: bool = False, overrides: Sequence[str] = ()
+    path: Place, *, take_over: bool = False, overrides: Sequence[str] = ()
 ) -> Iterator[RunFolder]:
     """Begin the next attempt at an existing run and hold it.
 
@@ -187,7 +205,9 @@ def reopen_run(
 
 
 @contextmanager
-def continue_run(sweep: Sweep, out: Path | None, *, take_over: bool = False) -> Iterator[RunFolder]:
+def continue_run(
+    sweep: Sweep, out: Place | None, *, take_over: bool = False
+) -> Iterator[RunFolder]:
     """Begin the next attempt at the run of a sweep, with the budget that the sweep has now.
 
     Raises:
@@ -214,8 +234,11 @@ def _searched(sweep: Sweep) -> dict[str, Any]:
     return sweep.model_dump(mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes"})
 
 
-def _sweep_scratch(path: Path) -> None:
+def _sweep_scratch(path: Place) -> None:
     """Take away temporary files that dead attempts left; those of the ledger go as it begins."""
+    if isinstance(path, StoredPath):
+        # Nothing on a store has a temporary name.
+        return
     for folder, names, files in os.walk(path):
         if Path(folder) == path and "ledger" in names:
             names.remove("ledger")
@@ -224,7 +247,7 @@ def _sweep_scratch(path: Path) -> None:
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(path: Place) -> RunFolder:
     """Return an existing run to read from.
 
     Raises:
@@ -233,8 +256,9 @@ def open_run(path: Path) -> RunFolder:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
+    check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
         sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
@@ -245,6 +269,19 @@ def _read(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SweepError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
+
+
+def check_reachable(path: Place) -> None:
+    """Check that the store of a folder answers, before anything is begun there.
+
+    Raises:
+        SweepError: if it does not.
+    """
+    if isinstance(path, StoredPath):
+        try:
+            path.reach()
+        except OSError as error:
+            raise SweepError(str(error)) from error
 
 
 def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:

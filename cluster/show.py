@@ -7,7 +7,6 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -18,6 +17,7 @@ from rich.table import Column, Table
 from cluster.attempts import holder_of
 from cluster.run_folder import RunFolder, open_run
 from cluster.terminal import Terminal
+from evaluators.storage import Place, write_whole
 from evaluators.usage import Usage, usage_of
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, complete_points, fronts
@@ -202,10 +202,9 @@ def num_running(run_folder: RunFolder) -> int:
     return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
 
 
-def draw(run_folder: RunFolder, points: list[FrontPoint], path: Path) -> None:
+def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     """Write the picture of a run's front."""
     from evaluators.figure import draw_front
-    from evaluators.ledger import write_whole
 
     # A run has one task, so its models name the curves.
     curves = {

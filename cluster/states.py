@@ -1,8 +1,9 @@
 """Adapters between rungs: what was trained so far, one file a candidate, rung and attempt."""
 
-from pathlib import Path
+from contextlib import suppress
 
-from evaluators.ledger import Ledger, write_whole
+from evaluators.ledger import Ledger
+from evaluators.storage import Place, write_whole
 
 
 class States:
@@ -13,7 +14,7 @@ class States:
         ledger: says which attempt's state a rung was measured with.
     """
 
-    def __init__(self, run: Path, ledger: Ledger) -> None:
+    def __init__(self, run: Place, ledger: Ledger) -> None:
         self._folder, self._ledger = run / "states", ledger
 
     def write(self, candidate: str, rung: int, state: bytes) -> None:
@@ -36,9 +37,10 @@ class States:
         for index in range(rung - 1, -1, -1):
             rows = self._ledger.read_part("rungs", f"{candidate}-r{index}")
             file = self._file(candidate, index, rows[0]["attempt"]) if rows else None
-            if file is not None and file.exists():
-                return file.read_bytes()
+            if file is not None:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    return file.read_bytes()
         return None
 
-    def _file(self, candidate: str, rung: int, attempt: int) -> Path:
+    def _file(self, candidate: str, rung: int, attempt: int) -> Place:
         return self._folder / f"{candidate}-r{rung}.a{attempt}.safetensors"

@@ -7,7 +7,6 @@ nor transformers, and takes up the next candidate when one has ended.
 import time
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +16,7 @@ from cluster.messages import BaseModelChangedError, message_of, rung_part
 from cluster.shards.room import is_placed
 from evaluators.fence import SupersededError
 from evaluators.ledger import Ledger
+from evaluators.storage import place
 from search.candidate import Candidate
 from search.rungs import Rung
 
@@ -128,7 +128,7 @@ class RungTrial(tune.Trainable):
             "finished_at": datetime.now(UTC),
             "error": traceback.format_exc(),
         }
-        ledger = Ledger(Path(self._run_folder) / "ledger", self._attempt)
+        ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
         ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
         return row
 

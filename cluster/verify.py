@@ -23,8 +23,8 @@ from cluster import frozen as frozen_model
 from cluster.program_files import read_program, write_folder
 from cluster.run_folder import DamagedRunError, RunFolder
 from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
-from evaluators.ledger import write_whole
 from evaluators.parts import DamagedError
+from evaluators.storage import Place, write_whole
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig
@@ -255,7 +255,7 @@ def _part(run: RunFolder, point: FrontPoint) -> str:
     return f"{point.candidate}-r{run.sweep.rungs.count - 1}"
 
 
-def program_folder(run: RunFolder, point: FrontPoint) -> Path:
+def program_folder(run: RunFolder, point: FrontPoint) -> Place:
     """Return the folder of a program: its base model and its candidate, as the front says them.
 
     The same files may be programs of several base models, with outputs of their own.

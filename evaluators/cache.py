@@ -16,12 +16,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluators.ledger import write_whole
+from evaluators.storage import Place, write_whole
 
 _SCHEMA = pa.schema(
     [
@@ -51,7 +50,7 @@ def cache_key(parts: Mapping[str, object]) -> str:
 class PredictionCache:
     """A folder of outputs, one file a key."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._folder = folder
 
     def open(self, key: str) -> "CachedOutputs":
@@ -62,12 +61,12 @@ class PredictionCache:
 class CachedOutputs:
     """The outputs of one key; what is added is written by `save`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
         self._batches: dict[str, Batch] = {}
         self._saved = 0
         with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            rows = pq.read_table(path, schema=_SCHEMA).to_pylist() if path.exists() else []
+            rows = pq.read_table(pa.BufferReader(path.read_bytes()), schema=_SCHEMA).to_pylist()
             self._batches = {
                 row["batch"]: Batch(
                     tuple(row["outputs"]), row["input_tokens"], row["output_tokens"]

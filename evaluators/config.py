@@ -1,6 +1,42 @@
 """The base of every typed part of a sweep file: unknown keys are errors, values don't change."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
+
+from evaluators.storage import Place, place
+
+
+def _place(value: Any) -> Place:
+    if not isinstance(value, str | Place):
+        raise ValueError("Input is not a valid path")
+    return place(value)
+
+
+def _local(path: Path) -> Path:
+    if path.parts[:1] and path.parts[0].endswith(":"):
+        raise ValueError(
+            "a local path is needed, no URL: download it first, or name a model of the hub by `hub`"
+        )
+    return path
+
+
+# A folder on this machine or, by a URL, on a store.
+PlaceField = Annotated[
+    Place,
+    PlainValidator(_place),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+LocalPath = Annotated[Path, AfterValidator(_local)]
 
 
 class Config(BaseModel):

@@ -14,7 +14,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+
+from evaluators.storage import Place
+from evaluators.stored_path import StorageError
 
 _PART = re.compile(r"(?P<name>.+)\.a(?P<attempt>\d+)\.parquet")
 _SNAPSHOT = re.compile(r"snapshot\.a(?P<attempt>\d+)\.k\d+\.parquet")
@@ -83,7 +85,7 @@ def snapshot_file(attempt: int, fold: int) -> str:
     return f"snapshot.a{attempt}.k{fold}.parquet"
 
 
-def parts_of(folder: Path, attempt: int) -> dict[str, Path]:
+def parts_of(folder: Place, attempt: int) -> dict[str, Place]:
     """Return the finished parts in a table's folder that `attempt` wrote, by name, in their order.
 
     Files without an attempt in their name are of a version that had none; they pass as the first's.
@@ -104,19 +106,19 @@ def attempt_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def claim_file(folder: Path, attempt: int) -> Path:
+def claim_file(folder: Place, attempt: int) -> Place:
     """Return the file whose existence says that an attempt was claimed."""
     return folder / "attempts" / f"{attempt:04}.json"
 
 
-def latest_attempt(folder: Path, known: int = 0) -> int:
+def latest_attempt(folder: Place, known: int = 0) -> int:
     """Return the number of the latest attempt claimed, `known` or later; 0 if there is none."""
     while claim_file(folder, known + 1).exists():
         known += 1
     return known
 
 
-def check_latest(folder: Path, attempt: int) -> None:
+def check_latest(folder: Place, attempt: int) -> None:
     """Check that no attempt after `attempt` was claimed.
 
     Raises:
@@ -135,7 +137,7 @@ def check_latest(folder: Path, attempt: int) -> None:
         )
 
 
-def read_accepted(folder: Path, known: Accepted) -> Accepted:
+def read_accepted(folder: Place, known: Accepted) -> Accepted:
     """Return the list that counts; `known` itself if it still does.
 
     Raises:
@@ -155,5 +157,7 @@ def read_accepted(folder: Path, known: Accepted) -> Accepted:
         except FileNotFoundError:
             # A newer one took its place between the two looks.
             continue
+        except StorageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a list of a ledger's files: {error}") from error

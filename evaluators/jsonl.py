@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from evaluators.config import Config
+from evaluators.config import Config, LocalPath
 from evaluators.metrics import Example
 from evaluators.records import RecordTask, example_of, task_of
 from evaluators.task import Task
@@ -22,9 +22,9 @@ from evaluators.task import Task
 class SplitFiles(Config):
     """One file a split, relative to the sweep file."""
 
-    train: Annotated[Path, Field(description="may be learned from and shown")]
-    search: Annotated[Path, Field(description="candidates are compared on it")]
-    sealed: Annotated[Path, Field(description="never used by a search")]
+    train: Annotated[LocalPath, Field(description="may be learned from and shown")]
+    search: Annotated[LocalPath, Field(description="candidates are compared on it")]
+    sealed: Annotated[LocalPath, Field(description="never used by a search")]
 
 
 class SplitFractions(Config):
@@ -45,7 +45,7 @@ class JsonlTask(RecordTask):
 
     kind: Annotated[Literal["jsonl"], Field(description="JSON Lines files")]
     data: Annotated[
-        Path | None, Field(description="one file, divided by `fractions`; or give `files`")
+        LocalPath | None, Field(description="one file, divided by `fractions`; or give `files`")
     ] = None
     files: Annotated[SplitFiles | None, Field(description="one file for each split")] = None
     fractions: Annotated[SplitFractions | None, Field(description="shares of `data`")] = None

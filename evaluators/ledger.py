@@ -7,9 +7,6 @@ replaces what another attempt wrote. Which attempts' parts count is said in `eva
 Unknown values are null, never 0.
 """
 
-import errno
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +17,7 @@ import pyarrow.compute as pc
 
 from evaluators.fence import Accepted, check_latest, part_file, parts_of, read_accepted
 from evaluators.parts import PART, DamagedError, as_parquet, read_parquet, with_part
+from evaluators.storage import Place, fetch, write_whole
 from evaluators.tables import TABLES
 
 _Found = TypeVar("_Found")
@@ -36,12 +34,12 @@ class Ledger:
         attempt: the attempt that writes; None to read only.
     """
 
-    def __init__(self, folder: Path, attempt: int | None = None) -> None:
+    def __init__(self, folder: Place, attempt: int | None = None) -> None:
         self.folder, self.attempt = folder, attempt
         self._accepted = Accepted()
-        self._part_names: dict[Path, frozenset[str]] = {}
+        self._part_names: dict[Place, frozenset[str]] = {}
 
-    def part(self, table: str, name: str) -> Path:
+    def part(self, table: str, name: str) -> Place:
         """Return where the part `name` of `table` lies once this attempt has finished it."""
         assert self.attempt is not None, "this ledger is open for reading only"
         if not name or set(name) & set("/\\\0") or name in (".", ".."):
@@ -53,7 +51,7 @@ class Ledger:
         self._accepted = read_accepted(self.folder, self._accepted)
         return self._accepted
 
-    def write(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    def write(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Place:
         """Write `rows` as one part and return its path; missing columns become null.
 
         Raises:
@@ -67,12 +65,12 @@ class Ledger:
             raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
         path = self.part(table, name)
         # Readers would never see it.
-        assert self.attempt == 1 or self.accepted().attempt >= (self.attempt or 0), "not begun"
+        assert self._has_begun(), "not begun"
         content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         self.write_file(path, with_part(content, name))
         return path
 
-    def write_file(self, path: Path, content: pa.Table) -> None:
+    def write_file(self, path: Place, content: pa.Table) -> None:
         """Write rows with their column `part` as a file of this ledger.
 
         Raises:
@@ -112,9 +110,12 @@ class Ledger:
             if accepted.attempt == 1:
                 # As version 1 called it.
                 files.append(f"{name}.parquet")
-            for file in filter(None, files):
-                if (folder / file).exists():
-                    found: list[dict[str, Any]] = read_parquet(folder / file, wanted).to_pylist()
+            for path in (folder / file for file in filter(None, files)):
+                # On a store the attempt to read tells as much as a look before it.
+                if isinstance(path, Path) and not path.exists():
+                    continue
+                with suppress(FileNotFoundError):
+                    found: list[dict[str, Any]] = read_parquet(path, wanted).to_pylist()
                     return found
             for file in reversed(accepted.snapshots(table)):
                 if name in self._names_in(folder / file):
@@ -125,7 +126,7 @@ class Ledger:
 
         return self.settled(look)
 
-    def set_aside(self, path: Path) -> None:
+    def set_aside(self, path: Place) -> None:
         """Rename a damaged part, so that the next attempt misses it and does its rung again.
 
         Raises:
@@ -170,10 +171,11 @@ class Ledger:
         folder, named = self.folder / table, pa.schema([*wanted, PART])
         parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
         parts |= parts_of(folder, accepted.attempt)
-        pieces = []
+        pieces, fetched = [], fetch(parts.values())
         for name, path in sorted(parts.items()):
             try:
-                pieces.append(with_part(read_parquet(path, wanted), name))
+                content = read_parquet(path, wanted, fetched.pop(path, None))
+                pieces.append(with_part(content, name))
             except DamagedError as error:
                 if on_damage is None:
                     raise
@@ -194,36 +196,13 @@ class Ledger:
             whole = whole.take(pc.sort_indices(whole["part"]))
         return whole
 
-    def _names_in(self, path: Path) -> frozenset[str]:
+    def _has_begun(self) -> bool:
+        # A list that was seen once stays, so most of the time nobody has to look again.
+        mine = self.attempt or 0
+        return mine == 1 or self._accepted.attempt >= mine or self.accepted().attempt >= mine
+
+    def _names_in(self, path: Place) -> frozenset[str]:
         if path not in self._part_names:
             content = read_parquet(path, pa.schema([PART]))
             self._part_names[path] = frozenset(content["part"].to_pylist())
         return self._part_names[path]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears complete or not at all.
-
-    Raises:
-        OSError: from the system, naming the file; the old file, if any, is then untouched. Also if
-            the file system took everything and gives back less; the file is then absent.
-    """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        found = path.read_bytes() if path.exists() else b""
-        # Other content that is whole was written by another process after us.
-        if found != content and content.startswith(found):
-            path.unlink(missing_ok=True)
-            raise OSError(errno.EIO, "what was written is lost or cut short")
-    except BaseException as error:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise

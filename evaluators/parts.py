@@ -1,9 +1,10 @@
 """One file of a ledger: rows of one table as Parquet, each with the name of its part."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from evaluators.storage import Place
+from evaluators.stored_path import StorageError
 
 SCHEMA_VERSION = "2"
 # Version 1 had no attempts in the names of its files and no column `part`.
@@ -20,7 +21,7 @@ class DamagedError(ValueError):
         path: the file.
     """
 
-    def __init__(self, path: Path, why: object) -> None:
+    def __init__(self, path: Place, why: object) -> None:
         super().__init__(f"{path}: {why}")
         self.path = path
 
@@ -41,23 +42,30 @@ def with_part(content: pa.Table, name: str) -> pa.Table:
     return content.append_column(PART, pa.repeat(pa.scalar(name), len(content)))
 
 
-def read_parquet(path: Path, wanted: pa.Schema) -> pa.Table:
+def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -> pa.Table:
     """Return the columns `wanted` of one file.
+
+    Args:
+        path: the file.
+        wanted: the columns.
+        fetched: what is in the file, if it was read already.
 
     Raises:
         FileNotFoundError: if there is none.
+        StorageError: if its store can't be read, which says nothing about the file.
         DamagedError: if it is no readable Parquet file.
         ValueError: naming the file, if it is of a newer schema.
     """
     try:
+        raw = path.read_bytes() if fetched is None else fetched
         # A file is read by one thread: most are so small that handing them over costs more.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
         # Each look at a file's schema makes it anew.
         schema = file.schema_arrow
         version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
         present = [name for name in wanted.names if name in schema.names]
         content = file.read(columns=present, use_threads=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DamagedError(path, f"not a part of a ledger: {error}") from error

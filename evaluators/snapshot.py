@@ -7,7 +7,7 @@ there, the old one counts, with all that it names.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,8 +22,10 @@ from evaluators.fence import (
     parts_of,
     snapshot_file,
 )
-from evaluators.ledger import Ledger, write_whole
+from evaluators.ledger import Ledger
 from evaluators.parts import DamagedError, read_parquet, with_part
+from evaluators.storage import Place, fetch, remove, write_whole
+from evaluators.stored_path import StoredPath
 from evaluators.tables import TABLES
 
 # Outputs and programs are too large to write again at every beginning; their parts stay.
@@ -33,7 +35,7 @@ _FOLDED = ("candidates", "rungs", "decisions")
 _MAGIC = b"PAR1"
 
 
-def begin(folder: Path, attempt: int) -> list[str]:
+def begin(folder: Place, attempt: int) -> list[str]:
     """Begin a claimed attempt at the ledger in `folder`; return why parts were left out.
 
     A part that is damaged or gone is left out, and the rung that it belongs to with it: it is done
@@ -71,13 +73,15 @@ def fold(ledger: Ledger) -> None:
     before = ledger.accepted()
     assert before.attempt == ledger.attempt
     files = {table: list(names) for table, names in before.files.items()}
-    folded: list[Path] = []
+    folded: list[Place] = []
     for table in _FOLDED:
         parts = parts_of(ledger.folder / table, before.attempt)
         if parts:
             name = snapshot_file(before.attempt, before.fold + 1)
+            fetched = fetch(parts.values())
             content = pa.concat_tables(
-                with_part(read_parquet(path, TABLES[table]), part) for part, path in parts.items()
+                with_part(read_parquet(path, TABLES[table], fetched.get(path)), part)
+                for part, path in parts.items()
             )
             ledger.write_file(ledger.folder / table / name, content)
             files.setdefault(table, []).append(name)
@@ -85,8 +89,7 @@ def fold(ledger: Ledger) -> None:
     accepted = Accepted(before.attempt, before.fold + 1, files)
     check_latest(ledger.folder, before.attempt)
     write_whole(ledger.folder / accepted.path, accepted.content())
-    for path in [*folded, ledger.folder / before.path]:
-        path.unlink(missing_ok=True)
+    remove([*folded, ledger.folder / before.path])
 
 
 def _gather(
@@ -101,7 +104,7 @@ def _gather(
         folder = ledger.folder / table
         parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
         parts |= parts_of(folder, accepted.attempt)
-        problems = {name: _problem(path) for name, path in parts.items()}
+        problems = _problems(folder, parts)
         left_out += [f"{parts[name]}: {why}" for name, why in problems.items() if why]
         whole[table] = {name for name, why in problems.items() if not why}
         damaged |= parts.keys() - whole[table]
@@ -139,6 +142,17 @@ def _makers(candidates: pa.Table, parts: Collection[str]) -> set[str]:
     return {f"{parents[name]}-{rung}" for name, _, rung in split if name in parents}
 
 
+def _problems(folder: Place, parts: Mapping[str, Place]) -> dict[str, str | None]:
+    """Return for each part in a table's folder what is wrong with it, None if nothing seems so."""
+    if not isinstance(folder, StoredPath):
+        return {name: _problem(Path(path)) for name, path in parts.items()}
+    # An object appears whole, so one look at all names tells as much as ten thousand at ends.
+    there = {path.name for path in folder.glob("*.parquet")}
+    return {
+        name: None if path.name in there else "the file is gone" for name, path in parts.items()
+    }
+
+
 def _problem(path: Path) -> str | None:
     """Return what is wrong with a Parquet file as far as its last bytes tell."""
     try:
@@ -150,11 +164,12 @@ def _problem(path: Path) -> str | None:
         return "the file is gone"
 
 
-def _sweep(folder: Path, attempt: int, before: Accepted) -> None:
+def _sweep(folder: Place, attempt: int, before: Accepted) -> None:
     """Take away what no list will ever name again.
 
     What stays in small parts goes one attempt later: only then has a list been read that lacks it.
     """
+    doomed: list[Place] = []
     for path in folder.glob("*/*"):
         theirs, table = attempt_of(path.name), path.parent.name
         half = path.name.startswith(".") and path.name.endswith(".tmp")
@@ -167,4 +182,5 @@ def _sweep(folder: Path, attempt: int, before: Accepted) -> None:
             accepted = before.files.get(table, [])
             if theirs >= before.attempt or path.name in accepted:
                 continue
-        path.unlink(missing_ok=True)
+        doomed.append(path)
+    remove(doomed)

@@ -1,12 +1,11 @@
 """How a sweep file names a frozen base model."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from evaluators.config import Config
+from evaluators.config import Config, LocalPath
 
 
 def _label(text: str) -> str:
@@ -28,7 +27,8 @@ class BaseModelConfig(Config):
     regime: Annotated[Label, Field(description="label of its curve: random, pretrained, ...")]
     name: Annotated[Label | None, Field(description="unique name; the regime by default")] = None
     path: Annotated[
-        Path | None, Field(description="model folder, relative to the sweep file; or give `hub`")
+        LocalPath | None,
+        Field(description="model folder, relative to the sweep file; or give `hub`"),
     ] = None
     hub: Annotated[
         str | None,

@@ -210,7 +210,9 @@ def _describe(
     if problem["type"] == "missing":
         return f"{where}: {field!r} is missing"
     value = problem["input"]
-    shown = "" if isinstance(value, dict) else f" (found {value!r:.80})"
+    # A URL with a password in it is not repeated.
+    hidden = isinstance(value, dict) or ("://" in str(value) and "@" in str(value))
+    shown = "" if hidden else f" (found {value!r:.80})"
     return f"{where}: {field}: {message}{shown}"
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from evaluators.config import Config
+from evaluators.config import Config, PlaceField
+from evaluators.storage import under
 from evaluators.tasks import TaskConfig
 from search.base_model import BaseModelConfig
 from search.config_file import ConfigError, apply_override, load_config
@@ -88,10 +89,10 @@ class Sweep(Config):
         ),
     ] = False
     cache: Annotated[
-        Path | None,
+        PlaceField | None,
         Field(
             description="folder of outputs that were generated before, relative to the sweep "
-            "file, which several runs may share; the run's own by default"
+            "file, or s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
         ),
     ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
@@ -105,7 +106,11 @@ class Sweep(Config):
         ),
     ] = False
     out: Annotated[
-        Path | None, Field(description="run folder; runs/NAME of the current folder by default")
+        PlaceField | None,
+        Field(
+            description="run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by "
+            "default"
+        ),
     ] = None
     slurm: Annotated[
         SlurmConfig | None,
@@ -167,7 +172,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     except ConfigError as error:
         raise SweepError(str(error)) from error
     folder = path.absolute().parent
-    cache = None if sweep.cache is None else folder / sweep.cache
+    cache = None if sweep.cache is None else under(folder, sweep.cache)
     return sweep.model_copy(update={"cache": cache})
 
 

@@ -1,7 +1,8 @@
 """Small models of three architectures, built from configs, and sweeps that use them."""
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from transformers import (
 )
 
 from cluster.adapters import Adapter
+from evaluators import stored_path
 from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
+from evaluators.stored_path import StoredPath
 from search.programs.numbers import Tensor
+from tests.object_store import BUCKET, Proxy, environment, serving
 
 # The same examples every time, and no deadline: a shared machine may be slow for a moment.
 settings.register_profile("kilobit", deadline=None, derandomize=True)
@@ -128,3 +132,27 @@ def write_sweep(tmp_path: Path, model_folders: dict[str, Path]) -> Callable[...,
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _served() -> Iterator[Proxy]:
+    with serving() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(_served: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Yield the proxy of an object store, without faults, that this process reaches."""
+    _served.calm()
+    for name, value in environment(_served).items():
+        monkeypatch.setenv(name, value)
+    stored_path._store.cache_clear()
+    yield _served
+    _served.calm()
+    stored_path._store.cache_clear()
+
+
+@pytest.fixture
+def folder(store: Proxy) -> StoredPath:
+    """Return a folder of its own in the bucket of the store."""
+    return StoredPath("s3:", BUCKET, uuid.uuid4().hex)

@@ -1,0 +1,90 @@
+"""The log of a run: one line an event, in a local file or as objects on a store.
+
+A store has no appending. There the lines of an attempt are written as RUN/log/a1.000.log, a whole
+object again every few seconds while lines come, and the next number begins where one has grown
+large. A killed run has lost the lines of its last seconds; what they told of is in the ledger.
+"""
+
+import atexit
+import logging
+import threading
+from contextlib import suppress
+
+from evaluators.storage import Place, write_whole
+from evaluators.stored_path import StoredPath
+
+WRITE_EVERY_S = 5.0
+_MOST_BYTES = 1 << 18
+_LOG = logging.getLogger("kilobit")
+
+
+def log_to(run: Place, attempt: int) -> None:
+    """Send what is logged to the log of a run, until the process ends or the next call."""
+    # A full disk is said once, by whoever needs the disk.
+    logging.raiseExceptions = False
+    handler: logging.Handler
+    if isinstance(run, StoredPath):
+        handler = StoredLog(run / "log", attempt)
+    else:
+        handler = logging.FileHandler(run / "run.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+    close_log()
+    _LOG.handlers = [handler]
+
+
+def close_log() -> None:
+    """Write what the log of a run still holds back."""
+    for handler in _LOG.handlers:
+        if isinstance(handler, StoredLog):
+            handler.close()
+
+
+class StoredLog(logging.Handler):
+    """Lines of one attempt as objects in a folder of a store."""
+
+    def __init__(self, folder: StoredPath, attempt: int, every_s: float = WRITE_EVERY_S) -> None:
+        super().__init__()
+        self._folder, self._attempt, self._every_s = folder, attempt, every_s
+        self._lines: list[bytes] = []
+        self._size, self._number, self._changed = 0, 0, False
+        self._writing, self._stop = threading.Lock(), threading.Event()
+        self._writer = threading.Thread(target=self._write_often, name="run log", daemon=True)
+        self._writer.start()
+        # Before the interpreter ends; daemons are just dropped.
+        atexit.register(self.close)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in a line; it is written within seconds."""
+        line = self.format(record).encode() + b"\n"
+        self._lines.append(line)
+        self._size += len(line)
+        self._changed = True
+
+    def flush(self) -> None:
+        """Write what came since the last time; a store that fails is said by who needs it."""
+        with self._writing:
+            self.acquire()
+            try:
+                changed, self._changed = self._changed, False
+                content, number = b"".join(self._lines), self._number
+                if self._size > _MOST_BYTES:
+                    self._lines, self._size, self._number = [], 0, number + 1
+            finally:
+                self.release()
+            if changed:
+                with suppress(OSError):
+                    write_whole(self._folder / f"a{self._attempt}.{number:03}.log", content)
+
+    def close(self) -> None:
+        """Write the rest and take in nothing more."""
+        atexit.unregister(self.close)
+        if not self._stop.is_set():
+            self._stop.set()
+            self.flush()
+        super().close()
+
+    def _write_often(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.flush()

@@ -1,0 +1,284 @@
+"""Files and folders of an object store, named by a URL such as `s3://bucket/runs/one`.
+
+A `StoredPath` has those methods of `Path` that a run needs, so the rest of the code treats both
+alike. The store is reached through obstore, with credentials from the environment only. What fails
+for a moment (5xx, too many requests, lost connections, time-outs) is tried again for two minutes;
+what lasts is a `StorageError` that says what to do.
+
+An object appears whole or not at all: it is one put or one multipart upload, of which nobody sees
+anything before its end. Not promised: that a folder exists while it holds nothing.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+_Found = TypeVar("_Found")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, with temporary ones AWS_SESSION_TOKEN",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_RETRY_FOR_S = 120.0
+# A first look that nobody answers has to end soon: most often a name is wrong.
+_FIRST_RETRIES = 3
+_MOST_RETRIES = 30
+_TIMEOUT_S = 60.0
+# Up to this an object is written by one request.
+_ONE_PUT_BYTES = 1 << 26
+_CHUNK_BYTES = 1 << 24
+
+
+class StorageError(OSError):
+    """A store can't be used, for a reason that trying again does not mend; the text says which."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Size in bytes of an object, and when it was last written by the store's own clock."""
+
+    st_size: int
+    st_mtime_ns: int
+
+
+class StoredPath(PurePosixPath):
+    """A file or folder of an object store, for example `s3://bucket/runs/one`.
+
+    Methods named as those of `Path` do the same, as far as a store can, and raise
+    `FileNotFoundError` where there is no object, and `StorageError` for what lasts.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        text, first = super().__str__(), self.parts[:1]
+        return text.replace(":/", "://", 1) if first and first[0].endswith(":") else text
+
+    @property
+    def bucket(self) -> str:
+        """Return the URL of the bucket."""
+        return f"{self.parts[0]}//{self.parts[1]}"
+
+    @property
+    def key(self) -> str:
+        """Return the path within the bucket."""
+        return "/".join(self.parts[2:])
+
+    def absolute(self) -> "StoredPath":
+        """Return this path: there is no current folder."""
+        return self
+
+    def resolve(self) -> "StoredPath":
+        """Return this path: there are no links."""
+        return self
+
+    def exists(self) -> bool:
+        """Return whether there is an object of this name; folders do not exist by themselves."""
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def stat(self) -> Stat:
+        """Return size and time of the last change."""
+        about = self._ask(lambda store: store.head(self.key))
+        return Stat(about["size"], int(about["last_modified"].timestamp() * 1e9))
+
+    def read_bytes(self) -> bytes:
+        """Return what is in an object."""
+        return bytes(self._ask(lambda store: store.get(self.key).bytes()))
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return what is in an object as text."""
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write an object by one put or one multipart upload, in place of any other."""
+        self._put(content, use_multipart=len(content) > _ONE_PUT_BYTES, chunk_size=_CHUNK_BYTES)
+
+    def create(self, content: bytes) -> None:
+        """Write an object by one put, on the condition that nothing is there.
+
+        Raises:
+            StorageError: also if something is there; the put may have been done all the same,
+                because an answer that was lost is followed by another try.
+        """
+        self._put(content, mode="create")
+
+    def touch(self, *, exist_ok: bool = True) -> None:
+        """Write an empty object, which brings its time to now; `exist_ok` is not looked at."""
+        self._put(b"", use_multipart=False)
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete an object."""
+        if not missing_ok:
+            self.stat()
+        self.unlink_all([self])
+
+    def rename(self, target: "Path | StoredPath") -> "StoredPath":
+        """Copy an object to another name of the same bucket, then delete it here."""
+        assert isinstance(target, StoredPath)
+        self._ask(lambda store: store.copy(self.key, target.key))
+        self.unlink_all([self])
+        return target
+
+    def unlink_all(self, paths: Sequence["StoredPath"]) -> None:
+        """Delete objects of this path's bucket, many at a time; who is gone is passed over."""
+        keys = [path.key for path in paths]
+        try:
+            self._ask(lambda store: store.delete(keys))
+        except FileNotFoundError:
+            # Some stores delete one by one and end at the first that was gone.
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    self._ask(partial(_delete, key=key))
+
+    def glob(self, pattern: str) -> Iterator["StoredPath"]:
+        """Yield the objects below this folder whose path matches, part by part; no folders."""
+        wanted = pattern.split("/")
+        for path in self.rglob("*"):
+            found = path.parts[len(self.parts) :]
+            if len(found) == len(wanted) and all(map(fnmatchcase, found, wanted)):
+                yield path
+
+    def rglob(self, pattern: str) -> Iterator["StoredPath"]:
+        """Yield all objects below this folder; only for the pattern `*`."""
+        assert pattern == "*"
+        pages = iter(self._ask(lambda store: store.list(self.key, chunk_size=1000)))
+        while True:
+            page = self._ask(lambda _: next(pages, None), missing_is_bucket=True)
+            if page is None:
+                return
+            for about in page:
+                yield StoredPath(f"{self.bucket}/{about['path']}")
+
+    def reach(self) -> None:
+        """Look whether the store answers and lists this folder, with little patience.
+
+        Raises:
+            StorageError: if not.
+        """
+        self._ask(
+            lambda store: next(iter(store.list(self.key, chunk_size=1)), None),
+            missing_is_bucket=True,
+            first=True,
+        )
+
+    def _put(self, content: bytes, **how: Any) -> None:
+        self._ask(lambda store: store.put(self.key, content, **how), missing_is_bucket=True)
+
+    def _ask(
+        self,
+        call: Callable[[Any], _Found],
+        *,
+        missing_is_bucket: bool = False,
+        first: bool = False,
+    ) -> _Found:
+        """Return what a call of the store gives, with its errors as ours.
+
+        Args:
+            call: takes the store of this path's bucket.
+            missing_is_bucket: what the call does needs no object, only the bucket.
+            first: give up soon.
+        """
+        store = _store(self.bucket, first)
+        try:
+            return call(store)
+        except FileNotFoundError as error:
+            if missing_is_bucket:
+                raise StorageError(_no_bucket(self)) from error
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from error
+        except Exception as error:
+            if not _is_of_obstore(error):
+                raise
+            raise StorageError(_described(self, error)) from error
+
+
+def _delete(store: Any, key: str) -> None:
+    store.delete(key)
+
+
+@lru_cache(maxsize=64)
+def _store(bucket: str, first: bool = False) -> Any:
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise StorageError(
+            f"{bucket}: runs on object storage need obstore: pip install 'kilobit[store]'"
+        ) from error
+    retries: dict[str, Any] = {
+        "max_retries": _FIRST_RETRIES if first else _MOST_RETRIES,
+        "retry_timeout": timedelta(seconds=_RETRY_FOR_S),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=200),
+            "max_backoff": timedelta(seconds=15),
+            "base": 2,
+        },
+    }
+    options: dict[str, Any] = {
+        "allow_http": True,
+        "timeout": timedelta(seconds=_TIMEOUT_S),
+        "connect_timeout": timedelta(seconds=5),
+    }
+    try:
+        return from_url(bucket, retry_config=retries, client_options=options)  # type: ignore[call-overload]
+    except Exception as error:
+        raise StorageError(f"{bucket} can't be used: {_first_line(error)}") from error
+
+
+def _is_of_obstore(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] == "obstore"
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error of a store, without what URLs in it may hold."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"\?\S*", "", re.sub(r"//[^/@\s]*@", "//", line))[:300]
+
+
+def _no_bucket(path: StoredPath) -> str:
+    return f"there is no bucket {path.bucket}: make it, or correct its name"
+
+
+def _described(path: StoredPath, error: Exception) -> str:
+    """Return what is wrong with a store, and what to do about it.
+
+    Bodies of answers are not repeated: some hold the request with its signature.
+    """
+    text, scheme = str(error).split("Debug source:", 1)[0], path.parts[0][:-1]
+    found = re.search(r"<Code>(\w+)</Code>", text)
+    answer = re.search(r"status code: (\d+)", text)
+    code, status = found[1] if found else "", answer[1] if answer else ""
+    credentials = f"the environment ({CREDENTIALS[scheme]})"
+    if code == "NoSuchBucket":
+        return _no_bucket(path)
+    # Where the environment names no credentials, those of the machine's cloud are asked for.
+    if "169.254." in text or "metadata.google" in text:
+        return f"{path.bucket}: there are no credentials: set them in {credentials}"
+    if code in ("ExpiredToken", "TokenRefreshRequired"):
+        return f"{path.bucket}: the credentials have expired: renew those in {credentials}"
+    if status in ("401", "403"):
+        return (
+            f"{path.bucket} refuses access ({code or status}): check the credentials in "
+            f"{credentials}, and that they may list, read, write and delete there"
+        )
+    if "redirect" in text.lower():
+        return f"{path.bucket} is in another region: set AWS_REGION"
+    tries = re.search(r"after (\d+) retries", text)
+    tried = f", tried {int(tries[1]) + 1} times" if tries else ""
+    if not status:
+        url = re.search(r"performing \w+ (\w+://)(?:[^/@\s]*@)?([^/\s]+)", text)
+        where = f" at {url[1]}{url[2]}" if url else ""
+        return (
+            f"{path.bucket}: no answer{where}{tried}: check the network, and for a server other "
+            f"than the provider's own its address (AWS_ENDPOINT_URL)"
+        )
+    return f"{path.bucket} answers {' '.join(filter(None, (status, code)))}{tried}"
