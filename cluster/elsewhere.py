@@ -82,9 +82,9 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
 
     # Where it is missing Ray says only that it timed out.
     import_module("grpc")
-    with own_code() as code:
-        ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)
     try:
+        with own_code() as code:
+            ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)
         actor_class: Any = ray.remote(_Driver)
         driver = actor_class.options(num_cpus=0, max_concurrency=2).remote(list(words))
         interrupted = False
