@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from evaluators.config import Config
-from evaluators.tasks import TaskConfig
+from evaluators.tasks import TASK_KINDS, TaskConfig
 from search.base_model import BaseModelConfig
 from search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from search.rate import RateSearch
@@ -48,7 +48,7 @@ _MOST_DIGITS = 100
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 # What discriminated unions put into the location of a problem.
-_VARIANTS = ("miniature", "jsonl", "dataset", *KINDS)
+_VARIANTS = (*TASK_KINDS, *KINDS)
 
 
 class SweepError(ValueError):
