@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from evaluators.benchmarks.conversations import InstructionsTask, load_instructions
+from evaluators.benchmarks.esnli import EsnliTask, load_esnli
+from evaluators.benchmarks.flores import FloresTask, load_flores
 from evaluators.benchmarks.gsm8k import Gsm8kTask, load_gsm8k
 from evaluators.benchmarks.ifeval import IfevalTask, load_ifeval
+from evaluators.benchmarks.math_problems import MathTask, load_math
+from evaluators.benchmarks.wmt14 import Wmt14Task, load_wmt14
 from evaluators.config import Config
 from evaluators.hub import DatasetTask, load_dataset_task
 from evaluators.jsonl import JsonlTask, load_jsonl
@@ -27,7 +31,18 @@ class MiniatureTask(Config):
     seed: Annotated[int, Field(ge=0, description="draws and orders the items")] = 0
 
 
-AnyTask = MiniatureTask | JsonlTask | DatasetTask | Gsm8kTask | IfevalTask | InstructionsTask
+AnyTask = (
+    MiniatureTask
+    | JsonlTask
+    | DatasetTask
+    | Gsm8kTask
+    | MathTask
+    | Wmt14Task
+    | FloresTask
+    | IfevalTask
+    | EsnliTask
+    | InstructionsTask
+)
 TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
 
@@ -40,7 +55,11 @@ _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
     JsonlTask: load_jsonl,
     DatasetTask: load_dataset_task,
     Gsm8kTask: load_gsm8k,
+    MathTask: load_math,
+    Wmt14Task: load_wmt14,
+    FloresTask: load_flores,
     IfevalTask: load_ifeval,
+    EsnliTask: load_esnli,
     InstructionsTask: load_instructions,
 }
 TASK_KINDS: tuple[str, ...] = tuple(

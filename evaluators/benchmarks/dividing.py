@@ -8,27 +8,37 @@ themselves, and they can't be edited.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evaluators.metrics import Example, Metric
 from evaluators.task import Task, make_splits, share
 from evaluators.text_task import TextTask
+
+SEARCH_SHARE = 0.2
 
 
 class BenchmarkTask(TextTask):
     """What the tasks of the field share."""
 
     search_share: Annotated[
-        float,
+        float | None,
         Field(
             gt=0,
             lt=1,
             description="share of the training records that becomes the search split, by the hash "
-            "of the input; without effect where `search` is given",
+            "of the input; by default 0.2. Where `search` is given it has no meaning",
         ),
-    ] = 0.2
+    ] = None
+
+    @model_validator(mode="after")
+    def _search_is_given_once(self) -> Self:
+        if self.search_share is not None and getattr(self, "search", None) is not None:
+            raise ValueError(
+                "`search_share` divides the training records; with `search` it has no meaning"
+            )
+        return self
 
 
 def without(examples: Iterable[Example], inputs: Collection[str]) -> list[Example]:
@@ -47,7 +57,8 @@ def divided(
     """Return train and search examples; where no `search` is given it is a share of `train`."""
     if search is not None:
         return list(train), list(search)
-    chosen = [share(example.input) < config.search_share for example in train]
+    part = SEARCH_SHARE if config.search_share is None else config.search_share
+    chosen = [share(example.input) < part for example in train]
     return (
         [example for example, taken in zip(train, chosen, strict=True) if not taken],
         [example for example, taken in zip(train, chosen, strict=True) if taken],

@@ -66,7 +66,7 @@ def by_the_harness(folder: Path) -> tuple[list[tuple[list[bool], list[bool]]], d
     return followed, scores
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(2500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(2500, marks=pytest.mark.slow)])
 def test_every_prompt_is_scored_as_the_harness_scores_it(
     tmp_path: Path, with_punkt: Path, count: int
 ) -> None:
@@ -98,7 +98,7 @@ def test_every_prompt_is_scored_as_the_harness_scores_it(
     assert set(seen) == set(instruction_types())
     for kind, results in seen.items():
         assert {True, False} == {strict for strict, _ in results}, kind
-    assert sum((False, True) in results for results in seen.values()) >= 15
+    assert sum((False, True) in results for results in seen.values()) >= 12
 
 
 def test_the_official_set_is_the_sealed_split(published: Path, tmp_path: Path, punkt: Path) -> None:
