@@ -1,7 +1,8 @@
 """Scoring rules: an output and its example in, a score in [0, 1] out.
 
 A metric normalises every output the same way for every program: white space at both ends is
-dropped, nothing else. Whatever a program wants to cut or extract is its own post-processing and
+dropped, nothing else (`number` and those of `evaluators.benchmarks` say themselves what they take
+for equal). Whatever a program wants to cut or extract is its own post-processing and
 costs bits. An output never raises: an empty or unparsable one scores 0.
 """
 

@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from evaluators.benchmarks import ifeval_reference
-from evaluators.benchmarks.ifeval import Ifeval, IfevalTask, four_scores, load_ifeval
+from evaluators.benchmarks.ifeval import Ifeval, IfevalTask, four_scores, ifeval_prompt, load_ifeval
 from evaluators.benchmarks.ifeval_reference import PUNKT_TYPES, Prompt, instruction_types
-from evaluators.sources import DatasetMissingError
+from evaluators.sources import DatasetMissingError, json_lines
 from evaluators.task import Task, make_example
+from tests.conftest import REPOSITORY
 from tests.evaluators.benchmarks.ifeval_cases import KINDS, records
 from tests.evaluators.test_records import write_jsonl
 
@@ -99,6 +101,34 @@ def test_every_prompt_is_scored_as_the_harness_scores_it(
     for kind, results in seen.items():
         assert {True, False} == {strict for strict, _ in results}, kind
     assert sum((False, True) in results for results in seen.values()) >= 12
+
+
+def test_the_query_of_the_docs_gives_the_four_published_numbers(
+    tmp_path: Path, with_punkt: Path
+) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    cases = records(random.Random(4), 50)
+    task = task_from(tmp_path, cases)
+    responses = {case["prompt"]: case["response"] for case in cases}
+    examples = task.splits.sealed
+    outputs = [responses[example.input] for example in examples]
+    columns = [task.columns(*pair) for pair in zip(outputs, examples, strict=True)]
+    predictions = pa.table({"candidate": ["a"] * 50, "rung": [0] * 50, "columns": columns})
+    docs = (REPOSITORY / "docs" / "tasks.md").read_text("utf-8")
+    query = docs.split("```sql\n", 1)[1].split("```", 1)[0]
+    connection = duckdb.connect()
+    connection.register("predictions", predictions)
+    found = connection.sql(query)
+    scores = dict(zip(found.columns, found.fetchall()[0], strict=True))
+    assert scores == pytest.approx(four_scores(outputs, examples), abs=1e-12)
+    assert len(set(scores.values())) == 4
+
+
+def test_the_prompts_of_the_examples_are_of_all_types_and_can_be_checked() -> None:
+    path = REPOSITORY / "examples" / "data" / "ifeval_search.jsonl"
+    found = [ifeval_prompt(record, where) for where, record in json_lines(path)]
+    assert len({prompt.text for prompt in found}) == 270
+    assert {name for prompt in found for name in prompt.instructions} == set(instruction_types())
 
 
 def test_the_official_set_is_the_sealed_split(published: Path, tmp_path: Path, punkt: Path) -> None:
