@@ -1,6 +1,5 @@
 """Punkt data for tests, learned from sentences of our own, because the real ones are a download."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,3 @@ def with_punkt(punkt: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def without_punkt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-
-
-@pytest.fixture(scope="session")
-def published() -> Path:
-    """Return the folder of published data sets that KILOBIT_DATA names."""
-    folder = os.environ.get("KILOBIT_DATA")
-    if not folder:
-        pytest.skip("KILOBIT_DATA names no folder with gsm8k, ifeval and wmt-sample")
-    return Path(folder)
