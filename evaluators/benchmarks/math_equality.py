@@ -12,8 +12,10 @@ more is not equal; that is the only case in which a score may depend on the mach
 """
 
 import atexit
+import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,9 @@ from pathlib import Path
 
 MAX_CHARS = 500
 CPU_S = 5.0
+# By its timer, or by an error of math-verify's.
+_OWN_ENDS = (-signal.SIGPROF, 1)
+_TRIES = 3
 _TWO_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
 
 
@@ -45,19 +50,30 @@ class Judge:
         Raises:
             ValueError: if math-verify can't be run here.
         """
+        line = json.dumps([gold, output]) + "\n"
         with self._lock:
-            process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps([gold, output]) + "\n")
-                process.stdin.flush()
-                found = process.stdout.readline()
-            except BrokenPipeError:
-                found = ""
-            if not found:
-                self.stop()
+            # What ends the process from outside, for example for want of memory, says nothing.
+            for _ in range(_TRIES):
+                found, status = self._ask(self._running(), line)
+                if found or status in _OWN_ENDS:
+                    break
             return found == "1\n"
+
+    def _ask(self, process: "subprocess.Popen[str]", line: str) -> tuple[str, int | None]:
+        """Return the answer, or nothing and how the process ended."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            found = process.stdout.readline()
+        except BrokenPipeError:
+            found = ""
+        if found:
+            return found, None
+        status = process.wait()
+        self.stop()
+        return "", status
 
     def _running(self) -> "subprocess.Popen[str]":
         if self._process is None or self._process.poll() is not None:
@@ -84,10 +100,8 @@ class Judge:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             # What it did not read any more can't be written.
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                continue
 
 
 @cache

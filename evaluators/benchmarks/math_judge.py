@@ -22,6 +22,9 @@ def main() -> None:
     from math_verify import LatexExtractionConfig, parse, verify
 
     whole = [LatexExtractionConfig(boxed_match_priority=0)]
+    # Whoever started this may ignore signals, which would be inherited, and Ctrl-C is no verdict.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 
 from evaluators.benchmarks.conversations import InstructionsTask, load_instructions
-from evaluators.benchmarks.esnli import LABELS, EsnliTask, load_esnli
+from evaluators.benchmarks.esnli import EsnliTask, load_esnli
 from evaluators.task import Task
 from search.programs.postprocess import postprocess
 from tests.evaluators.test_records import write_jsonl
+
+# As the published data number them.
+LABELS = ("entailment", "neutral", "contradiction")
 
 
 def pair(number: int, **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from evaluators.task import Task, share
 from search.programs.postprocess import postprocess
 from tests.evaluators.test_records import write_jsonl
 
-SOLUTION = "He buys <<3*6=18>>18 apples.\n\nHe eats none. \n#### {}"
+SOLUTION = "He buys <<3*6=18>>18 apples.\n \n\nHe eats none. \n#### {}"
 
 
 def problems(first: int, last: int, gold: str = "{}") -> list[dict[str, Any]]:
@@ -66,6 +66,11 @@ def test_the_search_split_is_a_share_by_hash(tmp_path: Path) -> None:
     assert 90 < len(splits.search) < 150
     assert len(splits.train) + len(splits.search) == 400
     assert len(splits.sealed) == 20
+
+
+def test_the_last_mark_is_that_of_the_gold_answer(tmp_path: Path) -> None:
+    data = problems(0, 30, "3 not so #### {}"), problems(30, 40)
+    assert task_from(tmp_path, *data).splits.train[0].target in map(str, range(30))
 
 
 def test_numbers_or_solutions_are_shown(tmp_path: Path) -> None:
