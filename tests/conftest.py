@@ -1,6 +1,7 @@
 """Small models of three architectures, built from configs, and sweeps that use them."""
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,3 +157,12 @@ def store(_served: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def folder(store: Proxy) -> StoredPath:
     """Return a folder of its own in the bucket of the store."""
     return StoredPath("s3:", BUCKET, uuid.uuid4().hex)
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """Return the folder of published data sets that KILOBIT_DATA names."""
+    folder = os.environ.get("KILOBIT_DATA")
+    if not folder:
+        pytest.skip("KILOBIT_DATA names no folder with gsm8k, ifeval and wmt-sample")
+    return Path(folder)
