@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.attempts import hold
+from cluster.permissions import check_nobody_else_writes, make_folder
 from cluster.regular_file import read_regular
 from evaluators.fence import check_latest, latest_attempt
 from evaluators.ledger import Ledger
@@ -134,7 +135,8 @@ def _check_free(path: Place) -> None:
             f"with --out"
         )
     if isinstance(path, Path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
+        check_nobody_else_writes(path)
     names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
     foreign = next((name for name in names if not _BEGUN.fullmatch(name)), None)
     if foreign is not None or (isinstance(path, Path) and (path / "ledger").is_file()):
@@ -185,6 +187,8 @@ def reopen_run(
         OSError: if it can't be written.
     """
     run, manifest = _read(path)
+    if isinstance(run.path, Path):
+        check_nobody_else_writes(run.path)
     if manifest.get("ledger_schema") != SCHEMA_VERSION:
         raise SweepError(
             f"{path} was written by an older version: it can be read, but not gone on with"

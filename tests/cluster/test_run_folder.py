@@ -1,5 +1,8 @@
 """A start that fails takes away what it made, and nothing else."""
 
+import grp
+import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -109,4 +112,32 @@ def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
         pytest.raises(SweepError, match="holds the run of another sweep: workers, seed differs"),
         continue_run(other, out),
     ):
+        pass
+
+
+def test_a_folder_that_others_can_write_to_is_refused(
+    write_sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    sweep = load_sweep(path)
+    with create_run(sweep, path, out):
+        pass
+    # What a run finds out is nobody else's business unless it is said so.
+    assert out.stat().st_mode & 0o777 == 0o700
+    found = [(0o702, "everybody may")]
+    if os.geteuid() == 0:
+        other = next(group for group in grp.getgrall() if group.gr_name != "root")
+        os.chown(out, -1, other.gr_gid)
+        found.append((0o770, f"the group {other.gr_name} may"))
+    for mode, who in found:
+        out.chmod(mode)
+        for use in (reopen_run(out), create_run(sweep, path, tmp_path / "open")):
+            (tmp_path / "open").mkdir(exist_ok=True)
+            (tmp_path / "open").chmod(0o777)
+            with pytest.raises(SweepError, match="can be written by others"), use:
+                pass
+        with pytest.raises(SweepError, match=re.escape(f"({who})")), reopen_run(out):
+            pass
+    monkeypatch.setenv("KILOBIT_SHARED_RUNS", "1")
+    with reopen_run(out), create_run(sweep, path, tmp_path / "open"):
         pass
