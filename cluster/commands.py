@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.certify import certify, certify_runs
+from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import (
@@ -61,6 +62,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "verify": verify,
         "certify": certify,
         "export": export,
+        "slurm": slurm,
         "doctor": doctor,
     }
     try:
