@@ -42,6 +42,7 @@ examples:
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
+  kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
   kilobit certify runs/quickstart                      bound their scores on data no search saw
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""

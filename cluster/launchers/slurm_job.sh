@@ -1,6 +1,8 @@
 # ---- Everything above is about this job; from here on all jobs are the same. ----
 
 unset RAY_ADDRESS RAY_TMPDIR RAY_AUTH_TOKEN_PATH
+# Steps take all of the job's memory; these would say otherwise.
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
 # A token that only this start of the job knows. It is in the environment alone: not in this file,
 # not on a command line, not in a log.
 RAY_AUTH_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
@@ -80,7 +82,7 @@ step() {
   shift
   # --export: also where the submission had --export=NONE. --mem=0: all that the job has.
   srun --nodes=1 --ntasks=1 --nodelist="$node" --overlap --export=ALL --mem=0 \
-    --job-name=ray --quiet bash -c "$(declare -p container)
+    --cpu-bind=none --job-name=ray --quiet bash -c "$(declare -p container)
       $(declare -f setup private_folder remove ray_node)
       ray_node \"\$@\"" ray_node "$scratch" "$@" <"$folder/leash" 9>&- &
 }
@@ -142,16 +144,23 @@ trap 'on_signal "Slurm ends the job"' TERM
 cd "$SLURM_SUBMIT_DIR" || fail 1 "the folder of its submission is not on this node"
 setup || fail 2 "a line of slurm.setup failed"
 set -u
+"${container[@]}" sh -c 'command -v ray && command -v kilobit' >/dev/null ||
+  fail 2 "ray and kilobit are not both found: see slurm.setup and slurm.container"
 
 # The end of the batch script, however it comes, is the end of Ray.
 trap stop_ray EXIT
 folder=$(private_folder "$scratch" 0) || fail 2 "$scratch can't be written: see slurm.scratch"
 mkfifo "$folder/leash"
 exec 9<>"$folder/leash"
+# Where grpc is installed a head has a server for remote clients too, with a fixed port unless told.
+client=$("${container[@]}" python3 -c 'import grpc, socket
+s = socket.socket()
+s.bind(("", 0))
+print(s.getsockname()[1])' 2>/dev/null)
 address=$(own_address)
 [ -n "$address" ] || fail 2 "no address of ${interface:-this node} is found: see slurm.interface"
 step "$SLURMD_NODENAME" 0 "$folder" --head --port=0 --include-dashboard=false --dashboard-port=0 \
-  --node-ip-address="$address"
+  --node-ip-address="$address" ${client:+--ray-client-server-port="$client"}
 head=$!
 # Ray writes this file when its head answers.
 until [ -s "$folder/r/ray_current_cluster" ]; do
@@ -174,6 +183,8 @@ if [ -z "$ending" ]; then
   "${container[@]}" kilobit run "${sweeps[index]}" --continue --address "$address" \
     "$@" "${overrides[@]}" 9>&- &
   driver=$!
+  # The signal may have come between the two lines before.
+  [ -z "$ending" ] || kill -TERM "$driver" 2>/dev/null
   settle "$driver"
   status=$?
 fi

@@ -112,7 +112,6 @@ EOS
   done
   echo "PartitionName=main Nodes=n[1-$1] Default=YES MaxTime=INFINITE PriorityTier=1"
   echo "PartitionName=short Nodes=n[1-$1] MaxTime=10:00 PriorityTier=1"
-  echo "PartitionName=closed Nodes=n[1-$1] AllowAccounts=physics"
   echo "PartitionName=urgent Nodes=n[1-$1] MaxTime=INFINITE PriorityTier=9 PreemptMode=OFF"
 }
 
