@@ -297,3 +297,17 @@ def test_without_slurm_the_script_can_be_printed_only(
 def test_times_are_read_as_slurm_writes_them() -> None:
     texts = ("30:00", "1:00:00", "2-00:00:00", "1-12", "infinite", "n/a")
     assert list(map(seconds_of, texts)) == [1800, 3600, 172800, 129600, None, None]
+
+
+def test_the_commands_of_the_page_work(
+    write_sweep: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b", "a", "my"):
+        write_sweep(name=name).rename(tmp_path / f"{name}.yaml")
+    shutil.copy(REPOSITORY / "examples" / "profiles" / "slurm.yaml", tmp_path)
+    page = (REPOSITORY / "docs" / "slurm.md").read_text("utf-8")
+    commands = re.findall(r"^    kilobit (slurm .*?)(?: >.*|   .*)?$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        assert main([*command.removesuffix(" --print").split(), "--print"]) == 0
+        assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n")
