@@ -41,11 +41,11 @@ ray_node() {
   local scratch=$1 number=$2 given=$3 folder='' stop='' ray=''
   shift 3
   setup
-  trap 'stop=KILL' TERM
+  # Slurm signals steps too when it ends a job. The run needs its Ray until it has written all.
+  trap : TERM
   while [ -z "$stop" ]; do
     folder=${given:-$(private_folder "$scratch" "$number")}
-    # Ray lets everybody into its own folder, so that lies in ours. A group of its own: the end of
-    # Ray is in order (2 s) only where no other of its processes gets the signal (else 35 s).
+    # Ray lets everybody into its own folder, so that lies in ours. A group of its own is what ends.
     setsid "${container[@]}" ray start "$@" --block --disable-usage-stats --temp-dir="$folder/r" \
       --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
       --object-store-memory=536870912 --object-manager-port=0 --node-manager-port=0 \
@@ -56,21 +56,17 @@ ray_node() {
     while [ -z "$stop" ] && kill -0 "$ray" 2>/dev/null; do
       read -r -t 1 _
       # More than 128 says that the second is over.
-      [ "$?" -gt 128 ] || stop=${stop:-TERM}
+      [ "$?" -gt 128 ] || stop=1
     done
     if [ -z "$stop" ]; then
       printf 'Ray ended on %s:\n' "$SLURMD_NODENAME" >&2
       tail -n 20 "$folder/start.log" >&2
-      [ -z "$given" ] || stop=KILL
-    elif [ "$stop" = TERM ]; then
-      kill -TERM "$ray" 2>/dev/null
-      for _ in {1..75}; do
-        kill -0 "$ray" 2>/dev/null || break
-        sleep 0.2
-      done
+      [ -z "$given" ] || stop=1
     fi
+    # Nothing is left for it to write, and asked in order it takes up to 35 s.
     kill -KILL -- "-$ray" 2>/dev/null
-    wait "$ray"
+    # Bash would write a line on how it ended.
+    { wait "$ray"; } 2>/dev/null
     remove "$folder"
     [ -n "$stop" ] || sleep 3
   done

@@ -285,9 +285,9 @@ def test_a_preempted_job_goes_on_when_its_nodes_are_free_again(
     wanted = ["--partition=urgent", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=4"]
     lab.run("sbatch", *wanted, "--output=urgent.out", "--wrap=sleep 3")
     lab.wait(number, lambda: lab.job(number)["Restarts"] == "1", "requeue")
-    assert not leftovers(number)
     lab.end(number)
     assert content(out) == undisturbed
+    assert not leftovers(number)
 
 
 def test_a_cancelled_job_is_not_started_again_and_leaves_nothing_behind(lab: Lab) -> None:
@@ -326,8 +326,11 @@ def test_a_job_goes_on_without_a_node_that_died(
     lab: Lab, undisturbed: dict[str, list[str]]
 ) -> None:
     out = lab.folder / "death"
-    (number,) = lab.submit("small.yaml", "--out", str(out), "workers.per_model=2")
+    (number,) = lab.submit(
+        "small.yaml", "--out", str(out), "workers.per_model=2", "workers.min_per_model=1"
+    )
     lab.wait(number, lambda: len(Ledger(out / "ledger").rows("workers")) == 2, "second worker")
+    lab.wait(number, lambda: bool(num_rungs(out)), "rung")
     subprocess.run([str(_LAB), "kill", str(lab.folder), "2"], check=True)
     try:
         lab.end(number)
@@ -336,3 +339,16 @@ def test_a_job_goes_on_without_a_node_that_died(
     assert lab.job(number)["Restarts"] == "0"
     assert open_run(out).attempt == 1
     assert content(out)["candidates"] == undisturbed["candidates"]
+
+
+def test_a_job_whose_first_node_died_is_started_again(
+    lab: Lab, undisturbed: dict[str, list[str]]
+) -> None:
+    out = lab.folder / "headless"
+    (number,) = lab.submit("small.yaml", "--out", str(out))
+    lab.wait(number, lambda: bool(num_rungs(out)), "rung")
+    subprocess.run([str(_LAB), "kill", str(lab.folder), "1"], check=True)
+    lab.wait(number, lambda: lab.job(number)["Restarts"] == "1", "requeue")
+    subprocess.run([str(_LAB), "start", str(lab.folder), "1"], check=True)
+    lab.end(number)
+    assert content(out) == undisturbed
