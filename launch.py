@@ -43,9 +43,28 @@ examples:
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
+  kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
   kilobit certify runs/quickstart                      bound their scores on data no search saw
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
+
+
+_KUBERNETES = """\
+Write KubeRay manifests for sweeps and give them to kubectl.
+
+Each sweep becomes a RayJob: Ray begins in pods, the run in its head, and pods end with it. The run
+is kept in a volume claim or in object storage; an attempt that is preempted is followed by one that
+goes on with the same run. Where it runs is said in the section `kubernetes` of the sweep file, and
+in a profile that describes a cluster once for all sweeps."""
+
+_KUBERNETES_EXAMPLES = """\
+examples:
+  kilobit kubernetes my.yaml --profile examples/profiles/kubernetes.yaml --print
+  kilobit kubernetes my.yaml kubernetes.image=IMAGE kubernetes.claim=runs
+  kilobit kubernetes a.yaml b.yaml --profile cluster.yaml budget.seconds=36000
+  kilobit kubernetes my.yaml --profile cluster.yaml --print | kubectl apply --dry-run=server -f -
+
+docs/kubernetes.md says what the cluster and the image have to have."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,7 +214,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     slurm.set_defaults(overrides=[])
 
-    commands.add_parser("doctor", help="check this machine and say what to do about what it finds")
+    kubernetes = commands.add_parser(
+        "kubernetes",
+        help="launch sweeps in Kubernetes, by KubeRay",
+        description=_KUBERNETES,
+        epilog=_KUBERNETES_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kubernetes.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="the sweep file")
+    kubernetes.add_argument(
+        "words",
+        nargs="*",
+        metavar="SWEEP.yaml|key=value",
+        help="further sweep files; values to change in all of them",
+    )
+    kubernetes.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="YAML with the keys of the section `kubernetes`; what a sweep file says wins",
+    )
+    kubernetes.add_argument(
+        "--print", action="store_true", help="print the manifests and apply nothing"
+    )
+
+    doctor = commands.add_parser(
+        "doctor", help="check this machine or a cluster and say what to do about what is found"
+    )
+    doctor.add_argument("--address", metavar="ADDR", help="an existing Ray cluster: all its nodes")
+    doctor.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="with --address: where runs are to lie; do all nodes see it?",
+    )
     return parser
 
 
@@ -224,11 +277,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand after options too, which argparse does not sort out for subcommands.
     if any(word.startswith("-") for word in rest) or (
-        rest and args.command not in ("run", "resume", "slurm")
+        rest and args.command not in ("run", "resume", "slurm", "kubernetes")
     ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        args.overrides += rest
+        (args.words if args.command == "kubernetes" else args.overrides).extend(rest)
     # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     from cluster import commands

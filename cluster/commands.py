@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.certify import certify, certify_runs
+from cluster.elsewhere import drive, is_outside
+from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
@@ -63,6 +66,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "certify": certify,
         "export": export,
         "slurm": slurm,
+        "kubernetes": kubernetes,
         "doctor": doctor,
     }
     try:
@@ -87,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
     console = Terminal()
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
+    if is_outside(args.address) and not args.dry_run:
+        flags = ["--continue"] * args.go_on + ["--take-over"] * args.take_over
+        out = args.out or sweep.out or Path("runs") / sweep.name
+        where = [str(args.sweep.absolute()), "--out", str(out.absolute())]
+        return _drive(args.address, ["run", *where, *flags, *args.overrides])
     if args.take_over and not args.go_on:
         raise SweepError("--take-over belongs to --continue: a new run is held by nobody")
     if args.dry_run:
@@ -107,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
+    if is_outside(args.address):
+        flags = ["--take-over"] * args.take_over
+        return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
     began = time.monotonic()
     console = Terminal()
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
@@ -117,6 +129,26 @@ def resume(args: argparse.Namespace) -> int:
             local = args.address is None
             plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
         return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+
+
+def _drive(address: str, words: Sequence[str]) -> int:
+    """Run a command on the cluster behind an address and show what it prints."""
+
+    def show(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        return drive(address, words, show)
+    except ConnectionError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: ConnectionError) -> SweepError:
+    reason = str(error).strip().splitlines()[0]
+    return SweepError(
+        f"--address: no Ray cluster that takes our token answers at {address}: {reason}"
+    )
 
 
 def _execute(
@@ -144,10 +176,7 @@ def _execute(
     except (SweepError, PoolError, ConnectionError) as error:
         discard_run(run_folder)
         if isinstance(error, ConnectionError):
-            reason = str(error).strip().splitlines()[0]
-            raise SweepError(
-                f"--address: no Ray cluster that takes our token answers at {address}: {reason}"
-            ) from error
+            raise _no_cluster(address, error) from error
         if isinstance(error, SweepError):
             raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
@@ -286,12 +315,18 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def doctor(_: argparse.Namespace) -> int:
-    """Check this machine."""
-    from cluster.doctor import examine
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine, or a cluster."""
+    from cluster.doctor import examine, examine_cluster
 
     console = Terminal()
-    findings = examine()
+    with console.status("looking"):
+        try:
+            findings = (
+                examine() if args.address is None else examine_cluster(args.address, args.out)
+            )
+        except ConnectionError as error:
+            raise _no_cluster(args.address, error) from error
     table = Table("", "what", "found", "what to do")
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("!!", "red")

@@ -1,93 +1,199 @@
-"""What a machine must have, and what to do where it lacks it."""
+"""What a machine, or a whole cluster, must have, and what to do where it lacks it."""
 
 import os
-import platform
-import resource
-import shutil
+import secrets
+import socket
 import tempfile
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import psutil
+import torch
 
-_PACKAGES = (
-    "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "zstandard", "brotli",
-    "pydantic", "sacrebleu",
-)  # fmt: skip
-_OPEN_FILES, _SHARED_GB, _MEMORY_GB, _DISK_GB = 4096, 1.0, 4.0, 2.0
-_GB = 1e9
+from cluster.machine import Finding, examine_machine, finding
+from cluster.nodes import library_versions, on_every_node
+from cluster.session import ray_session
+from cluster.shards import process_group
+from cluster.shards.place import Place
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; `remedy` is empty where nothing is to be done."""
-
-    what: str
-    found: str
-    ok: bool
-    remedy: str = ""
+_CLOCK_S = 5.0
+# Below it, ranks on two nodes wait for one another more than they compute.
+_SLOW_MB_S = 100.0
+_BLOCK_BYTES, _BLOCKS = 1 << 24, 4
+_WAIT_S = 60.0
 
 
 def examine() -> list[Finding]:
     """Return all findings of this machine; starts Ray once, which takes some seconds."""
-    findings = [_python(), *map(_package, _PACKAGES), _memory(), _shared_memory(), _open_files()]
-    return [*findings, _disk(), _gpus(), _ray()]
+    return [*examine_machine(), _ports(), _ray()]
 
 
-def _finding(what: str, found: str, ok: bool, remedy: str) -> Finding:
-    return Finding(what, found, ok, "" if ok else remedy)
+def examine_cluster(address: str, folder: Path) -> list[Finding]:
+    """Return all findings of a cluster.
+
+    Args:
+        address: of the cluster.
+        folder: where runs lie; it has to be the same folder on all nodes.
+
+    Raises:
+        ConnectionError: if no cluster that takes our token answers.
+    """
+    with ray_session(address):
+        began = time.time()
+        machines = on_every_node(_examine_there)
+        findings = [
+            Finding(f"{node}: {one.what}", one.found, one.ok, one.remedy)
+            for node, found in machines.items()
+            for one in (found[0] if isinstance(found, tuple) else [_broken(found)])
+            # Of what is well a line for each node would hide what is not.
+            if not one.ok or one.what in ("GPUs", "free memory", "shared memory")
+        ]
+        there = {node: found for node, found in machines.items() if isinstance(found, tuple)}
+        return [
+            _token(),
+            _nodes(machines),
+            *findings,
+            _versions({node: found[1] for node, found in there.items()}),
+            _clocks({node: found[2] for node, found in there.items()}, began, time.time()),
+            _storage(folder),
+            _network(sorted(machines)),
+        ]
 
 
-def _python() -> Finding:
-    ok = tuple(map(int, platform.python_version_tuple()[:2])) >= (3, 11)
-    return _finding("Python", platform.python_version(), ok, "install Python 3.11 or newer")
+def _examine_there() -> tuple[list[Finding], dict[str, str], float]:
+    return examine_machine(), library_versions(), time.time()
 
 
-def _package(name: str) -> Finding:
+def _broken(error: object) -> Finding:
+    text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return Finding("answer", text, ok=False, remedy="start Ray there again")
+
+
+def _token() -> Finding:
+    on = os.environ.get("RAY_AUTH_MODE") == "token"
+    remedy = "anybody who reaches its ports can run code there: set RAY_AUTH_MODE=token"
+    return finding("token", "in force" if on else "none", on, remedy)
+
+
+def _nodes(machines: Mapping[str, Any]) -> Finding:
+    import ray
+
+    there = ray.cluster_resources()
+    found = f"{len(machines)}, {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs"
+    return Finding("nodes", found, ok=True)
+
+
+def _versions(versions: Mapping[str, Mapping[str, str]]) -> Finding:
+    own = library_versions()
+    differing = [
+        f"{node}: {name} {there[name]} instead of {wanted}"
+        for node, there in versions.items()
+        for name, wanted in own.items()
+        if there[name] != wanted
+    ]
+    remedy = "install the same versions on all nodes: pip install -c constraints.txt -e ."
+    return finding("versions", "; ".join(differing) or "the same everywhere", not differing, remedy)
+
+
+def _clocks(times: Mapping[str, float], before: float, after: float) -> Finding:
+    """Compare clocks; what they read lies between the two times of this machine's clock."""
+    skew = {node: max(0.0, before - at, at - after) for node, at in times.items()}
+    worst = max(skew, key=lambda node: skew[node], default="")
+    found = f"{skew[worst]:.1f} s at most{f' ({worst})' if skew[worst] else ''}" if worst else "?"
+    remedy = "results stay right, times in tables do not: run an NTP client there"
+    return finding("clock skew", found, bool(worst) and skew[worst] <= _CLOCK_S, remedy)
+
+
+def _storage(folder: Path) -> Finding:
+    """Look whether all nodes see one another's files in the folder of the runs."""
+    probe = folder / f".doctor.{secrets.token_hex(8)}.tmp"
     try:
-        return Finding(name, version(name), ok=True)
-    except PackageNotFoundError:
-        return Finding(name, "missing", ok=False, remedy="pip install -c constraints.txt -e .")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("driver")
+        seen = on_every_node(_touch, str(probe))
+        there = probe.read_text()
+    except OSError as error:
+        return Finding("shared storage", f"{folder}: {error}", ok=False, remedy="give --out")
+    finally:
+        probe.unlink(missing_ok=True)
+    blind = [node for node, answer in seen.items() if answer is not True]
+    written = len(there) - len("driver")
+    if not blind and written < len(seen):
+        # They see a folder of the same name that is not the same.
+        blind = [f"{len(seen) - written} of {len(seen)} nodes"]
+    found = f"{folder} is not seen, or not written to, by {', '.join(blind)}" if blind else "seen"
+    remedy = "put runs on storage that all nodes share (NFS, or an s3:// URL), and give --out"
+    return finding("shared storage", found, not blind, remedy)
 
 
-def _memory() -> Finding:
-    gb = psutil.virtual_memory().available / _GB
-    remedy = "fewer workers.per_model; each worker holds a model and about 0.5 GB of libraries"
-    return _finding("free memory", f"{gb:.1f} GB", gb >= _MEMORY_GB, remedy)
+def _touch(path: str) -> bool:
+    """Return whether a file of the driver is there and can be written to."""
+    place = Path(path)
+    if not place.is_file() or not place.read_text().startswith("driver"):
+        return False
+    with place.open("a") as file:
+        file.write(".")
+    return True
 
 
-def _shared_memory() -> Finding:
-    place = Path("/dev/shm")  # noqa: S108 - looked at, not written to
-    if not place.is_dir():
-        return Finding("shared memory", "no /dev/shm", ok=True)
-    gb = shutil.disk_usage(place).free / _GB
-    remedy = "Ray falls back to slow files: enlarge /dev/shm (docker: --shm-size=2g)"
-    return _finding("shared memory", f"{gb:.1f} GB free", gb >= _SHARED_GB, remedy)
+def _network(nodes: Sequence[str]) -> Finding:
+    """Measure an all-reduce over all nodes, which also shows whether they reach one another."""
+    if len(nodes) < 2:
+        return Finding("collectives", "one node: nothing to measure", ok=True)
+    port = on_every_node(_free_port)[nodes[0]]
+    speeds = on_every_node(_all_reduce, list(nodes), port)
+    failed = {node: text for node, text in speeds.items() if not isinstance(text, float)}
+    if failed:
+        node, error = next(iter(failed.items()))
+        text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        remedy = "nodes have to reach one another on any port: look at the firewall between them"
+        return Finding("collectives", f"{node}: {text}", ok=False, remedy=remedy)
+    slowest = min(speeds.values())
+    remedy = "keep shard groups within a node (workers.shards.world_size up to its GPUs)"
+    return finding(
+        "collectives", f"gloo, {slowest:.0f} MB/s all-reduced", slowest >= _SLOW_MB_S, remedy
+    )
 
 
-def _open_files() -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _finding("open files", str(soft), soft >= _OPEN_FILES, f"ulimit -n {_OPEN_FILES}")
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
-def _disk() -> Finding:
-    gb = shutil.disk_usage(Path.cwd()).free / _GB
-    writable = os.access(Path.cwd(), os.W_OK)
-    found = f"{gb:.1f} GB free in {Path.cwd()}" + ("" if writable else ", read-only")
-    return _finding("disk", found, writable and gb >= _DISK_GB, "run elsewhere, or give --out")
+def _all_reduce(nodes: Sequence[str], port: int) -> float:
+    """Return how many MB a second the nodes sum up together."""
+    import ray
+    import torch.distributed as dist
+
+    rank = list(nodes).index(ray.util.get_node_ip_address())
+    place = Place(rank, len(nodes), host=nodes[0], port=port)
+    process_group.join(place, "cpu", _WAIT_S, None)
+    try:
+        block = torch.ones(_BLOCK_BYTES // 4)
+        dist.all_reduce(block)
+        began = time.monotonic()
+        for _ in range(_BLOCKS):
+            dist.all_reduce(block)
+        return _BLOCKS * _BLOCK_BYTES / 1e6 / (time.monotonic() - began)
+    finally:
+        process_group.leave()
 
 
-def _gpus() -> Finding:
-    import torch
-
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("GPUs", ", ".join(names) or f"none; CPU with {os.cpu_count()} cores", ok=True)
+def _ports() -> Finding:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            probe.listen()
+            socket.create_connection(probe.getsockname(), timeout=5).close()
+    except OSError as error:
+        remedy = "Ray's processes talk by ports of this machine: allow them on loopback"
+        return Finding("free ports", str(error), ok=False, remedy=remedy)
+    return Finding("free ports", "can be listened on", ok=True)
 
 
 def _ray() -> Finding:
-    from cluster.session import ray_session
-
     try:
         with ray_session():
             import ray

@@ -25,6 +25,7 @@ from cluster.gatherer import Gatherer
 from cluster.in_hand import GIVEN_UP_AFTER, InHand
 from cluster.incumbents import read_incumbents
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
+from cluster.nodes import check_versions
 from cluster.places import is_complete
 from cluster.resident import Resident
 from cluster.rung_rows import RungRows
@@ -56,6 +57,7 @@ class Evaluator:
     """
 
     def __init__(self, setup: EvaluatorSetup) -> None:
+        check_versions(setup.versions)
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), Path(setup.run_folder)
         self._setup = setup

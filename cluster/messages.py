@@ -1,7 +1,7 @@
 """What crosses between driver, trials and workers. Light: a trial's process imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.rungs import Rung
@@ -37,6 +37,7 @@ class EvaluatorSetup:
         model: label of the base model to hold.
         worker: name of this worker in the ledger.
         attempt: number of this attempt at the run.
+        versions: of the driver's libraries, which the worker's have to equal.
         cpus: that each rank of the worker reserves.
         room: the placement group of its ranks; a worker of one rank can do without.
     """
@@ -47,6 +48,7 @@ class EvaluatorSetup:
     model: str
     worker: str
     attempt: int
+    versions: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 1.0
     room: Any = None
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from cluster.evaluator import Evaluator
 from cluster.messages import EvaluatorSetup, Worker
+from cluster.nodes import library_versions
 from cluster.shards.room import ask_for_room, placed
 from search.sweep import Sweep
 
@@ -71,6 +72,7 @@ class Pool:
                 model=worker.model,
                 worker=worker.name,
                 attempt=attempt,
+                versions=library_versions(),
                 cpus=self._cpus,
                 room=room,
             )

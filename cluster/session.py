@@ -1,6 +1,7 @@
 """The Ray session of a run: a cluster of this machine's cores, or an existing one by its address.
 
-A local session has no dashboard, listens with token authentication, and ends with the run.
+A local session has no dashboard, listens with token authentication, and ends with the run. To nodes
+of an existing cluster that lack our package, or have another version of it, this one is sent.
 """
 
 import logging
@@ -10,6 +11,8 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from cluster.nodes import lack_our_code, own_code
 
 _KNOCK_S = 5.0
 
@@ -28,6 +31,27 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    _connect(address)
+    try:
+        if address is not None and lack_our_code():
+            # What travels is named when a driver connects.
+            ray.shutdown()
+            with own_code() as code:
+                _connect(address, py_modules=code)
+    except BaseException:
+        ray.shutdown()
+        raise
+    # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, **runtime_env: object) -> None:
+    import ray
+
     try:
         ray.init(
             address=address or "local",
@@ -35,17 +59,17 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
+            runtime_env=runtime_env or None,
         )
     except ray.exceptions.AuthenticationError as error:
         raise ConnectionError("it asks for a token that is not RAY_AUTH_TOKEN") from error
     except ValueError as error:
         raise ConnectionError(f"not an address: {error}") from error
-    # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    except RuntimeError as error:
+        # Ray and Python have to be the same on both sides.
+        if "Version mismatch" not in str(error):
+            raise
+        raise ConnectionError(str(error)) from error
 
 
 def _knock(address: str) -> None:

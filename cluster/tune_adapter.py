@@ -6,7 +6,7 @@ No policy lives here: who goes on is decided in `search.schedulers`, what is tri
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         # A worker has as many places as candidates share its passes.
         self._free = deque(workers * run.sweep.workers.places)
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
+        self._num_busy: Counter[Worker] = Counter()
         self._workers, self._lost = list(workers), set[Worker]()
         self._places = Places(run.path, run.sweep.workers.places)
         for worker in workers:
@@ -163,6 +164,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             candidate, next_rung = found
             self._free.remove(worker)
             self._busy[trial_id] = (worker, candidate)
+            self._num_busy[worker] += 1
             self._tell(worker, more=True)
             return {
                 "candidate": candidate.canonical(),
@@ -174,8 +176,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         return None, idle
 
     def _tell(self, worker: Worker, *, more: bool) -> None:
-        busy = sum(one == worker for one, _ in self._busy.values())
-        self._places.tell(worker.name, busy, more=more)
+        self._places.tell(worker.name, self._num_busy[worker], more=more)
 
     def _next(self, model: str) -> tuple[Candidate, int] | None:
         if self._pending[model]:
@@ -186,6 +187,7 @@ class RecordedSearcher(_NotSaved, Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Take the trial's worker back."""
         worker, candidate = self._busy.pop(trial_id)
+        self._num_busy[worker] -= 1
         if result is not None and result.get("lost"):
             self._lose(worker, candidate, result["rung"], result["lost"])
             return

@@ -52,8 +52,10 @@ def read_parquet(path: Path, wanted: pa.Schema) -> pa.Table:
     try:
         # A file is read by one thread: most are so small that handing them over costs more.
         file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        version = (file.schema_arrow.metadata or {}).get(b"kilobit_schema", b"?").decode()
-        present = [name for name in wanted.names if name in file.schema_arrow.names]
+        # Each look at a file's schema makes it anew.
+        schema = file.schema_arrow
+        version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
+        present = [name for name in wanted.names if name in schema.names]
         content = file.read(columns=present, use_threads=False)
     except FileNotFoundError:
         raise

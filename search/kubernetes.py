@@ -12,7 +12,7 @@ MOST_LABEL = 47
 LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 # Secrets, claims and queues may be RFC 1123 subdomains.
 _OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-_FOLDER = r"^/[A-Za-z0-9._/-]*$"
+_FOLDER = r"^(/[A-Za-z0-9._-]+)+$"
 _SECRET_WORD = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS)(_|$)", re.IGNORECASE
 )
@@ -89,7 +89,7 @@ class KubernetesConfig(Config):
     out: Annotated[
         str | None,
         Field(
-            pattern=r"^(/|[a-z][a-z0-9+.-]*://)[^\s]*$",
+            pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+-]*$",
             description="run folder: a path below `mount_path` or an object storage URL; "
             "MOUNT_PATH/runs/NAME by default",
         ),
@@ -141,18 +141,23 @@ class KubernetesConfig(Config):
     ] = False
     min_replicas: Annotated[
         int | None,
-        Field(ge=0, description="worker pods at least; only with `autoscale`, 0 by default"),
+        Field(
+            ge=0,
+            description="worker pods at least, also while nobody needs them; only with "
+            "`autoscale`, 0 by default",
+        ),
     ] = None
     max_replicas: Annotated[
         int | None,
-        Field(ge=1, description="worker pods at most; what the workers need by default"),
+        Field(
+            ge=1,
+            description="worker pods at most; only with `autoscale`, what the workers need by "
+            "default",
+        ),
     ] = None
     idle_s: Annotated[
         int, Field(ge=1, description="seconds after which the autoscaler removes an idle pod")
     ] = 120
-    wait_s: Annotated[
-        int, Field(ge=1, description="longest wait of the run for its worker pods")
-    ] = 3600
     retries: Annotated[
         int, Field(ge=0, description="attempts after the first; each goes on with the run")
     ] = 3
@@ -169,13 +174,9 @@ class KubernetesConfig(Config):
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:
-        if not self.autoscale and (self.min_replicas, self.max_replicas) != (None, None):
-            raise ValueError("`min_replicas` and `max_replicas` need `autoscale: true`")
         low, high = self.min_replicas or 0, self.max_replicas
         if high is not None and high < low:
             raise ValueError(f"max_replicas {high} is less than min_replicas {low}")
-        if self.autoscale and self.queue is not None:
-            raise ValueError("`queue` needs a fixed size: Kueue takes no cluster with `autoscale`")
         return self
 
     @model_validator(mode="after")
@@ -186,10 +187,4 @@ class KubernetesConfig(Config):
                 f"env.{shown} looks like a secret: put it into a Kubernetes secret and name that "
                 "in `secrets`"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_folders(self) -> Self:
-        if self.claim is not None and self.mount_path == "/":
-            raise ValueError("mount_path can't be /")
         return self

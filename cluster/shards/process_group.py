@@ -10,6 +10,7 @@ import sys
 from datetime import timedelta
 from typing import Any, Literal
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -55,9 +56,12 @@ def join(place: Place, device: str, timeout_s: float, listener: socket.socket | 
         "MASTER_ADDR": place.host,
         "MASTER_PORT": str(place.port),
     }
-    if place.host == "127.0.0.1":
-        # The name of a host may lead to an address at which nobody can be reached.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    interface = _interface_to(place.host)
+    if interface is not None:
+        # By themselves they take the address that the host's own name leads to, at which often
+        # nobody can be reached.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     store = dist.TCPStore(  # type: ignore[attr-defined]
         place.host,
         place.port,
@@ -74,6 +78,19 @@ def join(place: Place, device: str, timeout_s: float, listener: socket.socket | 
         world_size=place.world_size,
         timeout=timeout,
     )
+
+
+def _interface_to(host: str) -> str | None:
+    """Return the network interface by which this process reaches a host, None if none is found."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        # Connecting a datagram socket sends nothing; it only asks for a route.
+        probe.connect((host, 1))
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == own for address in addresses):
+            return name
+    return None
 
 
 def leave() -> None:

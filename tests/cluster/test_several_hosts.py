@@ -157,3 +157,22 @@ def test_a_cut_of_a_minute_changes_nothing(
     hosts.heal(2)
     course.end()
     assert content(course.out) == undisturbed
+
+
+def test_doctor_looks_at_all_hosts(hosts: Hosts, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    command = [
+        *(sys.executable, "launch.py", "doctor"),
+        *("--address", f"{address(0)}:6380", "--out", str(runs)),
+    ]
+    waiting = ["bash", "-c", 'sleep 15; exec "$@"', "bash", *command]
+    hosts.start_node(0, 0, waiting)
+    for host in (1, 2):
+        hosts.start_node(host, 1)
+    status = hosts.node(0).wait(200)
+    shown = (tmp_path / "node0.log").read_text()
+    for text in ("nodes", "3, 2 CPUs", "in force", "the same everywhere", "MB/s all-reduced"):
+        assert text in shown, shown
+    assert f"{address(2)}: free memory" in shown
+    assert status == (1 if "!!" in shown else 0)
+    assert not list(runs.iterdir())

@@ -1,0 +1,139 @@
+"""What the driver of a search keeps up with: thousands of workers, 100,000 candidates.
+
+    python benchmarks/scaling.py [--workers 2000] [--candidates 100000] [--actors 2 4 8]
+
+The first part runs the driver's own code (proposing, handing out, deciding, recording, folding) for
+simulated workers whose rungs take simulated time, and writes the ledger that such a search writes.
+Figures are CPU seconds of this process, so that other work on the machine hardly changes them. The
+second part runs real Ray actors, as many as are asked for, through Ray Tune; their rungs cost
+nothing.
+"""
+
+import argparse
+import heapq
+import json
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ledger import SWEEP, row_of, search_of
+from overhead import time_trials
+
+from cluster.attempts import hold
+from cluster.check import Plan
+from cluster.messages import Worker, message_of, rung_part
+from cluster.recorder import Recorder
+from cluster.replay import Replayed
+from cluster.run_folder import RunFolder
+from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher
+from evaluators.tasks import load_task
+from search.candidate import Candidate
+from search.rungs import Rung
+from search.sweep import load_sweep
+
+_REPORTS = 4
+
+
+class Driver:
+    """The driver of a search, as Ray Tune would call it."""
+
+    def __init__(self, folder: Path, num_workers: int, num_candidates: int) -> None:
+        sweep = load_sweep(SWEEP)
+        self.run = RunFolder(folder, sweep, SWEEP.parent, 1, held=True)
+        plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, num_candidates, ())
+        search = search_of(sweep)
+        recorder = Recorder(self.run, plan, search, Replayed(), lambda *_: None)
+        brake = Brake(None)
+        workers = [Worker(f"pretrained-{i}", "pretrained") for i in range(num_workers)]
+        self.searcher = RecordedSearcher(
+            recorder, [], workers, sweep.rungs.ladder(), self.run, brake
+        )
+        self.scheduler = RecordedScheduler(recorder, brake)
+        self.rungs = sweep.rungs.ladder()
+
+
+def simulate(folder: Path, num_workers: int, num_candidates: int) -> list[dict[str, Any]]:
+    """Run a search over simulated workers and return the state of the driver at some moments."""
+    rng, process = random.Random(0), psutil.Process()  # noqa: S311 - times of a benchmark
+    # Waiting for the disk is no part of what is measured.
+    os.fsync = lambda _: None
+    with hold(folder / "ledger"):
+        driver = Driver(folder, num_workers, num_candidates)
+        memory_before = process.memory_info().rss
+        clock = worker_s = 0.0
+        # When a trial's rung is over, which trial, its candidate, its rung.
+        running: list[tuple[float, int, Candidate, int]] = []
+        proposed = decisions = 0
+        reports, began = [], time.process_time()
+        while True:
+            while proposed < num_candidates and len(running) < num_workers:
+                message = driver.searcher.suggest(str(proposed))
+                candidate = Candidate.model_validate_json(message["candidate"])
+                heapq.heappush(running, (clock + rng.expovariate(1 / 60), proposed, candidate, 0))
+                proposed += 1
+            if not running:
+                return reports
+            clock, trial, candidate, rung = heapq.heappop(running)
+            left_out = time.process_time()
+            row = row_of(candidate, rung, rng)
+            part = rung_part(candidate.id, Rung(rung, 1, 1))
+            for table in ("predictions", "programs"):
+                driver.run.ledger.write(table, part, [])
+            driver.run.ledger.write("rungs", part, [row])
+            # Workers write these, not the driver.
+            worker_s += time.process_time() - left_out
+            result = message_of(row) | {"together": [message_of(row)]}
+            if driver.scheduler.on_trial_result(None, None, result) == "CONTINUE":
+                again = (clock + rng.expovariate(1 / 60), trial, candidate, rung + 1)
+                heapq.heappush(running, again)
+            else:
+                driver.searcher.on_trial_complete(str(trial), result)
+            decisions += 1
+            if proposed * _REPORTS >= num_candidates * (len(reports) + 1):
+                seconds = time.process_time() - began - worker_s
+                files = [file for file in folder.rglob("*") if file.is_file()]
+                reports.append(
+                    {
+                        "candidates": proposed,
+                        "decisions": decisions,
+                        "driver_cpu_s": round(seconds, 1),
+                        "decisions_per_s": round(decisions / seconds),
+                        "driver_bytes_per_candidate": (process.memory_info().rss - memory_before)
+                        // proposed,
+                        "ledger_bytes_per_candidate": sum(f.stat().st_size for f in files)
+                        // proposed,
+                        "files": len(files),
+                        "simulated_s": round(clock),
+                        "rungs_per_simulated_s": round(decisions / clock, 1),
+                    }
+                )
+                print(json.dumps(reports[-1]), flush=True)
+
+
+def main() -> None:
+    """Print the figures of both parts, one JSON object a line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2000)
+    parser.add_argument("--candidates", type=int, default=100_000)
+    parser.add_argument("--actors", type=int, nargs="*", default=[2, 4, 8])
+    parser.add_argument("--trials", type=int, default=200)
+    args = parser.parse_args()
+    for actors in args.actors:
+        seconds, memory = time_trials(args.trials, actors)
+        figures = {
+            "actors": actors,
+            "trials_per_s": round(args.trials / seconds, 1),
+            "mb_of_a_trial_process": round(sum(memory) / max(1, len(memory))),
+        }
+        print(json.dumps(figures), flush=True)
+    if args.candidates:
+        with tempfile.TemporaryDirectory() as folder:
+            simulate(Path(folder), args.workers, args.candidates)
+
+
+if __name__ == "__main__":
+    main()

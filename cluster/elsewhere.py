@@ -1,0 +1,152 @@
+"""A driver that runs on the cluster, for addresses from which a search can't be driven.
+
+`ray://HOST:PORT` (Ray client) and `http://HOST:PORT` (job submission) reach a cluster from outside.
+Ray Tune, its searcher and the ledger have to be where the driver is, so the same command is run on
+the cluster, with our package sent along, and what it prints is shown here. Paths have to be the
+same there: sweep file, data, models and run lie on storage that both see.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from cluster.nodes import own_code
+
+_POLL_S = 0.5
+_AGENT_S = 30.0
+_INTERRUPTED = 130
+
+
+def is_outside(address: str | None) -> bool:
+    """Return whether a driver can't run on this side of an address."""
+    return address is not None and address.startswith(("ray://", "http://", "https://"))
+
+
+def drive(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:
+    """Run a command of ours on the cluster and return its exit status.
+
+    Args:
+        address: of the cluster, from outside.
+        words: the command with its arguments; an `--address` is added.
+        show: takes what the command prints.
+
+    Raises:
+        ConnectionError: if nobody answers there, or what is needed to ask is not installed.
+        KeyboardInterrupt: on Ctrl-C, after the driver there has been told to stop in order.
+    """
+    try:
+        run = _by_client if address.startswith("ray://") else _by_job
+        return run(address, words, show)
+    except ImportError as error:
+        raise ConnectionError(
+            f"{address.split(':')[0]}:// needs more of Ray here and on the cluster: pip install "
+            f"'kilobit[outside]' ({error})"
+        ) from error
+
+
+class _Driver:
+    """A process on the cluster that runs the command; an actor."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        import ray
+
+        # Another cluster may run on the same node.
+        address = ray.get_runtime_context().gcs_address
+        command = [sys.executable, "-m", "launch", *words, "--address", address]
+        # From a file, because a pipe that nobody reads would stop it.
+        self._output = os.memfd_create("output")
+        self._read = 0
+        self._process = subprocess.Popen(  # noqa: S603 - the words of our own user
+            command, stdout=self._output, stderr=self._output
+        )
+
+    def poll(self) -> tuple[bytes, int | None]:
+        """Return what was printed since the last call, and the exit status once it has ended."""
+        status = self._process.poll()
+        new = os.pread(self._output, 1 << 20, self._read)
+        self._read += len(new)
+        return new, None if new else status
+
+    def interrupt(self) -> None:
+        """Let it stop in order."""
+        self._process.terminate()
+
+
+def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:
+    import ray
+
+    # Where it is missing Ray says only that it timed out.
+    import_module("grpc")
+    with own_code() as code:
+        ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)
+    try:
+        actor_class: Any = ray.remote(_Driver)
+        driver = actor_class.options(num_cpus=0, max_concurrency=2).remote(list(words))
+        interrupted = False
+        while True:
+            try:
+                text, status = ray.get(driver.poll.remote())
+                if text:
+                    show(text.decode(errors="replace"))
+                if status is not None:
+                    return _INTERRUPTED if interrupted else int(status)
+                time.sleep(_POLL_S)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                driver.interrupt.remote()
+    finally:
+        ray.shutdown()
+
+
+def _by_job(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    try:
+        client: Any = JobSubmissionClient(address)
+        # A job finds its own cluster.
+        entrypoint = shlex.join(["python", "-m", "launch", *words, "--address", "auto"])
+        with own_code() as code:
+            job = _submit(client, entrypoint, code)
+    except RuntimeError as error:
+        raise ConnectionError(str(error).strip().splitlines()[0]) from error
+    shown, interrupted = 0, False
+    while True:
+        try:
+            ended = client.get_job_status(job).is_terminal()
+            text = client.get_job_logs(job)
+            if len(text) > shown:
+                show(text[shown:])
+                shown = len(text)
+            if ended:
+                break
+            time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            client.stop_job(job)
+    if interrupted:
+        return _INTERRUPTED
+    info = client.get_job_info(job)
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    return int(info.driver_exit_code or 1)
+
+
+def _submit(client: Any, entrypoint: str, code: Sequence[str]) -> str:
+    """Submit a job and return its id; a head node that has just started has no agent yet."""
+    deadline = time.monotonic() + _AGENT_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env={"py_modules": code}))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)

@@ -1,0 +1,316 @@
+"""KubeRay manifests of a sweep: plain data, the same for the same sweep on every machine.
+
+    RayJob       a Ray cluster for one run, and the run; or
+    RayCluster   a Ray cluster that stays, and a Job whose pod joins it and drives the run
+    ConfigMap    the sweep file, mounted read-only
+
+A pod runs as a user that is not root, with no privileges and, but for the head of a cluster that
+scales itself, no token of a service account. Secrets are named, never read. Sources: the resource
+definitions of KubeRay v1.6.2 and v1.7.0, and what its operator checks besides (names are DNS
+labels of at most 47 letters, CPUs are given once, token authentication from Ray 2.52).
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.launchers.pods import Pods
+from search.kubernetes import KubernetesConfig
+
+Object = dict[str, Any]
+_GIB = 1 << 30
+_GCS_PORT = 6379
+# A pod is told, writes what it has, and the processes of Ray end.
+_ENDING_S = 10
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is launched.
+
+    Attributes:
+        name: of all objects.
+        file: name of the sweep file, for the pods.
+        text: content of the sweep file.
+        overrides: `key.key=value` beside it.
+        out: run folder as the pods see it.
+        config: where.
+        pods: of the workers.
+        ray_version: in the image.
+    """
+
+    name: str
+    file: str
+    text: str
+    overrides: Sequence[str]
+    out: str
+    config: KubernetesConfig
+    pods: Pods
+    ray_version: str
+
+    @property
+    def sweep_path(self) -> str:
+        """Return where the pods see the sweep file."""
+        return f"{self.config.sweep_folder}/{self.file}"
+
+
+def manifests(launch: Launch) -> list[Object]:
+    """Return the objects of a launch, in the order in which they have to be made."""
+    if launch.config.kind == "job":
+        return [_sweep_file(launch), _ray_job(launch)]
+    return [_sweep_file(launch), _ray_cluster(launch), _driver(launch)]
+
+
+def entrypoint(launch: Launch) -> str:
+    """Return the command that begins the run, or goes on with it after another attempt.
+
+    An attempt that still runs somewhere is fenced by the newer one (`evaluators.fence`).
+    """
+    words = ["kilobit", "run", launch.sweep_path, *launch.overrides, "--out", launch.out]
+    words += ["--continue", "--take-over", "--address", "auto"]
+    return shlex.join(words)
+
+
+def _sweep_file(launch: Launch) -> Object:
+    about = _metadata(launch, f"{launch.name}-sweep")
+    data = {launch.file: launch.text}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": data}
+
+
+def _ray_job(launch: Launch) -> Object:
+    config = launch.config
+    spec: Object = {
+        "entrypoint": entrypoint(launch),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": config.retries,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": config.keep_s,
+    }
+    if config.deadline_s is not None:
+        spec["activeDeadlineSeconds"] = config.deadline_s
+    if config.queue is not None:
+        # Kueue lets it go.
+        spec["suspend"] = True
+    spec["submitterPodTemplate"] = _pod(launch, [_submitter(launch)])
+    spec["rayClusterSpec"] = _cluster_spec(launch)
+    about = _metadata(launch, launch.name, queued=True)
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": about, "spec": spec}
+
+
+def _ray_cluster(launch: Launch) -> Object:
+    spec = _cluster_spec(launch)
+    if launch.config.queue is not None:
+        spec = {"suspend": True, **spec}
+    about = _metadata(launch, launch.name, queued=True)
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": about, "spec": spec}
+
+
+def _driver(launch: Launch) -> Object:
+    """Return the Job of a cluster that stays: its pod joins the cluster and is the driver."""
+    config = launch.config
+    head = f"{launch.name}-head-svc:{_GCS_PORT}"
+    script = [
+        # Also while the cluster waits in a queue; `deadline_s` ends that.
+        f"until ray health-check --address {head}; do sleep 5; done",
+        f"ray start --address={head} --num-cpus=0 --num-gpus=0 "
+        f"--object-store-memory={_object_store(config)}",
+        # In the place of the shell, so that Kubernetes tells it when it has to stop.
+        f"exec {entrypoint(launch)}",
+    ]
+    # The operator makes this secret, and gives it to the cluster's own pods by itself.
+    token = {"secretKeyRef": {"name": launch.name, "key": "auth_token"}}
+    container = _container(launch, "driver", config.head_cpus, config.head_memory_gib)
+    container["command"] = ["/bin/sh", "-ec", "\n".join(script)]
+    container["env"] = [
+        *container["env"],
+        {"name": "RAY_AUTH_MODE", "value": "token"},
+        {"name": "RAY_AUTH_TOKEN", "valueFrom": token},
+    ]
+    spec: Object = {
+        "backoffLimit": config.retries,
+        "ttlSecondsAfterFinished": config.keep_s,
+        "podFailurePolicy": {
+            "rules": [
+                # Wrong input stays wrong.
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "driver", "operator": "In", "values": [2]},
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            ]
+        },
+    }
+    if config.deadline_s is not None:
+        spec["activeDeadlineSeconds"] = config.deadline_s
+    spec["template"] = _pod(launch, [container], _volumes(launch))
+    about = _metadata(launch, f"{launch.name}-driver")
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": about, "spec": spec}
+
+
+def _cluster_spec(launch: Launch) -> Object:
+    config, pods = launch.config, launch.pods
+    spec: Object = {"rayVersion": launch.ray_version, "authOptions": {"mode": "token"}}
+    low = high = pods.count
+    if config.autoscale:
+        low = config.min_replicas or 0
+        high = max(low, pods.count if config.max_replicas is None else config.max_replicas)
+        spec["enableInTreeAutoscaling"] = True
+        spec["autoscalerOptions"] = {
+            "version": "v2",
+            "idleTimeoutSeconds": config.idle_s,
+            "resources": _amounts({"cpu": "500m", "memory": "1Gi"}),
+            "securityContext": _confined(),
+        }
+    head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
+    if config.kind == "job":
+        # The run is a process of this pod, and only this tells it that the pod has to stop.
+        stop = ["python", "-m", "cluster.launchers.stop", launch.sweep_path]
+        within = str(max(1, config.grace_s - _ENDING_S))
+        head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
+    worker = _container(
+        launch, "ray-worker", pods.cpus, pods.ranks * config.memory_gib, gpus=pods.gpus
+    )
+    spec["headGroupSpec"] = {
+        # Workers are placed where their memory is; the head only drives.
+        "rayStartParams": _start_parameters(config, 0, 0),
+        # The autoscaler asks Kubernetes for pods.
+        "template": {"spec": _pod_spec(launch, [head], _volumes(launch), token=config.autoscale)},
+    }
+    worker_pod = _pod_spec(launch, [worker], _volumes(launch))
+    if config.node_selector:
+        worker_pod["nodeSelector"] = dict(sorted(config.node_selector.items()))
+    if config.tolerations:
+        worker_pod["tolerations"] = [t.model_dump(exclude_none=True) for t in config.tolerations]
+    spec["workerGroupSpecs"] = [
+        {
+            "groupName": "workers",
+            "replicas": low,
+            "minReplicas": low,
+            "maxReplicas": high,
+            "rayStartParams": _start_parameters(config, pods.cpus, pods.gpus),
+            "template": {"spec": worker_pod},
+        }
+    ]
+    return spec
+
+
+def _start_parameters(config: KubernetesConfig, cpus: int, gpus: int) -> dict[str, str]:
+    return {
+        "num-cpus": str(cpus),
+        "num-gpus": str(gpus),
+        "object-store-memory": str(_object_store(config)),
+    }
+
+
+def _object_store(config: KubernetesConfig) -> int:
+    """Return bytes for Ray's objects; processes of a shard group share the rest of /dev/shm."""
+    return config.shared_memory_gib * _GIB // 2
+
+
+def _submitter(launch: Launch) -> Object:
+    return {
+        "name": "ray-job-submitter",
+        "image": launch.config.image,
+        "resources": _amounts({"cpu": "500m", "memory": "1Gi"}),
+        "securityContext": _confined(),
+    }
+
+
+def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: int = 0) -> Object:
+    config = launch.config
+    amounts: dict[str, str] = {
+        "cpu": str(cpus),
+        "memory": f"{memory_gib + config.shared_memory_gib}Gi",
+    }
+    if gpus:
+        amounts[config.gpu_resource] = str(gpus)
+    mounts: list[Object] = [
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - of the pod
+        {
+            "name": "sweep",
+            "mountPath": launch.sweep_path,
+            "subPath": launch.file,
+            "readOnly": True,
+        },
+    ]
+    if config.claim is not None:
+        mounts.append({"name": "data", "mountPath": config.mount_path})
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **config.env}
+    found: Object = {
+        "name": name,
+        "image": config.image,
+        "env": [{"name": key, "value": environment[key]} for key in sorted(environment)],
+    }
+    if config.secrets:
+        found["envFrom"] = [{"secretRef": {"name": secret}} for secret in config.secrets]
+    return found | {
+        "resources": _amounts(amounts),
+        "securityContext": _confined(),
+        "volumeMounts": mounts,
+    }
+
+
+def _amounts(amounts: Mapping[str, str]) -> Object:
+    # Equal, so that a pod under memory pressure is the last to go, and GPUs have to be.
+    return {"requests": dict(amounts), "limits": dict(amounts)}
+
+
+def _confined() -> Object:
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _volumes(launch: Launch) -> list[Object]:
+    config = launch.config
+    size = f"{config.shared_memory_gib}Gi"
+    volumes: list[Object] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
+        {"name": "sweep", "configMap": {"name": f"{launch.name}-sweep"}},
+    ]
+    if config.claim is not None:
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": config.claim}})
+    return volumes
+
+
+def _pod(launch: Launch, containers: Sequence[Object], volumes: Sequence[Object] = ()) -> Object:
+    return {"spec": _pod_spec(launch, containers, volumes)}
+
+
+def _pod_spec(
+    launch: Launch,
+    containers: Sequence[Object],
+    volumes: Sequence[Object] = (),
+    *,
+    token: bool = False,
+) -> Object:
+    config = launch.config
+    spec: Object = {
+        # Ray's state does not outlive its process; the operator makes another pod instead.
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": config.grace_s,
+        "automountServiceAccountToken": token,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": config.user,
+            "runAsGroup": config.group,
+            "fsGroup": config.group,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    if config.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in config.image_pull_secrets]
+    spec["containers"] = list(containers)
+    if volumes:
+        spec["volumes"] = list(volumes)
+    return spec
+
+
+def _metadata(launch: Launch, name: str, *, queued: bool = False) -> Object:
+    config = launch.config
+    labels = {"app.kubernetes.io/name": "kilobit", "app.kubernetes.io/instance": launch.name}
+    if queued and config.queue is not None:
+        labels["kueue.x-k8s.io/queue-name"] = config.queue
+    found: Object = {"name": name}
+    if config.namespace is not None:
+        found["namespace"] = config.namespace
+    return found | {"labels": labels}

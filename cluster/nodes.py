@@ -1,0 +1,130 @@
+"""The nodes of a cluster: whether they have our package, and the same libraries as the driver.
+
+Predictions of two versions of a library differ in their last digits, and then a program that one
+node has found can't be verified on another. So every worker compares its own versions with those of
+the driver. Our package itself travels to nodes that lack it or have another one.
+
+This module imports nothing of ours, because what it runs on a node may find nothing of ours there.
+"""
+
+import hashlib
+import importlib.util
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("cluster", "search", "evaluators")
+# What decides predictions, programs and their decoding.
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "zstandard", "brotli")
+_TIMEOUT_S = 120.0
+
+
+@contextmanager
+def own_code() -> Iterator[list[str]]:
+    """Yield folders that travel to nodes: our packages, and the command line as `python -m launch`.
+
+    The file of the command line travels as a package, because not all of Ray's ways take a file.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        command_line = Path(scratch) / "launch"
+        command_line.mkdir()
+        source = _place("launch")
+        assert source is not None
+        shutil.copy(source, command_line / "__init__.py")
+        (command_line / "__main__.py").write_text(
+            "import sys\n\nfrom launch import main\n\nsys.exit(main())\n"
+        )
+        yield [*(str(_place(name)) for name in PACKAGES), str(command_line)]
+
+
+def code_digest() -> str | None:
+    """Return what tells our package here from every other, None where it is not installed."""
+    digest = hashlib.sha256()
+    for name in PACKAGES:
+        folder = _place(name)
+        if folder is None:
+            return None
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{name}/{file.relative_to(folder).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _place(name: str) -> Path | None:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent if found.submodule_search_locations else Path(found.origin)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions here of Python and of the libraries that decide predictions."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def check_versions(of_the_driver: Mapping[str, str]) -> None:
+    """Compare this node's libraries with the driver's.
+
+    Raises:
+        ValueError: naming node and versions, if they differ.
+    """
+    here = library_versions()
+    differing = [
+        f"{name} {here.get(name)} instead of {wanted}"
+        for name, wanted in of_the_driver.items()
+        if here.get(name) != wanted
+    ]
+    if differing:
+        raise ValueError(
+            f"node {platform.node()} has {', '.join(differing)}: install the driver's versions "
+            "there (pip install -c constraints.txt)"
+        )
+
+
+def on_every_node(function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Call a function on every node that is alive; return results or errors by the node's address.
+
+    The function is sent by value, so it needs nothing of ours on the nodes as long as its module
+    imports nothing of ours.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
+    refs = {
+        node["NodeManagerAddress"]: ray.remote(function)
+        .options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(*args)
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=_TIMEOUT_S)
+    found: dict[str, Any] = {}
+    for address, ref in refs.items():
+        try:
+            found[address] = ray.get(ref) if ref in done else TimeoutError(f"{_TIMEOUT_S:g} s")
+        except ray.exceptions.RayError as error:
+            found[address] = error
+    return found
+
+
+def lack_our_code() -> list[str]:
+    """Return the addresses of the nodes that have another version of our package, or none."""
+    own = code_digest()
+    return [address for address, there in on_every_node(code_digest).items() if there != own]

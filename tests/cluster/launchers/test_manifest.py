@@ -1,0 +1,176 @@
+"""Manifests are those of the golden files, and fit KubeRay 1.6.2 and 1.7.0.
+
+The golden files are made again, to be read before they are committed, by
+
+    python -m tests.cluster.launchers.test_manifest
+"""
+
+import copy
+import getpass
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from cluster.launchers import kubernetes
+from cluster.launchers.kubernetes import launch_of, render
+from tests.cluster.launchers.check import VERSIONS, pods, problems
+from tests.conftest import REPOSITORY
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.name.removesuffix(".sweep.yaml") for path in GOLDEN.glob("*.sweep.yaml"))
+OVERRIDES = {"gpu_queue_s3": ["budget.seconds=3600", "seed=7"]}
+
+
+def rendered(name: str) -> str:
+    with patch.object(kubernetes, "version", lambda _: "2.60.0"):
+        return render(launch_of(GOLDEN / f"{name}.sweep.yaml", OVERRIDES.get(name, []), None))
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_manifests_are_those_of_the_golden_file(name: str) -> None:
+    text = rendered(name)
+    assert text == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+    assert text == rendered(name)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_manifests_fit_the_schemas_and_what_the_operator_asks(name: str, version: str) -> None:
+    assert problems(documents(name), version) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_example_profile_fits_too(version: str) -> None:
+    launch = launch_of(
+        GOLDEN / "gpu_queue_s3.sweep.yaml",
+        [],
+        REPOSITORY / "examples" / "profiles" / "kubernetes.yaml",
+    )
+    assert launch.config.claim == "kilobit-runs"
+    assert launch.config.memory_gib == 64
+    assert problems(list(yaml.safe_load_all(render(launch))), version) == []
+
+
+def test_the_examples_of_the_page_can_be_launched() -> None:
+    examples = REPOSITORY / "examples"
+    launch = launch_of(
+        examples / "gsm8k_smollm3.yaml", [], examples / "profiles" / "kubernetes.yaml"
+    )
+    assert (launch.pods.count, launch.pods.gpus) == (3, 1)
+    words = ["kubernetes.sweep_folder=/opt/kilobit/examples", "kubernetes.image=kilobit:1"]
+    launch = launch_of(examples / "quickstart.yaml", [*words, "kubernetes.claim=runs"], None)
+    assert launch.sweep_path == "/opt/kilobit/examples/quickstart.yaml"
+
+
+def cluster_of(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["rayClusterSpec"]
+    return found
+
+
+# What each breaks, and what the check has to say of it.
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "unknown field": (lambda job: job["spec"].update(entryPoint="x"), "'entryPoint' was unexpect"),
+    "deep unknown field": (
+        lambda job: pods(job)[1]["containers"][0].update(volumeMount=[]),
+        "'volumeMount' was unexpected",
+    ),
+    "wrong type": (lambda job: job["spec"].update(backoffLimit="3"), "'3' is not of type"),
+    "unknown metadata": (lambda job: job["metadata"].update(label={}), "'label' was unexpected"),
+    "name": (lambda job: job["metadata"].update(name="Job_1"), "does not match"),
+    "long name": (lambda job: job["metadata"].update(name="j" * 48), "at most 47 characters"),
+    "a rule": (lambda job: job["spec"].update(managedBy="me"), "a rule in CEL"),
+    "old ray": (lambda job: cluster_of(job).update(rayVersion="2.51.0"), "needs rayVersion 2.52"),
+    "no token": (lambda job: cluster_of(job).pop("authOptions"), "has to be token"),
+    "kept": (lambda job: job["spec"].update(shutdownAfterJobFinishes=False), "need shutdownAfter"),
+    "replicas": (
+        lambda job: cluster_of(job)["workerGroupSpecs"][0].update(minReplicas=9),
+        "minReplicas <= replicas",
+    ),
+    "scales in a queue": (
+        lambda job: cluster_of(job).update(enableInTreeAutoscaling=True),
+        "Kueue takes no cluster",
+    ),
+    "twice": (
+        lambda job: cluster_of(job)["workerGroupSpecs"][0].update(resources={"CPU": "1"}),
+        "given twice",
+    ),
+    "gpus": (
+        lambda job: cluster_of(job)["workerGroupSpecs"][0]["rayStartParams"].update(
+            {"num-gpus": "2"}
+        ),
+        "other GPUs",
+    ),
+    "root": (lambda job: pods(job)[1]["securityContext"].update(runAsUser=0), "run as root"),
+    "volume": (lambda job: pods(job)[1]["volumes"].pop(0), "there is no volume shm"),
+    "secret": (
+        lambda job: pods(job)[1]["containers"][0]["env"].append({"name": "KEY", "value": "x"}),
+        "KEY is given with its value",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_check_sees_what_is_broken(what: str) -> None:
+    sweep_file, job = copy.deepcopy(documents("gpu_queue_s3"))
+    change, expected = BROKEN[what]
+    change(job)
+    assert any(expected in problem for problem in problems([sweep_file, job], VERSIONS[-1]))
+
+
+def test_pods_get_what_the_workers_need() -> None:
+    def workers(name: str) -> tuple[int, int, int, dict[str, str]]:
+        ray = next(d for d in documents(name) if d["kind"].startswith("Ray"))
+        (group,) = ray["spec"].get("rayClusterSpec", ray["spec"])["workerGroupSpecs"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        return group["minReplicas"], group["replicas"], group["maxReplicas"], limits
+
+    assert workers("cpu_claim") == (2, 2, 2, {"cpu": "1", "memory": "18Gi"})
+    four = {"cpu": "6", "memory": "72Gi", "nvidia.com/gpu": "1"}
+    assert workers("gpu_queue_s3") == (4, 4, 4, four)
+    eight = {"cpu": "63", "memory": "832Gi", "nvidia.com/gpu": "8"}
+    assert workers("shards_autoscale") == (0, 0, 3, eight)
+    # Twelve ranks do not fit on a machine of eight GPUs: six in each of two pods.
+    six = {"cpu": "12", "memory": "98Gi", "amd.com/gpu": "6"}
+    assert workers("cluster_driver") == (2, 2, 2, six)
+
+
+def test_only_the_head_that_scales_its_cluster_has_a_token_of_kubernetes() -> None:
+    for name in NAMES:
+        tokens = [pod["automountServiceAccountToken"] for d in documents(name) for pod in pods(d)]
+        assert sum(tokens) == (name == "shards_autoscale")
+
+
+def test_secrets_are_named_and_nothing_is_of_the_machine_that_launches() -> None:
+    text = (GOLDEN / "gpu_queue_s3.yaml").read_text("utf-8")
+    assert text.count("secretRef:\n                name: object-storage\n") == 2
+    for name in NAMES:
+        text = rendered(name)
+        for own in (str(REPOSITORY), str(Path.home()), platform.node(), getpass.getuser()):
+            # A user called `ray` or a host called `a` would be in any text.
+            assert len(own) < 4 or not re.search(rf"\b{re.escape(own)}\b", text), own
+
+
+def test_the_second_attempt_has_the_command_of_the_first() -> None:
+    entry = documents("gpu_queue_s3")[1]["spec"]["entrypoint"]
+    assert entry == (
+        "kilobit run /sweep/gpu-queue-s3.yaml budget.seconds=3600 seed=7 "
+        "--out s3://bucket/runs/gpu-queue-s3 --continue --take-over --address auto"
+    )
+    driver = documents("cluster_driver")[-1]["spec"]
+    script = driver["template"]["spec"]["containers"][0]["command"][-1]
+    assert script.splitlines()[-1].startswith("exec kilobit run /sweep/cluster-driver.yaml --out ")
+
+
+if __name__ == "__main__":
+    for one in NAMES:
+        (GOLDEN / f"{one}.yaml").write_text(rendered(one), "utf-8")
