@@ -35,10 +35,11 @@ remove() {
 
 # ray_node SCRATCH NUMBER FOLDER OPTION...: Ray with what the job has of this node, until its input
 # ends. The system chooses every port, so none can be taken. A worker that was thrown out (a cable,
-# a raylet that died) joins again; the head, which has its FOLDER from the batch script, does not.
+# a raylet that died) joins again; the head, which has its FOLDER from the batch script, does not
+# once it has answered.
 # shellcheck disable=SC2329  # called in steps
 ray_node() {
-  local scratch=$1 number=$2 given=$3 folder='' stop='' ray=''
+  local scratch=$1 number=$2 given=$3 folder='' stop='' ray='' tries=0
   shift 3
   setup
   # Slurm signals steps too when it ends a job. The run needs its Ray until it has written all.
@@ -61,13 +62,15 @@ ray_node() {
     if [ -z "$stop" ]; then
       printf 'Ray ended on %s:\n' "$SLURMD_NODENAME" >&2
       tail -n 20 "$folder/start.log" >&2
-      [ -z "$given" ] || stop=1
+      # Ray gives its own start 30 s, too few on a busy node.
+      tries=$((tries + 1))
+      [ -z "$given" ] || { [ ! -s "$given/r/ray_current_cluster" ] && [ "$tries" -lt 3 ]; } || stop=1
     fi
     # Nothing is left for it to write, and asked in order it takes up to 35 s.
     kill -KILL -- "-$ray" 2>/dev/null
     # Bash would write a line on how it ended.
     { wait "$ray"; } 2>/dev/null
-    remove "$folder"
+    if [ -n "$stop" ] || [ -z "$given" ]; then remove "$folder"; else remove "$folder/r"; fi
     [ -n "$stop" ] || sleep 3
   done
 }

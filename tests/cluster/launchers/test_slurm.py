@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,3 +312,38 @@ def test_the_commands_of_the_page_work(
     for command in commands:
         assert main([*command.removesuffix(" --print").split(), "--print"]) == 0
         assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n")
+
+
+def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
+    # Ray waits 30 s for its own start; here it fails twice and then answers.
+    ray = tmp_path / "ray"
+    ray.write_text(
+        "echo try >>tries; for word; do case $word in --temp-dir=*) at=${word#*=}; esac; done\n"
+        '[ "$(wc -l <tries)" = 3 ] || exit 1\n'
+        'mkdir "$at"; echo 1.2.3.4:5 >"$at/ray_current_cluster"; exec sleep 60\n'
+    )
+    ray.chmod(0o755)
+    functions = [
+        re.search(rf"^{name}\(\) \{{.*?^\}}", BODY.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for name in ("remove", "ray_node")
+    ]
+    script = "\n".join(["setup() { :; }", "container=(bash -e)", *(f[0] for f in functions if f)])
+    (tmp_path / "head" / "r").mkdir(parents=True)
+    environ = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "n1"}
+    head = subprocess.Popen(
+        ["bash", "-c", f"{script.replace('ray start', './ray start')}\nray_node . 0 head --head"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | environ,
+        text=True,
+    )
+    address = tmp_path / "head" / "r" / "ray_current_cluster"
+    while head.poll() is None and not address.exists():
+        time.sleep(0.1)
+    assert address.exists()
+    # The end of the input ends Ray, and its folder goes.
+    _, said = head.communicate("")
+    assert said.count("Ray ended on n1") == 2
+    assert (tmp_path / "tries").read_text() == "try\n" * 3
+    assert not (tmp_path / "head").exists()
