@@ -42,12 +42,16 @@ ray_node() {
   local scratch=$1 number=$2 given=$3 folder='' stop='' ray='' tries=0
   shift 3
   setup
-  # Slurm signals steps too when it ends a job. The run needs its Ray until it has written all.
+  # Slurm signals steps too when it ends a job. The run needs its Ray until it has written all, and
+  # Ray, which has handlers of its own, is kept from it by a mask.
   trap : TERM
+  local deaf='import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.execvp(sys.argv[1], sys.argv[1:])'
   while [ -z "$stop" ]; do
     folder=${given:-$(private_folder "$scratch" "$number")}
     # Ray lets everybody into its own folder, so that lies in ours. A group of its own is what ends.
-    setsid "${container[@]}" ray start "$@" --block --disable-usage-stats --temp-dir="$folder/r" \
+    setsid "${container[@]}" python3 -c "$deaf" ray start "$@" --block --disable-usage-stats --temp-dir="$folder/r" \
       --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
       --object-store-memory=536870912 --object-manager-port=0 --node-manager-port=0 \
       --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \

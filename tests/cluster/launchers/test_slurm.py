@@ -318,7 +318,8 @@ def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
     # Ray waits 30 s for its own start; here it fails twice and then answers.
     ray = tmp_path / "ray"
     ray.write_text(
-        "echo try >>tries; for word; do case $word in --temp-dir=*) at=${word#*=}; esac; done\n"
+        "#!/usr/bin/env bash\necho try >>tries\n"
+        "for word; do case $word in --temp-dir=*) at=${word#*=}; esac; done\n"
         '[ "$(wc -l <tries)" = 3 ] || exit 1\n'
         'mkdir "$at"; echo 1.2.3.4:5 >"$at/ray_current_cluster"; exec sleep 60\n'
     )
@@ -327,7 +328,7 @@ def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
         re.search(rf"^{name}\(\) \{{.*?^\}}", BODY.read_text("utf-8"), re.MULTILINE | re.DOTALL)
         for name in ("remove", "ray_node")
     ]
-    script = "\n".join(["setup() { :; }", "container=(bash -e)", *(f[0] for f in functions if f)])
+    script = "\n".join(["setup() { :; }", "container=()", *(f[0] for f in functions if f)])
     (tmp_path / "head" / "r").mkdir(parents=True)
     environ = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "n1"}
     head = subprocess.Popen(
@@ -335,13 +336,13 @@ def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=os.environ | environ,
+        env=os.environ | environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         text=True,
     )
     address = tmp_path / "head" / "r" / "ray_current_cluster"
     while head.poll() is None and not address.exists():
         time.sleep(0.1)
-    assert address.exists()
+    assert address.exists(), head.communicate("")
     # The end of the input ends Ray, and its folder goes.
     _, said = head.communicate("")
     assert said.count("Ray ended on n1") == 2
