@@ -97,8 +97,12 @@ class SlurmConfig(Config):
         bool, Field(description="queue the job again when its time is over or a node died")
     ] = True
     keep_rest: Annotated[
-        bool, Field(description="go on with the other nodes when one that is not the first dies")
-    ] = True
+        bool,
+        Field(
+            description="go on with the other nodes when one dies, and with none if that was the "
+            "first: Slurm then leaves the job as it is. By default the whole job is started again"
+        ),
+    ] = False
     output: Annotated[
         str,
         Field(

@@ -35,6 +35,7 @@ FULL = {
     "setup": ["module load cuda", 'export HF_HOME="$HOME/hub"'],
     "directives": ["--constraint=h100&ib", "--exclusive"],
     "warning_s": 300,
+    "keep_rest": True,
     "interface": "ib0",
     "scratch": "/local",
 }

@@ -329,7 +329,8 @@ def test_a_job_goes_on_without_a_node_that_died(
 ) -> None:
     out = lab.folder / "death"
     (number,) = lab.submit(
-        "small.yaml", "--out", str(out), "workers.per_model=2", "workers.min_per_model=1"
+        *("small.yaml", "--out", str(out), "slurm.keep_rest=true"),
+        *("workers.per_model=2", "workers.min_per_model=1"),
     )
     lab.wait(number, lambda: len(Ledger(out / "ledger").rows("workers")) == 2, "second worker")
     lab.wait(number, lambda: bool(num_rungs(out)), "rung")
