@@ -23,6 +23,17 @@ the
 Pareto front of length against score for each base model."""
 
 _MOST_SECONDS = 1_000_000
+_MOST_LINKS = 1000
+_SLURM = """\
+Write one batch script that holds a Ray cluster and the run in it, and submit it.
+
+  kilobit slurm my.yaml --profile slurm.yaml            submit
+  kilobit slurm my.yaml slurm.nodes=4 --print > job.sh  only the script
+  kilobit slurm a.yaml b.yaml                           one array of two jobs
+
+The settings are `slurm` in the sweep file, over those of the profile. Shortly before its time is
+over the run is told to stop, writes what is finished, and the job is queued again and goes on
+there. Read `docs/slurm.md`."""
 _EXAMPLES = """\
 examples:
   kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
@@ -33,6 +44,7 @@ examples:
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
+  kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
   kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
   kilobit certify runs/quickstart                      bound their scores on data no search saw
 
@@ -175,6 +187,43 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, required=True, metavar="DIR", help="the base model's folder"
     )
 
+    slurm = commands.add_parser(
+        "slurm",
+        help="submit a search as a Slurm job, or print its batch script",
+        description=_SLURM,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    slurm.add_argument(
+        "sweeps",
+        nargs="+",
+        metavar="SWEEP.yaml | key=value",
+        help="sweep files, several as one array of jobs; values to change in all of them, for "
+        "example slurm.nodes=4",
+    )
+    slurm.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="a file with keys of `slurm` that holds for all sweeps of a cluster",
+    )
+    slurm.add_argument(
+        "--print", action="store_true", help="print the batch script and submit nothing"
+    )
+    slurm.add_argument(
+        "--chain",
+        type=_links,
+        default=1,
+        metavar="N",
+        help="submit N jobs that go on after each other, where jobs may not be requeued",
+    )
+    slurm.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run folder (default: runs/NAME); with several sweep files DIR/NAME of each",
+    )
+    slurm.set_defaults(overrides=[])
+
     kubernetes = commands.add_parser(
         "kubernetes",
         help="launch sweeps in Kubernetes, by KubeRay",
@@ -229,6 +278,12 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
+def _links(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST_LINKS:
+        raise argparse.ArgumentTypeError(f"{text!r}: 1 to {_MOST_LINKS} jobs are allowed")
+    return int(text)
+
+
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -239,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand after options too, which argparse does not sort out for subcommands.
     if any(word.startswith("-") for word in rest) or (
-        rest and args.command not in ("run", "resume", "kubernetes")
+        rest and args.command not in ("run", "resume", "slurm", "kubernetes")
     ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

@@ -17,9 +17,13 @@ class EvaluatorActor:
     """A worker of the pool; see `cluster.evaluator.Evaluator`, whose methods these are."""
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
+        from cluster.in_hand import in_hand_of
+
+        # First of all, so that a worker is given up that dies of what it loads.
+        in_hand = in_hand_of(setup)
         from cluster.evaluator import Evaluator
 
-        self._evaluator = Evaluator(setup)
+        self._evaluator = Evaluator(setup, in_hand)
 
     def ready(self) -> str:
         """Return the digest of the base model."""

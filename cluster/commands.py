@@ -21,6 +21,7 @@ from rich.text import Text
 from cluster.certify import certify, certify_runs
 from cluster.elsewhere import drive, is_outside
 from cluster.launchers.kubernetes import kubernetes
+from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
 from cluster.run_folder import (
@@ -64,6 +65,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "verify": verify,
         "certify": certify,
         "export": export,
+        "slurm": slurm,
         "kubernetes": kubernetes,
         "doctor": doctor,
     }

@@ -16,13 +16,11 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import ray
-
 from cluster import frozen as frozen_model
 from cluster.builder import Builder
 from cluster.capacity import ranks_of
 from cluster.gatherer import LOOK_EVERY_S, Gatherer
-from cluster.in_hand import GIVEN_UP_AFTER, InHand
+from cluster.in_hand import GIVEN_UP_AFTER, InHand, in_hand_of
 from cluster.incumbents import read_incumbents
 from cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
 from cluster.nodes import check_versions
@@ -46,9 +44,6 @@ from search.rungs import Rung
 from search.sweep import Sweep
 
 Ask = tuple[str, Rung]
-# A worker that died so often one after the other is given up. It takes more deaths than a candidate
-# does that is run alone after its pack died.
-_MOST_DEATHS = 2 * GIVEN_UP_AFTER
 # A look at a store is a request.
 _LOOK_EVERY_S = 0.25
 
@@ -60,15 +55,12 @@ class Evaluator:
         OSError, ValueError: on construction, if the model or the task can't be loaded.
     """
 
-    def __init__(self, setup: EvaluatorSetup) -> None:
+    def __init__(self, setup: EvaluatorSetup, in_hand: InHand | None = None) -> None:
         check_versions(setup.versions)
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), place(setup.run_folder)
         self._setup = setup
-        self._in_hand = InHand(run, setup.worker, setup.attempt, _own_node())
-        if self._in_hand.in_a_row >= _MOST_DEATHS:
-            deaths, why = self._in_hand.in_a_row, self._in_hand.cause
-            raise GroupError(None, f"{setup.worker} died {deaths} times in a row{why}")
+        self._in_hand = in_hand or in_hand_of(setup)
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
         shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
@@ -121,6 +113,7 @@ class Evaluator:
             _LOOK_EVERY_S if isinstance(run, StoredPath) else LOOK_EVERY_S,
         )
         self._record_load(config)
+        self._in_hand.ready()
 
     def ready(self) -> str:
         """Return the digest of the base model; an answer says that the model is loaded."""
@@ -217,8 +210,3 @@ class Evaluator:
                 }
             ],
         )
-
-
-def _own_node() -> str:
-    """Return the id of the Ray node that this process is on, empty outside of Ray."""
-    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""

@@ -9,10 +9,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from evaluators.storage import Place, write_whole
+import ray
+
+from cluster.messages import EvaluatorSetup
+from evaluators.storage import Place, place, write_whole
 
 # A candidate at whose rung so many workers died is given up.
 GIVEN_UP_AFTER = 3
+# So is a worker that died so often one after the other. It takes more deaths than a candidate does
+# that is run alone after its pack died.
+_MOST_DEATHS = 2 * GIVEN_UP_AFTER
+
+
+class WorkerGivenUpError(RuntimeError):
+    """A worker died too often without finishing anything between."""
 
 
 class InHand:
@@ -30,6 +40,7 @@ class InHand:
 
     Raises:
         OSError, ValueError: on construction, if there is a file that can't be read.
+        WorkerGivenUpError: on construction, if so many died before.
     """
 
     def __init__(self, run: Place, worker: str, attempt: int, node: str = "") -> None:
@@ -42,12 +53,26 @@ class InHand:
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
-            running = known["running"] if known["node"] == node else []
-            for part in running:
+            stayed = known["node"] == node
+            for part in known["running"] if stayed else []:
                 self._deaths[part] = self._deaths.get(part, 0) + 1
             self.cause = str(known["cause"])
-            self.in_a_row = int(known["in_a_row"]) + bool(running)
-            self._write([])
+            died = stayed and (known["starting"] or known["running"])
+            self.in_a_row = int(known["in_a_row"]) + bool(died)
+        # Until it has something in hand or is ready, it dies of its own start.
+        self._starting = True
+        self._write([])
+        if self.in_a_row >= _MOST_DEATHS:
+            raise WorkerGivenUpError(f"{worker} died {self.in_a_row} times in a row{self.cause}")
+
+    def ready(self) -> None:
+        """Say that the worker has started.
+
+        Raises:
+            OSError: if that can't be written.
+        """
+        self._starting = False
+        self._write([])
 
     def deaths(self, part: str) -> int:
         """Return how many workers died while they had a rung in hand."""
@@ -60,6 +85,7 @@ class InHand:
         Raises:
             OSError: if that can't be written.
         """
+        self._starting = False
         self._write(parts)
         try:
             yield
@@ -83,8 +109,15 @@ class InHand:
         content = {
             "running": list(running),
             "node": self._node,
+            "starting": self._starting,
             "deaths": self._deaths,
             "cause": self.cause,
             "in_a_row": self.in_a_row,
         }
         write_whole(self._path, json.dumps(content).encode())
+
+
+def in_hand_of(setup: EvaluatorSetup) -> InHand:
+    """Return what the earlier lives of a worker had in hand; see `InHand` for what is raised."""
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return InHand(place(setup.run_folder), setup.worker, setup.attempt, node)

@@ -15,7 +15,8 @@ from evaluators.ledger import Ledger
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-# Every Python process of the run imports it; a worker that has something in hand dies at once.
+# Every Python process of the run imports it; a worker dies once something was in hand, and then
+# whenever it starts.
 HOOK = """
 import glob, json, os, sys, threading, time
 
@@ -56,6 +57,5 @@ def test_a_worker_that_dies_six_times_in_a_row_is_given_up(
     assert "no worker of llama is left" in done.stderr
     assert "died 6 times in a row" in done.stderr
     assert f"kilobit resume {out}" in done.stdout
-    errors = [row["error"] for row in Ledger(out / "ledger").rows("rungs")]
-    assert len(errors) == 2
-    assert all("its worker died 3 times while it ran" in error for error in errors)
+    # No candidate is blamed for it.
+    assert Ledger(out / "ledger").rows("rungs") == []

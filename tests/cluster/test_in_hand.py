@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.in_hand import InHand
+from cluster.in_hand import InHand, WorkerGivenUpError
 
 
 def test_who_dies_leaves_suspects_and_who_lives_clears_them(tmp_path: Path) -> None:
@@ -46,3 +46,13 @@ def test_who_dies_with_its_node_died_of_nothing_that_it_had_in_hand(tmp_path: Pa
     killed[1].__enter__()
     stayed = InHand(tmp_path, "w", 1, "n1")
     assert (stayed.deaths("a-r0"), stayed.in_a_row) == (1, 1)
+
+
+def test_who_dies_again_and_again_as_it_starts_is_given_up(tmp_path: Path) -> None:
+    for deaths in range(6):
+        assert InHand(tmp_path, "w", 1, "n").in_a_row == deaths
+    with pytest.raises(WorkerGivenUpError, match="w died 6 times in a row"):
+        InHand(tmp_path, "w", 1, "n")
+    # One that has started and then ends did not die of its start.
+    for _ in range(8):
+        InHand(tmp_path, "v", 1, "n").ready()

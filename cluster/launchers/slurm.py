@@ -1,0 +1,257 @@
+"""The command `slurm`: one batch script for one sweep file or several, and its submission.
+
+The script is what differs from job to job, written here, above `slurm_job.sh`, which is the same
+for all. It holds no secret, and of the machine where it was made nothing but what the user wrote:
+paths are relative to the folder of the submission.
+"""
+
+import argparse
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from cluster.capacity import TRIAL_CPUS, cpus_of, ranks_of
+from cluster.launchers.profile import with_profile
+from cluster.launchers.slurm_cluster import check_room, sbatch, submit
+from evaluators.storage import write_whole
+from search.slurm import SlurmConfig
+from search.sweep import Sweep, SweepError, load_sweep
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch job that runs one sweep, or an array of jobs that run one each.
+
+    Attributes:
+        name: of the job.
+        config: what the sweep file and the profile say.
+        nodes: as Slurm writes them, `2` or `2-4`.
+        gpus: of each node.
+        cpus: of each node.
+        sweeps: sweep files, relative to the folder of the submission.
+        outs: their run folders, empty where the sweep file or its name says.
+        runs: where these are, for the user.
+        overrides: `key=value` for all of them.
+        chain: how many jobs go on after each other.
+    """
+
+    name: str
+    config: SlurmConfig
+    nodes: str
+    gpus: int
+    cpus: int
+    sweeps: tuple[str, ...]
+    outs: tuple[str, ...]
+    runs: tuple[str, ...]
+    overrides: tuple[str, ...]
+    chain: int
+
+
+def slurm(args: argparse.Namespace) -> int:
+    """Print the batch script of a job, or write and submit it."""
+    words = [*args.sweeps, *args.overrides]
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    paths = [Path(word) for word in words if word not in overrides]
+    job = plan_job(paths, overrides, args.profile, args.out, args.chain)
+    if args.print:
+        sys.stdout.write(script_of(job))
+        return 0
+    program = sbatch()
+    check_room(job.config, job.nodes, job.gpus, job.cpus)
+    file = _file_of(job, args.out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, script_of(job).encode())
+    numbers = submit(program, file, job.config, job.chain)
+    print(f"job {', then '.join(numbers)}: {file}")
+    print(f"what it prints: {job.config.output}; where it is: squeue --job={','.join(numbers)}")
+    for run in job.runs:
+        print(f"how far it is: kilobit status {run}")
+    return 0
+
+
+def plan_job(
+    paths: Sequence[Path],
+    overrides: Sequence[str],
+    profile: Path | None,
+    out: Path | None,
+    chain: int = 1,
+) -> Job:
+    """Return the job of these sweep files.
+
+    Args:
+        paths: the files.
+        overrides: `key=value` for all of them.
+        profile: a file with settings of the cluster.
+        out: the run folder, or the folder of the run folders of several; None: as sweeps say.
+        chain: how many jobs go on after each other.
+
+    Raises:
+        SweepError: if a file can't be used, the files don't fit into one job, or the job has no
+            place for their workers.
+    """
+    if not paths:
+        raise SweepError("no sweep file is given")
+    if chain > 1 and len(paths) > 1:
+        raise SweepError("--chain takes one sweep file; several go on by slurm.requeue")
+    for text in (*map(str, paths), *overrides, str(out)):
+        if not text.isprintable():
+            raise SweepError(f"{text!r}: a batch script takes no line ends and signs of control")
+    sweeps = [load_sweep(path, overrides) for path in paths]
+    configs = [with_profile(sweep.slurm, profile, SlurmConfig) for sweep in sweeps]
+    names = [sweep.name for sweep in sweeps]
+    for path, config, name in zip(paths, configs, names, strict=True):
+        if config != configs[0]:
+            raise SweepError(f"{path}: slurm differs from that of {paths[0]}: one job has one")
+        if names.count(name) > 1:
+            raise SweepError(f"{path}: another sweep file is called {name!r} too: change its name")
+    amounts = [_amounts(sweep, configs[0]) for sweep in sweeps]
+    nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
+    several = len(paths) > 1
+    places = [out / name if out and several else out for name in names]
+    return Job(
+        name=names[0] + (f"-and-{len(paths) - 1}-more" if several else ""),
+        config=configs[0],
+        nodes=str(configs[0].nodes or nodes),
+        gpus=gpus,
+        cpus=cpus,
+        sweeps=tuple(map(os.path.relpath, paths)),
+        outs=tuple("" if place is None else os.path.relpath(place) for place in places),
+        runs=tuple(
+            str(place or sweep.out or Path("runs") / sweep.name)
+            for place, sweep in zip(places, sweeps, strict=True)
+        ),
+        overrides=tuple(w for w in overrides if not w.startswith(("slurm.", "kubernetes."))),
+        chain=chain,
+    )
+
+
+def _file_of(job: Job, out: Path | None) -> Path:
+    # Not into the run folder, which takes nothing that is not its own.
+    return (Path("runs") if out is None else out.parent) / f"{job.name}.sbatch"
+
+
+def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
+    """Return the nodes of a job, and the GPUs and CPUs of each, that hold the sweep's workers."""
+    workers = sweep.workers
+    ranks = ranks_of(sweep, cpus_of(sweep))
+    number = workers.per_model * len(sweep.base_models) * workers.shards.world_size
+    gpus = ranks.gpus_per_rank or 0.0
+    # The trials of a worker reserve a little too.
+    cpus = (ranks.cpus_per_rank or 0.0) + workers.places * TRIAL_CPUS / workers.shards.world_size
+    nodes = config.fewest_nodes
+    if nodes is None:
+        each = [
+            math.floor(have / need)
+            for have, need in ((config.gpus_per_node, gpus), (config.cpus_per_node, cpus))
+            if have is not None and need
+        ]
+        if 0 in each:
+            raise SweepError(
+                f"slurm: a rank of a worker needs {gpus:g} GPUs and {cpus:g} CPUs, more than "
+                "gpus_per_node and cpus_per_node"
+            )
+        nodes = max([math.ceil(number / there) for there in each], default=1)
+    per_node = math.ceil(number / nodes)
+    own = (config.gpus_per_node, config.cpus_per_node)
+    found = [
+        # Sums of CPUs like 0.99 + 0.01 are a little more than what they stand for.
+        math.ceil(round(per_node * need, 6)) if have is None else have
+        for have, need in zip(own, (gpus, cpus), strict=True)
+    ]
+    _check_least(sweep, config, nodes, found, (gpus, cpus))
+    return nodes, found[0], max(found[1], 1)
+
+
+def _check_least(
+    sweep: Sweep,
+    config: SlurmConfig,
+    nodes: int,
+    there: Sequence[int],
+    needs: Sequence[float],
+) -> None:
+    """Refuse a job whose run would wait for workers that have no place in it."""
+    most = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
+    least = sweep.workers.least * len(sweep.base_models) * sweep.workers.shards.world_size
+    for what, have, need in zip(("GPUs", "CPUs"), there, needs, strict=True):
+        if need and most * math.floor(round(have / need, 6)) < least:
+            raise SweepError(
+                f"slurm: {most} nodes with {have} {what} each have no place for {least} ranks of "
+                f"workers with {need:g} {what} each: change slurm.nodes, "
+                f"slurm.{what.lower()}_per_node or workers"
+            )
+
+
+def script_of(job: Job) -> str:
+    """Return the batch script."""
+    body = files("cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
+    return "\n".join([*_head(job), "", *_settings(job), "", body])
+
+
+def _head(job: Job) -> list[str]:
+    config = job.config
+    options = [
+        f"--job-name={job.name}",
+        f"--nodes={job.nodes}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={job.cpus}",
+        f"--gpus-per-node={job.gpus}" if job.gpus else None,
+        _memory(config.memory_gib),
+        f"--partition={config.partition}" if config.partition else None,
+        f"--account={config.account}" if config.account else None,
+        f"--qos={config.qos}" if config.qos else None,
+        f"--time={config.time}" if config.time else None,
+        f"--array=0-{len(job.sweeps) - 1}" if len(job.sweeps) > 1 else None,
+        f"--output={config.output}",
+        "--open-mode=append",
+        f"--signal=B:USR1@{config.warning_s}",
+        "--requeue" if _afterwards(job) == "requeue" else "--no-requeue",
+        "--no-kill" if config.keep_rest else None,
+        *config.directives,
+    ]
+    return ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in options if option)]
+
+
+def _memory(gib: float | None) -> str | None:
+    # Slurm takes whole numbers only.
+    return None if gib is None else f"--mem={math.ceil(gib * 1024)}M"
+
+
+def _afterwards(job: Job) -> str:
+    """Return what follows when the time of a job is over and its run is not."""
+    return "chain" if job.chain > 1 else "requeue" if job.config.requeue else "stop"
+
+
+def _settings(job: Job) -> list[str]:
+    config = job.config
+    lines = [
+        "# Made by `kilobit slurm`. Paths begin in the folder where this file is submitted.",
+        *_submission(job),
+        f"sweeps=({_words(job.sweeps)})",
+        f"outs=({_words(job.outs)})",
+        f"overrides=({_words(job.overrides)})",
+        f"afterwards={_afterwards(job)}",
+        f"scratch={shlex.quote(config.scratch)}",
+        f"interface={shlex.quote(config.interface or '')}",
+        f"container=({config.container or ''})",
+    ]
+    return [*lines, "setup() {", *(f"  {line}" for line in config.setup or [":"]), "}"]
+
+
+def _submission(job: Job) -> list[str]:
+    if job.chain == 1:
+        return ["#   sbatch FILE"]
+    return [
+        "#   job=$(sbatch --parsable FILE)",
+        f"# and {job.chain - 1} times, for those that go on:",
+        "#   job=$(sbatch --parsable --dependency=afternotok:$job --kill-on-invalid-dep=yes FILE "
+        "--take-over)",
+    ]
+
+
+def _words(words: Sequence[str]) -> str:
+    return " ".join(map(shlex.quote, words))

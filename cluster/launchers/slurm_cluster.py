@@ -1,0 +1,183 @@
+"""What a Slurm cluster has, and how a job gets into it, by Slurm's own commands.
+
+A cluster that does not have what a job asks for would keep it waiting forever, so that is looked at
+before anything is submitted.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.slurm import SlurmConfig, seconds_of
+from search.sweep import SweepError
+
+_TIMEOUT_S = 60
+_GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a partition that are alike.
+
+    Attributes:
+        number: how many.
+        cpus: of each.
+        memory_mib: of each.
+        gpus: of each.
+        kind: what Slurm calls the GPUs, empty if nothing.
+    """
+
+    number: int
+    cpus: int
+    memory_mib: int
+    gpus: int
+    kind: str
+
+    def __str__(self) -> str:
+        gpus = f"{self.gpus} GPUs{f' ({self.kind})' if self.kind else ''}"
+        memory = f"{self.memory_mib / 1024:.0f} GiB"
+        return f"{self.number} nodes with {gpus}, {self.cpus} CPUs and {memory}"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition: its nodes and its time limit in seconds, None if there is none."""
+
+    nodes: tuple[Nodes, ...]
+    limit_s: int | None
+
+
+def sbatch() -> str:
+    """Return the program that submits.
+
+    Raises:
+        SweepError: if there is none.
+    """
+    found = shutil.which("sbatch")
+    if found is None:
+        raise SweepError(
+            "sbatch is not found: run this on a login node of a Slurm cluster, or write the script "
+            "to a file with --print and submit it there"
+        )
+    return found
+
+
+def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
+    """Check that a partition has what a job asks for.
+
+    Args:
+        config: names the partition; without, Slurm's own default is meant.
+        nodes: of the job, `2` or `2-4`.
+        gpus: of each node.
+        cpus: of each node.
+
+    Raises:
+        SweepError: naming what exists.
+    """
+    partitions, default = _partitions()
+    name = config.partition or default
+    # A job may name several partitions, and a cluster may have no default: Slurm decides then.
+    if name is None or "," in name:
+        return
+    if name not in partitions:
+        known = ", ".join(sorted(partitions)) or "none"
+        raise SweepError(f"slurm.partition: no partition is called {name!r}; there are: {known}")
+    partition = partitions[name]
+    memory_mib = (config.memory_gib or 0) * 1024
+    fit = sum(
+        each.number
+        for each in partition.nodes
+        if each.gpus >= gpus and each.cpus >= cpus and each.memory_mib >= memory_mib
+    )
+    if fit < int(nodes.split("-")[0]):
+        memory = f" and {config.memory_gib:g} GiB" if config.memory_gib else ""
+        there = "; ".join(map(str, partition.nodes)) or "no nodes"
+        raise SweepError(
+            f"slurm: {nodes} nodes with {gpus} GPUs, {cpus} CPUs{memory} each are asked for; "
+            f"partition {name!r} has {there}"
+        )
+    if config.time_s and partition.limit_s and config.time_s > partition.limit_s:
+        raise SweepError(
+            f"slurm.time: {config.time} is more than the limit of partition {name!r}, "
+            f"{partition.limit_s // 3600}:{partition.limit_s // 60 % 60:02}:00"
+        )
+
+
+def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> list[str]:
+    """Submit a batch script and return the numbers of its jobs.
+
+    Args:
+        program: sbatch.
+        file: the script.
+        config: what it was made from, to name the field that Slurm does not like.
+        chain: how many jobs; each but the first goes on when the one before it did not end well.
+
+    Raises:
+        SweepError: if Slurm refuses; nothing is left in its queue then.
+    """
+    numbers: list[str] = []
+    for _ in range(chain):
+        after = f"--dependency=afternotok:{numbers[-1]}" if numbers else None
+        options = [after, "--kill-on-invalid-dep=yes"] if after else []
+        words = [program, "--parsable", *options, str(file), *(["--take-over"] if after else [])]
+        try:
+            answer = _ask(words)
+        except SweepError as error:
+            if numbers:
+                _ask(["scancel", *numbers])
+            raise SweepError(_reason(str(error), config)) from error
+        numbers.append(answer.strip().split(";")[0])
+    return numbers
+
+
+def _reason(problem: str, config: SlurmConfig) -> str:
+    """Return Slurm's refusal with the field that it is about in front."""
+    words = problem.lower()
+    for field in ("account", "partition", "qos", "time"):
+        if field in words:
+            found = getattr(config, field)
+            return f"slurm.{field}: {found or 'not given'}: {problem}"
+    return f"slurm: {problem}"
+
+
+def _partitions() -> tuple[dict[str, Partition], str | None]:
+    """Return all partitions by name, and which of them is the default."""
+    text = _ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
+    nodes: dict[str, list[Nodes]] = defaultdict(list)
+    limits: dict[str, int | None] = {}
+    default = None
+    for line in text.splitlines():
+        name, number, cpus, memory, gres, limit = (word.strip() for word in line.split("|"))
+        if name.endswith("*"):
+            default = name = name.rstrip("*")
+        gpus = _GPUS.findall(gres)
+        kinds = sorted({kind for kind, _ in gpus if kind})
+        have, cores, mib = (int(re.sub(r"\D", "", text) or 0) for text in (number, cpus, memory))
+        all_gpus = sum(int(many) for _, many in gpus)
+        nodes[name].append(Nodes(have, cores, mib, all_gpus, ", ".join(kinds)))
+        limits[name] = seconds_of(limit)
+    return {name: Partition(tuple(nodes[name]), limits[name]) for name in nodes}, default
+
+
+def _ask(words: Sequence[str]) -> str:
+    """Return what one of Slurm's commands prints.
+
+    Raises:
+        SweepError: with what it says, if it fails.
+    """
+    name = Path(words[0]).name
+    try:
+        done = subprocess.run(  # noqa: S603 - words, no shell
+            words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SweepError(f"{name} does not answer: {error}") from error
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = said[-1].removeprefix(f"{name}: error: ") if said else f"status {done.returncode}"
+        raise SweepError(f"{name} says: {reason}")
+    return done.stdout

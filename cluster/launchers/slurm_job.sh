@@ -1,0 +1,207 @@
+# ---- Everything above is about this job; from here on all jobs are the same. ----
+
+unset RAY_ADDRESS RAY_TMPDIR RAY_AUTH_TOKEN_PATH
+# Steps take all of the job's memory; these would say otherwise.
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
+# A token that only this start of the job knows. It is in the environment alone: not in this file,
+# not on a command line, not in a log.
+RAY_AUTH_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
+# A dead node is known after about 3 s instead of 13, one that is cut off after 6 instead of 63.
+export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000
+export RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=3
+
+say() { printf 'kilobit, job %s: %s\n' "$SLURM_JOB_ID" "$*" >&2; }
+
+fail() {
+  say "$2"
+  exit "$1"
+}
+
+# private_folder SCRATCH NUMBER: a folder that only this user may enter, for the node with that
+# number in this job. Sockets lie in it, so the name is short. What a start before left goes.
+private_folder() {
+  rm -rf "$1/kb$SLURM_JOB_ID.$2-"*
+  mktemp -d "$1/kb$SLURM_JOB_ID.$2-XXXXXX"
+}
+
+# remove FOLDER: although a process may still be writing its last line there.
+remove() {
+  for _ in {1..20}; do
+    ! rm -rf "$1" 2>/dev/null || break
+    sleep 0.2
+  done
+}
+
+# ray_node SCRATCH NUMBER FOLDER OPTION...: Ray with what the job has of this node, until its input
+# ends. The system chooses every port, so none can be taken. A worker that was thrown out (a cable,
+# a raylet that died) joins again; the head, which has its FOLDER from the batch script, does not
+# once it has answered.
+# shellcheck disable=SC2329  # called in steps
+ray_node() {
+  local scratch=$1 number=$2 given=$3 folder='' stop='' ray='' tries=0
+  shift 3
+  setup
+  # Slurm signals steps too when it ends a job. The run needs its Ray until it has written all, and
+  # Ray, which has handlers of its own, is kept from it by a mask.
+  trap : TERM
+  local deaf='import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.execvp(sys.argv[1], sys.argv[1:])'
+  while [ -z "$stop" ]; do
+    folder=${given:-$(private_folder "$scratch" "$number")}
+    # Ray lets everybody into its own folder, so that lies in ours. A group of its own is what ends.
+    setsid "${container[@]}" python3 -c "$deaf" ray start "$@" --block --disable-usage-stats --temp-dir="$folder/r" \
+      --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
+      --object-store-memory=536870912 --object-manager-port=0 --node-manager-port=0 \
+      --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
+      --dashboard-agent-grpc-port=0 --runtime-env-agent-port=0 --metrics-export-port=0 \
+      </dev/null >"$folder/start.log" 2>&1 &
+    ray=$!
+    while [ -z "$stop" ] && kill -0 "$ray" 2>/dev/null; do
+      read -r -t 1 _
+      # More than 128 says that the second is over.
+      [ "$?" -gt 128 ] || stop=1
+    done
+    if [ -z "$stop" ]; then
+      printf 'Ray ended on %s:\n' "$SLURMD_NODENAME" >&2
+      tail -n 20 "$folder/start.log" >&2
+      # Ray gives its own start 30 s, too few on a busy node.
+      tries=$((tries + 1))
+      [ -z "$given" ] || { [ ! -s "$given/r/ray_current_cluster" ] && [ "$tries" -lt 3 ]; } || stop=1
+    fi
+    # Nothing is left for it to write, and asked in order it takes up to 35 s.
+    kill -KILL -- "-$ray" 2>/dev/null
+    # Bash would write a line on how it ended.
+    { wait "$ray"; } 2>/dev/null
+    if [ -n "$stop" ] || [ -z "$given" ]; then remove "$folder"; else remove "$folder/r"; fi
+    [ -n "$stop" ] || sleep 3
+  done
+}
+
+# step NODE ARGUMENT...: start ray_node there.
+step() {
+  local node=$1
+  shift
+  # --export: also where the submission had --export=NONE. --mem=0: all that the job has.
+  srun --nodes=1 --ntasks=1 --nodelist="$node" --overlap --export=ALL --mem=0 \
+    --cpu-bind=none --job-name=ray --quiet bash -c "$(declare -p container)
+      $(declare -f setup private_folder remove ray_node)
+      ray_node \"\$@\"" ray_node "$scratch" "$@" <"$folder/leash" 9>&- &
+}
+
+# Stop Ray on all nodes, and nothing else: the steps of this job see the end of their input.
+stop_ray() {
+  local pid
+  exec 9>&-
+  for _ in {1..125}; do
+    [ -n "$(jobs -rp)" ] || break
+    sleep 0.2
+  done
+  for pid in $(jobs -rp); do kill -KILL "$pid"; done
+  [ -z "$folder" ] || remove "$folder"
+}
+
+# settle PID: wait for a child through any number of signals and return its status.
+settle() {
+  local status
+  while :; do
+    signalled=''
+    wait "$1"
+    status=$?
+    [ -n "$signalled" ] || return "$status"
+  done
+}
+
+# Slurm is about to take the nodes away: let the run finish what it writes, once.
+# shellcheck disable=SC2329  # called by traps
+on_signal() {
+  signalled=1
+  [ -z "$ending" ] || return
+  ending=$1
+  say "$1: the run is told to stop"
+  [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
+}
+
+# The address by which Slurm's other nodes know this one; of a name not the loopback of Debian.
+own_address() {
+  local name
+  if [ -n "$interface" ]; then
+    ip -4 -o address show dev "$interface" | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1
+    return
+  fi
+  name=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+  { getent ahostsv4 "$name"; hostname -I | tr ' ' '\n'; } |
+    sed -n '/^127\./d; s/^\([0-9.][0-9.]*\).*/\1/p' | head -n 1
+}
+
+# Whether the job is still to run on: not so once Slurm itself ends or requeues it.
+is_running() { [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; }
+
+job=$SLURM_JOB_ID
+# In an array the number of one element stands for all of them.
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+driver='' ending='' signalled='' folder=''
+trap 'on_signal "the time is nearly over"' USR1
+trap 'on_signal "Slurm ends the job"' TERM
+cd "$SLURM_SUBMIT_DIR" || fail 1 "the folder of its submission is not on this node"
+setup || fail 2 "a line of slurm.setup failed"
+set -u
+"${container[@]}" sh -c 'command -v ray && command -v kilobit' >/dev/null ||
+  fail 2 "ray and kilobit are not both found: see slurm.setup and slurm.container"
+
+# The end of the batch script, however it comes, is the end of Ray.
+trap stop_ray EXIT
+folder=$(private_folder "$scratch" 0) || fail 2 "$scratch can't be written: see slurm.scratch"
+mkfifo "$folder/leash"
+exec 9<>"$folder/leash"
+# Where grpc is installed a head has a server for remote clients too, with a fixed port unless told.
+client=$("${container[@]}" python3 -c 'import grpc, socket
+s = socket.socket()
+s.bind(("", 0))
+print(s.getsockname()[1])' 2>/dev/null)
+address=$(own_address)
+[ -n "$address" ] || fail 2 "no address of ${interface:-this node} is found: see slurm.interface"
+step "$SLURMD_NODENAME" 0 "$folder" --head --port=0 --include-dashboard=false --dashboard-port=0 \
+  --node-ip-address="$address" ${client:+--ray-client-server-port="$client"}
+head=$!
+# Ray writes this file when its head answers.
+until [ -s "$folder/r/ray_current_cluster" ]; do
+  kill -0 "$head" 2>/dev/null || fail 1 "Ray did not start"
+  sleep 0.2
+done
+address=$(<"$folder/r/ray_current_cluster")
+number=0
+for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+  [ "$node" != "$SLURMD_NODENAME" ] || continue
+  number=$((number + 1))
+  step "$node" "$number" '' --address="$address"
+done
+
+[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || set -- --take-over
+index=${SLURM_ARRAY_TASK_ID:-0}
+[ -z "${outs[index]}" ] || set -- "$@" --out "${outs[index]}"
+status=130
+if [ -z "$ending" ]; then
+  "${container[@]}" kilobit run "${sweeps[index]}" --continue --address "$address" \
+    "$@" "${overrides[@]}" 9>&- &
+  driver=$!
+  # The signal may have come between the two lines before.
+  [ -z "$ending" ] || kill -TERM "$driver" 2>/dev/null
+  settle "$driver"
+  status=$?
+fi
+stop_ray
+# 0 is done, and 2 would be no better the next time. A requeue ends this script too, so that
+# everything is written and taken away before.
+if [ -n "$ending" ] && [ "$status" != 0 ] && [ "$status" != 2 ]; then
+  case $afterwards in
+    requeue)
+      ! is_running || scontrol requeue "$job" || afterwards=stop
+      [ "$afterwards" = stop ] || say "goes on when Slurm starts it again"
+      ;;
+    chain) say "the next job of the chain goes on" ;;
+  esac
+  [ "$afterwards" != stop ] || say "submit the same file again to go on"
+fi
+exit "$status"

@@ -1,0 +1,351 @@
+"""The batch script of a job, and what is refused before there is one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.launchers import slurm_cluster
+from cluster.launchers.slurm import Job, plan_job, script_of
+from cluster.launchers.slurm_cluster import check_room, submit
+from launch import main
+from search.slurm import SlurmConfig, seconds_of
+from search.sweep import SweepError
+from tests.conftest import REPOSITORY
+
+Write = Callable[..., Path]
+GOLDEN = Path(__file__).parent / "golden.sbatch"
+BODY = REPOSITORY / "cluster" / "launchers" / "slurm_job.sh"
+FULL = {
+    "nodes": "2-4",
+    "partition": "gpu",
+    "account": "physics",
+    "qos": "long",
+    "time": "1-12:00:00",
+    "gpus_per_node": 4,
+    "cpus_per_node": 32,
+    "memory_gib": 100.5,
+    "container": "apptainer exec --nv kilobit.sif",
+    "setup": ["module load cuda", 'export HF_HOME="$HOME/hub"'],
+    "directives": ["--constraint=h100&ib", "--exclusive"],
+    "warning_s": 300,
+    "keep_rest": True,
+    "interface": "ib0",
+    "scratch": "/local",
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(path: Path, *overrides: str, chain: int = 1, out: Path | None = None) -> Job:
+    return plan_job([path], overrides, None, out, chain)
+
+
+def test_the_head_of_a_script_is_as_it_was(write_sweep: Write, tmp_path: Path) -> None:
+    path = write_sweep(slurm=FULL, workers={"gpus": 1, "per_model": 4})
+    script = script_of(plan(path, "seed=3", "slurm.qos=short", out=tmp_path / "my run"))
+    head, body = script.split("# ---- Everything above", 1)
+    assert head == GOLDEN.read_text("utf-8")
+    assert BODY.read_text("utf-8").endswith(body)
+
+
+def test_a_script_holds_nothing_of_the_machine_that_made_it(
+    write_sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 2)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    path = write_sweep()
+    other = tmp_path / "there"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    script = script_of(plan(path.absolute(), "seed=1", out=Path("out").absolute()))
+    for word in (str(tmp_path), str(Path.home()), os.uname().nodename, sys.prefix, "hf_secret"):
+        assert word not in script
+    assert "0123456789abcdef" not in script
+    assert "sweeps=(../sweep.yaml)" in script
+    assert "outs=(out)" in script
+
+
+@pytest.mark.parametrize("chain", [1, 3])
+def test_shellcheck_finds_nothing(write_sweep: Write, tmp_path: Path, chain: int) -> None:
+    script = tmp_path / "job.sbatch"
+    script.write_text(script_of(plan(write_sweep(slurm=FULL), chain=chain)), "utf-8")
+    lab = Path(__file__).parent / "slurm_lab.sh"
+    checker = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    assert checker is not None
+    done = subprocess.run(
+        [checker, str(script), str(lab)], check=False, capture_output=True, text=True
+    )
+    assert not done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("partition", "gpu; touch x"),
+        ("partition", "gpu\n#SBATCH --uid=0"),
+        ("account", "$(touch x)"),
+        ("qos", "`touch x`"),
+        ("time", "1:00:00\ntouch x"),
+        ("time", "soon"),
+        ("time", 43200),
+        ("nodes", "2;3"),
+        ("nodes", "4-2"),
+        ("nodes", 0),
+        ("scratch", "/tmp/$(touch x)"),
+        ("scratch", "/a/folder/whose/name/is/long"),
+        ("interface", "ib0 | sh"),
+        ("output", "a b"),
+        ("container", "apptainer exec x.sif; touch x"),
+        ("container", "apptainer exec x.sif)"),
+        ("setup", ["module load cuda\ntouch x"]),
+        ("setup", [""]),
+        ("directives", ["constraint=h100"]),
+        ("directives", ["--constraint=h100 --uid=0"]),
+        ("directives", ["--comment=$(touch x)"]),
+        ("directives", ["--comment=a\ntouch x"]),
+        ("directives", ["--signal=KILL"]),
+        ("directives", ["--array=1-9"]),
+    ],
+)
+def test_what_could_be_more_than_a_word_is_refused(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str], field: str, value: object
+) -> None:
+    path = write_sweep(slurm={field: value})
+    section = path.read_text("utf-8").splitlines().index("slurm:") + 1
+    assert main(["slurm", str(path), "--print"]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert f"slurm.{field}" in shown.err
+    found = re.search(r"line (\d+)", shown.err)
+    assert found
+    assert int(found[1]) > section
+
+
+def test_words_of_the_user_stay_words(write_sweep: Write, tmp_path: Path) -> None:
+    path = write_sweep()
+    odd = tmp_path / "it's $(touch ran).yaml"
+    path.rename(odd)
+    script = tmp_path / "job.sh"
+    head, _ = script_of(plan(odd, 'name="a"', out=tmp_path / "`touch ran`;")).split("# ----", 1)
+    script.write_text(head + 'printf \'%s\\n\' "${sweeps[@]}" "${outs[@]}" "${overrides[@]}"')
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [odd.name, "`touch ran`;", 'name="a"']
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(SweepError, match="line ends"):
+        plan(odd, 'name="a\nb"')
+
+
+def test_the_workers_say_how_large_a_job_is(write_sweep: Write) -> None:
+    shards = {"gpus": 1, "shards": {"world_size": 8}, "per_model": 2, "cpus": 3}
+    path = write_sweep(workers=shards)
+    job = plan(path)
+    assert (job.nodes, job.gpus) == ("1", 16)
+    job = plan(path, "slurm.gpus_per_node=8")
+    # Eight ranks of 3 CPUs, and what the trials of a pack of 8 reserve.
+    assert (job.nodes, job.gpus, job.cpus) == ("2", 8, 25)
+    assert plan(path, "slurm.nodes=4").gpus == 4
+    job = plan(write_sweep(workers={"per_model": 3}), "slurm.cpus_per_node=2")
+    assert (job.nodes, job.gpus, job.cpus) == ("2", 0, 2)
+    path = write_sweep(workers={"per_model": 3, "gpus": 0.5})
+    assert plan(path, "slurm.gpus_per_node=1").nodes == "2"
+
+
+def test_a_job_without_a_place_for_its_workers_is_refused(write_sweep: Write) -> None:
+    path = write_sweep(workers={"gpus": 1, "per_model": 4, "min_per_model": 3})
+    assert plan(path, "slurm.nodes=3", "slurm.gpus_per_node=1").gpus == 1
+    assert plan(path, "slurm.nodes=1-3", "slurm.gpus_per_node=1").nodes == "1-3"
+    with pytest.raises(SweepError, match="2 nodes with 1 GPUs each have no place for 3 ranks"):
+        plan(path, "slurm.nodes=2", "slurm.gpus_per_node=1")
+    with pytest.raises(SweepError, match="more than gpus_per_node"):
+        plan(path, "slurm.gpus_per_node=0")
+
+
+def test_several_sweeps_are_one_array(write_sweep: Write, tmp_path: Path) -> None:
+    first = write_sweep().rename(tmp_path / "a.yaml")
+    second = write_sweep(name="other", workers={"per_model": 3})
+    job = plan_job([first, second], ["seed=2"], None, tmp_path / "runs")
+    script = script_of(job)
+    assert "#SBATCH --array=0-1\n" in script
+    assert "sweeps=(a.yaml sweep.yaml)\nouts=(runs/small runs/other)\n" in script
+    assert job.cpus == 3
+    with pytest.raises(SweepError, match="called 'small' too"):
+        plan_job([first, first], (), None, None)
+    with pytest.raises(SweepError, match="one job has one"):
+        plan_job([first, write_sweep(name="x", slurm={"nodes": 2})], (), None, None)
+    with pytest.raises(SweepError, match="--chain takes one"):
+        plan_job([first, second], (), None, None, chain=2)
+
+
+def test_a_chain_is_not_requeued_and_what_is_not_to_be_requeued_stops(write_sweep: Write) -> None:
+    path = write_sweep()
+    for job, option, follows in (
+        (plan(path), "--requeue", "requeue"),
+        (plan(path, chain=2), "--no-requeue", "chain"),
+        (plan(path, "slurm.requeue=false"), "--no-requeue", "stop"),
+    ):
+        assert f"#SBATCH {option}\n" in script_of(job)
+        assert f"afterwards={follows}\n" in script_of(job)
+
+
+def test_a_profile_gives_what_the_sweep_does_not_say(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep(slurm={"partition": "own"})
+    profile = str(REPOSITORY / "examples" / "profiles" / "slurm.yaml")
+    assert main(["slurm", str(path), "--profile", profile, "--print", "slurm.nodes=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "--partition=own\n" in shown
+    assert "--nodes=3\n" in shown
+    assert "--time=12:00:00\n" in shown
+    Path("profile.yaml").write_text("nodes: 1\nparttion: gpu\n")
+    assert main(["slurm", str(path), "--profile", "profile.yaml", "--print"]) == 2
+    assert "profile.yaml, line 2: unknown key 'parttion'" in capsys.readouterr().err
+
+
+SINFO = """\
+main*|3|64|512000|gpu:h100:8(S:0-1)|2-00:00:00
+main*|1|32|256000+|(null)|2-00:00:00
+debug|2|8|16000|gpu:a100:1,gpu:t4:2|30:00
+"""
+
+
+class Commands:
+    """Slurm's commands, answered from a list."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> None:
+        self.asked: list[list[str]] = []
+        self._answers = list(answers)
+        monkeypatch.setattr(slurm_cluster, "_ask", self._ask)
+
+    def _ask(self, words: list[str]) -> str:
+        self.asked.append(list(words))
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes", "gpus", "cpus", "problem"),
+    [
+        ({}, "3", 8, 64, None),
+        ({}, "4", 0, 32, None),
+        ({}, "3-9", 8, 64, None),
+        ({"partition": "debug"}, "2", 3, 8, None),
+        ({"partition": "debug,main"}, "9", 9, 9, None),
+        ({"partition": "gpu"}, "1", 0, 1, r"slurm.partition: .*'gpu'; there are: debug, main"),
+        ({}, "4", 1, 1, r"4 nodes with 1 GPUs.*3 nodes with 8 GPUs \(h100\), 64 CPUs"),
+        ({"partition": "debug"}, "1", 4, 1, r"2 nodes with 3 GPUs \(a100, t4\), 8 CPUs"),
+        ({}, "5", 0, 1, "5 nodes"),
+        ({"memory_gib": 600}, "1", 0, 1, "600 GiB"),
+        ({"time": "2-00:00:01"}, "1", 0, 1, "slurm.time: .*limit of partition 'main', 48:00"),
+        ({"time": "0:31:00", "partition": "debug"}, "1", 0, 1, "0:30:00"),
+    ],
+)
+def test_what_a_cluster_does_not_have_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, object],
+    nodes: str,
+    gpus: int,
+    cpus: int,
+    problem: str | None,
+) -> None:
+    Commands(monkeypatch, SINFO)
+    settings = SlurmConfig.model_validate(config)
+    if problem is None:
+        check_room(settings, nodes, gpus, cpus)
+        return
+    with pytest.raises(SweepError, match=problem):
+        check_room(settings, nodes, gpus, cpus)
+
+
+def test_each_link_of_a_chain_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands(monkeypatch, "7\n", "8;cluster\n", "9\n")
+    assert submit("/bin/sbatch", Path("job"), SlurmConfig(), 3) == ["7", "8", "9"]
+    assert commands.asked[0] == ["/bin/sbatch", "--parsable", "job"]
+    options = ["--dependency=afternotok:8", "--kill-on-invalid-dep=yes"]
+    assert commands.asked[2] == ["/bin/sbatch", "--parsable", *options, "job", "--take-over"]
+
+
+def test_a_refusal_names_the_field_and_leaves_nothing_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusal = SweepError("sbatch says: Invalid account or account/partition combination specified")
+    commands = Commands(monkeypatch, "7\n", refusal, "")
+    with pytest.raises(SweepError, match=r"^slurm\.account: physics: sbatch says: Invalid account"):
+        submit("sbatch", Path("job"), SlurmConfig(account="physics"), 2)
+    assert commands.asked[-1] == ["scancel", "7"]
+
+
+def test_without_slurm_the_script_can_be_printed_only(
+    write_sweep: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["slurm", str(write_sweep())]) == 2
+    assert "--print" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_times_are_read_as_slurm_writes_them() -> None:
+    texts = ("30:00", "1:00:00", "2-00:00:00", "1-12", "infinite", "n/a")
+    assert list(map(seconds_of, texts)) == [1800, 3600, 172800, 129600, None, None]
+
+
+def test_the_commands_of_the_page_work(
+    write_sweep: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b", "a", "my"):
+        write_sweep(name=name).rename(tmp_path / f"{name}.yaml")
+    shutil.copy(REPOSITORY / "examples" / "profiles" / "slurm.yaml", tmp_path)
+    page = (REPOSITORY / "docs" / "slurm.md").read_text("utf-8")
+    commands = re.findall(r"^    kilobit (slurm .*?)(?: >.*|   .*)?$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        assert main([*command.removesuffix(" --print").split(), "--print"]) == 0
+        assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n")
+
+
+def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
+    # Ray waits 30 s for its own start; here it fails twice and then answers.
+    ray = tmp_path / "ray"
+    ray.write_text(
+        "#!/usr/bin/env bash\necho try >>tries\n"
+        "for word; do case $word in --temp-dir=*) at=${word#*=}; esac; done\n"
+        '[ "$(wc -l <tries)" = 3 ] || exit 1\n'
+        'mkdir "$at"; echo 1.2.3.4:5 >"$at/ray_current_cluster"; exec sleep 60\n'
+    )
+    ray.chmod(0o755)
+    functions = [
+        re.search(rf"^{name}\(\) \{{.*?^\}}", BODY.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for name in ("remove", "ray_node")
+    ]
+    script = "\n".join(["setup() { :; }", "container=()", *(f[0] for f in functions if f)])
+    (tmp_path / "head" / "r").mkdir(parents=True)
+    environ = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "n1"}
+    head = subprocess.Popen(
+        ["bash", "-c", f"{script.replace('ray start', './ray start')}\nray_node . 0 head --head"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        text=True,
+    )
+    address = tmp_path / "head" / "r" / "ray_current_cluster"
+    while head.poll() is None and not address.exists():
+        time.sleep(0.1)
+    assert address.exists(), head.communicate("")
+    # The end of the input ends Ray, and its folder goes.
+    _, said = head.communicate("")
+    assert said.count("Ray ended on n1") == 2
+    assert (tmp_path / "tries").read_text() == "try\n" * 3
+    assert not (tmp_path / "head").exists()
