@@ -156,9 +156,10 @@ class Evaluator:
             if not self._is_known(work):
                 new.append(work)
         suspects = [work for work in new if self._in_hand.deaths(work.part)]
-        self._run([work for work in new if work not in suspects])
-        for work in suspects:
-            self._run([work])
+        # Nothing in hand would count as something finished.
+        for works_of_a_pack in ([w for w in new if w not in suspects], *([w] for w in suspects)):
+            if works_of_a_pack:
+                self._run(works_of_a_pack)
         messages = [message_of(work.row) for work in works]
         return [{**work.row, "together": messages} for work in works]
 
