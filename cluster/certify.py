@@ -151,6 +151,7 @@ def _run_programs(
                 "example": example.id,
                 "output": output,
                 "score": score,
+                "columns": task.columns(output, example),
             }
             for output, example, score in zip(outputs, examples, scores, strict=True)
         ]

@@ -214,7 +214,7 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> in
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_fits, check_models, check_sweep
-        from evaluators.hub import DatasetMissingError
+        from evaluators.sources import DatasetMissingError
 
         plan: Plan | None
         try:

@@ -68,6 +68,7 @@ class RungRows:
                     "example": example.id,
                     "output": output,
                     "score": score,
+                    "columns": self._task.columns(output, example),
                 }
                 for output, score, example in zip(
                     measured.outputs, measured.scores, examples, strict=True

@@ -12,6 +12,7 @@ from pydantic import Field
 from evaluators.config import Config
 from evaluators.metrics import Example
 from evaluators.records import RecordTask, example_of, task_of
+from evaluators.sources import dataset_rows
 from evaluators.task import Task
 
 
@@ -35,10 +36,6 @@ class DatasetTask(RecordTask):
     splits: Annotated[SplitNames, Field(description="an expression for each split")]
 
 
-class DatasetMissingError(ValueError):
-    """The data set is neither on this machine nor within reach."""
-
-
 def load_dataset_task(config: DatasetTask, folder: Path) -> Task:
     """Return the task that `config` describes.
 
@@ -46,28 +43,10 @@ def load_dataset_task(config: DatasetTask, folder: Path) -> Task:
         DatasetMissingError: if the data set is not on this machine and can't be fetched.
         ValueError: for unknown splits, malformed records, empty or overlapping splits.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    local = config.dataset.startswith(".")
-    place = str(folder / config.dataset) if local else config.dataset
 
     def read(split: str) -> list[Example]:
-        try:
-            rows = datasets.load_dataset(
-                place, config.subset, split=split, revision=config.revision
-            )
-        except (ConnectionError, FileNotFoundError) as error:
-            raise DatasetMissingError(
-                f"data set {place} is not on this machine and can't be fetched: {error}"
-            ) from error
-        except Exception as error:  # the library raises whatever its readers raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"data set {place}, split {split!r}: {reason}") from error
-        return [
-            example_of(row, config, f"data set {place}, split {split!r}, record {number}")
-            for number, row in enumerate(rows)
-        ]
+        rows = dataset_rows(config.dataset, config.subset, config.revision, split, folder)
+        return [example_of(row, config, where) for where, row in rows]
 
     names = config.splits
     return task_of(config, read(names.train), read(names.search), read(names.sealed))

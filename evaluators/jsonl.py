@@ -5,9 +5,6 @@ input belongs to a split by its hash, so that repeated inputs stay together and 
 no line. Errors name the file and the line.
 """
 
-import codecs
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,7 +13,8 @@ from pydantic import Field, model_validator
 from evaluators.config import Config
 from evaluators.metrics import Example
 from evaluators.records import RecordTask, example_of, task_of
-from evaluators.task import Task
+from evaluators.sources import json_lines
+from evaluators.task import Task, share
 
 
 class SplitFiles(Config):
@@ -66,27 +64,10 @@ def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
         ValueError: with file and line, if the file can't be read, is empty, or a line does not hold
             what `config` asks for.
     """
-    try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-    examples = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON: {error}") from error
-        examples.append(example_of(record, config, where))
+    examples = [example_of(record, config, where) for where, record in json_lines(path)]
     if not examples:
         raise ValueError(f"{path}: the file holds no examples")
     return examples
-
-
-def _share(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def load_jsonl(config: JsonlTask, folder: Path) -> Task:
@@ -109,7 +90,7 @@ def load_jsonl(config: JsonlTask, folder: Path) -> Task:
     last = cuts.search + cuts.sealed
     return task_of(
         config,
-        train=[e for e in examples if _share(e.input) >= last],
-        search=[e for e in examples if _share(e.input) < cuts.search],
-        sealed=[e for e in examples if cuts.search <= _share(e.input) < last],
+        train=[e for e in examples if share(e.input) >= last],
+        search=[e for e in examples if share(e.input) < cuts.search],
+        sealed=[e for e in examples if cuts.search <= share(e.input) < last],
     )

@@ -1,7 +1,8 @@
 """Scoring rules: an output and its example in, a score in [0, 1] out.
 
 A metric normalises every output the same way for every program: white space at both ends is
-dropped, nothing else. Whatever a program wants to cut or extract is its own post-processing and
+dropped, nothing else (`number` and those of `evaluators.benchmarks` say themselves what they take
+for equal). Whatever a program wants to cut or extract is its own post-processing and
 costs bits. An output never raises: an empty or unparsable one scores 0.
 """
 
@@ -23,16 +24,25 @@ from evaluators.certification import (
 )
 from evaluators.intervals import Interval, bootstrap_interval, mean_interval
 from evaluators.miniature import instructions
+from evaluators.number import parse_number
 
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a task: `id` is a hash of its input, `extra` is what the metric needs besides."""
+    """One item of a task: `id` is a hash of its input, `extra` is what the metric needs besides.
+
+    `target` is what demonstrations show and adapters learn. Outputs are compared with `gold`.
+    """
 
     id: str
     input: str
     target: str
     extra: Mapping[str, str]
+
+    @property
+    def gold(self) -> str:
+        """Return the right answer: `gold` of `extra` where the target says more than that."""
+        return self.extra.get("gold", self.target)
 
 
 class Metric(Protocol):
@@ -42,6 +52,10 @@ class Metric(Protocol):
 
     def per_example(self, output: str, example: Example) -> float:
         """Return the score of one output in [0, 1]."""
+        ...
+
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return what else tables should say of one output; nothing for most metrics."""
         ...
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
@@ -66,14 +80,19 @@ class Metric(Protocol):
         ...
 
 
-class _Mean:
+class MeanMetric:
     """A metric whose score is the mean over examples; `binary` promises that each is 0 or 1."""
 
     name: str
     binary = False
 
     def per_example(self, output: str, example: Example) -> float:
+        """Return the score of one output; every metric has its own."""
         raise AssertionError(f"{type(self).__name__} scores no example")
+
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return nothing."""
+        return {}
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `per_example` with a Wilson interval."""
@@ -98,7 +117,7 @@ class _Mean:
         return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
 
 
-class ExactMatch(_Mean):
+class ExactMatch(MeanMetric):
     """1 if the output equals the target after stripping white space, else 0."""
 
     name = "exact_match"
@@ -106,10 +125,25 @@ class ExactMatch(_Mean):
 
     def per_example(self, output: str, example: Example) -> float:
         """Return 1.0 or 0.0."""
-        return float(output.strip() == example.target.strip())
+        return float(output.strip() == example.gold.strip())
 
 
-class Contains(_Mean):
+class Number(MeanMetric):
+    """1 if the whole output is a number and equals the target as one, else 0.
+
+    `evaluators.number` says what a number is. Nothing is searched for in the output.
+    """
+
+    name = "number"
+    binary = True
+
+    def per_example(self, output: str, example: Example) -> float:
+        """Return 1.0 or 0.0."""
+        found = parse_number(output)
+        return float(found is not None and found == parse_number(example.gold))
+
+
+class Contains(MeanMetric):
     """1 if the target occurs in the output, ignoring case, else 0."""
 
     name = "contains"
@@ -117,10 +151,10 @@ class Contains(_Mean):
 
     def per_example(self, output: str, example: Example) -> float:
         """Return 1.0 or 0.0."""
-        return float(example.target.strip().lower() in output.lower())
+        return float(example.gold.strip().lower() in output.lower())
 
 
-class Constraint(_Mean):
+class Constraint(MeanMetric):
     """1 if the output meets the constraint in the example's `kind`, `argument` and `topic`."""
 
     name = "constraint"
@@ -148,6 +182,10 @@ class CorpusBleu:
         score = sacrebleu().sentence_score(output.strip(), [example.target])
         return min(1.0, float(score.score) / 100)
 
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return nothing."""
+        return {}
+
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; it depends neither on order nor on batches."""
         return bootstrap_interval(_statistics(outputs, examples), corpus_bleu)
@@ -173,5 +211,6 @@ def _statistics(outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[
 
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (ExactMatch(), Contains(), Constraint(), CorpusBleu())
+    metric.name: metric
+    for metric in (ExactMatch(), Number(), Contains(), Constraint(), CorpusBleu())
 }

@@ -3,19 +3,20 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from evaluators.config import Config
 from evaluators.metrics import METRICS, Example
+from evaluators.number import parse_number
+from evaluators.sources import checked_text
 from evaluators.task import Task, make_example, make_splits
+from evaluators.text_task import TextTask
 
 
-class RecordTask(Config):
+class RecordTask(TextTask):
     """The fields of a record and what is done with them."""
 
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
     input_field: Annotated[str, Field(description="the key that holds the input")] = "input"
     target_field: Annotated[str, Field(description="the key that holds the target")] = "target"
     target_after: Annotated[
@@ -25,31 +26,9 @@ class RecordTask(Config):
             description="the target is what follows the last occurrence of this text in its field",
         ),
     ] = None
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "{input}\n"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = "{target}\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n",)
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 64
     metric: Annotated[
-        Literal["exact_match", "contains", "bleu"], Field(description="the scoring rule")
+        Literal["exact_match", "number", "contains", "bleu"], Field(description="the scoring rule")
     ]
-    seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
-
-    @model_validator(mode="after")
-    def _templates(self) -> Self:
-        if self.question.count("{input}") != 1:
-            raise ValueError("`question` must contain {input} once")
-        if self.answer.count("{target}") != 1:
-            raise ValueError("`answer` must contain {target} once")
-        return self
 
 
 def example_of(record: Any, config: RecordTask, where: str) -> Example:
@@ -62,7 +41,7 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
 
     Raises:
         ValueError: if the record is not an object with both fields as texts or numbers, one of them
-            is empty, or `target_after` does not occur.
+            is empty, `target_after` does not occur, or the metric needs a number and finds none.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
@@ -76,7 +55,7 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
                 f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
                 f"has the keys {sorted(record)}"
             )
-        values.append(_checked(str(value), f"{where}: field {field!r}"))
+        values.append(checked_text(str(value), f"{where}: field {field!r}"))
     text, target = values
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)
@@ -85,19 +64,13 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
                 f"{where}: field {config.target_field!r} does not contain target_after "
                 f"{config.target_after!r}"
             )
-        _checked(target, f"{where}: field {config.target_field!r}", config.target_after)
+        checked_text(target, f"{where}: field {config.target_field!r}", config.target_after)
+    if config.metric == "number" and parse_number(target) is None:
+        raise ValueError(
+            f"{where}: field {config.target_field!r} is no number, which the metric `number` "
+            f"needs: {target.strip()[:60]!r}"
+        )
     return make_example(text, target)
-
-
-def _checked(text: str, field: str, mark: str = "") -> str:
-    if not text.strip():
-        # Every output that says nothing would be right, or there is nothing to ask.
-        raise ValueError(f"{field} is empty{f' after {mark!r}' if mark else ''}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{field} holds half of a surrogate pair, which is no text") from error
-    return text
 
 
 def task_of(

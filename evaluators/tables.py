@@ -63,6 +63,7 @@ TABLES: dict[str, pa.Schema] = {
             ("example", pa.string()),
             ("output", pa.string()),
             ("score", pa.float64()),
+            ("columns", pa.string()),
         ]
     ),
     "decisions": pa.schema(

@@ -58,6 +58,11 @@ class Task:
         ends = [output.find(stop) for stop in self.stop]
         return output[: min((end for end in ends if end >= 0), default=len(output))]
 
+    def columns(self, output: str, example: Example) -> str | None:
+        """Return what the metric says of an uncut output besides its score, as JSON."""
+        found = self.metric.columns(self.cut(output), example)
+        return json.dumps(found) if found else None
+
 
 def make_example(text: str, target: str, extra: Mapping[str, str] | None = None) -> Example:
     """Return an example whose id is a hash of its input (16 hex digits)."""
@@ -66,6 +71,11 @@ def make_example(text: str, target: str, extra: Mapping[str, str] | None = None)
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def share(text: str) -> float:
+    """Return a number in [0, 1) that only depends on `text`; it divides data into splits."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:

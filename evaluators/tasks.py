@@ -1,10 +1,18 @@
 """The tasks that a sweep file can name, and how one is loaded."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from evaluators.benchmarks.conversations import InstructionsTask, load_instructions
+from evaluators.benchmarks.esnli import EsnliTask, load_esnli
+from evaluators.benchmarks.flores import FloresTask, load_flores
+from evaluators.benchmarks.gsm8k import Gsm8kTask, load_gsm8k
+from evaluators.benchmarks.ifeval import IfevalTask, load_ifeval
+from evaluators.benchmarks.math_problems import MathTask, load_math
+from evaluators.benchmarks.wmt14 import Wmt14Task, load_wmt14
 from evaluators.config import Config
 from evaluators.hub import DatasetTask, load_dataset_task
 from evaluators.jsonl import JsonlTask, load_jsonl
@@ -23,17 +31,46 @@ class MiniatureTask(Config):
     seed: Annotated[int, Field(ge=0, description="draws and orders the items")] = 0
 
 
-TaskConfig = Annotated[MiniatureTask | JsonlTask | DatasetTask, Field(discriminator="kind")]
+AnyTask = (
+    MiniatureTask
+    | JsonlTask
+    | DatasetTask
+    | Gsm8kTask
+    | MathTask
+    | Wmt14Task
+    | FloresTask
+    | IfevalTask
+    | EsnliTask
+    | InstructionsTask
+)
+TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
 
-def load_task(config: MiniatureTask | JsonlTask | DatasetTask, folder: Path) -> Task:
+def _load_miniature(config: MiniatureTask, folder: Path) -> Task:
+    return load_miniature(config.name, config.seed)
+
+
+_LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
+    MiniatureTask: _load_miniature,
+    JsonlTask: load_jsonl,
+    DatasetTask: load_dataset_task,
+    Gsm8kTask: load_gsm8k,
+    MathTask: load_math,
+    Wmt14Task: load_wmt14,
+    FloresTask: load_flores,
+    IfevalTask: load_ifeval,
+    EsnliTask: load_esnli,
+    InstructionsTask: load_instructions,
+}
+TASK_KINDS: tuple[str, ...] = tuple(
+    get_args(config.model_fields["kind"].annotation)[0] for config in _LOADERS
+)
+
+
+def load_task(config: AnyTask, folder: Path) -> Task:
     """Return the task that `config` describes, paths relative to `folder`.
 
     Raises:
         ValueError: if its data can't be used; the message names file and line.
     """
-    if isinstance(config, JsonlTask):
-        return load_jsonl(config, folder)
-    if isinstance(config, DatasetTask):
-        return load_dataset_task(config, folder)
-    return load_miniature(config.name, config.seed)
+    return _LOADERS[type(config)](config, folder)

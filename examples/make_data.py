@@ -1,27 +1,61 @@
-"""Make `examples/data/negation.jsonl`: English clauses and their negation, 600 lines.
+"""Make the files of `examples/data`, all from generators of our own.
 
 python examples/make_data.py
+
+- `negation.jsonl`: English clauses and their negation, 600 lines.
+- `clauses.en`, `clauses.de` and `clauses-sealed.en`, `.de`: English clauses and their German
+  translation as parallel text, 600 and 300 lines.
+- `ifeval_search.jsonl`: prompts in IFEval's format, 270 lines, to search on while the official set
+  stays sealed.
 """
 
 import json
 from pathlib import Path
 
+from ifeval_prompts import prompts
+
 from evaluators.miniature.translation import sentence
 from evaluators.streams import stream
 
-NUM_LINES = 600
+DATA = Path(__file__).parent / "data"
+NUM_NEGATIONS = 600
+NUM_CLAUSES = {"clauses": 600, "clauses-sealed": 300}
+NUM_PROMPTS = 270
 
 
-def main() -> None:
-    """Write the file beside this script."""
+def _write(name: str, lines: list[str]) -> None:
+    (DATA / name).write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _negation() -> None:
     rng = stream(0, "negation")
     pairs: dict[str, str] = {}
-    while len(pairs) < NUM_LINES:
+    while len(pairs) < NUM_NEGATIONS:
         clause = sentence(rng)
         pairs.setdefault(clause.english, clause.negated)
     lines = [json.dumps({"clause": text, "negation": target}) for text, target in pairs.items()]
-    path = Path(__file__).parent / "data" / "negation.jsonl"
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+    _write("negation.jsonl", lines)
+
+
+def _clauses() -> None:
+    rng = stream(0, "clauses")
+    pairs: dict[str, str] = {}
+    while len(pairs) < sum(NUM_CLAUSES.values()):
+        clause = sentence(rng)
+        pairs.setdefault(clause.english, clause.german)
+    waiting = list(pairs.items())
+    for name, count in NUM_CLAUSES.items():
+        part, waiting = waiting[:count], waiting[count:]
+        _write(f"{name}.en", [english for english, _ in part])
+        _write(f"{name}.de", [german for _, german in part])
+
+
+def main() -> None:
+    """Write the files beside this script."""
+    _negation()
+    _clauses()
+    records = prompts(stream(0, "ifeval"), NUM_PROMPTS)
+    _write("ifeval_search.jsonl", [json.dumps(record) for record in records])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from evaluators.config import Config
-from evaluators.tasks import TaskConfig
+from evaluators.tasks import TASK_KINDS, TaskConfig
 from search.base_model import BaseModelConfig
 from search.config_file import ConfigError, apply_override, load_config
 from search.kubernetes import KubernetesConfig
@@ -25,7 +25,7 @@ from search.space import Families
 from search.workers import Workers
 
 # What discriminated unions put into the location of a problem.
-_VARIANTS = {"task": ("miniature", "jsonl", "dataset"), "proposer": KINDS}
+_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS}
 
 
 class SweepError(ValueError):

@@ -1,6 +1,7 @@
 """Small models of three architectures, built from configs, and sweeps that use them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,12 @@ def write_sweep(tmp_path: Path, model_folders: dict[str, Path]) -> Callable[...,
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """Return the folder of published data sets that KILOBIT_DATA names."""
+    folder = os.environ.get("KILOBIT_DATA")
+    if not folder:
+        pytest.skip("KILOBIT_DATA names no folder with gsm8k, ifeval and wmt-sample")
+    return Path(folder)

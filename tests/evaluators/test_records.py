@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from evaluators.hub import DatasetMissingError, DatasetTask, load_dataset_task
+from evaluators.hub import DatasetTask, load_dataset_task
 from evaluators.jsonl import JsonlTask, load_jsonl
+from evaluators.sources import DatasetMissingError
 from evaluators.tasks import load_task
 
 

@@ -1,0 +1,1 @@
+"""The tasks of the field, on their own published data."""

@@ -1,0 +1,93 @@
+"""Instructions with their answers: records `conversations: [user, assistant, ...]`.
+
+The format of LIMA (Zhou et al. 2023, arXiv 2305.11206), a thousand curated pairs. Only the first
+two turns of a conversation are used. How good an answer is has no exact score: as a task it is
+compared with the given answer by a metric that the sweep file names (`exact_match`, `contains` or
+`bleu`), which measures likeness and not quality. Its better use is as training data for `ifeval`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from evaluators.benchmarks.dividing import BenchmarkTask, benchmark_task, divided
+from evaluators.metrics import METRICS, Example
+from evaluators.sources import Records, checked_text, read_records
+from evaluators.task import Task, make_example
+
+
+class InstructionsTask(BenchmarkTask):
+    """Instructions with their answers, as LIMA has them."""
+
+    kind: Annotated[Literal["instructions"], Field(description="instructions with answers")]
+    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = (
+        "instructions"
+    )
+    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    search: Annotated[
+        Records | None, Field(description="records to compare on; null: a share of `train`")
+    ] = None
+    sealed: Annotated[Records, Field(description="never used by a search")]
+    metric: Annotated[
+        Literal["exact_match", "contains", "bleu"],
+        Field(description="the scoring rule; it measures likeness to the given answer"),
+    ]
+    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
+        "{input}\n\n"
+    )
+    answer: Annotated[
+        str, Field(description="an answer as a demonstration shows it; contains {target}")
+    ] = "{target}\n\n"
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(description="strings that end a generation"),
+    ] = ()
+    max_new_tokens: Annotated[
+        int, Field(ge=1, le=100_000, description="longest generation in tokens")
+    ] = 1280
+
+
+def conversation_example(record: Mapping[str, Any], where: str) -> Example:
+    """Return the first turn of a conversation as input and the second as target.
+
+    Raises:
+        ValueError: naming the place, if there are no two turns of text.
+    """
+    field = f"{where}: field 'conversations'"
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or len(turns) < 2:
+        has = (
+            "nothing" if turns is None else f"{len(turns) if isinstance(turns, list) else 1} of it"
+        )
+        raise ValueError(f"{field} must be a list of at least two texts, found {has}")
+    texts: list[str] = []
+    for number, turn in enumerate(turns[:2], 1):
+        if not isinstance(turn, str):
+            raise ValueError(f"{field}, turn {number} must be a text, found {type(turn).__name__}")
+        texts.append(checked_text(turn, f"{field}, turn {number}"))
+    return make_example(texts[0], texts[1])
+
+
+def read_conversations(source: Records, folder: Path) -> list[Example]:
+    """Return the examples of `source`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line of what can't be used.
+    """
+    return [conversation_example(record, where) for where, record in read_records(source, folder)]
+
+
+def load_instructions(config: InstructionsTask, folder: Path) -> Task:
+    """Return the task, paths relative to `folder`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line of what can't be used.
+    """
+    given = None if config.search is None else read_conversations(config.search, folder)
+    train, search = divided(config, read_conversations(config.train, folder), given)
+    sealed = read_conversations(config.sealed, folder)
+    return benchmark_task(config, METRICS[config.metric], train, search, sealed)

@@ -1,0 +1,90 @@
+"""How the records of a published data set become three splits that share no input.
+
+The sealed split is the published test set, whole and as it is. Search examples are given, or are a
+share of the training records, chosen by the hash of the input, so that repeated inputs stay
+together and a longer file moves no record. An input that is also in the sealed split is left out of
+the other two, one that is in the search split is left out of the train split: published sets repeat
+themselves, and they can't be edited.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.metrics import Example, Metric
+from evaluators.task import Task, make_splits, share
+from evaluators.text_task import TextTask
+
+SEARCH_SHARE = 0.2
+
+
+class BenchmarkTask(TextTask):
+    """What the tasks of the field share."""
+
+    search_share: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="share of the training records that becomes the search split, by the hash "
+            "of the input; by default 0.2. Where `search` is given it has no meaning",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _search_is_given_once(self) -> Self:
+        if self.search_share is not None and getattr(self, "search", None) is not None:
+            raise ValueError(
+                "`search_share` divides the training records; with `search` it has no meaning"
+            )
+        return self
+
+
+def without(examples: Iterable[Example], inputs: Collection[str]) -> list[Example]:
+    """Return the examples whose input is not among `inputs`."""
+    return [example for example in examples if example.input not in inputs]
+
+
+def inputs_of(*splits: Iterable[Example]) -> set[str]:
+    """Return all inputs of these examples."""
+    return {example.input for split in splits for example in split}
+
+
+def divided(
+    config: BenchmarkTask, train: Sequence[Example], search: Sequence[Example] | None
+) -> tuple[list[Example], list[Example]]:
+    """Return train and search examples; where no `search` is given it is a share of `train`."""
+    if search is not None:
+        return list(train), list(search)
+    part = SEARCH_SHARE if config.search_share is None else config.search_share
+    chosen = [share(example.input) < part for example in train]
+    return (
+        [example for example, taken in zip(train, chosen, strict=True) if not taken],
+        [example for example, taken in zip(train, chosen, strict=True) if taken],
+    )
+
+
+def benchmark_task(
+    config: BenchmarkTask,
+    metric: Metric,
+    train: Sequence[Example],
+    search: Sequence[Example],
+    sealed: Sequence[Example],
+) -> Task:
+    """Return the task of these examples, without the inputs that a later split has too.
+
+    Raises:
+        ValueError: if nothing is left for a split.
+    """
+    search = without(search, inputs_of(sealed))
+    train = without(train, inputs_of(search, sealed))
+    return Task(
+        name=config.name,
+        question=config.question,
+        answer=config.answer,
+        stop=config.stop,
+        max_new_tokens=config.max_new_tokens,
+        metric=metric,
+        splits=make_splits(config.name, train, search, sealed, config.seed),
+    )

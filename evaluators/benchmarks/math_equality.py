@@ -1,0 +1,154 @@
+r"""Whether an output is the same mathematical answer as the gold one.
+
+The whole output, white space aside, has to be one answer: the same text as the gold answer, or what
+math-verify parses as one LaTeX expression and finds equal to it. So `0.5`, `$\frac12$` and
+`\boxed{1/2}` equal `\frac{1}{2}`, and a sentence that contains 1/2 does not. What math-verify takes
+for equal counts, an unfinished product such as `3*4` for 12 and `x=5` for 5 included. No answer is
+what has a line break, more than 500 characters, braces that don't close, or two numbers with only
+spaces between them, which math-verify would add up.
+
+math-verify runs in a process of its own with 5 s of computing and 4 GiB for an answer. What takes
+more is not equal; that is the only case in which a score may depend on the machine.
+"""
+
+import atexit
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+MAX_CHARS = 500
+CPU_S = 5.0
+# By its timer, or by an error of math-verify's.
+_OWN_ENDS = (-signal.SIGPROF, 1)
+_TRIES = 3
+_TWO_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
+
+
+class Judge:
+    """A process that compares answers; started when it is first asked, and again when it died.
+
+    Args:
+        cpu_s: how long it may compute on an answer.
+    """
+
+    def __init__(self, cpu_s: float = CPU_S) -> None:
+        self._cpu_s = cpu_s
+        self._process: subprocess.Popen[str] | None = None
+        # One question at a time, whatever thread it comes from.
+        self._lock = threading.Lock()
+
+    def equal(self, gold: str, output: str) -> bool:
+        """Return whether math-verify finds them equal.
+
+        Raises:
+            ValueError: if math-verify can't be run here.
+        """
+        line = json.dumps([gold, output]) + "\n"
+        with self._lock:
+            # What ends the process from outside, for example for want of memory, says nothing.
+            for _ in range(_TRIES):
+                found, status = self._ask(self._running(), line)
+                if found or status in _OWN_ENDS:
+                    break
+            return found == "1\n"
+
+    def _ask(self, process: "subprocess.Popen[str]", line: str) -> tuple[str, int | None]:
+        """Return the answer, or nothing and how the process ended."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            found = process.stdout.readline()
+        except BrokenPipeError:
+            found = ""
+        if found:
+            return found, None
+        status = process.wait()
+        self.stop()
+        return "", status
+
+    def _running(self) -> "subprocess.Popen[str]":
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._process = subprocess.Popen(  # noqa: S603 - our own script
+                [sys.executable, str(Path(__file__).with_name("math_judge.py")), str(self._cpu_s)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() != "ready\n":
+                raise ValueError("math-verify can't be imported: pip install 'kilobit[bench]'")
+        return self._process
+
+    def stop(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            # What it did not read any more can't be written.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@cache
+def judge() -> Judge:
+    """Return the judge of this process."""
+    found = Judge()
+    atexit.register(found.stop)
+    return found
+
+
+def check_installed() -> None:
+    """Check that math-verify is there.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if find_spec("math_verify") is None:
+        raise ValueError("the task math needs math-verify: pip install 'kilobit[bench]'")
+
+
+def is_one_answer(text: str) -> bool:
+    """Say whether `text` may be an answer at all; see the module's promise."""
+    return (
+        0 < len(text) <= MAX_CHARS
+        and len(text.splitlines()) == 1
+        and _TWO_NUMBERS.search(text) is None
+        and _closes(text)
+    )
+
+
+def _closes(text: str) -> bool:
+    depth = 0
+    for char in text.replace("\\{", "").replace("\\}", ""):
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+@lru_cache(maxsize=65536)
+def same_answer(gold: str, output: str) -> bool:
+    """Return whether the whole of `output` is the same answer as `gold`.
+
+    Raises:
+        ValueError: if math-verify can't be run here.
+    """
+    gold, output = gold.strip(), output.strip()
+    if output == gold:
+        return bool(gold)
+    return is_one_answer(output) and judge().equal(gold, output)

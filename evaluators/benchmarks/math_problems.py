@@ -1,0 +1,126 @@
+r"""MATH: competition problems with answers in `\boxed{}` (Hendrycks et al., arXiv 2103.03874).
+
+A record has `problem`, `level`, `type` (or `subject`) and `solution`; the gold answer is what the
+last `\boxed{}` of the solution holds. The score of an output is 1 if the whole of it is the same
+answer (`evaluators.benchmarks.math_equality`), else 0. Nothing is searched for in an output: taking
+what a model boxed is a step of the program and is counted.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from evaluators.benchmarks.dividing import BenchmarkTask, benchmark_task, divided
+from evaluators.benchmarks.math_equality import check_installed, same_answer
+from evaluators.metrics import Example, MeanMetric
+from evaluators.sources import Records, read_records, text_of
+from evaluators.task import Task, make_example
+
+_BOXES = ("\\boxed", "\\fbox")
+
+
+class MathTask(BenchmarkTask):
+    """MATH, from the hub or from its files."""
+
+    kind: Annotated[Literal["math"], Field(description="competition problems")]
+    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "math"
+    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    search: Annotated[
+        Records | None, Field(description="records to compare on; null: a share of `train`")
+    ] = None
+    sealed: Annotated[Records, Field(description="the published test set")]
+    shown: Annotated[
+        Literal["answer", "solution"],
+        Field(description="what demonstrations show and adapters learn"),
+    ] = "answer"
+    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
+        "Problem: {input}\nAnswer:"
+    )
+    answer: Annotated[
+        str, Field(description="an answer as a demonstration shows it; contains {target}")
+    ] = " {target}\n\n"
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(description="strings that end a generation"),
+    ] = ("\n\n", "\nProblem:")
+    max_new_tokens: Annotated[
+        int, Field(ge=1, le=100_000, description="longest generation in tokens")
+    ] = 512
+
+
+class SameAnswer(MeanMetric):
+    """1 if the whole output is the same mathematical answer as the gold one, else 0."""
+
+    name = "math"
+    binary = True
+
+    def per_example(self, output: str, example: Example) -> float:
+        """Return 1.0 or 0.0."""
+        return float(same_answer(example.gold, output))
+
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return the problem's level and subject."""
+        return {name: example.extra[name] for name in ("level", "subject")}
+
+
+def last_boxed(solution: str) -> str | None:
+    r"""Return what the last `\boxed{}` holds, None if there is none or it does not close."""
+    at = max(solution.rfind(box) for box in _BOXES)
+    if at < 0:
+        return None
+    inside = solution[at:].partition("ox")[2].removeprefix("ed")
+    if not inside.startswith("{"):
+        # A few solutions write `\boxed 4`.
+        words = inside.split("$")[0].split()
+        return words[0] if inside[:1].isspace() and words else None
+    depth = 0
+    for place, char in enumerate(inside):
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return inside[1:place].strip()
+    return None
+
+
+def math_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
+    """Return the example in a record.
+
+    Raises:
+        ValueError: naming the place, if a field is missing or the solution has no boxed answer.
+    """
+    problem, solution = text_of(record, "problem", where), text_of(record, "solution", where)
+    subject = text_of(record, "type" if "type" in record else "subject", where)
+    level = record.get("level")
+    if isinstance(level, bool) or not isinstance(level, str | int):
+        raise ValueError(f"{where}: field 'level' must be a text or a number, found {level!r:.60}")
+    gold = last_boxed(solution)
+    if not gold:
+        raise ValueError(f"{where}: field 'solution' has no answer in \\boxed{{}}")
+    extra = {
+        "gold": gold,
+        "level": str(level).removeprefix("Level ").strip(),
+        "subject": subject.strip(),
+    }
+    # An empty line ends an answer.
+    lines = [line.rstrip() for line in solution.splitlines() if line.strip()]
+    return make_example(problem, gold if shown == "answer" else "\n".join(lines), extra)
+
+
+def load_math(config: MathTask, folder: Path) -> Task:
+    """Return the task, paths relative to `folder`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line of what can't be used, or math-verify if it is missing.
+    """
+
+    def read(source: Records) -> list[Example]:
+        rows = read_records(source, folder)
+        return [math_example(record, where, config.shown) for where, record in rows]
+
+    given = None if config.search is None else read(config.search)
+    train, search = divided(config, read(config.train), given)
+    sealed = read(config.sealed)
+    check_installed()
+    return benchmark_task(config, SameAnswer(), train, search, sealed)

@@ -1,0 +1,35 @@
+"""The settings that every task on texts has: its label, how it asks, when an answer ends."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+
+
+class TextTask(Config):
+    """How a task asks, shows an answer and ends one."""
+
+    name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
+    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
+        "{input}\n"
+    )
+    answer: Annotated[
+        str, Field(description="an answer as a demonstration shows it; contains {target}")
+    ] = "{target}\n"
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(description="strings that end a generation"),
+    ] = ("\n",)
+    max_new_tokens: Annotated[
+        int, Field(ge=1, le=100_000, description="longest generation in tokens")
+    ] = 64
+    seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
+
+    @model_validator(mode="after")
+    def _templates(self) -> Self:
+        if self.question.count("{input}") != 1:
+            raise ValueError("`question` must contain {input} once")
+        if self.answer.count("{target}") != 1:
+            raise ValueError("`answer` must contain {target} once")
+        return self
