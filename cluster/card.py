@@ -66,16 +66,25 @@ def _print_model(console: Console, lines: Sequence[Line]) -> None:
     unbounded = console.options.update(max_width=_UNBOUNDED)
     table.width = Measurement.get(console, unbounded, table).maximum
     console.print(table)
-    tags = [line for line in found if line.tag is not None]
-    for tag in dict.fromkeys((line.item, line.tag) for line in tags):
-        each = [cells[tag] for cells in by_program.values() if tag in cells]
-        if not any(line.change for line in each):
-            continue
-        changes = ", ".join(_number(line.change) for line in each)
-        console.print(
-            f"  {tag[0]} {tag[1]} ({each[0].num_examples}): bare "
-            f"{_number(each[0].base, signed=False)}, changes {changes}"
-        )
+    _print_parts(console, [line for line in found if line.tag is not None])
+
+
+def _print_parts(console: Console, lines: Sequence[Line]) -> None:
+    """Print the parts of items: what the bare model has in each, and which programs change it."""
+    by_item: dict[str, list[Line]] = {}
+    for line in lines:
+        by_item.setdefault(line.item, []).append(line)
+    for item, parts in by_item.items():
+        bare = {line.tag: line for line in parts}
+        each = (f"{tag} {_number(one.base, signed=False)}" for tag, one in sorted(bare.items()))
+        console.print(f"  {item}, bare: {', '.join(each)}")
+        changed: dict[str, list[str]] = {}
+        for line in parts:
+            if line.change:
+                text = f"{line.tag} {_number(line.change)} of {line.num_examples}"
+                changed.setdefault(f"{line.program_bits} bits, {line.candidate}", []).append(text)
+        for program, texts in changed.items():
+            console.print(f"  {item}, {program}: {', '.join(texts)}")
 
 
 def _cell(line: Line | None) -> Text:

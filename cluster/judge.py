@@ -25,8 +25,7 @@ def judge_of(subject: Subject) -> Judge:
             between, _, after = rest.partition("{answer}")
             whole = asked.text(before + request + between + answer + after)
             ids = tuple(asked.encode(whole, special=not asked.chat))
-            for word in (_YES, _NO):
-                rows.append((ids, tuple(asked.encode(word, special=False))))
+            rows += [(ids, tuple(asked.encode(word, special=False))) for word in (_YES, _NO)]
         nats = [found for found, _ in asked.judged(rows)]
         return [yes > no for yes, no in zip(nats[::2], nats[1::2], strict=True)]
 

@@ -1,4 +1,4 @@
-"""A stretch of code in which no library fetches anything: what is not on this machine is not there."""
+"""Code in which no library fetches anything: what is not on this machine is not there."""
 
 import contextlib
 import os

@@ -132,8 +132,8 @@ def judge_answers(
 ) -> list[tuple[float, bool]]:
     """Return the log-probability in nats of each answer's tokens after its row, in one pass.
 
-    Beside it stands whether each token is the likeliest one there. An answer has one token at least,
-    and its last one is not read, so a row may have the model's context and one token more.
+    Beside it stands whether each token is the likeliest one there. An answer has one token at
+    least, and its last one is not read, so a row may have the model's context and one token more.
     """
     if not rows:
         return []
