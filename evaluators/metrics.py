@@ -202,7 +202,12 @@ class CorpusBleu:
         worst = rows.copy()
         worst[..., :ORDER] = 0
         best = _statistics([example.target for example in examples], examples)
-        return corpus_bounds(CorpusStatistics(rows, worst, best, corpus_bleu), num_programs, level)
+
+        def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
+            # Where no n-gram of an order matches, its smoothed count is one of the whole corpus.
+            return corpus_bleu(len(examples) * means)
+
+        return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)
 
 
 def _statistics(outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[np.int64]:

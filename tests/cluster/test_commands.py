@@ -481,8 +481,11 @@ def test_brackets_in_names_are_no_markup_and_a_byte_order_mark_is_no_data(
     "example", sorted(p.name for p in (REPOSITORY / "examples").glob("*.yaml"))
 )
 def test_every_example_dry_runs_without_network(
-    capsys: pytest.CaptureFixture[str], example: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, example: str
 ) -> None:
+    # Read from the environment at import, which another test of this process may have done before.
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert launch.main(["run", str(REPOSITORY / "examples" / example), "--dry-run"]) == 0
     assert "The sweep file is valid; nothing was started." in capsys.readouterr().out
 

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from cluster.messages import BaseModelChangedError, EvaluatorSetup
 from cluster.program_files import read_program
 from cluster.rung_runner import RungRunner
 from evaluators.ledger import Ledger
+from evaluators.tasks import load_task
 from search.adapter import AdapterSpec
 from search.candidate import Candidate, Prompt
 from search.programs.program import decode
@@ -20,6 +22,7 @@ from search.rate import RateSearch
 from search.rungs import Rung
 from search.sweep import load_sweep
 from tests.conftest import REPOSITORY
+from tests.evaluators.test_records import write_jsonl
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 
@@ -80,6 +83,29 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert found.recipe.postprocess == ("last_number",)
     (worker,) = ledger.rows("workers")
     assert worker["base_digest"] == written["base_digest"]
+
+
+def test_what_a_metric_says_besides_the_score_is_a_column(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, first in (("train", 0), ("test", 40)):
+        records = [
+            {"problem": str(i), "level": i % 5, "type": "Algebra", "solution": f"\\boxed{{{i}}}"}
+            for i in range(first, first + 40)
+        ]
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    task = {"kind": "math", "train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
+    sweep = load_sweep(write_sweep(task=task | {"max_new_tokens": 4, "search_share": 0.5}))
+    run = str(tmp_path / "run")
+    setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
+    Evaluator(setup).run_rung(candidate(task="math").canonical(), FIRST)
+    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+    assert len(rows) == 4
+    splits = load_task(sweep.task, tmp_path).splits.search
+    levels = {example.id: str(int(example.input) % 5) for example in splits}
+    for row in rows:
+        found = json.loads(row["columns"])
+        assert found == {"level": levels[row["example"]], "subject": "Algebra"}
 
 
 @pytest.mark.parametrize(("architecture", "target"), [("gpt2", "c_attn"), ("qwen2", "q_proj")])

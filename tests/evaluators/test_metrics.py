@@ -37,6 +37,19 @@ def test_corpus_bleu_equals_sacrebleu_in_any_order() -> None:
     assert shuffled.score == pytest.approx(expected, abs=1e-12)
 
 
+def test_bounds_of_bleu_are_around_corpus_bleu_also_where_no_long_n_gram_matches() -> None:
+    examples = list(load_miniature("translation", 0).splits.search[:50])
+    rng = random.Random(1)
+    poor = [f"{rng.choice(e.target.split())} x y z" for e in examples]
+    fair = [e.target if i % 2 else "die Katze" for i, e in enumerate(examples)]
+    bounds = METRICS["bleu"].bounds([poor, fair], examples, 2)
+    for found, outputs in zip(bounds, (poor, fair), strict=True):
+        expected = METRICS["bleu"].corpus(outputs, examples).score
+        assert 0 < expected < 0.9
+        assert found.score == pytest.approx(expected, rel=1e-12)
+        assert found.lower <= expected <= found.upper
+
+
 def test_bleu_interval_holds_the_score_and_shrinks_with_examples() -> None:
     examples = list(load_miniature("translation", 0).splits.search[:400])
     outputs = [e.target if i % 2 else "die Katze" for i, e in enumerate(examples)]
