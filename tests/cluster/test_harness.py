@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
+import ray
 import torch
 import yaml
 
@@ -236,7 +239,7 @@ print("still there")
 """
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_a_ray_driver_goes_on_after_the_harness(
     model_folders: dict[str, Path], tasks: Path
 ) -> None:
@@ -257,8 +260,17 @@ def test_only_models_that_are_never_used_here_end_ray() -> None:
     assert found <= {"vllm_causallms.py", "vllm_vlms.py"}
 
 
-def test_nothing_stays_changed() -> None:
-    before = datasets.config.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+def test_nothing_stays_changed(model_folders: dict[str, Path], manager: TaskManager) -> None:
+    def state() -> list[Any]:
+        drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        variables = [os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")]
+        return [ray.shutdown, datasets.config.HF_HUB_OFFLINE, variables, drawn]
+
+    before = state()
+    run_harness(bare(frozen_of(model_folders["llama"])), ["ours_choice"], manager, 2)
+    assert state() == before
     with undisturbed():
         assert datasets.config.HF_HUB_OFFLINE
-    assert (datasets.config.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")) == before
+        assert ray.shutdown is not before[0]
+        random.random(), np.random.random(), torch.rand(())
+    assert state() == before
