@@ -17,18 +17,22 @@ import contextlib
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import lm_eval.api.task
 import lm_eval.tasks
 import numpy as np
 import ray
 import torch
-from lm_eval import simple_evaluate, utils
+from lm_eval import utils
 from lm_eval.api.model import TemplateLM
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
+from tqdm import tqdm
 
 from cluster.offline import exchanged, offline
 from cluster.packing.generate import Asked
@@ -194,7 +198,7 @@ def undisturbed() -> Iterator[None]:
     """
     logger = logging.getLogger("lm_eval")
     level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours, kept for others
-    with offline(), torch.random.fork_rng(), exchanged([(ray, "shutdown", _not_now)]):
+    with offline(), torch.random.fork_rng(), exchanged(_EXCHANGED):
         try:
             logger.setLevel(logging.ERROR)
             yield
@@ -206,6 +210,12 @@ def undisturbed() -> Iterator[None]:
 
 def _not_now(*_: object, **__: object) -> None:
     """Stand in for `ray.shutdown`."""
+
+
+_EXCHANGED = [
+    (ray, "shutdown", _not_now),
+    (lm_eval.api.task, "tqdm", partial(tqdm, disable=True)),
+]
 
 
 @lru_cache(maxsize=1)
@@ -254,15 +264,15 @@ class HarnessEvaluator:
     ) -> None:
         self.name, self.better = name, better
         self._metric, self._num_examples = metric, num_examples
-        self._manager = manager_of(name, include)
-        if name not in self._manager.all_tasks:
+        manager = manager_of(name, include)
+        if name not in manager.all_tasks:
             raise ValueError(
                 f"{name} is no task of the harness{f' in {include}' if include else ''}"
             )
         with undisturbed():
             try:
                 # Its data are read here, so what is not there is known before a model is asked.
-                self._manager.load([name])
+                self._loaded = manager.load([name])
             except Exception as error:  # the harness and what reads data raise many types
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"{name} is not on this machine: {reason}") from error
@@ -274,7 +284,7 @@ class HarnessEvaluator:
             ValueError: if the task has no such metric.
         """
         assert isinstance(model, Subject)
-        found = run_harness(model, [self.name], self._manager, self._num_examples)
+        found = run_harness(model, self._loaded, self._num_examples)
         rows = []
         for task, documents in sorted(found["samples"].items()):
             for document in documents:
@@ -289,26 +299,25 @@ class HarnessEvaluator:
 
 
 def run_harness(
-    subject: Subject, tasks: list[Any], manager: TaskManager, num_examples: int | None = None
+    subject: Subject, loaded: dict[str, Any], num_examples: int | None = None
 ) -> dict[str, Any]:
-    """Return what the harness's `simple_evaluate` says of a resident model.
+    """Return what the harness's `evaluate` says of a resident model.
+
+    The settings are those of its `simple_evaluate`, which would also look at the whole environment
+    for each model.
 
     Args:
         subject: the model and what is on it.
-        tasks: names, or tasks as the harness loads them.
-        manager: knows the tasks.
+        loaded: tasks as `TaskManager.load` returns them; they can be used again.
         num_examples: documents of each task, all by default.
     """
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        # Demonstrations are drawn from it, the same for every model.
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     with undisturbed():
-        # Without seeds: the generators of the process are not the harness's.
-        found: dict[str, Any] = simple_evaluate(
-            HarnessModel(subject),
-            tasks=tasks,
-            limit=num_examples,
-            bootstrap_iters=0,
-            task_manager=manager,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
+        found: dict[str, Any] = evaluate(
+            HarnessModel(subject), loaded, limit=num_examples, bootstrap_iters=0
         )
     return found

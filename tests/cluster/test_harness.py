@@ -50,6 +50,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "doc_to_target": "{{gold}}",
             "doc_to_choice": "{{choices}}",
             "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+            "num_fewshot": 2,
+            "fewshot_split": "test",
             "data": choices,
         },
         "ours_text": {
@@ -92,6 +94,9 @@ def test_a_bare_model_gives_what_the_harness_gives_alone(
 ) -> None:
     folder = model_folders[architecture]
     names = ["ours_choice", "ours_text", "ours_words"]
+    loaded = manager.load(names)
+    # Once before: what a model is asked does not depend on who was asked before it.
+    run_harness(bare(frozen_of(model_folders["qwen2"])), loaded, 2)
     with undisturbed():
         theirs = lm_eval.simple_evaluate(
             HFLM(pretrained=str(folder), device="cpu", batch_size=2, dtype="float32"),
@@ -99,7 +104,7 @@ def test_a_bare_model_gives_what_the_harness_gives_alone(
             bootstrap_iters=0,
             task_manager=manager,
         )
-    ours = run_harness(bare(frozen_of(folder)), names, manager)
+    ours = run_harness(bare(frozen_of(folder)), loaded)
     assert any(  # Texts of several windows are among them.
         len(sample["doc"]["text"]) > 2000 for sample in ours["samples"]["ours_text"]
     )
@@ -169,9 +174,9 @@ def test_an_adapter_is_on_the_model_for_the_harness(
     config = BaseModelConfig(regime="small", path=folder)
     builder = Builder(frozen, config, task, 8, "program")
     program = builder.build(candidate, {}, adapter, random_numbers(adapter))
-    before = run_harness(bare(frozen), ["ours_choice"], manager)
+    before = run_harness(bare(frozen), manager.load(["ours_choice"]))
     with with_program(frozen, candidate, program, task) as subject:
-        adapted = run_harness(subject, ["ours_choice"], manager)
+        adapted = run_harness(subject, manager.load(["ours_choice"]))
         # What a plain forward pass through the adapted model says is what the harness was told.
         arguments = adapted["samples"]["ours_choice"][0]["arguments"][0]
         first = frozen.tokenizer(arguments[0])["input_ids"]
@@ -181,7 +186,7 @@ def test_an_adapter_is_on_the_model_for_the_harness(
     assert adapted["samples"]["ours_choice"][0]["resps"][0][0][0] == pytest.approx(
         expected, abs=1e-4
     )
-    after = run_harness(bare(frozen), ["ours_choice"], manager)
+    after = run_harness(bare(frozen), manager.load(["ours_choice"]))
     resps = [
         [s["resps"] for s in run["samples"]["ours_choice"]] for run in (before, adapted, after)
     ]
@@ -228,7 +233,7 @@ subject = bare(load(BaseModelConfig(regime="small", path=folder), folder))
 random.seed(1), np.random.seed(1), torch.manual_seed(1)
 expected = random.random(), np.random.random(), float(torch.rand(()))
 random.seed(1), np.random.seed(1), torch.manual_seed(1)
-run_harness(subject, ["ours_choice"], manager)
+run_harness(subject, manager.load(["ours_choice"]))
 assert (random.random(), np.random.random(), float(torch.rand(()))) == expected
 with undisturbed():
     ray.shutdown()
@@ -260,17 +265,21 @@ def test_only_models_that_are_never_used_here_end_ray() -> None:
     assert found <= {"vllm_causallms.py", "vllm_vlms.py"}
 
 
-def test_nothing_stays_changed(model_folders: dict[str, Path], manager: TaskManager) -> None:
+def test_nothing_stays_changed(
+    model_folders: dict[str, Path], manager: TaskManager, capfd: pytest.CaptureFixture[str]
+) -> None:
     def state() -> list[Any]:
-        drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
         variables = [os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")]
         return [ray.shutdown, datasets.config.HF_HUB_OFFLINE, variables, drawn]
 
+    subject, loaded = bare(frozen_of(model_folders["llama"])), manager.load(["ours_choice"])
     before = state()
-    run_harness(bare(frozen_of(model_folders["llama"])), ["ours_choice"], manager, 2)
+    run_harness(subject, loaded, 2)
+    assert not capfd.readouterr().err
     assert state() == before
     with undisturbed():
         assert datasets.config.HF_HUB_OFFLINE
         assert ray.shutdown is not before[0]
-        random.random(), np.random.random(), torch.rand(())
+        random.random(), np.random.random(), torch.rand(())  # noqa: NPY002
     assert state() == before
