@@ -32,7 +32,6 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
 from cluster.offline import exchanged, offline
 from cluster.packing.generate import Asked
@@ -214,7 +213,7 @@ def _not_now(*_: object, **__: object) -> None:
 
 _EXCHANGED = [
     (ray, "shutdown", _not_now),
-    (lm_eval.api.task, "tqdm", partial(tqdm, disable=True)),
+    (lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True)),
 ]
 
 

@@ -70,6 +70,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "data": choices,
         },
     }
+    group = {"group": "ours_group", "task": ["ours_choice", "ours_text"]}
+    (folder / "ours_group.yaml").write_text(yaml.safe_dump(group))
     for name, task in tasks.items():
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in task.pop("data")), "utf-8")
@@ -211,6 +213,8 @@ def test_documents_become_rows_and_what_is_not_there_is_named(
     rows = HarnessEvaluator("ours_choice", "acc_norm", 4, tasks).evaluate(subject)
     assert [row.example for row in rows] == [f"ours_choice-{i}" for i in range(4)]
     assert {row.value for row in rows} <= {0.0, 1.0}
+    with pytest.raises(ValueError, match="ours_text has no metric acc for each document"):
+        HarnessEvaluator("ours_group", "acc", 2, tasks).evaluate(subject)
     with pytest.raises(ValueError, match="no metric f1"):
         HarnessEvaluator("ours_choice", "f1", 4, tasks).evaluate(subject)
     with pytest.raises(ValueError, match="no_such_task is no task of the harness in"):
@@ -230,10 +234,11 @@ ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
 folder, tasks = Path(sys.argv[1]), sys.argv[2]
 manager = TaskManager(include_path=tasks, include_defaults=False)
 subject = bare(load(BaseModelConfig(regime="small", path=folder), folder))
+loaded = manager.load(["ours_choice"])
 random.seed(1), np.random.seed(1), torch.manual_seed(1)
 expected = random.random(), np.random.random(), float(torch.rand(()))
 random.seed(1), np.random.seed(1), torch.manual_seed(1)
-run_harness(subject, manager.load(["ours_choice"]))
+run_harness(subject, loaded)
 assert (random.random(), np.random.random(), float(torch.rand(()))) == expected
 with undisturbed():
     ray.shutdown()
