@@ -199,8 +199,9 @@ def test_an_adapter_is_on_the_model_for_the_harness(
 def test_what_the_engine_does_not_do_is_refused(model_folders: dict[str, Path]) -> None:
     frozen = frozen_of(model_folders["llama"])
     model = HarnessModel(bare(frozen))
-    with pytest.raises(ValueError, match="only greedy"):
-        model.generate_until([Asked("Q", {"until": [], "do_sample": True, "temperature": 1.0})])
+    for options in ({"do_sample": True}, {"temperature": 1.0}, {"num_beams": 4}):
+        with pytest.raises(ValueError, match="only greedy"):
+            model.generate_until([Asked("Q", {"until": [], **options})])
     prompted = HarnessModel(Subject(frozen, prompt="Zahl:\n" * 300))
     with pytest.raises(ValueError, match="tokens more than the model reads"):
         prompted.loglikelihood([Asked("Q", "A")])
