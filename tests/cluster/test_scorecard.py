@@ -24,6 +24,7 @@ from cluster.evaluator import Evaluator
 from cluster.frozen import Frozen, load, weights_digest
 from cluster.judge import judge_of
 from cluster.messages import EvaluatorSetup
+from cluster.prequential import learn
 from cluster.run_folder import RunFolder, create_run
 from cluster.subject import Subject, bare, with_program
 from evaluators.battery import Row
@@ -152,6 +153,31 @@ def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
     assert weights_digest(frozen.model) == digest
 
 
+def test_a_program_of_examples_learns_them_again(frozen: Frozen) -> None:
+    spec = AdapterSpec(
+        method="data",
+        rank=1,
+        target_modules=("q_proj",),
+        size=2,
+        learning_rate=1.0,
+        steps=2,
+        batch_size=1,
+        seed=0,
+    )
+    candidate = Candidate(task="numbers", model="small", adapter=spec)
+    builder = Builder(frozen, BaseModelConfig(regime="small", path=Path()), NUMBERS, 1, "program")
+    questions = [
+        TRANSLATION.ask(e.input) + TRANSLATION.show(e.target) for e in TRANSLATION.splits.search[:3]
+    ]
+    with installed(frozen, spec) as adapter:
+        learned = learn(frozen, adapter, NUMBERS, 2, exact=True)
+        program = builder.build(candidate, {}, adapter, learned)
+        expected = bare(frozen).bits(questions)
+    with with_program(frozen, candidate, program, NUMBERS) as subject:
+        assert subject.bits(questions) == pytest.approx(expected, abs=1e-4)
+    assert bare(frozen).bits(questions) != pytest.approx(expected, abs=1e-3)
+
+
 def test_bits_of_a_text_are_those_of_the_model(frozen: Frozen) -> None:
     long = "one and two and three. " * 60
     texts = ["Three apples", long]
@@ -172,6 +198,8 @@ def test_bits_of_a_text_are_those_of_the_model(frozen: Frozen) -> None:
 
 def test_a_judge_compares_yes_and_no(frozen: Frozen, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, seen = judge_of(bare(frozen)), []
+    (alone,) = judge([("How?", "No.")])
+    assert judge([("How?", "No."), ("What?", "I can't " * 9)])[0] is alone
 
     def judged(self: Subject, rows: Any) -> list[tuple[float, bool]]:
         seen.extend(frozen.tokenizer.decode([*ids, *new]) for ids, new in rows)
