@@ -47,6 +47,7 @@ examples:
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
   kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
   kilobit certify runs/quickstart                      bound their scores on data no search saw
+  kilobit scorecard runs/quickstart                    what its programs change elsewhere
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
 
@@ -179,6 +180,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds that a program may take",
     )
+
+    scorecard = commands.add_parser(
+        "scorecard", help="measure what the front's programs change on other inputs"
+    )
+    scorecard.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    scorecard.add_argument(
+        "--battery",
+        type=Path,
+        metavar="FILE",
+        help="YAML that says what is measured (default: see docs/scorecard.md)",
+    )
+    scorecard.add_argument("--json", action="store_true", help="one JSON object a line")
 
     export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
     export.add_argument("program", type=_place, metavar="PROGRAM", help="the folder of one program")

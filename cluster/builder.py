@@ -143,7 +143,7 @@ class Builder:
 
         def here(section: bytes) -> str:
             if part is not None and part.codec == "index":
-                return _shown(part.lead, section, self._task)
+                return shown_examples(part.lead, section, self._task)
             return self._decoded[section]
 
         return decode(program.recipe, program.payload, here)
@@ -170,7 +170,7 @@ class Builder:
         )
 
 
-def _shown(lead: str, indices: bytes, task: Task) -> str:
+def shown_examples(lead: str, indices: bytes, task: Task) -> str:
     """Return `lead` and the demonstrations that stand at `indices` in the train split."""
     train, text = task.splits.train, lead
     for at in range(0, len(indices), 2):

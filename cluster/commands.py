@@ -64,6 +64,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "front": front,
         "verify": verify,
         "certify": certify,
+        "scorecard": scorecard,
         "export": export,
         "slurm": slurm,
         "kubernetes": kubernetes,
@@ -305,6 +306,13 @@ def _summarise(
         rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
         console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
+
+
+def scorecard(args: argparse.Namespace) -> int:
+    """Measure what the programs of a front change on other inputs."""
+    from cluster.scorecard import scorecard as measured
+
+    return measured(args)
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from cluster.attempts import holder_of
+from cluster.regimes import print_regimes
 from cluster.run_folder import RunFolder, open_run
 from cluster.terminal import Terminal
 from evaluators.storage import Place, write_whole
@@ -229,7 +230,10 @@ def front(args: argparse.Namespace) -> int:
                 print(json.dumps(point.as_json()))
         return 0
     targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    print_front(Terminal(), points, targets)
+    console = Terminal()
+    print_front(console, points, targets)
+    order = [model.label for run_folder in runs for model in run_folder.sweep.base_models]
+    print_regimes(console, points, order, targets)
     return 0
 
 

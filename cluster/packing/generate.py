@@ -18,7 +18,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from cluster.frozen import Frozen
 from cluster.packing.changes import Changes
 from cluster.packing.pack import Pack
-from cluster.packing.planner import Planner, is_out_of_memory
+from cluster.packing.planner import Planner
 from cluster.packing.reading import Reading, SlotRow
 
 # Ended rows are taken out when they are this share of a batch; that copies the cache of the others.
@@ -101,29 +101,11 @@ def answer(
     Returns:
         A row that does not fit into memory even by itself has an error in its place.
     """
-    found: dict[int, list[int] | MemoryError] = {}
-    todo = planner.split(range(len(rows)), lambda i: rows[i].tokens)
     with Pack(frozen.model, slots, frozen.shard) as pack:
-        while todo:
-            part = todo.pop(0)
-            tokens = sum(rows[i].tokens for i in part)
-            try:
-                new = continue_rows(frozen, pack, [rows[i] for i in part])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error)
-            else:
-                found.update(zip(part, new, strict=True))
-                continue
-            # Out here the tensors that the error held are gone.
-            planner.ran_out(tokens)
-            half = len(part) // 2
-            if half:
-                todo[:0] = [part[:half], part[half:]]
-            else:
-                found[part[0]] = MemoryError(f"a row does not fit into memory: {message}")
-    return [found[i] for i in range(len(rows))]
+        return planner.run(
+            [row.tokens for row in rows],
+            lambda part: continue_rows(frozen, pack, [rows[i] for i in part]),
+        )
 
 
 @torch.no_grad()
@@ -137,24 +119,36 @@ def continue_rows(frozen: Frozen, pack: Pack, rows: Sequence[Asked]) -> list[lis
         return _continue(frozen, reading, rows, reading.read(rest, 1)[:, -1])
 
 
-@torch.no_grad()
 def log_likelihoods(
     frozen: Frozen, pack: Pack, rows: Sequence[Asked], answers: Sequence[Sequence[int]]
 ) -> list[float]:
     """Return the log-probability in nats of each answer's tokens after its row."""
+    return [nats for nats, _ in judge_answers(frozen, pack, rows, answers)]
+
+
+@torch.no_grad()
+def judge_answers(
+    frozen: Frozen, pack: Pack, rows: Sequence[Asked], answers: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
+    """Return the log-probability in nats of each answer's tokens after its row, in one pass.
+
+    Beside it stands whether each token is the likeliest one there. An answer has one token at
+    least, and its last one is not read, so a row may have the model's context and one token more.
+    """
     if not rows:
         return []
-    whole = [(row.slot, (*row.ids, *new)) for row, new in zip(rows, answers, strict=True)]
+    whole = [(row.slot, (*row.ids, *new[:-1])) for row, new in zip(rows, answers, strict=True)]
     reading = _reading(frozen, pack, whole)
     longest = max(map(len, answers))
     with pack.rows(reading.slots):
-        logits = reading.read([ids for _, ids in whole], longest + 1)
+        logits = reading.read([ids for _, ids in whole], longest)
     found = []
     for row, new in enumerate(answers):
         # Rows are padded on the left, so an answer's tokens are the last ones.
-        told = logits[row, longest - len(new) : longest].float().log_softmax(-1)
+        told = logits[row, longest - len(new) :].float().log_softmax(-1)
         ids = torch.tensor(list(new), device=told.device)
-        found.append(float(told.gather(1, ids[:, None]).sum()))
+        nats = float(told.gather(1, ids[:, None]).sum())
+        found.append((nats, bool((told.argmax(-1) == ids).all())))
     return found
 
 

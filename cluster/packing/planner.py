@@ -9,6 +9,7 @@ from typing import TypeVar
 
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Planner:
@@ -25,6 +26,40 @@ class Planner:
         """Learn that memory did not suffice for a pass of so many tokens."""
         half = max(1, tokens // 2)
         self.limit = half if self.limit is None else min(self.limit, half)
+
+    def run(
+        self, sizes: Sequence[int], work: Callable[[list[int]], Sequence[Result]]
+    ) -> list[Result | MemoryError]:
+        """Return the results of all rows; where memory runs out, half a pass is tried.
+
+        Args:
+            sizes: tokens of each row.
+            work: takes the places of the rows of a pass and returns their results.
+
+        Returns:
+            A row that does not fit into memory even by itself has an error in its place.
+        """
+        found: dict[int, Result | MemoryError] = {}
+        todo = self.split(range(len(sizes)), lambda i: sizes[i])
+        while todo:
+            part = todo.pop(0)
+            try:
+                new = work(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error)
+            else:
+                found.update(zip(part, new, strict=True))
+                continue
+            # Out here the tensors that the error held are gone.
+            self.ran_out(sum(sizes[i] for i in part))
+            half = len(part) // 2
+            if half:
+                todo[:0] = [part[:half], part[half:]]
+            else:
+                found[part[0]] = MemoryError(f"a row does not fit into memory: {message}")
+        return [found[i] for i in range(len(sizes))]
 
     def split(self, items: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
         """Return `items` in their order as passes within the limit, each with one at least."""

@@ -1,0 +1,77 @@
+"""Several base models side by side, as the command front prints them."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+from search.front import FrontPoint
+from search.regimes import Lengths, collapses, rows_of
+
+_UNBOUNDED = 10_000
+
+
+def print_regimes(
+    console: Console, points: Sequence[FrontPoint], order: Sequence[str], targets: Sequence[float]
+) -> None:
+    """Print what each base model needs for each score, task by task, where there are several.
+
+    Args:
+        console: where to print.
+        points: of any tasks and base models.
+        order: labels of base models, from the least to the most trained.
+        targets: scores to reach.
+    """
+    for task in dict.fromkeys(point.task for point in points):
+        own = [point for point in points if point.task == task]
+        models = [label for label in dict.fromkeys(order) if any(p.model == label for p in own)]
+        if len(models) > 1:
+            _print_task(console, task, own, models, targets)
+
+
+def _print_task(
+    console: Console,
+    task: str,
+    points: Sequence[FrontPoint],
+    models: Sequence[str],
+    targets: Sequence[float],
+) -> None:
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("score", *models)),
+        title=f"{task}: shortest program in {points[0].length} bits (of these certified)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for score, each in rows_of(points, models, targets):
+        mark = " target" if score in targets else ""
+        table.add_row(f"≥ {score:g}{mark}", *map(_cell, each))
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    table.width = Measurement.get(console, unbounded, table).maximum
+    console.print(table)
+    any_found = False
+    for target in targets:
+        for one in collapses(points, models, target):
+            any_found = True
+            how = "certified" if one.certified else "found, not certified"
+            console.print(
+                f"  score ≥ {target:g}, {one.before} to {one.after}: collapse by a factor of "
+                f"{one.factor:.2f} ({how}); {one.after} holds at most {one.information} bits of "
+                f"information about this task that {one.before} does not"
+            )
+    if any_found:
+        console.print(
+            "  The last number is proven as far as its program is: whoever has the first model and "
+            "that\n  program does the task. The factor compares what was found. It proves nothing "
+            "about the ratio\n  of complexities, because a shorter program may exist under either "
+            "model, and nothing is\n  known from below."
+        )
+
+
+def _cell(found: Lengths) -> str:
+    if found.found is None and found.certified is None:
+        return "not reached"
+    certified = "" if found.certified is None else f" ({found.certified})"
+    return f"{'?' if found.found is None else found.found}{certified}"

@@ -1,0 +1,242 @@
+"""A resident base model, bare or with a program on it, asked about anything.
+
+How a program applies to what it was not found for:
+- its adapter is on the model for whatever is asked, exactly as program.py puts it there;
+- its prompt (instruction and demonstrations) stands before every question, and inside the chat
+  template where the program uses that;
+- the question's own template, stop strings and limits are those of what is asked;
+- its steps on outputs belong to its own task and are left out, unless they are asked for.
+Before a text that is only read, the prompt stands without a chat template.
+
+Every answer is the likeliest token at each step, for all programs alike; options of a model's own
+generation config that change that (a repetition penalty, beams) are left out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cluster.adapters import Adapter, installed
+from cluster.builder import shown_examples
+from cluster.frozen import Frozen
+from cluster.generation import asked
+from cluster.packing.changes import Changes, detached
+from cluster.packing.generate import Asked, answer, check_room, judge_answers
+from cluster.packing.measure import pass_tokens
+from cluster.packing.pack import Pack
+from cluster.packing.planner import Planner
+from cluster.prequential import decode_examples
+from cluster.token_logits import decode_text, start_token
+from evaluators.task import Task
+from search.adapter import AdapterSpec
+from search.candidate import Candidate
+from search.programs.postprocess import postprocess
+from search.programs.program import Program, decode
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A base model with a program on it; see the module's text.
+
+    Attributes:
+        frozen: the base model, the adapter on it.
+        prompt: what stands before a question.
+        chat: questions go into the chat template.
+        steps: applied to every output.
+        changes: what an adapter changes that can't be on the model.
+        num_soft: vectors before the text.
+        planner: cuts rows into passes.
+    """
+
+    frozen: Frozen
+    prompt: str = ""
+    chat: bool = False
+    steps: tuple[str, ...] = ()
+    changes: Changes = field(default_factory=dict)
+    num_soft: int = 0
+    planner: Planner = field(default_factory=Planner)
+
+    @property
+    def soft(self) -> Ids:
+        """Return the ids of the vectors before the text."""
+        return tuple(-1 - i for i in range(self.num_soft))
+
+    @property
+    def is_bare(self) -> bool:
+        """Return whether nothing stands before a question."""
+        return not (self.prompt or self.chat or self.num_soft)
+
+    def text(self, question: str) -> str:
+        """Return the text that the model continues for a question."""
+        return asked(self.frozen, self.chat, self.prompt + "{input}", question)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the tokens of a text, with the tokenizer's own where it has some and may."""
+        ids: list[int] = self.frozen.tokenizer(
+            text, add_special_tokens=special and self.frozen.special_tokens
+        )["input_ids"]
+        return ids
+
+    def answer(
+        self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
+    ) -> list[str]:
+        """Return what the model says; see `evaluators.battery.Model`."""
+        texts = [self.text(question) for question in questions]
+        found = self.continued(texts, max_new_tokens, stop)
+        return [postprocess(text, self.steps) for text in found]
+
+    def continued(
+        self, texts: Sequence[str], max_new_tokens: int, stop: Sequence[str]
+    ) -> list[str]:
+        """Return greedy continuations of whole texts, the stop string included.
+
+        Raises:
+            ValueError: if a text with its longest answer does not fit into the context.
+            MemoryError: if it does not fit into memory.
+        """
+        special = not self.chat
+        rows = [
+            Asked(0, (*self.soft, *self.encode(text, special=special)), max_new_tokens, (*stop,))
+            for text in texts
+        ]
+        return self.continued_rows(rows)
+
+    def continued_rows(self, rows: Sequence[Asked]) -> list[str]:
+        """Return greedy continuations of tokens, soft ones first; see `continued`."""
+        for row in rows:
+            check_room(self.frozen, row)
+        found = []
+        for ids in answer(self.frozen, [self.changes], rows, self.planner):
+            if isinstance(ids, MemoryError):
+                raise ids
+            found.append(str(self.frozen.tokenizer.decode(ids, skip_special_tokens=True)))
+        return found
+
+    def judged(self, rows: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
+        """Return log-probability in nats of tokens after others, and whether all are the likeliest.
+
+        Args:
+            rows: what is read first, one token at least, and what is judged, one token at least.
+
+        Raises:
+            ValueError: if a row does not fit into the context.
+            MemoryError: if it does not fit into memory.
+        """
+        whole = [Asked(0, (*self.soft, *ids), len(new)) for ids, new in rows]
+        for row in whole:
+            # The last token is not read.
+            check_room(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
+        # Rows of like length together, so that little is padded.
+        order = sorted(range(len(rows)), key=lambda i: whole[i].tokens)
+        with Pack(self.frozen.model, [self.changes], self.frozen.shard) as pack:
+            made = self.planner.run(
+                [whole[i].tokens for i in order],
+                lambda part: judge_answers(
+                    self.frozen,
+                    pack,
+                    [whole[order[i]] for i in part],
+                    [rows[order[i]][1] for i in part],
+                ),
+            )
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
+        for place, one in zip(order, made, strict=True):
+            if isinstance(one, MemoryError):
+                raise one
+            found[place] = one
+        return found
+
+    def bits(self, texts: Sequence[str]) -> list[float]:
+        """Return -log2 of the probability of each text; see `evaluators.battery.Model`.
+
+        A text of more than half a context is read in pieces of that length, the same for all
+        programs; each piece stands after the prompt alone.
+
+        Raises:
+            ValueError: if the prompt does not fit into the other half.
+        """
+        before = tuple(self.encode(self.prompt, special=True))
+        before = before or (start_token(self.frozen.tokenizer),)
+        rows, owner = [], []
+        for place, text in enumerate(texts):
+            ids = self.encode(text, special=False)
+            size = len(ids) if self.frozen.context is None else self.frozen.context // 2
+            for first in range(0, len(ids), max(1, size)):
+                rows.append((before, tuple(ids[first : first + size])))
+                owner.append(place)
+        found = [0.0] * len(texts)
+        for place, (nats, _) in zip(owner, self.judged(rows), strict=True):
+            found[place] -= nats / math.log(2)
+        return found
+
+
+def bare(frozen: Frozen) -> Subject:
+    """Return a base model with nothing on it."""
+    return Subject(frozen, planner=Planner(pass_tokens(frozen)))
+
+
+@contextmanager
+def with_program(
+    frozen: Frozen, candidate: Candidate, program: Program, task: Task, *, steps: bool = False
+) -> Iterator[Subject]:
+    """Put a program on a base model and take it off again, whatever happens.
+
+    Args:
+        frozen: the base model, with nothing on it.
+        candidate: what the program does.
+        program: its two files.
+        task: that it was found for; a prompt may name examples of it.
+        steps: apply its steps on outputs too.
+
+    Raises:
+        PayloadError: if the payload is damaged.
+        ValueError: if the model has no place for the adapter.
+    """
+
+    def here(section: bytes) -> str:
+        part = program.recipe.prompt
+        if part is not None and part.codec == "index":
+            return shown_examples(part.lead, section, task)
+        return decode_text(frozen, section)
+
+    decoded = decode(program.recipe, program.payload, here)
+    plain = Subject(
+        frozen,
+        decoded.prompt,
+        program.recipe.chat,
+        program.recipe.postprocess if steps else (),
+        planner=Planner(pass_tokens(frozen)),
+    )
+    spec = candidate.adapter
+    if spec is None:
+        yield plain
+    elif spec.method == "soft_prompt":
+        adapter, changes = _beside(frozen, spec)
+        adapter.assign(decoded.tensors)
+        yield Subject(
+            frozen,
+            plain.prompt,
+            plain.chat,
+            plain.steps,
+            changes,
+            spec.size or 0,
+            plain.planner,
+        )
+    else:
+        with installed(frozen, spec) as adapter:
+            if program.recipe.data is None:
+                adapter.assign(decoded.tensors)
+            else:
+                num_bytes = program.recipe.prompt.num_bytes if program.recipe.prompt else 0
+                section = program.payload[num_bytes:]
+                decode_examples(frozen, adapter.model, program.recipe.data, section)
+            yield plain
+
+
+def _beside(frozen: Frozen, spec: AdapterSpec) -> tuple[Adapter, Changes]:
+    found = detached(frozen, spec)
+    # A soft prompt always has a form of its own.
+    assert found is not None
+    return found

@@ -1,0 +1,146 @@
+"""A battery: what is measured besides a program's own task, as a YAML file says it."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.battery import (
+    Evaluator,
+    PerplexityEvaluator,
+    TaskEvaluator,
+    miniature_texts,
+    texts_in,
+)
+from evaluators.config import Config
+from evaluators.games import GameEvaluator
+from evaluators.miniature.tasks import MINIATURE_TASKS
+from evaluators.safety import Judge, SafetyEvaluator, own_requests, requests_in
+from evaluators.tasks import MiniatureTask, TaskConfig, load_task
+from search.base_model import BaseModelConfig
+from search.config_file import ConfigError, load_config
+from search.sweep import SweepError
+
+_MOST_BYTES = 1 << 28
+
+
+class TaskItem(Config):
+    """A task that could be searched."""
+
+    task: Annotated[TaskConfig, Field(description="as in a sweep file")]
+    examples: Annotated[int, Field(ge=2, description="the first of its search split")] = 48
+
+
+class PerplexityItem(Config):
+    """Bits per byte of held-out text."""
+
+    file: Annotated[Path | None, Field(description="text; an empty line ends a passage")] = None
+    texts: Annotated[int, Field(ge=2, description="passages, the first of the file")] = 24
+
+
+class SafetyItem(Config):
+    """Requests that are to be answered or refused."""
+
+    file: Annotated[Path | None, Field(description="JSON Lines; by default our own 30")] = None
+    max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 24
+    judge: Annotated[
+        BaseModelConfig | None, Field(description="a model that decides instead of the rule")
+    ] = None
+
+
+class GameItem(Config):
+    """Stories with choices that pay and choices that break rules."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 8
+
+
+class HarnessItem(Config):
+    """A task or group of the lm-evaluation-harness."""
+
+    task: Annotated[str, Field(min_length=1, description="its name there")]
+    metric: Annotated[str, Field(description="a metric that each document has")] = "acc"
+    examples: Annotated[int, Field(ge=1, description="documents of each of its tasks")] = 32
+    include: Annotated[Path | None, Field(description="folder of one's own tasks")] = None
+    better: Literal["higher", "lower"] = "higher"
+
+
+class Battery(Config):
+    """What a scorecard measures; `null` or an empty list leaves a part out."""
+
+    tasks: Annotated[tuple[TaskItem, ...], Field(description="search tasks")] = tuple(
+        TaskItem(task=MiniatureTask(kind="miniature", name=name))  # type: ignore[arg-type]
+        for name in MINIATURE_TASKS
+    )
+    perplexity: PerplexityItem | None = PerplexityItem()
+    safety: SafetyItem | None = SafetyItem()
+    game: GameItem | None = GameItem()
+    harness: Annotated[tuple[HarnessItem, ...], Field(description="where data are here")] = (
+        HarnessItem(task="mmlu", examples=2),
+        HarnessItem(task="truthfulqa_mc2"),
+        HarnessItem(task="hellaswag", metric="acc_norm"),
+    )
+    postprocess: Annotated[
+        bool, Field(description="a program's steps on outputs are applied here too")
+    ] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.tasks or self.perplexity or self.safety or self.game or self.harness):
+            raise ValueError("there is nothing to measure")
+        return self
+
+
+def load_battery(path: Path | None) -> tuple[Battery, Path]:
+    """Return the battery in a YAML file, and where its relative paths start; without one our own.
+
+    Raises:
+        SweepError: naming file and line, if it can't be used.
+    """
+    if path is None:
+        return Battery(), Path()
+    try:
+        return load_config(path, Battery), path.absolute().parent
+    except ConfigError as error:
+        raise SweepError(str(error)) from error
+
+
+def evaluators_of(battery: Battery, folder: Path, judge: Judge | None) -> list[Evaluator]:
+    """Return the evaluators of a battery, those of the harness left out.
+
+    Raises:
+        SweepError: if data can't be used, or two have the same name.
+    """
+    try:
+        found: list[Evaluator] = [
+            TaskEvaluator(load_task(item.task, folder), item.examples) for item in battery.tasks
+        ]
+        if battery.perplexity is not None:
+            found.append(PerplexityEvaluator(_texts(battery.perplexity, folder)))
+        if battery.safety is not None:
+            item = battery.safety
+            requests = own_requests() if item.file is None else requests_in(folder / item.file)
+            found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
+        if battery.game is not None:
+            found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    names = [one.name for one in found] + [item.task for item in battery.harness]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SweepError(f"the battery has two items with the name {twice!r}")
+    return found
+
+
+def _texts(item: PerplexityItem, folder: Path) -> list[str]:
+    if item.file is None:
+        return miniature_texts(item.texts)
+    path = folder / item.file
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{path} has more than {_MOST_BYTES} bytes")
+        found = texts_in(path.read_text("utf-8-sig"), item.texts)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise ValueError(f"{path}: no text")
+    return found

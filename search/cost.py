@@ -1,0 +1,162 @@
+"""What a program changed elsewhere: from rows with and without it to the lines of a scorecard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from evaluators.battery import Better, Row
+from evaluators.paired import LEVEL, holm, paired_change
+from search.front import FrontPoint
+
+Verdict = Literal["helps", "harms"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One item of one program, or a part of an item; the fields are those of scorecard.parquet.
+
+    Attributes:
+        own_score: on the program's own task, as the front has it.
+        item: what was measured.
+        tag: `name=value` of the part, None for the whole item.
+        better: whether higher or lower values are.
+        base: mean of the bare base model, `value` with the program, `change` the difference.
+        lower: of the 95 % interval of the change, for this comparison alone.
+        p: of the change, adjusted for all whole items of all programs; None for parts, and where
+            too few examples differ for a verdict.
+        verdict: what the change is beyond noise, None where it is within it.
+        error: why there is no value.
+    """
+
+    run: str
+    task: str
+    model: str
+    regime: str
+    candidate: str
+    family: str
+    program: str
+    program_bits: int
+    payload_bits: int
+    own_score: float
+    verified: bool | None
+    certified: bool | None
+    item: str
+    tag: str | None = None
+    better: Better = "higher"
+    num_examples: int | None = None
+    base: float | None = None
+    value: float | None = None
+    change: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    p: float | None = None
+    verdict: Verdict | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this line."""
+        return asdict(self)
+
+
+def failed_line(point: FrontPoint, item: str, error: str) -> Line:
+    """Return the line of an item that gave nothing."""
+    return replace(_line(point, item), error=error)
+
+
+def compare(
+    point: FrontPoint, better: Better, rows: Sequence[Row], base: Sequence[Row]
+) -> list[Line]:
+    """Return the lines of what one evaluator found, whole items before their parts.
+
+    Args:
+        point: the program.
+        better: whether higher or lower values are.
+        rows: with the program.
+        base: of the bare base model, the same examples.
+
+    Raises:
+        ValueError: if the examples are not the same.
+    """
+    lines = []
+    for item, tag, part, bare in _parts(rows, base):
+        found = paired_change([row.value for row in part], [row.value for row in bare])
+        lines.append(
+            replace(
+                _line(point, item),
+                tag=tag,
+                better=better,
+                num_examples=found.num_examples,
+                base=found.base,
+                value=found.value,
+                change=found.change,
+                lower=found.lower,
+                upper=found.upper,
+                p=None if tag else found.p,
+            )
+        )
+    return lines
+
+
+def _parts(
+    rows: Sequence[Row], base: Sequence[Row]
+) -> list[tuple[str, str | None, list[Row], list[Row]]]:
+    bare: Mapping[tuple[str, str], Row] = {(row.item, row.example): row for row in base}
+    asked = [(row.item, row.example) for row in rows]
+    if len(set(asked)) != len(asked) or set(asked) != set(bare):
+        raise ValueError("an evaluator asked the program and the bare model other examples")
+    parts: dict[tuple[str, str | None], list[Row]] = {}
+    for row in rows:
+        parts.setdefault((row.item, None), []).append(row)
+    for row in rows:
+        for name, value in row.tags.items():
+            parts.setdefault((row.item, f"{name}={value}"), []).append(row)
+    return [
+        (item, tag, part, [bare[row.item, row.example] for row in part])
+        for (item, tag), part in parts.items()
+    ]
+
+
+def judge_lines(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines with verdicts that hold for all of them at once."""
+    tested = [line.p for line in lines if line.p is not None]
+    adjusted = iter(holm(tested))
+    return [line if line.p is None else _judged(line, next(adjusted)) for line in lines]
+
+
+def _judged(line: Line, p: float) -> Line:
+    verdict: Verdict | None = None
+    if p <= LEVEL and line.change:
+        verdict = "helps" if (line.change > 0) == (line.better == "higher") else "harms"
+    return replace(line, p=p, verdict=verdict)
+
+
+def trades(lines: Sequence[Line]) -> list[tuple[Line, list[Line], list[Line]]]:
+    """Return for each program that harms something a line of it, what it helps, what it harms."""
+    by_program: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line.verdict is not None:
+            by_program.setdefault((line.model, line.candidate), []).append(line)
+    found = []
+    for each in by_program.values():
+        harms = [line for line in each if line.verdict == "harms"]
+        if harms:
+            found.append((each[0], [line for line in each if line.verdict == "helps"], harms))
+    return found
+
+
+def _line(point: FrontPoint, item: str) -> Line:
+    return Line(
+        run=point.run,
+        task=point.task,
+        model=point.model,
+        regime=point.regime,
+        candidate=point.candidate,
+        family=point.family,
+        program=point.program,
+        program_bits=point.program_bits,
+        payload_bits=point.payload_bits,
+        own_score=point.score,
+        verified=point.verified,
+        certified=point.certified,
+        item=item,
+    )

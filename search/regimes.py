@@ -1,0 +1,91 @@
+"""The same task under several base models: lengths side by side, and what their ratios say.
+
+Every length L(A) of a program found under A is an upper bound of the complexity C(T_δ|A), and no
+complexity is below 0. So C(T_δ|A) - C(T_δ|B), the information about the task at this score that is
+in B and not in A, is at most L(A): whoever has A and those bits does what is asked. L(A) - L(B) and
+L(A) / L(B) compare what the search found. They bound the difference and the ratio of complexities
+neither from above nor from below, because a shorter program may exist under either.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from search.certified import certified_complexity
+from search.front import FrontPoint
+from search.pareto import complexity
+
+# Scores at which curves are compared besides the targets.
+_STEPS = tuple(step / 10 for step in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The shortest programs of one base model at one score.
+
+    Attributes:
+        found: bits of the shortest that reaches it on the search split, None if none does.
+        certified: bits of the shortest whose bound on the sealed split does, None if none does.
+    """
+
+    found: int | None
+    certified: int | None
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """How the shortest programs at one score differ between two base models.
+
+    Attributes:
+        before: the base model that comes first.
+        after: the other.
+        factor: bits before over bits after; a program of no bits counts as one bit.
+        information: most bits of information about the task that `after` can have and `before`
+            not: the length of the program before.
+        certified: both programs were certified at this score.
+    """
+
+    before: str
+    after: str
+    target: float
+    factor: float
+    information: int
+    certified: bool
+
+
+def lengths(points: Sequence[FrontPoint], model: str, target: float) -> Lengths:
+    """Return the shortest programs of one base model, the points of one task given."""
+    own = [point for point in points if point.model == model]
+    return Lengths(complexity(own, target), certified_complexity(own, target))
+
+
+def rows_of(
+    points: Sequence[FrontPoint], models: Sequence[str], targets: Iterable[float]
+) -> list[tuple[float, list[Lengths]]]:
+    """Return the scores that any base model reaches, with the lengths of each."""
+    scores = sorted({*targets, *_STEPS})
+    rows = [(score, [lengths(points, model, score) for model in models]) for score in scores]
+    wanted = set(targets)
+    return [
+        (score, each)
+        for score, each in rows
+        if score in wanted or any(one.found is not None for one in each)
+    ]
+
+
+def collapses(points: Sequence[FrontPoint], models: Sequence[str], target: float) -> list[Collapse]:
+    """Return for each base model and the next one that reaches `target` how lengths differ.
+
+    Certified lengths are compared where both have one, else those found on the search split.
+    """
+    found = []
+    for place, before in enumerate(models):
+        one = lengths(points, before, target)
+        for after in models[place + 1 :]:
+            other = lengths(points, after, target)
+            certified = one.certified is not None and other.certified is not None
+            above = one.certified if certified else one.found
+            below = other.certified if certified else other.found
+            if above is not None and below is not None:
+                factor = max(1, above) / max(1, below)
+                found.append(Collapse(before, after, target, factor, above, certified))
+    return found
