@@ -1,0 +1,333 @@
+"""A judge behind an OpenAI-compatible endpoint, asked over HTTP with the standard library.
+
+Every reply is kept in a file under the hash of what was asked, so a second run asks nothing.
+What may pass (time-outs, statuses 408, 409, 429, 5xx, a reply that is no reply) is tried again
+with growing pauses, or after the pause that the endpoint asks for; then the question is a verdict
+with a reason. What can't pass (a refused key, no such address or model) ends everything with one
+message, and so do several questions in a row that got no reply after all tries.
+
+The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
+redirect is followed, and it is blotted out of everything that the endpoint says.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluators.judges import EndpointJudge, fill, read_verdict
+from evaluators.ledger import write_whole
+from evaluators.preference import Question, Verdict
+from evaluators.streams import stream
+
+_PASSING = frozenset({408, 409, 429})
+_HOPELESS = frozenset({401, 403, 404})
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
+_MOST_BYTES = 4_000_000
+_MOST_FAILURES = 5
+_SHOWN = 200
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Redirects are errors: urllib would send the key along to wherever they lead."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Follow nothing."""
+
+
+class _TryAgainError(Exception):
+    """No reply this time; `pause_s` is what the endpoint asked for."""
+
+    def __init__(self, reason: str, pause_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class _RefusedError(Exception):
+    """This question gets no reply, however often it is asked."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the endpoint said; tokens are None where it did not count them."""
+
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass
+class Spent:
+    """What questions cost in this process; replies from the cache cost nothing.
+
+    Attributes:
+        replies: that the endpoint gave.
+        cached: that were known.
+        requests: that were sent, retries among them.
+        uncounted: replies without a count of tokens.
+    """
+
+    replies: int = 0
+    cached: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    uncounted: int = 0
+
+    def dollars(self, config: EndpointJudge) -> float | None:
+        """Return the cost, None without prices or where a reply counted no tokens."""
+        prices = (config.dollars_per_million_input, config.dollars_per_million_output)
+        if prices[0] is None or prices[1] is None or self.uncounted:
+            return None
+        return (self.input_tokens * prices[0] + self.output_tokens * prices[1]) / 1e6
+
+
+class Endpoint:
+    """A judge that is asked over HTTP.
+
+    Args:
+        config: what it is.
+        folder: where a relative cache begins.
+        clock: monotonic seconds.
+        sleep: waits for seconds.
+
+    Raises:
+        ValueError: if the variable of the key is not set, or holds what can be no key.
+    """
+
+    def __init__(
+        self,
+        config: EndpointJudge,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.spent = Spent()
+        self._config, self._clock, self._sleep = config, clock, sleep
+        self._key = _key(config.key_variable)
+        self._cache = None if config.cache is None else folder / config.cache
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._lock = threading.Lock()
+        self._next_request = 0.0
+        self._failures_in_a_row = 0
+
+    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+        """Return a verdict for each question; several are asked at once.
+
+        Raises:
+            ValueError: if the endpoint refuses everything or does not answer.
+            OSError: if a reply can't be kept.
+        """
+        with ThreadPoolExecutor(self._config.concurrency) as threads:
+            futures = [threads.submit(self._verdict, question) for question in questions]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                # Whoever has not begun shall not; the others end with their request.
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _verdict(self, question: Question) -> Verdict:
+        content = fill(self._config.template, question)
+        body: dict[str, Any] = {
+            "model": self._config.model,
+            "messages": [{"role": "user", "content": content}],
+            self._config.tokens_field: self._config.max_tokens,
+        }
+        if self._config.temperature is not None:
+            body["temperature"] = self._config.temperature
+        name = _digest({"url": self._config.url.rstrip("/"), **body})
+        known = self._known(name)
+        if known is not None:
+            with self._lock:
+                self.spent.cached += 1
+            return read_verdict(known.text)
+        try:
+            reply = self._patiently(body, name)
+        except _RefusedError as error:
+            return Verdict(None, str(error))
+        if self._cache is not None:
+            write_whole(self._place(name), json.dumps(vars(reply)).encode())
+        return read_verdict(reply.text)
+
+    def _patiently(self, body: Mapping[str, Any], name: str) -> Reply:
+        """Ask until there is a reply, or all tries are used up."""
+        # Pauses are drawn, so that those who were refused together don't come back together.
+        jitter = stream("judge", "pause", name)
+        for attempt in range(self._config.retries + 1):
+            self._wait_for_turn()
+            try:
+                reply = self._ask(body)
+            except _TryAgainError as error:
+                if attempt == self._config.retries:
+                    self._count_failure(str(error))
+                    tries = attempt + 1
+                    raise _RefusedError(f"no reply in {tries} tries, the last: {error}") from error
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * jitter.uniform(0.5, 1)
+                self._sleep(min(_LONGEST_PAUSE_S, max(pause_s, error.pause_s or 0.0)))
+                continue
+            self._count(reply)
+            return reply
+        raise AssertionError("the last try ends the loop")
+
+    def _wait_for_turn(self) -> None:
+        """Wait until the limit on requests allows the next one."""
+        with self._lock:
+            self.spent.requests += 1
+            now = self._clock()
+            turn = max(now, self._next_request)
+            if self._config.requests_per_minute is not None:
+                self._next_request = turn + 60 / self._config.requests_per_minute
+        if turn > now:
+            self._sleep(turn - now)
+
+    def _count(self, reply: Reply) -> None:
+        with self._lock:
+            self._failures_in_a_row = 0
+            self.spent.replies += 1
+            self.spent.input_tokens += reply.input_tokens or 0
+            self.spent.output_tokens += reply.output_tokens or 0
+            self.spent.uncounted += None in (reply.input_tokens, reply.output_tokens)
+
+    def _count_failure(self, reason: str) -> None:
+        with self._lock:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= _MOST_FAILURES:
+                raise ValueError(
+                    f"judge {self._config.url}: {self._failures_in_a_row} questions in a row got "
+                    f"no reply, the last: {reason}"
+                )
+
+    def _ask(self, body: Mapping[str, Any]) -> Reply:
+        """Send one request and return its reply."""
+        request = urllib.request.Request(  # noqa: S310 - the settings allow only http and https
+            self._config.url.rstrip("/") + "/chat/completions",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method="POST",
+        )
+        if self._key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
+        ends = self._clock() + self._config.timeout_s
+        try:
+            with self._opener.open(request, timeout=self._config.timeout_s) as response:
+                content = self._read(response, ends)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error) from None
+        except TimeoutError:
+            raise self._late() from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise self._late() from None
+            raise _TryAgainError(self._blot(f"no connection: {error.reason}")) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
+        try:
+            return _reply(content)
+        except (ValueError, RecursionError) as error:
+            raise _TryAgainError(self._blot(f"not a reply: {error}")) from None
+
+    def _late(self) -> _TryAgainError:
+        return _TryAgainError(f"no reply in {self._config.timeout_s:g} s")
+
+    def _read(self, response: Any, ends: float) -> bytes:
+        """Return the whole body; a server that trickles is late as well."""
+        pieces, size = [], 0
+        while piece := response.read1(1 << 16):
+            pieces.append(piece)
+            size += len(piece)
+            if self._clock() > ends:
+                raise self._late()
+            if size > _MOST_BYTES:
+                raise _TryAgainError(f"not a reply: more than {_MOST_BYTES} bytes")
+        return b"".join(pieces)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        said = ""
+        with suppress(OSError, http.client.HTTPException):
+            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:_SHOWN]
+        reason = self._blot(f"status {error.code}" + (f": {said}" if said else ""))
+        if error.code in _PASSING or error.code >= 500:
+            return _TryAgainError(reason, _seconds(error.headers.get("Retry-After")))
+        if error.code in _HOPELESS or error.code < 400:
+            hint = ""
+            if error.code in (401, 403):
+                variable = self._config.key_variable
+                hint = f"; the key comes from {variable}" if variable else "; it wants a key"
+            return ValueError(f"judge {self._config.url}: {reason}{hint}")
+        return _RefusedError(reason)
+
+    def _blot(self, text: str) -> str:
+        return text if self._key is None else text.replace(self._key, "[key]")
+
+    def _place(self, name: str) -> Path:
+        assert self._cache is not None
+        return self._cache / name[:2] / f"{name}.json"
+
+    def _known(self, name: str) -> Reply | None:
+        """Return the reply that is kept under `name`; one that is damaged counts as absent."""
+        if self._cache is None:
+            return None
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            reply = Reply(**json.loads(self._place(name).read_text("utf-8")))
+            return reply if isinstance(reply.text, str) else None
+        return None
+
+
+def _key(variable: str | None) -> str | None:
+    """Return the key in an environment variable; messages never show it."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ValueError(f"judge: the environment variable {variable} of the key is not set")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(f"judge: what the environment variable {variable} holds can be no key")
+    return key
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; a date in it is left alone."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if seconds >= 0 else None
+
+
+def _reply(content: bytes) -> Reply:
+    """Return what a response says.
+
+    Raises:
+        ValueError: if it is not a chat completion with a text.
+    """
+    data = json.loads(content.decode("utf-8"))
+    try:
+        text = data["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise ValueError(f"no choices[0].message.content in {content[:_SHOWN]!r}")
+    usage = data.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(text, _whole(counts, "prompt_tokens"), _whole(counts, "completion_tokens"))
+
+
+def _whole(counts: Mapping[str, Any], name: str) -> int | None:
+    value = counts.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
