@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.certify import certify, certify_runs
+from cluster.compare import compare
 from cluster.elsewhere import drive, is_outside
 from cluster.launchers.kubernetes import kubernetes
 from cluster.openings import SealedError
@@ -63,6 +64,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "front": front,
         "verify": verify,
         "certify": certify,
+        "compare": compare,
         "export": export,
         "kubernetes": kubernetes,
         "doctor": doctor,

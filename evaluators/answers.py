@@ -99,9 +99,7 @@ def read_prompts(path: Path) -> dict[str, str]:
     Raises:
         ValueError: with file and line.
     """
-    return {
-        name: _text(record, "input", where) for where, name, record in _records(path, "input")
-    }
+    return {name: _text(record, "input", where) for where, name, record in _records(path, "input")}
 
 
 def pair_answers(

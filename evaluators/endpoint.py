@@ -99,7 +99,7 @@ class Endpoint:
         config: what it is.
         folder: where a relative cache begins.
         clock: monotonic seconds.
-        sleep: waits for seconds.
+        sleep: waits for seconds; by default until then or until all is given up.
 
     Raises:
         ValueError: if the variable of the key is not set, or holds what can be no key.
@@ -110,10 +110,12 @@ class Endpoint:
         config: EndpointJudge,
         folder: Path,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self.spent = Spent()
-        self._config, self._clock, self._sleep = config, clock, sleep
+        self._config, self._clock = config, clock
+        self._given_up = threading.Event()
+        self._sleep = self._given_up.wait if sleep is None else sleep
         self._key = _key(config.key_variable)
         self._cache = None if config.cache is None else folder / config.cache
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -128,12 +130,14 @@ class Endpoint:
             ValueError: if the endpoint refuses everything or does not answer.
             OSError: if a reply can't be kept.
         """
+        self._given_up.clear()
         with ThreadPoolExecutor(self._config.concurrency) as threads:
             futures = [threads.submit(self._verdict, question) for question in questions]
             try:
                 return [future.result() for future in futures]
             except BaseException:
                 # Whoever has not begun shall not; the others end with their request.
+                self._given_up.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -156,6 +160,10 @@ class Endpoint:
             reply = self._patiently(body, name)
         except _RefusedError as error:
             return Verdict(None, str(error))
+        except BaseException:
+            # Said here, before this thread takes the next question.
+            self._given_up.set()
+            raise
         if self._cache is not None:
             write_whole(self._place(name), json.dumps(vars(reply)).encode())
         return read_verdict(reply.text)
@@ -165,6 +173,8 @@ class Endpoint:
         # Pauses are drawn, so that those who were refused together don't come back together.
         jitter = stream("judge", "pause", name)
         for attempt in range(self._config.retries + 1):
+            if self._given_up.is_set():
+                raise _RefusedError("given up with the others")
             self._wait_for_turn()
             try:
                 reply = self._ask(body)
@@ -173,7 +183,9 @@ class Endpoint:
                     self._count_failure(str(error))
                     tries = attempt + 1
                     raise _RefusedError(f"no reply in {tries} tries, the last: {error}") from error
-                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * jitter.uniform(0.5, 1)
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * jitter.uniform(
+                    0.5, 1
+                )
                 self._sleep(min(_LONGEST_PAUSE_S, max(pause_s, error.pause_s or 0.0)))
                 continue
             self._count(reply)
@@ -234,9 +246,9 @@ class Endpoint:
         except (OSError, http.client.HTTPException) as error:
             raise _TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
         try:
-            return _reply(content)
+            return _reply(self._blot(content.decode("utf-8")))
         except (ValueError, RecursionError) as error:
-            raise _TryAgainError(self._blot(f"not a reply: {error}")) from None
+            raise _TryAgainError(f"not a reply: {error}") from None
 
     def _late(self) -> _TryAgainError:
         return _TryAgainError(f"no reply in {self._config.timeout_s:g} s")
@@ -256,8 +268,10 @@ class Endpoint:
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         said = ""
         with suppress(OSError, http.client.HTTPException):
-            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:_SHOWN]
-        reason = self._blot(f"status {error.code}" + (f": {said}" if said else ""))
+            # Blotted before it is cut, or a piece of the key would stay.
+            said = self._blot(error.read(_MOST_BYTES).decode("utf-8", "replace"))
+        said = " ".join(said.split())[:_SHOWN]
+        reason = f"status {error.code}" + (f": {said}" if said else "")
         if error.code in _PASSING or error.code >= 500:
             return _TryAgainError(reason, _seconds(error.headers.get("Retry-After")))
         if error.code in _HOPELESS or error.code < 400:
@@ -310,13 +324,13 @@ def _seconds(text: str | None) -> float | None:
     return seconds if seconds >= 0 else None
 
 
-def _reply(content: bytes) -> Reply:
+def _reply(content: str) -> Reply:
     """Return what a response says.
 
     Raises:
         ValueError: if it is not a chat completion with a text.
     """
-    data = json.loads(content.decode("utf-8"))
+    data = json.loads(content)
     try:
         text = data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):

@@ -6,7 +6,6 @@ order does not help against that.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -135,8 +134,3 @@ class EndpointJudge(Config):
         if (self.dollars_per_million_input is None) != (self.dollars_per_million_output is None):
             raise ValueError("give both prices or none: a cost of one part is no cost")
         return self
-
-
-def failures(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the reasons of those without a verdict."""
-    return [verdict.reason or "no reason" for verdict in verdicts if verdict.place is None]

@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which answer a judge prefers by its place; None where there is no verdict, with the reason."""
+    """Which answer a judge prefers, by its place; None with a reason where there is no verdict."""
 
     place: Place | None
     reason: str | None = None

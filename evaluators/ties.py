@@ -11,9 +11,8 @@ shares w, t, l of wins, ties and losses (w + t + l = 1) they are, for one pair o
   of Phi: the probability that D > 0, that is of being preferred by a judge without a band.
 - `rao_kupper`: the same with a logistic D and the band [-log(theta), log(theta)] (Rao and Kupper
   1967): w = p / (p + theta q), l = q / (q + theta p). The number is p / (p + q).
-- `davidson`: w : t : l = p : nu sqrt(p q) : q (Davidson 1970). The number is p / (p + q). Two shares
-  determine two parameters, so for one pair it is the number of `drop_ties` by construction; the
-  tie parameter is what it adds.
+- `davidson`: w : t : l = p : nu sqrt(p q) : q (Davidson 1970). The number is p / (p + q), for one
+  pair that of `drop_ties` by construction; what it adds is the tie parameter nu.
 
 Each model has as many parameters as there are free shares, so these formulas are its maximum
 likelihood. A number is not a number (NaN) where nothing was decided, for ties alone say nothing
