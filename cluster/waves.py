@@ -145,10 +145,14 @@ class Waves:
             return
         steps, first = measured.program.recipe.postprocess, len(measured.scores)
         outputs = [postprocess(text, steps) for text in found.outputs]
-        scores = [
-            self._task.metric.per_example(self._task.cut(output), example)
-            for output, example in zip(outputs, part.batch, strict=True)
-        ]
+        try:
+            scores = self._task.metric.scores(
+                [self._task.cut(output) for output in outputs], part.batch
+            )
+        except ValueError as error:
+            # A judge that could not be asked: an output without a score is no 0.
+            scoring.error = error
+            return
         measured.outputs += outputs
         measured.scores += scores
         rivals = scoring.theirs[first : first + len(scores)]

@@ -116,7 +116,7 @@ class Endpoint:
         self._config, self._clock = config, clock
         self._given_up = threading.Event()
         self._sleep = self._given_up.wait if sleep is None else sleep
-        self._key = _key(config.key_variable)
+        self._key = key_in(config.key_variable)
         self._cache = None if config.cache is None else folder / config.cache
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._lock = threading.Lock()
@@ -299,8 +299,12 @@ class Endpoint:
         return None
 
 
-def _key(variable: str | None) -> str | None:
-    """Return the key in an environment variable; messages never show it."""
+def key_in(variable: str | None) -> str | None:
+    """Return the key in an environment variable; messages never show it.
+
+    Raises:
+        ValueError: if the variable is not set, or holds what can be no key.
+    """
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()

@@ -3,12 +3,15 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from evaluators.config import Config
-from evaluators.metrics import METRICS, Example
+from evaluators.judges import EndpointJudge
+from evaluators.metrics import METRICS, Example, Metric
+from evaluators.preference_metric import Preference
 from evaluators.task import Task, make_example, make_splits
 
 
@@ -39,8 +42,13 @@ class RecordTask(Config):
         int, Field(ge=1, le=100_000, description="longest generation in tokens")
     ] = 64
     metric: Annotated[
-        Literal["exact_match", "contains", "bleu"], Field(description="the scoring rule")
+        Literal["exact_match", "contains", "bleu", "preference"],
+        Field(description="the scoring rule"),
     ]
+    judge: Annotated[
+        EndpointJudge | None,
+        Field(description="for `preference`: who prefers an output or the target; has a cache"),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
 
     @model_validator(mode="after")
@@ -49,6 +57,17 @@ class RecordTask(Config):
             raise ValueError("`question` must contain {input} once")
         if self.answer.count("{target}") != 1:
             raise ValueError("`answer` must contain {target} once")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_where_one_is_asked(self) -> Self:
+        if (self.metric == "preference") != (self.judge is not None):
+            raise ValueError("`metric: preference` needs a `judge`, and no other metric has one")
+        if self.judge is not None and self.judge.cache is None:
+            raise ValueError(
+                "the judge of a task needs a `cache`: outputs are scored more than once, and have "
+                "to get the same score"
+            )
         return self
 
 
@@ -100,16 +119,23 @@ def _checked(text: str, field: str, mark: str = "") -> str:
     return text
 
 
+def _metric_of(config: RecordTask, folder: Path) -> Metric:
+    if config.judge is None:
+        return METRICS[config.metric]
+    return Preference(config.judge, folder)
+
+
 def task_of(
     config: RecordTask,
+    folder: Path,
     train: Sequence[Example],
     search: Sequence[Example],
     sealed: Sequence[Example],
 ) -> Task:
-    """Return the task of these examples.
+    """Return the task of these examples; relative paths of `config` begin at `folder`.
 
     Raises:
-        ValueError: if a split is empty or two overlap.
+        ValueError: if a split is empty or two overlap, or the judge's key is not there.
     """
     return Task(
         name=config.name,
@@ -117,6 +143,6 @@ def task_of(
         answer=config.answer,
         stop=config.stop,
         max_new_tokens=config.max_new_tokens,
-        metric=METRICS[config.metric],
+        metric=_metric_of(config, folder),
         splits=make_splits(config.name, train, search, sealed, config.seed),
     )

@@ -15,7 +15,7 @@ from evaluators.certification import (
     bounded_bounds,
     corpus_bounds,
 )
-from evaluators.metrics import METRICS, _Mean
+from evaluators.metrics import METRICS, MeanMetric
 from evaluators.miniature.tasks import load_miniature
 
 
@@ -199,7 +199,7 @@ def test_a_metric_knows_which_bounds_are_its_own() -> None:
     found = METRICS["exact_match"].bounds([right], examples, 3)
     assert found == binary_bounds([ones(70, 100)], 3)
 
-    class Half(_Mean):
+    class Half(MeanMetric):
         def per_example(self, output: str, example: Any) -> float:
             return 0.5 if output == "no" else 1.0
 
