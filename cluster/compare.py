@@ -56,7 +56,7 @@ def compare(args: argparse.Namespace) -> int:
         try:
             with Console(stderr=True).status(f"judging {len(pairs)} pairs of answers"):
                 rows = judge_pairs(pairs, judge)
-        except ValueError as error:
+        except OSError as error:
             print(f"kilobit: {plain(str(error))}", file=sys.stderr)
             _print_spent(Console(stderr=True, soft_wrap=True, markup=False), judge, settings)
             return _FAILED

@@ -24,6 +24,7 @@ from cluster.program_files import read_program, write_folder
 from cluster.run_folder import DamagedRunError, RunFolder
 from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
 from evaluators.ledger import write_whole
+from evaluators.metrics import UnscoredError
 from evaluators.parts import DamagedError
 from evaluators.task import Task
 from evaluators.tasks import load_task
@@ -206,7 +207,7 @@ class Verifier:
         try:
             outputs = self.outputs(point, program, [example.input for example in examples])
             found = self._compared(program, point, recorded, outputs)
-        except ProgramFailedError as error:
+        except (ProgramFailedError, UnscoredError) as error:
             found = Verification(len(examples), 0, None, False, str(error))
         where = verified_on(program)
         write_folder(

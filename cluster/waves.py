@@ -16,7 +16,7 @@ from cluster.resident import Resident
 from cluster.scoring import Scoring
 from cluster.shards.group import ShardGroup
 from evaluators.cache import Batch
-from evaluators.metrics import Example
+from evaluators.metrics import Example, UnscoredError
 from evaluators.task import Task
 from search.programs.postprocess import postprocess
 
@@ -149,8 +149,7 @@ class Waves:
             scores = self._task.metric.scores(
                 [self._task.cut(output) for output in outputs], part.batch
             )
-        except ValueError as error:
-            # A judge that could not be asked: an output without a score is no 0.
+        except UnscoredError as error:
             scoring.error = error
             return
         measured.outputs += outputs

@@ -45,6 +45,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow nothing."""
 
 
+class EndpointError(OSError):
+    """The endpoint refuses everything or does not answer; no fault of what it was asked about."""
+
+
 class _TryAgainError(Exception):
     """No reply this time; `pause_s` is what the endpoint asked for."""
 
@@ -127,7 +131,7 @@ class Endpoint:
         """Return a verdict for each question; several are asked at once.
 
         Raises:
-            ValueError: if the endpoint refuses everything or does not answer.
+            EndpointError: if the endpoint refuses everything or does not answer.
             OSError: if a reply can't be kept.
         """
         self._given_up.clear()
@@ -215,7 +219,7 @@ class Endpoint:
         with self._lock:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= _MOST_FAILURES:
-                raise ValueError(
+                raise EndpointError(
                     f"judge {self._config.url}: {self._failures_in_a_row} questions in a row got "
                     f"no reply, the last: {reason}"
                 )
@@ -279,7 +283,7 @@ class Endpoint:
             if error.code in (401, 403):
                 variable = self._config.key_variable
                 hint = f"; the key comes from {variable}" if variable else "; it wants a key"
-            return ValueError(f"judge {self._config.url}: {reason}{hint}")
+            return EndpointError(f"judge {self._config.url}: {reason}{hint}")
         return _RefusedError(reason)
 
     def _blot(self, text: str) -> str:

@@ -2,7 +2,8 @@
 
 A metric normalises every output the same way for every program: white space at both ends is
 dropped, nothing else. Whatever a program wants to cut or extract is its own post-processing and
-costs bits. An output never raises: an empty or unparsable one scores 0.
+costs bits. An output never raises: an empty or unparsable one scores 0. Only a judge may leave one
+without a score (`UnscoredError`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,10 @@ class Example:
     input: str
     target: str
     extra: Mapping[str, str]
+
+
+class UnscoredError(ValueError):
+    """An output has no score, because who judges could not say; that is no score of 0."""
 
 
 class Metric(Protocol):

@@ -56,8 +56,8 @@ class Judge(Protocol):
         """Return a verdict for each question, in their order.
 
         Raises:
-            ValueError: if nothing can be judged at all: no such model, a key that is refused, an
-                endpoint that does not answer.
+            OSError: if nothing can be judged at all: a key that is refused, an endpoint that does
+                not answer.
         """
         ...
 
@@ -85,7 +85,7 @@ def judge_pairs(pairs: Sequence[Pair], judge: Judge) -> list[Judged]:
     """Return what `judge` says of each pair, in both orders.
 
     Raises:
-        ValueError: from the judge, if it can't judge at all.
+        OSError: from the judge, if it can't judge at all.
     """
     asked = [pair for pair in pairs if pair.one != pair.two]
     questions = [Question(pair.input, pair.one, pair.two) for pair in asked]

@@ -5,7 +5,8 @@ An output that is preferred scores 1, a tie 0.5, otherwise 0, so the mean is `ha
 0 and nobody is asked. Scores in [0, 1] that are not 0 or 1 get the intervals and bounds of such.
 
 The same output always gets the same score, because replies are kept. An output on which the judge
-gave no verdict in one of the orders has no score: the candidate fails with the reason.
+gave no verdict in one of the orders has no score: the candidate fails with the reason. An endpoint
+that answers nobody is an `OSError`, which stops a run like a full disk and is no candidate's fault.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from evaluators.endpoint import Endpoint, key_in
 from evaluators.judges import EndpointJudge
-from evaluators.metrics import Example, MeanMetric
+from evaluators.metrics import Example, MeanMetric, UnscoredError
 from evaluators.preference import Pair, judge_pairs
 
 _SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
@@ -42,7 +43,7 @@ class Preference(MeanMetric):
         """Return 1, 0.5 or 0.
 
         Raises:
-            ValueError: if the judge gave no verdict.
+            UnscoredError: if the judge gave no verdict.
         """
         return self.scores([output], [example])[0]
 
@@ -50,7 +51,8 @@ class Preference(MeanMetric):
         """Return 1, 0.5 or 0 of each; the judge is asked several at once.
 
         Raises:
-            ValueError: if the judge gave no verdict on one of them.
+            UnscoredError: if the judge gave no verdict on one of them.
+            OSError: if the judge answers nobody, or its reply can't be kept.
         """
         texts = [output.strip() for output in outputs]
         pairs = [
@@ -64,6 +66,6 @@ class Preference(MeanMetric):
         for row in judge_pairs(pairs, self._judge):
             if row.outcome is None:
                 example = examples[int(row.id)]
-                raise ValueError(f"example {example.id} was not judged: {row.reason}")
+                raise UnscoredError(f"example {example.id} was not judged: {row.reason}")
             found[int(row.id)] = _SCORES[row.outcome]
         return found

@@ -1,79 +1,18 @@
 """A judge over HTTP, against a server on this machine that does what servers do."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evaluators.endpoint import Endpoint
+from evaluators.endpoint import Endpoint, EndpointError
 from evaluators.judges import EndpointJudge
 from evaluators.preference import Pair, Question, judge_pairs, summarise
+from tests.evaluators.judge_server import Server, completion
 
 KEY = "sk-not-a-real-key-0123456789"
 QUESTIONS = [Question(f"q{i}", "long answer", "short") for i in range(6)]
-
-
-def completion(text: Any, **usage: Any) -> tuple[int, bytes, dict[str, str]]:
-    body: dict[str, Any] = {"choices": [{"message": {"content": text}}]}
-    if usage:
-        body["usage"] = usage
-    return 200, json.dumps(body).encode(), {}
-
-
-GOOD = completion("A", prompt_tokens=100, completion_tokens=1)
-
-
-class Server:
-    """Answers with what is in `script`, then with `always`; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.script: list[tuple[int, bytes, dict[str, str]]] = []
-        self.always = GOOD
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
-        self.lock = threading.Lock()
-        self.hang = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server.lock:
-                    server.asked.append((self.path, dict(self.headers), body))
-                    code, content, headers = (
-                        server.script.pop(0) if server.script else server.always
-                    )
-                if code == 0:
-                    server.hang.wait(20)
-                    return
-                self.send_response(code)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST  # noqa: N815
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-
-    def stop(self) -> None:
-        self.hang.set()
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -233,7 +172,7 @@ def test_what_cannot_pass_ends_all_with_one_message_without_the_key(
     said = b"x" * 150 + f" wrong key {KEY} ".encode() + b"y" * 300
     server.always = (code, said, {"Location": f"{server.url}/elsewhere"})
     judge = endpoint(server, tmp_path, key_variable="JUDGE_KEY", concurrency=2)
-    with pytest.raises(ValueError, match=f"status {code}") as caught:
+    with pytest.raises(EndpointError, match=f"status {code}") as caught:
         judge.verdicts(QUESTIONS)
     assert "[key]" in str(caught.value)
     assert KEY[:6] not in str(caught.value)
@@ -245,7 +184,7 @@ def test_what_cannot_pass_ends_all_with_one_message_without_the_key(
 def test_an_endpoint_that_is_down_is_one_message(server: Server, tmp_path: Path) -> None:
     judge = endpoint(server, tmp_path, retries=2)
     server.stop()
-    with pytest.raises(ValueError, match="5 questions in a row got no reply, the last: no conn"):
+    with pytest.raises(EndpointError, match="5 questions in a row got no reply, the last: no conn"):
         judge.verdicts(QUESTIONS)
     assert judge.spent.requests == 15
 
