@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evaluators.answers import pair_answers, read_answers, read_prompts, read_verdicts
+from evaluators.jsonl import JsonlTask
 from evaluators.judges import TEMPLATE, EndpointJudge, fill, read_verdict
 from evaluators.preference import (
     Pair,
@@ -17,6 +19,8 @@ from evaluators.preference import (
     summarise,
 )
 from evaluators.streams import stream
+from search.judge import load_judge
+from tests.conftest import REPOSITORY
 
 
 class By:
@@ -221,3 +225,18 @@ def test_people_may_say_win_tie_loss_or_a_b(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             read_verdicts(write(tmp_path / "v", record), pairs)
+
+
+def test_the_examples_of_the_page_are_valid(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "preference.md").read_text("utf-8")
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    kinds = []
+    for block in blocks:
+        if block.startswith("task:"):
+            task = yaml.safe_load(block)["task"]
+            JsonlTask.model_validate_json(json.dumps(task), strict=True)
+            continue
+        (tmp_path / "judge.yaml").write_text(block, "utf-8")
+        kinds.append(load_judge(tmp_path / "judge.yaml").kind)
+    assert kinds == ["endpoint", "model", "file"]
+    assert len(blocks) == 4
