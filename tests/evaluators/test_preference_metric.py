@@ -20,7 +20,8 @@ from tests.evaluators.judge_server import Server, completion
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     one = Server()
-    # Prefers the answer that says `good`, wherever it is shown; `odd` leaves it speechless.
+    # Prefers the answer that says `good` or the one that does not say `poor`, wherever it is
+    # shown; `odd` leaves it speechless.
     one.rule = verdict
     yield one
     one.stop()
@@ -31,8 +32,8 @@ def verdict(body: Any) -> tuple[int, bytes, dict[str, str]]:
     first, second = asked.split("[Answer A]")[1].split("[Answer B]")
     if "odd" in first + second:
         return completion("hm")
-    good = [place for place, text in (("A", first), ("B", second)) if "good" in text]
-    return completion(good[0] if len(good) == 1 else "tie")
+    worth = [("good" in text) - ("poor" in text) for text in (first, second)]
+    return completion("tie" if worth[0] == worth[1] else "AB"[worth[1] > worth[0]])
 
 
 def task(server: Server, folder: Path, **judge: Any) -> Task:
@@ -50,19 +51,19 @@ def task(server: Server, folder: Path, **judge: Any) -> Task:
 
 def test_an_output_wins_ties_or_loses_against_the_target(server: Server, tmp_path: Path) -> None:
     found = task(server, tmp_path)
-    examples = found.splits.search[:4]
-    outputs = ["good", "bad", " fair\n", "  "]
+    examples = found.splits.search[:5]
+    outputs = ["good", "other", " fair\n", "  ", "poor"]
     # Two equal texts are a tie and no text is a loss, unasked.
-    assert found.metric.scores(outputs, examples) == [1.0, 0.5, 0.5, 0.0]
-    assert len(server.asked) == 4
+    assert found.metric.scores(outputs, examples) == [1.0, 0.5, 0.5, 0.0, 0.0]
+    assert len(server.asked) == 6
     result = found.metric.corpus(outputs, examples)
-    assert result.score == 0.5
+    assert result.score == pytest.approx(0.4)
     assert result.lower is not None
     assert found.metric.per_example("good", examples[0]) == 1.0
     (bounds,) = found.metric.bounds([outputs], examples, 1)
-    assert bounds.lower <= 0.5 <= bounds.upper
+    assert bounds.lower <= 0.4 <= bounds.upper
     # All of that again came from the cache, which lies beside the sweep file.
-    assert len(server.asked) == 4
+    assert len(server.asked) == 6
     assert (tmp_path / "judge-cache").is_dir()
 
 

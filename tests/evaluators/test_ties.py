@@ -93,6 +93,9 @@ def test_a_resample_without_a_decision_counts_against_both_bounds() -> None:
     for found in strengths(1, 99, 0)[1:]:
         assert found.strength == 1
         assert (found.lower, found.upper) == (0, 1)
+    for found in strengths(0, 99, 1)[1:]:
+        assert found.strength == 0
+        assert (found.lower, found.upper) == (0, 1)
 
 
 def test_intervals_are_the_same_every_time_and_change_with_the_seed() -> None:
