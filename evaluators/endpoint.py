@@ -5,19 +5,12 @@ What may pass (time-outs, statuses 408, 409, 429, 5xx, a reply that is no reply)
 with growing pauses, or after the pause that the endpoint asks for; then the question is a verdict
 with a reason. What can't pass (a refused key, no such address or model) ends everything with one
 message, and so do several questions in a row that got no reply after all tries.
-
-The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
-redirect is followed, and it is blotted out of everything that the endpoint says.
 """
 
 import hashlib
-import http.client
 import json
-import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,49 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.chat import Chat, EndpointError, RefusedError, Reply, TryAgainError
 from evaluators.judges import EndpointJudge, fill, read_verdict
 from evaluators.ledger import write_whole
 from evaluators.preference import Question, Verdict
 from evaluators.streams import stream
 
-_PASSING = frozenset({408, 409, 429})
-_HOPELESS = frozenset({401, 403, 404})
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
-_MOST_BYTES = 4_000_000
 _MOST_FAILURES = 5
-_SHOWN = 200
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects are errors: urllib would send the key along to wherever they lead."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
-
-
-class EndpointError(OSError):
-    """The endpoint refuses everything or does not answer; no fault of what it was asked about."""
-
-
-class _TryAgainError(Exception):
-    """No reply this time; `pause_s` is what the endpoint asked for."""
-
-    def __init__(self, reason: str, pause_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
-
-
-class _RefusedError(Exception):
-    """This question gets no reply, however often it is asked."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the endpoint said; tokens are None where it did not count them."""
-
-    text: str
-    input_tokens: int | None
-    output_tokens: int | None
 
 
 @dataclass
@@ -120,9 +78,8 @@ class Endpoint:
         self._config, self._clock = config, clock
         self._given_up = threading.Event()
         self._sleep = self._given_up.wait if sleep is None else sleep
-        self._key = key_in(config.key_variable)
+        self._chat = Chat(config, clock)
         self._cache = None if config.cache is None else folder / config.cache
-        self._opener = urllib.request.build_opener(_NoRedirect)
         self._lock = threading.Lock()
         self._next_request = 0.0
         self._failures_in_a_row = 0
@@ -162,7 +119,7 @@ class Endpoint:
             return read_verdict(known.text)
         try:
             reply = self._patiently(body, name)
-        except _RefusedError as error:
+        except RefusedError as error:
             return Verdict(None, str(error))
         except BaseException:
             # Said here, before this thread takes the next question.
@@ -178,15 +135,15 @@ class Endpoint:
         jitter = stream("judge", "pause", name)
         for attempt in range(self._config.retries + 1):
             if self._given_up.is_set():
-                raise _RefusedError("given up with the others")
+                raise RefusedError("given up with the others")
             self._wait_for_turn()
             try:
-                reply = self._ask(body)
-            except _TryAgainError as error:
+                reply = self._chat.ask(body)
+            except TryAgainError as error:
                 if attempt == self._config.retries:
                     self._count_failure(str(error))
                     tries = attempt + 1
-                    raise _RefusedError(f"no reply in {tries} tries, the last: {error}") from error
+                    raise RefusedError(f"no reply in {tries} tries, the last: {error}") from error
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * jitter.uniform(
                     0.5, 1
                 )
@@ -224,71 +181,6 @@ class Endpoint:
                     f"no reply, the last: {reason}"
                 )
 
-    def _ask(self, body: Mapping[str, Any]) -> Reply:
-        """Send one request and return its reply."""
-        request = urllib.request.Request(  # noqa: S310 - the settings allow only http and https
-            self._config.url.rstrip("/") + "/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method="POST",
-        )
-        if self._key is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
-        ends = self._clock() + self._config.timeout_s
-        try:
-            with self._opener.open(request, timeout=self._config.timeout_s) as response:
-                content = self._read(response, ends)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal(error) from None
-        except TimeoutError:
-            raise self._late() from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise self._late() from None
-            raise _TryAgainError(self._blot(f"no connection: {error.reason}")) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
-        try:
-            return _reply(self._blot(content.decode("utf-8")))
-        except (ValueError, RecursionError) as error:
-            raise _TryAgainError(f"not a reply: {error}") from None
-
-    def _late(self) -> _TryAgainError:
-        return _TryAgainError(f"no reply in {self._config.timeout_s:g} s")
-
-    def _read(self, response: Any, ends: float) -> bytes:
-        """Return the whole body; a server that trickles is late as well."""
-        pieces, size = [], 0
-        while piece := response.read1(1 << 16):
-            pieces.append(piece)
-            size += len(piece)
-            if self._clock() > ends:
-                raise self._late()
-            if size > _MOST_BYTES:
-                raise _TryAgainError(f"not a reply: more than {_MOST_BYTES} bytes")
-        return b"".join(pieces)
-
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        said = ""
-        with suppress(OSError, http.client.HTTPException):
-            # Blotted before it is cut, or a piece of the key would stay.
-            said = self._blot(error.read(_MOST_BYTES).decode("utf-8", "replace"))
-        said = " ".join(said.split())[:_SHOWN]
-        reason = f"status {error.code}" + (f": {said}" if said else "")
-        if error.code in _PASSING or error.code >= 500:
-            return _TryAgainError(reason, _seconds(error.headers.get("Retry-After")))
-        if error.code in _HOPELESS or error.code < 400:
-            hint = ""
-            if error.code in (401, 403):
-                variable = self._config.key_variable
-                hint = f"; the key comes from {variable}" if variable else "; it wants a key"
-            return EndpointError(f"judge {self._config.url}: {reason}{hint}")
-        return _RefusedError(reason)
-
-    def _blot(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key, "[key]")
-
     def _place(self, name: str) -> Path:
         assert self._cache is not None
         return self._cache / name[:2] / f"{name}.json"
@@ -303,53 +195,5 @@ class Endpoint:
         return None
 
 
-def key_in(variable: str | None) -> str | None:
-    """Return the key in an environment variable; messages never show it.
-
-    Raises:
-        ValueError: if the variable is not set, or holds what can be no key.
-    """
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ValueError(f"judge: the environment variable {variable} of the key is not set")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(f"judge: what the environment variable {variable} holds can be no key")
-    return key
-
-
 def _digest(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _seconds(text: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; a date in it is left alone."""
-    try:
-        seconds = float(text or "")
-    except ValueError:
-        return None
-    return seconds if seconds >= 0 else None
-
-
-def _reply(content: str) -> Reply:
-    """Return what a response says.
-
-    Raises:
-        ValueError: if it is not a chat completion with a text.
-    """
-    data = json.loads(content)
-    try:
-        text = data["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise ValueError(f"no choices[0].message.content in {content[:_SHOWN]!r}")
-    usage = data.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    return Reply(text, _whole(counts, "prompt_tokens"), _whole(counts, "completion_tokens"))
-
-
-def _whole(counts: Mapping[str, Any], name: str) -> int | None:
-    value = counts.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -12,7 +12,8 @@ that answers nobody is an `OSError`, which stops a run like a full disk and is n
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.endpoint import Endpoint, key_in
+from evaluators.chat import key_in
+from evaluators.endpoint import Endpoint
 from evaluators.judges import EndpointJudge
 from evaluators.metrics import Example, MeanMetric, UnscoredError
 from evaluators.preference import Pair, judge_pairs

@@ -14,7 +14,7 @@ from cluster.messages import EvaluatorSetup
 from cluster.packing.generate import Asked
 from cluster.resident import Resident
 from cluster.run_folder import create_run
-from evaluators.endpoint import EndpointError
+from evaluators.chat import EndpointError
 from search.candidate import Candidate, Prompt
 from search.rungs import Rung
 from search.sweep import load_sweep

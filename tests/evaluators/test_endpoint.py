@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from evaluators.endpoint import Endpoint, EndpointError
+from evaluators.chat import EndpointError
+from evaluators.endpoint import Endpoint
 from evaluators.judges import EndpointJudge
 from evaluators.preference import Pair, Question, judge_pairs, summarise
 from tests.evaluators.judge_server import Server, completion

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from evaluators.endpoint import EndpointError
+from evaluators.chat import EndpointError
 from evaluators.jsonl import JsonlTask, load_jsonl
 from evaluators.metrics import UnscoredError
 from evaluators.task import Task
