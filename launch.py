@@ -45,6 +45,7 @@ examples:
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
+  kilobit compare a.jsonl b.jsonl --judge judge.yaml   which answers a judge prefers
   kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
   kilobit certify runs/quickstart                      bound their scores on data no search saw
   kilobit scorecard runs/quickstart                    what its programs change elsewhere
@@ -192,6 +193,26 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML that says what is measured (default: see docs/scorecard.md)",
     )
     scorecard.add_argument("--json", action="store_true", help="one JSON object a line")
+    compare = commands.add_parser(
+        "compare", help="let a judge prefer one of two answers to each prompt, and count"
+    )
+    compare.add_argument(
+        "one", metavar="A", help="answers of the first: a JSON Lines file, or RUN:CANDIDATE"
+    )
+    compare.add_argument("two", metavar="B", help="answers of the second, likewise")
+    compare.add_argument(
+        "--judge", type=Path, required=True, metavar="FILE.yaml", help="who prefers an answer"
+    )
+    compare.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="JSON Lines with the prompts, where the answers do not say them; only these count",
+    )
+    compare.add_argument(
+        "--rows", type=Path, metavar="FILE", help="write what was said of each prompt, JSON Lines"
+    )
+    compare.add_argument("--json", action="store_true", help="print one JSON object")
 
     export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
     export.add_argument("program", type=_place, metavar="PROGRAM", help="the folder of one program")

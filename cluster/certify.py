@@ -136,14 +136,11 @@ def _run_programs(
         try:
             program = found.program_of(point)
             outputs = found.outputs(point, program, [example.input for example in examples])
+            scores = task.metric.scores([task.cut(output) for output in outputs], examples)
         except (ProgramFailedError, ValueError) as error:
             row = _row(point, opening, base_digests[point]) | {"error": str(error)}
             ledger.write("certificates", part, [row | {"finished_at": datetime.now(UTC)}])
             return str(error)
-        scores = (
-            task.metric.per_example(task.cut(output), example)
-            for output, example in zip(outputs, examples, strict=True)
-        )
         rows = [
             {
                 "candidate": point.candidate,

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.certify import certify, certify_runs
+from cluster.compare import compare
 from cluster.elsewhere import drive, is_outside
 from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
@@ -65,6 +66,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "verify": verify,
         "certify": certify,
         "scorecard": scorecard,
+        "compare": compare,
         "export": export,
         "slurm": slurm,
         "kubernetes": kubernetes,

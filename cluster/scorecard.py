@@ -25,8 +25,8 @@ from cluster.show import points_of
 from cluster.subject import Subject, bare, with_program
 from cluster.terminal import Terminal
 from evaluators.battery import Evaluator, Row
-from evaluators.ledger import write_whole
 from evaluators.parts import DamagedError, as_parquet
+from evaluators.storage import write_whole
 from evaluators.task import Task
 from evaluators.tasks import load_task
 from search.base_model import BaseModelConfig

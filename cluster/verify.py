@@ -23,6 +23,7 @@ from cluster import frozen as frozen_model
 from cluster.program_files import read_program, write_folder
 from cluster.run_folder import DamagedRunError, RunFolder
 from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
+from evaluators.metrics import UnscoredError
 from evaluators.parts import DamagedError
 from evaluators.storage import Place, write_whole
 from evaluators.task import Task
@@ -206,7 +207,7 @@ class Verifier:
         try:
             outputs = self.outputs(point, program, [example.input for example in examples])
             found = self._compared(program, point, recorded, outputs)
-        except ProgramFailedError as error:
+        except (ProgramFailedError, UnscoredError) as error:
             found = Verification(len(examples), 0, None, False, str(error))
         where = verified_on(program)
         write_folder(

@@ -16,7 +16,7 @@ from cluster.resident import Resident
 from cluster.scoring import Scoring
 from cluster.shards.group import ShardGroup
 from evaluators.cache import Batch
-from evaluators.metrics import Example
+from evaluators.metrics import Example, UnscoredError
 from evaluators.task import Task
 from search.programs.postprocess import postprocess
 
@@ -145,10 +145,13 @@ class Waves:
             return
         steps, first = measured.program.recipe.postprocess, len(measured.scores)
         outputs = [postprocess(text, steps) for text in found.outputs]
-        scores = [
-            self._task.metric.per_example(self._task.cut(output), example)
-            for output, example in zip(outputs, part.batch, strict=True)
-        ]
+        try:
+            scores = self._task.metric.scores(
+                [self._task.cut(output) for output in outputs], part.batch
+            )
+        except UnscoredError as error:
+            scoring.error = error
+            return
         measured.outputs += outputs
         measured.scores += scores
         rivals = scoring.theirs[first : first + len(scores)]

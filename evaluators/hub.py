@@ -49,4 +49,4 @@ def load_dataset_task(config: DatasetTask, folder: Path) -> Task:
         return [example_of(row, config, where) for where, row in rows]
 
     names = config.splits
-    return task_of(config, read(names.train), read(names.search), read(names.sealed))
+    return task_of(config, folder, read(names.train), read(names.search), read(names.sealed))

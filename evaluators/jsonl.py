@@ -80,6 +80,7 @@ def load_jsonl(config: JsonlTask, folder: Path) -> Task:
         files = config.files
         return task_of(
             config,
+            folder,
             train=read_jsonl(folder / files.train, config),
             search=read_jsonl(folder / files.search, config),
             sealed=read_jsonl(folder / files.sealed, config),
@@ -90,6 +91,7 @@ def load_jsonl(config: JsonlTask, folder: Path) -> Task:
     last = cuts.search + cuts.sealed
     return task_of(
         config,
+        folder,
         train=[e for e in examples if share(e.input) >= last],
         search=[e for e in examples if share(e.input) < cuts.search],
         sealed=[e for e in examples if cuts.search <= share(e.input) < last],

@@ -3,12 +3,15 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from evaluators.metrics import METRICS, Example
+from evaluators.judges import EndpointJudge
+from evaluators.metrics import METRICS, Example, Metric
 from evaluators.number import parse_number
+from evaluators.preference_metric import Preference
 from evaluators.sources import checked_text
 from evaluators.task import Task, make_example, make_splits
 from evaluators.text_task import TextTask
@@ -27,8 +30,24 @@ class RecordTask(TextTask):
         ),
     ] = None
     metric: Annotated[
-        Literal["exact_match", "number", "contains", "bleu"], Field(description="the scoring rule")
+        Literal["exact_match", "number", "contains", "bleu", "preference"],
+        Field(description="the scoring rule"),
     ]
+    judge: Annotated[
+        EndpointJudge | None,
+        Field(description="for `preference`: who prefers an output or the target; has a cache"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _judge_where_one_is_asked(self) -> Self:
+        if (self.metric == "preference") != (self.judge is not None):
+            raise ValueError("`metric: preference` needs a `judge`, and no other metric has one")
+        if self.judge is not None and self.judge.cache is None:
+            raise ValueError(
+                "the judge of a task needs a `cache`: outputs are scored more than once, and have "
+                "to get the same score"
+            )
+        return self
 
 
 def example_of(record: Any, config: RecordTask, where: str) -> Example:
@@ -75,14 +94,15 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
 
 def task_of(
     config: RecordTask,
+    folder: Path,
     train: Sequence[Example],
     search: Sequence[Example],
     sealed: Sequence[Example],
 ) -> Task:
-    """Return the task of these examples.
+    """Return the task of these examples; relative paths of `config` begin at `folder`.
 
     Raises:
-        ValueError: if a split is empty or two overlap.
+        ValueError: if a split is empty or two overlap, or the judge's key is not there.
     """
     return Task(
         name=config.name,
@@ -90,6 +110,12 @@ def task_of(
         answer=config.answer,
         stop=config.stop,
         max_new_tokens=config.max_new_tokens,
-        metric=METRICS[config.metric],
+        metric=_metric_of(config, folder),
         splits=make_splits(config.name, train, search, sealed, config.seed),
     )
+
+
+def _metric_of(config: RecordTask, folder: Path) -> Metric:
+    if config.judge is None:
+        return METRICS[config.metric]
+    return Preference(config.judge, folder)

@@ -1,0 +1,136 @@
+"""How a judge is asked in words, and how its answer is read.
+
+A text between the prompt's braces is filled in once: what a program wrote is never read as a
+placeholder. It is read by the judge, though, and an answer may try to talk it round; swapping the
+order does not help against that.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evaluators.config import Config
+from evaluators.preference import Place, Question, Verdict
+
+_PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
+_FIELDS = ("{input}", "{first}", "{second}")
+_FIELD = re.compile(r"\{(input|first|second)\}")
+# The word alone on its line, bare or marked: `B`, `**A**`, `[[tie]]`, `Verdict: A.`
+_VERDICT = re.compile(r"(?:verdict|answer)?[\s:*\[(\"'`]*(A|B|TIE)[\s*\])\"'`.!]*", re.IGNORECASE)
+
+TEMPLATE = """\
+Two assistants answered the same request. Decide which answer serves the person who asked better: \
+it does what was asked, what it says is right, and it is no longer than it has to be. The order in \
+which the answers are shown means nothing.
+
+[Request]
+{input}
+
+[Answer A]
+{first}
+
+[Answer B]
+{second}
+
+[End]
+Reply with one word: A if answer A is better, B if answer B is better, tie if neither is.
+"""
+
+
+def check_template(template: str) -> None:
+    """Refuse a template that does not show everything once.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    bad = [field for field in _FIELDS if template.count(field) != 1]
+    if bad:
+        raise ValueError(f"`template` must contain {bad[0]} once")
+
+
+def fill(template: str, question: Question) -> str:
+    """Return what a judge reads."""
+    return _FIELD.sub(lambda match: str(getattr(question, match[1])), template)
+
+
+def read_verdict(text: str) -> Verdict:
+    """Return the verdict on the last line of `text` that says anything: A, B or tie."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    match = _VERDICT.fullmatch(lines[-1]) if lines else None
+    if match is None:
+        return Verdict(None, f"the judge gave no verdict, its answer ends in {text[-60:]!r}")
+    return Verdict(_PLACES[match[1].upper()])
+
+
+class FileJudge(Config):
+    """People who judged before; see `evaluators.answers.read_verdicts`."""
+
+    kind: Annotated[Literal["file"], Field(description="verdicts of people in a file")]
+    path: Annotated[
+        Path,
+        Field(
+            description="JSON Lines with `id` and `verdict` (win, tie, loss, A or B), relative to "
+            "the judge's file"
+        ),
+    ]
+
+
+class EndpointJudge(Config):
+    """A model behind an OpenAI-compatible endpoint (`POST URL/chat/completions`)."""
+
+    kind: Annotated[Literal["endpoint"], Field(description="an OpenAI-compatible endpoint")]
+    url: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[^\s@?#]+$",
+            description="without `/chat/completions`, for example http://localhost:8000/v1",
+        ),
+    ]
+    model: Annotated[str, Field(min_length=1, description="as the endpoint calls it")]
+    key_variable: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+            description="environment variable that holds the key; none for an open endpoint",
+        ),
+    ] = None
+    template: Annotated[
+        str, Field(description="what it is asked; contains {input}, {first} and {second}")
+    ] = TEMPLATE
+    max_tokens: Annotated[int, Field(ge=1, le=100_000, description="longest reply in tokens")] = 16
+    tokens_field: Annotated[
+        Literal["max_tokens", "max_completion_tokens"],
+        Field(description="what the endpoint calls that limit"),
+    ] = "max_tokens"
+    temperature: Annotated[
+        float | None, Field(ge=0, le=2, description="null leaves it to the endpoint")
+    ] = 0.0
+    timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="seconds that one reply may take in all")
+    ] = 60.0
+    retries: Annotated[
+        int, Field(ge=0, le=20, description="after time-outs and statuses 408, 409, 429 and 5xx")
+    ] = 5
+    concurrency: Annotated[int, Field(ge=1, le=256, description="questions at the same time")] = 4
+    requests_per_minute: Annotated[
+        float | None, Field(gt=0, description="a limit on requests, retries among them")
+    ] = None
+    cache: Annotated[
+        Path | None,
+        Field(description="folder of replies, relative to the file that names it; null keeps none"),
+    ] = Path("judge-cache")
+    dollars_per_million_input: Annotated[
+        float | None, Field(ge=0, description="price, to show the cost")
+    ] = None
+    dollars_per_million_output: Annotated[
+        float | None, Field(ge=0, description="price, to show the cost")
+    ] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_template(self.template)
+        if (self.dollars_per_million_input is None) != (self.dollars_per_million_output is None):
+            raise ValueError("give both prices or none: a cost of one part is no cost")
+        return self
