@@ -171,7 +171,8 @@ def _check_paths(sweep: Sweep, file: Path, config: KubernetesConfig) -> None:
     """Refuse relative paths where nobody has said what pods see beside the sweep file."""
     if config.sweep_folder != _NO_SWEEP_FOLDER:
         return
-    for field, path in _paths(sweep.model_dump(exclude={"out", "slurm", "kubernetes"}), ""):
+    named = sweep.model_dump(exclude={"out", "cache", "slurm", "kubernetes"})
+    for field, path in _paths({**named, "cache": sweep.cache}, ""):
         # The cache's path was made absolute when the file was read.
         here = field == "cache" and path.is_relative_to(file.absolute().parent)
         if here or not path.is_absolute():

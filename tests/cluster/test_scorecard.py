@@ -213,7 +213,7 @@ def test_a_judge_compares_yes_and_no(frozen: Frozen, monkeypatch: pytest.MonkeyP
 
 
 def test_the_example_spells_out_the_default() -> None:
-    assert load_battery(REPOSITORY / "examples" / "battery.yaml")[0] == Battery()
+    assert load_battery(REPOSITORY / "examples" / "batteries" / "default.yaml")[0] == Battery()
 
 
 CANDIDATES = [
