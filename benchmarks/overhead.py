@@ -8,6 +8,7 @@ and the share of the quickstart spent in model compute with its number of model 
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -82,6 +83,9 @@ def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[floa
     # Not at the top: Ray reads its environment when it is imported, and `cluster` sets it first.
     import ray
 
+    if __name__ != "__main__":
+        # Whoever looks up an actor loads its class, and by reference all that this module imports.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as folder, ray_session():
         workers = [Worker(f"noop-{i}", "pretrained") for i in range(num_workers)]
