@@ -149,9 +149,14 @@ def killed_run(sweep: Path, folder: Path, waits: Sequence[float]) -> int:
     rungs = run.out / "ledger" / "rungs"
     while run.process.poll() is None and not (rungs.is_dir() and any(rungs.iterdir())):
         time.sleep(0.05)
-    for wait in waits:
+    for number, wait in enumerate(waits):
         time.sleep(wait)
-        ranks = []
+        # A worker that dies again and again without finishing anything between is given up.
+        before, ranks = len(list(rungs.iterdir())), []
+        while number % 3 == 2 and len(list(rungs.iterdir())) <= before:
+            if run.process.poll() is not None:
+                break
+            time.sleep(0.05)
         while not ranks and run.process.poll() is None:
             ranks = run.ranks()
         if ranks:
