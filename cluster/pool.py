@@ -64,16 +64,17 @@ class Pool:
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
         actor_class: Any = ray.remote(EvaluatorActor)
+        told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
             room = ask_for_room(ranks_of(sweep, self._cpus))
             setup = EvaluatorSetup(
-                sweep=sweep.model_dump_json(),
+                sweep=told,
                 sweep_folder=str(sweep_folder),
                 run_folder=str(run_folder),
                 model=worker.model,
                 worker=worker.name,
                 attempt=attempt,
-                versions=library_versions(),
+                versions=versions,
                 cpus=self._cpus,
                 room=room,
             )
@@ -197,12 +198,13 @@ class Pool:
         )
 
 
-def prompt_bits_of(sweep: Sweep) -> Callable[[str, Sequence[str]], list[float]]:
+def prompt_bits_of(pool: Pool) -> Callable[[str, Sequence[str]], list[float]]:
     """Return what tells how many bits prompts take under a model; a worker of it computes that."""
-    names = {worker.model: worker.name for worker in reversed(workers_of(sweep))}
 
     def prompt_bits(model: str, texts: Sequence[str]) -> list[float]:
-        worker: Any = ray.get_actor(names[model])
+        # One that is away would be waited for.
+        name = next(w.name for w in (*pool.here(), *pool.workers) if w.model == model)
+        worker: Any = ray.get_actor(name)
         found: list[float] = ray.get(worker.prompt_bits.remote(list(texts)))
         return found
 

@@ -80,7 +80,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            recorder, state = early or _rebuild(run, plan, prompt_bits_of(run.sweep))
+            recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
             _search(run, plan, recorder, state, pool, tune_folder, console, outcome)
         finally:
             pool.stop()

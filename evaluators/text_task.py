@@ -6,24 +6,27 @@ from pydantic import Field, model_validator
 
 from evaluators.config import Config
 
+# The fields that tasks give defaults of their own.
+TaskName = Annotated[str, Field(min_length=1, description="label of the task in tables")]
+Question = Annotated[str, Field(description="what precedes an answer; contains {input}")]
+Answer = Annotated[
+    str, Field(description="an answer as a demonstration shows it; contains {target}")
+]
+Stop = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(description="strings that end a generation"),
+]
+LongestAnswer = Annotated[int, Field(ge=1, le=100_000, description="longest generation in tokens")]
+
 
 class TextTask(Config):
     """How a task asks, shows an answer and ends one."""
 
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "{input}\n"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = "{target}\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n",)
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 64
+    name: TaskName
+    question: Question = "{input}\n"
+    answer: Answer = "{target}\n"
+    stop: Stop = ("\n",)
+    max_new_tokens: LongestAnswer = 64
     seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
 
     @model_validator(mode="after")

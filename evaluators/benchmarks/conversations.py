@@ -16,15 +16,14 @@ from evaluators.benchmarks.dividing import BenchmarkTask, benchmark_task, divide
 from evaluators.metrics import METRICS, Example
 from evaluators.sources import Records, checked_text, read_records
 from evaluators.task import Task, make_example
+from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 
 class InstructionsTask(BenchmarkTask):
     """Instructions with their answers, as LIMA has them."""
 
     kind: Annotated[Literal["instructions"], Field(description="instructions with answers")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = (
-        "instructions"
-    )
+    name: TaskName = "instructions"
     train: Annotated[Records, Field(description="records to learn from and to search on")]
     search: Annotated[
         Records | None, Field(description="records to compare on; null: a share of `train`")
@@ -34,19 +33,10 @@ class InstructionsTask(BenchmarkTask):
         Literal["exact_match", "contains", "bleu"],
         Field(description="the scoring rule; it measures likeness to the given answer"),
     ]
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "{input}\n\n"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = "{target}\n\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ()
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 1280
+    question: Question = "{input}\n\n"
+    answer: Answer = "{target}\n\n"
+    stop: Stop = ()
+    max_new_tokens: LongestAnswer = 1280
 
 
 def conversation_example(record: Mapping[str, Any], where: str) -> Example:

@@ -16,6 +16,7 @@ from evaluators.benchmarks.dividing import BenchmarkTask, benchmark_task, divide
 from evaluators.metrics import METRICS, Example
 from evaluators.sources import Records, read_records, text_of
 from evaluators.task import Task, make_example
+from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -24,7 +25,7 @@ class EsnliTask(BenchmarkTask):
     """e-SNLI, from the hub or from its files."""
 
     kind: Annotated[Literal["esnli"], Field(description="entailment with explanations")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "esnli"
+    name: TaskName = "esnli"
     train: Annotated[Records, Field(description="records to learn from and to search on")]
     search: Annotated[
         Records | None, Field(description="records to compare on; null: a share of `train`")
@@ -37,19 +38,10 @@ class EsnliTask(BenchmarkTask):
             "explanation and then the label"
         ),
     ] = "label"
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "{input}\nAnswer:"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = " {target}\n\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n",)
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 96
+    question: Question = "{input}\nAnswer:"
+    answer: Answer = " {target}\n\n"
+    stop: Stop = ("\n",)
+    max_new_tokens: LongestAnswer = 96
 
 
 def esnli_example(record: Mapping[str, Any], where: str, shown: str) -> Example:

@@ -16,6 +16,7 @@ from evaluators.benchmarks.pairs import TranslationTask, text_pairs
 from evaluators.metrics import METRICS, Example
 from evaluators.sources import Records, read_records, text_of
 from evaluators.task import Task, make_example
+from evaluators.text_task import TaskName
 
 _CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
 
@@ -24,7 +25,7 @@ class FloresTask(TranslationTask):
     """FLORES-200, from the hub or from its folder."""
 
     kind: Annotated[Literal["flores"], Field(description="sentences in 200 languages")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "flores"
+    name: TaskName = "flores"
     source: Annotated[
         str, Field(pattern=_CODE, description="the language to translate from, eng_Latn")
     ]

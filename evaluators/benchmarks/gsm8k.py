@@ -22,6 +22,7 @@ from evaluators.metrics import METRICS, Example
 from evaluators.number import plain_number
 from evaluators.sources import Records, checked_text, read_records, text_of
 from evaluators.task import Task, make_example
+from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 GOLD_MARK = "####"
 METAMATH_MARK = "The answer is:"
@@ -33,7 +34,7 @@ class Gsm8kTask(BenchmarkTask):
     """GSM8K, from the hub or from its files."""
 
     kind: Annotated[Literal["gsm8k"], Field(description="grade-school word problems")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "gsm8k"
+    name: TaskName = "gsm8k"
     train: Annotated[Records, Field(description="records to learn from and to search on")]
     search: Annotated[
         Records | None, Field(description="records to compare on; null: a share of `train`")
@@ -50,19 +51,10 @@ class Gsm8kTask(BenchmarkTask):
         Literal["number", "solution"],
         Field(description="what demonstrations show and adapters learn"),
     ] = "number"
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "Question: {input}\nAnswer:"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = " {target}\n\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n\n", "\nQuestion:")
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 320
+    question: Question = "Question: {input}\nAnswer:"
+    answer: Answer = " {target}\n\n"
+    stop: Stop = ("\n\n", "\nQuestion:")
+    max_new_tokens: LongestAnswer = 320
 
 
 def gsm8k_example(record: Mapping[str, Any], where: str, shown: str) -> Example:

@@ -28,6 +28,7 @@ from evaluators.benchmarks.ifeval_reference import (
 from evaluators.metrics import Example, MeanMetric
 from evaluators.sources import Records, read_records, text_of
 from evaluators.task import Task, make_example
+from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 _KEPT = ("instruction_id_list", "kwargs")
 
@@ -36,7 +37,7 @@ class IfevalTask(BenchmarkTask):
     """IFEval, from the hub or from its files."""
 
     kind: Annotated[Literal["ifeval"], Field(description="instructions that can be checked")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "ifeval"
+    name: TaskName = "ifeval"
     train: Annotated[
         Records | None, Field(description="records with a `response` to learn from")
     ] = None
@@ -47,19 +48,10 @@ class IfevalTask(BenchmarkTask):
         Records | None, Field(description="records to compare on; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="the official set")]
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "{input}\n\n"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = "{target}\n\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ()
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 1280
+    question: Question = "{input}\n\n"
+    answer: Answer = "{target}\n\n"
+    stop: Stop = ()
+    max_new_tokens: LongestAnswer = 1280
 
     @model_validator(mode="after")
     def _sources(self) -> Self:

@@ -17,6 +17,7 @@ from evaluators.benchmarks.math_equality import check_installed, same_answer
 from evaluators.metrics import Example, MeanMetric
 from evaluators.sources import Records, read_records, text_of
 from evaluators.task import Task, make_example
+from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 _BOXES = ("\\boxed", "\\fbox")
 
@@ -25,7 +26,7 @@ class MathTask(BenchmarkTask):
     """MATH, from the hub or from its files."""
 
     kind: Annotated[Literal["math"], Field(description="competition problems")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "math"
+    name: TaskName = "math"
     train: Annotated[Records, Field(description="records to learn from and to search on")]
     search: Annotated[
         Records | None, Field(description="records to compare on; null: a share of `train`")
@@ -35,19 +36,10 @@ class MathTask(BenchmarkTask):
         Literal["answer", "solution"],
         Field(description="what demonstrations show and adapters learn"),
     ] = "answer"
-    question: Annotated[str, Field(description="what precedes an answer; contains {input}")] = (
-        "Problem: {input}\nAnswer:"
-    )
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = " {target}\n\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n\n", "\nProblem:")
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 512
+    question: Question = "Problem: {input}\nAnswer:"
+    answer: Answer = " {target}\n\n"
+    stop: Stop = ("\n\n", "\nProblem:")
+    max_new_tokens: LongestAnswer = 512
 
 
 class SameAnswer(MeanMetric):

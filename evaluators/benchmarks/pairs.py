@@ -13,6 +13,7 @@ from evaluators.benchmarks.dividing import BenchmarkTask
 from evaluators.metrics import Example
 from evaluators.sources import Records, checked_text, read_records, text_lines, text_of
 from evaluators.task import make_example
+from evaluators.text_task import Answer, LongestAnswer, Stop
 
 
 class TranslationTask(BenchmarkTask):
@@ -24,16 +25,9 @@ class TranslationTask(BenchmarkTask):
             description="what precedes an answer; contains {input}, and may name {from} and {to}"
         ),
     ] = "{from}: {input}\n{to}:"
-    answer: Annotated[
-        str, Field(description="an answer as a demonstration shows it; contains {target}")
-    ] = " {target}\n"
-    stop: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(description="strings that end a generation"),
-    ] = ("\n",)
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="longest generation in tokens")
-    ] = 256
+    answer: Answer = " {target}\n"
+    stop: Stop = ("\n",)
+    max_new_tokens: LongestAnswer = 256
 
     def naming(self, source: str, target: str) -> Self:
         """Return these settings with the names of the languages in the question."""

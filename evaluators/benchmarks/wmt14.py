@@ -15,6 +15,7 @@ from evaluators.benchmarks.dividing import benchmark_task, divided
 from evaluators.benchmarks.pairs import Pairs, TranslationTask, read_pairs
 from evaluators.metrics import METRICS
 from evaluators.task import Task
+from evaluators.text_task import TaskName
 
 _NAMES = {"en": "English", "de": "German"}
 
@@ -23,7 +24,7 @@ class Wmt14Task(TranslationTask):
     """WMT14 English-German, from the hub or from its files."""
 
     kind: Annotated[Literal["wmt14"], Field(description="news sentences, English and German")]
-    name: Annotated[str, Field(min_length=1, description="label of the task in tables")] = "wmt14"
+    name: TaskName = "wmt14"
     direction: Annotated[
         Literal["en-de", "de-en"], Field(description="from which language to which")
     ]
