@@ -260,6 +260,15 @@ def open_run(path: Place) -> RunFolder:
     return _read(path)[0]
 
 
+def read_manifest(path: Place) -> dict[str, Any]:
+    """Return what a run says of itself: its sweep, commands, versions and attempts.
+
+    Raises:
+        SweepError: if there is no readable run.
+    """
+    return _read(path)[1]
+
+
 def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
     check_reachable(path)
