@@ -18,7 +18,7 @@ MARKDOWN = sorted(
     for path in (REPOSITORY / folder).glob("*.md")
 )
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -70,6 +70,14 @@ def blocks_of(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in MARKDOWN for block in blocks_of(path)]
+
+
+def output_of(block: Block) -> str | None:
+    """Return the text block that follows right after a block, which says what it prints."""
+    following = BLOCKS[BLOCKS.index(block) + 1 :][:1]
+    lines = block.text.count("\n") + 2
+    found = [b.text for b in following if (b.page, b.language) == (block.page, "text")]
+    return found[0] if found and following[0].line == block.line + lines + 1 else None
 
 
 def blocks(*languages: str) -> list[Block]:

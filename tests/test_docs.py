@@ -1,4 +1,7 @@
-"""The documentation is true: links lead somewhere, the reference is complete, and its code runs."""
+"""The documentation is true: links lead somewhere, the reference is complete, and its code runs.
+
+Commands that load a model are slow: `pytest -m slow tests/test_docs.py`.
+"""
 
 import json
 import os
@@ -23,7 +26,7 @@ from search.config_file import _Loader
 from search.judge import load_judge
 from search.sweep import Sweep, load_sweep
 from tests.conftest import REPOSITORY
-from tests.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, without_code
+from tests.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
 import make_reference
@@ -33,7 +36,7 @@ sys.path.pop(0)
 ADDING = ("docs/add-task.md", "docs/add-method.md", "docs/add-codec.md")
 HANDLED = {"bash", "console", "diff", "json", "python", "sql", "text", "yaml"}
 # How many blocks of a page are not run. Whoever adds one says so here too.
-NOT_RUN: dict[str, int] = {}
+NOT_RUN = {"docs/tutorial.md": 3}
 # The other commands in `bash` blocks, and how it is seen that they could be right.
 OTHERS = ("cd", "git", "kubectl", "mkdocs", "pre-commit", "source", "tests/")
 
@@ -88,11 +91,26 @@ def test_the_reference_is_up_to_date_and_says_what_everything_means(page: str) -
     assert not [row for row in rows if re.search(r"\|\s*\|$", row)]
 
 
+def test_every_example_is_described() -> None:
+    folder = REPOSITORY / "examples"
+    rows = re.findall(r"^\| \[(.+?)\]", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(path.name for path in folder.glob("*.yaml"))
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     assert {block.language for block in BLOCKS} <= HANDLED
     assert Counter(b.page for b in BLOCKS if b.reason) == NOT_RUN
     for block in blocks("diff"):
         assert block.page in ADDING, block.name
+
+
+def in_path(folder: Path, **scripts: str) -> None:
+    """Make commands of these names in `folder / "bin"`: what Python is given before arguments."""
+    (folder / "bin").mkdir()
+    for name, words in scripts.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n', "utf-8")
+        script.chmod(0o755)
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +125,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run["sweep_folder"] = str(REPOSITORY / "examples")
     manifest.write_text(json.dumps(run), "utf-8")
     (folder / "examples").symlink_to(REPOSITORY / "examples")
-    (folder / "bin").mkdir()
-    kilobit = folder / "bin" / "kilobit"
-    kilobit.write_text(f'#!/bin/sh\nexec {sys.executable} {REPOSITORY}/launch.py "$@"\n', "utf-8")
-    kilobit.chmod(0o755)
-    (folder / "bin" / "python").symlink_to(sys.executable)
+    in_path(folder, kilobit=f"{REPOSITORY}/launch.py", python="")
     return folder
 
 
@@ -148,9 +162,14 @@ def compare(shown: str, printed: str) -> None:
     assert same, f"the page shows\n{shown}\nand it prints\n{plain}"
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in blocks("console") if b.page not in ADDING], ids=lambda b: b.name
-)
+def consoles() -> Iterator[Any]:
+    """Yield the console blocks; those that load torch or a model are slow."""
+    for block in (b for b in blocks("console") if b.page not in ADDING):
+        heavy = re.search(r"--dry-run|kilobit verify|program\.py \S", block.text)
+        yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
+
+
+@pytest.mark.parametrize("block", list(consoles()))
 def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> None:
     for command, shown in commands(block):
         compare(shown, shell(workspace, command))
@@ -169,6 +188,7 @@ def test_python_runs(block: Block, workspace: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    compare(output_of(block) or "...\n", done.stdout)
 
 
 @pytest.mark.parametrize("block", blocks("sql"), ids=lambda b: b.name)
@@ -214,15 +234,17 @@ def rest_of_a_sweep(keys: set[str]) -> str:
 
 
 def kilobit_lines() -> Iterator[tuple[str, str]]:
-    """Yield each line that begins with `kilobit` in a block or an indented piece, and its place."""
+    """Yield each command line of kilobit in a shell block or an indented one, and its place."""
     for path in MARKDOWN:
-        if path.name == "command-line.md":  # made from the parser
-            continue
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            found = re.match(r"(?:    |\$ |\.venv/bin/|.*&& \.venv/bin/)?(kilobit [\w-].*)$", line)
-            # A sentence may begin with the name too.
-            if found and not re.match(r"kilobit (is|has|sees|finds|searches)\b", found[1]):
-                yield f"{path.relative_to(REPOSITORY)}:{number}", found[1]
+        if path.name != "command-line.md":  # which is made from the parser
+            text = path.read_text("utf-8")
+            for line in re.findall(r"^    (kilobit .*)$", text, re.MULTILINE):
+                yield path.name, line
+    for block in (b for b in BLOCKS if b.language in ("bash", "console")):
+        text = block.text.replace("\\\n", " ")
+        for line in re.findall(r"^(?:\$ |.*&& \.venv/bin/)?(kilobit .*)$", text, re.MULTILINE):
+            if block.language == "bash" or f"$ {line}" in text:
+                yield block.name, line
 
 
 def test_command_lines_are_understood(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.docs_blocks import Block, blocks
-from tests.test_docs import ADDING, commands, compare, shell
+from tests.test_docs import ADDING, commands, compare, in_path, shell
 
 COPIED = ("cluster", "evaluators", "search", "tests", "launch.py", "pyproject.toml")
 
@@ -26,11 +26,7 @@ def a_copy(folder: Path) -> Path:
         copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
         copy(REPOSITORY / name, folder / name)
     (folder / "examples").symlink_to(REPOSITORY / "examples")
-    (folder / "bin").mkdir()
-    for name, words in (("kilobit", "launch.py"), ("pytest", "-m pytest -p no:cacheprovider")):
-        script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nPYTHONPATH=. exec {sys.executable} {words} "$@"\n', "utf-8")
-        script.chmod(0o755)
+    in_path(folder, kilobit=f"{folder}/launch.py", pytest="-m pytest -p no:cacheprovider")
     return folder
 
 
