@@ -71,7 +71,8 @@ examples:
 docs/kubernetes.md says what the cluster and the image have to have."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; `docs/command-line.md` is made from it."""
     parser = argparse.ArgumentParser(
         prog="kilobit",
         description=_DESCRIPTION,
@@ -322,9 +323,9 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
-    parser = _parser()
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what a command line says; one that says nothing sensible ends the process."""
+    parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand after options too, which argparse does not sort out for subcommands.
     if any(word.startswith("-") for word in rest) or (
@@ -333,6 +334,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         (args.words if args.command == "kubernetes" else args.overrides).extend(rest)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    args = parse(argv)
     # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     from cluster import commands
