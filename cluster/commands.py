@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.aggregate import aggregate
 from cluster.certify import certify, certify_runs
 from cluster.compare import compare
 from cluster.elsewhere import drive, is_outside
@@ -63,6 +64,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "resume": resume,
         "status": status,
         "front": front,
+        "aggregate": aggregate,
         "verify": verify,
         "certify": certify,
         "scorecard": scorecard,

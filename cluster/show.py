@@ -6,25 +6,30 @@ Nothing here imports torch or Ray, so `front` and `status` answer at once.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
 from cluster.attempts import holder_of
+from cluster.imported import imported_points_of, print_imported
 from cluster.regimes import print_regimes
 from cluster.run_folder import RunFolder, open_run
+from cluster.sources import open_sources
 from cluster.terminal import Terminal
 from evaluators.storage import Place, write_whole
 from evaluators.usage import Usage, usage_of
 from search.certified import best_lower, certified_complexity
-from search.front import Certificate, FrontPoint, complete_points, fronts
+from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
+from search.imported import imported_fronts
 from search.pareto import complexity
 from search.programs.program import Length
-from search.sweep import SweepError
+from search.sweep import Sweep, SweepError
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
@@ -57,6 +62,7 @@ _OF_A_POINT = (
     "payload_bits",
     "program",
 )
+_OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
 
 
 def points_of(
@@ -69,16 +75,32 @@ def points_of(
         length: by which they are compared; by default as the sweep file says.
         trusting: with what verification has found so far; False as if there had been none.
     """
-    ledger = run_folder.ledger
+    return _points(
+        run_folder.path.name, run_folder.ledger.read, run_folder.sweep, length, trusting=trusting
+    )
+
+
+def _points(
+    name: str,
+    read: Callable[[str, Sequence[str] | None], pa.Table],
+    sweep: Sweep,
+    length: Length | None,
+    *,
+    trusting: bool = True,
+) -> list[FrontPoint]:
+    last = sweep.rungs.ladder()[-1]
+    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
+    about, rungs = at_last_rung(candidates, read("rungs", _OF_A_POINT), last)
+    verified = read("verifications", ["candidate", "program", "verified"])
     return complete_points(
-        run_folder.path.name,
-        ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
-        ledger.rows("rungs", _OF_A_POINT),
-        ledger.rows("verifications") if trusting else [],
-        run_folder.sweep.rungs.ladder()[-1],
-        length or run_folder.sweep.length,
-        ledger.rows("certificates"),
-        run_folder.sweep.targets,
+        name,
+        about,
+        rungs,
+        verified.to_pylist() if trusting else [],
+        last,
+        length or sweep.length,
+        read("certificates", _OF_A_CERTIFICATE).to_pylist(),
+        sweep.targets,
     )
 
 
@@ -218,22 +240,33 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
 
 
 def front(args: argparse.Namespace) -> int:
-    """Print the front of one or more runs."""
-    runs = [open_run(path) for path in args.runs]
+    """Print the front of one or more runs, and of points that others published."""
+    sources = open_sources(args.runs)
+    sweeps = [source.sweep for source in sources if source.sweep is not None]
+    length = args.length or next((sweep.length for sweep in sweeps), None)
     try:
-        points = [point for run_folder in runs for point in points_of(run_folder, args.length)]
+        points = [
+            point
+            for source in sources
+            if source.sweep is not None
+            for point in _points(source.name, source.read, source.sweep, args.length)
+        ]
+        imported, num_without = imported_points_of(sources, length)
     except ValueError as error:
         raise SweepError(str(error)) from error
     if args.json:
-        for front_points in fronts(points).values():
-            for point in front_points:
-                print(json.dumps(point.as_json()))
+        ours = [point.as_json() for each in fronts(points).values() for point in each]
+        theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]
+        for line in ours + theirs:
+            print(json.dumps(line))
         return 0
-    targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
+    targets = sorted({target for sweep in sweeps for target in sweep.targets})
     console = Terminal()
-    print_front(console, points, targets)
-    order = [model.label for run_folder in runs for model in run_folder.sweep.base_models]
-    print_regimes(console, points, order, targets)
+    if sweeps:
+        print_front(console, points, targets)
+        order = [model.label for sweep in sweeps for model in sweep.base_models]
+        print_regimes(console, points, order, targets)
+    print_imported(console, imported, num_without, length)
     return 0
 
 
