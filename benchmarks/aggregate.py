@@ -161,22 +161,24 @@ def measured(*words: str | Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", *map(str, words)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds = time.monotonic() - began
-    peak = int(done.stderr.strip().splitlines()[-1])
+    peak, processor_s = done.stderr.split()[-2:]
     return {
         "seconds": round(seconds, 1),
-        "peak_gb": round(peak / 1e6, 2),
+        "processor_s": float(processor_s),
+        "peak_gb": round(int(peak) / 1e6, 2),
         "lines": len(done.stdout.splitlines()),
     }
 
 
 def child(words: list[str]) -> None:
-    """Run one command here and say how much memory it took, in kB."""
+    """Run one command here and say how much memory (kB) and processor time (s) it took."""
     import launch
 
     status = launch.main(words)
     # Not from getrusage: a new process inherits the peak of the one that started it.
     text = Path("/proc/self/status").read_text("ascii")
-    print(text.split("VmHWM:")[1].split()[0], file=sys.stderr)
+    peak = text.split("VmHWM:")[1].split()[0]
+    print(peak, round(time.process_time(), 1), file=sys.stderr)
     sys.exit(status)
 
 

@@ -1,10 +1,10 @@
 """Which rows of a table are there twice, over any number of rows in bounded memory.
 
-Each row becomes 24 bytes: a hash of what it is about, a hash of what it says, and its number. They
-are spread over files by the first hash, so that rows about the same meet in one file, and each file
-is sorted by itself. A row is a duplicate if both hashes are those of a row of an earlier source. If
-only the first is, both rows are read again and compared: either they conflict, or the hashes
-collided and the row stays. So no row is lost to a collision, short of one of all 128 bits.
+Each row becomes 24 bytes: a hash of what it is about, one of that and what it says, and its number.
+They are spread over files by the first hash, so that rows about the same meet in one file, and each
+file is sorted by itself. A row is a duplicate if both hashes are those of a row of an earlier
+source. If only the first is, both rows are read again and compared: either they conflict, or the
+hashes collided and the row stays. So no row is lost to a collision, short of one of all 128 bits.
 
 Memory: 24 bytes a row of one file of the spread (some 2 million rows), besides the units at work.
 Disk: 25 bytes a row, until the end.
@@ -27,11 +27,11 @@ from evaluators.hashes import Hashes, hash_rows
 from evaluators.parts import PART
 from evaluators.units import Unit, in_order
 
-_ENTRY = np.dtype([("about", np.uint64), ("says", np.uint64), ("row", np.uint64)])
+_ENTRY = np.dtype([("about", np.uint64), ("all", np.uint64), ("row", np.uint64)])
 _SPREAD_BYTES = 1 << 22
 _MOST_FILES = 256
 _PAIRS_AT_ONCE = 1 << 18
-_SAYS = 0x243F6A8885A308D3
+_OTHER = 0x243F6A8885A308D3
 
 Rows = npt.NDArray[np.uint64]
 Marks = npt.NDArray[np.bool_]
@@ -86,8 +86,8 @@ def find_duplicates(
         return _hashes(unit, claim, shared[unit.source])
 
     offsets = [0]
-    for unit, (about, says) in zip(units, in_order(pool, hashed, units), strict=True):
-        spread.add(about, says, offsets[-1])
+    for unit, (about, both) in zip(units, in_order(pool, hashed, units), strict=True):
+        spread.add(about, both, offsets[-1])
         offsets.append(offsets[-1] + len(about))
         advance(unit.num_bytes)
     found = Duplicates(np.array(offsets), _no_marks(scratch / "marks", offsets[-1]))
@@ -119,9 +119,9 @@ class _Spread:
     def _path(self, number: int) -> Path:
         return self._folder / f"entries-{number}"
 
-    def add(self, about: Hashes, says: Hashes, first: int) -> None:
+    def add(self, about: Hashes, both: Hashes, first: int) -> None:
         entries = np.empty(len(about), _ENTRY)
-        entries["about"], entries["says"] = about, says
+        entries["about"], entries["all"] = about, both
         entries["row"] = np.arange(first, first + len(about), dtype=np.uint64)
         if not self._bits:
             self._append(0, entries)
@@ -150,24 +150,25 @@ def _sorted_out(
 ) -> tuple[Rows, Rows, Rows]:
     """Return rows that repeat another, and pairs of rows that may contradict each other."""
     order = np.argsort(entries["about"], kind="stable")
-    about, says, row = (entries[name][order] for name in ("about", "says", "row"))
+    about, both, row = (entries[name][order] for name in ("about", "all", "row"))
     begins = np.ones(len(about), np.bool_)
     begins[1:] = about[1:] != about[:-1]
     # For each row the first one with the same hash: it stays, with all of its source.
     first = np.flatnonzero(begins)[np.cumsum(begins) - 1]
     elsewhere = source[order] != source[order][first]
-    same = says == says[first]
+    same = both == both[first]
     unlike = elsewhere & ~same
     return row[elsewhere & same], row[first][unlike], row[unlike]
 
 
 def _hashes(unit: Unit, claim: Claim, start: int) -> tuple[Hashes, Hashes]:
-    about, says = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    """Return for each row a hash of what it is about, and another of that and what it says."""
+    about, both = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for batch in unit.batches(_columns(claim), coded=True):
         rows = _with_failure(batch, claim)
         about.append(hash_rows(rows, _about(claim), start))
-        says.append(hash_rows(rows, claim.says, start ^ _SAYS))
-    return np.concatenate(about), np.concatenate(says)
+        both.append(hash_rows(rows, _columns(claim), start ^ _OTHER))
+    return np.concatenate(about), np.concatenate(both)
 
 
 def _columns(claim: Claim) -> list[str]:

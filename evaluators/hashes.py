@@ -35,14 +35,14 @@ def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED)
     Args:
         batch: rows; texts, bytes, numbers, booleans or times, dictionary-coded or not.
         columns: which columns, in an order that counts.
-        start: another start gives hashes that have nothing to do with these.
+        start: another start gives hashes that collide elsewhere.
 
     Raises:
         TypeError: for a column of another type.
     """
     found = np.full(len(batch), start, np.uint64)
     for name in columns:
-        found = _mixed(found ^ _hash_column(batch.column(name)))
+        found = _mixed(found ^ _hash_column(batch.column(name), np.uint64(start)))
     return found
 
 
@@ -53,37 +53,37 @@ def _mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _hash_column(column: pa.Array) -> Hashes:
+def _hash_column(column: pa.Array, seed: np.uint64) -> Hashes:
     if pa.types.is_dictionary(column.type):
         codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        each = _hash_column(column.dictionary)
+        each = _hash_column(column.dictionary, seed)
         # A column of nulls has no values at all.
         found = each[codes] if len(each) else np.full(len(column), _NULL)
     elif pa.types.is_null(column.type):
         return np.full(len(column), _NULL)
     else:
-        found = _hash_values(column)
+        found = _hash_values(column, seed)
     if column.null_count:
         found[column.is_null().to_numpy(zero_copy_only=False)] = _NULL
     return found
 
 
-def _hash_values(column: pa.Array) -> Hashes:
+def _hash_values(column: pa.Array, seed: np.uint64) -> Hashes:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        return _hash_bytes(column)
+        return _hash_bytes(column, seed)
     if pa.types.is_floating(kind):
         # Both zeros are one value.
         numbers = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
-        return _mixed(numbers.view(np.uint64) ^ np.uint64(_SEED))
+        return _mixed(numbers.view(np.uint64) ^ seed)
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
         integers = column.cast(pa.int64()) if not pa.types.is_boolean(kind) else column.cast("int8")
         whole: Any = pc.fill_null(integers, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _mixed(whole.view(np.uint64) ^ np.uint64(_SEED))
+        return _mixed(whole.view(np.uint64) ^ seed)
     raise TypeError(f"rows are not compared by a column of type {kind}")
 
 
-def _hash_bytes(column: pa.Array) -> Hashes:
+def _hash_bytes(column: pa.Array, seed: np.uint64) -> Hashes:
     """Return the hash of each text, eight bytes of all texts at a time."""
     if not len(column):
         return np.empty(0, np.uint64)
@@ -94,11 +94,13 @@ def _hash_bytes(column: pa.Array) -> Hashes:
     padded = np.frombuffer(bytes(raw) + bytes(_WORD), np.uint8)
     # The eight bytes from every place on, without a copy.
     words = np.ndarray((len(padded) - _WORD + 1,), np.uint64, padded.data, 0, (1,))
-    found = _mixed(sizes.view(np.uint64) ^ np.uint64(_SEED))
+    found = _mixed(sizes.view(np.uint64) ^ seed)
     long = np.flatnonzero(sizes > _LONG_BYTES)
     for row in long:
         text = padded[starts[row] : starts[row] + sizes[row]].tobytes()
-        found[row] = np.frombuffer(hashlib.sha256(text).digest()[:_WORD], np.uint64)[0]
+        found[row] ^= np.frombuffer(
+            hashlib.sha256(seed.tobytes() + text).digest()[:_WORD], np.uint64
+        )[0]
     rows, at = np.flatnonzero((sizes > 0) & (sizes <= _LONG_BYTES)), 0
     while len(rows):
         left = sizes[rows] - at
