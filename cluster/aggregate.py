@@ -17,21 +17,13 @@ from rich.table import Table
 from cluster.run_folder import RunFolder, check_reachable, open_run, read_manifest
 from cluster.sources import conditions_of, entries_of, sweep_of
 from cluster.terminal import Terminal
-from evaluators.aggregation import (
-    Advance,
-    Merged,
-    Read,
-    copy_of,
-    merge,
-    place_beside,
-    size_and_digest,
-    units_of_dataset,
-    units_of_ledger,
-)
+from evaluators.aggregation import Advance, Merged, Read, merge
+from evaluators.beside import place_beside
 from evaluators.dataset import MANIFEST, DatasetSource, distinct_name, is_dataset
 from evaluators.fence import claim_file
 from evaluators.imports import parse_mapping, read_points
 from evaluators.parts import with_part
+from evaluators.readings import copy_of, size_and_digest, units_of_dataset, units_of_ledger
 from evaluators.storage import Place
 from evaluators.units import Unit, units_of
 from search.sweep import SweepError

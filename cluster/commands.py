@@ -22,6 +22,7 @@ from cluster.aggregate import aggregate
 from cluster.certify import certify, certify_runs
 from cluster.compare import compare
 from cluster.elsewhere import drive, is_outside
+from cluster.front import front
 from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
@@ -38,7 +39,6 @@ from cluster.run_folder import (
 from cluster.run_log import close_log, log_to
 from cluster.show import (
     draw,
-    front,
     num_ended,
     points_of,
     print_front,

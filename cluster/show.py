@@ -4,7 +4,6 @@ Nothing here imports torch or Ray, so `front` and `status` answer at once.
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -17,16 +16,12 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from cluster.attempts import holder_of
-from cluster.imported import imported_points_of, print_imported
-from cluster.regimes import print_regimes
 from cluster.run_folder import RunFolder, open_run
-from cluster.sources import open_sources
 from cluster.terminal import Terminal
 from evaluators.storage import Place, write_whole
 from evaluators.usage import Usage, usage_of
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
-from search.imported import imported_fronts
 from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import Sweep, SweepError
@@ -68,19 +63,13 @@ _OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fi
 def points_of(
     run_folder: RunFolder, length: Length | None = None, *, trusting: bool = True
 ) -> list[FrontPoint]:
-    """Return the completed points of a run.
-
-    Args:
-        run_folder: the run.
-        length: by which they are compared; by default as the sweep file says.
-        trusting: with what verification has found so far; False as if there had been none.
-    """
-    return _points(
+    """Return the completed points of a run, as `points_from` does."""
+    return points_from(
         run_folder.path.name, run_folder.ledger.read, run_folder.sweep, length, trusting=trusting
     )
 
 
-def _points(
+def points_from(
     name: str,
     read: Callable[[str, Sequence[str] | None], pa.Table],
     sweep: Sweep,
@@ -88,6 +77,15 @@ def _points(
     *,
     trusting: bool = True,
 ) -> list[FrontPoint]:
+    """Return the completed points of a run.
+
+    Args:
+        name: what they call their run.
+        read: returns columns of a table of its ledger.
+        sweep: what was asked for.
+        length: by which they are compared; by default as the sweep file says.
+        trusting: with what verification has found so far; False as if there had been none.
+    """
     last = sweep.rungs.ladder()[-1]
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
     about, rungs = at_last_rung(candidates, read("rungs", _OF_A_POINT), last)
@@ -237,37 +235,6 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     title = f"{run_folder.sweep.name}: length against score"
     axis = f"length of the {run_folder.sweep.length}"
     write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
-
-
-def front(args: argparse.Namespace) -> int:
-    """Print the front of one or more runs, and of points that others published."""
-    sources = open_sources(args.runs)
-    sweeps = [source.sweep for source in sources if source.sweep is not None]
-    length = args.length or next((sweep.length for sweep in sweeps), None)
-    try:
-        points = [
-            point
-            for source in sources
-            if source.sweep is not None
-            for point in _points(source.name, source.read, source.sweep, args.length)
-        ]
-        imported, num_without = imported_points_of(sources, length)
-    except ValueError as error:
-        raise SweepError(str(error)) from error
-    if args.json:
-        ours = [point.as_json() for each in fronts(points).values() for point in each]
-        theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]
-        for line in ours + theirs:
-            print(json.dumps(line))
-        return 0
-    targets = sorted({target for sweep in sweeps for target in sweep.targets})
-    console = Terminal()
-    if sweeps:
-        print_front(console, points, targets)
-        order = [model.label for sweep in sweeps for model in sweep.base_models]
-        print_regimes(console, points, order, targets)
-    print_imported(console, imported, num_without, length)
-    return 0
 
 
 def progress(ended: int, total: int | None) -> str:

@@ -5,55 +5,34 @@ of a source see the same rows: one that finds what is there twice, and one that 
 The data set is written beside its place and renamed at the end, so it is there whole or not at all.
 """
 
-import errno
-import fcntl
-import hashlib
 import os
-import re
-import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from evaluators.beside import publish
 from evaluators.claims import CLAIMS, Shared
 from evaluators.dataset import (
     DATASET_TABLES,
     EMPTY,
     MANIFEST,
-    RUN,
     DatasetSource,
     file_name,
-    files_of,
     manifest,
     schema_of,
 )
-from evaluators.duplicates import Duplicates, Marks, find_duplicates
-from evaluators.fence import Accepted
+from evaluators.duplicates import Duplicates, find_duplicates
 from evaluators.hashes import hash_text
-from evaluators.ledger import Ledger
-from evaluators.parts import PART, SCHEMA_VERSION, DamagedError
-from evaluators.storage import Place, write_whole
-from evaluators.tables import TABLES
-from evaluators.units import File, Unit, file_at, in_order, units_of
-
-# These are never written again by a search that goes on, and they are the large ones.
-_IN_PARTS = ("predictions", "programs")
-_GROUP_ROWS = 1 << 17
-_PAYLOAD = re.compile(r"payloads/[0-9a-f]{8,64}\.bin")
-_FEW_VALUES = {
-    "candidates": ["task", "model", "regime", "family"],
-    "predictions": ["candidate", "rung", "split", "example"],
-    "rungs": ["rung", "split", "base_digest", "worker", "error", "verdict"],
-}
+from evaluators.readings import copy_of
+from evaluators.staying import Staying, parquet_writer
+from evaluators.storage import write_whole
+from evaluators.units import File, Unit, in_order, units_of
 
 Advance = Callable[[int], None]
 
@@ -91,120 +70,6 @@ class Merged:
     conflicts: dict[str, int] = field(default_factory=dict)
 
 
-def units_of_ledger(source: int, ledger: Ledger, scratch: Path) -> dict[str, list[Unit]]:
-    """Return what is to be read of a run's ledger.
-
-    Args:
-        source: its number among all sources.
-        ledger: the ledger.
-        scratch: where its small tables are copied.
-
-    Raises:
-        ValueError: naming the file, if one is damaged, gone, or of a newer version.
-        OSError: if it can't be read, or the copy not written.
-    """
-    found = {}
-    for table in (*(t for t in TABLES if t not in _IN_PARTS), *_IN_PARTS):
-        files = _files_in_parts(ledger, table) if table in _IN_PARTS else None
-        if files is None:
-            copied = ledger.settled(partial(_collected, ledger, table))
-            files = [copy_of(copied, scratch / f"{source}-{table}.parquet")] if len(copied) else []
-        found[table] = units_of(source, table, files, ledger.folder)
-    return found
-
-
-def _collected(ledger: Ledger, table: str, accepted: Accepted) -> pa.Table:
-    return ledger.collect(table, TABLES[table], accepted)
-
-
-def _files_in_parts(ledger: Ledger, table: str) -> list[File] | None:
-    """Return the files of a table of which each holds one part; None if some hold more."""
-    accepted = ledger.accepted()
-    if accepted.snapshots(table):
-        return None
-    parts = sorted(ledger.parts(table, accepted).items())
-    try:
-        return [File(path, path.stat().st_size, name) for name, path in parts]
-    except FileNotFoundError as error:
-        raise ValueError(f"{error.filename or error}: the file is gone") from error
-
-
-def copy_of(content: pa.Table, path: Path) -> File:
-    """Write rows with their column `part` as a file that can be read again."""
-    content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
-    pq.write_table(content, path, compression="zstd")
-    return file_at(path)
-
-
-def units_of_dataset(
-    source: int, name: str, folder: Place, renamed: Mapping[str, str]
-) -> dict[str, list[Unit]]:
-    """Return what is to be read of one run of a data set.
-
-    Args:
-        source: its number among all sources.
-        name: its name in that data set.
-        folder: the data set.
-        renamed: names of runs there, and what they are called now.
-
-    Raises:
-        OSError: if a file can't be read.
-    """
-    found = {}
-    for table in DATASET_TABLES:
-        paths = files_of(folder, table).get(name, ())
-        files = [File(path, path.stat().st_size) for path in paths]
-        found[table] = units_of(source, table, files, folder, renamed)
-    return found
-
-
-def size_and_digest(units: Mapping[str, Sequence[Unit]]) -> tuple[int, str]:
-    """Return the bytes of a source's files, and a digest of their names and sizes."""
-    files = [file for each in units.values() for unit in each for file in unit.files]
-    lines = sorted(f"{file.path.parent.name}/{file.path.name} {file.num_bytes}" for file in files)
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    return sum(file.num_bytes for file in files), digest
-
-
-@contextmanager
-def place_beside(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`, which is gone at the end.
-
-    Folders of the same kind whose makers were killed are taken away.
-
-    Raises:
-        OSError: naming `out`, if what is written there has no room; other errors as they are.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path in out.parent.glob(f".{glob_escaped(out.name)}.*.tmp"):
-        _take_away_if_left(path)
-    scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    scratch.mkdir(mode=0o777)
-    try:
-        with (scratch / "lock").open("wb") as lock:
-            # It ends with this process, however that ends.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield scratch
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        why = f"{os.strerror(error.errno)}; nothing was written"
-        raise OSError(error.errno, why, str(out)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def glob_escaped(name: str) -> str:
-    """Return a name as a glob that matches nothing else."""
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _take_away_if_left(path: Path) -> None:
-    with suppress(OSError), (path / "lock").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> Merged:
     """Write a data set of all sources; of rows that claim the same the first source's stays.
 
@@ -228,7 +93,7 @@ def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> 
     merging.merged.sources = _made_of(reads, merging.rows)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_whole(made / MANIFEST, manifest(merging.merged.sources, now))
-    _publish(made, out)
+    publish(made, out)
     return merging.merged
 
 
@@ -257,10 +122,10 @@ class _Merging:
             numbers[name] = numbers.get(name, -1) + 1
             goes = None if duplicates is None else duplicates.of_unit(place)
             path = self.made / table / file_name(name, numbers[name])
-            writers.append(_Writer(unit, name, path, goes))
+            writers.append(Staying(unit, name, path, goes))
         (self.made / table).mkdir()
         for writer, (read, kept) in zip(
-            writers, in_order(pool, _Writer.write, writers), strict=True
+            writers, in_order(pool, Staying.write, writers), strict=True
         ):
             key = (writer.unit.source, table)
             self.rows[key] = self.rows.get(key, 0) + kept
@@ -269,7 +134,7 @@ class _Merging:
             self.advance(writer.unit.num_bytes)
         if not any((self.made / table).iterdir()):
             # Globs over the files of a table find one in every data set.
-            _parquet_writer(self.made / table / EMPTY, schema_of(table), table).close()
+            parquet_writer(self.made / table / EMPTY, schema_of(table), table).close()
 
     def _duplicates(self, table: str, units: Sequence[Unit], pool: Executor) -> Duplicates | None:
         if len({unit.source for unit in units}) < 2:
@@ -319,89 +184,3 @@ def _made_of(reads: Sequence[Read], rows: Mapping[tuple[int, str], int]) -> list
         about.model_copy(update={"rows": {t: n for t, n in kept[name].items() if n}})
         for name, about in found.items()
     ]
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """Writes the rows of a unit that stay, if there are any."""
-
-    unit: Unit
-    run: str
-    path: Path
-    goes: Marks | None
-
-    def write(self) -> tuple[int, int]:
-        """Return how many rows there were, and how many stay."""
-        schema = schema_of(self.unit.table)
-        read = kept = 0
-        waiting: list[pa.RecordBatch] = []
-        writer: pq.ParquetWriter | None = None
-        try:
-            for batch in self.unit.batches(schema.names[:-1]):
-                stays = self._of_those_that_stay(batch, read)
-                read, kept = read + len(batch), kept + len(stays)
-                if not len(stays):
-                    continue
-                waiting.append(stays)
-                self._copy_payloads(stays)
-                writer = writer or _parquet_writer(self.path, schema, self.unit.table)
-                if sum(map(len, waiting)) >= _GROUP_ROWS:
-                    writer.write_table(pa.Table.from_batches(waiting, schema))
-                    waiting = []
-            if self.goes is not None and read != len(self.goes):
-                raise ValueError(f"{self.unit.files[0].path}: it was changed while it was read")
-            if writer is not None and waiting:
-                writer.write_table(pa.Table.from_batches(waiting, schema))
-        finally:
-            if writer is not None:
-                writer.close()
-        return read, kept
-
-    def _of_those_that_stay(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
-        if self.goes is not None:
-            goes = self.goes[first : first + len(batch)]
-            if goes.any():
-                batch = batch.filter(pa.array(~goes))
-        return batch.append_column(RUN, pa.repeat(pa.scalar(self.run), len(batch)))
-
-    def _copy_payloads(self, batch: pa.RecordBatch) -> None:
-        if self.unit.table != "programs":
-            return
-        for name in batch.column("payload_file").drop_null().unique().to_pylist():
-            path = self.unit.root / name
-            if not _PAYLOAD.fullmatch(name):
-                raise DamagedError(self.unit.root / "programs", f"{name!r} is no payload's file")
-            to = self.path.parent.parent / name
-            if not to.exists():
-                try:
-                    write_whole(to, path.read_bytes())
-                except FileNotFoundError as error:
-                    raise DamagedError(path, "the payload of a program is gone") from error
-
-
-def _parquet_writer(path: Path, schema: pa.Schema, table: str) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        path,
-        schema.with_metadata({"kilobit_schema": SCHEMA_VERSION}),
-        compression="zstd",
-        use_dictionary=[*_FEW_VALUES.get(table, ()), PART.name, RUN.name],
-        write_page_checksum=True,
-    )
-
-
-def _publish(made: Path, out: Path) -> None:
-    """Put a finished folder in its place."""
-    for path in [*made.rglob("*"), made]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if not out.exists() or not any(out.iterdir()):
-        made.rename(out)
-        return
-    # Two steps, because no call of every file system replaces a folder that holds something.
-    before = out.with_name(f".{out.name}.{uuid.uuid4().hex}.before")
-    out.rename(before)
-    made.rename(out)
-    shutil.rmtree(before, ignore_errors=True)

@@ -14,7 +14,6 @@ SCHEMA_VERSION = "2"
 _READABLE_VERSIONS = ("1", SCHEMA_VERSION)
 # Below this a compressor for each column costs three times the reading and saves no room.
 _FEW_ROWS = 1000
-_BATCH_ROWS = 1 << 16
 PART = pa.field("part", pa.string())
 
 
@@ -75,7 +74,7 @@ def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -
 
 
 def read_batches(
-    path: Place, wanted: pa.Schema, coded: Sequence[str] = (), *, rows: int = _BATCH_ROWS
+    path: Place, wanted: pa.Schema, coded: Sequence[str] = (), *, rows: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the columns `wanted` of one file, some rows at a time.
 

@@ -24,6 +24,10 @@ CODED = {
     "predictions": ("candidate", "split", "example", "part"),
 }
 _UNIT_BYTES = 1 << 24
+_ROWS = 1 << 16
+# Each may hold a payload of a megabyte.
+_LARGE_ROWS = 1 << 8
+_MOST_BYTES = 1 << 24
 _AHEAD = 3
 
 _Item = TypeVar("_Item")
@@ -82,9 +86,15 @@ class Unit:
         schema = DATASET_TABLES[self.table].append(PART)
         wanted = pa.schema([schema.field(name) for name in columns])
         texts = [c for c in CODED.get(self.table, ()) if c in columns] if coded else []
+        rows = _LARGE_ROWS if self.table == "programs" else _ROWS
+        waiting = Waiting(rows // 4, _MOST_BYTES)
         for file in self.files:
-            for batch in read_batches(file.path, wanted, texts):
-                yield self._as_now(batch, file.part)
+            for batch in read_batches(file.path, wanted, texts, rows=rows):
+                # What is done with rows costs more by the batch than by the row.
+                if waiting.add(self._as_now(batch, file.part)):
+                    yield _one_batch(waiting.taken())
+        if waiting.batches:
+            yield _one_batch(waiting.taken())
 
     def _as_now(self, batch: pa.RecordBatch, part: str | None) -> pa.RecordBatch:
         names = batch.schema.names
@@ -95,6 +105,49 @@ class Unit:
             column = named(self.renamed, batch.column("kept_run"))
             batch = batch.set_column(names.index("kept_run"), "kept_run", column)
         return batch
+
+
+@dataclass
+class Waiting:
+    """Rows that wait until there are enough of them.
+
+    Attributes:
+        most_rows: how many are enough.
+        most_bytes: and how many bytes in memory.
+    """
+
+    most_rows: int
+    most_bytes: int
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    num_rows: int = 0
+    num_bytes: int = 0
+
+    def add(self, batch: pa.RecordBatch) -> bool:
+        """Add rows; return whether there are enough now."""
+        self.batches.append(batch)
+        self.num_rows += len(batch)
+        self.num_bytes += batch.nbytes
+        return self.num_rows >= self.most_rows or self.num_bytes >= self.most_bytes
+
+    def taken(self) -> list[pa.RecordBatch]:
+        """Return what waited; nothing waits any more."""
+        found, self.batches, self.num_rows, self.num_bytes = self.batches, [], 0, 0
+        return found
+
+
+def _one_batch(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches([_decoded(batch) for batch in batches])
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows without codes, which mean something else in the next file."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.record_batch(columns, batch.schema.names)
 
 
 def units_of(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import launch
 from cluster.run_folder import reopen_run
 from cluster.sources import open_sources
-from evaluators import aggregation, duplicates
+from evaluators import duplicates, staying
 from evaluators.dataset import DATASET_TABLES
 from tests.conftest import REPOSITORY
 from tests.runs import NUM_EXAMPLES, candidate, rung, verification, write_run
@@ -265,7 +265,7 @@ def test_many_rows_meet_in_many_files(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(duplicates, "_SPREAD_BYTES", 500)
     monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 1)
     monkeypatch.setattr("evaluators.units._UNIT_BYTES", 5000)
-    monkeypatch.setattr(aggregation, "_GROUP_ROWS", 10)
+    monkeypatch.setattr(staying, "_GROUP_ROWS", 10)
     aggregate(one, two, "-o", tmp_path / "many")
     assert len(list((tmp_path / "many" / "predictions").glob("one-*.parquet"))) > 3
     for table in DATASET_TABLES:
@@ -364,7 +364,7 @@ def test_a_full_disk_leaves_what_was_there(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "Error writing bytes to file")
 
-    monkeypatch.setattr(aggregation.pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     assert aggregate(two, "-o", tmp_path / "all") == 1
     assert "No space left on device; nothing was written" in capsys.readouterr().err
     assert said(tmp_path / "all", "rungs") == before
@@ -380,7 +380,7 @@ def stop(*_):
     print("almost there", flush=True)
     time.sleep(600)
 
-aggregation._publish = stop
+aggregation.publish = stop
 sys.exit(launch.main(sys.argv[1:]))
 """
 
