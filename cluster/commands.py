@@ -25,6 +25,7 @@ from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
+from cluster.report import report
 from cluster.run_folder import (
     DamagedRunError,
     RunFolder,
@@ -63,6 +64,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "resume": resume,
         "status": status,
         "front": front,
+        "report": report,
         "verify": verify,
         "certify": certify,
         "scorecard": scorecard,

@@ -87,6 +87,14 @@ def _where(ledger: Ledger, part: str) -> Place:
     return ledger.folder / "programs" / file
 
 
+def folder_name(model: str, candidate: str) -> str:
+    """Return what the folder of a program is called in RUN/programs.
+
+    The same files may be programs of several base models, with outputs of their own.
+    """
+    return f"{model}-{candidate}"
+
+
 def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None:
     """Write a program as a folder that runs.
 
