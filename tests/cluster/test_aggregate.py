@@ -154,7 +154,7 @@ def test_runs_of_one_name_are_told_apart(
     found = [row["run"] for row in rows(tmp_path / "all", "rungs")]
     assert sorted(found) == ["odd--1--", "search", "search-2", "search-2"]
     assert {line["run"] for line in front(capsys, tmp_path / "all")} == {"search-2"}
-    assert {source.name for source in open_sources([tmp_path / "all"])} == {
+    assert {source.name for source in open_sources([tmp_path / "all"])[0]} == {
         "search", "search-2", "odd--1--"
     }  # fmt: skip
 
@@ -207,7 +207,7 @@ def test_what_another_run_said_first_of_a_candidate_is_found(
     aggregate(one, two, "-o", tmp_path / "all")
     (line,) = front(capsys, tmp_path / "all")
     assert (line["run"], line["candidate"], line["verified"]) == ("two", "a", True)
-    (_, second) = open_sources([tmp_path / "all"])
+    (_, second), _ = open_sources([tmp_path / "all"])
     assert second.read("candidates", ["family"]).to_pylist() == [{"family": "prompt"}]
     # Whether its files do what they should is another question where the ladder is another.
     other = write_run(
@@ -414,7 +414,7 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
     from search.rungs import Rung
 
     one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
-    (source,) = open_sources([one])
+    (source,), _ = open_sources([one])
     about, found = at_last_rung(source.read("candidates"), source.read("rungs"), Rung(0, 4, 1))
     assert [row["candidate"] for row in about] == [row["candidate"] for row in found] == ["a", "b"]
     for rung_number, num_examples in ((1, 4), (0, 5)):
