@@ -27,7 +27,7 @@ function showHover(program, event) {
     make("p", { class: "soft" }, program.about),
     text,
     sectionsText(program) ? make("p", { class: "soft" }, sectionsText(program)) : null,
-    program.folder ? make("p", { class: "soft" }, program.folder) : null,
+    program.folder ? make("p", { class: "soft" }, folderText(program)) : null,
   ].filter(Boolean));
   hoverCard.hidden = false;
   const { width, height } = hoverCard.getBoundingClientRect();
@@ -36,6 +36,16 @@ function showHover(program, event) {
   const top = event.clientY + 16 + height > room.y ? event.clientY - 16 - height : event.clientY + 16;
   hoverCard.style.left = `${Math.max(8, Math.min(left, room.x - width - 8))}px`;
   hoverCard.style.top = `${Math.max(8, top)}px`;
+}
+
+/** Return where a program's files are: from the page where it links there, so that both may move. */
+function folderText(program) {
+  try {
+    return program.link ? decodeURI(program.link) : program.folder;
+  } catch {
+    // The name is no UTF-8.
+    return program.link;
+  }
 }
 
 function hideHover() {

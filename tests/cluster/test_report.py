@@ -3,9 +3,11 @@
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -123,23 +125,23 @@ def test_the_course_ends_with_the_hypervolume_of_all_points(run: Path, made: Rep
 def test_pauses_between_attempts_are_no_seconds_of_search(run: Path) -> None:
     (source,), _ = open_sources([run])
     search = Search(source)
-    rungs = search.rungs
-    import pyarrow as pa
-
-    # The second half was done an hour later, by a second attempt that began ten seconds before.
-    late = [0] * (len(rungs) // 2) + [1] * (len(rungs) - len(rungs) // 2)
-    order = sorted(range(len(rungs)), key=lambda n: rungs["finished_at"][n].as_py())
-    rungs = rungs.take(order)
-    times = rungs["finished_at"].cast(pa.int64()).to_pylist()
-    moved = [at + 3_600_000_000 * more for at, more in zip(times, late, strict=True)]
+    # The later half of the rungs was done an hour later, by an attempt that began 7 s before.
+    rungs = search.rungs.sort_by("finished_at")
     kind = rungs.schema.field("finished_at").type
-    columns = {"finished_at": pa.array(moved, pa.int64()).cast(kind)}
-    columns["attempt"] = pa.array([1 + more for more in late], pa.int32())
+    times = rungs["finished_at"].cast(pa.int64()).to_pylist()
+    half = len(times) // 2
+    late = [at + 3_600_000_000 * (place >= half) for place, at in enumerate(times)]
+    attempts = [1 + (place >= half) for place in range(len(times))]
+    columns = {
+        "finished_at": pa.array(late, pa.int64()).cast(kind),
+        "attempt": pa.array(attempts, pa.int32()),
+    }
     for name, values in columns.items():
         rungs = rungs.set_column(rungs.schema.get_field_index(name), name, values)
-    search.rungs = rungs
-    search._about = {"attempts": []}
-    assert search._seconds().max() <= (times[-1] - times[0]) / 1e6
+    began = datetime.fromtimestamp(late[half] / 1e6 - 7, UTC).isoformat()
+    search.rungs, search._about = rungs, {"attempts": [{"attempt": 2, "started_at": began}]}
+    expected = (times[half - 1] - times[0] + times[-1] - times[half]) / 1e6 + 7
+    assert search._seconds().max() == pytest.approx(expected)
 
 
 def test_counts_of_rungs_reasons_and_errors(made: Report) -> None:
