@@ -23,6 +23,7 @@ from cluster.run_folder import reopen_run
 from cluster.sources import open_sources
 from evaluators import duplicates, staying
 from evaluators.dataset import DATASET_TABLES
+from evaluators.stored_path import StoredPath
 from tests.conftest import REPOSITORY
 from tests.runs import NUM_EXAMPLES, candidate, rung, verification, write_run
 
@@ -127,17 +128,19 @@ def test_what_differs_by_nature_is_no_conflict(tmp_path: Path) -> None:
 def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
     tmp_path: Path,
 ) -> None:
-    failed = write_run(tmp_path / "failed", {}, attempt_rows=False)
-    with reopen_run(failed) as run:
-        nothing = rung("a", None, program_bits=None, program=None, error="out of memory")
-        run.ledger.write("rungs", "a-r0", [nothing])
-    others = [
+    others = []
+    for name, error in (("failed", "out of memory"), ("also", "Traceback: out of memory")):
+        others.append(write_run(tmp_path / name, {}, attempt_rows=False))
+        with reopen_run(others[-1]) as run:
+            nothing = rung("a", None, program_bits=None, program=None, error=error)
+            run.ledger.write("rungs", "a-r0", [nothing])
+    others += [
         write_run(tmp_path / "worked", {"a": RIGHT}),
         write_run(tmp_path / "longer", {"a": WRONG}, rungs=LONGER),
         write_run(tmp_path / "other", {"a": WRONG},
                   task={"kind": "miniature", "name": "numbers", "seed": 1}),
     ]  # fmt: skip
-    aggregate(failed, *others, "-o", tmp_path / "all")
+    aggregate(*others, "-o", tmp_path / "all")
     found = {row["run"]: row["score"] for row in rows(tmp_path / "all", "rungs")}
     assert found == {"failed": None, "worked": 0.75, "longer": 0.25, "other": 0.25}
     assert not rows(tmp_path / "all", "conflicts")
@@ -157,6 +160,18 @@ def test_runs_of_one_name_are_told_apart(
     assert {source.name for source in open_sources([tmp_path / "all"])[0]} == {
         "search", "search-2", "odd--1--"
     }  # fmt: skip
+
+
+def test_conflicts_know_their_runs_by_the_names_that_these_have_now(tmp_path: Path) -> None:
+    for number in "12":
+        runs = [
+            write_run(tmp_path / number / name, {f"c{number}": scores})
+            for name, scores in (("one", RIGHT), ("two", WRONG))
+        ]
+        aggregate(*runs, "-o", tmp_path / f"set{number}")
+    aggregate(tmp_path / "set1", tmp_path / "set2", "-o", tmp_path / "all")
+    found = {(r["candidate"], r["kept_run"], r["run"]) for r in rows(tmp_path / "all", "conflicts")}
+    assert found == {("c1", "one", "two"), ("c2", "one-2", "two-2")}
 
 
 def test_a_data_set_is_added_to_and_adding_again_changes_nothing(tmp_path: Path) -> None:
@@ -434,3 +449,22 @@ def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.Monke
         program, *words = shlex.split(line)
         assert program == "kilobit"
         assert launch.main(words) == 0, line
+
+
+def test_runs_and_data_sets_on_a_store_are_read_as_they_lie(
+    tmp_path: Path, folder: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": WRONG, "bb": RIGHT})
+    aggregate(one, "-o", tmp_path / "here")
+    for name in ("one", "here"):
+        for path in (tmp_path / name).rglob("*"):
+            if path.is_file():
+                (folder / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+    assert aggregate(folder / "one", "-o", tmp_path / "there") == 0
+    assert aggregate(folder / "here", "-o", tmp_path / "again") == 0
+    for table in DATASET_TABLES:
+        for copy in ("there", "again"):
+            assert said(tmp_path / copy, table) == said(tmp_path / "here", table), table
+    found = front(capsys, folder / "here")
+    assert found == front(capsys, one)
+    assert len(found) == 2
