@@ -127,6 +127,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest.write_text(json.dumps(run), "utf-8")
     (folder / "examples").symlink_to(REPOSITORY / "examples")
     in_path(folder, kilobit=f"{REPOSITORY}/launch.py", python="")
+    (folder / "published.csv").write_text("accuracy,bits\n0.5,800\n", "utf-8")
+    others = "--import published.csv --map score=accuracy,payload_bits=bits,task:=numbers"
+    shell(folder, f"kilobit aggregate runs/quickstart {others} -o all")
     return folder
 
 
