@@ -173,6 +173,7 @@ def consoles() -> Iterator[Any]:
         yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("block", list(consoles()))
 def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> None:
     for command, shown in commands(block):

@@ -108,7 +108,7 @@ def test_needed_bits_and_collapse_are_those_of_the_points(made: Report) -> None:
 
 def test_the_course_ends_with_the_hypervolume_of_all_points(run: Path, made: Report) -> None:
     (source,), _ = open_sources([run])
-    points = points_from(source.name, source.read, source.sweep)
+    points = points_from(source.name, source.read, source.sweep, "program")
     for course in made.courses:
         own = [point for point in points if point.model == course.model]
         assert course.hypervolume[-1] == pytest.approx(hypervolume(own, REFERENCE_BITS))
@@ -172,7 +172,7 @@ def test_of_many_programs_a_sample_is_shown_with_all_that_were_certified(
 ) -> None:
     monkeypatch.setattr(shown, "MOST_OTHERS", 1)
     (source,), _ = open_sources([run])
-    on_front, others = shown.shown_points(points_from(source.name, source.read, source.sweep))
+    on_front, others = shown.shown_points(points_from(source.name, source.read, source.sweep, "program"))
     assert len(on_front) == 5
     assert len(others) == 1
     made = make([source], "program")
