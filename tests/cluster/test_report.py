@@ -172,7 +172,9 @@ def test_of_many_programs_a_sample_is_shown_with_all_that_were_certified(
 ) -> None:
     monkeypatch.setattr(shown, "MOST_OTHERS", 1)
     (source,), _ = open_sources([run])
-    on_front, others = shown.shown_points(points_from(source.name, source.read, source.sweep, "program"))
+    on_front, others = shown.shown_points(
+        points_from(source.name, source.read, source.sweep, "program")
+    )
     assert len(on_front) == 5
     assert len(others) == 1
     made = make([source], "program")
