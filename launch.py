@@ -24,6 +24,8 @@ Pareto front of length against score for each base model."""
 
 _MOST_SECONDS = 1_000_000
 _MOST_LINKS = 1000
+_WATCH_S = 2.0
+_LEAST_WATCH_S, _MOST_WATCH_S = 0.2, 3600
 _SLURM = """\
 Write one batch script that holds a Ray cluster and the run in it, and submit it.
 
@@ -39,7 +41,7 @@ examples:
   kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
   kilobit run my.yaml --dry-run                        check everything, start nothing
   kilobit run my.yaml budget.seconds=600 seed=1        change values of the sweep file
-  kilobit status runs/quickstart                       how far a run is, from another shell
+  kilobit status runs/quickstart --watch               how far a run is, from another shell
   kilobit resume runs/quickstart                       go on with an interrupted run
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
@@ -132,6 +134,15 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="show how far a run is")
     status.add_argument("run", type=_place, metavar="RUN", help="the run folder")
+    status.add_argument(
+        "--watch",
+        type=_interval,
+        nargs="?",
+        const=_WATCH_S,
+        metavar="SECONDS",
+        help=f"look again every so many seconds ({_WATCH_S:g} by default), until nobody holds the "
+        "run any more; Ctrl-C leaves, with exit status 130, and the run does not notice",
+    )
 
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
     front.add_argument("runs", type=_place, nargs="+", metavar="RUN", help="run folders")
@@ -310,6 +321,19 @@ def _seconds(text: str) -> int:
             f"{text!r}: whole seconds from 1 to {_MOST_SECONDS} are allowed"
         )
     return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_WATCH_S <= seconds <= _MOST_WATCH_S:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {_LEAST_WATCH_S} to {_MOST_WATCH_S} seconds are allowed; RUN comes before "
+            "--watch"
+        )
+    return seconds
 
 
 def _links(text: str) -> int:

@@ -43,8 +43,8 @@ from cluster.show import (
     print_front,
     print_left_out,
     progress,
-    status,
 )
+from cluster.status import status
 from cluster.terminal import Terminal, plain
 from evaluators.fence import SupersededError
 from search.sweep import Sweep, SweepError, load_sweep
