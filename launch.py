@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --continue: as `resume --take-over`",
     )
+    _add_log_level(run)
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
     resume.add_argument("run", type=_place, metavar="RUN", help="the run folder")
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on although another process holds the run; what that one still writes is ignored",
     )
+    _add_log_level(resume)
 
     status = commands.add_parser("status", help="show how far a run is")
     status.add_argument("run", type=_place, metavar="RUN", help="the run folder")
@@ -305,6 +307,15 @@ def _parser() -> argparse.ArgumentParser:
         help="with --address: where runs are to lie; do all nodes see it?",
     )
     return parser
+
+
+def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning"),
+        default="info",
+        help="what the run's log is to hold at least (default: info); workers' lines are there too",
+    )
 
 
 def _place(text: str) -> Place:

@@ -20,6 +20,7 @@ from cluster.capacity import TRIAL_CPUS
 from cluster.check import Plan
 from cluster.live import Course, LiveView
 from cluster.pool import Pool, prompt_bits_of
+from cluster.progress import Bar
 from cluster.recorder import Recorder
 from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
@@ -133,7 +134,8 @@ def _tune_folder(run: RunFolder) -> Iterator[Path]:
 
 
 def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
-    _LOG.info(
+    _LOG.log(
+        logging.WARNING if row.get("error") else logging.INFO,
         "%s %s rung %d score %s bits %s: %s, %s",
         candidate.model,
         decision.candidate,
@@ -143,18 +145,18 @@ def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reaso
         decision.action,
         reason,
     )
+    if row.get("error"):
+        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, row["error"])
 
 
 def _wait_for_workers(pool: Pool, console: Console) -> None:
     total, told = len(pool.workers), ""
-    if not console.is_terminal:
-        console.print(f"loading base models into {total} workers")
-    with console.status(f"loading base models: 0 of {total} workers ready") as status:
+    with Bar(console, f"loading base models into {total} workers", total) as bar:
 
         def on_change(ready: int, waits_for: str) -> None:
             nonlocal told
             _LOG.info("%d of %d workers hold their model; %s", ready, total, waits_for)
-            status.update(f"loading base models: {ready} of {total} workers ready")
+            bar.reach(ready)
             if waits_for and waits_for != told:
                 console.print(waits_for)
                 told = waits_for
