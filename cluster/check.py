@@ -37,6 +37,7 @@ from search.space import (
     TokensFamily,
 )
 from search.sweep import Sweep, SweepError
+from search.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
     _check_cache(sweep, sweep_folder)
+    _check_trackers(sweep)
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
@@ -118,6 +120,13 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     if config.device == "cpu" or not torch.cuda.is_available():
         return None
     return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _check_trackers(sweep: Sweep) -> None:
+    try:
+        check_trackers(sweep.trackers)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
 
 
 def check_fits(sweep: Sweep) -> None:

@@ -25,6 +25,7 @@ from cluster.recorder import Recorder
 from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
+from cluster.trackers import Tracking, finish_all, make_trackers
 from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
 from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
@@ -73,6 +74,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     if early is not None and not _find_work(*early, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
+    trackers = make_trackers(run, console.print)
     with ray_session(address), _tune_folder(run) as tune_folder:
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
@@ -82,7 +84,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
             recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
-            _search(run, plan, recorder, state, pool, tune_folder, console, outcome)
+            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -173,6 +175,7 @@ def _search(
     tune_folder: Path,
     console: Console,
     outcome: Outcome,
+    trackers: Sequence[Tracking],
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
@@ -194,7 +197,11 @@ def _search(
         searcher = RecordedSearcher(
             recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
         )
-        errors = run_trials(searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, tune_folder)
+        scheduler = RecordedScheduler(recorder, brake)
+        try:
+            errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
+        finally:
+            finish_all(trackers)
     for error in errors:
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)

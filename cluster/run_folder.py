@@ -48,7 +48,17 @@ _BEGUN = re.compile(
 
 
 # Folders of a run that can be taken away before anything was scored.
-_MADE = ("ledger", "states", "incumbents", "in_hand", "places", "log", ".tune")
+_MADE = (
+    "ledger",
+    "states",
+    "incumbents",
+    "in_hand",
+    "places",
+    "log",
+    "tensorboard",
+    "wandb",
+    ".tune",
+)
 
 
 class DamagedRunError(RuntimeError):
@@ -235,7 +245,9 @@ def continue_run(
 
 def _searched(sweep: Sweep) -> dict[str, Any]:
     """Return what decides the course of a search: all but its budget and where it runs."""
-    return sweep.model_dump(mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes"})
+    return sweep.model_dump(
+        mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes", "trackers"}
+    )
 
 
 def _sweep_scratch(path: Place) -> None:

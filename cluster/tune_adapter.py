@@ -228,6 +228,7 @@ def run_trials(
     scheduler: RecordedScheduler,
     trial_cpus: float,
     scratch: Path,
+    callbacks: Sequence[tune.Callback] = (),
 ) -> list[BaseException]:
     """Run all trials through Ray Tune and return the errors of those that left no result.
 
@@ -236,6 +237,7 @@ def run_trials(
         scheduler: who goes on.
         trial_cpus: what a trial reserves; it only waits for messages.
         scratch: where Tune keeps its own files; nothing of ours is read from there.
+        callbacks: are told of results.
     """
     tuner = tune.Tuner(
         tune.with_resources(RungTrial, {"cpu": trial_cpus}),
@@ -252,6 +254,7 @@ def run_trials(
             # Class trainables are asked for a checkpoint at their end unless told otherwise.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
+            callbacks=list(callbacks),
         ),
     )
     return list(tuner.fit().errors)

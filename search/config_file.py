@@ -58,7 +58,7 @@ def load_config(
         path: the file.
         model: what it has to fit.
         overrides: changes from the command line.
-        variants: kinds of the top-level keys that are discriminated unions.
+        variants: kinds of the top-level keys that are discriminated unions, or lists of them.
 
     Raises:
         ConfigError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
@@ -191,8 +191,11 @@ def _describe(
     variants: Mapping[str, Sequence[str]],
 ) -> str:
     location = list(problem["loc"])
-    if location[1:2] and location[1] in variants.get(str(location[0]), ()):
-        del location[1]
+    # Below the key, or below its place in a list.
+    for place in (1, 2):
+        if location[place : place + 1] and location[place] in variants.get(str(location[0]), ()):
+            del location[place]
+            break
     field = ".".join(str(part) for part in location) or "the file"
     where = f"{path}, line {_line(root, location)}"
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
