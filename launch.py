@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "overrides",
         nargs="*",
+        # Without it argparse says that they are required.
+        default=[],
         metavar="key=value",
         help="values to change, for example budget.candidates=20 or workers.per_model=2",
     )
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="another budget, for example budget.seconds=3600; nothing else can change",
     )
@@ -282,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     kubernetes.add_argument(
         "words",
         nargs="*",
+        default=[],
         metavar="SWEEP.yaml|key=value",
         help="further sweep files; values to change in all of them",
     )

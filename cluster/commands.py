@@ -49,6 +49,7 @@ from cluster.show import (
 from cluster.status import status
 from cluster.terminal import Terminal, plain
 from evaluators.fence import SupersededError
+from evaluators.parts import DamagedError
 from search.sweep import Sweep, SweepError, load_sweep
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def dispatch(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Not a failure: the reader has seen enough.
         raise
-    except (OSError, SupersededError, DamagedRunError) as error:
+    except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -205,7 +206,7 @@ def _execute(
             raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, DamagedRunError, OSError) as error:
+    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
         _LOG.error("stopped: %s", error)
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")

@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.attempts import hold
 from cluster.permissions import check_nobody_else_writes, make_folder
 from cluster.regular_file import read_regular
@@ -291,7 +293,13 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SweepError(f"{path} holds no run: {file.name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in ("sweep", *problem["loc"]))
+        raise SweepError(f"{file} can't be read: {field}: {problem['msg']}") from error
+    except KeyError as error:
+        raise SweepError(f"{file} can't be read: {error} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
         raise SweepError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 

@@ -237,6 +237,8 @@ def _load(config: BaseModelConfig, folder: Path) -> Frozen:
     Raises:
         SweepError: if it is not, or can't be loaded.
     """
+    if config.path is not None and not (folder / config.path).is_dir():
+        raise SweepError(f"base model {config.label}: there is no folder {folder / config.path}")
     try:
         if config.hub is not None:
             place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)

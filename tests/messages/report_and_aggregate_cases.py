@@ -1,0 +1,5 @@
+"""What `report` and `aggregate` say; their cases belong here."""
+
+from tests.messages.scene import Case
+
+CASES: list[Case] = []
