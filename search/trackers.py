@@ -39,7 +39,7 @@ class TensorboardTracker(Config):
 
 
 class MlflowTracker(Config):
-    """An MLflow server, database or folder; each candidate is a run there."""
+    """An MLflow server or database; each candidate is a run there."""
 
     kind: Annotated[Literal["mlflow"], Field(description="MLflow")]
     tracking_uri: Annotated[
@@ -48,7 +48,7 @@ class MlflowTracker(Config):
         Field(
             min_length=1,
             description="for example https://mlflow.example.org or sqlite:////data/mlflow.db; "
-            "MLFLOW_TRACKING_URI by default",
+            "MLFLOW_TRACKING_URI by default, else MLflow's own database in the current folder",
         ),
     ] = None
     experiment: Annotated[

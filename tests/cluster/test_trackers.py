@@ -1,5 +1,6 @@
 """Trackers are told of every result; whatever goes wrong with one holds nobody up."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -8,13 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 import launch
 from cluster.trackers import Subject, Tracking, finish_all, make_trackers
 from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
 from search.sweep import SweepError, load_sweep
+from search.trackers import TRACKER_KINDS
 from tests.cluster.searches import a_run
+from tests.conftest import REPOSITORY
 
 Write = Callable[..., Path]
 CANDIDATE = Candidate(task="t", model="small")
@@ -126,6 +130,13 @@ def test_a_kind_is_named_once(write_sweep: Write, capsys: pytest.CaptureFixture[
     path = write_sweep(trackers=[{"kind": "mlflow"}, {"kind": "mlflow", "experiment": "other"}])
     assert launch.main(["run", str(path), "--dry-run"]) == 2
     assert "trackers: two are of kind 'mlflow': give each kind once" in capsys.readouterr().err
+
+
+def test_the_example_of_the_page_is_one(write_sweep: Write) -> None:
+    page = (REPOSITORY / "docs" / "trackers.md").read_text("utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    trackers = load_sweep(write_sweep(**yaml.safe_load(example))).trackers
+    assert [tracker.kind for tracker in trackers] == list(TRACKER_KINDS)
 
 
 def test_a_search_that_did_not_begin_has_nothing_to_finish() -> None:

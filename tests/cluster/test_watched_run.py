@@ -15,15 +15,12 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def watched(
-    write_sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, str, str]:
+def watched(write_sweep: Write, tmp_path: Path) -> tuple[Path, str, str]:
     """Return a finished run, what it printed and what a watch of it printed."""
     pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     trackers: list[dict[str, Any]] = [
         {"kind": "tensorboard"},
-        {"kind": "mlflow", "tracking_uri": str(tmp_path / "mlflow")},
+        {"kind": "mlflow", "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
     ]
     families = {"prompt": {"candidates": 3, "demonstrations": [0, 1]}}
     path, out = write_sweep(trackers=trackers, families=families), tmp_path / "run"
@@ -53,7 +50,9 @@ def test_a_search_is_watched_and_told_to_trackers(
     assert "DEBUG llama-0: begins " in log
     assert "tracker" not in log
     assert in_event_files(run / "tensorboard") == pytest.approx(scores)
-    assert in_mlflow(tmp_path / "mlflow") == {(c, r + 1): s for (c, r), s in scores.items()}
+    assert in_mlflow(f"sqlite:///{tmp_path}/mlflow.db") == {
+        (c, r + 1): s for (c, r), s in scores.items()
+    }
 
 
 @pytest.mark.slow
@@ -93,11 +92,11 @@ def in_event_files(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
-def in_mlflow(folder: Path) -> dict[tuple[str, int], float]:
+def in_mlflow(uri: str) -> dict[tuple[str, int], float]:
     """Return the scores by candidate and step."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(str(folder))
+    client = MlflowClient(uri)
     found = {}
     for experiment in client.search_experiments():
         for one in client.search_runs([experiment.experiment_id]):
