@@ -25,7 +25,7 @@ from cluster.recorder import Recorder
 from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
-from cluster.trackers import Tracking, finish_all, make_trackers
+from cluster.trackers import Tracking, finishing, make_trackers
 from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
 from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
@@ -198,10 +198,8 @@ def _search(
             recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
         )
         scheduler = RecordedScheduler(recorder, brake)
-        try:
+        with finishing(trackers):
             errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
-        finally:
-            finish_all(trackers)
     for error in errors:
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)

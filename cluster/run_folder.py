@@ -7,6 +7,7 @@ RUN/programs/     the programs of the front, MODEL-CANDIDATE each
 RUN/cache/        outputs that were generated before
 RUN/incumbents/   messages to workers
 RUN/in_hand/      what each worker has in hand
+RUN/tensorboard/  event files, and RUN/wandb, where the sweep names these trackers
 RUN/front.png     the picture of the front
 RUN/run.log       one line an event
 

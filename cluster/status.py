@@ -147,13 +147,14 @@ def _pause(every_s: float, looking_s: float) -> float:
 def view(watch: Watch) -> RenderableType:
     """Return all that a terminal shows of a run, to be shown again in its place."""
     standing = watch.look() if watch.standing is None else watch.standing
-    lines = [_ended(standing), *_pace(watch, standing), *_failures(standing), _held(watch)]
+    lines = [_title(watch), _held(watch), _ended(standing)]
+    lines += [*_pace(watch, standing), *_failures(standing)]
+    # A terminal with few lines shows the first of them.
     return Group(
-        Text(_title(watch)),
-        _rungs(standing),
-        _models(standing, watch.run.sweep.targets),
-        _workers(standing.usage),
         Text("\n".join(lines)),
+        _models(standing, watch.run.sweep.targets),
+        _rungs(standing),
+        _workers(standing.usage),
     )
 
 

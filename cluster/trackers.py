@@ -11,7 +11,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,7 +31,7 @@ Call = Callable[[], None]
 _LOG = logging.getLogger("kilobit")
 # What a tracker's library does for minutes otherwise, while nothing more can be told to it.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_FINISH_S = 60.0
+_FINISH_S, _HURRIED_S = 60.0, 3.0
 # Of each result; what else Tune has in it concerns nobody.
 _NUMBERS = ("score", "program_bits", "payload_bits", "num_examples", "rung", "seconds")
 
@@ -233,7 +234,14 @@ def _callback(config: Tracker, run: RunFolder) -> Any:
     return TBXLoggerCallback()
 
 
-def finish_all(trackers: Sequence[Tracking]) -> None:
-    """Let all trackers finish."""
+@contextmanager
+def finishing(trackers: Sequence[Tracking]) -> Iterator[None]:
+    """Let trackers finish at the end; who is interrupted or fails does not wait long for them."""
+    try:
+        yield
+    except BaseException:
+        for tracker in trackers:
+            tracker.finish(_HURRIED_S)
+        raise
     for tracker in trackers:
-        tracker.finish()
+        tracker.finish(_FINISH_S)

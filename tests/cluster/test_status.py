@@ -15,6 +15,7 @@ from cluster import status
 from cluster.run_folder import RunFolder, create_run
 from cluster.status import Watch, ending
 from evaluators.snapshot import fold
+from evaluators.stored_path import StoredPath
 from search.sweep import load_sweep
 
 Write = Callable[..., Path]
@@ -132,6 +133,25 @@ def test_a_watch_of_a_run_that_nobody_holds_ends_at_once(
     shown = capsys.readouterr().out
     assert shown.count("nobody holds it") == 1
     assert "it is not complete: 0 of 4 candidates ended" in shown
+
+
+def test_a_run_on_a_store_is_watched_too(
+    write_sweep: Write, folder: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep()
+    with create_run(load_sweep(path), path, folder) as run:
+        watch, text = Watch(folder), io.StringIO()
+
+        def sleep(_: float) -> None:
+            run.ledger.write("decisions", "a-r0", [{"candidate": "a", "decision": "stop"}])
+            watch.holder = None
+
+        status._watch_lines(watch, Console(file=text, soft_wrap=True), 1, sleep)
+    assert "held by attempt 1" in text.getvalue()
+    assert launch.main(["status", str(folder), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 stopped before" in shown
+    assert f"kilobit resume {folder}" in shown
 
 
 def test_leaving_is_quiet_and_its_exit_status_says_so(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import launch
-from cluster.trackers import Subject, Tracking, finish_all, make_trackers
+from cluster.trackers import Subject, Tracking, finishing, make_trackers
 from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
 from search.sweep import SweepError, load_sweep
@@ -140,7 +140,23 @@ def test_the_example_of_the_page_is_one(write_sweep: Write) -> None:
 
 
 def test_a_search_that_did_not_begin_has_nothing_to_finish() -> None:
-    finish_all([tracking(Inner(), [])])
+    with finishing([tracking(Inner(), [])]):
+        pass
+
+
+def test_who_is_interrupted_does_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.trackers._HURRIED_S", 0.05)
+    inner, told, go_on = Inner(), list[str](), threading.Event()
+    inner.log_trial_start = lambda _: go_on.wait(60)
+    one = tracking(inner, told)
+    began = time.monotonic()
+    one.setup()
+    one.on_trial_result(1, [], trial(), result(0))
+    with pytest.raises(KeyboardInterrupt), finishing([one]):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 10
+    assert "within 0.05 s" in told[0]
+    go_on.set()
 
 
 def test_a_subject_has_a_folder_of_its_own(tmp_path: Path) -> None:
