@@ -22,6 +22,16 @@ kilobit searches for the shortest program (a prompt, a small adapter, a post-pro
 the
 Pareto front of length against score for each base model."""
 
+_AGGREGATE = """\
+Merge runs of several clusters into one data set: Parquet tables in which no row stands twice.
+
+  kilobit aggregate runs/a runs/b -o all                   two runs
+  kilobit aggregate all runs/c -o all                      one more
+  kilobit aggregate --import table.csv -o theirs \\
+      --map score=accuracy,payload_bits=bits,task:=gsm8k   points that others published
+  kilobit front all theirs                                 their fronts
+
+Read `docs/aggregate.md`."""
 _MOST_SECONDS = 1_000_000
 _MOST_LINKS = 1000
 _WATCH_S = 2.0
@@ -45,6 +55,7 @@ examples:
   kilobit resume runs/quickstart                       go on with an interrupted run
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
+  kilobit aggregate runs/a runs/b -o all               one data set of several runs
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
   kilobit compare a.jsonl b.jsonl --judge judge.yaml   which answers a judge prefers
@@ -73,7 +84,8 @@ examples:
 docs/kubernetes.md says what the cluster and the image have to have."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; `docs/command-line.md` is made from it."""
     parser = argparse.ArgumentParser(
         prog="kilobit",
         description=_DESCRIPTION,
@@ -150,12 +162,40 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
-    front.add_argument("runs", type=_place, nargs="+", metavar="RUN", help="run folders")
+    front.add_argument(
+        "runs", type=_place, nargs="+", metavar="RUN", help="run folders, or data sets"
+    )
     front.add_argument("--json", action="store_true", help="one JSON object a line")
     front.add_argument(
         "--length",
         choices=("program", "payload"),
         help="compare by the bits of both files or of the payload (default: as the sweep says)",
+    )
+
+    aggregate = commands.add_parser(
+        "aggregate",
+        help="merge runs, data sets and tables of others into one data set",
+        description=_AGGREGATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    aggregate.add_argument(
+        "runs", type=_place, nargs="*", metavar="RUN", help="run folders, or data sets"
+    )
+    aggregate.add_argument(
+        "--import",
+        type=Path,
+        dest="file",
+        metavar="FILE",
+        help="points of others: a .csv, .tsv, .jsonl or .parquet file",
+    )
+    aggregate.add_argument(
+        "--map",
+        dest="mapping",
+        metavar="FIELD=COLUMN,...",
+        help="with --import: which column is which field; FIELD:=VALUE is the same for all points",
+    )
+    aggregate.add_argument(
+        "-o", "--out", type=_place, required=True, metavar="DIR", help="the folder of the data set"
     )
 
     verify = commands.add_parser(
@@ -361,9 +401,9 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
-    parser = _parser()
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what a command line says; one that says nothing sensible ends the process."""
+    parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand after options too, which argparse does not sort out for subcommands.
     if any(word.startswith("-") for word in rest) or (
@@ -372,6 +412,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         (args.words if args.command == "kubernetes" else args.overrides).extend(rest)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    args = parse(argv)
     # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     from cluster import commands

@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.aggregate import aggregate
 from cluster.certify import certify, certify_runs
 from cluster.compare import compare
 from cluster.elsewhere import drive, is_outside
+from cluster.front import front
 from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
@@ -39,7 +41,6 @@ from cluster.run_folder import (
 from cluster.run_log import close_log, log_to
 from cluster.show import (
     draw,
-    front,
     num_ended,
     points_of,
     print_front,
@@ -67,6 +68,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "resume": resume,
         "status": status,
         "front": front,
+        "aggregate": aggregate,
         "verify": verify,
         "certify": certify,
         "scorecard": scorecard,

@@ -3,24 +3,22 @@
 Nothing here imports torch or Ray, so `front` answers at once.
 """
 
-import argparse
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from cluster.regimes import print_regimes
-from cluster.run_folder import RunFolder, open_run
-from cluster.terminal import Terminal
+from cluster.run_folder import RunFolder
 from evaluators.storage import Place, write_whole
 from search.certified import best_lower, certified_complexity
-from search.front import Certificate, FrontPoint, complete_points, fronts
+from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
-from search.sweep import SweepError
+from search.sweep import Sweep
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
@@ -37,28 +35,48 @@ _OF_A_POINT = (
     "payload_bits",
     "program",
 )
+_OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
 
 
 def points_of(
     run_folder: RunFolder, length: Length | None = None, *, trusting: bool = True
 ) -> list[FrontPoint]:
+    """Return the completed points of a run, as `points_from` does."""
+    return points_from(
+        run_folder.path.name, run_folder.ledger.read, run_folder.sweep, length, trusting=trusting
+    )
+
+
+def points_from(
+    name: str,
+    read: Callable[[str, Sequence[str] | None], pa.Table],
+    sweep: Sweep,
+    length: Length | None,
+    *,
+    trusting: bool = True,
+) -> list[FrontPoint]:
     """Return the completed points of a run.
 
     Args:
-        run_folder: the run.
+        name: what they call their run.
+        read: returns columns of a table of its ledger.
+        sweep: what was asked for.
         length: by which they are compared; by default as the sweep file says.
         trusting: with what verification has found so far; False as if there had been none.
     """
-    ledger = run_folder.ledger
+    last = sweep.rungs.ladder()[-1]
+    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
+    about, rungs = at_last_rung(candidates, read("rungs", _OF_A_POINT), last)
+    verified = read("verifications", ["candidate", "program", "verified"])
     return complete_points(
-        run_folder.path.name,
-        ledger.rows("candidates", ["candidate", "task", "model", "regime", "family"]),
-        ledger.rows("rungs", _OF_A_POINT),
-        ledger.rows("verifications") if trusting else [],
-        run_folder.sweep.rungs.ladder()[-1],
-        length or run_folder.sweep.length,
-        ledger.rows("certificates"),
-        run_folder.sweep.targets,
+        name,
+        about,
+        rungs,
+        verified.to_pylist() if trusting else [],
+        last,
+        length or sweep.length,
+        read("certificates", _OF_A_CERTIFICATE).to_pylist(),
+        sweep.targets,
     )
 
 
@@ -195,26 +213,6 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     title = f"{run_folder.sweep.name}: length against score"
     axis = f"length of the {run_folder.sweep.length}"
     write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
-
-
-def front(args: argparse.Namespace) -> int:
-    """Print the front of one or more runs."""
-    runs = [open_run(path) for path in args.runs]
-    try:
-        points = [point for run_folder in runs for point in points_of(run_folder, args.length)]
-    except ValueError as error:
-        raise SweepError(str(error)) from error
-    if args.json:
-        for front_points in fronts(points).values():
-            for point in front_points:
-                print(json.dumps(point.as_json()))
-        return 0
-    targets = sorted({target for run_folder in runs for target in run_folder.sweep.targets})
-    console = Terminal()
-    print_front(console, points, targets)
-    order = [model.label for run_folder in runs for model in run_folder.sweep.base_models]
-    print_regimes(console, points, order, targets)
-    return 0
 
 
 def progress(ended: int, total: int | None) -> str:

@@ -154,6 +154,12 @@ class Ledger:
             if self.accepted() is accepted:
                 return found
 
+    def parts(self, table: str, accepted: Accepted) -> dict[str, Place]:
+        """Return the files of single parts that `accepted` stands for, by the parts' names."""
+        folder = self.folder / table
+        parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
+        return parts | parts_of(folder, accepted.attempt)
+
     def collect(
         self,
         table: str,
@@ -169,8 +175,7 @@ class Ledger:
                 snapshot has to be whole.
         """
         folder, named = self.folder / table, pa.schema([*wanted, PART])
-        parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
-        parts |= parts_of(folder, accepted.attempt)
+        parts = self.parts(table, accepted)
         pieces, fetched = [], fetch(parts.values())
         for name, path in sorted(parts.items()):
             try:

@@ -1,5 +1,8 @@
 """One file of a ledger: rows of one table as Parquet, each with the name of its part."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +27,10 @@ class DamagedError(ValueError):
     def __init__(self, path: Place, why: object) -> None:
         super().__init__(f"{path}: {why}")
         self.path = path
+
+
+class _VersionError(ValueError):
+    """A file is of a newer schema."""
 
 
 def as_parquet(content: pa.Table) -> bytes:
@@ -56,23 +63,74 @@ def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -
         DamagedError: if it is no readable Parquet file.
         ValueError: naming the file, if it is of a newer schema.
     """
-    try:
-        raw = path.read_bytes() if fetched is None else fetched
-        # A file is read by one thread: most are so small that handing them over costs more.
-        file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
-        # Each look at a file's schema makes it anew.
-        schema = file.schema_arrow
-        version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
-        present = [name for name in wanted.names if name in schema.names]
+    with _damage_named(path):
+        file, present = _opened(path, wanted, fetched)
         content = file.read(columns=present, use_threads=False)
-    except (FileNotFoundError, StorageError):
-        raise
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise DamagedError(path, f"not a part of a ledger: {error}") from error
-    if version not in _READABLE_VERSIONS:
-        raise ValueError(f"{path}: ledger schema {version}, this version reads {SCHEMA_VERSION}")
     for name in wanted.names:
         # A column that was added later is null in older parts.
         if name not in present:
             content = content.append_column(name, pa.nulls(len(content), wanted.field(name).type))
     return content.select(wanted.names).cast(wanted)
+
+
+def read_batches(
+    path: Place, wanted: pa.Schema, coded: Sequence[str] = (), *, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the columns `wanted` of one file, some rows at a time.
+
+    Args:
+        path: the file.
+        wanted: the columns.
+        coded: text columns with few values, which are given dictionary-coded.
+        rows: of a batch, at most.
+
+    Raises:
+        As `read_parquet`.
+    """
+    with _damage_named(path):
+        file, present = _opened(path, wanted, None, coded)
+        found = file.iter_batches(rows, columns=present, use_threads=False)
+    while True:
+        with _damage_named(path):
+            batch = next(found, None)
+        if batch is None:
+            return
+        columns = [
+            _as_wanted(batch.column(field.name), field)
+            if field.name in present
+            else pa.nulls(len(batch), field.type)
+            for field in wanted
+        ]
+        yield pa.record_batch(columns, wanted.names)
+
+
+def _as_wanted(column: pa.Array, field: pa.Field) -> pa.Array:
+    return column if pa.types.is_dictionary(column.type) else column.cast(field.type)
+
+
+@contextmanager
+def _damage_named(path: Place) -> Iterator[None]:
+    """Raise errors of reading as `DamagedError`, but for those that say nothing about the file."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError, _VersionError):
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise DamagedError(path, f"not a part of a ledger: {error}") from error
+
+
+def _opened(
+    path: Place, wanted: pa.Schema, fetched: bytes | None, coded: Sequence[str] = ()
+) -> tuple[pq.ParquetFile, list[str]]:
+    """Return a file and which of the wanted columns it has."""
+    raw = path.read_bytes() if fetched is None else fetched
+    # A file is read by one thread: most are so small that handing them over costs more.
+    file = pq.ParquetFile(
+        pa.BufferReader(raw), page_checksum_verification=True, read_dictionary=list(coded)
+    )
+    # Each look at a file's schema makes it anew.
+    schema = file.schema_arrow
+    version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
+    if version not in _READABLE_VERSIONS:
+        raise _VersionError(f"{path}: ledger schema {version}, this version reads {SCHEMA_VERSION}")
+    return file, [name for name in wanted.names if name in schema.names]

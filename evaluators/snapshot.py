@@ -102,8 +102,7 @@ def _gather(
     whole: dict[str, set[str]] = {}
     for table in _STAY:
         folder = ledger.folder / table
-        parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
-        parts |= parts_of(folder, accepted.attempt)
+        parts = ledger.parts(table, accepted)
         problems = _problems(folder, parts)
         left_out += [f"{parts[name]}: {why}" for name, why in problems.items() if why]
         whole[table] = {name for name, why in problems.items() if not why}

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from search.pareto import pareto_front
 from search.programs.program import Length
 from search.rungs import Rung
@@ -58,6 +61,7 @@ class FrontPoint:
     program: str
     length: Length = "program"
     certificate: Certificate | None = None
+    imported: bool = False
 
     @property
     def bits(self) -> int:
@@ -67,6 +71,23 @@ class FrontPoint:
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this point."""
         return asdict(self)
+
+
+def at_last_rung(
+    candidates: pa.Table, rungs: pa.Table, last_rung: Rung
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of candidates that have a score at `last_rung`, and their rows there.
+
+    Most rows of a large ledger are of lower rungs or of no candidate that got so far; they never
+    become Python objects.
+    """
+    complete = pc.and_(
+        pc.and_(pc.equal(rungs["rung"], last_rung.index), pc.is_valid(rungs["score"])),
+        pc.equal(rungs["num_examples"], last_rung.num_examples),
+    )
+    rows = rungs.filter(complete)
+    about = candidates.filter(pc.is_in(candidates["candidate"], value_set=rows["candidate"]))
+    return about.to_pylist(), rows.to_pylist()
 
 
 def complete_points(

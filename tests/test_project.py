@@ -55,19 +55,6 @@ def test_the_readme_names_every_module_and_no_other() -> None:
     assert {Path(name).name for name in named} == files | {"launch.py"}
 
 
-def test_the_reference_of_the_sweep_file_is_up_to_date() -> None:
-    sys.path.insert(0, str(REPOSITORY / "docs"))
-    try:
-        from make_reference import reference
-    finally:
-        sys.path.pop(0)
-    text = reference()
-    assert (REPOSITORY / "docs" / "sweep-file.md").read_text("utf-8") == text
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) > 60
-    assert not [row for row in rows if row.endswith("|  |")]
-
-
 def test_what_is_pinned_is_what_is_asked_for() -> None:
     import tomllib
 

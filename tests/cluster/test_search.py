@@ -166,27 +166,6 @@ def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> N
     assert f"{quickstart[0]} holds another run" in message
 
 
-def test_the_readme_reads_the_ledger_as_it_lies(
-    quickstart: tuple[Path, str], tmp_path: Path
-) -> None:
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(quickstart[0])
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert any("duckdb" in block for block in blocks)
-    assert any("pandas" in block for block in blocks)
-    for block in blocks:
-        done = subprocess.run(
-            [sys.executable, "-c", block],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
-
-
 def test_the_same_seed_gives_the_same_packs_and_the_same_front(
     write_sweep: Write, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
-        "length", "certificate",
+        "length", "certificate", "imported",
     ]  # fmt: skip
     assert point.as_json()["program_bits"] == 1008
     assert point.as_json()["verified"] is None

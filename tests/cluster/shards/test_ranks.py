@@ -1,5 +1,6 @@
 """A worker of several ranks gives what one of one rank gives, also where a rank is killed."""
 
+import json
 import os
 import random
 import signal
@@ -133,6 +134,11 @@ class Run:
                 continue
         return found
 
+    def deaths_in_a_row(self) -> int:
+        """Return how often the worker died since it last finished something, as it says itself."""
+        (file,) = (self.out / "in_hand").glob("*.json")
+        return int(json.loads(file.read_text())["in_a_row"])
+
     def end(self) -> str:
         output, _ = self.process.communicate()
         assert self.process.returncode == 0, output
@@ -152,11 +158,9 @@ def killed_run(sweep: Path, folder: Path, waits: Sequence[float]) -> int:
     for number, wait in enumerate(waits):
         time.sleep(wait)
         # A worker that dies again and again without finishing anything between is given up.
-        before, ranks = len(list(rungs.iterdir())), []
-        while number % 3 == 2 and len(list(rungs.iterdir())) <= before:
-            if run.process.poll() is not None:
-                break
+        while number % 3 == 2 and run.process.poll() is None and run.deaths_in_a_row() > 0:
             time.sleep(0.05)
+        ranks: list[psutil.Process] = []
         while not ranks and run.process.poll() is None:
             ranks = run.ranks()
         if ranks:

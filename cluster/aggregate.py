@@ -1,0 +1,213 @@
+"""The command aggregate: runs, data sets and tables of others as one data set."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cluster.run_folder import RunFolder, check_reachable, open_run, read_manifest
+from cluster.sources import conditions_of, entries_of, sweep_of
+from cluster.terminal import Terminal
+from evaluators.aggregation import Advance, Merged, Read, merge
+from evaluators.beside import place_beside
+from evaluators.dataset import MANIFEST, DatasetSource, distinct_name, is_dataset
+from evaluators.fence import claim_file
+from evaluators.imports import parse_mapping, read_points
+from evaluators.parts import with_part
+from evaluators.readings import copy_of, size_and_digest, units_of_dataset, units_of_ledger
+from evaluators.storage import Place
+from evaluators.units import Unit, units_of
+from search.sweep import SweepError
+
+_DONE, _INTERRUPTED = 0, 130
+
+
+def aggregate(args: argparse.Namespace) -> int:
+    """Merge what is given into one data set."""
+    console = Terminal()
+    if not args.runs and args.file is None:
+        raise SweepError("give runs or data sets, or a file by --import")
+    if (args.file is None) != (args.mapping is None):
+        raise SweepError("--import and --map go together: a file, and which column is which field")
+    out = _checked_out(args.out)
+    try:
+        with place_beside(out) as scratch:
+            # What a data set holds stays in it, so that adding to it never loses a row.
+            before = [out] if is_dataset(out) else []
+            others = [place for place in args.runs if place.absolute() != out]
+            reads = _reads([*before, *others], args, scratch)
+            with _progress(console, reads) as advance:
+                merged = merge(reads, out, scratch, advance)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; nothing was written to {out}")
+        return _INTERRUPTED
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    _print_merged(console, merged, out)
+    return _DONE
+
+
+def _checked_out(place: Place) -> Path:
+    """Return the folder of the data set.
+
+    Raises:
+        SweepError: if it is no folder here, or holds other things.
+    """
+    if not isinstance(place, Path):
+        raise SweepError(f"-o: {place} is on a store: a data set is written to a disk first")
+    out = place.absolute()
+    if out.exists() and not out.is_dir():
+        raise SweepError(f"-o: {out} is a file; a data set is a folder")
+    if out.is_symlink():
+        raise SweepError(f"-o: {out} is a link, which would be replaced; name the folder itself")
+    if out.exists() and any(out.iterdir()) and not is_dataset(out):
+        held = next(out.iterdir()).name
+        raise SweepError(
+            f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
+            "data set"
+        )
+    return out
+
+
+@dataclass
+class _Names:
+    """Names of runs, one for each identity."""
+
+    of: dict[str, str] = field(default_factory=dict)
+
+    def name(self, wanted: str, identity: str) -> str:
+        if identity not in self.of:
+            self.of[identity] = distinct_name(wanted, self.of.values())
+        return self.of[identity]
+
+
+def _reads(places: Sequence[Place], args: argparse.Namespace, scratch: Path) -> list[Read]:
+    """Return the sources in the order in which they are given."""
+    names = _Names()
+    reads: list[Read] = []
+    for place in places:
+        check_reachable(place)
+        if is_dataset(place):
+            reads += _of_dataset(place, names, len(reads))
+        else:
+            reads.append(_of_run(place, names, len(reads), scratch))
+    if args.file is not None:
+        reads.append(_of_file(args.file, args.mapping, names, len(reads), scratch))
+    return reads
+
+
+def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
+    run, about = open_run(place), read_manifest(place)
+    identity = _identity(run, about)
+    name = names.name(run.path.name, identity)
+    units = units_of_ledger(source, run.ledger, scratch)
+    attempts = len(about["attempts"])
+    entry = _entry(name, "run", str(run.path), identity, attempts, about, units)
+    return Read(entry, conditions_of(run.sweep), units)
+
+
+def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
+    """Return what is the same for every copy and state of a run, and for no other run."""
+    try:
+        # Which process on which machine began it, and when.
+        claim = claim_file(run.path / "ledger", 1).read_bytes().decode()
+    except FileNotFoundError:
+        # As version 1 left it.
+        claim = json.dumps(about["attempts"][:1])
+    began = [claim, about.get("created_at"), about.get("sweep_file"), run.sweep.seed]
+    return _digest(json.dumps(began))
+
+
+def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
+    entries = entries_of(place)
+    reads: list[Read] = []
+    renamed = {entry.name: names.name(entry.name, entry.identity) for entry in entries}
+    for number, entry in enumerate(entries, first):
+        sweep = sweep_of(entry, place)
+        units = units_of_dataset(number, entry.name, place, renamed)
+        about = entry.model_copy(update={"name": renamed[entry.name]})
+        reads.append(Read(about, "" if sweep is None else conditions_of(sweep), units))
+    return reads
+
+
+def _of_file(path: Path, mapping: str, names: _Names, source: int, scratch: Path) -> Read:
+    points = with_part(read_points(path, parse_mapping(mapping)), path.name)
+    identity = _digest(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {mapping}")
+    name = names.name(path.stem, identity)
+    copied = copy_of(points, scratch / f"{source}-points.parquet")
+    units = {"points": units_of(source, "points", [copied], scratch)}
+    about = {"file": str(path.absolute()), "map": mapping}
+    entry = _entry(name, "import", str(path.absolute()), identity, None, about, units)
+    return Read(entry, "", units)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entry(
+    name: str,
+    kind: Any,
+    path: str,
+    identity: str,
+    attempts: int | None,
+    about: dict[str, Any],
+    units: dict[str, list[Unit]],
+) -> DatasetSource:
+    num_bytes, digest = size_and_digest(units)
+    return DatasetSource(
+        name=name,
+        kind=kind,
+        path=path,
+        identity=identity,
+        digest=digest,
+        num_bytes=num_bytes,
+        attempts=attempts,
+        about=about,
+        read_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows={},
+    )
+
+
+@contextmanager
+def _progress(console: Console, reads: Sequence[Read]) -> Iterator[Advance]:
+    total = 2 * sum(
+        unit.num_bytes for read in reads for units in read.units.values() for unit in units
+    )
+    if not console.is_terminal:
+        console.print(f"aggregating {total / 2e6:.1f} MB of {len(reads)} sources")
+    columns = (
+        TextColumn("aggregating"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task("", total=max(1, total))
+        yield lambda num_bytes: progress.advance(task, num_bytes)
+
+
+def _print_merged(console: Console, merged: Merged, out: Path) -> None:
+    table = Table("table", "rows read", "of them kept")
+    for name, read in merged.read.items():
+        if name != "conflicts":
+            table.add_row(name, str(read), str(merged.kept[name]))
+    console.print(table)
+    names = ", ".join(dict.fromkeys(source.name for source in merged.sources))
+    console.print(f"{out / MANIFEST}: {names}")
+    number = merged.kept.get("conflicts", 0)
+    if number:
+        console.print(
+            f"{number} values conflict with what another run says of the same: the first stays, "
+            f"both are in {out / 'conflicts'}"
+        )

@@ -1,0 +1,90 @@
+"""Points that others published, as the command front shows them."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+from cluster.sources import Source
+from search.imported import ImportedPoint, imported_fronts, imported_points
+from search.programs.program import Length
+
+_UNBOUNDED = 10_000
+
+
+def imported_points_of(
+    sources: Sequence[Source], length: Length | None
+) -> tuple[list[ImportedPoint], int]:
+    """Return the imported points of these sources, and how many lack the length.
+
+    Args:
+        sources: of which those without a sweep count.
+        length: by which they are compared; None for that of most of their points.
+
+    Raises:
+        ValueError: naming the file, if one is damaged.
+    """
+    rows = [(source.name, row) for source in sources if source.sweep is None
+            for row in source.read("points").to_pylist()]  # fmt: skip
+    if length is None:
+        known = {kind: sum(row[f"{kind}_bits"] is not None for _, row in rows)
+                 for kind in ("program", "payload")}  # fmt: skip
+        length = "program" if known["program"] >= known["payload"] else "payload"
+    points = [point for name, row in rows for point in imported_points(name, [row], length)]
+    return points, len(rows) - len(points)
+
+
+def print_imported(
+    console: Console, points: Sequence[ImportedPoint], num_without: int, length: Length | None
+) -> None:
+    """Print the fronts of imported points.
+
+    Args:
+        console: where to print.
+        points: those that have the length.
+        num_without: how many others there are.
+        length: that was asked for, None if none was.
+    """
+    for (task, model), front in imported_fronts(points).items():
+        columns = {
+            "program": ["" if p.program_bits is None else str(p.program_bits) for p in front],
+            "payload": ["" if p.payload_bits is None else str(p.payload_bits) for p in front],
+            "score": [f"{p.score:.3f}" for p in front],
+            "interval": [_range(p) for p in front],
+            "family": [p.family or "" for p in front],
+            "verified": ["imported" for _ in front],
+            "candidate": [p.candidate or "" for p in front],
+            "from": [p.run for p in front],
+        }
+        table = Table(
+            *(Column(name, no_wrap=True) for name in columns),
+            title=f"{task or 'unknown task'}, {model or 'unknown model'}: imported, by "
+            f"{front[0].length} bits as others published them",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
+        unbounded = console.options.update(max_width=_UNBOUNDED)
+        table.width = Measurement.get(console, unbounded, table).maximum
+        console.print(table)
+    if points:
+        console.print("  imported: nobody ran these files here, and no complexity counts them")
+    if num_without:
+        other = "payload" if (length or _length_of(points)) == "program" else "program"
+        console.print(
+            f"  {num_without} imported points do not say this length; try --length {other}"
+        )
+
+
+def _length_of(points: Sequence[ImportedPoint]) -> Length:
+    return points[0].length if points else "program"
+
+
+def _range(point: ImportedPoint) -> str:
+    if point.lower is None or point.upper is None:
+        return ""
+    return f"{point.lower:.3f} - {point.upper:.3f}"

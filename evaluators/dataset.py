@@ -1,0 +1,197 @@
+"""A data set: the results of several runs, and points that others published, in one folder.
+
+DIR/dataset.json             what it was made of
+DIR/TABLE/RUN-N.parquet      rows of a run, in all tables of its ledger that hold any
+DIR/points/RUN-N.parquet     points from files of others
+DIR/conflicts/RUN-N.parquet  rows that say something else than the row that was kept
+DIR/payloads/DIGEST.bin      payloads that are too large for the table `programs`
+
+Rows have the columns of the ledger's tables, the part that they came in, and their run. No row
+stands there twice: of rows that claim the same the first one's stays (`evaluators.claims`).
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from evaluators.config import Config
+from evaluators.parts import PART, SCHEMA_VERSION, read_batches
+from evaluators.storage import Place
+from evaluators.tables import TABLES
+
+MANIFEST = "dataset.json"
+# The file of a table without rows; no run has this name.
+EMPTY = "empty.parquet"
+RUN = pa.field("run", pa.string())
+LINE = pa.field("line", pa.int64())
+_FILE = re.compile(r"(?P<run>.+)-(?P<number>\d+)\.parquet")
+_ROWS_AT_ONCE = 1 << 20
+# What globs, shells and readers of folders take as it stands.
+_ODD = re.compile(r"[^A-Za-z0-9._-]")
+
+POINTS = pa.schema(
+    [
+        ("task", pa.string()),
+        ("model", pa.string()),
+        ("regime", pa.string()),
+        ("family", pa.string()),
+        ("candidate", pa.string()),
+        ("program_bits", pa.int64()),
+        ("payload_bits", pa.int64()),
+        ("score", pa.float64()),
+        ("lower", pa.float64()),
+        ("upper", pa.float64()),
+        ("num_examples", pa.int64()),
+        LINE,
+    ]
+)
+CONFLICTS = pa.schema(
+    [
+        ("table", pa.string()),
+        ("candidate", pa.string()),
+        ("rung", pa.int32()),
+        ("split", pa.string()),
+        ("example", pa.string()),
+        ("program", pa.string()),
+        ("column", pa.string()),
+        ("kept", pa.string()),
+        ("other", pa.string()),
+        ("kept_run", pa.string()),
+        ("kept_part", pa.string()),
+    ]
+)
+DATASET_TABLES: dict[str, pa.Schema] = {**TABLES, "points": POINTS, "conflicts": CONFLICTS}
+
+
+class DatasetSource(Config):
+    """What a data set says of something that it was made of."""
+
+    name: Annotated[str, Field(description="as the column `run` has it", min_length=1)]
+    kind: Annotated[Literal["run", "import"], Field(description="a run, or a file of others")]
+    path: Annotated[str, Field(description="where it was read")]
+    identity: Annotated[str, Field(description="the same for every copy and state of a run")]
+    digest: Annotated[str, Field(description="of the names and sizes of the files read")]
+    num_bytes: Annotated[int, Field(ge=0, description="size of the files read")]
+    attempts: Annotated[int | None, Field(description="at the run; null for a file")]
+    about: Annotated[dict[str, Any], Field(description="its run.json, or how it was imported")]
+    read_at: Annotated[str, Field(description="when its rows were read, ISO 8601")]
+    rows: Annotated[dict[str, int], Field(description="rows of it that are here, by table")]
+
+
+class DatasetError(ValueError):
+    """A folder holds no data set, or a damaged one."""
+
+
+def is_dataset(folder: Place) -> bool:
+    """Return whether a folder says that it is a data set."""
+    return (folder / MANIFEST).exists()
+
+
+def read_manifest(folder: Place) -> list[DatasetSource]:
+    """Return what a data set was made of, in the order of its rows.
+
+    Raises:
+        DatasetError: naming the file and what is wrong with it.
+        OSError: if it can't be read.
+    """
+    file = folder / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        version, listed = content["ledger_schema"], content["sources"]
+        sources = [DatasetSource.model_validate_json(json.dumps(each)) for each in listed]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise DatasetError(
+            f"{file}: {field}: {problem['msg']} (found {problem['input']!r:.80})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{file} is not what a data set says of itself: {error!r}") from error
+    if version != SCHEMA_VERSION:
+        raise DatasetError(f"{file}: schema {version!r}, this version reads {SCHEMA_VERSION}")
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{file}: two sources have the same name")
+    odd = next((source.name for source in sources if plain_name(source.name) != source.name), None)
+    if odd is not None:
+        raise DatasetError(f"{file}: {odd!r} is no name of a run")
+    return sources
+
+
+def manifest(sources: Sequence[DatasetSource], made_at: str) -> bytes:
+    """Return what a data set says of itself."""
+    tables: dict[str, int] = dict.fromkeys(DATASET_TABLES, 0)
+    for source in sources:
+        for table, number in source.rows.items():
+            tables[table] += number
+    content = {
+        "ledger_schema": SCHEMA_VERSION,
+        "made_at": made_at,
+        "rows": {table: number for table, number in tables.items() if number},
+        "sources": [source.model_dump(mode="json") for source in sources],
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def plain_name(text: str) -> str:
+    """Return the name of a run as it may stand in the names of files."""
+    # Readers of folders pass over names that begin with a dot or an underscore.
+    return _ODD.sub("-", text).lstrip("._-") or "run"
+
+
+def distinct_name(text: str, taken: Collection[str]) -> str:
+    """Return a plain name that is not taken, for example `search-2`."""
+    name, number = plain_name(text), 2
+    found = name
+    while found in taken:
+        found, number = f"{name}-{number}", number + 1
+    return found
+
+
+def file_name(run: str, number: int) -> str:
+    """Return the name of a file with rows of a run."""
+    return f"{run}-{number}.parquet"
+
+
+def files_of(folder: Place, table: str) -> dict[str, list[Place]]:
+    """Return the files of a table by run, in the order in which they were written."""
+    found: dict[str, list[tuple[int, Place]]] = {}
+    for path in (folder / table).glob("*.parquet"):
+        match = _FILE.fullmatch(path.name)
+        if match:
+            found.setdefault(match["run"], []).append((int(match["number"]), path))
+    return {run: [path for _, path in sorted(files)] for run, files in found.items()}
+
+
+def read_rows(folder: Place, table: str, runs: Collection[str], wanted: pa.Schema) -> pa.Table:
+    """Return rows of some runs from a table of a data set.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+    """
+    files = files_of(folder, table)
+    batches: Iterator[pa.RecordBatch] = (
+        batch
+        for run in runs
+        for path in files.get(run, ())
+        for batch in read_batches(path, wanted, rows=_ROWS_AT_ONCE)
+    )
+    return pa.Table.from_batches(batches, schema=wanted)
+
+
+def schema_of(table: str) -> pa.Schema:
+    """Return the columns of a table of a data set."""
+    return pa.schema([*DATASET_TABLES[table], PART, RUN])
+
+
+def named(mapping: Mapping[str, str], column: pa.Array) -> pa.Array:
+    """Return a column of runs with the names that they have now."""
+    coded = column.dictionary_encode()
+    names = [
+        None if name is None else mapping.get(name, name) for name in coded.dictionary.to_pylist()
+    ]
+    return pa.array(names, pa.string()).take(coded.indices)

@@ -1,0 +1,267 @@
+"""Which rows of a table are there twice, over any number of rows in bounded memory.
+
+Each row becomes 24 bytes: a hash of what it is about, one of that and what it says, and its number.
+They are spread over files by the first hash, so that rows about the same meet in one file, and each
+file is sorted by itself. A row is a duplicate if both hashes are those of a row of an earlier
+source. If only the first is, both rows are read again and compared: either they conflict, or the
+hashes collided and the row stays. So no row is lost to a collision, short of one of all 128 bits.
+
+Memory: 24 bytes a row of one file of the spread (some 2 million rows), besides the units at work.
+Disk: 25 bytes a row, until the end.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluators.claims import Claim
+from evaluators.dataset import CONFLICTS
+from evaluators.hashes import Hashes, hash_rows
+from evaluators.parts import PART
+from evaluators.units import Unit, in_order
+
+_ENTRY = np.dtype([("about", np.uint64), ("all", np.uint64), ("row", np.uint64)])
+_SPREAD_BYTES = 1 << 22
+_MOST_FILES = 256
+_PAIRS_AT_ONCE = 1 << 18
+_OTHER = 0x243F6A8885A308D3
+
+Rows = npt.NDArray[np.uint64]
+Marks = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows of a table that do not stay.
+
+    Attributes:
+        offsets: the number of the first row of each unit, and at the end how many there are.
+        marks: for each row whether it goes.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    marks: Marks
+
+    def of_unit(self, number: int) -> Marks:
+        """Return for each row of a unit whether it goes."""
+        found: Marks = self.marks[self.offsets[number] : self.offsets[number + 1]]
+        return found
+
+
+def find_duplicates(
+    units: Sequence[Unit],
+    claim: Claim,
+    shared: Sequence[int],
+    scratch: Path,
+    pool: Executor,
+    conflict: Callable[[int, int, pa.Table], None],
+    advance: Callable[[int], None],
+) -> Duplicates:
+    """Return which rows repeat or contradict a row of an earlier source.
+
+    Args:
+        units: all rows of one table; sources in the order in which their rows have precedence.
+        claim: what rows of this table claim.
+        shared: for each source 64 bits that stand for what its rows must share with others.
+        scratch: an empty folder.
+        pool: who hashes.
+        conflict: takes the numbers of the source whose row stays and of the other, and rows of
+            `conflicts` with the part of the other, without `kept_run`.
+        advance: takes the bytes of a unit that was hashed.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+        OSError: if one can't be read, or `scratch` not written.
+    """
+    spread = _Spread(scratch, sum(unit.num_bytes for unit in units))
+
+    def hashed(unit: Unit) -> tuple[Hashes, Hashes]:
+        return _hashes(unit, claim, shared[unit.source])
+
+    offsets = [0]
+    for unit, (about, both) in zip(units, in_order(pool, hashed, units), strict=True):
+        spread.add(about, both, offsets[-1])
+        offsets.append(offsets[-1] + len(about))
+        advance(unit.num_bytes)
+    found = Duplicates(np.array(offsets), _no_marks(scratch / "marks", offsets[-1]))
+    sources = np.array([unit.source for unit in units])
+    reader = _Reader(units, found.offsets, claim, shared)
+    for entries in spread.files():
+        row_source = sources[reader.unit_of(entries["row"])]
+        repeated, kept, other = _sorted_out(entries, row_source)
+        found.marks[repeated] = True
+        for start in range(0, len(other), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            found.marks[reader.contradicting(kept[part], other[part], conflict)] = True
+    return found
+
+
+def _no_marks(path: Path, number: int) -> Marks:
+    if not number:
+        return np.zeros(0, np.bool_)
+    return np.memmap(path, np.bool_, "w+", shape=(number,))
+
+
+class _Spread:
+    """Entries in files by the first bits of what their rows are about."""
+
+    def __init__(self, folder: Path, num_bytes: int) -> None:
+        self._folder = folder
+        self._bits = min(_MOST_FILES, max(1, num_bytes // _SPREAD_BYTES)).bit_length() - 1
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"entries-{number}"
+
+    def add(self, about: Hashes, both: Hashes, first: int) -> None:
+        entries = np.empty(len(about), _ENTRY)
+        entries["about"], entries["all"] = about, both
+        entries["row"] = np.arange(first, first + len(about), dtype=np.uint64)
+        if not self._bits:
+            self._append(0, entries)
+            return
+        number = (about >> np.uint64(64 - self._bits)).astype(np.uint8)
+        order = np.argsort(number, kind="stable")
+        ends = np.searchsorted(number[order], np.arange(1 << self._bits), side="right")
+        for place, piece in enumerate(np.split(entries[order], ends[:-1])):
+            self._append(place, piece)
+
+    def _append(self, number: int, entries: npt.NDArray[Any]) -> None:
+        with self._path(number).open("ab") as file:
+            file.write(entries.data)
+
+    def files(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the entries of each file in the order of their rows, and take it away."""
+        for number in range(1 << self._bits):
+            path = self._path(number)
+            if path.exists():
+                yield np.fromfile(path, _ENTRY)
+                path.unlink()
+
+
+def _sorted_out(
+    entries: npt.NDArray[Any], source: npt.NDArray[np.int64]
+) -> tuple[Rows, Rows, Rows]:
+    """Return rows that repeat another, and pairs of rows that may contradict each other."""
+    order = np.argsort(entries["about"], kind="stable")
+    about, both, row = (entries[name][order] for name in ("about", "all", "row"))
+    begins = np.ones(len(about), np.bool_)
+    begins[1:] = about[1:] != about[:-1]
+    # For each row the first one with the same hash: it stays, with all of its source.
+    first = np.flatnonzero(begins)[np.cumsum(begins) - 1]
+    elsewhere = source[order] != source[order][first]
+    same = both == both[first]
+    unlike = elsewhere & ~same
+    return row[elsewhere & same], row[first][unlike], row[unlike]
+
+
+def _hashes(unit: Unit, claim: Claim, start: int) -> tuple[Hashes, Hashes]:
+    """Return for each row a hash of what it is about, and another of that and what it says."""
+    about, both = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for batch in unit.batches(_columns(claim), coded=True):
+        rows = _with_failure(batch, claim)
+        about.append(hash_rows(rows, _about(claim), start))
+        both.append(hash_rows(rows, _columns(claim), start ^ _OTHER))
+    return np.concatenate(about), np.concatenate(both)
+
+
+def _columns(claim: Claim) -> list[str]:
+    error = ["error"] if claim.fails else []
+    return [*claim.about, *(name for name in claim.says if name not in claim.about), *error]
+
+
+def _about(claim: Claim) -> list[str]:
+    return [*claim.about, *(["error"] if claim.fails else [])]
+
+
+def _with_failure(batch: pa.RecordBatch, claim: Claim) -> pa.RecordBatch:
+    """Return rows whose column `error` says whether there is one."""
+    if not claim.fails:
+        return batch
+    place = batch.schema.get_field_index("error")
+    return batch.set_column(place, "error", batch.column(place).is_valid())
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads rows again by their numbers."""
+
+    units: Sequence[Unit]
+    offsets: npt.NDArray[np.int64]
+    claim: Claim
+    shared: Sequence[int]
+
+    def unit_of(self, rows: Rows) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self.offsets, rows.astype(np.int64), side="right") - 1
+
+    def contradicting(
+        self, kept: Rows, other: Rows, conflict: Callable[[int, int, pa.Table], None]
+    ) -> Rows:
+        """Return those of `other` that are about the same as `kept`, and tell how they differ."""
+        one, two = self._rows(kept), self._rows(other)
+        sources = np.array([unit.source for unit in self.units])
+        of_one, of_two = sources[self.unit_of(kept)], sources[self.unit_of(other)]
+        shared = np.array(self.shared, np.uint64)
+        same = pa.chunked_array([pa.array(shared[of_one] == shared[of_two])])
+        for name in _about(self.claim):
+            same = pc.and_(same, _equal(one[name], two[name]))
+        pairs = np.stack([of_one, of_two])
+        for pair in np.unique(pairs, axis=1).T:
+            chosen = pc.and_(same, pa.array(np.all(pair == pairs.T, axis=1)))
+            if pc.any(chosen).as_py():
+                table = _differences(self.units[0].table, one.filter(chosen), two.filter(chosen),
+                                     self.claim)  # fmt: skip
+                if len(table):
+                    conflict(int(pair[0]), int(pair[1]), table)
+        found: Rows = other[same.to_numpy()]
+        return found
+
+    def _rows(self, rows: Rows) -> pa.Table:
+        """Return rows by their numbers, in the order given."""
+        wanted, place = np.unique(rows, return_inverse=True)
+        unit_of, tables = self.unit_of(wanted), []
+        for number in np.unique(unit_of):
+            inside = wanted[unit_of == number].astype(np.int64) - self.offsets[number]
+            tables.append(self._rows_of(self.units[number], inside))
+        return pa.concat_tables(tables).take(pa.array(place))
+
+    def _rows_of(self, unit: Unit, inside: npt.NDArray[np.int64]) -> pa.Table:
+        batches, first = [], 0
+        for batch in unit.batches([*_columns(self.claim), PART.name]):
+            here = inside[(inside >= first) & (inside < first + len(batch))] - first
+            batches.append(_with_failure(batch.take(pa.array(here)), self.claim))
+            first += len(batch)
+        return pa.Table.from_batches(batches)
+
+
+def _equal(one: pa.ChunkedArray, two: pa.ChunkedArray) -> pa.ChunkedArray:
+    both_unknown = pc.and_(pc.is_null(one), pc.is_null(two))
+    return pc.or_(pc.fill_null(pc.equal(one, two), False), both_unknown)
+
+
+def _differences(table: str, one: pa.Table, two: pa.Table, claim: Claim) -> pa.Table:
+    """Return a row of `conflicts` for each column in which two rows differ."""
+    schema, found = CONFLICTS.append(PART), []
+    for name in claim.says:
+        differ = pc.invert(_equal(one[name], two[name]))
+        kept, other = one.filter(differ), two.filter(differ)
+        columns = {
+            "table": pa.repeat(table, len(kept)),
+            "column": pa.repeat(name, len(kept)),
+            "kept": kept[name].cast(pa.string()),
+            "other": other[name].cast(pa.string()),
+            "kept_part": kept[PART.name],
+            PART.name: other[PART.name],
+        } | {c: kept[c] for c in claim.about if c in CONFLICTS.names}
+        if "program" in claim.says:
+            # What the kept row says of the program names it as well as what it is about would.
+            columns["program"] = kept["program"]
+        arrays = [columns.get(field.name, pa.nulls(len(kept), field.type)) for field in schema]
+        found.append(pa.table(arrays, schema=schema))
+    return pa.concat_tables(found)

@@ -1,0 +1,77 @@
+"""Points that others published, beside ours and never among them.
+
+Nobody ran their files here: their lengths and scores are what a table says, often on other splits
+and of other programs' parts. So they have fronts of their own, and no complexity is read off them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from search.pareto import pareto_front
+from search.programs.program import Length
+
+
+@dataclass(frozen=True)
+class ImportedPoint:
+    """One point of others; fields and order are those of `front --json`, unknown is None."""
+
+    run: str
+    task: str | None
+    model: str | None
+    regime: str | None
+    candidate: str | None
+    family: str | None
+    program_bits: int | None
+    payload_bits: int | None
+    score: float
+    lower: float | None
+    upper: float | None
+    num_examples: int | None
+    split: None = None
+    verified: None = None
+    certified: None = None
+    program: None = None
+    length: Length = "program"
+    certificate: None = None
+    imported: bool = True
+
+    @property
+    def bits(self) -> int:
+        """Return the length by which this point is compared with others of its front."""
+        found = self.program_bits if self.length == "program" else self.payload_bits
+        assert found is not None, "a point is on no front of a length that it does not have"
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this point."""
+        return asdict(self)
+
+
+def imported_points(
+    run: str, rows: Iterable[Mapping[str, Any]], length: Length
+) -> list[ImportedPoint]:
+    """Return those points of a table that have the length asked for, in their order.
+
+    Args:
+        run: what the points call where they come from.
+        rows: with the other fields of a point; further columns are not looked at.
+        length: by which the points are compared.
+    """
+    names = ("task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
+             "score", "lower", "upper", "num_examples")  # fmt: skip
+    return [
+        ImportedPoint(run=run, length=length, **{name: row[name] for name in names})
+        for row in rows
+        if row[f"{length}_bits"] is not None
+    ]
+
+
+def imported_fronts(
+    points: Sequence[ImportedPoint],
+) -> dict[tuple[str | None, str | None], list[ImportedPoint]]:
+    """Return the Pareto front of each (task, model), in the order in which they first appear."""
+    groups: dict[tuple[str | None, str | None], list[ImportedPoint]] = {}
+    for point in points:
+        groups.setdefault((point.task, point.model), []).append(point)
+    return {key: pareto_front(group) for key, group in groups.items()}

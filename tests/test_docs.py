@@ -1,0 +1,282 @@
+"""The documentation is true: links lead somewhere, the reference is complete, and its code runs.
+
+Commands that load a model are slow: `pytest -m slow tests/test_docs.py`.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+
+import launch
+from search.battery import Battery, load_battery
+from search.config_file import _Loader
+from search.judge import load_judge
+from search.sweep import Sweep, load_sweep
+from tests.conftest import REPOSITORY
+from tests.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
+
+sys.path.insert(0, str(REPOSITORY / "docs"))
+import make_reference
+
+sys.path.pop(0)
+# Pages whose blocks are changes to the code; they are made in a copy by tests/test_docs_adding.py.
+ADDING = ("docs/add-task.md", "docs/add-method.md", "docs/add-codec.md")
+HANDLED = {"bash", "console", "diff", "json", "python", "sql", "text", "yaml"}
+# How many blocks of a page are not run. Whoever adds one says so here too.
+NOT_RUN = {"docs/tutorial.md": 3}
+# The other commands in `bash` blocks, and how it is seen that they could be right.
+OTHERS = ("cd", "git", "kubectl", "mkdocs", "pre-commit", "source", "tests/")
+
+
+def slugs(path: Path) -> set[str]:
+    """Return the anchors that headings have on GitHub."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    seen: Counter[str] = Counter()
+    found = set()
+    for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+        found.add(f"{words}-{seen[words]}" if seen[words] else words)
+        seen[words] += 1
+    return found
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_links_and_anchors_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text("utf-8"))):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        assert place.is_relative_to(REPOSITORY), target
+        assert place.exists(), target
+        assert not anchor or anchor in slugs(place), target
+
+
+def test_the_site_builds_without_a_warning_and_asks_nobody_else(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        text = (tmp_path / page.with_suffix(".html").name).read_text("utf-8")
+        fetched = re.findall(r'<(?:script|link|img|iframe)[^>]*?(?:src|href)="?([^" >]+)', text)
+        assert fetched
+        assert not [url for url in fetched if "//" in url]
+    assert "name: own-data" in (tmp_path / "source/examples/own_data.yaml.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", sorted(make_reference.PAGES))
+def test_the_reference_is_up_to_date_and_says_what_everything_means(page: str) -> None:
+    text = make_reference.PAGES[page]()
+    assert (REPOSITORY / "docs" / page).read_text("utf-8") == text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    assert not [row for row in rows if re.search(r"\|\s*\|$", row)]
+
+
+def test_every_example_is_described() -> None:
+    folder = REPOSITORY / "examples"
+    rows = re.findall(r"^\| \[(.+?)\]", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(path.name for path in folder.glob("*.yaml"))
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    assert {block.language for block in BLOCKS} <= HANDLED
+    assert Counter(b.page for b in BLOCKS if b.reason) == NOT_RUN
+    for block in blocks("diff"):
+        assert block.page in ADDING, block.name
+
+
+def in_path(folder: Path, **scripts: str) -> None:
+    """Make commands of these names in `folder / "bin"`: what Python is given before arguments."""
+    (folder / "bin").mkdir()
+    for name, words in scripts.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n', "utf-8")
+        script.chmod(0o755)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the examples and a recorded quickstart with everything done to it."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "runs").mkdir(mode=0o700)
+    with tarfile.open(REPOSITORY / "tests" / "recorded_quickstart.tar.xz") as archive:
+        archive.extractall(folder / "runs", filter="data")
+    manifest = folder / "runs" / "quickstart" / "run.json"
+    run = json.loads(manifest.read_text("utf-8"))
+    run["sweep_folder"] = str(REPOSITORY / "examples")
+    manifest.write_text(json.dumps(run), "utf-8")
+    (folder / "examples").symlink_to(REPOSITORY / "examples")
+    in_path(folder, kilobit=f"{REPOSITORY}/launch.py", python="")
+    return folder
+
+
+def shell(folder: Path, command: str) -> str:
+    """Return what a command prints in a folder."""
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "COLUMNS": "100", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Yield each command of a console block with what it is said to print."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        lines = part.splitlines(keepends=True)
+        last = next(i for i, line in enumerate(lines) if not line.rstrip("\n").endswith("\\"))
+        yield "".join(lines[: last + 1]), "".join(lines[last + 1 :])
+
+
+def compare(shown: str, printed: str) -> None:
+    """Compare what a page shows with what was printed; `...` stands for anything."""
+    checker = OutputChecker()
+    # Tables end in spaces, pages don't.
+    plain = "\n".join(line.rstrip() for line in printed.splitlines()) + "\n"
+    same = checker.check_output(shown, plain, ELLIPSIS | NORMALIZE_WHITESPACE)
+    assert same, f"the page shows\n{shown}\nand it prints\n{plain}"
+
+
+def consoles() -> Iterator[Any]:
+    """Yield the console blocks; those that load torch or a model are slow."""
+    for block in (b for b in blocks("console") if b.page not in ADDING):
+        heavy = re.search(r"--dry-run|kilobit verify|program\.py \S", block.text)
+        yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
+
+
+@pytest.mark.parametrize("block", list(consoles()))
+def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> None:
+    for command, shown in commands(block):
+        compare(shown, shell(workspace, command))
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in blocks("python") if b.page not in ADDING], ids=lambda b: b.name
+)
+def test_python_runs(block: Block, workspace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block.text],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=workspace,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    compare(output_of(block) or "...\n", done.stdout)
+
+
+@pytest.mark.parametrize("block", blocks("sql"), ids=lambda b: b.name)
+def test_sql_runs(block: Block, workspace: Path) -> None:
+    with duckdb.connect() as connection:
+        for table in (workspace / "runs" / "quickstart" / "ledger").iterdir():
+            if any(table.glob("*.parquet")):
+                connection.sql(f"CREATE VIEW {table.name} AS FROM '{table}/*.parquet'")
+        for statement in filter(str.strip, block.text.split(";")):
+            assert connection.sql(statement).fetchall()
+
+
+def test_json_is_json() -> None:
+    for block in blocks("json"):
+        for line in block.text.splitlines():
+            json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in blocks("yaml") if b.page not in ADDING], ids=lambda b: b.name
+)
+def test_yaml_is_a_sweep_file_or_a_part_of_one(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "block.yaml"
+    path.write_text(block.text, "utf-8")
+    keys = set(yaml.load(block.text, Loader=_Loader))
+    if keys == {"judge"}:
+        load_judge(path)
+    elif keys <= set(Battery.model_fields):
+        load_battery(path)
+    else:
+        path.write_text(rest_of_a_sweep(keys) + block.text, "utf-8")
+        load_sweep(path)
+
+
+def rest_of_a_sweep(keys: set[str]) -> str:
+    """Return the quickstart without `keys`, or nothing where they are a whole sweep file."""
+    if keys >= {"name", "task", "base_models", "families"}:
+        return ""
+    assert keys <= set(Sweep.model_fields)
+    text = (REPOSITORY / "examples" / "quickstart.yaml").read_text("utf-8")
+    whole: dict[str, Any] = yaml.load(text, Loader=_Loader)
+    return "".join(f"{key}: {json.dumps(whole[key])}\n" for key in whole if key not in keys)
+
+
+def kilobit_lines() -> Iterator[tuple[str, str]]:
+    """Yield each command line of kilobit in a shell block or an indented one, and its place."""
+    for path in MARKDOWN:
+        if path.name != "command-line.md":  # which is made from the parser
+            text = path.read_text("utf-8")
+            for line in re.findall(r"^    (kilobit .*)$", text, re.MULTILINE):
+                yield path.name, line
+    for block in (b for b in BLOCKS if b.language in ("bash", "console")):
+        text = block.text.replace("\\\n", " ")
+        for line in re.findall(r"^(?:\$ |.*&& \.venv/bin/)?(kilobit .*)$", text, re.MULTILINE):
+            if block.language == "bash" or f"$ {line}" in text:
+                yield block.name, line
+
+
+def test_command_lines_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = list(kilobit_lines())
+    assert len(lines) > 40
+    for place, line in lines:
+        # What follows two spaces says what the command does; `[...]` may be given, `a|b` is either.
+        command = re.split(r"\s{2,}|\s[|>]\s", line)[0].rstrip("\\ ")
+        command = re.sub(r"[\[\]]|(?<=\w)\|\w+|…", "", command.replace("...", ""))
+        command = re.sub(r"\b[NS]\b", "1", command)
+        argv = shlex.split(command, comments=True)[1:]
+        try:
+            launch.parse(argv)
+        except SystemExit as end:
+            assert end.code == 0, f"{place}: {line}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=lambda b: b.name)
+def test_shell_lines_name_what_is_there(block: Block) -> None:
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    text = block.text.replace("\\\n", " ")
+    for line in re.split(r"\n|&&|\|", text):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        name = words[0].removeprefix(".venv/bin/")
+        for extras in re.findall(r"\[([\w,]+)\]", line) if name == "pip" else ():
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), line
+        for path in re.findall(r"(?:tests|docs|benchmarks|examples)/[\w./-]+", line):
+            assert (REPOSITORY / path).exists(), line
+        known = name in ("kilobit", "pip", "pytest", "python", "python3") or name.startswith(OTHERS)
+        assert known, f"{block.name}: {line}"
