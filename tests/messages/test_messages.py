@@ -12,9 +12,10 @@ import pytest
 
 import launch
 from tests.messages import (
+    aggregate_cases,
     launcher_cases,
     program_cases,
-    report_and_aggregate_cases,
+    report_cases,
     run_cases,
     sweep_cases,
 )
@@ -26,7 +27,8 @@ CASES: list[Case] = [
     *run_cases.CASES,
     *program_cases.CASES,
     *launcher_cases.CASES,
-    *report_and_aggregate_cases.CASES,
+    *aggregate_cases.CASES,
+    *report_cases.CASES,
 ]
 # A piece of the source of each place that no case reaches, and why.
 NOT_REACHED = {
