@@ -34,6 +34,8 @@ Merge runs of several clusters into one data set: Parquet tables in which no row
 Read `docs/aggregate.md`."""
 _MOST_SECONDS = 1_000_000
 _MOST_LINKS = 1000
+_WATCH_S = 2.0
+_LEAST_WATCH_S, _MOST_WATCH_S = 0.2, 3600
 _SLURM = """\
 Write one batch script that holds a Ray cluster and the run in it, and submit it.
 
@@ -49,7 +51,7 @@ examples:
   kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
   kilobit run my.yaml --dry-run                        check everything, start nothing
   kilobit run my.yaml budget.seconds=600 seed=1        change values of the sweep file
-  kilobit status runs/quickstart                       how far a run is, from another shell
+  kilobit status runs/quickstart --watch               how far a run is, from another shell
   kilobit resume runs/quickstart                       go on with an interrupted run
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
@@ -98,6 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "overrides",
         nargs="*",
+        # Without it argparse says that they are required.
+        default=[],
         metavar="key=value",
         help="values to change, for example budget.candidates=20 or workers.per_model=2",
     )
@@ -127,12 +131,14 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --continue: as `resume --take-over`",
     )
+    _add_log_level(run)
 
     resume = commands.add_parser("resume", help="go on with an interrupted run")
     resume.add_argument("run", type=_place, metavar="RUN", help="the run folder")
     resume.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="another budget, for example budget.seconds=3600; nothing else can change",
     )
@@ -142,9 +148,19 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on although another process holds the run; what that one still writes is ignored",
     )
+    _add_log_level(resume)
 
     status = commands.add_parser("status", help="show how far a run is")
     status.add_argument("run", type=_place, metavar="RUN", help="the run folder")
+    status.add_argument(
+        "--watch",
+        type=_interval,
+        nargs="?",
+        const=_WATCH_S,
+        metavar="SECONDS",
+        help=f"look again every so many seconds ({_WATCH_S:g} by default), until nobody holds the "
+        "run any more; Ctrl-C leaves, with exit status 130, and the run does not notice",
+    )
 
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
     front.add_argument(
@@ -342,6 +358,7 @@ def make_parser() -> argparse.ArgumentParser:
     kubernetes.add_argument(
         "words",
         nargs="*",
+        default=[],
         metavar="SWEEP.yaml|key=value",
         help="further sweep files; values to change in all of them",
     )
@@ -369,6 +386,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning"),
+        default="info",
+        help="what the run's log is to hold at least (default: info); workers' lines are there too",
+    )
+
+
 def _place(text: str) -> Place:
     try:
         return place(text)
@@ -383,6 +409,19 @@ def _seconds(text: str) -> int:
             f"{text!r}: whole seconds from 1 to {_MOST_SECONDS} are allowed"
         )
     return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_WATCH_S <= seconds <= _MOST_WATCH_S:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {_LEAST_WATCH_S} to {_MOST_WATCH_S} seconds are allowed; RUN comes before "
+            "--watch"
+        )
+    return seconds
 
 
 def _links(text: str) -> int:

@@ -7,6 +7,7 @@ do that, so this module imports nothing heavy: a trial's process stays small and
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cluster.worker_log import keep_log
 from search.rungs import Rung
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class EvaluatorActor:
     """A worker of the pool; see `cluster.evaluator.Evaluator`, whose methods these are."""
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
+        self._log = keep_log(setup.log_level)
         from cluster.in_hand import in_hand_of
 
         # First of all, so that a worker is given up that dies of what it loads.
@@ -34,5 +36,9 @@ class EvaluatorActor:
         return self._evaluator.prompt_bits(texts)
 
     def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
-        """Train a candidate up to `rung`, score it, record it and return its row."""
-        return self._evaluator.run_rung(candidate_json, rung)
+        """Train a candidate up to `rung`, score it, record it and return its row.
+
+        What this process logged meanwhile is `log` in it.
+        """
+        row = self._evaluator.run_rung(candidate_json, rung)
+        return {**row, "log": self._log.take()}

@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from cluster.openings import Chosen, Opening, choose, open_sealed
-from cluster.proofs import VERIFY_TIMEOUT_S, at_once, followed, verify_front
+from cluster.progress import followed, waiting
+from cluster.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
 from cluster.run_folder import RunFolder, reopen_run
 from cluster.sandbox import ProgramFailedError
 from cluster.seeds import print_seeds, refuse_same_seeds
@@ -156,7 +157,9 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, missing, timeout_s) as found:
+    with ExitStack() as stack:
+        with waiting(console, "loading the base models of the front"):
+            found = stack.enter_context(verifier(one.run, missing, timeout_s))
         results = each_at_once(partial(certify, found), missing, at_once(one.run))
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         for point, error in followed(results, doing, len(missing), console):

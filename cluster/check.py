@@ -37,6 +37,7 @@ from search.space import (
     TokensFamily,
 )
 from search.sweep import Sweep, SweepError
+from search.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
     _check_cache(sweep, sweep_folder)
+    _check_trackers(sweep)
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
@@ -118,6 +120,13 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     if config.device == "cpu" or not torch.cuda.is_available():
         return None
     return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _check_trackers(sweep: Sweep) -> None:
+    try:
+        check_trackers(sweep.trackers)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
 
 
 def check_fits(sweep: Sweep) -> None:
@@ -327,4 +336,8 @@ def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error, with the next where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])

@@ -5,7 +5,9 @@ answer at once.
 """
 
 import argparse
+import logging
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -45,16 +47,18 @@ from cluster.show import (
     print_front,
     print_left_out,
     progress,
-    status,
 )
+from cluster.status import status
 from cluster.terminal import Terminal, plain
 from evaluators.fence import SupersededError
+from evaluators.parts import DamagedError
 from search.sweep import Sweep, SweepError, load_sweep
 
 if TYPE_CHECKING:
     from cluster.check import Plan
     from cluster.run import Outcome
 
+_LOG = logging.getLogger("kilobit")
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -84,7 +88,7 @@ def dispatch(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Not a failure: the reader has seen enough.
         raise
-    except (OSError, SupersededError, DamagedRunError) as error:
+    except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = load_sweep(args.sweep, args.overrides)
     folder = args.sweep.absolute().parent
     if is_outside(args.address) and not args.dry_run:
-        flags = ["--continue"] * args.go_on + ["--take-over"] * args.take_over
+        flags = ["--continue"] * args.go_on + ["--take-over"] * args.take_over + _logged(args)
         out = args.out or sweep.out or Path("runs") / sweep.name
         where = [str(args.sweep.absolute()), "--out", str(out.absolute())]
         return _drive(args.address, ["run", *where, *flags, *args.overrides])
@@ -118,13 +122,14 @@ def run(args: argparse.Namespace) -> int:
         else create_run(sweep, args.sweep, args.out)
     ) as run_folder:
         print_left_out(console, run_folder)
-        return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+        check_s = time.monotonic() - began
+        return _execute(run_folder, plan, console, args.address, check_s, args.log_level)
 
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
     if is_outside(args.address):
-        flags = ["--take-over"] * args.take_over
+        flags = ["--take-over"] * args.take_over + _logged(args)
         return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
     began = time.monotonic()
     console = Terminal()
@@ -135,7 +140,12 @@ def resume(args: argparse.Namespace) -> int:
 
             local = args.address is None
             plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
-        return _execute(run_folder, plan, console, args.address, time.monotonic() - began)
+        check_s = time.monotonic() - began
+        return _execute(run_folder, plan, console, args.address, check_s, args.log_level)
+
+
+def _logged(args: argparse.Namespace) -> list[str]:
+    return ["--log-level", args.log_level]
 
 
 def _drive(address: str, words: Sequence[str]) -> int:
@@ -159,12 +169,20 @@ def _no_cluster(address: str | None, error: ConnectionError) -> SweepError:
 
 
 def _execute(
-    run_folder: RunFolder, plan: "Plan", console: Console, address: str | None, check_s: float
+    run_folder: RunFolder,
+    plan: "Plan",
+    console: Console,
+    address: str | None,
+    check_s: float,
+    log_level: str = "info",
 ) -> int:
     from cluster.pool import PoolError
     from cluster.run import StoppedError, execute
 
-    log_to(run_folder.path, run_folder.attempt)
+    log_to(run_folder.path, run_folder.attempt, log_level)
+    _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
+    for line in run_folder.left_out:
+        _LOG.warning("left out and to be done again: %s", line)
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
@@ -177,10 +195,13 @@ def _execute(
             certifying = time.monotonic()
             outcome.uncertified = _certify(run_folder, console)
             outcome.seconds["certify"] = time.monotonic() - certifying
+        _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
+        _LOG.warning("interrupted")
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
     except (SweepError, PoolError, ConnectionError) as error:
+        _LOG.error("stopped: %s", error)
         close_log()
         discard_run(run_folder)
         if isinstance(error, ConnectionError):
@@ -189,7 +210,8 @@ def _execute(
             raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, DamagedRunError, OSError) as error:
+    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+        _LOG.error("stopped: %s", error)
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED

@@ -17,12 +17,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.progress import Bar
 from cluster.run_folder import open_run
-from cluster.terminal import Terminal, plain
+from cluster.terminal import Terminal, plain, stderr_console
 from evaluators.answers import Answer, pair_answers, read_answers, read_prompts, read_verdicts
 from evaluators.endpoint import Endpoint
 from evaluators.judges import EndpointJudge, FileJudge
-from evaluators.preference import Judge, Judged, Pair, Summary, judge_pairs, summarise
+from evaluators.preference import (
+    Judge,
+    Judged,
+    Pair,
+    Summary,
+    judge_pairs,
+    num_questions,
+    summarise,
+)
 from evaluators.storage import write_whole
 from evaluators.tasks import load_task
 from evaluators.ties import Strength, strengths
@@ -54,11 +63,13 @@ def compare(args: argparse.Namespace) -> int:
     rows = people
     if judge is not None:
         try:
-            with Console(stderr=True).status(f"judging {len(pairs)} pairs of answers"):
-                rows = judge_pairs(pairs, judge)
+            # What is printed may be read by a program.
+            doing = f"judging {len(pairs)} pairs of answers"
+            with Bar(stderr_console(), doing, num_questions(pairs)) as bar:
+                rows = judge_pairs(pairs, judge, bar.advance)
         except OSError as error:
             print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-            _print_spent(Console(stderr=True, soft_wrap=True, markup=False), judge, settings)
+            _print_spent(stderr_console(), judge, settings)
             return _FAILED
     assert rows is not None
     if args.rows is not None:

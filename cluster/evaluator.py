@@ -8,6 +8,7 @@ repeated call costs nothing and changes nothing.
 
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ from search.candidate import Candidate
 from search.rungs import Rung
 from search.sweep import Sweep
 
+_LOG = logging.getLogger("kilobit")
 Ask = tuple[str, Rung]
 # A look at a store is a request.
 _LOOK_EVERY_S = 0.25
@@ -114,6 +116,7 @@ class Evaluator:
         )
         self._record_load(config)
         self._in_hand.ready()
+        _LOG.info("holds %s on %s", config.label, platform.node())
 
     def ready(self) -> str:
         """Return the digest of the base model; an answer says that the model is loaded."""
@@ -164,6 +167,7 @@ class Evaluator:
         return [{**work.row, "together": messages} for work in works]
 
     def _run(self, works: Sequence[Work]) -> None:
+        _LOG.debug("begins %s", ", ".join(work.part for work in works))
         with self._in_hand.holding([work.part for work in works]):
             try:
                 self._runner.run(works)
@@ -184,6 +188,7 @@ class Evaluator:
             why = self._in_hand.cause
             work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran{why}"
             self._rows.finish([work])
+            _LOG.warning("%s is given up: %s", work.part, work.row["error"])
         else:
             return False
         return True

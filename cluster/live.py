@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.terminal import renews
 from evaluators.figures.style import bits_label
 from search.schedulers.scheduler import Decision
 
@@ -84,7 +85,7 @@ class LiveView:
         # A terminal renews itself, so that time goes on where a rung takes long.
         self._live = (
             Live(console=console, get_renderable=self._table, refresh_per_second=2)
-            if console.is_terminal
+            if renews(console)
             else None
         )
         self._last = 0.0

@@ -1,5 +1,6 @@
 """What crosses between driver, trials and workers. Light: a trial's process imports no torch."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class EvaluatorSetup:
         versions: of the driver's libraries, which the worker's have to equal.
         cpus: that each rank of the worker reserves.
         room: the placement group of its ranks; a worker of one rank can do without.
+        log_level: from which on it logs.
     """
 
     sweep: str
@@ -51,6 +53,7 @@ class EvaluatorSetup:
     versions: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 1.0
     room: Any = None
+    log_level: int = logging.INFO
 
 
 def rung_part(candidate_id: str, rung: Rung) -> str:

@@ -5,7 +5,7 @@ context is a verdict with the reason; nothing is cut off silently. Questions go 
 one after another, so that no padding and no neighbour changes a verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from cluster.frozen import Frozen, load
 from cluster.generation import asked, generate
 from evaluators.judges import fill, read_verdict
-from evaluators.preference import Place, Question, Verdict
+from evaluators.preference import Place, Question, Verdict, tell_nobody
 from search.judge import ModelJudge
 
 
@@ -42,9 +42,15 @@ class LocalJudge:
         if config.read == "logprobs":
             _check_labels(config.labels, self._labels)
 
-    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+    def verdicts(
+        self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
+    ) -> list[Verdict]:
         """Return a verdict for each question, in their order."""
-        return [self._verdict(question) for question in questions]
+        found = []
+        for question in questions:
+            found.append(self._verdict(question))
+            on_each()
+        return found
 
     def _verdict(self, question: Question) -> Verdict:
         config, frozen = self._config, self._frozen

@@ -66,13 +66,11 @@ def choose(run: RunFolder) -> Chosen:
     """Return the programs on the verified fronts of a run.
 
     Raises:
-        SweepError: if there are none, or the ledger can't be read.
+        SweepError: if there are none.
+        DamagedError: if a part of the ledger is damaged.
     """
-    try:
-        on_front = [point for front in fronts(points_of(run)).values() for point in front]
-        rows = run.ledger.rows("rungs", ["candidate", "rung", "base_digest"])
-    except ValueError as error:
-        raise SweepError(str(error)) from error
+    on_front = [point for front in fronts(points_of(run)).values() for point in front]
+    rows = run.ledger.rows("rungs", ["candidate", "rung", "base_digest"])
     points = tuple(point for point in on_front if point.verified)
     if not points:
         raise SweepError(f"{run.path} has no verified program on its front: nothing to certify")

@@ -5,6 +5,7 @@ place for it yet, or loses the node that it was on, Ray looks for another place,
 away until its model is loaded there. The search goes on with those that are here.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -77,6 +78,7 @@ class Pool:
                 versions=versions,
                 cpus=self._cpus,
                 room=room,
+                log_level=logging.getLogger("kilobit").getEffectiveLevel(),
             )
             self._rooms[worker.name] = room
             self._handles[worker.name] = actor_class.options(

@@ -4,12 +4,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
+from cluster.progress import followed, waiting
 from cluster.run_folder import RunFolder, check_reachable, reopen_run
 from cluster.show import num_lost, points_of, print_front, print_left_out
 from cluster.terminal import Terminal
@@ -18,7 +18,6 @@ from search.programs.text import PayloadError
 from search.sweep import SweepError
 
 VERIFY_TIMEOUT_S = 3600
-Item = TypeVar("Item")
 
 
 def verify_front(
@@ -41,21 +40,23 @@ def verify_front(
         OSError: if the ledger can't be written.
     """
     began = time.monotonic()
-    waiting = _unverified(points_of(run, trusting=not again))
-    while waiting:
+    unverified = _unverified(points_of(run, trusting=not again))
+    while unverified:
         from cluster.verify import each_at_once, verifier
 
-        with verifier(run, waiting, timeout_s) as found:
-            results = each_at_once(found.verify, waiting, at_once(run))
-            doing = f"verifying {len(waiting)} programs of the front"
-            for point, result in followed(results, doing, len(waiting), console):
+        with ExitStack() as stack:
+            with waiting(console, "loading the base models of the front"):
+                found = stack.enter_context(verifier(run, unverified, timeout_s))
+            results = each_at_once(found.verify, unverified, at_once(run))
+            doing = f"verifying {len(unverified)} programs of the front"
+            for point, result in followed(results, doing, len(unverified), console):
                 if not result.verified:
                     why = result.error or (
                         f"{result.num_examples - result.num_equal} of {result.num_examples} "
                         "predictions differ"
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
-        waiting = _unverified(points_of(run))
+        unverified = _unverified(points_of(run))
     return time.monotonic() - began
 
 
@@ -64,14 +65,6 @@ def at_once(run: RunFolder) -> int:
     if any(model.device != "cpu" for model in run.sweep.base_models):
         return 1
     return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
-
-
-def followed(results: Iterable[Item], doing: str, number: int, console: Console) -> Iterator[Item]:
-    """Yield `results` under a progress bar, or after a line without a terminal."""
-    quiet = not console.is_terminal
-    if quiet:
-        console.print(doing)
-    yield from track(results, doing, number, console=console, transient=True, disable=quiet)
 
 
 def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
@@ -152,14 +145,15 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
         "you can read"
     )
     try:
-        outputs = run_files(
-            program.script,
-            program.payload,
-            args.model,
-            [example["input"] for example in examples],
-            limits_of(program, 1, args.timeout),
-            train,
-        )
+        with waiting(console, f"running it on {len(examples)} examples"):
+            outputs = run_files(
+                program.script,
+                program.payload,
+                args.model,
+                [example["input"] for example in examples],
+                limits_of(program, 1, args.timeout),
+                train,
+            )
     except ProgramFailedError as error:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)
         return 1

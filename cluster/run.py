@@ -20,10 +20,12 @@ from cluster.capacity import TRIAL_CPUS
 from cluster.check import Plan
 from cluster.live import Course, LiveView
 from cluster.pool import Pool, prompt_bits_of
+from cluster.progress import Bar
 from cluster.recorder import Recorder
 from cluster.replay import Replayed, replay
 from cluster.run_folder import RunFolder
 from cluster.session import ray_session
+from cluster.trackers import Tracking, finishing, make_trackers
 from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
 from evaluators.stored_path import StoredPath
 from search.candidate import Candidate
@@ -72,6 +74,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     if early is not None and not _find_work(*early, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
+    trackers = make_trackers(run, console.print)
     with ray_session(address), _tune_folder(run) as tune_folder:
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
@@ -81,7 +84,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
             recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
-            _search(run, plan, recorder, state, pool, tune_folder, console, outcome)
+            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -133,7 +136,8 @@ def _tune_folder(run: RunFolder) -> Iterator[Path]:
 
 
 def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
-    _LOG.info(
+    _LOG.log(
+        logging.WARNING if row.get("error") else logging.INFO,
         "%s %s rung %d score %s bits %s: %s, %s",
         candidate.model,
         decision.candidate,
@@ -143,18 +147,18 @@ def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reaso
         decision.action,
         reason,
     )
+    if row.get("error"):
+        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, row["error"])
 
 
 def _wait_for_workers(pool: Pool, console: Console) -> None:
     total, told = len(pool.workers), ""
-    if not console.is_terminal:
-        console.print(f"loading base models into {total} workers")
-    with console.status(f"loading base models: 0 of {total} workers ready") as status:
+    with Bar(console, f"loading base models into {total} workers", total) as bar:
 
         def on_change(ready: int, waits_for: str) -> None:
             nonlocal told
             _LOG.info("%d of %d workers hold their model; %s", ready, total, waits_for)
-            status.update(f"loading base models: {ready} of {total} workers ready")
+            bar.reach(ready)
             if waits_for and waits_for != told:
                 console.print(waits_for)
                 told = waits_for
@@ -171,6 +175,7 @@ def _search(
     tune_folder: Path,
     console: Console,
     outcome: Outcome,
+    trackers: Sequence[Tracking],
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
@@ -192,7 +197,9 @@ def _search(
         searcher = RecordedSearcher(
             recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
         )
-        errors = run_trials(searcher, RecordedScheduler(recorder, brake), TRIAL_CPUS, tune_folder)
+        scheduler = RecordedScheduler(recorder, brake)
+        with finishing(trackers):
+            errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
     for error in errors:
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)

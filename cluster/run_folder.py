@@ -7,6 +7,7 @@ RUN/programs/     the programs of the front, MODEL-CANDIDATE each
 RUN/cache/        outputs that were generated before
 RUN/incumbents/   messages to workers
 RUN/in_hand/      what each worker has in hand
+RUN/tensorboard/  event files, and RUN/wandb, where the sweep names these trackers
 RUN/front.png     the picture of the front
 RUN/run.log       one line an event
 
@@ -26,6 +27,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from cluster.attempts import hold
 from cluster.permissions import check_nobody_else_writes, make_folder
@@ -48,7 +51,17 @@ _BEGUN = re.compile(
 
 
 # Folders of a run that can be taken away before anything was scored.
-_MADE = ("ledger", "states", "incumbents", "in_hand", "places", "log", ".tune")
+_MADE = (
+    "ledger",
+    "states",
+    "incumbents",
+    "in_hand",
+    "places",
+    "log",
+    "tensorboard",
+    "wandb",
+    ".tune",
+)
 
 
 class DamagedRunError(RuntimeError):
@@ -235,7 +248,9 @@ def continue_run(
 
 def _searched(sweep: Sweep) -> dict[str, Any]:
     """Return what decides the course of a search: all but its budget and where it runs."""
-    return sweep.model_dump(mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes"})
+    return sweep.model_dump(
+        mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes", "trackers"}
+    )
 
 
 def _sweep_scratch(path: Place) -> None:
@@ -279,7 +294,13 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SweepError(f"{path} holds no run: {file.name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in ("sweep", *problem["loc"]))
+        raise SweepError(f"{file} can't be read: {field}: {problem['msg']}") from error
+    except KeyError as error:
+        raise SweepError(f"{file} can't be read: {error} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
         raise SweepError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 

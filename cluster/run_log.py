@@ -1,5 +1,8 @@
 """The log of a run: one line an event, in a local file or as objects on a store.
 
+A line has the time, the level (DEBUG, INFO, WARNING, ERROR) and what happened. Lines of workers
+are there too (`cluster.worker_log`).
+
 A store has no appending. There the lines of an attempt are written as RUN/log/a1.000.log, a whole
 object again every few seconds while lines come, and the next number begins where one has grown
 large. A killed run has lost the lines of its last seconds; what they told of is in the ledger.
@@ -14,12 +17,19 @@ from evaluators.storage import Place, write_whole
 from evaluators.stored_path import StoredPath
 
 WRITE_EVERY_S = 5.0
+LEVELS = ("debug", "info", "warning")
 _MOST_BYTES = 1 << 18
 _LOG = logging.getLogger("kilobit")
 
 
-def log_to(run: Place, attempt: int) -> None:
-    """Send what is logged to the log of a run, until the process ends or the next call."""
+def log_to(run: Place, attempt: int, level: str = "info") -> None:
+    """Send what is logged to the log of a run, until the process ends or the next call.
+
+    Args:
+        run: the run's folder.
+        attempt: number of this attempt at it.
+        level: one of `LEVELS`; what matters less is left out.
+    """
     # A full disk is said once, by whoever needs the disk.
     logging.raiseExceptions = False
     handler: logging.Handler
@@ -28,7 +38,7 @@ def log_to(run: Place, attempt: int) -> None:
     else:
         handler = logging.FileHandler(run / "run.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    _LOG.setLevel(logging.INFO)
+    _LOG.setLevel(level.upper())
     _LOG.propagate = False
     close_log()
     _LOG.handlers = [handler]

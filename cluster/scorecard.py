@@ -7,7 +7,7 @@ RUN/scorecard.parquet, whole or not at all, a line an item and part (`search.cos
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from cluster.frozen import Frozen, load
 from cluster.judge import judge_of
 from cluster.offline import offline
 from cluster.program_files import read_program
+from cluster.progress import Bar
 from cluster.run_folder import RunFolder, open_run
 from cluster.show import points_of
 from cluster.subject import Subject, bare, with_program
-from cluster.terminal import Terminal
+from cluster.terminal import Terminal, stderr_console
 from evaluators.battery import Evaluator, Row
 from evaluators.parts import DamagedError, as_parquet
 from evaluators.storage import write_whole
@@ -88,8 +89,14 @@ def scorecard(args: argparse.Namespace) -> int:
         evaluators, missing = _evaluators(battery, battery_folder)
         lines: list[Line] = []
         for points in groups:
-            console.print(f"measuring {len(points)} programs of {points[0].model}")
-            lines += measure(run, points, evaluators, steps=battery.postprocess)
+            # The bare model is measured first.
+            doing = f"measuring {len(points)} programs of {points[0].model}"
+            # Lines of JSON stay alone on their stream.
+            said = stderr_console() if args.json else console
+            with Bar(said, doing, (1 + len(points)) * len(evaluators)) as bar:
+                lines += measure(
+                    run, points, evaluators, steps=battery.postprocess, on_each=bar.advance
+                )
     for item, why in missing.items():
         lines += [failed_line(point, item, why) for points in groups for point in points]
     lines = judge_lines(lines)
@@ -142,7 +149,12 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
 
 
 def measure(
-    run: RunFolder, points: Sequence[FrontPoint], evaluators: Sequence[Evaluator], *, steps: bool
+    run: RunFolder,
+    points: Sequence[FrontPoint],
+    evaluators: Sequence[Evaluator],
+    *,
+    steps: bool,
+    on_each: Callable[[], None] = lambda: None,
 ) -> list[Line]:
     """Return the lines of the programs `points`, all of one base model.
 
@@ -151,6 +163,7 @@ def measure(
         points: the programs.
         evaluators: what is measured.
         steps: apply their steps on outputs too.
+        on_each: called after each evaluator of each program.
 
     Raises:
         SweepError: if the base model, the run's data or a program can't be read, or the model is
@@ -163,12 +176,12 @@ def measure(
         raise SweepError(str(error)) from error
     frozen = _load(config, run.sweep_folder)
     _check_digest(run, points, frozen)
-    base = [_rows(evaluator, bare(frozen)) for evaluator in evaluators]
+    base = [_rows(evaluator, bare(frozen), on_each) for evaluator in evaluators]
     lines = []
     for point in points:
         for evaluator, rows, without in zip(
             evaluators,
-            _rows_of(run, point, task, frozen, evaluators, steps=steps),
+            _rows_of(run, point, task, frozen, evaluators, steps=steps, on_each=on_each),
             base,
             strict=True,
         ):
@@ -189,6 +202,7 @@ def _rows_of(
     evaluators: Sequence[Evaluator],
     *,
     steps: bool,
+    on_each: Callable[[], None],
 ) -> list[Found]:
     part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
     try:
@@ -205,14 +219,16 @@ def _rows_of(
             )
         except (ValueError, RuntimeError) as error:
             return [f"it can't be put on the model: {error}"] * len(evaluators)
-        return [_rows(evaluator, subject) for evaluator in evaluators]
+        return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
 
 
-def _rows(evaluator: Evaluator, subject: Subject) -> Found:
+def _rows(evaluator: Evaluator, subject: Subject, on_each: Callable[[], None]) -> Found:
     try:
         return evaluator.evaluate(subject)
     except (ValueError, MemoryError) as error:
         return str(error) or type(error).__name__
+    finally:
+        on_each()
 
 
 def _load(config: BaseModelConfig, folder: Path) -> Frozen:
@@ -221,6 +237,8 @@ def _load(config: BaseModelConfig, folder: Path) -> Frozen:
     Raises:
         SweepError: if it is not, or can't be loaded.
     """
+    if config.path is not None and not (folder / config.path).is_dir():
+        raise SweepError(f"base model {config.label}: there is no folder {folder / config.path}")
     try:
         if config.hub is not None:
             place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)

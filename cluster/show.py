@@ -1,13 +1,10 @@
-"""What a person sees of a run: its front as a table, JSON lines and a picture, and how far it is.
+"""What a person sees of a run: its front as a table, JSON lines and a picture.
 
-Nothing here imports torch or Ray, so `front` and `status` answer at once.
+Nothing here imports torch or Ray, so `front` answers at once.
 """
 
-import argparse
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import Any
 
 import pyarrow as pa
 from rich import box
@@ -15,36 +12,17 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from cluster.attempts import holder_of
-from cluster.run_folder import RunFolder, open_run
-from cluster.terminal import Terminal
+from cluster.run_folder import RunFolder
 from evaluators.storage import Place, write_whole
-from evaluators.usage import Usage, usage_of
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
-from search.sweep import Sweep, SweepError
+from search.sweep import Sweep
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
 _UNBOUNDED = 10_000
-_OF_A_WORKER = (
-    "candidate",
-    "rung",
-    "num_examples",
-    "error",
-    "finished_at",
-    "worker",
-    "attempt",
-    "seconds",
-    "train_s",
-    "generate_s",
-    "code_s",
-    "train_tokens",
-    "input_tokens",
-    "output_tokens",
-)
 _OF_A_POINT = (
     "candidate",
     "rung",
@@ -240,59 +218,3 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
 def progress(ended: int, total: int | None) -> str:
     """Return how many candidates there have been of how many."""
     return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"
-
-
-def _usage_line(one: Usage) -> str:
-    """Return what a worker did with its seconds, and how much of it its model computed."""
-    seconds = {
-        "loading": one.load_s,
-        "training": one.train_s,
-        "generating": one.generate_s,
-        "coding": one.code_s,
-        "other": one.other_s,
-        "idle": one.idle_s,
-    }
-    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    compute_s = one.train_s + one.generate_s
-    speed = f", {one.flops / compute_s / 1e9:.2f} model GFLOP/s" if compute_s else ""
-    return (
-        f"{one.worker}: {spent}; {one.trained + one.generated} tokens{speed}; computing "
-        f"{one.compute_share:.0%} of the time since it was ready"
-    )
-
-
-def status(args: argparse.Namespace) -> int:
-    """Print how far a run is."""
-    run_folder = open_run(args.run)
-    ledger = run_folder.ledger
-    try:
-        rungs = ledger.rows("rungs", _OF_A_WORKER)
-        workers = ledger.rows("workers")
-        decisions = ledger.rows("decisions", ["candidate", "decision"])
-    except ValueError as error:
-        raise SweepError(str(error)) from error
-    console = Terminal()
-    actions = Counter(d["decision"] for d in decisions)
-    ended = actions["stop"] + actions["finish"]
-    table = Table("rung", "examples", "train steps", "finished", "failed")
-    for rung in run_folder.sweep.rungs.ladder():
-        here = [row for row in rungs if row["rung"] == rung.index]
-        failed = sum(row["error"] is not None for row in here)
-        table.add_row(
-            *map(str, (rung.index, rung.num_examples, rung.train_steps, len(here), failed))
-        )
-    console.print(f"{run_folder.sweep.name}, attempt {run_folder.attempt}: {run_folder.path}")
-    console.print(table)
-    console.print(
-        f"{progress(ended, run_folder.sweep.most_candidates)} ended: "
-        f"{actions['finish']} completed the last rung, "
-        f"{actions['stop']} stopped before"
-    )
-    for one in usage_of(workers, rungs):
-        console.print(_usage_line(one))
-    if rungs:
-        last: Any = max(row["finished_at"] for row in rungs)
-        console.print(f"last rung finished at {last:%Y-%m-%d %H:%M:%S} UTC")
-    holder = holder_of(ledger.folder)
-    console.print("nobody holds it" if holder is None else f"held by {holder}")
-    return 0

@@ -21,6 +21,16 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def stderr_console() -> Console:
+    """Return a console for what is said beside a result that a program may read."""
+    return Console(stderr=True, soft_wrap=True, markup=False)
+
+
+def renews(console: Console) -> bool:
+    """Return whether a console can show something again in its place, as bars and tables need."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def plain(text: str) -> str:
     """Return a text from elsewhere without what would steer a terminal."""
     return "".join(

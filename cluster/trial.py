@@ -78,7 +78,9 @@ class RungTrial(tune.Trainable):
                 if not tries:
                     return {"halt": str(error)}
             else:
-                return message_of(row) | {"together": row.get("together") or [message_of(row)]}
+                together = row.get("together") or [message_of(row)]
+                said = {"worker": self._worker_name, "log": row.get("log", [])}
+                return message_of(row) | {"together": together, **said}
 
     def _run_rung(self, rung: Rung) -> dict[str, Any]:
         try:

@@ -20,6 +20,7 @@ from cluster.places import Places
 from cluster.recorder import Recorder
 from cluster.run_folder import RunFolder
 from cluster.trial import RungTrial
+from cluster.worker_log import relay
 from evaluators.fence import SupersededError
 from search.candidate import Candidate
 from search.rungs import Rung
@@ -76,6 +77,7 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         Results come one by one and in any order; the first brings the decision on all of them.
         """
         go_on = False
+        relay(result.get("worker", ""), result.get("log", ()))
         if result.get("halt"):
             self._brake.pull(result["halt"])
         elif not (result.get("lost") or result.get("away")):
@@ -166,6 +168,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             self._busy[trial_id] = (worker, candidate)
             self._num_busy[worker] += 1
             self._tell(worker, more=True)
+            _LOG.debug("%s goes to %s at rung %d", candidate.id, worker.name, next_rung)
             return {
                 "candidate": candidate.canonical(),
                 "first_rung": next_rung,
@@ -225,6 +228,7 @@ def run_trials(
     scheduler: RecordedScheduler,
     trial_cpus: float,
     scratch: Path,
+    callbacks: Sequence[tune.Callback] = (),
 ) -> list[BaseException]:
     """Run all trials through Ray Tune and return the errors of those that left no result.
 
@@ -233,6 +237,7 @@ def run_trials(
         scheduler: who goes on.
         trial_cpus: what a trial reserves; it only waits for messages.
         scratch: where Tune keeps its own files; nothing of ours is read from there.
+        callbacks: are told of results.
     """
     tuner = tune.Tuner(
         tune.with_resources(RungTrial, {"cpu": trial_cpus}),
@@ -249,6 +254,7 @@ def run_trials(
             # Class trainables are asked for a checkpoint at their end unless told otherwise.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
+            callbacks=list(callbacks),
         ),
     )
     return list(tuner.fit().errors)

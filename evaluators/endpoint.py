@@ -20,7 +20,7 @@ from typing import Any
 
 from evaluators.chat import Chat, EndpointError, RefusedError, Reply, TryAgainError
 from evaluators.judges import EndpointJudge, fill, read_verdict
-from evaluators.preference import Question, Verdict
+from evaluators.preference import Question, Verdict, tell_nobody
 from evaluators.storage import write_whole
 from evaluators.streams import stream
 
@@ -84,7 +84,9 @@ class Endpoint:
         self._next_request = 0.0
         self._failures_in_a_row = 0
 
-    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+    def verdicts(
+        self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
+    ) -> list[Verdict]:
         """Return a verdict for each question; several are asked at once.
 
         Raises:
@@ -94,13 +96,17 @@ class Endpoint:
         self._given_up.clear()
         with ThreadPoolExecutor(self._config.concurrency) as threads:
             futures = [threads.submit(self._verdict, question) for question in questions]
+            found = []
             try:
-                return [future.result() for future in futures]
+                for future in futures:
+                    found.append(future.result())
+                    on_each()
             except BaseException:
                 # Whoever has not begun shall not; the others end with their request.
                 self._given_up.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
+        return found
 
     def _verdict(self, question: Question) -> Verdict:
         content = fill(self._config.template, question)

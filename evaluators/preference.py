@@ -10,7 +10,7 @@ counts in no share.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,11 +49,17 @@ class Verdict:
     reason: str | None = None
 
 
+def tell_nobody() -> None:
+    """Say nothing about a verdict that was given."""
+
+
 class Judge(Protocol):
     """Whoever prefers one of two answers."""
 
-    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        """Return a verdict for each question, in their order.
+    def verdicts(
+        self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
+    ) -> list[Verdict]:
+        """Return a verdict for each question, in their order; `on_each` is called after each.
 
         Raises:
             OSError: if nothing can be judged at all: a key that is refused, an endpoint that does
@@ -81,8 +87,15 @@ class Judged:
     reason: str | None = None
 
 
-def judge_pairs(pairs: Sequence[Pair], judge: Judge) -> list[Judged]:
-    """Return what `judge` says of each pair, in both orders.
+def num_questions(pairs: Sequence[Pair]) -> int:
+    """Return how many verdicts `judge_pairs` asks for: none where both answers are the same."""
+    return 2 * sum(pair.one != pair.two for pair in pairs)
+
+
+def judge_pairs(
+    pairs: Sequence[Pair], judge: Judge, on_each: Callable[[], None] = tell_nobody
+) -> list[Judged]:
+    """Return what `judge` says of each pair, in both orders; `on_each` is called after a verdict.
 
     Raises:
         OSError: from the judge, if it can't judge at all.
@@ -90,7 +103,7 @@ def judge_pairs(pairs: Sequence[Pair], judge: Judge) -> list[Judged]:
     asked = [pair for pair in pairs if pair.one != pair.two]
     questions = [Question(pair.input, pair.one, pair.two) for pair in asked]
     questions += [Question(pair.input, pair.two, pair.one) for pair in asked]
-    verdicts = judge.verdicts(questions)
+    verdicts = judge.verdicts(questions, on_each)
     assert len(verdicts) == len(questions)
     half = len(asked)
     found = {

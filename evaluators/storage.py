@@ -123,6 +123,11 @@ def create_whole(path: Place, content: bytes) -> None:
             # No hard links here. A reader that comes between the two steps sees an empty claim.
             with path.open("xb") as file:
                 file.write(content)
+    except OSError as error:
+        # A full disk is noticed where nobody knows the file.
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             scratch.unlink()

@@ -53,15 +53,15 @@ def usage_of(workers: Sequence[Row], rungs: Sequence[Row]) -> list[Usage]:
         workers: rows of the table `workers`.
         rungs: rows of the table `rungs`; those without a worker are left out.
     """
-    names = sorted({row["worker"] for row in workers})
-    return [
-        _usage(
-            name,
-            [row for row in workers if row["worker"] == name],
-            [row for row in rungs if row["worker"] == name],
-        )
-        for name in names
-    ]
+    loads, done = _by_worker(workers), _by_worker(rungs)
+    return [_usage(name, loads[name], done.get(name, [])) for name in sorted(loads)]
+
+
+def _by_worker(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["worker"], []).append(row)
+    return found
 
 
 def _usage(name: str, loads: Sequence[Row], rungs: Sequence[Row]) -> Usage:

@@ -58,7 +58,7 @@ def load_config(
         path: the file.
         model: what it has to fit.
         overrides: changes from the command line.
-        variants: kinds of the top-level keys that are discriminated unions.
+        variants: kinds of the top-level keys that are discriminated unions, or lists of them.
 
     Raises:
         ConfigError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
@@ -191,9 +191,12 @@ def _describe(
     variants: Mapping[str, Sequence[str]],
 ) -> str:
     location = list(problem["loc"])
-    if location[1:2] and location[1] in variants.get(str(location[0]), ()):
-        del location[1]
-    field = ".".join(str(part) for part in location) or "the file"
+    # Below the key, or below its place in a list.
+    for place in (1, 2):
+        if location[place : place + 1] and location[place] in variants.get(str(location[0]), ()):
+            del location[place]
+            break
+    field = ".".join(str(part) for part in location)
     where = f"{path}, line {_line(root, location)}"
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
         where = "command line"
@@ -205,15 +208,19 @@ def _describe(
         hint = f" Did you mean {close[0]!r}?" if close else ""
         allowed = f" Known here: {', '.join(known)}." if known else ""
         return f"{where}: unknown key {field!r}.{hint}{allowed}"
-    if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+    if problem["type"] == "union_tag_invalid":
         return f"{where}: {field}.kind must be one of {problem['ctx']['expected_tags']}"
+    if problem["type"] == "union_tag_not_found":
+        kinds = ", ".join(map(repr, variants.get(str(location[0]), ())))
+        return f"{where}: '{field}.kind' is missing" + (f"; it is one of {kinds}" if kinds else "")
     if problem["type"] == "missing":
         return f"{where}: {field!r} is missing"
     value = problem["input"]
     # A URL with a password in it is not repeated.
     hidden = isinstance(value, dict) or ("://" in str(value) and "@" in str(value))
     shown = "" if hidden else f" (found {value!r:.80})"
-    return f"{where}: {field}: {message}{shown}"
+    # What concerns several parts of the file names them itself.
+    return ": ".join(filter(None, (where, field, message))) + shown
 
 
 def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:

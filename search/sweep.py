@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from evaluators.config import Config, PlaceField
 from evaluators.storage import under
@@ -23,10 +23,11 @@ from search.rungs import RungConfig
 from search.schedulers.make import SchedulerConfig
 from search.slurm import SlurmConfig
 from search.space import Families
+from search.trackers import TRACKER_KINDS, Tracker
 from search.workers import Workers
 
 # What discriminated unions put into the location of a problem.
-_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS}
+_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
 
 
 class SweepError(ValueError):
@@ -112,6 +113,10 @@ class Sweep(Config):
             "default"
         ),
     ] = None
+    trackers: Annotated[
+        tuple[Tracker, ...],
+        Field(description="where results go besides the ledger; no part of what is searched"),
+    ] = ()
     slurm: Annotated[
         SlurmConfig | None,
         Field(description="where `kilobit slurm` launches it; no part of what is searched"),
@@ -134,6 +139,16 @@ class Sweep(Config):
         ends = self.budget.candidates is not None or self.budget.seconds is not None
         check_proposer(self.proposer, self.families, ends=ends)
         return self
+
+    @field_validator("trackers")
+    @classmethod
+    def _one_of_a_kind(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        # MLflow's library knows one server a process.
+        kinds = [tracker.kind for tracker in trackers]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two are of kind {twice!r}: give each kind once")
+        return trackers
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:

@@ -16,7 +16,9 @@ from evaluators.preference import (
     Question,
     Verdict,
     judge_pairs,
+    num_questions,
     summarise,
+    tell_nobody,
 )
 from evaluators.streams import stream
 from search.judge import load_judge
@@ -29,9 +31,14 @@ class By:
     def __init__(self, rule: Callable[[Question], Place | None]) -> None:
         self.rule, self.asked = rule, 0
 
-    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+    def verdicts(
+        self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
+    ) -> list[Verdict]:
         self.asked += len(questions)
-        places = [self.rule(question) for question in questions]
+        places = []
+        for question in questions:
+            places.append(self.rule(question))
+            on_each()
         return [Verdict(p, None if p else "no idea") for p in places]
 
 
@@ -109,6 +116,13 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked() -> None:
     assert rows[0].outcome == "tie"
     assert judge.asked == 0
     assert summarise(rows).flipped is None
+
+
+def test_each_verdict_is_told_of() -> None:
+    told: list[int] = []
+    pairs = [Pair("1", "q", "same", "same"), Pair("2", "q", "a", "b"), Pair("3", "q", "a", "c")]
+    judge_pairs(pairs, By(lambda _: "first"), lambda: told.append(1))
+    assert len(told) == num_questions(pairs) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,239 @@
+"""How far a run is, in numbers, from rows of its ledger and its sweep.
+
+Nothing here reads, prints or looks at a clock.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from evaluators.usage import Usage, usage_of
+from search.front import complete_points, fronts
+from search.pareto import complexity
+from search.sweep import Sweep
+
+Rows = Sequence[Mapping[str, Any]]
+# What is needed of each table.
+COLUMNS = {
+    "candidates": ("candidate", "task", "model", "regime", "family", "position"),
+    "rungs": (
+        "candidate",
+        "rung",
+        "split",
+        "num_examples",
+        "score",
+        "lower",
+        "upper",
+        "program_bits",
+        "payload_bits",
+        "program",
+        "error",
+        "finished_at",
+        "worker",
+        "attempt",
+        "seconds",
+        "train_s",
+        "generate_s",
+        "code_s",
+        "train_tokens",
+        "input_tokens",
+        "output_tokens",
+    ),
+    "decisions": ("candidate", "decision", "attempt"),
+    "workers": ("worker", "model", "num_parameters", "load_s", "started_at"),
+    "verifications": ("candidate", "program", "verified"),
+}
+_FAILURES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RungCount:
+    """How many have finished a rung, and how many of them failed there."""
+
+    index: int
+    num_examples: int
+    train_steps: int
+    finished: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ModelStanding:
+    """What was found for a base model.
+
+    Attributes:
+        model: its label.
+        begun: candidates that were proposed for it.
+        ended: those of them that have ended.
+        best: score, length in bits and number of examples of its best result: more examples weigh
+            more than a higher score on fewer. None before the first.
+        front: programs on its front.
+        shortest: for each target the bits of the shortest program that reaches it, if one does.
+    """
+
+    model: str
+    begun: int
+    ended: int
+    best: tuple[float, int, int] | None
+    front: int
+    shortest: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the last attempt that scored anything was, and when it will end.
+
+    Attributes:
+        rungs_a_minute: finished, since its first rung began.
+        ends_at: when all candidates will have ended at this pace, None if nobody can say.
+        budget_ends_at: when its time budget is used up, None if there is none.
+    """
+
+    rungs_a_minute: float
+    ends_at: datetime | None
+    budget_ends_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is.
+
+    Attributes:
+        rungs: the ladder.
+        models: in the order of the sweep file.
+        begun: candidates that were proposed.
+        most: how many there will be at most, None where only the time ends the run.
+        completed: candidates that completed the last rung.
+        stopped: candidates that ended before.
+        verified: programs whose files were run.
+        failures: candidate and last line of the error of the latest failed rungs, the latest first.
+        num_failed: rungs that failed in all.
+        usage: what workers did with their time.
+        pace: None before the first rung.
+        last: when the last rung was finished.
+    """
+
+    rungs: tuple[RungCount, ...]
+    models: tuple[ModelStanding, ...]
+    begun: int
+    most: int | None
+    completed: int
+    stopped: int
+    verified: int
+    failures: tuple[tuple[str, str], ...]
+    num_failed: int
+    usage: tuple[Usage, ...]
+    pace: Pace | None
+    last: datetime | None
+
+    @property
+    def ended(self) -> int:
+        """Return how many candidates have ended."""
+        return self.completed + self.stopped
+
+    @property
+    def running(self) -> int:
+        """Return how many candidates were begun and have not ended."""
+        return max(0, self.begun - self.ended)
+
+
+def standing_of(sweep: Sweep, tables: Mapping[str, Rows]) -> Standing:
+    """Return how far a run is.
+
+    Args:
+        sweep: what was asked for.
+        tables: rows of the ledger with the columns `COLUMNS`.
+    """
+    rungs, decisions = tables["rungs"], tables["decisions"]
+    finished = Counter(row["rung"] for row in rungs)
+    failed = sorted(
+        (row for row in rungs if row["error"] is not None), key=lambda row: row["finished_at"]
+    )
+    failed_at = Counter(row["rung"] for row in failed)
+    actions = Counter(row["decision"] for row in decisions)
+    return Standing(
+        rungs=tuple(
+            RungCount(r.index, r.num_examples, r.train_steps, finished[r.index], failed_at[r.index])
+            for r in sweep.rungs.ladder()
+        ),
+        models=_models(sweep, tables),
+        begun=sum(row["position"] is not None for row in tables["candidates"]),
+        most=sweep.most_candidates,
+        completed=actions["finish"],
+        stopped=actions["stop"],
+        verified=len(tables["verifications"]),
+        failures=tuple(
+            (row["candidate"], row["error"].strip().splitlines()[-1])
+            for row in reversed(failed[-_FAILURES_SHOWN:])
+        ),
+        num_failed=len(failed),
+        usage=tuple(usage_of(tables["workers"], rungs)),
+        pace=_pace(sweep, rungs, decisions),
+        last=max((row["finished_at"] for row in rungs), default=None),
+    )
+
+
+def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelStanding, ...]:
+    model_of = {row["candidate"]: row["model"] for row in tables["candidates"]}
+    proposed = [row for row in tables["candidates"] if row["position"] is not None]
+    begun = Counter(row["model"] for row in proposed)
+    ended = Counter(
+        model_of.get(row["candidate"])
+        for row in tables["decisions"]
+        if row["decision"] != "promote"
+    )
+    bits = f"{sweep.length}_bits"
+    best: dict[str, tuple[int, float, int]] = {}
+    for row in tables["rungs"]:
+        model = model_of.get(row["candidate"])
+        if model is None or row["score"] is None or row[bits] is None:
+            continue
+        found = (row["num_examples"], row["score"], -row[bits])
+        best[model] = max(best.get(model, found), found)
+    points = complete_points(
+        sweep.name,
+        tables["candidates"],
+        tables["rungs"],
+        tables["verifications"],
+        sweep.rungs.ladder()[-1],
+        sweep.length,
+    )
+    on_front = {model: front for (_, model), front in fronts(points).items()}
+    standings = []
+    for label in [model.label for model in sweep.base_models]:
+        front, found_best = on_front.get(label, []), best.get(label)
+        standings.append(
+            ModelStanding(
+                label,
+                begun[label],
+                ended[label],
+                found_best and (found_best[1], -found_best[2], found_best[0]),
+                len(front),
+                tuple(complexity(front, target) for target in sweep.targets),
+            )
+        )
+    return tuple(standings)
+
+
+def _pace(sweep: Sweep, rungs: Rows, decisions: Rows) -> Pace | None:
+    attempt = max((row["attempt"] for row in rungs), default=None)
+    own = [row for row in rungs if row["attempt"] == attempt]
+    if not own:
+        return None
+    first = min(own, key=lambda row: row["finished_at"])
+    began = first["finished_at"] - timedelta(seconds=first["seconds"] or 0)
+    last = max(row["finished_at"] for row in own)
+    gone_s = max((last - began).total_seconds(), 1e-6)
+    ended = [row for row in decisions if row["decision"] != "promote"]
+    here = sum(row["attempt"] == attempt for row in ended)
+    most, budget = sweep.most_candidates, sweep.budget.seconds
+    ends_at = None
+    if here and most is not None:
+        ends_at = last + timedelta(seconds=gone_s / here * max(0, most - len(ended)))
+    return Pace(
+        60 * len(own) / gone_s,
+        ends_at,
+        None if budget is None else began + timedelta(seconds=budget),
+    )

@@ -1,0 +1,91 @@
+"""What `aggregate` and `front` say of many runs as one data set."""
+
+import json
+from typing import Any
+
+from tests.messages.scene import Case, Scene, no_store
+
+IMPORT = "aggregate --import {here}/t.csv -o {here}/all"
+MAPPED = f"{IMPORT} --map score=accuracy,payload_bits=bits"
+
+
+def a_link(scene: Scene) -> None:
+    """Make a link to a folder."""
+    (scene.here / "folder").mkdir()
+    (scene.here / "all").symlink_to(scene.here / "folder")
+    scene.begun()
+
+
+def table(content: str) -> Any:
+    """Return what writes a table of others."""
+    return lambda scene: scene.file("t.csv", content)
+
+
+def data_set(content: Any) -> Any:
+    """Return what writes the description of a data set."""
+    return lambda scene: scene.file("set/dataset.json", json.dumps(content))
+
+
+def a_sweep_that_is_none(scene: Scene) -> None:
+    """Write a data set whose run has no sweep."""
+    scene.finished()
+    from launch import main
+
+    assert main(["aggregate", str(scene.here / "run"), "-o", str(scene.here / "set")]) == 0
+    file = scene.here / "set" / "dataset.json"
+    content = json.loads(file.read_text())
+    content["sources"][0]["about"]["sweep"] = {}
+    file.write_text(json.dumps(content))
+
+
+AGGREGATE = [
+    Case("aggregate -o {here}/all", "give runs or data sets, or a file by --import"),
+    Case(IMPORT, "--import and --map go together: a file, and which column is which field"),
+    Case("aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on a store: a data set is"),
+    Case(
+        "aggregate {run} -o {here}/all",
+        "-o: {here}/all is a file; a data set is a folder",
+        given=lambda scene: scene.file("all", "x"),
+    ),
+    Case(
+        "aggregate {run} -o {here}/all",
+        "-o: {here}/all is a link, which would be replaced; name the folder itself",
+        given=a_link,
+    ),
+    Case(
+        "aggregate {run} -o {here}/all",
+        "-o: {here}/all holds thesis.tex and is no data set: name a folder that is new, empty",
+        given=lambda scene: scene.file("all/thesis.tex", "x"),
+    ),
+    Case("aggregate {run} -o {here}/all", "{run} holds no run: run.json is missing"),
+    Case(
+        "aggregate s3://bucket/run -o {here}/all",
+        "s3://bucket: no answer at http://127.0.0.1:9",
+        given=no_store,
+    ),
+    Case(MAPPED, "{here}/t.csv: No such file or directory"),
+    Case(
+        MAPPED, "{here}/t.csv: no column 'accuracy' for score; there are 'a'", given=table("a\n1\n")
+    ),
+    Case(
+        MAPPED,
+        "{here}/t.csv, line 3: 1 values, but line 1 names 2 columns",
+        given=table("accuracy,bits\n0.5,80\n0.5\n"),
+    ),
+    Case(f"{IMPORT} --map x", "--map: 'x' is no FIELD=COLUMN and no FIELD:=VALUE"),
+    Case(f"{IMPORT} --map speed=x", "--map: no field 'speed'; there are "),
+    Case(f"{IMPORT} --map task:=x", "--map: score is needed: a column with numbers from 0 to 1"),
+]
+FRONT = [
+    Case(
+        "front {here}/set",
+        "{here}/set/dataset.json is not what a data set",
+        given=data_set({"sources": []}),
+    ),
+    Case(
+        "front {here}/set",
+        "{here}/set/dataset.json: the sweep of run: ",
+        given=a_sweep_that_is_none,
+    ),
+]
+CASES = [*AGGREGATE, *FRONT]

@@ -1,0 +1,227 @@
+"""What `run` says of a sweep file, its overrides, its data and its models."""
+
+import shutil
+from typing import Any
+
+from tests.messages.scene import Case, Scene, no_store
+
+DRY = "run {sweep} --dry-run"
+
+
+def bad(message: str, **changes: Any) -> Case:
+    """Return a case of a sweep file with changes."""
+    return Case(DRY, message, sweep=changes)
+
+
+def override(text: str, message: str) -> Case:
+    """Return a case of a wrong override."""
+    return Case(f"{DRY} '{text}'", message, sweep={})
+
+
+def text(content: str | bytes, message: str) -> Case:
+    """Return a case of a file that is no sweep at all."""
+    return Case("run {here}/s.yaml", message, given=lambda scene: scene.file("s.yaml", content))
+
+
+def lora(**changes: Any) -> dict[str, Any]:
+    """Return families with a LoRA that is changed."""
+    return {"lora": {"candidates": 2, "rank": [1], "target_modules": [["q_proj"]], **changes}}
+
+
+def model(**changes: Any) -> list[dict[str, Any]]:
+    """Return base models that name a folder beside the sweep file."""
+    return [{"regime": "r", "path": "model", **changes}]
+
+
+def a_model_without(*patterns: str) -> Any:
+    """Return what copies a base model and takes files away."""
+
+    def given(scene: Scene) -> None:
+        shutil.copytree(scene.models["llama"], scene.here / "model")
+        for pattern in patterns:
+            for path in (scene.here / "model").glob(pattern):
+                path.unlink()
+
+    return given
+
+
+def an_odd_model(scene: Scene) -> None:
+    """Let the folder of a base model be of an architecture that nobody knows."""
+    a_model_without()(scene)
+    scene.file("model/config.json", '{"model_type": "no-such-thing"}')
+
+
+def data(*lines: str) -> Any:
+    """Return what writes a data file."""
+    return lambda scene: scene.file("d.jsonl", "".join(line + "\n" for line in lines))
+
+
+OWN_TASK = {"kind": "jsonl", "name": "mine", "data": "d.jsonl", "metric": "exact_match"}
+FILES = {"train": "d.jsonl", "search": "d.jsonl", "sealed": "d.jsonl"}
+LINE = '{"input": "a", "target": "b"}'
+
+YAML = [
+    Case("run {here}/none.yaml", "kilobit: {here}/none.yaml: No such file or directory"),
+    Case("run {here}", "kilobit: {here}: Is a directory"),
+    text("name: x\nseed: [1\n", "{here}/s.yaml, line 3: not valid YAML: "),
+    text("name: 2020-13-45\n", "s.yaml: not valid YAML: month must be in 1..12"),
+    text("- 1\n", "{here}/s.yaml: a YAML mapping is needed, found list"),
+    text("seed: &a 1\nname: *a\n", "s.yaml, line 2: YAML aliases (*a) are not allowed"),
+    text("seed: 1\n1: 3\n", "s.yaml, line 2: the key 1 is no text: write it in quotes"),
+    text("seed: 1\nseed: 2\n", "s.yaml, line 2: the key 'seed' is given twice"),
+    text(f"seed: {'9' * 200}\n", "line 1: not valid YAML: a whole number has at most 100 digits"),
+    text(b"name: \xe4\n", "{here}/s.yaml: "),
+]
+OVERRIDES = [
+    override("eta", "'eta': an override is written key=value, e.g. budget.seconds=60"),
+    override("name.x=1", "'name.x=1': 'name' is not a mapping in this file"),
+    override("seed=[", "'seed=[': the value is not valid YAML"),
+    override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is no text"),
+    override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
+]
+FIELDS = [
+    bad("sweep.yaml, line 28: unknown key 'budgte'. Did you mean 'budget'?", budgte={}),
+    bad("unknown key 'families.promt'. Did you mean 'prompt'?", families={"promt": {}}),
+    bad("seed: Input should be a valid integer (found 'three')", seed="three"),
+    bad("targets.0: Input should be less than or equal to 1 (found 1.5)", targets=[1.5]),
+    bad("name: String should match pattern", name="a/b"),
+    bad("no candidates: give at least one family `candidates` above 0", families={}),
+    bad("budget.candidates: Input should be greater than or equal to 1", budget={"candidates": 0}),
+    bad("task.kind must be one of 'miniature', 'jsonl', 'dataset'", task={"kind": "gsm9k"}),
+    bad("'task.kind' is missing; it is one of 'miniature', 'jsonl'", task={"name": "numbers"}),
+    bad("'task.name' is missing", task={"kind": "miniature"}),
+    bad("length: Input should be 'program' or 'payload' (found 'bits')", length="bits"),
+    bad(
+        "line 1: proposer: evolution has no end of its own: give budget.",
+        proposer={"kind": "evolution"},
+    ),
+    bad("line 1: two base models are called 'r': give each a `name`", base_models=model() * 2),
+    bad("base_models.0: give either `path`", base_models=[{"regime": "r"}]),
+    bad(
+        "rungs.examples 127 has no divisor between 32 and workers.batch_size",
+        rungs={"examples": 127},
+    ),
+    bad("min_per_model 2 is more than per_model 1", workers={"min_per_model": 2}),
+    bad("trackers.0.kind must be one of 'tensorboard', 'mlflow', 'w", trackers=[{"kind": "x"}]),
+    bad("unknown key 'trackers.0.key'", trackers=[{"kind": "mlflow", "key": "x"}]),
+]
+TASKS = [
+    bad("{here}/d.jsonl: No such file or directory", task=OWN_TASK),
+    Case(DRY, "{here}/d.jsonl: the file holds no examples", sweep={"task": OWN_TASK}, given=data()),
+    Case(DRY, "{here}/d.jsonl, line 2: not JSON", sweep={"task": OWN_TASK}, given=data(LINE, "{")),
+    Case(
+        DRY,
+        "is in both the train and the search split",
+        sweep={"task": {**OWN_TASK, "data": None, "files": FILES}},
+        given=data(LINE),
+    ),
+    bad(
+        "rungs: the last rung scores 900 examples (examples 100 x eta 3^2), but the search split "
+        "of numbers has 512",
+        rungs={"examples": 100, "eta": 3, "count": 3},
+    ),
+    bad(
+        "families.lora.max_new_tokens: 13 is more than the task numbers allows (12)",
+        families=lora(max_new_tokens=[13]),
+    ),
+    bad(
+        "families.lora.demonstrations: 600 are more than the train split has (512)",
+        families=lora(demonstrations=[600]),
+    ),
+    bad(
+        "families.data.size: 600 are more than the train split has (512)",
+        families={"data": {"candidates": 1, "size": [600], "target_modules": [["q_proj"]]}},
+    ),
+]
+MODELS = [
+    bad("base_models.0.path: there is no folder {here}/model", base_models=model()),
+    Case(
+        DRY,
+        "base_models.0.path: {here}/model holds no model: config.json is missing",
+        sweep={"base_models": model()},
+        given=a_model_without("config.json"),
+    ),
+    Case(
+        DRY,
+        "base_models.0.path: {here}/model holds no weights (*.safetensors)",
+        sweep={"base_models": model()},
+        given=a_model_without("*.safetensors"),
+    ),
+    Case(
+        DRY,
+        "base_models.0: no usable tokenizer in {here}/model: Couldn't instantiate the backend to",
+        sweep={"base_models": model()},
+        given=a_model_without("tokenizer*"),
+    ),
+    Case(
+        DRY,
+        "base_models.0: {here}/model can't be loaded: ",
+        sweep={"base_models": model()},
+        given=an_odd_model,
+    ),
+    Case(
+        DRY,
+        "base_models.0.device: cuda:7 is asked for, this machine has no GPU",
+        sweep={"base_models": model(device="cuda:7")},
+        given=lambda scene: (
+            a_model_without()(scene),
+            scene.monkeypatch.setattr("torch.cuda.is_available", lambda: False),
+        ),
+    ),
+    bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
+    bad("there is no layer 2; {model} has layers 0 to 1", families=lora(layers=[[2]])),
+    bad(
+        "families.lora.rank: 64 is larger than q_proj of {model}, whose smaller side is 32",
+        families=lora(rank=[64]),
+    ),
+    bad(
+        "families.lora.target_modules: {model} has no module 'c_attn'; it has ",
+        families=lora(target_modules=[["c_attn"]]),
+    ),
+    bad(
+        "families.weights.target_modules: no weight of {model} is called 'nosuch'",
+        families={"weights": {"candidates": 2, "target_modules": [["nosuch"]]}},
+    ),
+    bad(
+        "families.trainable_tokens.tokens: there is no token 400; {model} has 400",
+        families={"trainable_tokens": {"candidates": 2, "tokens": [[1, 400]]}},
+    ),
+]
+WORKERS = [
+    Case("run {sweep} workers.per_model=5000", "workers: 5000 workers are too many for ", sweep={}),
+    Case("run {sweep} workers.cpus=500", "workers.cpus: 1 workers with 500.0 CPUs each", sweep={}),
+    Case("run {sweep} workers.gpus=64", "workers.gpus: 1 workers with 64 GPUs each", sweep={}),
+    bad(
+        "workers.shards: ",
+        workers={"shards": {"world_size": 2, "memory_gib": 0.0001}},
+    ),
+    Case(
+        DRY,
+        "trackers.0: kind 'wandb' needs wandb, which is not installed: pip install",
+        sweep={"trackers": [{"kind": "wandb", "project": "p"}]},
+        given=lambda scene: scene.monkeypatch.setattr("search.trackers.find_spec", lambda _: None),
+    ),
+]
+CACHES = [
+    Case(
+        DRY,
+        "cache: {here}/shared/cache can't be written: {here}/shared is no folder",
+        sweep={"cache": "shared/cache"},
+        given=lambda scene: scene.file("shared", "a file"),
+    ),
+    Case(
+        DRY,
+        "cache: {here}/cache can't be written: no permission to write to {here}",
+        sweep={"cache": "cache"},
+        # Root may write everywhere.
+        given=lambda scene: scene.monkeypatch.setattr("os.access", lambda *_: False),
+    ),
+    Case(
+        DRY,
+        "cache: s3://bucket: no answer at http://127.0.0.1:9",
+        sweep={"cache": "s3://bucket/cache"},
+        given=no_store,
+    ),
+    bad("ftp:// is no store that several processes can share", cache="ftp://host/folder"),
+]
+CASES = [*YAML, *OVERRIDES, *FIELDS, *TASKS, *MODELS, *WORKERS, *CACHES]
