@@ -106,6 +106,28 @@ def test_needed_bits_and_collapse_are_those_of_the_points(made: Report) -> None:
     assert most.found == {"pretrained": None, "posttrained": bits["posttrained"]}
 
 
+def test_a_data_set_has_the_report_of_its_run_and_curves_of_others(
+    run: Path, made: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_text("model,score,bits\nOLMo,0.5,900\nOLMo,0.6,4000\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    mapping = "score=score,program_bits=bits,model=model,task:=numbers"
+    words = ["aggregate", str(run), "--import", "t.csv", "--map", mapping, "-o", "all"]
+    assert main(words) == 0
+    sources, imported = open_sources([tmp_path / "all"])
+    assert [source.name for source in imported] == ["t"]
+    again = make(sources, "program", out=run / "report.html")
+    assert again.programs == made.programs
+    assert any(program.sections for program in again.programs)
+    assert (again.courses, again.rungs, again.scorecard) == (
+        made.courses,
+        made.rungs,
+        made.scorecard,
+    )
+    assert main(["report", "all", "-o", "all.html"]) == 0
+    assert '"OLMo (imported)"' in (tmp_path / "all.html").read_text("utf-8")
+
+
 def test_the_course_ends_with_the_hypervolume_of_all_points(run: Path, made: Report) -> None:
     (source,), _ = open_sources([run])
     points = points_from(source.name, source.read, source.sweep, "program")
