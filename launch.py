@@ -56,6 +56,7 @@ examples:
   kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit aggregate runs/a runs/b -o all               one data set of several runs
+  kilobit report runs/quickstart                       all of it as one HTML file
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
   kilobit compare a.jsonl b.jsonl --judge judge.yaml   which answers a judge prefers
@@ -196,6 +197,38 @@ def make_parser() -> argparse.ArgumentParser:
     )
     aggregate.add_argument(
         "-o", "--out", type=_place, required=True, metavar="DIR", help="the folder of the data set"
+    )
+
+    report = commands.add_parser("report", help="write one HTML file with all that runs have found")
+    report.add_argument("runs", type=_place, nargs="+", metavar="RUN", help="run folders")
+    report.add_argument(
+        "-o",
+        "--out",
+        type=_place,
+        metavar="FILE",
+        help="where to write it (default: RUN/report.html; needed for several runs)",
+    )
+    report.add_argument(
+        "--figures", type=Path, metavar="DIR", help="also write its pictures there, as PDF and PNG"
+    )
+    report.add_argument(
+        "--overlay",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="CSV or JSON Lines with points of published curves to draw; may be repeated",
+    )
+    report.add_argument(
+        "--columns",
+        metavar="bits=COLUMN,score=COLUMN,...",
+        help="which columns of the overlay are bits, score, label, lower, upper and task "
+        "(default: those of these names)",
+    )
+    report.add_argument(
+        "--length",
+        choices=("program", "payload"),
+        help="compare by the bits of both files or of the payload (default: as the sweep says)",
     )
 
     verify = commands.add_parser(

@@ -12,6 +12,7 @@ Prints the seconds of each whole command in a fresh process, and the most memory
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,8 @@ def measured(*words: str | Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "processor_s": float(processor_s),
         "peak_gb": round(int(peak) / 1e6, 2),
-        "lines": len(done.stdout.splitlines()),
+        # What else the machine did: seconds mean little where this is above its cores.
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

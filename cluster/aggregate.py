@@ -132,10 +132,10 @@ def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
     reads: list[Read] = []
     renamed = {entry.name: names.name(entry.name, entry.identity) for entry in entries}
     for number, entry in enumerate(entries, first):
-        sweep = sweep_of(entry, place)
         units = units_of_dataset(number, entry.name, place, renamed)
         about = entry.model_copy(update={"name": renamed[entry.name]})
-        reads.append(Read(about, "" if sweep is None else conditions_of(sweep), units))
+        conditions = conditions_of(sweep_of(entry, place)) if entry.kind == "run" else ""
+        reads.append(Read(about, conditions, units))
     return reads
 
 

@@ -29,6 +29,7 @@ from cluster.launchers.kubernetes import kubernetes
 from cluster.launchers.slurm import slurm
 from cluster.openings import SealedError
 from cluster.proofs import export, verify, verify_front
+from cluster.report import report
 from cluster.run_folder import (
     DamagedRunError,
     RunFolder,
@@ -69,6 +70,7 @@ def dispatch(args: argparse.Namespace) -> int:
         "status": status,
         "front": front,
         "aggregate": aggregate,
+        "report": report,
         "verify": verify,
         "certify": certify,
         "scorecard": scorecard,

@@ -15,17 +15,16 @@ from search.sweep import SweepError
 
 def front(args: argparse.Namespace) -> int:
     """Print the front of one or more runs, and of points that others published."""
-    sources = open_sources(args.runs)
-    sweeps = [source.sweep for source in sources if source.sweep is not None]
+    sources, others = open_sources(args.runs)
+    sweeps = [source.sweep for source in sources]
     length = args.length or next((sweep.length for sweep in sweeps), None)
     try:
         points = [
             point
             for source in sources
-            if source.sweep is not None
             for point in points_from(source.name, source.read, source.sweep, args.length)
         ]
-        imported, num_without = imported_points_of(sources, length)
+        imported, num_without = imported_points_of(others, length)
     except ValueError as error:
         raise SweepError(str(error)) from error
     if args.json:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from cluster.sources import Source
+from cluster.sources import Imported
 from search.imported import ImportedPoint, imported_fronts, imported_points
 from search.programs.program import Length
 
@@ -15,19 +15,18 @@ _UNBOUNDED = 10_000
 
 
 def imported_points_of(
-    sources: Sequence[Source], length: Length | None
+    sources: Sequence[Imported], length: Length | None
 ) -> tuple[list[ImportedPoint], int]:
     """Return the imported points of these sources, and how many lack the length.
 
     Args:
-        sources: of which those without a sweep count.
+        sources: what was imported.
         length: by which they are compared; None for that of most of their points.
 
     Raises:
         ValueError: naming the file, if one is damaged.
     """
-    rows = [(source.name, row) for source in sources if source.sweep is None
-            for row in source.read("points").to_pylist()]  # fmt: skip
+    rows = [(source.name, row) for source in sources for row in source.points().to_pylist()]
     if length is None:
         known = {kind: sum(row[f"{kind}_bits"] is not None for _, row in rows)
                  for kind in ("program", "payload")}  # fmt: skip

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.terminal import renews
-from evaluators.figure import bits_label
+from evaluators.figures.style import bits_label
 from search.schedulers.scheduler import Decision
 
 _PLAIN_EVERY_S = 10.0

@@ -34,9 +34,11 @@ def own_code() -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory() as scratch:
         command_line = Path(scratch) / "launch"
         command_line.mkdir()
-        source = _place("launch")
+        # A file where it is installed, and a package where it travelled to.
+        source = importlib.util.find_spec("launch")
         assert source is not None
-        shutil.copy(source, command_line / "__init__.py")
+        assert source.origin is not None
+        shutil.copy(source.origin, command_line / "__init__.py")
         (command_line / "__main__.py").write_text(
             "import sys\n\nfrom launch import main\n\nsys.exit(main())\n"
         )
@@ -60,7 +62,7 @@ def _place(name: str) -> Path | None:
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
         return None
-    return Path(found.origin).parent if found.submodule_search_locations else Path(found.origin)
+    return Path(found.origin).parent
 
 
 def library_versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was v
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -68,16 +69,30 @@ def read_program(ledger: Ledger, part: str) -> Program:
     rows = ledger.read_part("programs", part)
     if not rows:
         raise DamagedError(ledger.folder / "programs" / f"{part}.*", "the file is gone")
-    row, recipe = rows[0], Recipe.model_validate_json(rows[0]["recipe"])
+    return program_of(rows[0], ledger.folder, _where(ledger, part))
+
+
+def program_of(row: Mapping[str, Any], folder: Place, where: Place) -> Program:
+    """Return the program of a row of the table `programs`.
+
+    Args:
+        row: its columns recipe, script, payload, payload_file and program.
+        folder: where `payload_file` begins.
+        where: what holds the row.
+
+    Raises:
+        DamagedError: naming `where`, if its payload is gone or damaged.
+    """
+    recipe = Recipe.model_validate_json(row["recipe"])
     if row["payload"] is not None:
         return Program(recipe, row["script"], row["payload"])
-    place = ledger.folder / row["payload_file"]
+    place = folder / row["payload_file"]
     try:
         program = Program(recipe, row["script"], place.read_bytes())
     except FileNotFoundError as error:
-        raise DamagedError(_where(ledger, part), f"its payload in {place} is gone") from error
+        raise DamagedError(where, f"its payload in {place} is gone") from error
     if program.digest != row["program"]:
-        raise DamagedError(_where(ledger, part), f"its payload in {place} is damaged")
+        raise DamagedError(where, f"its payload in {place} is damaged")
     return program
 
 
@@ -85,6 +100,14 @@ def _where(ledger: Ledger, part: str) -> Place:
     accepted = ledger.accepted()
     file = accepted.parts.get("programs", {}).get(part, part_file(part, accepted.attempt))
     return ledger.folder / "programs" / file
+
+
+def folder_name(model: str, candidate: str) -> str:
+    """Return what the folder of a program is called in RUN/programs.
+
+    The same files may be programs of several base models, with outputs of their own.
+    """
+    return f"{model}-{candidate}"
 
 
 def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None:

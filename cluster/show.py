@@ -203,7 +203,7 @@ def num_running(run_folder: RunFolder) -> int:
 
 def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     """Write the picture of a run's front."""
-    from evaluators.figure import draw_front
+    from evaluators.figures.front import draw_front
 
     # A run has one task, so its models name the curves.
     curves = {

@@ -1,42 +1,50 @@
-"""Where results are read from: the folders of runs, and data sets that were made of several."""
+"""Where results are read from: the folders of runs, and data sets that merge several."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.run_folder import check_reachable, open_run, read_manifest
+from cluster.program_files import folder_name, program_of, read_program
+from cluster.run_folder import RunFolder, check_reachable, open_run, read_manifest
 from evaluators import dataset
 from evaluators.dataset import DATASET_TABLES, DatasetError, DatasetSource, is_dataset, read_rows
 from evaluators.storage import Place
+from search.programs.program import Program
 from search.sweep import Sweep, SweepError
 
 # What these say of a candidate may have been said by another run first: one row of several stays.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
+_OF_A_PROGRAM = ("candidate", "rung", "program", "recipe", "script", "payload", "payload_file")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The results of one run, or points that others published.
+    """The results of one run.
 
     Attributes:
         name: what its points call their run.
         place: the folder that was given: of the run, or of the data set that it is part of.
-        about: its `run.json`: the sweep, commands, versions, attempts; for points of others the
-            file and how it was mapped.
-        sweep: what was asked for; None for points of others, which are in the table `points`.
+        home: the run's own folder; that of a run in a data set may lie elsewhere, or nowhere.
+        about: its `run.json`: the sweep, commands, versions, attempts.
+        sweep: what was asked for.
         reader: returns the rows of a table, by its name and columns.
+        finder: returns what these candidates were at the last rung, and errors for those that
+            can't be read.
     """
 
     name: str
     place: Place
+    home: Place
     about: Mapping[str, Any]
-    sweep: Sweep | None
+    sweep: Sweep
     reader: Callable[[str, Sequence[str] | None], pa.Table]
+    finder: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a table, one Arrow column each.
@@ -46,34 +54,88 @@ class Source:
         """
         return self.reader(table, columns)
 
+    def programs(self, candidates: Collection[str]) -> Mapping[str, Program | ValueError]:
+        """Return the programs that candidates were at the last rung, or why one can't be read."""
+        return self.finder(candidates)
 
-def open_sources(places: Sequence[Place]) -> list[Source]:
-    """Return what lies in these folders, in their order: one for each run of a data set.
+    def program_folder(self, model: str, candidate: str) -> Place | None:
+        """Return the folder in which a program lies as files, or None if there is none."""
+        folder = self.home / "programs" / folder_name(model, candidate)
+        return folder if (folder / "program.py").exists() else None
+
+    def scorecard(self) -> bytes | None:
+        """Return what is in the run's scorecard.parquet, or None if there is none."""
+        try:
+            return (self.home / "scorecard.parquet").read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Points that others published, from a data set.
+
+    Attributes:
+        name: what its points call their run.
+        place: the folder of the data set.
+        about: the file, and how it was mapped.
+    """
+
+    name: str
+    place: Place
+    about: Mapping[str, Any]
+
+    def points(self) -> pa.Table:
+        """Return the points.
+
+        Raises:
+            ValueError: naming the file, if one is damaged or of a newer version.
+        """
+        return read_rows(self.place, "points", [self.name], DATASET_TABLES["points"])
+
+
+def open_sources(places: Sequence[Place]) -> tuple[list[Source], list[Imported]]:
+    """Return what lies in these folders, in their order: runs, and points of others.
 
     Raises:
         SweepError: if one holds no results.
     """
-    return [source for place in places for source in _at(place)]
+    runs: list[Source] = []
+    imported: list[Imported] = []
+    for place in places:
+        check_reachable(place)
+        if not is_dataset(place):
+            runs.append(_of_run(open_run(place)))
+            continue
+        found = entries_of(place)
+        sweeps = {one.name: sweep_of(one, place) for one in found if one.kind == "run"}
+        runs += [_of_dataset(place, one, sweeps) for one in found if one.kind == "run"]
+        imported += [Imported(o.name, place, o.about) for o in found if o.kind == "import"]
+    return runs, imported
 
 
-def _at(place: Place) -> list[Source]:
-    check_reachable(place)
-    if not is_dataset(place):
-        run = open_run(place)
-        about = read_manifest(run.path)
-        return [Source(run.path.name, run.path, about, run.sweep, run.ledger.read)]
-    found = entries_of(place)
-    sweeps = {source.name: sweep_of(source, place) for source in found}
-    return [
-        Source(
-            source.name,
-            place,
-            source.about,
-            sweeps[source.name],
-            partial(_rows, place, source.name, sweeps),
-        )
-        for source in found
-    ]
+def _of_run(run: RunFolder) -> Source:
+    ledger, last = run.ledger, run.sweep.rungs.count - 1
+
+    def finder(candidates: Collection[str]) -> dict[str, Program | ValueError]:
+        found: dict[str, Program | ValueError] = {}
+        for candidate in candidates:
+            try:
+                found[candidate] = read_program(ledger, f"{candidate}-r{last}")
+            except ValueError as error:
+                found[candidate] = error
+        return found
+
+    about = read_manifest(run.path)
+    return Source(run.path.name, run.path, run.path, about, run.sweep, ledger.read, finder)
+
+
+def _of_dataset(place: Place, entry: DatasetSource, sweeps: Mapping[str, Sweep]) -> Source:
+    sweep, reader = sweeps[entry.name], partial(_rows, place, entry.name, sweeps)
+    finder = partial(_programs, place, reader, sweep.rungs.count - 1)
+    # The folder of a run on a store is not looked for: nothing of it is needed.
+    home = Path(entry.path) if "://" not in entry.path else place
+    return Source(entry.name, place, home, entry.about, sweep, reader, finder)
 
 
 def entries_of(place: Place) -> list[DatasetSource]:
@@ -88,14 +150,12 @@ def entries_of(place: Place) -> list[DatasetSource]:
         raise SweepError(str(error)) from error
 
 
-def sweep_of(source: DatasetSource, place: Place) -> Sweep | None:
-    """Return the sweep of a run in a data set; None for points of others.
+def sweep_of(source: DatasetSource, place: Place) -> Sweep:
+    """Return the sweep of a run in a data set.
 
     Raises:
         SweepError: if it is damaged.
     """
-    if source.kind == "import":
-        return None
     try:
         return Sweep.model_validate_json(json.dumps(source.about["sweep"]), strict=True)
     except (ValueError, KeyError) as error:
@@ -114,15 +174,14 @@ def conditions_of(sweep: Sweep) -> str:
 def _rows(
     place: Place,
     name: str,
-    sweeps: Mapping[str, Sweep | None],
+    sweeps: Mapping[str, Sweep],
     table: str,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """Return the rows of a run in a data set, and what others said first of its candidates."""
     schema = DATASET_TABLES[table]
     wanted = schema if columns is None else pa.schema([schema.field(each) for each in columns])
-    own_sweep = sweeps[name]
-    if table not in _OF_CANDIDATES or own_sweep is None or len(sweeps) == 1:
+    if table not in _OF_CANDIDATES or len(sweeps) == 1:
         return read_rows(place, table, [name], wanted)
     named = wanted if "candidate" in wanted.names else wanted.append(schema.field("candidate"))
     own = read_rows(place, table, [name], named)
@@ -134,8 +193,7 @@ def _rows(
         other
         for other, sweep in sweeps.items()
         if other != name
-        and sweep is not None
-        and (table == "candidates" or conditions_of(sweep) == conditions_of(own_sweep))
+        and (table == "candidates" or conditions_of(sweep) == conditions_of(sweeps[name]))
     ]
     theirs = read_rows(place, table, others, named)
     theirs = theirs.filter(pc.is_in(theirs["candidate"], value_set=missing))
@@ -151,3 +209,24 @@ def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:
         rungs = rungs.filter(pc.is_valid(rungs["program"]))
     named = pc.unique(rungs["candidate"])
     return named.filter(pc.invert(pc.is_in(named, value_set=pc.unique(own["candidate"]))))
+
+
+def _programs(
+    place: Place,
+    reader: Callable[[str, Sequence[str]], pa.Table],
+    last: int,
+    candidates: Collection[str],
+) -> dict[str, Program | ValueError]:
+    """Return programs of a run in a data set."""
+    found: dict[str, Program | ValueError] = {
+        candidate: ValueError(f"{place / 'programs'}: {candidate} is missing")
+        for candidate in candidates
+    }
+    rows = reader("programs", _OF_A_PROGRAM)
+    wanted = pc.is_in(rows["candidate"], value_set=pa.array(candidates, pa.string()))
+    for row in rows.filter(pc.and_(wanted, pc.equal(rows["rung"], last))).to_pylist():
+        try:
+            found[row["candidate"]] = program_of(row, place, place / "programs")
+        except ValueError as error:
+            found[row["candidate"]] = error
+    return found

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from huggingface_hub import snapshot_download
 
 from cluster import frozen as frozen_model
-from cluster.program_files import read_program, write_folder
+from cluster.program_files import folder_name, read_program, write_folder
 from cluster.run_folder import DamagedRunError, RunFolder
 from cluster.sandbox import Limits, ProgramFailedError, interrupt_running, run_files
 from evaluators.metrics import UnscoredError
@@ -257,11 +257,8 @@ def _part(run: RunFolder, point: FrontPoint) -> str:
 
 
 def program_folder(run: RunFolder, point: FrontPoint) -> Place:
-    """Return the folder of a program: its base model and its candidate, as the front says them.
-
-    The same files may be programs of several base models, with outputs of their own.
-    """
-    return run.path / "programs" / f"{point.model}-{point.candidate}"
+    """Return the folder of a program: its base model and its candidate, as the front says them."""
+    return run.path / "programs" / folder_name(point.model, point.candidate)
 
 
 def names_examples(program: Program) -> bool:

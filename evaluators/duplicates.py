@@ -6,11 +6,12 @@ file is sorted by itself. A row is a duplicate if both hashes are those of a row
 source. If only the first is, both rows are read again and compared: either they conflict, or the
 hashes collided and the row stays. So no row is lost to a collision, short of one of all 128 bits.
 
-Memory: 24 bytes a row of one file of the spread (some 2 million rows), besides the units at work.
+Memory: 24 bytes a row of one file of the spread, and a quarter of a million pairs that may
+conflict, besides the units at work.
 Disk: 25 bytes a row, until the end.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +94,38 @@ def find_duplicates(
     found = Duplicates(np.array(offsets), _no_marks(scratch / "marks", offsets[-1]))
     sources = np.array([unit.source for unit in units])
     reader = _Reader(units, found.offsets, claim, shared)
+    for kept, other in _in_bulk(_pairs(spread, reader, sources, found.marks)):
+        found.marks[reader.contradicting(kept, other, conflict)] = True
+    return found
+
+
+def _pairs(
+    spread: "_Spread", reader: "_Reader", sources: npt.NDArray[np.int64], marks: Marks
+) -> Iterator[tuple[Rows, Rows]]:
+    """Mark rows that repeat others, and yield pairs of rows that may contradict each other."""
     for entries in spread.files():
-        row_source = sources[reader.unit_of(entries["row"])]
-        repeated, kept, other = _sorted_out(entries, row_source)
-        found.marks[repeated] = True
+        repeated, kept, other = _sorted_out(entries, sources[reader.unit_of(entries["row"])])
+        marks[repeated] = True
+        yield kept, other
+
+
+def _in_bulk(pairs: Iterable[tuple[Rows, Rows]]) -> Iterator[tuple[Rows, Rows]]:
+    """Yield the same pairs, many at a time: files are read again for each time."""
+    waiting: list[tuple[Rows, Rows]] = []
+    for kept, other in pairs:
         for start in range(0, len(other), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
-            found.marks[reader.contradicting(kept[part], other[part], conflict)] = True
-    return found
+            waiting.append((kept[part], other[part]))
+            if sum(len(each) for _, each in waiting) >= _PAIRS_AT_ONCE:
+                yield _joined(waiting)
+                waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pairs: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    kept, other = zip(*pairs, strict=True)
+    return np.concatenate(kept), np.concatenate(other)
 
 
 def _no_marks(path: Path, number: int) -> Marks:

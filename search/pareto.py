@@ -1,6 +1,7 @@
 """The Pareto front of bits against score: fewer bits and a higher score are better."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -53,3 +54,46 @@ def hypervolume(points: Iterable[Measured], reference_bits: float) -> float:
             area += right * (point.score - best)
             best = point.score
     return area
+
+
+class GrowingFront:
+    """The hypervolume of a front to which points come one by one.
+
+    `area` is after every point what `hypervolume` gives for all that came, up to rounding; a point
+    costs the logarithm of the front's size, and what it throws off the front.
+
+    Args:
+        reference_bits: length of the reference point, whose score is 0.
+    """
+
+    def __init__(self, reference_bits: float) -> None:
+        self.area = 0.0
+        self._edge = math.log2(reference_bits)
+        # The front: log2 of the bits and the scores, both increasing.
+        self._lengths: list[float] = []
+        self._scores: list[float] = []
+
+    def add(self, bits: int, score: float) -> bool:
+        """Take in a point and return whether it is on the front now and gained area."""
+        length = math.log2(max(bits, 1))
+        first = bisect_left(self._lengths, length)
+        below = self._scores[first - 1] if first else 0.0
+        if length >= self._edge or score <= below:
+            return False
+        last, level, lost = first, below, 0.0
+        while last < len(self._scores) and self._scores[last] <= score:
+            lost += (self._edge - self._lengths[last]) * (self._scores[last] - level)
+            level = self._scores[last]
+            last += 1
+        if last < len(self._scores):
+            if self._lengths[last] == length:
+                # One of the same length is better.
+                return False
+            lost += (self._edge - self._lengths[last]) * (score - level)
+        gained = (self._edge - length) * (score - below) - lost
+        if gained <= 0:
+            return False
+        self.area += gained
+        self._lengths[first:last] = [length]
+        self._scores[first:last] = [score]
+        return True

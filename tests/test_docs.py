@@ -127,6 +127,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest.write_text(json.dumps(run), "utf-8")
     (folder / "examples").symlink_to(REPOSITORY / "examples")
     in_path(folder, kilobit=f"{REPOSITORY}/launch.py", python="")
+    (folder / "published.csv").write_text("accuracy,bits\n0.5,800\n", "utf-8")
+    others = "--import published.csv --map score=accuracy,payload_bits=bits,task:=numbers"
+    shell(folder, f"kilobit aggregate runs/quickstart {others} -o all")
     return folder
 
 
@@ -170,6 +173,7 @@ def consoles() -> Iterator[Any]:
         yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("block", list(consoles()))
 def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> None:
     for command, shown in commands(block):

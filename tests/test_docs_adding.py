@@ -1,7 +1,7 @@
 """The pages that say how to add something are followed to the letter, in a copy of the project.
 
 Their changes are made and the tests that they write are run every time; the commands that they
-show, with all tests that a new method or codec has to pass, take a minute:
+show, with all tests that a new method or codec has to pass, take minutes:
 
     pytest -m slow tests/test_docs_adding.py
 """
@@ -79,6 +79,7 @@ def test_what_the_pages_add_works_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ADDING)
 def test_the_commands_of_a_page_print_what_it_shows(page: str, tmp_path: Path) -> None:
     folder = a_copy(tmp_path)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from search.programs.numbers import Integers, NumbersCode, Tensor, decode_numbers, encode_numbers
+from search.programs.numbers import (
+    Integers,
+    NumbersCode,
+    Tensor,
+    count_scales,
+    decode_numbers,
+    encode_numbers,
+)
 from search.programs.recipe import AdapterPart, PromptPart, Recipe
 from search.programs.script import script
 from search.programs.text import PayloadError, TextCodec, decompress
@@ -60,6 +67,26 @@ class Program:
             found["data"] = "model"
         return found
 
+    @property
+    def sections(self) -> dict[str, int]:
+        """Return the bytes of each section that there is; their sum is that of both files.
+
+        `script` is program.py; of payload.bin `prompt` is the text, `scales` are the step, the
+        bases or the scales of an adapter's numbers, `numbers` what codes these, and `examples`
+        training examples that the model learns from.
+        """
+        found = {"script": len(self.script)}
+        rest = len(self.payload)
+        if self.recipe.prompt:
+            found["prompt"] = min(rest, self.recipe.prompt.num_bytes)
+            rest -= found["prompt"]
+        if self.recipe.adapter:
+            found["scales"] = min(rest, count_head(self.recipe.adapter))
+            rest -= found["scales"]
+        if rest:
+            found["examples" if self.recipe.data else "numbers"] = rest
+        return found
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -70,6 +97,13 @@ class Decoded:
 
     prompt: str
     tensors: list[Tensor]
+
+
+def count_head(part: AdapterPart) -> int:
+    """Return how many bytes say how the numbers of an adapter are read, before they begin."""
+    code = part.numbers
+    own_steps = len(part.shapes) if code.steps == "tensor" else 0
+    return own_steps + 1 + (1 if code.coder == "packed" else count_scales(part.shapes, code))
 
 
 def build(recipe: Recipe, payload: bytes) -> Program:
@@ -89,11 +123,8 @@ def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = Non
     Raises:
         PayloadError: if the payload is truncated, too long or damaged.
     """
-    num_bytes = recipe.prompt.num_bytes if recipe.prompt else 0
-    if len(payload) < num_bytes:
-        raise PayloadError(f"the payload has {len(payload)} bytes, its prompt alone {num_bytes}")
-    section, rest = payload[:num_bytes], payload[num_bytes:]
-    prompt = _text(recipe.prompt, section, decode_here) if recipe.prompt else ""
+    prompt = decode_text(recipe, payload, decode_here)
+    rest = payload[recipe.prompt.num_bytes if recipe.prompt else 0 :]
     if recipe.data is not None:
         if -len(rest) % 4 != recipe.data.padding:
             raise PayloadError(f"{len(rest)} bytes are no examples section of this program")
@@ -103,6 +134,16 @@ def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = Non
             raise PayloadError(f"{len(rest)} bytes follow the end of the payload")
         return Decoded(prompt, [])
     return Decoded(prompt, decode_numbers(rest, recipe.adapter.shapes, recipe.adapter.numbers))
+
+
+def decode_text(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = None) -> str:
+    """Return the text before the question; the arguments and errors are those of `decode`."""
+    if recipe.prompt is None:
+        return ""
+    num_bytes = recipe.prompt.num_bytes
+    if len(payload) < num_bytes:
+        raise PayloadError(f"the payload has {len(payload)} bytes, its prompt alone {num_bytes}")
+    return _text(recipe.prompt, payload[:num_bytes], decode_here)
 
 
 def _text(part: PromptPart, section: bytes, decode_here: TextDecoder | None) -> str:

@@ -23,6 +23,7 @@ from cluster.run_folder import reopen_run
 from cluster.sources import open_sources
 from evaluators import duplicates, staying
 from evaluators.dataset import DATASET_TABLES
+from evaluators.stored_path import StoredPath
 from tests.conftest import REPOSITORY
 from tests.runs import NUM_EXAMPLES, candidate, rung, verification, write_run
 
@@ -127,17 +128,19 @@ def test_what_differs_by_nature_is_no_conflict(tmp_path: Path) -> None:
 def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
     tmp_path: Path,
 ) -> None:
-    failed = write_run(tmp_path / "failed", {}, attempt_rows=False)
-    with reopen_run(failed) as run:
-        nothing = rung("a", None, program_bits=None, program=None, error="out of memory")
-        run.ledger.write("rungs", "a-r0", [nothing])
-    others = [
+    others = []
+    for name, error in (("failed", "out of memory"), ("also", "Traceback: out of memory")):
+        others.append(write_run(tmp_path / name, {}, attempt_rows=False))
+        with reopen_run(others[-1]) as run:
+            nothing = rung("a", None, program_bits=None, program=None, error=error)
+            run.ledger.write("rungs", "a-r0", [nothing])
+    others += [
         write_run(tmp_path / "worked", {"a": RIGHT}),
         write_run(tmp_path / "longer", {"a": WRONG}, rungs=LONGER),
         write_run(tmp_path / "other", {"a": WRONG},
                   task={"kind": "miniature", "name": "numbers", "seed": 1}),
     ]  # fmt: skip
-    aggregate(failed, *others, "-o", tmp_path / "all")
+    aggregate(*others, "-o", tmp_path / "all")
     found = {row["run"]: row["score"] for row in rows(tmp_path / "all", "rungs")}
     assert found == {"failed": None, "worked": 0.75, "longer": 0.25, "other": 0.25}
     assert not rows(tmp_path / "all", "conflicts")
@@ -154,9 +157,21 @@ def test_runs_of_one_name_are_told_apart(
     found = [row["run"] for row in rows(tmp_path / "all", "rungs")]
     assert sorted(found) == ["odd--1--", "search", "search-2", "search-2"]
     assert {line["run"] for line in front(capsys, tmp_path / "all")} == {"search-2"}
-    assert {source.name for source in open_sources([tmp_path / "all"])} == {
+    assert {source.name for source in open_sources([tmp_path / "all"])[0]} == {
         "search", "search-2", "odd--1--"
     }  # fmt: skip
+
+
+def test_conflicts_know_their_runs_by_the_names_that_these_have_now(tmp_path: Path) -> None:
+    for number in "12":
+        runs = [
+            write_run(tmp_path / number / name, {f"c{number}": scores})
+            for name, scores in (("one", RIGHT), ("two", WRONG))
+        ]
+        aggregate(*runs, "-o", tmp_path / f"set{number}")
+    aggregate(tmp_path / "set1", tmp_path / "set2", "-o", tmp_path / "all")
+    found = {(r["candidate"], r["kept_run"], r["run"]) for r in rows(tmp_path / "all", "conflicts")}
+    assert found == {("c1", "one", "two"), ("c2", "one-2", "two-2")}
 
 
 def test_a_data_set_is_added_to_and_adding_again_changes_nothing(tmp_path: Path) -> None:
@@ -207,7 +222,7 @@ def test_what_another_run_said_first_of_a_candidate_is_found(
     aggregate(one, two, "-o", tmp_path / "all")
     (line,) = front(capsys, tmp_path / "all")
     assert (line["run"], line["candidate"], line["verified"]) == ("two", "a", True)
-    (_, second) = open_sources([tmp_path / "all"])
+    (_, second), _ = open_sources([tmp_path / "all"])
     assert second.read("candidates", ["family"]).to_pylist() == [{"family": "prompt"}]
     # Whether its files do what they should is another question where the ladder is another.
     other = write_run(
@@ -414,7 +429,7 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
     from search.rungs import Rung
 
     one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
-    (source,) = open_sources([one])
+    (source,), _ = open_sources([one])
     about, found = at_last_rung(source.read("candidates"), source.read("rungs"), Rung(0, 4, 1))
     assert [row["candidate"] for row in about] == [row["candidate"] for row in found] == ["a", "b"]
     for rung_number, num_examples in ((1, 4), (0, 5)):
@@ -422,25 +437,34 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
         assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])
 
 
-def test_what_the_page_says_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
     write_run(tmp_path / "runs" / "monday", {"a": RIGHT, "b": WRONG})
     write_run(tmp_path / "runs" / "tuesday", {"a": (1.0,) * 4, "c": RIGHT})
     write_run(tmp_path / "runs" / "wednesday", {"d": RIGHT})
     (tmp_path / "published.csv").write_text("accuracy,bits\n0.5,800\n")
     monkeypatch.chdir(tmp_path)
-    (commands,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     for line in commands.splitlines():
         program, *words = shlex.split(line)
         assert program == "kilobit"
         assert launch.main(words) == 0, line
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 3
-    capsys.readouterr()
-    for block in blocks:
-        exec(block, {})
-    shown = capsys.readouterr().out
-    for words in ("numbers", "example 3", "published", "monday", "tuesday", "output"):
-        assert words in shown, words
+
+
+def test_runs_and_data_sets_on_a_store_are_read_as_they_lie(
+    tmp_path: Path, folder: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": WRONG, "bb": RIGHT})
+    aggregate(one, "-o", tmp_path / "here")
+    for name in ("one", "here"):
+        for path in (tmp_path / name).rglob("*"):
+            if path.is_file():
+                (folder / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+    assert aggregate(folder / "one", "-o", tmp_path / "there") == 0
+    assert aggregate(folder / "here", "-o", tmp_path / "again") == 0
+    for table in DATASET_TABLES:
+        for copy in ("there", "again"):
+            assert said(tmp_path / copy, table) == said(tmp_path / "here", table), table
+    found = front(capsys, folder / "here")
+    assert found == front(capsys, one)
+    assert len(found) == 2

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import complexity, hypervolume, pareto_front
+from search.pareto import GrowingFront, complexity, hypervolume, pareto_front
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,15 @@ def test_the_hypervolume_is_the_area_in_doublings_times_score() -> None:
     # What is beaten, as long as the reference, or below it adds nothing; no bits count as one.
     more = [Point(0, 0.5), Point(64, 0.4), Point(1024, 1.0), Point(2048, 1.0)]
     assert hypervolume(more, 1024) == 5.0
+
+
+@given(st.lists(st.builds(Point, st.integers(0, 2000), st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]))))
+def test_a_growing_front_has_the_area_of_all_that_came(points: list[Point]) -> None:
+    front = GrowingFront(1024)
+    for number, point in enumerate(points):
+        before = front.area
+        gained = front.add(point.bits, point.score)
+        expected = hypervolume(points[: number + 1], 1024)
+        assert front.area == pytest.approx(expected, abs=1e-9)
+        assert gained == (expected > hypervolume(points[:number], 1024))
+        assert (front.area > before) == gained

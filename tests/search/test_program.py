@@ -49,6 +49,7 @@ def test_bits_are_those_of_the_two_files() -> None:
 def test_no_program_has_an_empty_payload() -> None:
     program = build(BARE, b"")
     assert (program.payload_bits, program.codecs) == (0, {})
+    assert program.sections == {"script": len(program.script)}
     assert (decode(BARE, b"").prompt, decode(BARE, b"").tensors) == ("", [])
     with pytest.raises(PayloadError, match="1 bytes follow the end"):
         decode(BARE, b"x")
@@ -76,6 +77,14 @@ def test_prompt_and_numbers_share_a_payload(way: NumbersCode) -> None:
     program = build(recipe, CODED["xz"] + numbers)
     name = "packed" if way.coder == "packed" else f"{way.coder} {way.scales}"
     assert program.codecs == {"prompt": "xz", "adapter": name}
+    # A step byte, and a base, a scale, or one scale for each of the two rows of both tensors.
+    head = 5 if way.scales == "row" else 2
+    assert program.sections == {
+        "script": len(program.script),
+        "prompt": len(CODED["xz"]),
+        "scales": head,
+        "numbers": len(numbers) - head,
+    }
 
 
 def test_what_the_model_coded_needs_the_model() -> None:

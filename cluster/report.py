@@ -1,0 +1,288 @@
+"""The command report: one or more runs as one HTML file, and as pictures for print."""
+
+import argparse
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.imported import imported_points_of
+from cluster.reporting.course import Search, most_common
+from cluster.reporting.origin import origin_of
+from cluster.reporting.programs import shown_points, shown_programs
+from cluster.show import points_from
+from cluster.sources import Imported, Source, open_sources
+from cluster.terminal import Terminal
+from evaluators.report.contents import Needed, Published, Report, RungCount, ShownModel, ShownTask
+from evaluators.report.overlay import parse_columns, read_overlay
+from evaluators.report.page import page
+from evaluators.storage import Place, write_whole
+from search.front import FrontPoint
+from search.programs.program import Length
+from search.regimes import collapses, rows_of
+from search.sweep import SweepError
+
+DONE, FAILED = 0, 1
+_MEBIBYTE = 1 << 20
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the report of runs, and pictures where they are asked for."""
+    began = time.monotonic()
+    out = _out(args)
+    try:
+        overlay = _overlay(args.overlay, args.columns)
+        runs, imported = open_sources(args.runs)
+        if not runs:
+            raise SweepError(
+                "there is no run in it, only points of others: `kilobit front` shows them"
+            )
+        sources = _distinct(runs)
+        length = _length(sources, args.length)
+        overlay += _imported(imported, length)
+        made = make(sources, length, overlay, out)
+    except SweepError:
+        raise
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    console = Terminal()
+    if not made.programs:
+        console.print("No candidate has completed the last rung yet: there is no front.")
+    for program in made.programs:
+        if program.trouble:
+            console.print(f"can't be read: {program.trouble}")
+    content = page(made)
+    write_whole(out, content)
+    shown = len(made.programs)
+    more = f", {made.num_completed - shown} more not shown" if made.num_completed > shown else ""
+    console.print(
+        f"{shown} programs{more}; {len(content) / _MEBIBYTE:.1f} MiB in "
+        f"{time.monotonic() - began:.1f} s: {out}"
+    )
+    if args.figures is not None:
+        _write_figures(console, made, args.figures)
+    return FAILED if any(program.trouble for program in made.programs) else DONE
+
+
+def make(
+    sources: Sequence[Source],
+    length: Length,
+    overlay: Sequence[Published] = (),
+    out: Place | None = None,
+) -> Report:
+    """Return all that a report of some sources shows.
+
+    Args:
+        sources: with distinct names.
+        length: by which programs are compared.
+        overlay: published points.
+        out: where the page will lie, from which programs are linked.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+    """
+    models, points = _models(sources), list[FrontPoint]()
+    courses, rungs, reasons, errors = [], [], [], []
+    for source in sources:
+        own = points_from(source.name, source.read, source.sweep, length)
+        search = Search(source)
+        courses += search.courses(own)
+        rungs += search.rung_counts()
+        reasons += search.reasons()
+        errors += search.errors()
+        points += own
+    on_front, others = shown_points(points)
+    labels = [model.label for model in models]
+    return Report(
+        title=", ".join(source.name for source in sources),
+        made_at=_made_at(),
+        length=length,
+        models=models,
+        tasks=_tasks(sources, points, [*on_front, *others]),
+        programs=shown_programs(sources, on_front, others, out),
+        num_completed=len(points),
+        courses=sorted(courses, key=lambda one: labels.index(one.model)),
+        rungs=_merged(rungs),
+        reasons=most_common(reasons),
+        errors=most_common(errors),
+        scorecard=_scorecard(sources),
+        overlay=overlay,
+        origins=[origin_of(source) for source in sources],
+    )
+
+
+def _out(args: argparse.Namespace) -> Place:
+    """Return where the page is written.
+
+    Raises:
+        SweepError: if that is not clear, or a folder.
+    """
+    if args.out is None and len(args.runs) > 1:
+        raise SweepError("say by -o FILE.html where the report of several runs is to lie")
+    out: Place = args.runs[0] / "report.html" if args.out is None else args.out
+    if isinstance(out, Path) and out.is_dir():
+        raise SweepError(f"-o {out}: that is a folder; a file such as {out / 'report.html'} fits")
+    return out
+
+
+def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
+    if columns is not None and not paths:
+        raise SweepError("--columns belongs to --overlay FILE")
+    names = parse_columns(columns)
+    return [point for path in paths for point in read_overlay(path, names)]
+
+
+def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
+    """Return the imported points that have the length, as curves by base model."""
+    points, _ = imported_points_of(sources, length)
+    return [
+        Published(
+            label=f"{point.model or point.run} (imported)",
+            bits=point.bits,
+            score=point.score,
+            lower=point.lower,
+            upper=point.upper,
+            task=point.task,
+        )
+        for point in points
+    ]
+
+
+def _distinct(sources: Sequence[Source]) -> list[Source]:
+    """Return the sources under names that tell them apart.
+
+    Raises:
+        SweepError: if one is there twice.
+    """
+    places = Counter(str(source.place) for source in sources)
+    twice = next((place for place, count in places.items() if count > 1), None)
+    names = Counter(source.name for source in sources)
+    renamed = [
+        source if names[source.name] == 1 else replace(source, name=str(source.place))
+        for source in sources
+    ]
+    if len({source.name for source in renamed}) < len(renamed):
+        raise SweepError(f"{twice} is given twice")
+    return renamed
+
+
+def _length(sources: Sequence[Source], asked: Length | None) -> Length:
+    """Return what the programs are compared by.
+
+    Raises:
+        SweepError: if the runs differ in it.
+    """
+    each: dict[Length, str] = {source.sweep.length: source.name for source in sources}
+    if asked is None and len(each) > 1:
+        said = ", ".join(f"{name} by {length} bits" for length, name in each.items())
+        raise SweepError(f"the runs compare programs differently ({said}): give --length")
+    return next(iter(each)) if asked is None else asked
+
+
+def _made_at() -> str:
+    try:
+        made_by = f"kilobit {version('kilobit')}"
+    except PackageNotFoundError:
+        made_by = "kilobit"
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by {made_by}"
+
+
+def _models(sources: Sequence[Source]) -> list[ShownModel]:
+    """Return the base models of all sources, from the least to the most trained as they say."""
+    regimes: dict[str, str] = {}
+    for source in sources:
+        for config in source.sweep.base_models:
+            regimes.setdefault(config.label, config.regime)
+    return [ShownModel(label, regime, n) for n, (label, regime) in enumerate(regimes.items())]
+
+
+def _tasks(
+    sources: Sequence[Source], points: Sequence[FrontPoint], shown: Sequence[FrontPoint]
+) -> list[ShownTask]:
+    """Return the tasks with what each base model needs.
+
+    The shortest programs of a base model are on its front, and those of them that count as
+    certified have a certificate: all of these are among the shown.
+    """
+    order = [config.label for source in sources for config in source.sweep.base_models]
+    completed = Counter((point.task, point.model) for point in points)
+    # Without any point the task is still known.
+    names = [*(point.task for point in points), *(source.sweep.task.name for source in sources)]
+    tasks = []
+    for name in dict.fromkeys(names):
+        own = [point for point in shown if point.task == name]
+        runs = [s for s in sources if s.sweep.task.name == name] or list(sources)
+        targets = sorted({target for source in runs for target in source.sweep.targets})
+        models = [label for label in dict.fromkeys(order) if completed[name, label]]
+        found = [one for target in targets for one in collapses(own, models, target)]
+        tasks.append(
+            ShownTask(
+                name=name,
+                targets=targets,
+                models=models,
+                needed=_needed(own, models, targets),
+                collapses=[asdict(one) for one in found],
+                num_completed={label: completed[name, label] for label in models},
+            )
+        )
+    return tasks
+
+
+def _needed(
+    points: Sequence[FrontPoint], models: Sequence[str], targets: Sequence[float]
+) -> list[Needed]:
+    return [
+        Needed(
+            target,
+            target in targets,
+            {model: one.found for model, one in zip(models, each, strict=True)},
+            {model: one.certified for model, one in zip(models, each, strict=True)},
+        )
+        for target, each in rows_of(points, models, targets)
+    ]
+
+
+def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
+    """Return the counts of all runs together."""
+    found: dict[tuple[str, str, int, int], list[int]] = {}
+    for one in counts:
+        key = (one.task, one.model, one.rung, one.num_examples)
+        total = found.setdefault(key, [0, 0, 0])
+        for place, value in enumerate((one.went_on, one.stopped, one.failed)):
+            total[place] += value
+    return [RungCount(*key, *total) for key, total in found.items()]
+
+
+def _scorecard(sources: Sequence[Source]) -> list[dict[str, Any]] | None:
+    """Return the lines of the scorecards that there are, None if there is none.
+
+    Raises:
+        ValueError: naming the run, if one is damaged.
+    """
+    lines: list[dict[str, Any]] = []
+    for source in sources:
+        content = source.scorecard()
+        if content is None:
+            continue
+        try:
+            rows = pq.read_table(io.BytesIO(content)).to_pylist()
+            lines += [row | {"run": source.name, "item": str(row["item"])} for row in rows]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ValueError(f"{source.home / 'scorecard.parquet'}: {error}") from error
+    return lines or None
+
+
+def _write_figures(console: Terminal, made: Report, folder: Path) -> None:
+    from evaluators.figures.all import figures
+
+    for name, content in figures(made):
+        write_whole(folder / name, content)
+    console.print(f"pictures: {folder}")

@@ -1,0 +1,80 @@
+"""Pictures of the course of a search: how its fronts grew, and the candidates of each rung."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from evaluators.figures.canvas import Format, encoded, new_figure, plain
+from evaluators.figures.style import COLOURS, DASHES
+from evaluators.report.contents import Course, RungCount
+
+
+def draw_course(courses: Sequence[Course], styles: Mapping[str, int], kind: Format) -> bytes:
+    """Return the hypervolume of fronts over examples scored and over seconds.
+
+    Args:
+        courses: one a run and base model.
+        styles: number of the colour and dash of each base model.
+        kind: format of the bytes.
+    """
+    figure = new_figure(9, 3.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    labels = set()
+    for course in courses:
+        number = styles[course.model]
+        for axes, along in ((left, course.examples), (right, course.seconds)):
+            # One of several runs in the legend stands for all.
+            name = "_again" if course.model in labels else plain(course.model)
+            axes.step(along, course.hypervolume, where="post", color=COLOURS[number % len(COLOURS)],
+                      dashes=DASHES[number % len(DASHES)] or (None, None), linewidth=1.5,
+                      label=name)  # fmt: skip
+        labels.add(course.model)
+    left.set_xlabel("examples scored")
+    right.set_xlabel("seconds of search")
+    left.set_ylabel("hypervolume (doublings of length times score)")
+    for axes in (left, right):
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+    right.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    return encoded(figure, kind)
+
+
+def draw_rungs(counts: Sequence[RungCount], styles: Mapping[str, int], kind: Format) -> bytes:
+    """Return how many candidates of each base model went on from each rung, stopped or failed."""
+    figure = new_figure(7, 3.6)
+    axes = figure.add_subplot()
+    rungs = sorted({(one.rung, one.num_examples) for one in counts})
+    labels = [label for label in styles if any(one.model == label for one in counts)]
+    width = 0.8 / max(1, len(labels))
+    for place, label in enumerate(labels):
+        colour = COLOURS[styles[label] % len(COLOURS)]
+        at = np.arange(len(rungs)) + (place - (len(labels) - 1) / 2) * width
+        below = np.zeros(len(rungs))
+        for outcome, fill, hatch in (
+            ("went_on", colour, ""),
+            ("stopped", "white", "///"),
+            ("failed", "white", "xxx"),
+        ):
+            own = [one for one in counts if one.model == label]
+            heights = np.array(
+                [sum(getattr(one, outcome) for one in own if _rung(one) == rung) for rung in rungs]
+            )
+            name = plain(label) if outcome == "went_on" else None
+            axes.bar(at, heights, 0.92 * width, bottom=below, color=fill, edgecolor=colour,
+                     hatch=hatch, label=name)  # fmt: skip
+            below += heights
+    axes.set_xticks(range(len(rungs)), [f"{rung}: {examples:,}" for rung, examples in rungs])
+    axes.set_xlabel("rung: examples (hatched: stopped; crossed: failed)")
+    axes.set_ylabel("candidates")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.06)
+    axes.set_ylim(bottom=0)
+    if labels:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    return encoded(figure, kind)
+
+
+def _rung(count: RungCount) -> tuple[int, int]:
+    return count.rung, count.num_examples

@@ -1,0 +1,36 @@
+"""How curves look in every picture and on the page: colours, markers, dashes, lengths with units.
+
+No two differ by colour alone.
+"""
+
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+# Lengths of lines and gaps in units of the line's width; none is a solid line.
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (6, 2),
+    (6, 2, 1, 2),
+    (1.5, 1.5),
+    (6, 2, 1, 2, 1, 2),
+    (3, 2),
+    (9, 3),
+)
+# What a program's bytes are, in the order of its files: colour and hatch.
+SECTIONS = {
+    "script": ("#56B4E9", ""),
+    "prompt": ("#E69F00", "///"),
+    "scales": ("#CC79A7", "..."),
+    "numbers": ("#009E73", "\\\\\\"),
+    "examples": ("#0072B2", "xxx"),
+}
+_THREE_DIGITS = 0.9995
+
+
+def bits_label(bits: float) -> str:
+    """Return a length with its unit, for example `96 bit`, `1.4 kbit`, `3.8 Mbit`."""
+    for unit, size in (("Gbit", 1e9), ("Mbit", 1e6), ("kbit", 1e3)):
+        # What would be written as a thousand of a unit is one of the next.
+        if bits >= _THREE_DIGITS * size:
+            return f"{bits / size:.3g} {unit}"
+    return f"{bits:.0f} bit"

@@ -1,0 +1,156 @@
+"use strict";
+// What all parts of the page share: the data, which base models are shown, the theme, and elements
+// that are made of text nodes, so that no text of a run becomes markup.
+
+const report = JSON.parse(document.getElementById("data").textContent);
+const hidden = new Set();
+const redraws = [];
+
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"];
+const DASHES = ["solid", "dash", "dashdot", "dot", "longdashdot", "6px,4px", "longdash"];
+const SECTIONS = {
+  script: { name: "program.py", colour: "#56B4E9", pattern: "" },
+  prompt: { name: "prompt text", colour: "#E69F00", pattern: "rising" },
+  scales: { name: "scales and steps", colour: "#CC79A7", pattern: "dots" },
+  numbers: { name: "adapter numbers", colour: "#009E73", pattern: "falling" },
+  examples: { name: "training examples", colour: "#0072B2", pattern: "upright" },
+};
+
+const models = new Map(report.models.map((model) => [model.label, model]));
+
+/** Return an element. Text children become text nodes; functions become listeners. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (name === "style") Object.assign(element.style, value);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Return a text for Plotly, which reads a few tags in what it draws. */
+function plain(text) {
+  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+}
+
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function dark() {
+  return document.documentElement.dataset.theme === "dark";
+}
+
+function styleOf(label) {
+  const number = models.get(label)?.style ?? 0;
+  let colour = report.colours[number % report.colours.length];
+  // The palette's black is for white paper.
+  if (dark() && colour === "#000000") colour = "#F2F2F2";
+  if (dark() && colour === "#0072B2") colour = "#3A9BDC";
+  return { colour, symbol: SYMBOLS[number % SYMBOLS.length], dash: DASHES[number % DASHES.length] };
+}
+
+function isShown(model) {
+  return !hidden.has(model);
+}
+
+function shownModels(labels) {
+  return labels.filter(isShown);
+}
+
+/** Draw a part once it is in the page, and whenever the shown base models or the theme change. */
+function drawn(draw) {
+  redraws.push(draw);
+}
+
+function redraw() {
+  redraws.forEach((draw) => draw());
+}
+
+function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+const MARKS = {
+  circle: "M11 7a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+  square: "M11 3h8v8h-8z",
+  diamond: "M15 2l5 5-5 5-5-5z",
+  "triangle-up": "M15 2l5 9H10z",
+  "triangle-down": "M15 12l5-9H10z",
+  cross: "M13.5 2h3v3.5H20v3h-3.5V12h-3V8.5H10v-3h3.5z",
+  x: "M11.5 2L15 5.5 18.5 2 20 3.5 16.5 7 20 10.5 18.5 12 15 8.5 11.5 12 10 10.5 13.5 7 10 3.5z",
+};
+
+/** Return a line with a marker, as the base model has it in the plots, or the marker alone. */
+function swatch(label, withLine = true) {
+  const { colour, symbol, dash } = styleOf(label);
+  const mark = svg("path", { d: MARKS[symbol], fill: colour });
+  const size = { class: "swatch", height: 14, "aria-hidden": "true" };
+  if (!withLine) return svg("svg", { ...size, width: 12, viewBox: "9 0 12 14" }, mark);
+  const dashes = { solid: "none", dash: "6 3", dashdot: "6 3 2 3", dot: "2 3" }[dash] ?? "7 3 2 3";
+  const line = svg("line", {
+    x1: 0, y1: 7, x2: 30, y2: 7, stroke: colour, "stroke-width": 2, "stroke-dasharray": dashes,
+  });
+  return svg("svg", { ...size, width: 30 }, line, mark);
+}
+
+/** Return CSS for a bar in a colour with a pattern, so that grey print tells them apart. */
+function filled(colour, pattern) {
+  const stripe = dark() ? "rgb(0 0 0 / 45%)" : "rgb(255 255 255 / 60%)";
+  const images = {
+    rising: `repeating-linear-gradient(-45deg, ${stripe} 0 2px, transparent 2px 7px)`,
+    falling: `repeating-linear-gradient(45deg, ${stripe} 0 2px, transparent 2px 7px)`,
+    upright: `repeating-linear-gradient(90deg, ${stripe} 0 2px, transparent 2px 6px)`,
+    dots: `radial-gradient(${stripe} 1.4px, transparent 1.6px) 0 0 / 6px 6px`,
+  };
+  return { background: pattern ? `${images[pattern]}, ${colour}` : colour };
+}
+
+// Numbers as text; what is unknown is a dash.
+function whole(value) {
+  return value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en");
+}
+
+function fixed(value, digits = 3) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits);
+}
+
+function range(lower, upper) {
+  return lower === null || upper === null ? "–" : `${fixed(lower)} – ${fixed(upper)}`;
+}
+
+function significant(value) {
+  return Number(value.toPrecision(3)).toString();
+}
+
+/** Return a length with its unit: 96 bit, 1.4 kbit, 3.8 Mbit. */
+function bitsLabel(bits) {
+  const units = [["Gbit", 1e9], ["Mbit", 1e6], ["kbit", 1e3]];
+  const unit = units.find(([, size]) => bits >= 0.9995 * size);
+  return unit ? `${significant(bits / unit[1])} ${unit[0]}` : `${Math.round(bits)} bit`;
+}
+
+function yesNo(value, unknown) {
+  return value === null || value === undefined ? unknown : value ? "yes" : "no";
+}
+
+/** Return a row of buttons of which one is pressed. */
+function choice(label, options, chosen, onChange) {
+  const buttons = options.map(([value, text]) =>
+    make("button", {
+      type: "button",
+      "aria-pressed": String(value === chosen),
+      click: (event) => {
+        buttons.forEach((button) => button.setAttribute("aria-pressed", "false"));
+        event.currentTarget.setAttribute("aria-pressed", "true");
+        onChange(value);
+      },
+    }, text));
+  return make("span", { class: "choice", role: "group", "aria-label": label }, buttons);
+}

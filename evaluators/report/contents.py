@@ -1,0 +1,230 @@
+"""What a report says, as plain values: made from results by `cluster`, drawn as page or pictures.
+
+Unknown is None. Texts are what the runs hold, whatever it is; whoever draws them escapes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """A base model as a curve of the pictures.
+
+    Attributes:
+        label: its name in the runs.
+        regime: which stage of training it stands for.
+        style: number of its colour, marker and dash.
+    """
+
+    label: str
+    regime: str
+    style: int
+
+
+@dataclass(frozen=True)
+class ShownProgram:
+    """A completed program.
+
+    Attributes:
+        bits: the length by which the report compares.
+        on_front: no shorter program of its task and base model scores as well.
+        certified: the sealed split bears out the largest target that it claims; None if it claims
+            none or was not run there.
+        certified_at: the largest target that the sealed split bears out, None if it does none.
+        certificate: score and bounds on the sealed split, None if it was not run there.
+        about: the candidate in a line.
+        prompt: its text.
+        exact_prompt: the text is what the payload says, not the candidate's without a template.
+        sections: bytes of each part of both files; None where they were not looked at.
+        codecs: how each section is written.
+        recipe: as JSON; None where it was not looked at.
+        script: program.py before it was made short.
+        counted: program.py as it is, with bytes that are no letters as escapes.
+        link: its folder, relative to the page; None where there is none.
+        folder: where it lies or what there is instead.
+        trouble: why its files can't be read.
+    """
+
+    run: str
+    task: str
+    model: str
+    regime: str
+    candidate: str
+    family: str
+    bits: int
+    program_bits: int
+    payload_bits: int
+    score: float
+    lower: float | None
+    upper: float | None
+    num_examples: int
+    verified: bool | None
+    certified: bool | None
+    on_front: bool
+    certified_at: float | None = None
+    certificate: Mapping[str, Any] | None = None
+    about: str = ""
+    operator: str | None = None
+    parent: str | None = None
+    prompt: str = ""
+    exact_prompt: bool = False
+    sections: Mapping[str, int] | None = None
+    codecs: Mapping[str, str] = field(default_factory=dict)
+    recipe: str | None = None
+    script: str | None = None
+    counted: str | None = None
+    link: str | None = None
+    folder: str | None = None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What each base model needs for a score.
+
+    Attributes:
+        target: the score.
+        asked: it is a target of the sweep.
+        found: bits of the shortest program on the search split by base model, None if none.
+        certified: the same by bounds on the sealed split.
+    """
+
+    target: float
+    asked: bool
+    found: Mapping[str, int | None]
+    certified: Mapping[str, int | None]
+
+
+@dataclass(frozen=True)
+class ShownTask:
+    """A task with its targets.
+
+    Attributes:
+        name: of the task.
+        targets: scores to reach.
+        models: labels of base models, from the least to the most trained.
+        needed: bits at each score.
+        collapses: fields of `search.regimes.Collapse`.
+        num_completed: programs that completed the last rung, by base model.
+    """
+
+    name: str
+    targets: Sequence[float]
+    models: Sequence[str]
+    needed: Sequence[Needed]
+    collapses: Sequence[Mapping[str, Any]]
+    num_completed: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the front of a base model grew in a run, a value each time it did.
+
+    Attributes:
+        examples: scored so far for this base model.
+        seconds: since the search began, without the pauses between attempts.
+        hypervolume: doublings of length times score that the front dominates.
+    """
+
+    run: str
+    task: str
+    model: str
+    examples: Sequence[int]
+    seconds: Sequence[float]
+    hypervolume: Sequence[float]
+
+
+@dataclass(frozen=True)
+class RungCount:
+    """How many candidates of a base model did what at a rung, over all runs with such a rung."""
+
+    task: str
+    model: str
+    rung: int
+    num_examples: int
+    went_on: int
+    stopped: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ReasonCount:
+    """How many candidates of a base model were stopped or failed for a reason."""
+
+    task: str
+    model: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """A point of a published curve.
+
+    Attributes:
+        label: its curve.
+        task: where it is drawn; None for all tasks.
+    """
+
+    label: str
+    bits: float
+    score: float
+    lower: float | None = None
+    upper: float | None = None
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's results come from, and how to get them again.
+
+    Attributes:
+        facts: name and value, in order.
+        commands: one an attempt, with when and where.
+        models: facts of each base model.
+        sweep: what was asked for, as JSON.
+    """
+
+    run: str
+    folder: str
+    facts: Sequence[tuple[str, str]]
+    attempts: Sequence[Mapping[str, Any]]
+    models: Sequence[Mapping[str, Any]]
+    versions: Mapping[str, str]
+    sweep: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows.
+
+    Attributes:
+        title: what stands above it.
+        made_at: when, and by what version.
+        length: what the bits are the length of.
+        programs: of the fronts all, of the others a sample; the front's first.
+        num_completed: programs that completed the last rung in all.
+        scorecard: lines of scorecard.parquet; None where nothing was measured.
+        overlay: points of published curves.
+    """
+
+    title: str
+    made_at: str
+    length: Literal["program", "payload"]
+    models: Sequence[ShownModel]
+    tasks: Sequence[ShownTask]
+    programs: Sequence[ShownProgram]
+    num_completed: int
+    courses: Sequence[Course] = ()
+    rungs: Sequence[RungCount] = ()
+    reasons: Sequence[ReasonCount] = ()
+    errors: Sequence[ReasonCount] = ()
+    scorecard: Sequence[Mapping[str, Any]] | None = None
+    overlay: Sequence[Published] = ()
+    origins: Sequence[Origin] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this report."""
+        return asdict(self)

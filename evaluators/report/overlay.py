@@ -1,0 +1,180 @@
+"""Published curves from CSV or JSON Lines, with errors that name file, line and column."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluators.report.contents import Published
+
+NEEDED = ("bits", "score")
+OPTIONAL = ("label", "lower", "upper", "task")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_MOST_POINTS = 10_000
+_MOST_BYTES = 1 << 26
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Return which column of a file stands for what; by default each is called as it is here.
+
+    Args:
+        text: `bits=COLUMN,score=COLUMN,...`, or None.
+
+    Raises:
+        ValueError: naming the part that can't be used.
+    """
+    columns: dict[str, str] = {}
+    for part in (text or "").split(",") if text is not None else ():
+        name, equals, column = part.partition("=")
+        name, column = name.strip(), column.strip()
+        if not equals or name not in (*NEEDED, *OPTIONAL) or not column:
+            raise ValueError(
+                f"--columns: {part!r} can't be used: NAME=COLUMN is needed, where NAME is one of "
+                f"{', '.join((*NEEDED, *OPTIONAL))}"
+            )
+        if name in columns:
+            raise ValueError(f"--columns: {name} is given twice")
+        columns[name] = column
+    return columns
+
+
+def read_overlay(path: Path, columns: Mapping[str, str]) -> list[Published]:
+    """Return the points of a file.
+
+    Args:
+        path: a CSV file with a line of heads, or JSON Lines with an object a line.
+        columns: which column stands for what. Points without a label are a curve that is called
+            like the file.
+
+    Raises:
+        ValueError: naming the file, the line, the column and what is there.
+    """
+    rows = list(_rows(path))
+    if not rows:
+        raise ValueError(f"{path}: the file holds no points")
+    if len(rows) > _MOST_POINTS:
+        raise ValueError(f"{path}: {len(rows)} points; at most {_MOST_POINTS} can be drawn")
+    return [_point(path, line, row, columns) for line, row in rows]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    kind = path.suffix.lower()
+    if kind not in (*_DELIMITERS, *_JSON_LINES):
+        known = ", ".join((*_DELIMITERS, *_JSON_LINES))
+        raise ValueError(f"{path}: the name has to end in one of {known}")
+    text = _text(path)
+    yield from _json_lines(path, text) if kind in _JSON_LINES else _csv(path, text)
+
+
+def _text(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{path}: larger than {_MOST_BYTES} bytes")
+        return path.read_bytes().removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    heads: list[str] | None = None
+    try:
+        for cells in lines:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if heads is None:
+                heads = [cell.strip() for cell in cells]
+                twice = next((head for head in heads if heads.count(head) > 1), None)
+                if twice is not None:
+                    raise ValueError(f"{path}, line {lines.line_num}: two columns {twice!r}")
+                continue
+            if len(cells) != len(heads):
+                raise ValueError(
+                    f"{path}, line {lines.line_num}: {len(cells)} cells, the heads are {len(heads)}"
+                )
+            yield lines.line_num, dict(zip(heads, cells, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise ValueError(f"{path}, line {number}: a JSON object is needed, found a {kind}")
+        yield number, row
+
+
+def _point(path: Path, line: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Published:
+    where = f"{path}, line {line}"
+    bits = _number(where, row, columns.get("bits", "bits"), "a length in bits of at least 0")
+    score = _share(where, row, columns.get("score", "score"))
+    found: dict[str, Any] = {}
+    for name in ("lower", "upper"):
+        if _given(where, row, columns, name):
+            found[name] = _share(where, row, columns.get(name, name))
+    for name in ("label", "task"):
+        if _given(where, row, columns, name):
+            found[name] = str(row[columns.get(name, name)]).strip()
+    return Published(found.pop("label", path.stem), bits, score, **found)
+
+
+def _given(where: str, row: Mapping[str, Any], columns: Mapping[str, str], name: str) -> bool:
+    """Return whether a row says an optional value; an empty cell says nothing.
+
+    Raises:
+        ValueError: if a column was named that is not there.
+    """
+    column = columns.get(name, name)
+    if column not in row and name in columns:
+        raise _missing(where, row, column)
+    value = row.get(column)
+    return value is not None and str(value).strip() != ""
+
+
+def _share(where: str, row: Mapping[str, Any], column: str) -> float:
+    value = _number(where, row, column, "a number from 0 to 1")
+    if value > 1:
+        raise ValueError(
+            f"{where}, column {column!r}: found {row[column]!r:.60}; a number from 0 to 1 is "
+            "needed: divide a percentage by 100"
+        )
+    return value
+
+
+def _number(where: str, row: Mapping[str, Any], column: str, needed: str) -> float:
+    if column not in row:
+        raise _missing(where, row, column)
+    found = row[column]
+    value = math.nan
+    if isinstance(found, str | int | float) and not isinstance(found, bool):
+        try:
+            value = float(found)
+        except (ValueError, OverflowError):
+            value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where}, column {column!r}: found {found!r:.60}; {needed} is needed")
+    return value
+
+
+def _missing(where: str, row: Mapping[str, Any], column: str) -> ValueError:
+    there: Sequence[str] = [repr(name)[:60] for name in row]
+    return ValueError(
+        f"{where}: no column {column!r}; there are {', '.join(there)}. Name it by --columns "
+        f"bits=COLUMN,score=COLUMN"
+    )

@@ -1,0 +1,119 @@
+// One program: in short beside the pointer, and all of it in a panel.
+
+const hoverCard = document.getElementById("hover");
+const panel = document.getElementById("panel");
+
+function headline(program) {
+  const several = report.tasks.length > 1 ? `, ${program.task}` : "";
+  return `${whole(program.bits)} ${report.length === "payload" ? "payload " : ""}bits · ${modelName(program.model)}${several}`;
+}
+
+function standing(program) {
+  const verified = { yes: "verified", no: "not verified", "not yet": "not yet verified" }[yesNo(program.verified, "not yet")];
+  const certified = program.certified_at !== null ? `certified at δ = ${program.certified_at}` : program.certificate ? "not certified" : "not run on the sealed split";
+  return [verified, certified];
+}
+
+function sectionsText(program) {
+  if (!program.sections) return null;
+  return Object.entries(program.sections).map(([name, bytes]) => `${SECTIONS[name].name} ${whole(bytes)}`).join(", ") + " bytes";
+}
+
+function showHover(program, event) {
+  const text = program.prompt.trim() ? make("p", { class: "text" }, program.prompt) : make("p", { class: "soft" }, "no prompt");
+  hoverCard.replaceChildren(...[
+    make("p", {}, make("strong", {}, headline(program))),
+    make("p", {}, `score ${fixed(program.score)} (${range(program.lower, program.upper)}), ${standing(program).join(", ")}`),
+    make("p", { class: "soft" }, program.about),
+    text,
+    sectionsText(program) ? make("p", { class: "soft" }, sectionsText(program)) : null,
+    program.folder ? make("p", { class: "soft" }, folderText(program)) : null,
+  ].filter(Boolean));
+  hoverCard.hidden = false;
+  const { width, height } = hoverCard.getBoundingClientRect();
+  const room = { x: document.documentElement.clientWidth, y: window.innerHeight };
+  const left = event.clientX + 16 + width > room.x ? event.clientX - 16 - width : event.clientX + 16;
+  const top = event.clientY + 16 + height > room.y ? event.clientY - 16 - height : event.clientY + 16;
+  hoverCard.style.left = `${Math.max(8, Math.min(left, room.x - width - 8))}px`;
+  hoverCard.style.top = `${Math.max(8, top)}px`;
+}
+
+/** Return where a program's files are: from the page where it links there, so that both may move. */
+function folderText(program) {
+  try {
+    return program.link ? decodeURI(program.link) : program.folder;
+  } catch {
+    // The name is no UTF-8.
+    return program.link;
+  }
+}
+
+function hideHover() {
+  hoverCard.hidden = true;
+}
+
+function certificateText(program) {
+  const sealed = program.certificate;
+  if (!sealed) return "The program was not run on the sealed split.";
+  if (sealed.score === null) return "The program failed on the sealed split.";
+  const repeated = sealed.repeated ? " The sealed split had been opened before for other programs." : "";
+  return `Sealed split: score ${fixed(sealed.score)} on ${whole(sealed.num_examples)} examples, bounds ${range(sealed.lower, sealed.upper)}. ` +
+    `The bounds of ${sealed.num_programs} programs hold at once with probability ${sealed.level}.${repeated}`;
+}
+
+function bytesPart(program) {
+  if (!program.sections) return [];
+  const all = totalBytes(program);
+  const rows = Object.entries(program.sections).flatMap(([name, bytes]) => {
+    const { name: text, colour, pattern } = SECTIONS[name];
+    const codec = { prompt: program.codecs.prompt, numbers: program.codecs.adapter, examples: program.codecs.data }[name];
+    return [
+      make("span", {}, codec ? `${text} (${codec})` : text),
+      make("span", { class: "bar" }, make("span", { style: { width: `${(100 * bytes) / all}%`, ...filled(colour, pattern) } })),
+      make("span", { class: "end" }, `${whole(bytes)} bytes`),
+    ];
+  });
+  return [make("h3", {}, `Bytes: ${whole(all)}`), make("div", { class: "bars" }, rows)];
+}
+
+function folderPart(program) {
+  if (program.link) return make("a", { href: program.link }, program.folder);
+  return program.folder;
+}
+
+function openPanel(program) {
+  hideHover();
+  const [verified, certified] = standing(program);
+  const tag = (text, value) => make("span", { class: `tag ${value === true ? "yes" : value === false ? "no" : ""}` }, text);
+  const close = make("button", { type: "button", click: () => panel.close() }, "Close");
+  panel.replaceChildren(...[
+    make("header", {}, make("h2", {}, headline(program)), close),
+    make("p", {}, program.about),
+    make("div", { class: "tags" },
+      tag(verified, program.verified), tag(certified, program.certificate ? program.certified === true || (program.certified_at !== null ? null : false) : null),
+      tag(program.on_front ? "on the front" : "not on the front", null)),
+    facts([
+      ["score", `${fixed(program.score)} (${range(program.lower, program.upper)}) on ${whole(program.num_examples)} examples of the search split`],
+      ["program bits", whole(program.program_bits)], ["payload bits", whole(program.payload_bits)],
+      ["candidate", program.candidate], ["proposed by", program.operator], ["made from", program.parent],
+      ["family", program.family], ["task", program.task], ["run", program.run], ["folder", folderPart(program)],
+      ["can't be read", program.trouble],
+    ]),
+    make("h3", {}, "Certificate"), make("p", {}, certificateText(program)),
+    make("h3", {}, program.exact_prompt ? "Prompt text, as the payload holds it" : "Prompt text, without the task's template"),
+    program.prompt ? make("pre", { class: "prompt" }, program.prompt) : make("p", { class: "note" }, "none"),
+    ...bytesPart(program),
+    ...(program.script ? [make("h3", {}, "program.py, before it was made short"), make("pre", { class: "script" }, program.script),
+      make("details", {}, make("summary", {}, "program.py as it is counted"), make("pre", {}, program.counted))] : []),
+    ...(program.recipe ? [make("h3", {}, "Recipe"), make("pre", { class: "recipe" }, program.recipe)] : []),
+    program.sections ? null : make("p", { class: "note" }, "Files are read for programs on a front only; those of this one are in the ledger of its run."),
+  ].filter(Boolean));
+  if (!panel.open) panel.showModal();
+  panel.scrollTop = 0;
+}
+
+panel.addEventListener("click", (event) => {
+  // Beside the panel: on what lies behind it.
+  if (event.target === panel && event.clientX < panel.getBoundingClientRect().left) panel.close();
+});
+window.addEventListener("scroll", hideHover, { passive: true });

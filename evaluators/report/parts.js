@@ -1,0 +1,283 @@
+// The parts of the page that are tables and bars: needed bits, reasons, composition, scorecard, origin.
+
+function modelName(label) {
+  const regime = models.get(label)?.regime;
+  return regime && regime !== label ? `${label} (${regime})` : label;
+}
+
+/** Return the table of bits that each shown base model needs for some scores. */
+function neededTable(task, rows) {
+  const labels = shownModels(task.models);
+  const cell = (row, label) => {
+    const found = row.found[label], certified = row.certified[label];
+    const text = found === null ? "not reached" : whole(found);
+    const below = certified === null ? "not certified" : `certified ${whole(certified)}`;
+    return make("td", { class: "number" }, text, make("br"), make("small", {}, below));
+  };
+  return make("div", { class: "scroll" }, make("table", {},
+    make("thead", {}, make("tr", {}, make("th", {}, "base model"),
+      rows.map((row) => make("th", { class: "number" }, `score ≥ ${row.target}`)))),
+    make("tbody", {}, labels.map((label) => make("tr", {},
+      make("td", {}, swatch(label), " ", modelName(label)),
+      rows.map((row) => cell(row, label)))))));
+}
+
+function collapseTable(task) {
+  const shown = task.collapses.filter((one) => isShown(one.before) && isShown(one.after));
+  if (!shown.length) return null;
+  return make("div", {},
+    make("h3", {}, "Collapse between base models"),
+    make("div", { class: "scroll" }, make("table", {},
+      make("thead", {}, make("tr", {},
+        make("th", {}, "score"), make("th", {}, "between"), make("th", { class: "number" }, "factor"),
+        make("th", { class: "number" }, "information ≤"))),
+      make("tbody", {}, shown.map((one) => make("tr", {},
+        make("td", {}, `≥ ${one.target}`),
+        make("td", {}, swatch(one.before, false), " ", one.before, make("br"), swatch(one.after, false), " ", one.after),
+        make("td", { class: "number" }, one.factor.toFixed(2), make("br"), make("small", {}, one.certified ? "certified" : "found")),
+        make("td", { class: "number" }, whole(one.information))))))),
+    make("p", { class: "note" },
+      "Bits. The last column is proven as far as its program is: whoever has the first model and that program does " +
+      "the task, so the second model holds no more information about the task that the first lacks. The factor " +
+      "compares what was found; a shorter program may exist under either model."));
+}
+
+function frontSection(task) {
+  const several = report.tasks.length > 1;
+  const plot = make("div", { class: "plot", role: "img", "aria-label": `Length against score on ${task.name}` });
+  const needed = make("div");
+  const hidden = make("div");
+  const others = report.programs.filter((p) => p.task === task.name && !p.on_front).length;
+  const completed = Object.values(task.num_completed).reduce((sum, count) => sum + count, 0);
+  const fronts = report.programs.filter((p) => p.task === task.name && p.on_front).length;
+  const sampled = fronts + others < completed
+    ? ` ${whole(completed)} programs completed the last rung; drawn are the ${whole(fronts)} of the fronts and ${whole(others)} of the others, a uniform sample with all that were certified.`
+    : "";
+  const section = make("section", { class: "front" },
+    make("h2", {}, several ? `Length against score: ${task.name}` : "Length against score"),
+    plot,
+    frontKey(task),
+    make("p", { class: "note" },
+      `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for having taken the best of many; certificates do.${sampled} Hover over a point, or click it for the whole program.`),
+    make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden);
+  drawn(() => drawFront(task, plot));
+  drawn(() => {
+    const asked = task.needed.filter((row) => row.asked), rest = task.needed.filter((row) => !row.asked);
+    needed.replaceChildren(neededTable(task, asked));
+    const opened = hidden.querySelector("details")?.open;
+    const more = rest.length
+      ? make("details", { open: opened }, make("summary", {}, "at other scores"), neededTable(task, rest)) : null;
+    hidden.replaceChildren(...[more, collapseTable(task)].filter(Boolean));
+  });
+  return section;
+}
+
+function frontKey(task) {
+  const dot = (attributes) => svg("svg", { width: 14, height: 14, "aria-hidden": "true" },
+    svg("circle", { cx: 7, cy: 7, r: 5, stroke: "currentColor", "stroke-width": 1.6, fill: "none", ...attributes }));
+  const tick = svg("svg", { width: 14, height: 14, "aria-hidden": "true" },
+    svg("line", { x1: 7, y1: 1, x2: 7, y2: 13, stroke: "currentColor", "stroke-width": 3 }));
+  const entries = [
+    [dot({ fill: "currentColor" }), "on the front, certified at the largest target it reaches"],
+    [svg("svg", { width: 14, height: 14, "aria-hidden": "true" }, ...dot({}).children, ...dot({ r: 2, fill: "currentColor", stroke: "none" }).children), "certified at a lower target"],
+    [dot({}), "not certified"],
+    [dot({ r: 3, stroke: "none", fill: "currentColor", "fill-opacity": 0.4 }), "other completed programs"],
+    [tick, "certified complexity at a target"],
+  ];
+  const published = [...new Set(publishedOf(task).map((point) => point.label))];
+  if (published.length) {
+    const cross = svg("svg", { width: 26, height: 14, "aria-hidden": "true" },
+      svg("path", { d: "M0 7h26M9 3l8 8M17 3l-8 8", stroke: "currentColor", "stroke-width": 1.4, fill: "none" }));
+    entries.push([cross, `published: ${published.join(", ")}`]);
+  }
+  return make("ul", { class: "key" }, entries.map(([mark, text]) => make("li", {}, mark, make("span", {}, text))));
+}
+
+function courseSection(section) {
+  if (!report.courses.length && !report.rungs.length) {
+    section.append(make("p", { class: "note" }, "No rung has finished yet."));
+    return;
+  }
+  const grown = make("div", { class: "plot low", role: "img", "aria-label": "Hypervolume over the search" });
+  const rungs = make("div", { class: "plot low", role: "img", "aria-label": "Candidates of each rung" });
+  let along = "examples";
+  const draw = () => drawCourse(grown, along);
+  const axis = choice("Along", [["examples", "examples"], ["seconds", "seconds"]], along, (value) => { along = value; draw(); });
+  const chips = OUTCOMES.map(({ name, pattern }) => make("li", {},
+    make("span", { class: "chip", style: chipStyle(pattern) }), make("span", {}, name)));
+  section.append(make("div", { class: "pair" },
+    make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Area below the front"), axis), grown,
+      make("p", { class: "note" }, "Doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
+    make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Candidates of each rung")), rungs,
+      make("ul", { class: "key" }, chips))));
+  drawn(draw);
+  drawn(() => drawRungs(rungs));
+  tallySection(section, "Why candidates were stopped", report.reasons, "Nobody was stopped.");
+  if (report.errors.length) tallySection(section, "How candidates failed", report.errors, "");
+}
+
+function chipStyle(pattern) {
+  const lines = {
+    "/": "repeating-linear-gradient(-45deg, currentColor 0 1.5px, transparent 1.5px 5px)",
+    x: "repeating-linear-gradient(-45deg, currentColor 0 1px, transparent 1px 5px), repeating-linear-gradient(45deg, currentColor 0 1px, transparent 1px 5px)",
+  };
+  return { border: "1px solid currentColor", background: pattern ? lines[pattern] : "currentColor" };
+}
+
+/** Append bars that say how many candidates of the shown base models had each reason. */
+function tallySection(section, title, counts, nothing) {
+  const bars = make("div", { class: "reasons" });
+  section.append(make("h3", {}, title), bars);
+  drawn(() => {
+    const shown = counts.filter((one) => isShown(one.model));
+    const totals = new Map();
+    shown.forEach((one) => totals.set(one.reason, (totals.get(one.reason) ?? 0) + one.count));
+    const rows = [...totals].sort((a, b) => b[1] - a[1]);
+    const most = Math.max(1, ...totals.values());
+    bars.replaceChildren(...rows.flatMap(([reason, total]) => [
+      make("span", { class: "text" }, reason),
+      make("span", { class: "bar", "aria-hidden": "true" }, [...models.keys()].map((label) => {
+        const count = shown.filter((one) => one.reason === reason && one.model === label).reduce((sum, one) => sum + one.count, 0);
+        return count ? make("span", { style: { width: `${(100 * count) / most}%`, background: styleOf(label).colour }, title: `${label}: ${whole(count)}` }) : null;
+      })),
+      make("span", { class: "end" }, whole(total)),
+    ]));
+    if (!rows.length) bars.replaceChildren(make("span", { class: "text" }, nothing));
+  });
+}
+
+/** Return the segments of a bar, one a section, as shares of `whole`. */
+function segments(program, all) {
+  return Object.entries(program.sections).filter(([, bytes]) => bytes).map(([name, bytes]) => {
+    const { name: text, colour, pattern } = SECTIONS[name];
+    return make("span", {
+      style: { width: `${(100 * bytes) / all}%`, ...filled(colour, pattern) }, title: `${text}: ${whole(bytes)} bytes`,
+    });
+  });
+}
+
+function totalBytes(program) {
+  return Object.values(program.sections).reduce((sum, bytes) => sum + bytes, 0);
+}
+
+function compositionSection(section) {
+  const programs = report.programs.filter((p) => p.on_front && p.sections);
+  if (!programs.length) {
+    section.append(make("p", { class: "note" }, "There is no program on a front whose files could be read."));
+    return;
+  }
+  const bars = make("div", { class: "bars" });
+  const used = Object.entries(SECTIONS).filter(([name]) => programs.some((p) => p.sections[name]));
+  let share = false;
+  const draw = () => {
+    const shown = programs.filter((p) => isShown(p.model));
+    const most = Math.max(...shown.map(totalBytes));
+    const groups = new Map();
+    shown.forEach((p) => groups.set(`${p.task}\n${p.model}`, [...(groups.get(`${p.task}\n${p.model}`) ?? []), p]));
+    bars.replaceChildren(...[...groups.values()].flatMap((own) => [
+      make("div", { class: "group" }, swatch(own[0].model),
+        report.tasks.length > 1 ? `${modelName(own[0].model)}, ${own[0].task}` : modelName(own[0].model)),
+      ...own.sort((a, b) => a.bits - b.bits).flatMap((p) => [
+        make("button", { type: "button", click: () => openPanel(p), title: p.about }, `score ${fixed(p.score, 2)}`),
+        make("span", { class: "bar" }, segments(p, share ? totalBytes(p) : most)),
+        make("span", { class: "end" }, `${whole(totalBytes(p))} bytes`),
+      ]),
+    ]));
+  };
+  section.append(
+    make("div", { class: "headline" },
+      make("ul", { class: "key" }, used.map(([, { name, colour, pattern }]) => {
+        const chip = make("span", { class: "chip" });
+        drawn(() => Object.assign(chip.style, filled(colour, pattern)));
+        return make("li", {}, chip, make("span", {}, name));
+      })),
+      choice("Bars show", [[false, "bytes"], [true, "share"]], share, (value) => { share = value; draw(); })),
+    bars,
+    make("p", { class: "note" }, "Bytes of both files of each program. program.py is what every program pays; prompt text, scales and numbers are sections of payload.bin."));
+  drawn(draw);
+}
+
+function scorecardSection(section) {
+  if (!report.scorecard) {
+    section.append(make("p", { class: "note" }, "Nothing was measured. `kilobit scorecard RUN` does, and the next report shows it."));
+    return;
+  }
+  const lines = report.scorecard.filter((line) => line.tag === null);
+  const items = [...new Set(lines.filter((line) => line.change !== null).map((line) => line.item))];
+  const missing = [...new Set(lines.map((line) => line.item))].filter((item) => !items.includes(item));
+  const largest = new Map(items.map((item) => [item,
+    Math.max(0.05, ...lines.filter((line) => line.item === item).map((line) => Math.abs(line.change ?? 0)))]));
+  const table = make("table", { class: "heat" });
+  drawn(() => {
+    const groups = new Map();
+    lines.filter((line) => isShown(line.model)).forEach((line) => {
+      const key = `${line.run}\n${line.task}\n${line.model}`;
+      if (!groups.has(key)) groups.set(key, new Map());
+      const own = groups.get(key);
+      own.set(line.candidate, [...(own.get(line.candidate) ?? []), line]);
+    });
+    const head = make("tr", {}, make("th", { class: "row" }, "bits, own score"), items.map((item) => make("th", { class: "item" }, item)));
+    table.replaceChildren(make("thead", {}, head), make("tbody", {}, [...groups.values()].flatMap((own) => {
+      const first = [...own.values()][0][0];
+      return [
+        make("tr", { class: "group" }, make("th", { class: "row" }, swatch(first.model), ` ${modelName(first.model)}`), make("th", { colspan: items.length })),
+        ...[...own.values()].map((cells) => heatRow(cells, items, largest)),
+      ];
+    })));
+  });
+  section.append(make("div", { class: "scroll" }, table),
+    make("p", { class: "note" },
+      "Change against the bare base model on the same examples. Blue is better, orange is worse, the deeper the closer to the largest change of the column; ▲ helps and ▼ harms beyond noise, over all comparisons at once. Hover over a cell for its interval."),
+    missing.length ? make("p", { class: "note" }, `Without any number: ${missing.join(", ")}.`) : "");
+}
+
+function heatRow(cells, items, largest) {
+  const line = cells[0];
+  return make("tr", {},
+    make("th", { class: "row", title: line.candidate }, `${whole(line.program_bits)}, ${fixed(line.own_score, 2)}`),
+    items.map((item) => heatCell(cells.find((cell) => cell.item === item), largest.get(item))));
+}
+
+function heatCell(line, largest) {
+  if (!line || line.error !== null || line.change === null) {
+    return make("td", { class: "cell", title: line?.error ?? null }, make("small", {}, line?.error ? "failed" : "–"));
+  }
+  const better = line.better === "lower" ? -line.change : line.change;
+  const share = Math.min(1, Math.abs(better) / largest);
+  const colour = better >= 0 ? "0 114 178" : "230 110 0";
+  const mark = { helps: " ▲", harms: " ▼" }[line.verdict] ?? "";
+  const text = line.change === 0 ? "0" : `${line.change > 0 ? "+" : "−"}${Math.abs(line.change).toFixed(Math.abs(line.change) < 0.01 ? 3 : 2)}`;
+  const about = `${line.item}: ${fixed(line.base)} without, ${fixed(line.value)} with; change ${range(line.lower, line.upper)} on ${whole(line.num_examples)} examples`;
+  return make("td", {
+    class: "cell", title: about, style: { background: `rgb(${colour} / ${Math.round(share * (dark() ? 62 : 48))}%)` },
+  }, text, make("span", { class: "mark" }, mark));
+}
+
+function facts(pairs) {
+  return make("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+}
+
+function originSection(section) {
+  for (const origin of report.origins) {
+    if (report.origins.length > 1) section.append(make("h3", {}, origin.run));
+    section.append(
+      facts([["folder", origin.folder], ...origin.facts]),
+      make("h3", {}, "Commands"),
+      make("div", { class: "scroll" }, make("table", {},
+        make("thead", {}, make("tr", {}, ["attempt", "command", "begun", "host"].map((head) => make("th", {}, head)))),
+        make("tbody", {}, origin.attempts.map((one) => make("tr", {},
+          make("td", {}, String(one.attempt ?? "–")), make("td", {}, make("code", {}, one.command || "–")),
+          make("td", {}, one.started_at ?? "–"), make("td", {}, one.host ?? "–")))))),
+      make("h3", {}, "Base models"),
+      make("div", { class: "scroll" }, make("table", {},
+        make("thead", {}, make("tr", {}, ["model", "regime", "from", "weights", "type", "parameters", "digest of its weights"].map((head) => make("th", {}, head)))),
+        make("tbody", {}, origin.models.map((one) => make("tr", {},
+          make("td", {}, one.model), make("td", {}, one.regime), make("td", {}, one.from), make("td", {}, one.weights),
+          make("td", {}, `${one.dtype}, ${one.device}`), make("td", {}, whole(one.parameters)),
+          make("td", {}, make("code", {}, one.digests.join(", ") || "–"))))))),
+      make("h3", {}, "Versions"),
+      facts(Object.entries(origin.versions)),
+      make("details", {}, make("summary", {}, "the whole sweep, as JSON"), make("pre", {}, origin.sweep)));
+  }
+}

@@ -1,0 +1,79 @@
+// Puts the page together, and follows the switches for base models and theme.
+
+const wantsDark = window.matchMedia("(prefers-color-scheme: dark)");
+const themeButton = document.getElementById("theme");
+let chosenTheme = null;
+
+function useTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  themeButton.textContent = theme === "dark" ? "Light" : "Dark";
+  themeButton.setAttribute("aria-label", `Change to ${theme === "dark" ? "light" : "dark"} colours`);
+}
+
+function currentTheme() {
+  return chosenTheme ?? (wantsDark.matches ? "dark" : "light");
+}
+
+themeButton.addEventListener("click", () => {
+  chosenTheme = dark() ? "light" : "dark";
+  useTheme(chosenTheme);
+  redraw();
+});
+wantsDark.addEventListener("change", () => { useTheme(currentTheme()); redraw(); });
+
+// Paper is white, and as wide as it is.
+window.addEventListener("beforeprint", () => {
+  useTheme("light");
+  redraw();
+  document.querySelectorAll(".plot").forEach((plot) => Plotly.relayout(plot, { width: plot.classList.contains("low") ? 335 : 690, height: plot.classList.contains("low") ? 320 : 460 }));
+});
+window.addEventListener("afterprint", () => {
+  useTheme(currentTheme());
+  redraw();
+  document.querySelectorAll(".plot").forEach((plot) => Plotly.relayout(plot, { width: null, height: null, autosize: true }));
+});
+
+let wasNarrow = narrow();
+window.addEventListener("resize", () => {
+  if (narrow() === wasNarrow) return;
+  wasNarrow = narrow();
+  redraw();
+});
+
+function regimeBar(nav) {
+  for (const { label } of report.models) {
+    const mark = make("span");
+    drawn(() => mark.replaceChildren(swatch(label)));
+    const box = make("input", {
+      type: "checkbox", checked: true, value: label,
+      change: (event) => {
+        if (event.target.checked) hidden.delete(label);
+        else hidden.add(label);
+        row.classList.toggle("off", !event.target.checked);
+        redraw();
+      },
+    });
+    const row = make("label", {}, box, mark, modelName(label));
+    nav.append(row);
+  }
+}
+
+function aboutText() {
+  const fronts = report.programs.filter((p) => p.on_front).length;
+  const certified = report.programs.filter((p) => p.certified === true).length;
+  const tasks = report.tasks.map((task) => task.name).join(", ");
+  return `${tasks} · ${whole(report.num_completed)} programs completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified · made ${report.made_at}`;
+}
+
+useTheme(currentTheme());
+document.getElementById("about").textContent = aboutText();
+regimeBar(document.getElementById("regimes"));
+const fronts = document.getElementById("fronts");
+for (const task of report.tasks) fronts.append(frontSection(task));
+courseSection(document.getElementById("course"));
+compositionSection(document.getElementById("composition"));
+scorecardSection(document.getElementById("scorecard"));
+programsSection(document.getElementById("programs"));
+originSection(document.getElementById("origin"));
+redraw();
+document.documentElement.dataset.ready = "yes";
