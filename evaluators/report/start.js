@@ -60,9 +60,9 @@ function regimeBar(nav) {
 
 function aboutText() {
   const fronts = report.programs.filter((p) => p.on_front).length;
-  const certified = report.programs.filter((p) => p.certified === true).length;
+  const certified = report.programs.filter((p) => p.certified_at !== null).length;
   const tasks = report.tasks.map((task) => task.name).join(", ");
-  return `${tasks} · ${whole(report.num_completed)} programs completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified · made ${report.made_at}`;
+  return `${tasks} · ${whole(report.num_completed)} programs completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified at some target · made ${report.made_at}`;
 }
 
 useTheme(currentTheme());

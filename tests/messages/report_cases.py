@@ -1,54 +1,123 @@
 """What `report` says."""
 
-from tests.messages.aggregate_cases import table
-from tests.messages.run_cases import damaged
+import json
+from typing import Any
+
 from tests.messages.scene import Case, Scene
 
-OVERLAID = "report {run} --overlay {here}/t.csv"
+OVERLAY = "report {run} --overlay {here}/curve.csv"
 
 
-def points_of_others(scene: Scene) -> None:
-    """Make a data set that holds no run."""
-    table("accuracy,bits\n0.5,80\n")(scene)
+def curve(content: str | bytes, name: str = "curve.csv") -> Any:
+    """Return what writes a run and published points."""
+
+    def write(scene: Scene) -> None:
+        scene.finished()
+        scene.file(name, content)
+
+    return write
+
+
+def two_runs(**changes: Any) -> Any:
+    """Return what writes two runs, the second with changes of its sweep."""
+
+    def write(scene: Scene) -> None:
+        scene.finished()
+        scene.finished("second", **changes)
+
+    return write
+
+
+def only_of_others(scene: Scene) -> None:
+    """Write a data set of imported points alone."""
+    scene.file("t.csv", "score,payload_bits\n0.5,80\n")
     from launch import main
 
-    words = ["--import", str(scene.here / "t.csv"), "--map", "score=accuracy,payload_bits=bits"]
+    words = ["--import", "t.csv", "--map", "score=score,payload_bits=payload_bits"]
+    scene.monkeypatch.chdir(scene.here)
     assert main(["aggregate", *words, "-o", str(scene.here / "set")]) == 0
 
 
-def two_lengths(scene: Scene) -> None:
-    """Make two runs that compare their programs by different lengths."""
-    scene.begun("run")
-    scene.begun("other", length="payload")
-
-
 CASES = [
-    Case("report {run}", "{run} holds no run: run.json is missing"),
-    Case("report {run}", "rungs/x.a1.parquet: not a part of a ledger: ", given=damaged("rungs")),
+    Case("report", "the following arguments are required: RUN"),
+    Case("report {here}/none", "{here}/none holds no run: run.json is missing"),
+    Case("report {run} --length words", "argument --length: invalid choice: 'words'"),
     Case(
-        "report {here}/set -o {here}/r.html",
-        "there is no run in it, only points of others: `kilobit front` shows them",
-        given=points_of_others,
-    ),
-    Case(
-        "report {run} {here}/other",
+        "report {run} {here}/second",
         "say by -o FILE.html where the report of several runs is to lie",
+        given=two_runs(),
     ),
     Case(
         "report {run} -o {here}",
         "-o {here}: that is a folder; a file such as {here}/report.html fits",
-        given=lambda scene: scene.begun(),
+        given=Scene.finished,
     ),
-    Case("report {run} --columns bits=b", "--columns belongs to --overlay FILE"),
+    Case("report {run} {run} -o {here}/r.html", "{run} is given twice", given=Scene.finished),
     Case(
-        "report {run} run -o {here}/r.html",
-        " is given twice",
-        given=lambda scene: scene.begun(),
+        "report {run} {here}/second -o {here}/r.html",
+        "the runs compare programs differently (run by program bits, second by payload bits): "
+        "give --length",
+        given=two_runs(length="payload"),
     ),
     Case(
-        "report {run} {here}/other -o {here}/r.html",
-        "the runs compare programs differently (",
-        given=two_lengths,
+        "report {here}/set -o {here}/r.html",
+        "there is no run in it, only points of others",
+        given=only_of_others,
     ),
-    Case(OVERLAID, "{here}/t.csv: there is no such file", given=lambda scene: scene.begun()),
+    Case(
+        "report {run}",
+        "{run}/scorecard.parquet: ",
+        given=lambda scene: scene.file(str(scene.finished().path / "scorecard.parquet"), "x"),
+    ),
+    Case(
+        "report {run} --columns bits=b",
+        "--columns belongs to --overlay FILE",
+        given=Scene.finished,
+    ),
+    Case(f"{OVERLAY} --columns bits", "--columns: 'bits' can't be used: NAME=COLUMN is needed"),
+    Case(f"{OVERLAY} --columns bits=a,bits=b", "--columns: bits is given twice"),
+    Case(OVERLAY, "{here}/curve.csv: there is no such file", given=Scene.finished),
+    Case(
+        "report {run} --overlay {here}/curve.txt",
+        "{here}/curve.txt: the name has to end in one of",
+        given=curve("", "curve.txt"),
+    ),
+    Case(OVERLAY, "{here}/curve.csv: the file holds no points", given=curve("bits,score\n")),
+    Case(OVERLAY, "{here}/curve.csv: not UTF-8 at byte 1", given=curve(b"b\xff")),
+    Case(
+        OVERLAY,
+        "{here}/curve.csv, line 1: two columns 'bits'",
+        given=curve("bits,bits\n1,1\n"),
+    ),
+    Case(
+        OVERLAY,
+        "{here}/curve.csv, line 2: 3 cells, the heads are 2",
+        given=curve("bits,score\n1,1,1\n"),
+    ),
+    Case(
+        OVERLAY,
+        "{here}/curve.csv, line 2: no column 'score'; there are 'bits', 'points'",
+        given=curve("bits,points\n1,1\n"),
+    ),
+    Case(
+        OVERLAY,
+        "{here}/curve.csv, line 2, column 'score': found '80'; a number from 0 to 1 is needed: "
+        "divide a percentage by 100",
+        given=curve("bits,score\n1,80\n"),
+    ),
+    Case(
+        OVERLAY,
+        "{here}/curve.csv, line 2, column 'bits': found 'few'; ",
+        given=curve("bits,score\nfew,0.8\n"),
+    ),
+    Case(
+        "report {run} --overlay {here}/curve.jsonl",
+        "{here}/curve.jsonl, line 1: not JSON: ",
+        given=curve("{", "curve.jsonl"),
+    ),
+    Case(
+        "report {run} --overlay {here}/curve.jsonl",
+        "{here}/curve.jsonl, line 1: a JSON object is needed, found a list",
+        given=curve(json.dumps([1]), "curve.jsonl"),
+    ),
 ]
