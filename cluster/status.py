@@ -151,7 +151,8 @@ def view(watch: Watch) -> RenderableType:
     lines += [*_pace(watch, standing), *_failures(standing)]
     # A terminal with few lines shows the first of them.
     return Group(
-        Text("\n".join(lines)),
+        # The console cuts no line of what is only printed; here every line has to fit.
+        Text("\n".join(lines), no_wrap=False, overflow="fold"),
         _models(standing, watch.run.sweep.targets),
         _rungs(standing),
         _workers(standing.usage),

@@ -297,7 +297,7 @@ def test_what_can_not_be_measured_is_said_and_nothing_is_written(
         ({**SMALL, "perplexity": {"file": "none.txt"}}, "none.txt: No such file"),
         (
             {**SMALL, "perplexity": None, "safety": {"judge": {"regime": "j", "path": "no"}}},
-            "base model j can't be loaded",
+            "base model j: there is no folder",
         ),
     ):
         battery.write_text(yaml.safe_dump(change), "utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 import launch
 from cluster import status
@@ -99,9 +100,12 @@ def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story
 
 def test_a_terminal_renews_a_table(story: Story) -> None:
     watch, text = a_watch(story), io.StringIO()
-    console = Console(file=text, force_terminal=True, width=100, height=60)
+    console = Console(file=text, force_terminal=True, width=100, height=60, soft_wrap=True)
     status._watch_table(watch, console, 5, story.sleep)
-    last = text.getvalue().rsplit("small, attempt 1", 1)[1]
+    last = Text.from_ansi(text.getvalue().rsplit("small, attempt 1", 1)[1]).plain
+    # Lines that are longer than the terminal go on in the next.
+    assert "0 programs verified" in " ".join(last.split())
+    assert max(map(len, last.splitlines())) <= 100
     rows = [line.split() for line in last.splitlines()]
     assert ["small", "2", "2", "0.500", "900", "8", "1", "900"] in rows
     assert ["large", "1", "1", "0"] in rows
