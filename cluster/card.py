@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
 from rich.text import Text
 
+from cluster.terminal import wide_table
 from evaluators.paired import LEVEL
 from search.cost import Line, trades
 
-_UNBOUNDED = 10_000
 # A sign too, for readers without colours.
 _SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
@@ -49,23 +46,17 @@ def _print_model(console: Console, lines: Sequence[Line]) -> None:
     for line in lines:
         by_program.setdefault(line.candidate, {})[line.item, line.tag] = line
     first = lines[0]
-    table = Table(
-        *(Column(name, no_wrap=True) for name in ("bits", "score", "certified", *items)),
-        title=f"{first.task}, {first.model}: change against the bare base model",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
     bases = {line.item: line for line in found if line.tag is None}
-    table.add_row("bare", "", "", *(_number(bases[item].base, signed=False) for item in items))
+    rows: list[list[str | Text]] = [
+        ["bare", "", "", *(_number(bases[item].base, signed=False) for item in items)]
+    ]
     for cells in by_program.values():
         about = next(iter(cells.values()))
         certified = {None: "", True: "yes", False: "no"}[about.certified]
-        row = [str(about.program_bits), f"{about.own_score:.3f}", certified]
-        table.add_row(*row, *(_cell(cells.get((item, None))) for item in items))
-    unbounded = console.options.update(max_width=_UNBOUNDED)
-    table.width = Measurement.get(console, unbounded, table).maximum
-    console.print(table)
+        own = [str(about.program_bits), f"{about.own_score:.3f}", certified]
+        rows.append([*own, *(_cell(cells.get((item, None))) for item in items)])
+    title = f"{first.task}, {first.model}: change against the bare base model"
+    console.print(wide_table(console, ("bits", "score", "certified", *items), rows, title))
     _print_parts(console, [line for line in found if line.tag is not None])
 
 

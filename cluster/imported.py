@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
 
 from cluster.sources import Imported
+from cluster.terminal import wide_table
 from search.imported import ImportedPoint, imported_fronts, imported_points
 from search.programs.program import Length
-
-_UNBOUNDED = 10_000
 
 
 def imported_points_of(
@@ -57,19 +53,11 @@ def print_imported(
             "candidate": [p.candidate or "" for p in front],
             "from": [p.run for p in front],
         }
-        table = Table(
-            *(Column(name, no_wrap=True) for name in columns),
-            title=f"{task or 'unknown task'}, {model or 'unknown model'}: imported, by "
-            f"{front[0].length} bits as others published them",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
+        title = (
+            f"{task or 'unknown task'}, {model or 'unknown model'}: imported, by "
+            f"{front[0].length} bits as others published them"
         )
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
-        unbounded = console.options.update(max_width=_UNBOUNDED)
-        table.width = Measurement.get(console, unbounded, table).maximum
-        console.print(table)
+        console.print(wide_table(console, columns, zip(*columns.values(), strict=True), title))
     if points:
         console.print("  imported: nobody ran these files here, and no complexity counts them")
     if num_without:

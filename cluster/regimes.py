@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
 
+from cluster.terminal import wide_table
 from search.front import FrontPoint
 from search.regimes import Lengths, collapses, rows_of
-
-_UNBOUNDED = 10_000
 
 
 def print_regimes(
@@ -38,19 +34,12 @@ def _print_task(
     models: Sequence[str],
     targets: Sequence[float],
 ) -> None:
-    table = Table(
-        *(Column(name, no_wrap=True) for name in ("score", *models)),
-        title=f"{task}: shortest program in {points[0].length} bits (of these certified)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for score, each in rows_of(points, models, targets):
-        mark = " target" if score in targets else ""
-        table.add_row(f"≥ {score:g}{mark}", *map(_cell, each))
-    unbounded = console.options.update(max_width=_UNBOUNDED)
-    table.width = Measurement.get(console, unbounded, table).maximum
-    console.print(table)
+    rows = [
+        [f"≥ {score:g}{' target' if score in targets else ''}", *map(_cell, each)]
+        for score, each in rows_of(points, models, targets)
+    ]
+    title = f"{task}: shortest program in {points[0].length} bits (of these certified)"
+    console.print(wide_table(console, ("score", *models), rows, title))
     any_found = False
     for target in targets:
         for one in collapses(points, models, target):

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
 import pyarrow as pa
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
 
 from cluster.run_folder import RunFolder
+from cluster.terminal import wide_table
 from evaluators.storage import Place, write_whole
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
@@ -22,7 +20,6 @@ from search.sweep import Sweep
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
-_UNBOUNDED = 10_000
 _OF_A_POINT = (
     "candidate",
     "rung",
@@ -92,12 +89,12 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
             del columns["sealed split"]
         title = f"{task}, {model}: bits of program and payload, score"
         left_out: list[str] = []
-        table = _table(console, columns, title)
+        table = wide_table(console, columns, zip(*columns.values(), strict=True), title)
         for name in _LEAST_NEEDED:
             if console.is_terminal and name in columns and (table.width or 0) > console.width:
                 del columns[name]
                 left_out.append(name)
-                table = _table(console, columns, title)
+                table = wide_table(console, columns, zip(*columns.values(), strict=True), title)
         console.print(table)
         if left_out:
             console.print(f"  not shown here: {', '.join(left_out)}")
@@ -124,22 +121,6 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
         "verified": [verified[p.verified] for p in points],
         "candidate": [p.candidate for p in points],
     }
-
-
-def _table(console: Console, columns: dict[str, list[str]], title: str) -> Table:
-    """Return a table as wide as it has to be, whatever the terminal."""
-    table = Table(
-        *(Column(name, no_wrap=True) for name in columns),
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    unbounded = console.options.update(max_width=_UNBOUNDED)
-    table.width = Measurement.get(console, unbounded, table).maximum
-    return table
 
 
 def certified_text(points: list[FrontPoint], target: float) -> str:

@@ -2,8 +2,15 @@
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+_UNBOUNDED = 10_000
 
 
 class Terminal(Console):
@@ -19,6 +26,24 @@ class Terminal(Console):
         """Say no more."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def wide_table(
+    console: Console, heads: Iterable[str], rows: Iterable[Sequence[str | Text]], title: str
+) -> Table:
+    """Return a table as wide as it has to be, whatever the terminal."""
+    table = Table(
+        *(Column(head, no_wrap=True) for head in heads),
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for row in rows:
+        table.add_row(*row)
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    table.width = Measurement.get(console, unbounded, table).maximum
+    return table
 
 
 def stderr_console() -> Console:
