@@ -8,17 +8,22 @@ same there: sweep file, data, models and run lie on storage that both see.
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.nodes import own_code
 
 _POLL_S = 0.5
 _AGENT_S = 30.0
+_CONNECT_S = 10.0
+# Ray's own.
+_CLIENT_PORT = 10001
 _INTERRUPTED = 130
 
 
@@ -82,6 +87,7 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
 
     # Where it is missing Ray says only that it timed out.
     import_module("grpc")
+    _check_answers(address)
     try:
         with own_code() as code:
             ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)
@@ -103,6 +109,23 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
                 driver.interrupt.remote()
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Check that somebody listens there; Ray tries for half a minute before it says so.
+
+    Raises:
+        ConnectionError: if nobody does, or the address names no host.
+    """
+    try:
+        parts = urlsplit(address)
+        if not parts.hostname:
+            raise ConnectionError("it names no host")
+        there = (parts.hostname, parts.port or _CLIENT_PORT)
+        socket.create_connection(there, timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        # A name that can't be one, or a port that is none, is a ValueError.
+        raise ConnectionError(str(error)) from error
 
 
 def _by_job(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:

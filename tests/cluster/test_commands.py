@@ -407,7 +407,9 @@ def test_a_folder_without_a_run_is_refused(
         ("127.0.0.1:1", "Connection refused"),
         ("127.0.0.1:99999999", "answers at 127.0.0.1:9999"),
         ("ray://x y", "answers at ray://x y"),
-        ("ray://", "answers at ray://"),
+        ("ray://", "answers at ray://: it names no host"),
+        ("ray://127.0.0.1:1", "Connection refused"),
+        ("ray://here:port", "Port could not be cast"),
         ("nonsense", "answers at nonsense"),
     ],
 )
