@@ -329,7 +329,8 @@ def _summarise(
         console.print(
             f"{left} candidates are left; go on with:\n  kilobit resume {run_folder.path}"
         )
-    console.print(f"\npicture: {picture}\nlook further: kilobit front {run_folder.path} --json")
+    console.print(f"\npicture: {picture}\nlook further: kilobit report {run_folder.path}")
+    console.print(f"              kilobit front {run_folder.path} --json")
     if shutil.which("duckdb"):
         rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
         console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
