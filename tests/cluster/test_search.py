@@ -86,7 +86,7 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
         assert list(line) == [
             "run", "task", "model", "regime", "candidate", "family", "program_bits",
             "payload_bits", "score", "lower", "upper", "num_examples", "split", "verified",
-            "certified", "program", "length", "certificate",
+            "certified", "program", "length", "certificate", "imported",
         ]  # fmt: skip
         assert line["lower"] <= line["score"] <= line["upper"]
         assert isinstance(line["payload_bits"], int)

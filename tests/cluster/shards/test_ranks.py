@@ -194,6 +194,7 @@ def _session(process: psutil.Process) -> int:
 LORA = {"rank": [1], "target_modules": [["q_proj"]], "steps": [4], "batch_size": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_search_on_two_ranks_survives_the_death_of_one(
     write_sweep: Write, tmp_path: Path
