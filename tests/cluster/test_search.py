@@ -166,6 +166,7 @@ def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> N
     assert f"{quickstart[0]} holds another run" in message
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_packs_and_the_same_front(
     write_sweep: Write, tmp_path: Path
 ) -> None:
