@@ -167,6 +167,7 @@ def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_same_seed_gives_the_same_packs_and_the_same_front(
     write_sweep: Write, tmp_path: Path
 ) -> None:
