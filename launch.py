@@ -19,8 +19,7 @@ How many bits of program does it take to make a frozen language model reach a ta
 task?
 
 kilobit searches for the shortest program (a prompt, a small adapter, a post-processing) and shows
-the
-Pareto front of length against score for each base model."""
+the Pareto front of length against score for each base model."""
 
 _AGGREGATE = """\
 Merge runs of several clusters into one data set: Parquet tables in which no row stands twice.

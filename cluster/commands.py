@@ -320,21 +320,33 @@ def _summarise(
     for line in outcome.uncertified[:5]:
         console.print(f"not certified: {line}")
     if points and not any(point.certificate for point in points):
+        when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
-            "nothing is certified yet; when the search is over, open the sealed split with:\n"
+            f"nothing is certified yet; open the sealed split{when} with:\n"
             f"  kilobit certify {run_folder.path}"
         )
     if total is None or len(ended) < total:
-        left = "more" if total is None else str(total - len(ended))
-        console.print(
-            f"{left} candidates are left; go on with:\n  kilobit resume {run_folder.path}"
-        )
+        _print_left(run_folder, console, None if total is None else total - len(ended))
     console.print(f"\npicture: {picture}\nlook further: kilobit report {run_folder.path}")
     console.print(f"              kilobit front {run_folder.path} --json")
     if shutil.which("duckdb"):
         rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
         console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
+
+
+def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> None:
+    """Say that candidates are left, why, and how to go on."""
+    seconds = run_folder.sweep.budget.seconds
+    go_on = f"kilobit resume {run_folder.path}"
+    number = "more" if left is None else left
+    if seconds is None:
+        console.print(f"{number} candidates are left; go on with:\n  {go_on}")
+        return
+    console.print(
+        f"the time budget of {seconds:g} s is over and {number} candidates are left; go on for as "
+        f"long again, or without a limit:\n  {go_on}\n  {go_on} budget.seconds=null"
+    )
 
 
 def scorecard(args: argparse.Namespace) -> int:

@@ -216,9 +216,28 @@ def reopen_run(
         run, manifest = _read(path)
         sweep = change_budget(run.sweep, overrides)
         run = RunFolder(run.path, sweep, run.sweep_folder, attempt, True, tuple(left_out))
+        _check_enough(run)
         _write(run, manifest, overrides)
         _sweep_scratch(run.path)
         yield run
+
+
+def _check_enough(run: RunFolder) -> None:
+    """Check that the budget leaves what was begun: what was proposed has to come up again.
+
+    Raises:
+        SweepError: if it does not.
+    """
+    most = run.sweep.budget.candidates
+    if most is None:
+        return
+    begun = run.ledger.rows("candidates", ["position"])
+    number = sum(row["position"] is not None for row in begun)
+    if number > most:
+        raise SweepError(
+            f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "
+            f"or null for no limit (found {most}); nothing was changed"
+        )
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def points_from(
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
     about, rungs = at_last_rung(candidates, read("rungs", _OF_A_POINT), last)
     verified = read("verifications", ["candidate", "program", "verified"])
-    return complete_points(
+    points = complete_points(
         name,
         about,
         rungs,
@@ -75,6 +75,9 @@ def points_from(
         read("certificates", _OF_A_CERTIFICATE).to_pylist(),
         sweep.targets,
     )
+    # Whichever finished first: base models stand as the sweep lists them.
+    order = {model.label: number for number, model in enumerate(sweep.base_models)}
+    return sorted(points, key=lambda point: order.get(point.model, len(order)))
 
 
 def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:

@@ -268,5 +268,5 @@ def test_an_interrupted_run_goes_on_where_it_stopped(write_sweep: Write, tmp_pat
 def test_a_time_budget_ends_the_run_and_leaves_the_rest(write_sweep: Write, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shown = run("run", str(write_sweep()), "--out", str(out), "budget.seconds=0.001")
-    assert "candidates are left; go on with:" in shown
-    assert f"kilobit resume {out}" in shown
+    assert "the time budget of 0.001 s is over and " in shown
+    assert f"kilobit resume {out} budget.seconds=null" in shown

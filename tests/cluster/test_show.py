@@ -1,13 +1,18 @@
 """The front as a table: numbers are never cut, what is least needed goes first."""
 
 import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cluster.show import print_front
+from cluster.show import points_from, print_front
+from evaluators.tables import TABLES
 from search.front import Certificate, FrontPoint
+from search.sweep import load_sweep
 
 CERTIFICATE = Certificate(0.875, 0.812, 0.923, 1024, 0.95, 12, repeated=False)
 POINT = FrontPoint(
@@ -45,3 +50,28 @@ def test_what_a_narrow_terminal_leaves_out_is_said() -> None:
     assert max(map(len, table)) <= 80
     # Without a terminal nobody has to fit anything.
     assert any("trainable_tokens" in line for line in shown(80, terminal=False))
+
+
+def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(
+    write_sweep: Callable[..., Path],
+) -> None:
+    listed = [{"regime": regime, "path": "m"} for regime in ("random", "posttrained", "pretrained")]
+    sweep = load_sweep(write_sweep(base_models=listed))
+    models = [model.label for model in sweep.base_models]
+    last = sweep.rungs.ladder()[-1]
+    scored = {
+        "rung": last.index,
+        "num_examples": last.num_examples,
+        "score": 0.5,
+        "split": "search",
+    }
+    scored |= {"lower": 0.4, "upper": 0.6, "program_bits": 80, "payload_bits": 0, "program": "p"}
+    rows = {
+        "candidates": [{"candidate": m, "task": "numbers", "model": m} for m in reversed(models)],
+        "rungs": [scored | {"candidate": model} for model in reversed(models)],
+    }
+
+    def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        return pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table]).select(columns)
+
+    assert [point.model for point in points_from("run", read, sweep, None)] == models

@@ -65,6 +65,13 @@ def of_another_search(scene: Scene) -> None:
     ledger_of(run).write("candidates", "f" * 16, [row])
 
 
+def two_begun(scene: Scene) -> None:
+    """Begin a run in which two candidates have begun."""
+    ledger = ledger_of(scene.begun())
+    for position, name in enumerate(("a" * 16, "b" * 16)):
+        ledger.write("candidates", name, [{"candidate": name, "position": position}])
+
+
 def open_to_all(scene: Scene) -> None:
     """Begin a run in a folder that everybody may write to."""
     scene.monkeypatch.delenv("KILOBIT_SHARED_RUNS", raising=False)
@@ -176,6 +183,12 @@ RUNS = [
         given=begun,
     ),
     Case("resume {run} budget", "'budget': an override is written key=value, e.g.", given=begun),
+    Case(
+        "resume {run} budget.candidates=1",
+        "budget.candidates: 2 candidates have begun, so 2 or more are allowed, or null for no "
+        "limit (found 1); nothing was changed",
+        given=two_begun,
+    ),
     Case(
         "resume {run} budget.candidates=0",
         "command line: budget.candidates: Input should be greater than or equal to 1 (found 0)",
