@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="search as a sweep file says")
@@ -392,6 +394,13 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
         default="info",
         help="what the run's log is to hold at least (default: info); workers' lines are there too",
     )
+
+
+def _version() -> str:
+    try:
+        return f"kilobit {version('kilobit')}"
+    except PackageNotFoundError:
+        return "kilobit, not installed"
 
 
 def _place(text: str) -> Place:

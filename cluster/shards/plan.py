@@ -55,11 +55,13 @@ class RankPlan:
 
     def lines(self, label: str, shards: ShardsConfig) -> list[str]:
         """Return the plan as text."""
-        ranks = "1 rank" if shards.world_size == 1 else f"{shards.world_size} ranks"
+        alone = shards.world_size == 1
+        who = "a worker keeps" if alone else f"{shards.world_size} ranks ({self.layout}) keep"
+        gathered = f", {self.gathered / GIB:.2f} GiB gathered" if self.gathered else ""
         found = [
-            f"{label}: {ranks}, layout {self.layout}, {self.weights / GIB:.2f} GiB of weights a "
-            f"rank{f', {self.gathered / GIB:.2f} GiB gathered' if self.gathered else ''}, about "
-            f"{self.load_s:.0f} s to load, {self.token / 1e6:.2f} MB a token of a training pass"
+            f"{label}: {who} {self.weights / GIB:.2f} GiB of weights{'' if alone else ' each'}"
+            f"{gathered}, loaded in about {max(self.load_s, 1):.0f} s; training keeps "
+            f"{self.token / 1e6:.2f} MB for each token of a pass"
         ]
         if self.pass_tokens is not None:
             rows = self.pass_tokens // _TOKENS_OF_A_ROW

@@ -42,7 +42,7 @@ def test_a_large_model_is_planned_from_its_config_alone(large: BaseModelConfig) 
         assert plan.pass_tokens > 2000
         assert (plan.gathered > 0) == (layout == "zero3")
         text = "\n".join(plan.lines("olmo", shards))
-        assert f"olmo: 8 ranks, layout {layout}, 7.5" in text
+        assert f"olmo: 8 ranks ({layout}) keep 7.5" in text
         assert "tokens a pass" in text
 
 
@@ -60,7 +60,7 @@ def test_a_dry_run_prints_the_plan_and_refuses_what_does_not_fit(
     quickstart = str(REPOSITORY / "examples" / "quickstart.yaml")
     assert main(["run", quickstart, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "pretrained: 1 rank, layout one, 0.01 GiB of weights a rank" in shown
+    assert "pretrained: a worker keeps 0.01 GiB of weights, loaded in about 1 s" in shown
     tight = "workers.shards.memory_gib=0.01"
     assert main(["run", quickstart, "--dry-run", tight]) == 2
     assert "workers.shards: random does not fit" in capsys.readouterr().err
