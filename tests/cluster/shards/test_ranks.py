@@ -80,6 +80,8 @@ def course(session: None) -> Iterator[Callable[[Path, ShardsConfig], Found]]:
         ray.kill(actor)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_packs_of_all_kinds_are_the_same_on_one_rank_and_on_two(
     course: Callable[[Path, ShardsConfig], Found], folder: Path
 ) -> None:
