@@ -100,7 +100,7 @@ class BitsAware(RungRule):
             return True, "nobody is as short", ()
         versus = f"{gap:+.3f} against the best of those that are not longer"
         if result.verdict == "loses" and not result.left:
-            reason = f"it can't beat the best of those that are not longer: {gap:+.3f} against it"
+            reason = f"it can't beat the best of those that are not longer ({gap:+.3f})"
             return False, reason, rivals
         if not result.left and gap <= 0:
             return False, f"it does not raise the front: {versus}", rivals
