@@ -85,9 +85,9 @@ class _Driver:
 def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:
     import ray
 
+    _check_answers(address)
     # Where it is missing Ray says only that it timed out.
     import_module("grpc")
-    _check_answers(address)
     try:
         with own_code() as code:
             ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)

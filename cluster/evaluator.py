@@ -116,6 +116,8 @@ class Evaluator:
         )
         self._record_load(config)
         self._in_hand.ready()
+        if self._in_hand.came_back is not None:
+            _LOG.warning("died and was started again%s", self._in_hand.came_back)
         _LOG.info("holds %s on %s", config.label, platform.node())
 
     def ready(self) -> str:

@@ -37,6 +37,8 @@ class InHand:
     Attributes:
         cause: what is known of the last death, to be put behind a sentence.
         in_a_row: workers that died one after the other, without finishing anything between.
+        came_back: what the worker before it died of, to be put behind a sentence, empty where that
+            is not known; None if it is the first of the attempt.
 
     Raises:
         OSError, ValueError: on construction, if there is a file that can't be read.
@@ -50,6 +52,9 @@ class InHand:
         self._deaths: dict[str, int] = {}
         self._running: Sequence[str] = ()
         self.cause, self.in_a_row = "", 0
+        self.came_back: str | None = None
+        # Whether `cause` is what this very process is about to die of.
+        self._blamed = False
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
@@ -57,6 +62,7 @@ class InHand:
             for part in known["running"] if stayed else []:
                 self._deaths[part] = self._deaths.get(part, 0) + 1
             self.cause = str(known["cause"])
+            self.came_back = self.cause if known["blamed"] else ""
             died = stayed and (known["starting"] or known["running"])
             self.in_a_row = int(known["in_a_row"]) + bool(died)
         # Until it has something in hand or is ready, it dies of its own start.
@@ -101,7 +107,7 @@ class InHand:
         Raises:
             OSError: if that can't be written.
         """
-        self.cause = f": {cause}"
+        self.cause, self._blamed = f": {cause}", True
         self._write(self._running)
 
     def _write(self, running: Sequence[str]) -> None:
@@ -112,6 +118,7 @@ class InHand:
             "starting": self._starting,
             "deaths": self._deaths,
             "cause": self.cause,
+            "blamed": self._blamed,
             "in_a_row": self.in_a_row,
         }
         write_whole(self._path, json.dumps(content).encode())

@@ -4,7 +4,7 @@ Time is passed in, so tests advance it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -21,7 +21,13 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Course:
-    """The course of a search in numbers, fed by rows and decisions."""
+    """The course of a search in numbers, fed by rows and decisions.
+
+    Args:
+        num_candidates: how many there will be in all attempts; None if nobody knows.
+        num_rungs: length of the ladder.
+        clock: seconds.
+    """
 
     def __init__(
         self, num_candidates: int | None, num_rungs: int, clock: Callable[[], float]
@@ -29,11 +35,33 @@ class Course:
         self.num_candidates, self.num_rungs = num_candidates, num_rungs
         self._clock, self._began = clock, clock()
         self.ended: set[str] = set()
+        self._ended_before = 0
         self.failed: set[str] = set()
         self.at_rung: Counter[int] = Counter()
         self.examples = 0
         # Best score and its number of examples, for each model and decade of bits.
         self.best: dict[str, dict[int, tuple[float, int]]] = {}
+
+    def take_earlier(
+        self, rows: Iterable[Mapping[str, Any]], decisions: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Count what earlier attempts finished; their best scores and speed are not shown.
+
+        Args:
+            rows: of the table `rungs`.
+            decisions: of the table of that name; one whose rung is gone does not count.
+        """
+        errors = {(row["candidate"], row["rung"]): row["error"] for row in rows}
+        for decided in decisions:
+            key = (decided["candidate"], decided["rung"])
+            if key not in errors:
+                continue
+            self.at_rung[decided["rung"]] += 1
+            if decided["decision"] != "promote":
+                self.ended.add(decided["candidate"])
+            if errors[key]:
+                self.failed.add(decided["candidate"])
+        self._ended_before = len(self.ended)
 
     def add(self, model: str, row: Mapping[str, Any], decision: Decision) -> None:
         """Take in one finished rung."""
@@ -59,11 +87,11 @@ class Course:
         return self._clock() - self._began
 
     def left_s(self) -> float | None:
-        """Return the expected seconds to the end, or None before the first candidate ended."""
-        done = len(self.ended)
-        if not done or self.num_candidates is None:
+        """Return the expected seconds to the end, or None before a candidate ended here."""
+        here = len(self.ended) - self._ended_before
+        if not here or self.num_candidates is None:
             return None
-        return self.elapsed_s / done * (self.num_candidates - done)
+        return self.elapsed_s / here * (self.num_candidates - len(self.ended))
 
     def line(self) -> str:
         """Return the course in one line."""
@@ -89,6 +117,7 @@ class LiveView:
             else None
         )
         self._last = 0.0
+        self._told: Counter[int] | None = None
 
     def __enter__(self) -> "LiveView":
         if self._live:
@@ -98,20 +127,26 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
-        else:
-            self._console.print(self._course.line(), soft_wrap=True)
+        elif self._told != self._course.at_rung:
+            self._tell()
 
     def update(self) -> None:
         """Print the course again, if there is no terminal and it is time to."""
         now = self._course.elapsed_s
         if self._live is None and now - self._last >= _PLAIN_EVERY_S:
             self._last = now
-            self._console.print(self._course.line(), soft_wrap=True)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._course.at_rung.copy()
+        self._console.print(self._course.line(), soft_wrap=True)
 
     def _table(self) -> Group:
         course = self._course
         decades = sorted({d for best in course.best.values() for d in best})
-        table = Table("base model", title="best score by length (examples it was measured on)")
+        table = Table(
+            "base model", title="best score by payload bits (examples it was measured on)"
+        )
         for number in decades:
             table.add_column(decade_label(number), justify="right")
         for model, best in course.best.items():

@@ -138,7 +138,7 @@ def _tune_folder(run: RunFolder) -> Iterator[Path]:
 def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
     _LOG.log(
         logging.WARNING if row.get("error") else logging.INFO,
-        "%s %s rung %d score %s bits %s: %s, %s",
+        "%s %s rung %d score %s payload bits %s: %s, %s",
         candidate.model,
         decision.candidate,
         decision.rung,
@@ -157,7 +157,8 @@ def _wait_for_workers(pool: Pool, console: Console) -> None:
 
         def on_change(ready: int, waits_for: str) -> None:
             nonlocal told
-            _LOG.info("%d of %d workers hold their model; %s", ready, total, waits_for)
+            waiting = f"; {waits_for}" if waits_for else ""
+            _LOG.info("%d of %d workers hold their model%s", ready, total, waiting)
             bar.reach(ready)
             if waits_for and waits_for != told:
                 console.print(waits_for)
@@ -179,9 +180,13 @@ def _search(
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
-    ended = recorder.num_proposed - len(pending)
-    left = None if total is None else max(total - ended, len(pending))
-    course = Course(left, run.sweep.rungs.count, time.monotonic)
+    # The budget may have become less than what was proposed before.
+    most = None if total is None else max(total, recorder.num_proposed)
+    course = Course(most, run.sweep.rungs.count, time.monotonic)
+    course.take_earlier(
+        run.ledger.rows("rungs", ["candidate", "rung", "error"]),
+        run.ledger.rows("decisions", ["candidate", "rung", "decision"]),
+    )
     budget = run.sweep.budget.seconds
     brake = Brake(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:

@@ -30,7 +30,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.attempts import hold
+from cluster.attempts import hold, holder_of
+from cluster.not_a_run import why_no_run
 from cluster.permissions import check_nobody_else_writes, make_folder
 from cluster.regular_file import read_regular
 from evaluators.fence import check_latest, latest_attempt
@@ -124,10 +125,10 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
     with ExitStack() as stack:
         try:
             made = not path.exists()
-            _check_free(path)
+            _check_free(path, sweep)
             attempt = stack.enter_context(hold(path / "ledger"))
             # Another process may have begun and ended a run there between the look and the claim.
-            _check_free(path)
+            _check_free(path, sweep)
             begin(path / "ledger", attempt)
             folder = sweep_file.absolute().parent
             run = RunFolder(path, sweep, folder, attempt, held=True, made=made)
@@ -141,12 +142,9 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
         yield run
 
 
-def _check_free(path: Place) -> None:
+def _check_free(path: Place, sweep: Sweep) -> None:
     if (path / "run.json").exists():
-        raise SweepError(
-            f"{path} holds another run: go on with it by `resume {path}`, or choose another folder "
-            f"with --out"
-        )
+        raise SweepError(_whose(path, sweep))
     if isinstance(path, Path):
         make_folder(path)
         check_nobody_else_writes(path)
@@ -157,6 +155,22 @@ def _check_free(path: Place) -> None:
             f"{path} is not empty and no run: it holds {foreign or 'ledger'}; choose another "
             "folder with --out"
         )
+
+
+def _whose(path: Place, sweep: Sweep) -> str:
+    """Return what a folder holds in which a run of `sweep` can't begin, and what to do."""
+    try:
+        changed = _changed(open_run(path).sweep, sweep)
+    except SweepError as error:
+        return f"{error}; choose another folder with --out"
+    what = f"another sweep ({', '.join(changed)} differs)" if changed else "this sweep"
+    holder = holder_of(path / "ledger")
+    held = "" if holder is None else f", held now by {holder}"
+    when = "" if holder is None else "when that has ended "
+    return (
+        f"{path} holds a run of {what}{held}: {when}go on with it by `kilobit resume {path}`, or "
+        "choose another folder with --out"
+    )
 
 
 def discard_run(run: RunFolder) -> None:
@@ -252,8 +266,7 @@ def continue_run(
         OSError: if it can't be written.
     """
     path = _path_of(sweep, out)
-    before, now = (_searched(one) for one in (open_run(path).sweep, sweep))
-    changed = [name for name in now if now[name] != before[name]]
+    changed = _changed(open_run(path).sweep, sweep)
     if changed:
         raise SweepError(
             f"{path} holds the run of another sweep: {', '.join(changed)} differs; choose another "
@@ -263,6 +276,11 @@ def continue_run(
     overrides = [f"budget.{name}={json.dumps(value)}" for name, value in budget.items()]
     with reopen_run(path, take_over=take_over, overrides=overrides) as run:
         yield run
+
+
+def _changed(before: Sweep, sweep: Sweep) -> list[str]:
+    old, new = _searched(before), _searched(sweep)
+    return [name for name in new if new[name] != old[name]]
 
 
 def _searched(sweep: Sweep) -> dict[str, Any]:
@@ -312,7 +330,7 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SweepError(f"{path} holds no run: {file.name} is missing") from error
+        raise SweepError(why_no_run(path)) from error
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in ("sweep", *problem["loc"]))

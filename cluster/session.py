@@ -28,25 +28,34 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         _knock(address)
     if address is None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    import ray
-
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(address)
     try:
         if address is not None and lack_our_code():
             # What travels is named when a driver connects.
-            ray.shutdown()
+            _shut_down()
             with own_code() as code:
                 _connect(address, py_modules=code)
     except BaseException:
-        ray.shutdown()
+        _shut_down()
         raise
     # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """Leave Ray. A Ctrl-C meanwhile can't make it quicker, only end it with Ray's traceback."""
+    import ray
+
+    on_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         ray.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, on_sigint)
 
 
 def _connect(address: str | None, **runtime_env: object) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from cluster.run_folder import RunFolder
-from cluster.terminal import wide_table
+from cluster.terminal import fitting_table
 from evaluators.storage import Place, write_whole
 from search.certified import best_lower, certified_complexity
 from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
@@ -91,16 +91,8 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
         if not certificates:
             del columns["sealed split"]
         title = f"{task}, {model}: bits of program and payload, score"
-        left_out: list[str] = []
-        table = wide_table(console, columns, zip(*columns.values(), strict=True), title)
-        for name in _LEAST_NEEDED:
-            if console.is_terminal and name in columns and (table.width or 0) > console.width:
-                del columns[name]
-                left_out.append(name)
-                table = wide_table(console, columns, zip(*columns.values(), strict=True), title)
-        console.print(table)
-        if left_out:
-            console.print(f"  not shown here: {', '.join(left_out)}")
+        for shown in fitting_table(console, columns, _LEAST_NEEDED, title):
+            console.print(shown)
         for target in targets:
             bits = complexity(front_points, target)
             kind = front_points[0].length

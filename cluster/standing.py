@@ -50,7 +50,7 @@ _FAILURES_SHOWN = 3
 
 @dataclass(frozen=True)
 class RungCount:
-    """How many have finished a rung, and how many of them failed there."""
+    """How many drawn candidates have finished a rung, and how many of them failed there."""
 
     index: int
     num_examples: int
@@ -102,6 +102,8 @@ class Standing:
 
     Attributes:
         rungs: the ladder.
+        coarser: coarser versions of adapters that were scored beside them.
+        coarser_failed: those of them that failed.
         models: in the order of the sweep file.
         begun: candidates that were proposed.
         most: how many there will be at most, None where only the time ends the run.
@@ -116,6 +118,8 @@ class Standing:
     """
 
     rungs: tuple[RungCount, ...]
+    coarser: int
+    coarser_failed: int
     models: tuple[ModelStanding, ...]
     begun: int
     most: int | None
@@ -147,17 +151,22 @@ def standing_of(sweep: Sweep, tables: Mapping[str, Rows]) -> Standing:
         tables: rows of the ledger with the columns `COLUMNS`.
     """
     rungs, decisions = tables["rungs"], tables["decisions"]
-    finished = Counter(row["rung"] for row in rungs)
+    # A rate search makes these of a candidate after its last rung: nobody drew them.
+    made = {row["candidate"] for row in tables["candidates"] if row["position"] is None}
+    coarser = [row for row in rungs if row["candidate"] in made]
+    finished = Counter(row["rung"] for row in rungs if row["candidate"] not in made)
     failed = sorted(
         (row for row in rungs if row["error"] is not None), key=lambda row: row["finished_at"]
     )
-    failed_at = Counter(row["rung"] for row in failed)
+    failed_at = Counter(row["rung"] for row in failed if row["candidate"] not in made)
     actions = Counter(row["decision"] for row in decisions)
     return Standing(
         rungs=tuple(
             RungCount(r.index, r.num_examples, r.train_steps, finished[r.index], failed_at[r.index])
             for r in sweep.rungs.ladder()
         ),
+        coarser=len(coarser),
+        coarser_failed=sum(row["error"] is not None for row in coarser),
         models=_models(sweep, tables),
         begun=sum(row["position"] is not None for row in tables["candidates"]),
         most=sweep.most_candidates,

@@ -7,28 +7,24 @@ the time where something has changed, and nothing where not.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Column, Table
-from rich.text import Text
 
 from cluster.attempts import BEAT_S, holder_of
 from cluster.live import clock_text
 from cluster.run_folder import RunFolder, open_run
 from cluster.show import progress
 from cluster.standing import COLUMNS, ModelStanding, Standing, standing_of
-from cluster.terminal import Terminal, plain, renews
+from cluster.status_tables import models_table, rungs_table, usage_line, workers_table
+from cluster.terminal import Terminal, folded, plain, renews
 from evaluators.following import Following
 from evaluators.storage import Place
-from evaluators.usage import Usage
 from search.sweep import SweepError
 
 DONE, INTERRUPTED = 0, 130
-_WORKERS_SHOWN = 8
 # Looking takes at most this share of a watcher's time, however long a ledger has become.
 _LOOKING_SHARE = 0.2
 
@@ -99,28 +95,32 @@ class Watch:
 def _print(console: Console, watch: Watch, *, watching: bool = False) -> None:
     standing = watch.look()
     console.print(_title(watch))
-    console.print(_rungs(standing))
-    console.print(_models(standing, watch.run.sweep.targets))
-    console.print(_ended(standing))
+    for shown in rungs_table(console, standing):
+        console.print(shown)
+    for shown in models_table(console, standing, watch.run.sweep.targets):
+        console.print(shown)
+    console.print(_ended(watch, standing))
     for one in standing.usage:
-        console.print(_usage_line(one))
+        console.print(usage_line(one))
     for line in (*_pace(watch, standing), *_failures(standing)):
         console.print(line)
     if standing.last is not None:
         console.print(f"last rung finished at {standing.last:%Y-%m-%d %H:%M:%S} UTC")
-    if watch.holder is not None or not watching:
+    if watch.holder is not None:
         console.print(_held(watch))
+    elif not watching:
+        console.print(_what_next(watch, standing))
 
 
 def _watch_table(
     watch: Watch, console: Console, every_s: float, sleep: Callable[[float], None] = time.sleep
 ) -> None:
     watch.look()
-    with Live(view(watch), console=console, auto_refresh=False) as live:
+    with Live(view(watch, console), console=console, auto_refresh=False) as live:
         while watch.holder is not None:
             began = time.monotonic()
             watch.look()
-            live.update(view(watch), refresh=True)
+            live.update(view(watch, console), refresh=True)
             if watch.holder is not None:
                 sleep(_pause(every_s, time.monotonic() - began))
 
@@ -144,18 +144,18 @@ def _pause(every_s: float, looking_s: float) -> float:
     return max(every_s, looking_s / _LOOKING_SHARE)
 
 
-def view(watch: Watch) -> RenderableType:
+def view(watch: Watch, console: Console) -> RenderableType:
     """Return all that a terminal shows of a run, to be shown again in its place."""
     standing = watch.look() if watch.standing is None else watch.standing
-    lines = [_title(watch), _held(watch), _ended(standing)]
+    lines = [_title(watch), _held(watch), _ended(watch, standing)]
     lines += [*_pace(watch, standing), *_failures(standing)]
     # A terminal with few lines shows the first of them.
     return Group(
         # The console cuts no line of what is only printed; here every line has to fit.
-        Text("\n".join(lines), no_wrap=False, overflow="fold"),
-        _models(standing, watch.run.sweep.targets),
-        _rungs(standing),
-        _workers(standing.usage),
+        folded("\n".join(lines)),
+        *models_table(console, standing, watch.run.sweep.targets),
+        *rungs_table(console, standing),
+        *workers_table(console, standing.usage),
     )
 
 
@@ -183,9 +183,14 @@ def news(before: Standing, after: Standing, watch: Watch) -> list[str]:
 def ending(watch: Watch) -> str:
     """Return why there is nothing more to watch."""
     standing = watch.look()
+    return _what_next(watch, standing, f": {_ended(watch, standing)}")
+
+
+def _what_next(watch: Watch, standing: Standing, so_far: str = "") -> str:
+    """Return what can be done with a run that nobody holds."""
     if standing.running or (standing.most is not None and standing.ended < standing.most):
         return (
-            f"nobody holds it, and it is not complete: {_ended(standing)}. Go on with:\n"
+            f"nobody holds it, and it is not complete{so_far}. Go on with:\n"
             f"  kilobit resume {watch.run.path}"
         )
     return (
@@ -202,38 +207,13 @@ def _held(watch: Watch) -> str:
     return "nobody holds it" if watch.holder is None else f"held by {watch.holder}"
 
 
-def _ended(standing: Standing) -> str:
+def _ended(watch: Watch, standing: Standing) -> str:
+    running = "were in hand" if watch.holder is None else "are in hand"
     return (
         f"{progress(standing.ended, standing.most)} ended: {standing.completed} completed the last "
-        f"rung, {standing.stopped} stopped before; {standing.running} are running, "
+        f"rung, {standing.stopped} stopped before; {standing.running} {running}, "
         f"{standing.verified} programs verified"
     )
-
-
-def _table(*heads: str, title: str | None = None) -> Table:
-    columns = (Column(head, no_wrap=True) for head in heads)
-    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def _rungs(standing: Standing) -> Table:
-    table = _table("rung", "examples", "train steps", "finished", "failed")
-    for rung in standing.rungs:
-        numbers = (rung.index, rung.num_examples, rung.train_steps, rung.finished, rung.failed)
-        table.add_row(*map(str, numbers))
-    return table
-
-
-def _models(standing: Standing, targets: Sequence[float]) -> Table:
-    heads = ("base model", "begun", "ended", "best", "bits", "examples", "front")
-    reached = (f"≥ {target:g}" for target in targets)
-    table = _table(*heads, *reached, title="best score so far; bits at which a score is reached")
-    for one in standing.models:
-        score, bits, examples = one.best or (None, "", "")
-        best = ("" if score is None else f"{score:.3f}", str(bits), str(examples))
-        shortest = ("" if bits is None else str(bits) for bits in one.shortest)
-        numbers = (str(one.begun), str(one.ended), *best, str(one.front))
-        table.add_row(one.model, *numbers, *shortest)
-    return table
 
 
 def _best(one: ModelStanding) -> str:
@@ -259,39 +239,3 @@ def _pace(watch: Watch, standing: Standing) -> list[str]:
 
 def _failures(standing: Standing) -> list[str]:
     return [f"failed: {candidate}: {plain(line)}" for candidate, line in standing.failures]
-
-
-def _usage_line(one: Usage) -> str:
-    """Return what a worker did with its seconds, and how much of it its model computed."""
-    seconds = {
-        "loading": one.load_s,
-        "training": one.train_s,
-        "generating": one.generate_s,
-        "coding": one.code_s,
-        "other": one.other_s,
-        "idle": one.idle_s,
-    }
-    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-    speed = f", {_speed(one)} model GFLOP/s" if _speed(one) else ""
-    return (
-        f"{one.worker}: {spent}; {one.trained + one.generated} tokens{speed}; computing "
-        f"{one.compute_share:.0%} of the time since it was ready"
-    )
-
-
-def _speed(one: Usage) -> str:
-    compute_s = one.train_s + one.generate_s
-    return f"{one.flops / compute_s / 1e9:.2f}" if compute_s else ""
-
-
-def _workers(usage: Sequence[Usage]) -> Table:
-    table = _table("worker", "computing", "idle", "tokens", "model GFLOP/s")
-    # Of many the least busy are what somebody has to look at.
-    for one in sorted(usage, key=lambda one: one.compute_share)[:_WORKERS_SHOWN]:
-        tokens = str(one.trained + one.generated)
-        share, idle = f"{one.compute_share:.0%}", f"{one.idle_s:.0f} s"
-        table.add_row(one.worker, share, idle, tokens, _speed(one))
-    if len(usage) > _WORKERS_SHOWN:
-        mean = sum(one.compute_share for one in usage) / len(usage)
-        table.add_row(f"all {len(usage)}", f"{mean:.0%}", "", "", "")
-    return table

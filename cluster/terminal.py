@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -29,7 +29,10 @@ class Terminal(Console):
 
 
 def wide_table(
-    console: Console, heads: Iterable[str], rows: Iterable[Sequence[str | Text]], title: str
+    console: Console,
+    heads: Iterable[str],
+    rows: Iterable[Sequence[str | Text]],
+    title: str | None = None,
 ) -> Table:
     """Return a table as wide as it has to be, whatever the terminal."""
     table = Table(
@@ -44,6 +47,35 @@ def wide_table(
     unbounded = console.options.update(max_width=_UNBOUNDED)
     table.width = Measurement.get(console, unbounded, table).maximum
     return table
+
+
+def fitting_table(
+    console: Console,
+    columns: Mapping[str, Sequence[str | Text]],
+    least_needed: Iterable[str],
+    title: str | None = None,
+) -> list[Table | Text]:
+    """Return a table that cuts nothing, and below it which columns a terminal has no room for.
+
+    Args:
+        console: where it is shown; where that is no terminal, every column is.
+        columns: cells by head.
+        least_needed: heads of what may be left out, in this order.
+        title: what stands above.
+    """
+    shown, left_out = dict(columns), list[str]()
+    table = wide_table(console, shown, zip(*shown.values(), strict=True), title)
+    for head in least_needed:
+        if console.is_terminal and head in shown and (table.width or 0) > console.width:
+            del shown[head]
+            left_out.append(head)
+            table = wide_table(console, shown, zip(*shown.values(), strict=True), title)
+    return [table, folded(f"  not shown here: {', '.join(left_out)}")] if left_out else [table]
+
+
+def folded(text: str) -> Text:
+    """Return lines that go on in the next where they are longer than a terminal."""
+    return Text(text, no_wrap=False, overflow="fold")
 
 
 def stderr_console() -> Console:

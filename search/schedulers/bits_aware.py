@@ -4,7 +4,7 @@ The length of a program is known and free of noise, its score is neither. So a c
 only with candidates that are no longer, paired by example, and there are two kinds of it:
 
 - one that no more training will change (a prompt, an adapter after its last step) has to be above
-  the incumbent at its length: the best of those no longer.
+  the incumbent at its length: the best of those that are not longer.
 - one that is still in training may yet overtake, so it is compared only with others that are as far
   from their end, and may be below. While less than 1/eta^2 of its training is done, where scores
   say little yet, it is not judged at all.
@@ -98,9 +98,10 @@ class BitsAware(RungRule):
         gap, rivals = result.gap, () if result.against is None else (result.against,)
         if gap is None:
             return True, "nobody is as short", ()
-        versus = f"{gap:+.3f} against the best no longer"
+        versus = f"{gap:+.3f} against the best of those that are not longer"
         if result.verdict == "loses" and not result.left:
-            return False, f"it can't beat the best no longer ({versus})", rivals
+            reason = f"it can't beat the best of those that are not longer ({gap:+.3f})"
+            return False, reason, rivals
         if not result.left and gap <= 0:
             return False, f"it does not raise the front: {versus}", rivals
         if result.left > _RUNGS_THAT_TELL:

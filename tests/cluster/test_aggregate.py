@@ -348,7 +348,7 @@ def test_a_damaged_part_is_named_and_nothing_is_written(
     ("words", "message"),
     [
         (["-o", "{}/new"], "give runs or data sets, or a file by --import"),
-        (["{}/nothing", "-o", "{}/new"], "nothing holds no run: run.json is missing"),
+        (["{}/nothing", "-o", "{}/new"], "nothing holds no run: there is no such folder"),
         (["{}/run", "-o", "{}/run"], "run holds .* and is no data set: name a folder that is new"),
         (["{}/run", "-o", "{}/run.yaml"], "run.yaml is a file; a data set is a folder"),
         (["{}/run", "-o", "s3://bucket/set"], "is on a store: a data set is written to a disk"),

@@ -284,7 +284,9 @@ def test_a_folder_that_is_taken_is_refused(
     path, out = str(write_sweep()), tmp_path / "out"
     out.mkdir()
     (out / "run.json").write_text("{}")
-    assert "holds another run" in fails(capsys, "run", path, "--out", str(out))
+    assert "run.json can't be read: 'sweep' is missing; choose another folder" in fails(
+        capsys, "run", path, "--out", str(out)
+    )
     assert "belongs to --continue" in fails(capsys, "run", path, "--out", str(out), "--take-over")
     (out / "run.json").rename(out / "thesis.tex")
     assert "is not empty and no run" in fails(capsys, "run", path, "--out", str(out))

@@ -235,7 +235,10 @@ def test_a_pack_is_what_its_candidates_are_alone(
 
 
 def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
-    make_evaluator: Callable[..., Evaluator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_evaluator: Callable[..., Evaluator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     killer, other = candidate(prompt=Prompt(instruction="kill")), candidate()
     asked = [(killer.canonical(), FIRST), (other.canonical(), FIRST)]
@@ -260,6 +263,7 @@ def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
         monkeypatch.setattr(InHand, "_write", write)
     first, second = make_evaluator().run_rungs(asked)
     assert first["error"] == "its worker died 3 times while it ran"
+    assert caplog.messages.count("died and was started again") == 3
     assert second["score"] is not None
     assert packs[0] == [killer.id, other.id]
     assert [killer.id, other.id] not in packs[1:]

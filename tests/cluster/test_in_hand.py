@@ -24,6 +24,10 @@ def test_who_dies_leaves_suspects_and_who_lives_clears_them(tmp_path: Path) -> N
     third = InHand(tmp_path, "w/1", 1)
     assert (third.in_a_row, third.cause) == (1, ": rank 1 died")
     assert (third.deaths("a-r0"), third.deaths("b-r0")) == (0, 2)
+    # What the second died of is not what the third was killed by.
+    fourth = InHand(tmp_path, "w/1", 1)
+    came_back = (hand.came_back, heir.came_back, third.came_back, fourth.came_back)
+    assert came_back == (None, "", ": rank 1 died", "")
 
 
 def test_an_error_is_no_death_and_another_attempt_knows_nothing(tmp_path: Path) -> None:

@@ -54,8 +54,48 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
         for _ in range(25):
             clock.now += 1
             view.update()
+        course.add("m", row("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
     assert len(text.getvalue().splitlines()) == 3
     assert "\x1b" not in text.getvalue()
+
+
+def test_the_last_line_is_said_once() -> None:
+    clock, text = Clock(), io.StringIO()
+    course = Course(1, 1, clock)
+    with LiveView(course, Console(file=text)) as view:
+        clock.now += 11
+        course.add("m", row("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
+        view.update()
+        clock.now += 1
+    assert text.getvalue().count("1/1 candidates") == 1
+
+
+def test_what_earlier_attempts_finished_is_counted_but_says_nothing_of_the_speed() -> None:
+    clock = Clock()
+    course = Course(4, 2, clock)
+    course.take_earlier(
+        [
+            {"candidate": "a", "rung": 0, "error": None},
+            {"candidate": "a", "rung": 1, "error": None},
+            # A coarser version: nobody decides on it.
+            {"candidate": "a1", "rung": 1, "error": None},
+            {"candidate": "b", "rung": 0, "error": "no"},
+        ],
+        [
+            {"candidate": "a", "rung": 0, "decision": "promote"},
+            {"candidate": "a", "rung": 1, "decision": "finish"},
+            {"candidate": "b", "rung": 0, "decision": "stop"},
+            # Its rung was damaged and is done again.
+            {"candidate": "c", "rung": 0, "decision": "stop"},
+        ],
+    )
+    assert course.line() == (
+        "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 0 examples/s, 0:00 gone, ? left"
+    )
+    clock.now += 10
+    course.add("m", row("c", 0, 0.5, 80), Decision("c", 0, "stop", ""))
+    assert course.left_s() == 10.0
+    assert course.line().startswith("3/4 candidates, rung 0: 3 rung 1: 1, 1 failed")
 
 
 def test_a_terminal_shows_the_table() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
 import launch
@@ -93,7 +94,7 @@ def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story
     assert told[4].startswith("rung 0: 3 finished; 3 of 4 candidates ended")
     assert ending(watch) == (
         "nobody holds it, and it is not complete: 3 of 4 candidates ended: 1 completed the last "
-        f"rung, 2 stopped before; 0 are running, 0 programs verified. Go on with:\n"
+        f"rung, 2 stopped before; 0 were in hand, 0 programs verified. Go on with:\n"
         f"  kilobit resume {story.run.path}"
     )
 
@@ -112,6 +113,60 @@ def test_a_terminal_renews_a_table(story: Story) -> None:
     assert ["0", "4", "2", "3", "1"] in rows
     assert "nobody holds it" in last
     assert "\x1b[31mno" not in last
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_narrow_terminal_cuts_no_number_and_says_what_it_leaves_out(
+    story: Story, width: int
+) -> None:
+    for _ in range(5):
+        story.sleep(5)
+    watch, text = a_watch(story), io.StringIO()
+    watch.look()
+    console = Console(file=text, force_terminal=True, width=width, height=80, soft_wrap=True)
+    with Live(status.view(watch, console), console=console, auto_refresh=False):
+        pass
+    watched = Text.from_ansi(text.getvalue().rsplit("small, attempt 1", 1)[1]).plain
+    text.truncate(0)
+    status._print(console, watch)
+    for shown in (watched, Text.from_ansi(text.getvalue()).plain):
+        assert "…" not in shown
+        # The line is longer than a terminal and goes on in the next.
+        assert str(watch.holder).replace(" ", "") in "".join(shown.split())
+        rows = [line.split() for line in shown.splitlines()]
+        row = ["small", "2", "1", "0.500", "900", *(["8"] if width == 100 else []), "1", "900"]
+        assert row in rows
+        assert ("not shown here: examples\n" in shown) == (width == 60)
+    assert max(map(len, watched.splitlines())) <= width
+    story.let_go()
+
+
+def test_coarser_versions_of_adapters_are_counted_apart(story: Story) -> None:
+    story.rung("a", 1, 0.5, "finish")
+    made = {"candidate": "a1", "model": "small", "task": "t", "position": None, "parent": "a"}
+    story.run.ledger.write("candidates", "a1", [made | {"regime": "r", "family": "prompt"}])
+    made_row = {"candidate": "a1", "rung": 1, "num_examples": 8, "seconds": 1.0, "attempt": 1}
+    made_row |= {"finished_at": NOW, "worker": "w-0", "split": "search", "error": "no"}
+    story.run.ledger.write("rungs", "a1-r1", [made_row])
+    watch, text = a_watch(story), io.StringIO()
+    status._print(Console(file=text, width=100), watch)
+    assert ["1", "8", "4", "1", "0"] in [line.split() for line in text.getvalue().splitlines()]
+    assert "and 1 coarser version of an adapter, 1 of them failed" in text.getvalue()
+    story.let_go()
+
+
+def test_one_look_says_how_to_go_on_where_nobody_holds_the_run(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> str:
+        assert launch.main(["status", str(story.run.path)]) == 0
+        return capsys.readouterr().out
+
+    assert "3 are in hand" in shown()
+    story.let_go()
+    assert "3 were in hand" in shown()
+    assert "nobody holds it, and it is not complete. Go on with:\n" in shown()
+    assert shown().endswith(f"  kilobit resume {story.run.path}\n")
 
 
 def test_looks_are_rare_where_each_takes_long(

@@ -57,7 +57,7 @@ AGGREGATE = [
         "-o: {here}/all holds thesis.tex and is no data set: name a folder that is new, empty",
         given=lambda scene: scene.file("all/thesis.tex", "x"),
     ),
-    Case("aggregate {run} -o {here}/all", "{run} holds no run: run.json is missing"),
+    Case("aggregate {run} -o {here}/all", "{run} holds no run: there is no such folder"),
     Case(
         "aggregate s3://bucket/run -o {here}/all",
         "s3://bucket: no answer at http://127.0.0.1:9",

@@ -40,7 +40,7 @@ def only_of_others(scene: Scene) -> None:
 
 CASES = [
     Case("report", "the following arguments are required: RUN"),
-    Case("report {here}/none", "{here}/none holds no run: run.json is missing"),
+    Case("report {here}/none", "{here}/none holds no run: there is no such folder"),
     Case("report {run} --length words", "argument --length: invalid choice: 'words'"),
     Case(
         "report {run} {here}/second",

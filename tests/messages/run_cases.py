@@ -121,7 +121,27 @@ WORDS = [
 ]
 FOLDERS = [
     Case("run {sweep} --out /proc/kilobit", "'/proc/kilobit' can't be written: ", sweep={}),
-    Case("run {sweep} --out {run}", "{run} holds another run: go on with it by", given=begun),
+    Case(
+        "run {sweep} --out {run}",
+        "{run} holds a run of this sweep: go on with it by `kilobit resume {run}`, or choose",
+        given=begun,
+    ),
+    Case(
+        "run {sweep} --out {run}",
+        "{run} holds a run of this sweep, held now by attempt 1 on ",
+        given=held,
+    ),
+    Case(
+        "run {sweep} --out {run}",
+        "{run} holds a run of another sweep (seed differs): go on with it by `kilobit resume",
+        given=a_run_of_another_sweep,
+    ),
+    Case(
+        "run {sweep} --out {run}",
+        "{run}/run.json can't be read: 'sweep' is missing; choose another folder with --out",
+        sweep={},
+        given=lambda scene: scene.file("run/run.json", "{}"),
+    ),
     Case(
         "run {sweep} --out {run}",
         "{run} is not empty and no run: it holds thesis.tex; choose another folder with --out",
@@ -143,7 +163,7 @@ FOLDERS = [
 ]
 RUNS = [
     *(
-        Case(f"{words} {{run}}", "{run} holds no run: run.json is missing")
+        Case(f"{words} {{run}}", "{run} holds no run: there is no such folder")
         for words in (
             "resume",
             "status",
@@ -153,6 +173,26 @@ RUNS = [
             "scorecard",
             "status --watch 1",
         )
+    ),
+    Case(
+        "status {run}",
+        "{run} holds no run: run.json is missing",
+        given=lambda scene: scene.file("run/notes.txt", "x"),
+    ),
+    Case(
+        "verify {run}",
+        "{run} is a file, not the folder of a run",
+        given=lambda scene: scene.file("run", "x"),
+    ),
+    Case(
+        "resume {run}",
+        "{run} is a data set, which front, report and aggregate read",
+        given=lambda scene: scene.file("run/dataset.json", "{}"),
+    ),
+    Case(
+        "certify {run}",
+        "{run} is no run but holds runs: {run}/a, {run}/b\n",
+        given=lambda scene: (scene.begun("run/a"), scene.begun("run/b")),
     ),
     Case(
         "status {run}",
