@@ -19,7 +19,13 @@ from cluster.sources import conditions_of, entries_of, sweep_of
 from cluster.terminal import Terminal
 from evaluators.aggregation import Advance, Merged, Read, merge
 from evaluators.beside import place_beside
-from evaluators.dataset import MANIFEST, DatasetSource, distinct_name, is_dataset
+from evaluators.dataset import (
+    MANIFEST,
+    DatasetSource,
+    distinct_name,
+    foreign_among_rows,
+    is_dataset,
+)
 from evaluators.fence import claim_file
 from evaluators.imports import parse_mapping, read_points
 from evaluators.parts import with_part
@@ -42,7 +48,7 @@ def aggregate(args: argparse.Namespace) -> int:
     try:
         with place_beside(out) as scratch:
             # What a data set holds stays in it, so that adding to it never loses a row.
-            before = [out] if is_dataset(out) else []
+            before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in args.runs if place.absolute() != out]
             reads = _reads([*before, *others], args, scratch)
             with _progress(console, reads) as advance:
@@ -74,6 +80,22 @@ def _checked_out(place: Place) -> Path:
         raise SweepError(
             f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
             "data set"
+        )
+    return out
+
+
+def _unmixed(out: Path) -> Path:
+    """Return the folder of a data set.
+
+    Raises:
+        SweepError: if files of others are among its tables, where they would not stay.
+        ValueError: if it is damaged.
+    """
+    foreign = foreign_among_rows(out)
+    if foreign is not None:
+        raise SweepError(
+            f"-o: {foreign} is not of the data set {out}, whose folder it would leave: put it "
+            "elsewhere. Nothing was written"
         )
     return out
 

@@ -38,6 +38,15 @@ def a_sweep_that_is_none(scene: Scene) -> None:
     file.write_text(json.dumps(content))
 
 
+def a_mixed_data_set(scene: Scene) -> None:
+    """Write a data set with a file of somebody among its rows."""
+    scene.finished()
+    from launch import main
+
+    assert main(["aggregate", str(scene.here / "run"), "-o", str(scene.here / "set")]) == 0
+    scene.file("set/rungs/mine.txt", "x")
+
+
 AGGREGATE = [
     Case("aggregate -o {here}/all", "give runs or data sets, or a file by --import"),
     Case(IMPORT, "--import and --map go together: a file, and which column is which field"),
@@ -56,6 +65,11 @@ AGGREGATE = [
         "aggregate {run} -o {here}/all",
         "-o: {here}/all holds thesis.tex and is no data set: name a folder that is new, empty",
         given=lambda scene: scene.file("all/thesis.tex", "x"),
+    ),
+    Case(
+        "aggregate {run} -o {here}/set",
+        "-o: {here}/set/rungs/mine.txt is not of the data set {here}/set, ",
+        given=a_mixed_data_set,
     ),
     Case("aggregate {run} -o {here}/all", "{run} holds no run: run.json is missing"),
     Case(
