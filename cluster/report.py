@@ -91,6 +91,7 @@ def make(
     """
     models, points = _models(sources), list[FrontPoint]()
     courses, rungs, reasons, errors = [], [], [], []
+    num_coarser = 0
     for source in sources:
         own = points_from(source.name, source.read, source.sweep, length)
         search = Search(source)
@@ -98,6 +99,7 @@ def make(
         rungs += search.rung_counts()
         reasons += search.reasons()
         errors += search.errors()
+        num_coarser += search.num_coarser(own)
         points += own
     on_front, others = shown_points(points)
     labels = [model.label for model in models]
@@ -109,6 +111,7 @@ def make(
         tasks=_tasks(sources, points, [*on_front, *others]),
         programs=shown_programs(sources, on_front, others, out),
         num_completed=len(points),
+        num_coarser=num_coarser,
         courses=sorted(courses, key=lambda one: labels.index(one.model)),
         rungs=_merged(rungs),
         reasons=most_common(reasons),
@@ -255,8 +258,8 @@ def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
     found: dict[tuple[str, str, int, int], list[int]] = {}
     for one in counts:
         key = (one.task, one.model, one.rung, one.num_examples)
-        total = found.setdefault(key, [0, 0, 0])
-        for place, value in enumerate((one.went_on, one.stopped, one.failed)):
+        total = found.setdefault(key, [0, 0, 0, 0])
+        for place, value in enumerate((one.went_on, one.stopped, one.failed, one.coarser)):
             total[place] += value
     return [RungCount(*key, *total) for key, total in found.items()]
 
