@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cluster.outputs import check_writable
 from cluster.run_folder import RunFolder, check_reachable, open_run, read_manifest
 from cluster.sources import conditions_of, entries_of, sweep_of
 from cluster.terminal import Terminal
@@ -66,7 +67,7 @@ def _checked_out(place: Place) -> Path:
     """Return the folder of the data set.
 
     Raises:
-        SweepError: if it is no folder here, or holds other things.
+        SweepError: if it is no folder here, holds other things, or can't be written.
     """
     if not isinstance(place, Path):
         raise SweepError(f"-o: {place} is on a store: a data set is written to a disk first")
@@ -81,6 +82,7 @@ def _checked_out(place: Place) -> Path:
             f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
             "data set"
         )
+    check_writable(f"-o {place}", out.parent)
     return out
 
 

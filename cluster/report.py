@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.imported import imported_points_of
+from cluster.outputs import check_writable
 from cluster.reporting.course import Search, most_common
 from cluster.reporting.origin import origin_of
 from cluster.reporting.programs import shown_points, shown_programs
@@ -32,6 +33,7 @@ from search.sweep import SweepError
 
 DONE, FAILED = 0, 1
 _MEBIBYTE = 1 << 20
+_PAGES = (".html", ".htm")
 
 
 def report(args: argparse.Namespace) -> int:
@@ -41,6 +43,7 @@ def report(args: argparse.Namespace) -> int:
     try:
         overlay = _overlay(args.overlay, args.columns)
         runs, imported = open_sources(args.runs)
+        _check_outputs(args, out)
         if not runs:
             raise SweepError(
                 "there is no run in it, only points of others: `kilobit front` shows them"
@@ -126,14 +129,30 @@ def _out(args: argparse.Namespace) -> Place:
     """Return where the page is written.
 
     Raises:
-        SweepError: if that is not clear, or a folder.
+        SweepError: if that is not clear, or no name of a page.
     """
     if args.out is None and len(args.runs) > 1:
         raise SweepError("say by -o FILE.html where the report of several runs is to lie")
     out: Place = args.runs[0] / "report.html" if args.out is None else args.out
     if isinstance(out, Path) and out.is_dir():
         raise SweepError(f"-o {out}: that is a folder; a file such as {out / 'report.html'} fits")
+    if not out.name.lower().endswith(_PAGES):
+        raise SweepError(
+            f"-o {out}: a report is one HTML file: its name ends in {' or '.join(_PAGES)} "
+            "(--figures DIR writes pictures as PDF and PNG)"
+        )
     return out
+
+
+def _check_outputs(args: argparse.Namespace, out: Place) -> None:
+    """Check that page and pictures can be written.
+
+    Raises:
+        SweepError: naming the option and the reason, if not.
+    """
+    check_writable(str(out) if args.out is None else f"-o {out}", out.parent)
+    if args.figures is not None:
+        check_writable(f"--figures {args.figures}", args.figures)
 
 
 def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:

@@ -50,6 +50,11 @@ def a_mixed_data_set(scene: Scene) -> None:
 AGGREGATE = [
     Case("aggregate -o {here}/all", "give runs or data sets, or a file by --import"),
     Case(IMPORT, "--import and --map go together: a file, and which column is which field"),
+    Case(
+        "aggregate {run} -o {here}/file/all",
+        "-o {here}/file/all: can't be written: {here}/file: Not a directory",
+        given=lambda scene: scene.file("file", "x"),
+    ),
     Case("aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on a store: a data set is"),
     Case(
         "aggregate {run} -o {here}/all",
@@ -88,6 +93,10 @@ AGGREGATE = [
     ),
     Case(f"{IMPORT} --map x", "--map: 'x' is no FIELD=COLUMN and no FIELD:=VALUE"),
     Case(f"{IMPORT} --map speed=x", "--map: no field 'speed'; there are "),
+    Case(
+        f"{IMPORT} --map score=s,payload_bits=b,tsk:=object",
+        "--map: no field 'tsk'; there are task, model",
+    ),
     Case(f"{IMPORT} --map task:=x", "--map: score is needed: a column with numbers from 0 to 1"),
 ]
 FRONT = [
