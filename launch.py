@@ -201,13 +201,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     report = commands.add_parser("report", help="write one HTML file with all that runs have found")
-    report.add_argument("runs", type=_place, nargs="+", metavar="RUN", help="run folders")
+    report.add_argument(
+        "runs", type=_place, nargs="+", metavar="RUN", help="run folders, or data sets"
+    )
     report.add_argument(
         "-o",
         "--out",
         type=_place,
         metavar="FILE",
-        help="where to write it (default: RUN/report.html; needed for several runs)",
+        help="where to write it: a .html or .htm file (default: RUN/report.html; needed for "
+        "several runs)",
     )
     report.add_argument(
         "--figures", type=Path, metavar="DIR", help="also write its pictures there, as PDF and PNG"

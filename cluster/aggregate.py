@@ -14,12 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cluster.outputs import check_writable
 from cluster.run_folder import RunFolder, check_reachable, open_run, read_manifest
 from cluster.sources import conditions_of, entries_of, sweep_of
 from cluster.terminal import Terminal
 from evaluators.aggregation import Advance, Merged, Read, merge
 from evaluators.beside import place_beside
-from evaluators.dataset import MANIFEST, DatasetSource, distinct_name, is_dataset
+from evaluators.dataset import (
+    MANIFEST,
+    DatasetSource,
+    distinct_name,
+    foreign_among_rows,
+    is_dataset,
+)
 from evaluators.fence import claim_file
 from evaluators.imports import parse_mapping, read_points
 from evaluators.parts import with_part
@@ -42,7 +49,7 @@ def aggregate(args: argparse.Namespace) -> int:
     try:
         with place_beside(out) as scratch:
             # What a data set holds stays in it, so that adding to it never loses a row.
-            before = [out] if is_dataset(out) else []
+            before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in args.runs if place.absolute() != out]
             reads = _reads([*before, *others], args, scratch)
             with _progress(console, reads) as advance:
@@ -60,7 +67,7 @@ def _checked_out(place: Place) -> Path:
     """Return the folder of the data set.
 
     Raises:
-        SweepError: if it is no folder here, or holds other things.
+        SweepError: if it is no folder here, holds other things, or can't be written.
     """
     if not isinstance(place, Path):
         raise SweepError(f"-o: {place} is on a store: a data set is written to a disk first")
@@ -74,6 +81,23 @@ def _checked_out(place: Place) -> Path:
         raise SweepError(
             f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
             "data set"
+        )
+    check_writable(f"-o {place}", out.parent)
+    return out
+
+
+def _unmixed(out: Path) -> Path:
+    """Return the folder of a data set.
+
+    Raises:
+        SweepError: if files of others are among its tables, where they would not stay.
+        ValueError: if it is damaged.
+    """
+    foreign = foreign_among_rows(out)
+    if foreign is not None:
+        raise SweepError(
+            f"-o: {foreign} is not of the data set {out}, whose folder it would leave: put it "
+            "elsewhere. Nothing was written"
         )
     return out
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster.terminal import wide_table
 from search.front import FrontPoint
-from search.regimes import Lengths, collapses, rows_of
+from search.regimes import Collapse, Lengths, collapses, rows_of
 
 
 def print_regimes(
@@ -34,11 +34,14 @@ def _print_task(
     models: Sequence[str],
     targets: Sequence[float],
 ) -> None:
+    of_scores = rows_of(points, models, targets)
     rows = [
         [f"≥ {score:g}{' target' if score in targets else ''}", *map(_cell, each)]
-        for score, each in rows_of(points, models, targets)
+        for score, each in of_scores
     ]
-    title = f"{task}: shortest program in {points[0].length} bits (of these certified)"
+    any_certified = any(found.certified is not None for _, each in of_scores for found in each)
+    of_these = " (of these certified)" if any_certified else ""
+    title = f"{task}: shortest program in {points[0].length} bits{of_these}"
     console.print(wide_table(console, ("score", *models), rows, title))
     any_found = False
     for target in targets:
@@ -46,8 +49,8 @@ def _print_task(
             any_found = True
             how = "certified" if one.certified else "found, not certified"
             console.print(
-                f"  score ≥ {target:g}, {one.before} to {one.after}: collapse by a factor of "
-                f"{one.factor:.2f} ({how}); {one.after} holds at most {one.information} bits of "
+                f"  score ≥ {target:g}, {one.before} to {one.after}: {_factor(one)} ({how}); "
+                f"{one.after} holds at most {one.information} bits of "
                 f"information about this task that {one.before} does not"
             )
     if any_found:
@@ -57,6 +60,12 @@ def _print_task(
             "about the ratio\n  of complexities, because a shorter program may exist under either "
             "model, and nothing is\n  known from below."
         )
+
+
+def _factor(one: Collapse) -> str:
+    if one.factor < 1:
+        return f"{one.after} needs {1 / one.factor:.2f} times as many bits"
+    return f"collapse by a factor of {one.factor:.2f}"
 
 
 def _cell(found: Lengths) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.imported import imported_points_of
+from cluster.outputs import check_writable
 from cluster.reporting.course import Search, most_common
 from cluster.reporting.origin import origin_of
 from cluster.reporting.programs import shown_points, shown_programs
@@ -32,6 +33,7 @@ from search.sweep import SweepError
 
 DONE, FAILED = 0, 1
 _MEBIBYTE = 1 << 20
+_PAGES = (".html", ".htm")
 
 
 def report(args: argparse.Namespace) -> int:
@@ -41,6 +43,7 @@ def report(args: argparse.Namespace) -> int:
     try:
         overlay = _overlay(args.overlay, args.columns)
         runs, imported = open_sources(args.runs)
+        _check_outputs(args, out)
         if not runs:
             raise SweepError(
                 "there is no run in it, only points of others: `kilobit front` shows them"
@@ -91,6 +94,7 @@ def make(
     """
     models, points = _models(sources), list[FrontPoint]()
     courses, rungs, reasons, errors = [], [], [], []
+    num_coarser = 0
     for source in sources:
         own = points_from(source.name, source.read, source.sweep, length)
         search = Search(source)
@@ -98,6 +102,7 @@ def make(
         rungs += search.rung_counts()
         reasons += search.reasons()
         errors += search.errors()
+        num_coarser += search.num_coarser(own)
         points += own
     on_front, others = shown_points(points)
     labels = [model.label for model in models]
@@ -109,6 +114,7 @@ def make(
         tasks=_tasks(sources, points, [*on_front, *others]),
         programs=shown_programs(sources, on_front, others, out),
         num_completed=len(points),
+        num_coarser=num_coarser,
         courses=sorted(courses, key=lambda one: labels.index(one.model)),
         rungs=_merged(rungs),
         reasons=most_common(reasons),
@@ -123,14 +129,30 @@ def _out(args: argparse.Namespace) -> Place:
     """Return where the page is written.
 
     Raises:
-        SweepError: if that is not clear, or a folder.
+        SweepError: if that is not clear, or no name of a page.
     """
     if args.out is None and len(args.runs) > 1:
         raise SweepError("say by -o FILE.html where the report of several runs is to lie")
     out: Place = args.runs[0] / "report.html" if args.out is None else args.out
     if isinstance(out, Path) and out.is_dir():
         raise SweepError(f"-o {out}: that is a folder; a file such as {out / 'report.html'} fits")
+    if not out.name.lower().endswith(_PAGES):
+        raise SweepError(
+            f"-o {out}: a report is one HTML file: its name ends in {' or '.join(_PAGES)} "
+            "(--figures DIR writes pictures as PDF and PNG)"
+        )
     return out
+
+
+def _check_outputs(args: argparse.Namespace, out: Place) -> None:
+    """Check that page and pictures can be written.
+
+    Raises:
+        SweepError: naming the option and the reason, if not.
+    """
+    check_writable(str(out) if args.out is None else f"-o {out}", out.parent)
+    if args.figures is not None:
+        check_writable(f"--figures {args.figures}", args.figures)
 
 
 def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
@@ -255,8 +277,8 @@ def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
     found: dict[tuple[str, str, int, int], list[int]] = {}
     for one in counts:
         key = (one.task, one.model, one.rung, one.num_examples)
-        total = found.setdefault(key, [0, 0, 0])
-        for place, value in enumerate((one.went_on, one.stopped, one.failed)):
+        total = found.setdefault(key, [0, 0, 0, 0])
+        for place, value in enumerate((one.went_on, one.stopped, one.failed, one.coarser)):
             total[place] += value
     return [RungCount(*key, *total) for key, total in found.items()]
 

@@ -22,6 +22,7 @@ from evaluators.dataset import (
     DATASET_TABLES,
     EMPTY,
     MANIFEST,
+    OWN,
     DatasetSource,
     file_name,
     manifest,
@@ -75,7 +76,8 @@ def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> 
 
     Args:
         reads: the sources, in the order in which their rows have precedence.
-        out: where the data set will lie; what is there is replaced.
+        out: where the data set will lie; a data set that is there is replaced, other files in
+            its folder stay.
         scratch: an empty folder on the same file system.
         advance: takes bytes of files that were read; each file is read twice.
 
@@ -93,7 +95,7 @@ def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> 
     merging.merged.sources = _made_of(reads, merging.rows)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_whole(made / MANIFEST, manifest(merging.merged.sources, now))
-    publish(made, out)
+    publish(made, out, OWN)
     return merging.merged
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -50,11 +50,17 @@ def _take_away_if_left(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(made: Path, out: Path) -> None:
-    """Put a finished folder in its place; what is there goes.
+def publish(made: Path, out: Path, own: Collection[str]) -> None:
+    """Put a finished folder in its place; of what is there only what the maker owns goes.
+
+    Args:
+        made: the finished folder, on the same file system.
+        out: its place.
+        own: names of the files and folders in `out` that `made` replaces, or that are obsolete.
 
     Raises:
-        OSError: if it can't be put there.
+        OSError: if it can't be put there, or if something can't be carried over. Then that is
+            still in the folder `.OUT.*.before`.
     """
     for path in [*made.rglob("*"), made]:
         descriptor = os.open(path, os.O_RDONLY)
@@ -69,4 +75,9 @@ def publish(made: Path, out: Path) -> None:
     before = out.with_name(f".{out.name}.{uuid.uuid4().hex}.before")
     out.rename(before)
     made.rename(out)
+    # From the old folder, not from before the renames: a kill in between loses nothing, because
+    # nobody takes a folder `*.before` away.
+    for path in list(before.iterdir()):
+        if path.name not in own:
+            path.rename(out / path.name)
     shutil.rmtree(before, ignore_errors=True)

@@ -13,6 +13,7 @@ stands there twice: of rows that claim the same the first one's stays (`evaluato
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -24,11 +25,13 @@ from evaluators.storage import Place
 from evaluators.tables import TABLES
 
 MANIFEST = "dataset.json"
+_PAYLOADS = "payloads"
 # The file of a table without rows; no run has this name.
 EMPTY = "empty.parquet"
 RUN = pa.field("run", pa.string())
 LINE = pa.field("line", pa.int64())
 _FILE = re.compile(r"(?P<run>.+)-(?P<number>\d+)\.parquet")
+_PAYLOAD = re.compile(r"[0-9a-f]{8,64}\.bin")
 _ROWS_AT_ONCE = 1 << 20
 # What globs, shells and readers of folders take as it stands.
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
@@ -65,6 +68,8 @@ CONFLICTS = pa.schema(
     ]
 )
 DATASET_TABLES: dict[str, pa.Schema] = {**TABLES, "points": POINTS, "conflicts": CONFLICTS}
+# What the folder of a data set holds of its own; all else in it is somebody's.
+OWN = frozenset({MANIFEST, _PAYLOADS, *DATASET_TABLES})
 
 
 class DatasetSource(Config):
@@ -120,6 +125,31 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
     if odd is not None:
         raise DatasetError(f"{file}: {odd!r} is no name of a run")
     return sources
+
+
+def foreign_among_rows(folder: Path) -> Path | None:
+    """Return a file among the tables or payloads of a data set that is not the data set's.
+
+    Raises:
+        DatasetError: if the folder is no data set.
+        OSError: if it can't be read.
+    """
+    runs = {source.name for source in read_manifest(folder)}
+    for name in sorted(OWN - {MANIFEST}):
+        held = folder / name
+        if held.is_symlink() or (held.exists() and not held.is_dir()):
+            return held
+        for path in sorted(held.iterdir()) if held.exists() else ():
+            if path.is_symlink() or not path.is_file() or not _is_own(name, path.name, runs):
+                return path
+    return None
+
+
+def _is_own(table: str, file: str, runs: Collection[str]) -> bool:
+    if table == _PAYLOADS:
+        return _PAYLOAD.fullmatch(file) is not None
+    match = _FILE.fullmatch(file)
+    return file == EMPTY or (match is not None and match["run"] in runs)
 
 
 def manifest(sources: Sequence[DatasetSource], made_at: str) -> bytes:

@@ -26,6 +26,7 @@ _SHARES = ("score", "lower", "upper")
 # A column's name may hold a comma: it ends where the next field begins.
 _NEXT = re.compile(rf",(?=\s*(?:{'|'.join(FIELDS)})\s*:?=)|,\s*$")
 _ENTRY = re.compile(r"\s*(?P<field>\w+)\s*(?P<sign>:?=)(?P<what>.*)", re.DOTALL)
+_UNKNOWN = re.compile(r",\s*(?P<field>\w+)\s*:?=")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSONL = (".jsonl", ".ndjson")
 # A larger integer is not exact as the numbers that most tools write.
@@ -61,7 +62,11 @@ def parse_mapping(text: str) -> Mapped:
             raise ValueError(f"--map: {entry!r} is no FIELD=COLUMN and no FIELD:=VALUE")
         name, what = match["field"], match["what"].strip()
         if name not in FIELDS:
-            raise ValueError(f"--map: no field {name!r}; there are {', '.join(FIELDS)}")
+            raise ValueError(_no_field(name))
+        # Else a misspelt field would become a part of the column's name before it.
+        unknown = _UNKNOWN.search(what)
+        if unknown is not None:
+            raise ValueError(_no_field(unknown["field"]))
         if name in columns or name in constants:
             raise ValueError(f"--map: {name} is given twice")
         (columns if match["sign"] == "=" else constants)[name] = what
@@ -71,6 +76,10 @@ def parse_mapping(text: str) -> Mapped:
     if not given & set(_LENGTHS):
         raise ValueError("--map: program_bits or payload_bits is needed: a column with whole bits")
     return Mapped(columns, constants)
+
+
+def _no_field(name: str) -> str:
+    return f"--map: no field {name!r}; there are {', '.join(FIELDS)}"
 
 
 def read_points(path: Path, mapped: Mapped) -> pa.Table:

@@ -50,7 +50,8 @@ class Search:
 
     def __init__(self, source: Source) -> None:
         self.name, self._about = source.name, source.about
-        candidates = source.read("candidates", ["candidate", "task", "model"])
+        candidates = source.read("candidates", ["candidate", "task", "model", "parent"])
+        self._coarser = candidates["candidate"].filter(pc.is_valid(candidates["parent"]))
         self._ids = candidates["candidate"].combine_chunks()
         # Base models of tasks by number; a candidate that is in no table has none.
         pairs = pa.table({"task": candidates["task"], "model": candidates["model"]})
@@ -113,12 +114,15 @@ class Search:
         return seconds
 
     def rung_counts(self) -> list[RungCount]:
-        """Return how many candidates of each base model went on from each rung."""
-        failed = pc.is_valid(self.rungs["error"])
-        there = _counted(self.keys_of(self.rungs["candidate"]), self.rungs["rung"])
-        broken = _counted(
-            self.keys_of(self.rungs["candidate"].filter(failed)), self.rungs["rung"].filter(failed)
-        )
+        """Return how many candidates of each base model went on from each rung.
+
+        Coarser versions, which nobody proposed and which have the last rung only, are apart.
+        """
+        made = self._is_coarser(self.rungs["candidate"])
+        drawn = self.rungs.filter(pc.invert(made))
+        there = self._counted_rows(drawn)
+        broken = self._counted_rows(drawn.filter(pc.is_valid(drawn["error"])))
+        coarser = self._counted_rows(self.rungs.filter(made))
         stops = self.decisions.filter(pc.equal(self.decisions["decision"], "stop"))
         ended = _counted(self.keys_of(stops["candidate"]), stops["rung"])
         sizes = self.rungs.group_by("rung").aggregate([("num_examples", "max")]).to_pylist()
@@ -131,11 +135,23 @@ class Search:
                 went_on=max(0, count - max(ended.get((number, rung), 0), failures)),
                 stopped=max(0, ended.get((number, rung), 0) - failures),
                 failed=failures,
+                coarser=coarser.get((number, rung), 0),
             )
-            for (number, rung), count in sorted(there.items())
+            for (number, rung) in sorted(there.keys() | coarser.keys())
             if number >= 0
-            for failures in [broken.get((number, rung), 0)]
+            for count, failures in [(there.get((number, rung), 0), broken.get((number, rung), 0))]
         ]
+
+    def num_coarser(self, points: Sequence[FrontPoint]) -> int:
+        """Return how many points of this source are coarser versions of other candidates."""
+        own = pa.chunked_array([[point.candidate for point in points]], pa.string())
+        return int(pc.sum(self._is_coarser(own)).as_py() or 0)
+
+    def _is_coarser(self, candidates: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.is_in(candidates, value_set=self._coarser)
+
+    def _counted_rows(self, rows: pa.Table) -> dict[tuple[int, int], int]:
+        return _counted(self.keys_of(rows["candidate"]), rows["rung"])
 
     def reasons(self) -> list[ReasonCount]:
         """Return why candidates were stopped; reasons that differ only in numbers are one."""

@@ -56,6 +56,7 @@ def draw_rungs(counts: Sequence[RungCount], styles: Mapping[str, int], kind: For
             ("went_on", colour, ""),
             ("stopped", "white", "///"),
             ("failed", "white", "xxx"),
+            ("coarser", "white", "..."),
         ):
             own = [one for one in counts if one.model == label]
             heights = np.array(
@@ -66,7 +67,8 @@ def draw_rungs(counts: Sequence[RungCount], styles: Mapping[str, int], kind: For
                      hatch=hatch, label=name)  # fmt: skip
             below += heights
     axes.set_xticks(range(len(rungs)), [f"{rung}: {examples:,}" for rung, examples in rungs])
-    axes.set_xlabel("rung: examples (hatched: stopped; crossed: failed)")
+    dotted = "; dotted: coarser versions" if any(one.coarser for one in counts) else ""
+    axes.set_xlabel(f"rung: examples (hatched: stopped; crossed: failed{dotted})")
     axes.set_ylabel("candidates")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.06)

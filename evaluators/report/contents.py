@@ -138,7 +138,12 @@ class Course:
 
 @dataclass(frozen=True)
 class RungCount:
-    """How many candidates of a base model did what at a rung, over all runs with such a rung."""
+    """How many candidates of a base model did what at a rung, over all runs with such a rung.
+
+    Attributes:
+        coarser: versions of a candidate's adapter that were made and scored after its last rung;
+            none of them is in the other counts.
+    """
 
     task: str
     model: str
@@ -147,6 +152,7 @@ class RungCount:
     went_on: int
     stopped: int
     failed: int
+    coarser: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,7 @@ class Report:
         length: what the bits are the length of.
         programs: of the fronts all, of the others a sample; the front's first.
         num_completed: programs that completed the last rung in all.
+        num_coarser: those of them that are coarser versions of a candidate's adapter.
         scorecard: lines of scorecard.parquet; None where nothing was measured.
         overlay: points of published curves.
     """
@@ -217,6 +224,7 @@ class Report:
     tasks: Sequence[ShownTask]
     programs: Sequence[ShownProgram]
     num_completed: int
+    num_coarser: int = 0
     courses: Sequence[Course] = ()
     rungs: Sequence[RungCount] = ()
     reasons: Sequence[ReasonCount] = ()

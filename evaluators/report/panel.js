@@ -8,8 +8,14 @@ function headline(program) {
   return `${whole(program.bits)} ${report.length === "payload" ? "payload " : ""}bits · ${modelName(program.model)}${several}`;
 }
 
+/** Return how to say that a program was not verified: what is off the front never is. */
+function unverified(program) {
+  return program.on_front ? "not yet" : "–";
+}
+
 function standing(program) {
-  const verified = { yes: "verified", no: "not verified", "not yet": "not yet verified" }[yesNo(program.verified, "not yet")];
+  const texts = { yes: "verified", no: "not verified", "not yet": "not yet verified", "–": "off the front, so not to be verified" };
+  const verified = texts[yesNo(program.verified, unverified(program))];
   const certified = program.certified_at !== null ? `certified at δ = ${program.certified_at}` : program.certificate ? "not certified" : "not run on the sealed split";
   return [verified, certified];
 }

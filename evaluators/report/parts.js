@@ -22,6 +22,11 @@ function neededTable(task, rows) {
       rows.map((row) => cell(row, label)))))));
 }
 
+/** Return what a factor says; below 1 the second model needs more, which is no collapse. */
+function factorText(factor) {
+  return factor < 1 ? `needs ${(1 / factor).toFixed(2)} times as many bits` : factor.toFixed(2);
+}
+
 function collapseTable(task) {
   const shown = task.collapses.filter((one) => isShown(one.before) && isShown(one.after));
   if (!shown.length) return null;
@@ -34,12 +39,12 @@ function collapseTable(task) {
       make("tbody", {}, shown.map((one) => make("tr", {},
         make("td", {}, `≥ ${one.target}`),
         make("td", {}, swatch(one.before, false), " ", one.before, make("br"), swatch(one.after, false), " ", one.after),
-        make("td", { class: "number" }, one.factor.toFixed(2), make("br"), make("small", {}, one.certified ? "certified" : "found")),
+        make("td", { class: "number" }, factorText(one.factor), make("br"), make("small", {}, one.certified ? "certified" : "found")),
         make("td", { class: "number" }, whole(one.information))))))),
     make("p", { class: "note" },
       "Bits. The last column is proven as far as its program is: whoever has the first model and that program does " +
       "the task, so the second model holds no more information about the task that the first lacks. The factor " +
-      "compares what was found; a shorter program may exist under either model."));
+      "says how many times fewer bits the second needs. It compares what was found; a shorter program may exist under either model."));
 }
 
 function frontSection(task) {
@@ -107,7 +112,7 @@ function courseSection(section) {
     make("span", { class: "chip", style: chipStyle(pattern) }), make("span", {}, name)));
   section.append(make("div", { class: "pair" },
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Area below the front"), axis), grown,
-      make("p", { class: "note" }, "Doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
+      make("p", { class: "note" }, "Hypervolume: how much length and score the front covers so far. It grows whenever a program scores better, or as well with fewer bits, than all before. Counted in doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Candidates of each rung")), rungs,
       make("ul", { class: "key" }, chips))));
   drawn(draw);
@@ -120,6 +125,7 @@ function chipStyle(pattern) {
   const lines = {
     "/": "repeating-linear-gradient(-45deg, currentColor 0 1.5px, transparent 1.5px 5px)",
     x: "repeating-linear-gradient(-45deg, currentColor 0 1px, transparent 1px 5px), repeating-linear-gradient(45deg, currentColor 0 1px, transparent 1px 5px)",
+    ".": "radial-gradient(currentColor 1px, transparent 1.2px) 0 0 / 5px 5px",
   };
   return { border: "1px solid currentColor", background: pattern ? lines[pattern] : "currentColor" };
 }

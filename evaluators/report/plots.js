@@ -23,7 +23,9 @@ function layoutOf(extra) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: css("font-family") || "system-ui, sans-serif", size: narrow() ? 11 : 13, color: css("--ink") },
-    margin: { l: 48, r: 12, t: 10, b: 44 },
+    // Above is room for the buttons, which would otherwise hide what reaches the top.
+    margin: { l: 48, r: 12, t: 38, b: 44 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--ink") },
     showlegend: false,
     hovermode: "closest",
     // On a phone a finger scrolls the page.
@@ -98,6 +100,8 @@ function drawFront(task, plot) {
   const annotations = task.targets.map((target) => ({
     xref: "paper", x: 1, xanchor: "right", y: target, yanchor: "top", showarrow: false,
     text: `δ = ${target}`, font: { size: 11, color: css("--soft") },
+    // A curve may pass behind it.
+    bgcolor: css("--sheet"), borderpad: 1,
   }));
   const what = report.length === "program" ? "program.py and payload.bin" : "payload.bin";
   const layout = layoutOf({
@@ -242,11 +246,13 @@ function drawCourse(plot, along) {
   Plotly.react(plot, traces, layout, CONFIG);
 }
 
-const OUTCOMES = [
+const OUTCOMES_OF_ALL = [
   { key: "went_on", name: "went on, or completed the last", pattern: "", opacity: 1 },
   { key: "stopped", name: "stopped", pattern: "/", opacity: 1 },
   { key: "failed", name: "failed", pattern: "x", opacity: 1 },
+  { key: "coarser", name: "coarser versions of those that completed", pattern: ".", opacity: 1 },
 ];
+const OUTCOMES = OUTCOMES_OF_ALL.filter(({ key }) => key !== "coarser" || report.rungs.some((row) => row.coarser));
 
 function drawRungs(plot) {
   const rungs = [...new Map(report.rungs.map((row) => [`${row.rung}/${row.num_examples}`, row])).values()]

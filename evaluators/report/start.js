@@ -58,11 +58,18 @@ function regimeBar(nav) {
   }
 }
 
+function completedText() {
+  const drawn = report.num_completed - report.num_coarser;
+  const candidates = `${whole(drawn)} ${drawn === 1 ? "candidate" : "candidates"}`;
+  if (!report.num_coarser) return candidates;
+  return `${candidates}, with ${whole(report.num_coarser)} coarser ${report.num_coarser === 1 ? "version" : "versions"},`;
+}
+
 function aboutText() {
   const fronts = report.programs.filter((p) => p.on_front).length;
   const certified = report.programs.filter((p) => p.certified_at !== null).length;
   const tasks = report.tasks.map((task) => task.name).join(", ");
-  return `${tasks} · ${whole(report.num_completed)} programs completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified at some target · made ${report.made_at}`;
+  return `${tasks} · ${completedText()} completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified at some target · made ${report.made_at}`;
 }
 
 useTheme(currentTheme());

@@ -17,9 +17,9 @@ const COLUMNS = [
   { key: "sealed", head: "sealed bounds", number: true, value: (p) => p.certificate?.lower ?? null,
     show: (p) => (p.certificate ? range(p.certificate.lower, p.certificate.upper) : "–") },
   { key: "certified", head: "certified", show: (p) => yesNo(p.certified, "–") },
-  { key: "verified", head: "verified", show: (p) => yesNo(p.verified, "not yet") },
+  { key: "verified", head: "verified", show: (p) => yesNo(p.verified, unverified(p)) },
   { key: "on_front", head: "front", show: (p) => yesNo(p.on_front, "–") },
-  { key: "about", head: "what it is" },
+  { key: "about", head: "what it is", show: (p) => make("span", {}, p.about) },
 ];
 
 function valueOf(column, program) {

@@ -38,8 +38,15 @@ COMPLETED: Mapping[str, Sequence[tuple[str, float, float | None]]] = {
 }
 
 
-def record(folder: Path, name: str = "recorded", **changes: Any) -> Path:
-    """Write a run into a new folder and return it."""
+def record(folder: Path, name: str = "recorded", *, coarser: bool = False, **changes: Any) -> Path:
+    """Write a run into a new folder and return it.
+
+    Args:
+        folder: where its folder and its sweep file lie.
+        name: of the run.
+        coarser: with two coarser versions of a posttrained candidate, of which one failed.
+        changes: of its sweep.
+    """
     sweep = {
         "name": name,
         "task": {"kind": "miniature", "name": "numbers"},
@@ -56,6 +63,8 @@ def record(folder: Path, name: str = "recorded", **changes: Any) -> Path:
     with create_run(load_sweep(file), file, run_path) as run:
         for model in MODELS:
             _record_model(run, model)
+        if coarser:
+            _add_coarser(run, "posttrained", "Number:")
     return run_path
 
 
@@ -115,7 +124,22 @@ def _record_model(run: RunFolder, model: str) -> None:
     _stopped(run, model, at)
 
 
-def _propose(run: RunFolder, candidate: Candidate) -> None:
+def _add_coarser(run: RunFolder, model: str, instruction: str) -> None:
+    """Record two coarser versions of a completed candidate: one was scored, one failed."""
+    parent, last = candidate_of(model, instruction), run.sweep.rungs.ladder()[-1]
+    program = program_of(instruction)
+    for number, changes in enumerate(({"score": 0.4}, {"error": "ValueError: too coarse"})):
+        own = candidate_of(model, f"{instruction} coarser {number}")
+        _propose(run, own, parent=parent.id, operator="coarsen")
+        row = _rung(own, last.index, last.num_examples, BEGAN) | {
+            "program_bits": program.program_bits,
+            "payload_bits": program.payload_bits,
+            "program": program.digest,
+        }
+        run.ledger.write("rungs", rung_part(own.id, last), [row | changes])
+
+
+def _propose(run: RunFolder, candidate: Candidate, **changes: Any) -> None:
     row = {
         "candidate": candidate.id,
         "task": candidate.task,
@@ -124,6 +148,7 @@ def _propose(run: RunFolder, candidate: Candidate) -> None:
         "family": candidate.family,
         "spec": candidate.canonical(),
         "operator": "random",
+        **changes,
     }
     run.ledger.write("candidates", candidate.id, [row])
 

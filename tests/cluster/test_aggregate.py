@@ -193,6 +193,43 @@ def test_a_data_set_is_added_to_and_adding_again_changes_nothing(tmp_path: Path)
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_others_put_into_the_folder_stays(tmp_path: Path) -> None:
+    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
+    out = tmp_path / "all"
+    aggregate(one, "-o", out)
+    (out / "notes.txt").write_text("mine")
+    (out / "report.html").write_text("page")
+    (out / "plots" / "deep").mkdir(parents=True)
+    (out / "plots" / "deep" / "a.png").write_bytes(b"png")
+    (out / "lost").symlink_to("nowhere")
+    assert aggregate(two, "-o", out) == 0
+    assert {row["run"] for row in rows(out, "rungs")} == {"one", "two"}
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "report.html").read_text() == "page"
+    assert (out / "plots" / "deep" / "a.png").read_bytes() == b"png"
+    assert (out / "lost").readlink() == Path("nowhere")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["rungs/notes.txt", "points/other-0.parquet", "payloads/x/y.bin", "payloads/mine.bin"]
+)
+def test_a_file_of_others_among_the_tables_is_named_and_nothing_is_written(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
+    out = tmp_path / "all"
+    aggregate(one, "-o", out)
+    before = said(out, "rungs")
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("mine")
+    assert aggregate(two, "-o", out) == 2
+    foreign = out.joinpath(*Path(name).parts[:2])
+    assert f"-o: {foreign} is not of the data set {out}" in capsys.readouterr().err
+    assert (out / name).read_text() == "mine"
+    assert said(out, "rungs") == before
+
+
 def test_a_run_that_went_on_adds_what_is_new(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

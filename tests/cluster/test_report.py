@@ -181,6 +181,20 @@ def test_counts_of_rungs_reasons_and_errors(made: Report) -> None:
     assert {one.reason for one in made.errors} == {f"ValueError: {HOSTILE}"[:200]}
 
 
+def test_coarser_versions_are_counted_apart_from_candidates(tmp_path: Path) -> None:
+    path = record(tmp_path / "runs", coarser=True)
+    made = make(open_sources([path])[0], "program")
+    counts = {
+        (one.model, one.rung): (one.went_on, one.stopped, one.failed, one.coarser)
+        for one in made.rungs
+    }
+    assert counts["posttrained", 0] == (3, 2, 1, 0)
+    assert counts["posttrained", 1] == (3, 0, 0, 2)
+    assert counts["pretrained", 1] == (4, 0, 0, 0)
+    # The one that failed has no program.
+    assert (made.num_completed, made.num_coarser) == (8, 1)
+
+
 def test_the_commonest_reasons_stay_and_others_are_summed() -> None:
     counts = [ReasonCount("t", "m", f"reason {n:02}", n) for n in range(1, 21)]
     merged = {one.reason: one.count for one in most_common(counts)}

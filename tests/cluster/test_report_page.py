@@ -254,6 +254,55 @@ def test_it_fits_and_follows_the_theme(
     page.context.close()
 
 
+def test_a_program_off_the_front_waits_for_no_verification(page: Page) -> None:
+    """Front and verified of each row: nothing verifies what is off the front."""
+    cells = page.page.evaluate("""() => {
+        const heads = [...document.querySelectorAll("#list th")].map((one) => one.textContent);
+        return [...document.querySelectorAll("#list tbody tr")].map((row) =>
+            ["front", "verified"].map((name) => row.children[heads.indexOf(name)].textContent));
+    }""")
+    assert {tuple(cell) for cell in cells} == {("yes", "yes"), ("yes", "not yet"), ("no", "\u2013")}
+
+
+def test_all_columns_are_seen(page: Page) -> None:
+    """A long line of what a program is makes no column leave the page, and is there to be read."""
+    beyond, title = page.page.evaluate("""() => {
+        const before = report.programs.map((p) => p.about);
+        report.programs.forEach((p) => { p.about = "lora rank 1 on down_proj ".repeat(9); });
+        redraw();
+        const box = document.querySelector("#programs .scroll");
+        const found = [box.scrollWidth - box.clientWidth, document.querySelector("td.what").title];
+        report.programs.forEach((p, place) => { p.about = before[place]; });
+        redraw();
+        return found;
+    }""")
+    assert beyond == 0
+    assert title.count("lora") == 9
+
+
+def test_the_buttons_of_a_plot_cover_no_data(page: Page) -> None:
+    """The buttons that the pointer brings out end above the area that is drawn."""
+    page.page.locator(".plot.low").first.hover()
+    below = page.page.evaluate("""() => [...document.querySelectorAll(".plot")].map((plot) =>
+        plot.querySelector(".modebar").getBoundingClientRect().bottom
+        - plot.querySelector(".nsewdrag").getBoundingClientRect().top)""")
+    assert len(below) == 3
+    assert max(below) <= 0
+
+
+def test_coarser_versions_are_told_apart(chromium: Any, tmp_path: Path) -> None:
+    run = record(tmp_path / "runs", coarser=True)
+    out = tmp_path / "report.html"
+    out.write_bytes(html_of(make(open_sources([run])[0], "program", [], out)))
+    opened = Page(chromium, out)
+    about = opened.page.locator("#about").inner_text()
+    assert "7 candidates, with 1 coarser version, completed the last rung" in about
+    bars = opened.page.evaluate("""() => [...document.querySelectorAll(".plot.low")].at(-1).data
+        .filter((bar) => bar.name.includes("coarser")).map((bar) => [bar.meta.model, bar.y])""")
+    assert dict(bars) == {"pretrained": [0, 0], "posttrained": [0, 2]}
+    opened.context.close()
+
+
 def test_paper_gets_light_colours_and_no_controls(page: Page) -> None:
     page.page.emulate_media(media="print")
     page.page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")

@@ -116,8 +116,10 @@ def test_not_utf8_is_said(tmp_path: Path) -> None:
     [
         ("payload_bits=bits", "--map: score is needed"),
         ("score=s", "--map: program_bits or payload_bits is needed"),
-        ("score=s,bits=b", "--map: no field|is no FIELD=COLUMN|payload_bits is needed"),
+        ("score=s,bits=b", "--map: no field 'bits'; there are task, model"),
         ("accuracy=s,payload_bits=b", "--map: no field 'accuracy'; there are task, model"),
+        ("score=s,payload_bits=b,tsk:=object", "--map: no field 'tsk'; there are task, model"),
+        ("score=s, modle = m,payload_bits=b", "--map: no field 'modle'; there are task, model"),
         ("score=s,score=t,payload_bits=b", "--map: score is given twice"),
         ("score=,payload_bits=b", "--map: 'score=' is no FIELD=COLUMN and no FIELD:=VALUE"),
         ("score", "--map: 'score' is no FIELD=COLUMN"),

@@ -38,9 +38,23 @@ def a_sweep_that_is_none(scene: Scene) -> None:
     file.write_text(json.dumps(content))
 
 
+def a_mixed_data_set(scene: Scene) -> None:
+    """Write a data set with a file of somebody among its rows."""
+    scene.finished()
+    from launch import main
+
+    assert main(["aggregate", str(scene.here / "run"), "-o", str(scene.here / "set")]) == 0
+    scene.file("set/rungs/mine.txt", "x")
+
+
 AGGREGATE = [
     Case("aggregate -o {here}/all", "give runs or data sets, or a file by --import"),
     Case(IMPORT, "--import and --map go together: a file, and which column is which field"),
+    Case(
+        "aggregate {run} -o {here}/file/all",
+        "-o {here}/file/all: can't be written: {here}/file: Not a directory",
+        given=lambda scene: scene.file("file", "x"),
+    ),
     Case("aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on a store: a data set is"),
     Case(
         "aggregate {run} -o {here}/all",
@@ -59,6 +73,11 @@ AGGREGATE = [
     ),
     Case("aggregate {run} -o {here}/all", "{run} holds no run: there is no such folder"),
     Case(
+        "aggregate {run} -o {here}/set",
+        "-o: {here}/set/rungs/mine.txt is not of the data set {here}/set, ",
+        given=a_mixed_data_set,
+    ),
+    Case(
         "aggregate s3://bucket/run -o {here}/all",
         "s3://bucket: no answer at http://127.0.0.1:9",
         given=no_store,
@@ -74,6 +93,10 @@ AGGREGATE = [
     ),
     Case(f"{IMPORT} --map x", "--map: 'x' is no FIELD=COLUMN and no FIELD:=VALUE"),
     Case(f"{IMPORT} --map speed=x", "--map: no field 'speed'; there are "),
+    Case(
+        f"{IMPORT} --map score=s,payload_bits=b,tsk:=object",
+        "--map: no field 'tsk'; there are task, model",
+    ),
     Case(f"{IMPORT} --map task:=x", "--map: score is needed: a column with numbers from 0 to 1"),
 ]
 FRONT = [

@@ -52,6 +52,21 @@ CASES = [
         "-o {here}: that is a folder; a file such as {here}/report.html fits",
         given=Scene.finished,
     ),
+    Case(
+        "report {run} -o {here}/r.pdf",
+        "-o {here}/r.pdf: a report is one HTML file: its name ends in .html or .htm",
+        given=Scene.finished,
+    ),
+    Case(
+        "report {run} -o {here}/curve.csv/r.html",
+        "-o {here}/curve.csv/r.html: can't be written: {here}/curve.csv: Not a directory",
+        given=curve(""),
+    ),
+    Case(
+        "report {run} --figures {here}/curve.csv",
+        "--figures {here}/curve.csv: can't be written: {here}/curve.csv: Not a directory",
+        given=curve(""),
+    ),
     Case("report {run} {run} -o {here}/r.html", "{run} is given twice", given=Scene.finished),
     Case(
         "report {run} {here}/second -o {here}/r.html",

@@ -53,9 +53,16 @@ def test_the_table_says_what_the_factor_does_not_prove() -> None:
     console = Console(file=text, width=60, soft_wrap=True)
     print_regimes(console, POINTS, ["random", "pre", "post"], [0.8])
     shown = text.getvalue()
+    assert "t: shortest program in program bits (of these certified)" in shown
     assert "≥ 0.8 target   not reached   4000 (9000)   1000 (1000)" in shown
     assert "factor of 9.00 (certified); post holds at most 9000 bits" in shown
     assert "It proves nothing" in shown
+    text.truncate(0)
+    # Whoever needs more has not collapsed, and nothing is said of certificates that nobody has.
+    bare = [replace(point, certificate=None) for point in POINTS]
+    print_regimes(console, bare, ["post", "pre"], [0.8])
+    assert "post to pre: pre needs 4.00 times as many bits (found, not" in text.getvalue()
+    assert "t: shortest program in program bits\n" in text.getvalue()
     text.truncate(0)
     print_regimes(console, POINTS[:2], ["pre"], [0.8])
     assert not text.getvalue().strip("\0")
