@@ -112,7 +112,7 @@ function courseSection(section) {
     make("span", { class: "chip", style: chipStyle(pattern) }), make("span", {}, name)));
   section.append(make("div", { class: "pair" },
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Area below the front"), axis), grown,
-      make("p", { class: "note" }, "Hypervolume: how much length and score the front covers so far. It grows whenever a program scores better, or as well with fewer bits, than all before. Counted in doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
+      make("p", { class: "note" }, "Hypervolume: how much length and score the front covers so far. It grows whenever a program scores better than all before it that are not longer. Counted in doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Candidates of each rung")), rungs,
       make("ul", { class: "key" }, chips))));
   drawn(draw);
