@@ -57,7 +57,9 @@ class Bar:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                TextColumn("gone,"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=console,
                 transient=True,
             )

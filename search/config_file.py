@@ -18,6 +18,14 @@ from pydantic_core import ErrorDetails
 from evaluators.config import Config
 
 Settings = TypeVar("Settings", bound=Config)
+# What things are called in a file, where pydantic speaks of Python and JSON.
+_IN_YAML = {
+    "Tuple": "List",
+    "a valid array": "a list",
+    "a valid object": "keys with values",
+    "an object": "keys with values",
+    "a valid dictionary": "keys with values",
+}
 
 
 class ConfigError(ValueError):
@@ -200,8 +208,9 @@ def _describe(
     where = f"{path}, line {_line(root, location)}"
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
         where = "command line"
-    # What is a tuple to us is a list in YAML.
-    message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+    message = problem["msg"].removeprefix("Value error, ")
+    for theirs, in_yaml in _IN_YAML.items():
+        message = message.replace(theirs, in_yaml)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
@@ -209,7 +218,10 @@ def _describe(
         allowed = f" Known here: {', '.join(known)}." if known else ""
         return f"{where}: unknown key {field!r}.{hint}{allowed}"
     if problem["type"] == "union_tag_invalid":
-        return f"{where}: {field}.kind must be one of {problem['ctx']['expected_tags']}"
+        return (
+            f"{where}: {field}.kind must be one of {problem['ctx']['expected_tags']} "
+            f"(found {problem['ctx']['tag']!r:.80})"
+        )
     if problem["type"] == "union_tag_not_found":
         kinds = ", ".join(map(repr, variants.get(str(location[0]), ())))
         return f"{where}: '{field}.kind' is missing" + (f"; it is one of {kinds}" if kinds else "")
