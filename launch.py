@@ -168,11 +168,7 @@ def make_parser() -> argparse.ArgumentParser:
         "runs", type=_place, nargs="+", metavar="RUN", help="run folders, or data sets"
     )
     front.add_argument("--json", action="store_true", help="one JSON object a line")
-    front.add_argument(
-        "--length",
-        choices=("program", "payload"),
-        help="compare by the bits of both files or of the payload (default: as the sweep says)",
-    )
+    _add_length(front)
 
     aggregate = commands.add_parser(
         "aggregate",
@@ -229,11 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="which columns of the overlay are bits, score, label, lower, upper and task "
         "(default: those of these names)",
     )
-    report.add_argument(
-        "--length",
-        choices=("program", "payload"),
-        help="compare by the bits of both files or of the payload (default: as the sweep says)",
-    )
+    _add_length(report)
 
     verify = commands.add_parser(
         "verify", help="run the files of programs and compare with what the search recorded"
@@ -247,13 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
     )
-    verify.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=3600,
-        metavar="S",
-        help="seconds that a program may take",
-    )
+    _add_timeout(verify)
 
     certify = commands.add_parser(
         "certify", help="run the fronts' programs once on the sealed split, and bound their scores"
@@ -267,13 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="also where the sealed split was opened before for other programs; the results are "
         "marked as repeated",
     )
-    certify.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=3600,
-        metavar="S",
-        help="seconds that a program may take",
-    )
+    _add_timeout(certify)
 
     scorecard = commands.add_parser(
         "scorecard", help="measure what the front's programs change on other inputs"
@@ -404,6 +384,24 @@ def _version() -> str:
         return f"kilobit {version('kilobit')}"
     except PackageNotFoundError:
         return "kilobit, not installed"
+
+
+def _add_length(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--length",
+        choices=("program", "payload"),
+        help="compare by the bits of both files or of the payload (default: as the sweep says)",
+    )
+
+
+def _add_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=3600,
+        metavar="S",
+        help="seconds that a program may take",
+    )
 
 
 def _place(text: str) -> Place:

@@ -13,25 +13,13 @@ from cluster.run_folder import RunFolder
 from cluster.terminal import fitting_table
 from evaluators.storage import Place, write_whole
 from search.certified import best_lower, certified_complexity
-from search.front import Certificate, FrontPoint, at_last_rung, complete_points, fronts
+from search.front import OF_A_POINT, Certificate, FrontPoint, at_last_rung, complete_points, fronts
 from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import Sweep
 
 # In this order where a terminal is too narrow; bits, score and candidate always stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
-_OF_A_POINT = (
-    "candidate",
-    "rung",
-    "split",
-    "num_examples",
-    "score",
-    "lower",
-    "upper",
-    "program_bits",
-    "payload_bits",
-    "program",
-)
 _OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
 
 
@@ -63,7 +51,7 @@ def points_from(
     """
     last = sweep.rungs.ladder()[-1]
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
-    about, rungs = at_last_rung(candidates, read("rungs", _OF_A_POINT), last)
+    about, rungs = at_last_rung(candidates, read("rungs", OF_A_POINT), last)
     verified = read("verifications", ["candidate", "program", "verified"])
     points = complete_points(
         name,

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evaluators.usage import Usage, usage_of
-from search.front import complete_points, fronts
+from search.front import OF_A_POINT, complete_points, fronts
 from search.pareto import complexity
 from search.sweep import Sweep
 
@@ -19,16 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 COLUMNS = {
     "candidates": ("candidate", "task", "model", "regime", "family", "position"),
     "rungs": (
-        "candidate",
-        "rung",
-        "split",
-        "num_examples",
-        "score",
-        "lower",
-        "upper",
-        "program_bits",
-        "payload_bits",
-        "program",
+        *OF_A_POINT,
         "error",
         "finished_at",
         "worker",

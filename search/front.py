@@ -15,6 +15,20 @@ from search.pareto import pareto_front
 from search.programs.program import Length
 from search.rungs import Rung
 
+# Columns of the ledger's `rungs` from which points are made.
+OF_A_POINT = (
+    "candidate",
+    "rung",
+    "split",
+    "num_examples",
+    "score",
+    "lower",
+    "upper",
+    "program_bits",
+    "payload_bits",
+    "program",
+)
+
 
 @dataclass(frozen=True)
 class Certificate:
