@@ -1,4 +1,4 @@
-"""What it takes to merge large runs into one data set, and to print a front of many rows.
+"""What it takes to merge large runs into one data set, and to show what is in many rows.
 
     python benchmarks/aggregate.py [--folder DIR] [--files 400] [--candidates 100000]
 
@@ -30,6 +30,7 @@ from evaluators.fence import Accepted
 from evaluators.parts import PART, SCHEMA_VERSION
 from evaluators.storage import write_whole
 from evaluators.tables import TABLES
+from search.programs.recipe import Recipe
 from search.sweep import Sweep, load_sweep
 
 NUM_RUNS = 4
@@ -125,7 +126,8 @@ def write_folded(run: RunFolder, number: int) -> None:
     model = np.array(labels)[np.arange(number) % len(labels)]
     text = pa.array(ids)
     about = {"candidate": text, "task": pa.repeat("recorded", number), "model": model,
-             "regime": model, "family": pa.repeat("lora", number), "spec": text}  # fmt: skip
+             "regime": model, "family": pa.repeat("lora", number),
+             "spec": pa.repeat("{}", number)}  # fmt: skip
     write_table(ledger / "candidates" / name, about, text)
     rung = np.tile(np.arange(len(ladder)), number)
     candidate = np.repeat(ids, len(ladder))
@@ -146,11 +148,13 @@ def write_folded(run: RunFolder, number: int) -> None:
         "attempt": np.ones(len(rung)),
     }
     write_table(ledger / "rungs" / name, rows, pa.array(part))
+    recipe = Recipe(question="{input}", batch_size=8, max_new_tokens=8).canonical()
     programs = {"candidate": text, "rung": np.full(number, NUM_RUNGS - 1), "program": text,
                 "program_bits": bits[:: len(ladder)], "script": pa.repeat(b"0" * 400, number),
-                "payload": pa.repeat(b"1" * 200, number)}  # fmt: skip
-    write_table(ledger / "programs" / "bulk.a2.parquet", programs, text)
-    files = {"candidates": [name], "rungs": [name]}
+                "payload": pa.repeat(b"", number), "codecs": pa.repeat("{}", number),
+                "recipe": pa.repeat(recipe, number)}  # fmt: skip
+    write_table(ledger / "programs" / name, programs, pa.array(part[NUM_RUNGS - 1 :: NUM_RUNGS]))
+    files = {table: [name] for table in ("candidates", "rungs", "programs")}
     write_whole(ledger / "attempts" / "0002.json", b"{}")
     accepted = Accepted(2, 0, files)
     write_whole(ledger / accepted.path, accepted.content())
@@ -214,6 +218,10 @@ def main() -> None:
         figures["gb_of_data_set"] = size_of(folder / "all")
         figures["aggregate_one_more"] = measured("aggregate", many, "-o", folder / "front")
         figures["front_of_run"] = measured("front", many)
+        figures["report_of_run"] = measured("report", many, "-o", folder / "run.html")
+        figures["report_of_data_set"] = measured(
+            "report", folder / "front", "-o", folder / "set.html"
+        )
         figures["front_of_data_set"] = measured("front", folder / "front")
         print(json.dumps(figures, indent=1))
 
