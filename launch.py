@@ -1,7 +1,7 @@
-"""The command line of kilobit. No logic: each command is a function of `cluster.commands`.
+"""The command line of kilobit: the parser. Each command is a function of `cluster.commands`.
 
 Exit status: 0 done; 1 something in the run failed, or it had to stop and can be resumed; 2 the
-input is wrong, or another process holds the run; 130 interrupted and resumable.
+input is wrong, or another process has locked the run; 130 interrupted and resumable.
 """
 
 import argparse
@@ -23,13 +23,13 @@ kilobit searches for the shortest program (a prompt, a small adapter, a post-pro
 the Pareto front of length against score for each base model."""
 
 _AGGREGATE = """\
-Merge runs of several clusters into one data set: Parquet tables in which no row stands twice.
+Merge runs of several clusters into one data set: Parquet tables without duplicate rows.
 
   kilobit aggregate runs/a runs/b -o all                   two runs
   kilobit aggregate all runs/c -o all                      one more
   kilobit aggregate --import table.csv -o theirs \\
-      --map score=accuracy,payload_bits=bits,task:=gsm8k   points that others published
-  kilobit front all theirs                                 their fronts
+      --map score=accuracy,payload_bits=bits,task:=gsm8k   published points
+  kilobit front all theirs                                 the fronts of both
 
 Read `docs/aggregate.md`."""
 _MOST_SECONDS = 1_000_000
@@ -37,43 +37,43 @@ _MOST_LINKS = 1000
 _WATCH_S = 2.0
 _LEAST_WATCH_S, _MOST_WATCH_S = 0.2, 3600
 _SLURM = """\
-Write one batch script that holds a Ray cluster and the run in it, and submit it.
+Write one batch script that starts a Ray cluster and runs a search on it, and submit it.
 
   kilobit slurm my.yaml --profile slurm.yaml            submit
   kilobit slurm my.yaml slurm.nodes=4 --print > job.sh  only the script
   kilobit slurm a.yaml b.yaml                           one array of two jobs
 
-The settings are `slurm` in the sweep file, over those of the profile. Shortly before its time is
-over the run is told to stop, writes what is finished, and the job is queued again and goes on
-there. Read `docs/slurm.md`."""
+The settings are those of `slurm` in the sweep file; they override those of the profile. Shortly
+before the job's time is over the run stops and writes all finished results; then the job is queued
+again and resumes the run. Read `docs/slurm.md`."""
 _EXAMPLES = """\
 examples:
   kilobit run examples/quickstart.yaml                 search with the embedded models, on CPU
   kilobit run my.yaml --dry-run                        check everything, start nothing
   kilobit run my.yaml budget.seconds=600 seed=1        change values of the sweep file
-  kilobit status runs/quickstart --watch               how far a run is, from another shell
-  kilobit resume runs/quickstart                       go on with an interrupted run
-  kilobit resume runs/quickstart budget.seconds=3600   go on with another budget
+  kilobit status runs/quickstart --watch               the progress of a run, from another shell
+  kilobit resume runs/quickstart                       resume an interrupted run
+  kilobit resume runs/quickstart budget.seconds=3600   resume with another budget
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit aggregate runs/a runs/b -o all               one data set of several runs
-  kilobit report runs/quickstart                       all of it as one HTML file
+  kilobit report runs/quickstart                       all results as one HTML file
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
-  kilobit compare a.jsonl b.jsonl --judge judge.yaml   which answers a judge prefers
+  kilobit compare a.jsonl b.jsonl --judge judge.yaml   compare two sets of answers with a judge
   kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
-  kilobit certify runs/quickstart                      bound their scores on data no search saw
-  kilobit scorecard runs/quickstart                    what its programs change elsewhere
+  kilobit certify runs/quickstart                      bound their scores on the sealed split
+  kilobit scorecard runs/quickstart                    side effects of its programs on other inputs
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
 
 
 _KUBERNETES = """\
-Write KubeRay manifests for sweeps and give them to kubectl.
+Write KubeRay manifests for sweeps and apply them with kubectl.
 
-Each sweep becomes a RayJob: Ray begins in pods, the run in its head, and pods end with it. The run
-is kept in a volume claim or in object storage; an attempt that is preempted is followed by one that
-goes on with the same run. Where it runs is said in the section `kubernetes` of the sweep file, and
-in a profile that describes a cluster once for all sweeps."""
+Each sweep becomes a RayJob: Ray starts in pods, the run starts in the head pod, and the pods end
+with the run. The run is kept in a volume claim or in object storage; after a preemption a new
+attempt resumes the same run. The section `kubernetes` of the sweep file, and a profile that
+describes a cluster once for all sweeps, say where it runs."""
 
 _KUBERNETES_EXAMPLES = """\
 examples:
@@ -82,11 +82,11 @@ examples:
   kilobit kubernetes a.yaml b.yaml --profile cluster.yaml budget.seconds=36000
   kilobit kubernetes my.yaml --profile cluster.yaml --print | kubectl apply --dry-run=server -f -
 
-docs/kubernetes.md says what the cluster and the image have to have."""
+docs/kubernetes.md lists what the cluster and the image must provide."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; `docs/command-line.md` is made from it."""
+    """Return the parser of all commands, from which `docs/command-line.md` is generated."""
     parser = argparse.ArgumentParser(
         prog="kilobit",
         description=_DESCRIPTION,
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "overrides",
         nargs="*",
-        # Without it argparse says that they are required.
+        # Without a default argparse reports them as required.
         default=[],
         metavar="key=value",
         help="values to change, for example budget.candidates=20 or workers.per_model=2",
@@ -124,17 +124,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--continue",
         action="store_true",
         dest="go_on",
-        help="go on with the run in the run folder if it holds one of this sweep; else begin it. "
-        "For jobs that a cluster starts again",
+        help="resume the run in the run folder if it is one of this sweep, else begin it; "
+        "for jobs that a cluster restarts",
     )
     run.add_argument(
         "--take-over",
         action="store_true",
-        help="with --continue: as `resume --take-over`",
+        help="with --continue: the same as `resume --take-over`",
     )
     _add_log_level(run)
 
-    resume = commands.add_parser("resume", help="go on with an interrupted run")
+    resume = commands.add_parser("resume", help="resume an interrupted run")
     resume.add_argument("run", type=_place, metavar="RUN", help="the run folder")
     resume.add_argument(
         "overrides",
@@ -147,11 +147,11 @@ def make_parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "--take-over",
         action="store_true",
-        help="go on although another process holds the run; what that one still writes is ignored",
+        help="resume although another process has locked the run; its later writes are ignored",
     )
     _add_log_level(resume)
 
-    status = commands.add_parser("status", help="show how far a run is")
+    status = commands.add_parser("status", help="show the progress of a run")
     status.add_argument("run", type=_place, metavar="RUN", help="the run folder")
     status.add_argument(
         "--watch",
@@ -159,8 +159,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=_WATCH_S,
         metavar="SECONDS",
-        help=f"look again every so many seconds ({_WATCH_S:g} by default), until nobody holds the "
-        "run any more; Ctrl-C leaves, with exit status 130, and the run does not notice",
+        help=f"refresh every SECONDS ({_WATCH_S:g} by default) until the run is no longer locked; "
+        "Ctrl-C ends only the display, with exit status 130",
     )
 
     front = commands.add_parser("front", help="show the Pareto front of one or more runs")
@@ -172,7 +172,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     aggregate = commands.add_parser(
         "aggregate",
-        help="merge runs, data sets and tables of others into one data set",
+        help="merge runs, data sets and imported tables into one data set",
         description=_AGGREGATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         dest="file",
         metavar="FILE",
-        help="points of others: a .csv, .tsv, .jsonl or .parquet file",
+        help="published points: a .csv, .tsv, .jsonl or .parquet file",
     )
     aggregate.add_argument(
         "--map",
@@ -196,7 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--out", type=_place, required=True, metavar="DIR", help="the folder of the data set"
     )
 
-    report = commands.add_parser("report", help="write one HTML file with all that runs have found")
+    report = commands.add_parser("report", help="write one HTML file with all results of runs")
     report.add_argument(
         "runs", type=_place, nargs="+", metavar="RUN", help="run folders, or data sets"
     )
@@ -209,7 +209,10 @@ def make_parser() -> argparse.ArgumentParser:
         "several runs)",
     )
     report.add_argument(
-        "--figures", type=Path, metavar="DIR", help="also write its pictures there, as PDF and PNG"
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="also write the report's pictures to DIR, as PDF and PNG",
     )
     report.add_argument(
         "--overlay",
@@ -228,7 +231,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_length(report)
 
     verify = commands.add_parser(
-        "verify", help="run the files of programs and compare with what the search recorded"
+        "verify",
+        help="run the files of programs and compare with the results that the search recorded",
     )
     verify.add_argument(
         "what",
@@ -250,40 +254,41 @@ def make_parser() -> argparse.ArgumentParser:
     certify.add_argument(
         "--again",
         action="store_true",
-        help="also where the sealed split was opened before for other programs; the results are "
-        "marked as repeated",
+        help="certify even if the sealed split was opened before for other programs; the results "
+        "are marked as repeated",
     )
     _add_timeout(certify)
 
     scorecard = commands.add_parser(
-        "scorecard", help="measure what the front's programs change on other inputs"
+        "scorecard", help="measure the side effects of the front's programs on other inputs"
     )
     scorecard.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     scorecard.add_argument(
         "--battery",
         type=Path,
         metavar="FILE",
-        help="YAML that says what is measured (default: see docs/scorecard.md)",
+        help="YAML file with the items to measure (default: see docs/scorecard.md)",
     )
     scorecard.add_argument("--json", action="store_true", help="one JSON object a line")
     compare = commands.add_parser(
-        "compare", help="let a judge prefer one of two answers to each prompt, and count"
+        "compare",
+        help="compare two sets of answers with a judge and count wins, ties, losses",
     )
     compare.add_argument(
         "one", metavar="A", help="answers of the first: a JSON Lines file, or RUN:CANDIDATE"
     )
     compare.add_argument("two", metavar="B", help="answers of the second, likewise")
     compare.add_argument(
-        "--judge", type=Path, required=True, metavar="FILE.yaml", help="who prefers an answer"
+        "--judge", type=Path, required=True, metavar="FILE.yaml", help="the settings of the judge"
     )
     compare.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="JSON Lines with the prompts, where the answers do not say them; only these count",
+        help="JSON Lines with the prompts, if the answers lack them; only these prompts are judged",
     )
     compare.add_argument(
-        "--rows", type=Path, metavar="FILE", help="write what was said of each prompt, JSON Lines"
+        "--rows", type=Path, metavar="FILE", help="write the verdict of each prompt, as JSON Lines"
     )
     compare.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -311,7 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--profile",
         type=Path,
         metavar="FILE",
-        help="a file with keys of `slurm` that holds for all sweeps of a cluster",
+        help="YAML with the keys of the section `slurm`; values in a sweep file override it",
     )
     slurm.add_argument(
         "--print", action="store_true", help="print the batch script and submit nothing"
@@ -321,7 +326,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_links,
         default=1,
         metavar="N",
-        help="submit N jobs that go on after each other, where jobs may not be requeued",
+        help="submit N jobs that resume the run one after another, where jobs can't be requeued",
     )
     slurm.add_argument(
         "--out",
@@ -350,22 +355,24 @@ def make_parser() -> argparse.ArgumentParser:
         "--profile",
         type=Path,
         metavar="FILE",
-        help="YAML with the keys of the section `kubernetes`; what a sweep file says wins",
+        help="YAML with the keys of the section `kubernetes`; values in a sweep file override it",
     )
     kubernetes.add_argument(
         "--print", action="store_true", help="print the manifests and apply nothing"
     )
 
     doctor = commands.add_parser(
-        "doctor", help="check this machine or a cluster and say what to do about what is found"
+        "doctor", help="check this machine or a cluster and say how to fix each problem"
     )
-    doctor.add_argument("--address", metavar="ADDR", help="an existing Ray cluster: all its nodes")
+    doctor.add_argument(
+        "--address", metavar="ADDR", help="check all nodes of this existing Ray cluster"
+    )
     doctor.add_argument(
         "--out",
         type=Path,
         default=Path("runs"),
         metavar="DIR",
-        help="with --address: where runs are to lie; do all nodes see it?",
+        help="with --address: the folder for runs; check that all nodes see it",
     )
     return parser
 
@@ -375,7 +382,7 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         choices=("debug", "info", "warning"),
         default="info",
-        help="what the run's log is to hold at least (default: info); workers' lines are there too",
+        help="lowest level of lines in the run's log (default: info), those of workers included",
     )
 
 
@@ -390,7 +397,7 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length",
         choices=("program", "payload"),
-        help="compare by the bits of both files or of the payload (default: as the sweep says)",
+        help="compare by the bits of both files or of the payload (default: `length` of the sweep)",
     )
 
 
@@ -400,7 +407,7 @@ def _add_timeout(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=3600,
         metavar="S",
-        help="seconds that a program may take",
+        help="time limit of one program, in seconds",
     )
 
 
@@ -412,7 +419,7 @@ def _place(text: str) -> Place:
 
 
 def _seconds(text: str) -> int:
-    # More is too much for the calls of the system that wait.
+    # System calls that wait do not accept longer times.
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST_SECONDS:
         raise argparse.ArgumentTypeError(
             f"{text!r}: whole seconds from 1 to {_MOST_SECONDS} are allowed"
@@ -444,10 +451,10 @@ def _interrupt(*_: Any) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what a command line says; one that says nothing sensible ends the process."""
+    """Parse a command line; print usage and exit with status 2 if it is wrong."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    # Overrides may stand after options too, which argparse does not sort out for subcommands.
+    # Overrides may come after options too, which argparse does not support for subcommands.
     if any(word.startswith("-") for word in rest) or (
         rest and args.command not in ("run", "resume", "slurm", "kubernetes")
     ):
@@ -460,14 +467,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     args = parse(argv)
-    # A scheduler's way of saying stop; the ledger is complete after every rung, as with Ctrl-C.
+    # Cluster schedulers stop a job by SIGTERM; treat it as Ctrl-C, which leaves the run resumable.
     signal.signal(signal.SIGTERM, _interrupt)
     from cluster import commands
 
     try:
         return commands.dispatch(args)
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); what is left to flush goes nowhere.
+        # The reader has closed the pipe (`| head`): discard the rest of the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

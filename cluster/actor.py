@@ -1,7 +1,8 @@
-"""An evaluator as Ray sees it.
+"""The Ray actor of a worker.
 
-Whoever looks up an actor by its name loads the class of the actor and with it the module. Trials
-do that, so this module imports nothing heavy: a trial's process stays small and starts at once.
+A process that looks up an actor by name imports the actor's class, and with it this module. Every
+trial does that, so nothing heavy is imported here: a trial's process stays small and starts at
+once.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class EvaluatorActor:
-    """A worker of the pool; see `cluster.evaluator.Evaluator`, whose methods these are."""
+    """A worker of the pool; its methods call those of `cluster.evaluator.Evaluator`."""
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
         self._log = keep_log(setup.log_level)
         from cluster.in_hand import in_hand_of
 
-        # First of all, so that a worker is given up that dies of what it loads.
+        # Open the crash log before the heavy imports, so that crashes while loading count too.
         in_hand = in_hand_of(setup)
         from cluster.evaluator import Evaluator
 
@@ -32,13 +33,13 @@ class EvaluatorActor:
         return self._evaluator.ready()
 
     def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return how many bits each text takes under the base model."""
+        """Return the number of bits in which the base model codes each text."""
         return self._evaluator.prompt_bits(texts)
 
     def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
         """Train a candidate up to `rung`, score it, record it and return its row.
 
-        What this process logged meanwhile is `log` in it.
+        The row's `log` holds the log lines of this process since the last call.
         """
         row = self._evaluator.run_rung(candidate_json, rung)
         return {**row, "log": self._log.take()}

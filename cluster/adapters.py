@@ -1,10 +1,10 @@
-"""Adapters on a resident base model: put on, train, take their numbers, take off.
+"""Adapters on a resident base model: install, train, read the numbers, remove.
 
-PEFT has all methods but `weights`, which stands in for base weights by copies of them. The base
-weights are never written. `installed` removes the adapter on every way out, and the caller compares
-the digest of the base model afterwards.
+PEFT provides all methods but `weights`, which replaces base weights by trained copies. The base
+weights are never written. `installed` always removes the adapter, also after an error, and the
+caller compares the digest of the base model afterwards.
 
-What is done to the model here is what program.py does to it (`search.programs.script`): the same
+The model is changed exactly as program.py changes it (`search.programs.script`): the same
 configuration, the same rule for signs, the same order of numbers.
 """
 
@@ -29,13 +29,13 @@ from search.programs.numbers import NumbersCode, Tensor
 from search.programs.recipe import AdapterPart
 
 _WARM_UP_STEPS = 5
-# Gates begin wide open and have further to go than numbers do.
+# Gates begin fully open and have further to move than numbers, so they learn faster.
 _LEARNED_FACTOR = 10.0
 
 
 @dataclass
 class Trained:
-    """What a stretch of training did: steps so far, mean loss of the last steps, tokens seen."""
+    """Result of a stretch of training: steps so far, mean loss of the last steps, tokens seen."""
 
     steps: int
     loss: float | None
@@ -46,10 +46,11 @@ class Adapter:
     """An adapter on a model, with its optimizer.
 
     Attributes:
-        model: what is trained and generates; PEFT's model, or the base model with other weights.
-        spec: what was asked for.
-        transform: what stands in for the numbers in training, None for plain training.
-        masters: what is trained, by name: the model's parameters or the numbers behind them.
+        model: the adapted model; PEFT's model, or the base model with other weights.
+        spec: the adapter's method, shape and training.
+        transform: maps the trained numbers to the values of the forward pass, None for plain
+            training.
+        masters: the trained numbers, by name: the model's parameters or the transform's inputs.
         units: positions of tensors whose rows belong together, see `search.programs.coarse`.
     """
 
@@ -61,7 +62,7 @@ class Adapter:
         self._stand_ins: tuple[Mapping[str, torch.Tensor], torch.Tensor] = ({}, torch.zeros(()))
         self._initial = {name: w.detach().clone() for name, w in weights.items()}
         self.transform = transform_of(spec, weights)
-        # What is trained: the model's own parameters, or numbers that a transform stands between.
+        # The trained numbers: the model's own parameters, or copies that the transform reads.
         self.masters = dict(weights)
         if self.transform is not None:
             self.masters = {
@@ -84,8 +85,8 @@ class Adapter:
     def train(self, frozen: Frozen, lesson: Lesson, until: int) -> Trained:
         """Train up to step `until`.
 
-        A step's examples depend on the seed and the step's number alone, so training in stretches
-        gives what training at once gives.
+        A step's examples depend on the seed and the step's number alone, so training in several
+        stretches gives the same result as training in one.
 
         Raises:
             FloatingPointError: if a loss is not finite.
@@ -103,16 +104,16 @@ class Adapter:
         return Trained(self.steps, mean_of_last(losses), tokens)
 
     def begin_step(self, step: int) -> None:
-        """Put the values that step `step` computes with in place; a forward pass follows."""
+        """Write the values of step `step` to the model, before its forward pass."""
         if self.transform is not None:
             generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
             self._stand_ins = self.transform(self.masters, generator)
             self._place(self._stand_ins[0])
 
     def end_step(self, step: int) -> None:
-        """Take the optimizer's step `step` with the gradients that a backward pass has left."""
+        """Take the optimizer's step `step` with the gradients of the last backward pass."""
         if self.transform is not None:
-            # The chain rule by hand: the model saw the values, not the numbers behind them.
+            # Apply the chain rule by hand: the model holds the values, not the trained numbers.
             values, penalty = self._stand_ins
             gradients = [weight.grad for weight in self._weights.values()]
             torch.autograd.backward([*values.values(), penalty], [*gradients, torch.ones(())])
@@ -126,13 +127,13 @@ class Adapter:
         self._optimizer.zero_grad()
 
     def finish(self, until: int) -> None:
-        """Put what was trained up to step `until` in place."""
+        """Write the final values after step `until` to the model."""
         self.steps = max(self.steps, until)
         self._place(self._final())
 
     @property
     def weights(self) -> dict[str, Any]:
-        """Return what a forward pass computes with, by name."""
+        """Return the weights that a forward pass uses, by name."""
         return self._weights
 
     @torch.no_grad()
@@ -146,7 +147,7 @@ class Adapter:
     def tensors(self) -> list[Tensor]:
         """Return the numbers as a program writes them: rows along the longer side.
 
-        Where the method says so they are differences from where training began.
+        For methods with `delta` they are differences from the initial numbers.
         """
         delta = METHODS[self.spec.method].delta
         found = []
@@ -158,7 +159,7 @@ class Adapter:
         return found
 
     def learned_steps(self) -> list[float] | None:
-        """Return the step of each tensor where training has learned them, else None."""
+        """Return the quantisation step of each tensor if training learned them, else None."""
         if not isinstance(self.transform, LearnedBits):
             return None
         return [self.transform.step(name) for name in self.masters]
@@ -194,7 +195,7 @@ class Adapter:
         )
 
     def state(self) -> bytes:
-        """Return numbers, optimizer moments and step as safetensors bytes."""
+        """Return the checkpoint: numbers, optimizer moments and step as safetensors bytes."""
         tensors = {"steps": torch.tensor(self.steps)}
         for name, weight in self._trained.items():
             tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
@@ -204,16 +205,16 @@ class Adapter:
 
     @torch.no_grad()
     def restore(self, state: bytes) -> None:
-        """Take up what `state` returned.
+        """Restore a checkpoint that `state` returned.
 
         Raises:
-            ValueError: if the state belongs to another adapter.
+            ValueError: if the checkpoint belongs to another adapter.
         """
         tensors = load_tensors(state)
         if {f"weight/{name}" for name in self._trained} != {
             name for name in tensors if name.startswith("weight/")
         }:
-            raise ValueError("the saved state belongs to another adapter")
+            raise ValueError("the checkpoint belongs to another adapter")
         for name, weight in self._trained.items():
             weight.copy_(tensors[f"weight/{name}"].to(weight.device))
             moments = {
@@ -229,10 +230,10 @@ class Adapter:
 
 @contextmanager
 def installed(frozen: Frozen, spec: AdapterSpec) -> Iterator[Adapter]:
-    """Put an untrained adapter on the model and take it off again, whatever happens.
+    """Install an untrained adapter on the model, and remove it at the end in any case.
 
     Raises:
-        ValueError: if the model has no place for it.
+        ValueError: if the model has no module or weight that the adapter targets.
     """
     if spec.method == "weights":
         with _own_weights(frozen.model, spec) as weights:
@@ -263,9 +264,10 @@ def installed(frozen: Frozen, spec: AdapterSpec) -> Iterator[Adapter]:
 
 @torch.no_grad()
 def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
-    """Fix the signs of SVD factors: each right factor has a positive sum. Return the sum of all.
+    """Fix the signs of SVD factors and return the sum of all right factors.
 
-    Which of two signs LAPACK returns differs between machines.
+    Each row of a right factor gets a positive sum: the sign that LAPACK returns differs between
+    machines. The sum is None if the method has no SVD factors.
     """
     total: float | None = None
     for module in model.modules():
@@ -284,7 +286,7 @@ def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
 
 @contextmanager
 def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
-    """Let copies stand in for the parameters whose names contain a target."""
+    """Replace the parameters whose names contain a target by copies until the end."""
     originals = {
         name: weight
         for name, weight in model.named_parameters()
@@ -297,7 +299,7 @@ def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
     places = [
         (module, name, weight)
         for module in model.modules()
-        # A tied weight is in several places, and the copy has to be in all of them.
+        # A tied weight belongs to several modules, and the copy has to be in all of them.
         for name, weight in module.named_parameters(recurse=False)
         if id(weight) in by_original
     ]

@@ -1,4 +1,4 @@
-"""The command aggregate: runs, data sets and tables of others as one data set."""
+"""The command `aggregate`: merges runs, data sets and imported tables into one data set."""
 
 import argparse
 import hashlib
@@ -39,7 +39,7 @@ _DONE, _INTERRUPTED = 0, 130
 
 
 def aggregate(args: argparse.Namespace) -> int:
-    """Merge what is given into one data set."""
+    """Merge the runs, data sets and file on the command line into one data set."""
     console = Terminal()
     if not args.runs and args.file is None:
         raise SweepError("give runs or data sets, or a file by --import")
@@ -48,7 +48,7 @@ def aggregate(args: argparse.Namespace) -> int:
     out = _checked_out(args.out)
     try:
         with place_beside(out) as scratch:
-            # What a data set holds stays in it, so that adding to it never loses a row.
+            # An existing data set is read first, so that adding to it never loses a row.
             before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in args.runs if place.absolute() != out]
             reads = _reads([*before, *others], args, scratch)
@@ -64,13 +64,13 @@ def aggregate(args: argparse.Namespace) -> int:
 
 
 def _checked_out(place: Place) -> Path:
-    """Return the folder of the data set.
+    """Check the output folder of a data set and return its absolute path.
 
     Raises:
-        SweepError: if it is no folder here, holds other things, or can't be written.
+        SweepError: if it is not a local folder, holds anything but a data set, or can't be written.
     """
     if not isinstance(place, Path):
-        raise SweepError(f"-o: {place} is on a store: a data set is written to a disk first")
+        raise SweepError(f"-o: {place} is on an object store: write the data set to a disk first")
     out = place.absolute()
     if out.exists() and not out.is_dir():
         raise SweepError(f"-o: {out} is a file; a data set is a folder")
@@ -87,16 +87,16 @@ def _checked_out(place: Place) -> Path:
 
 
 def _unmixed(out: Path) -> Path:
-    """Return the folder of a data set.
+    """Return the folder of a data set after checking it for foreign files.
 
     Raises:
-        SweepError: if files of others are among its tables, where they would not stay.
+        SweepError: if foreign files are among its tables, because they would be deleted.
         ValueError: if it is damaged.
     """
     foreign = foreign_among_rows(out)
     if foreign is not None:
         raise SweepError(
-            f"-o: {foreign} is not of the data set {out}, whose folder it would leave: put it "
+            f"-o: {foreign} does not belong to the data set {out} and would be deleted: move it "
             "elsewhere. Nothing was written"
         )
     return out
@@ -104,7 +104,7 @@ def _unmixed(out: Path) -> Path:
 
 @dataclass
 class _Names:
-    """Names of runs, one for each identity."""
+    """Distinct names of runs, one per identity."""
 
     of: dict[str, str] = field(default_factory=dict)
 
@@ -140,12 +140,12 @@ def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
 
 
 def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
-    """Return what is the same for every copy and state of a run, and for no other run."""
+    """Return a digest that all copies of a run share, at any time, and no other run has."""
     try:
-        # Which process on which machine began it, and when.
+        # The first claim names the process and machine that began the run, and the time.
         claim = claim_file(run.path / "ledger", 1).read_bytes().decode()
     except FileNotFoundError:
-        # As version 1 left it.
+        # Version 1 wrote no claims.
         claim = json.dumps(about["attempts"][:1])
     began = [claim, about.get("created_at"), about.get("sweep_file"), run.sweep.seed]
     return _digest(json.dumps(began))
@@ -222,7 +222,7 @@ def _progress(console: Console, reads: Sequence[Read]) -> Iterator[Advance]:
 
 
 def _print_merged(console: Console, merged: Merged, out: Path) -> None:
-    table = Table("table", "rows read", "of them kept")
+    table = Table("table", "rows read", "rows kept")
     for name, read in merged.read.items():
         if name != "conflicts":
             table.add_row(name, str(read), str(merged.kept[name]))
@@ -232,6 +232,6 @@ def _print_merged(console: Console, merged: Merged, out: Path) -> None:
     number = merged.kept.get("conflicts", 0)
     if number:
         console.print(
-            f"{number} values conflict with what another run says of the same: the first stays, "
-            f"both are in {out / 'conflicts'}"
+            f"{number} values conflict with those of another run: the first one is kept, both are "
+            f"in {out / 'conflicts'}"
         )

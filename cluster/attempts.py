@@ -1,17 +1,17 @@
-"""Who holds a run: attempts are claimed by exclusive creation, and a holder gives signs of life.
+"""The lock of a run: attempts are claimed by exclusive creation and kept alive by heartbeats.
 
-    LEDGER/attempts/0002.json    who claimed attempt 2: host, process, command, since when
-    LEDGER/attempts/0002.alive   its time stamp is the holder's last sign of life
-    LEDGER/attempts/0002.ended   the holder has let go
+    LEDGER/attempts/0002.json    the claim of attempt 2: host, process, command, since when
+    LEDGER/attempts/0002.alive   its time stamp is the last heartbeat of the attempt
+    LEDGER/attempts/0002.ended   the attempt has released the lock
 
-Everything that writes to a run holds it. This keeps people from losing work, it is not what keeps
-the ledger right: should two processes ever both believe that they hold a run, the ledger accepts
+Every command that writes to a run locks it. The lock keeps people from losing work; it does not
+protect the ledger: if two processes ever both believe that they hold the lock, the ledger accepts
 rows of the newer attempt only (`evaluators.fence`).
 
-A holder on this machine is gone if its process is. Of a holder elsewhere only its signs of life are
-known. Their age is taken between time stamps of the same file system, so that clocks which differ
-do not matter; and a silent holder is watched for a while before it is taken for dead, because the
-machine of both may just have been asleep.
+A holder on this machine is dead if its process is. Of a holder elsewhere only heartbeats are known.
+Their age is the difference of two time stamps of the same file system, so that differing clocks do
+not matter. A silent holder is watched for a while before it counts as dead, because the machine may
+just have woken from sleep.
 """
 
 import json
@@ -37,17 +37,17 @@ from search.sweep import SweepError
 BEAT_S = 3.0
 SILENT_S = 60.0
 _WATCH_S = 10.0
-# Times at which a process began are computed from the boot time, which may be adjusted.
+# The start time of a process is computed from the boot time, which may be adjusted.
 _START_TOLERANCE_S = 2.0
 
 
 class HeldError(SweepError):
-    """Another process holds the run."""
+    """The run is locked by another process."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who claimed an attempt, as far as the claim says."""
+    """The process that claimed an attempt, as its claim file describes it."""
 
     attempt: int
     host: str
@@ -66,19 +66,19 @@ class Holder:
 
 @contextmanager
 def hold(ledger: Place, *, take_over: bool = False) -> Iterator[int]:
-    """Claim the next attempt at the run whose ledger is given, yield its number, let go at the end.
+    """Lock a run by claiming its next attempt, yield the attempt's number, unlock at the end.
 
     Args:
         ledger: the folder of the ledger; it is made if it is missing.
-        take_over: claim it even if somebody holds the run.
+        take_over: claim the attempt even if the run is locked.
 
     Raises:
-        HeldError: naming the holder, if another process holds the run or was quicker.
+        HeldError: naming the holder, if another process holds the lock or claimed it first.
         OSError: if the claim can't be written.
     """
     latest = latest_attempt(ledger)
     if latest and not take_over and is_held(ledger, latest):
-        raise HeldError(f"{ledger.parent} is held by {_about(ledger, latest)}")
+        raise HeldError(f"{ledger.parent} is locked by {_about(ledger, latest)}")
     attempt = latest + 1
     check_exclusive(ledger / "attempts")
     _claim(ledger, attempt)
@@ -91,7 +91,8 @@ def hold(ledger: Place, *, take_over: bool = False) -> Iterator[int]:
     finally:
         stop.set()
         beating.join()
-        # A run that was discarded is gone with its claims; on a full disk the process's end tells.
+        # A discarded run has lost its claims. On a full disk `ended` can't be written; the end of
+        # the process then shows that the lock is free.
         with suppress(OSError):
             if claim_file(ledger, attempt).exists():
                 ended.touch()
@@ -100,7 +101,7 @@ def hold(ledger: Place, *, take_over: bool = False) -> Iterator[int]:
 
 
 def holder_of(ledger: Place) -> Holder | None:
-    """Return who holds a run now, or None if nobody does or the claim can't be read."""
+    """Return the holder of a run's lock, or None if it is not locked or its claim is unreadable."""
     latest = latest_attempt(ledger)
     return _read(ledger, latest) if latest and is_held(ledger, latest, watch_s=0) else None
 
@@ -112,13 +113,13 @@ def is_held(
     watch_s: float = _WATCH_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Return whether the holder of an attempt has neither let go nor died.
+    """Return whether an attempt holds its lock: it has neither released it nor died.
 
     Args:
         ledger: the folder of the ledger.
-        attempt: which attempt.
-        watch_s: how long a holder on another machine that seems silent is watched.
-        sleep: what waits.
+        attempt: number of the attempt.
+        watch_s: seconds for which a silent holder on another machine is watched.
+        sleep: waits for so many seconds.
     """
     if _beside(ledger, attempt, "ended").exists():
         return False
@@ -133,13 +134,13 @@ def is_held(
 
 
 def silence_s(ledger: Place, attempt: int) -> float:
-    """Return the seconds since the last sign of life, by the clock of the file system alone."""
+    """Return the seconds since the last heartbeat, by the clock of the file system alone."""
     probe = ledger / "attempts" / f".now.{uuid.uuid4().hex}.tmp"
     try:
         probe.touch(exist_ok=False)
         now = probe.stat().st_mtime_ns
     except OSError:
-        # A reader without the right to write; the clock of this machine is the next best.
+        # Without permission to write, use the clock of this machine as an approximation.
         now = time.time_ns()
     finally:
         with suppress(OSError):
@@ -148,7 +149,7 @@ def silence_s(ledger: Place, attempt: int) -> float:
 
 
 def this_machine() -> str:
-    """Return what tells apart machines, their boots, and containers whose process ids differ."""
+    """Return an identifier of the machine, its boot, and its process id namespace (container)."""
     found = [platform.node()]
     with suppress(OSError):
         found.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
@@ -177,7 +178,7 @@ def _claim(ledger: Place, attempt: int) -> None:
 
 def _beat(sign: Place, stop: threading.Event) -> None:
     while True:
-        # A file system that does not answer for a moment must not end the signs of life.
+        # A short failure of the file system must not end the heartbeats.
         with suppress(OSError):
             sign.touch()
         if stop.wait(BEAT_S):
@@ -199,7 +200,7 @@ def _read(ledger: Place, attempt: int) -> Holder | None:
 def _about(ledger: Place, attempt: int) -> str:
     holder = _read(ledger, attempt) or f"attempt {attempt}, whose claim can't be read"
     return (
-        f"{holder}, last sign of life {max(0.0, silence_s(ledger, attempt)):.0f} s ago. Wait for "
+        f"{holder}, last heartbeat {max(0.0, silence_s(ledger, attempt)):.0f} s ago. Wait for "
         f"it, end it, or take the run from it: `kilobit resume {ledger.parent} --take-over`"
     )
 

@@ -1,7 +1,7 @@
-"""How long a candidate's payload can be at most, before anything is trained.
+"""Upper bounds of a candidate's payload, known before anything is trained.
 
-A prompt is as long as the best general codec makes it; the model as coder may still be shorter.
-Numbers count 16 bits each, which no coding that a search makes of them exceeds.
+A prompt counts as coded by the best general codec; coded by the model it may be shorter. Numbers
+count 16 bits each: no coding that a search chooses takes more.
 """
 
 import math
@@ -28,12 +28,12 @@ def bound_bits(candidate: Candidate, task: Task, shapes: Shapes | None) -> int |
     """Return an upper bound of a candidate's payload in bits.
 
     Args:
-        candidate: any.
-        task: what is asked.
-        shapes: of its base model's parameters, None where they are not known here.
+        candidate: any candidate.
+        task: the task to solve.
+        shapes: shapes of its base model's parameters, None if unknown on this machine.
 
     Returns:
-        The bound, None where there is none for an adapter.
+        The bound; None for an adapter if `shapes` is unknown.
     """
     text = candidate.prompt.render(task).encode()
     bits = 8 * min(map(len, compress(text).values())) if text else 0
@@ -48,7 +48,7 @@ def bound_bits(candidate: Candidate, task: Task, shapes: Shapes | None) -> int |
 
 
 def count_numbers(spec: AdapterSpec, shapes: Shapes) -> int:
-    """Return how many numbers an adapter trains."""
+    """Return the number of numbers that an adapter trains."""
     rank, size = spec.rank or 0, spec.size or 0
     hidden = max((shape[1] for name, shape in shapes.items() if "embed" in name), default=0)
     whole: dict[str, Callable[[], int]] = {

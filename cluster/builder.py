@@ -1,4 +1,4 @@
-"""Programs from candidates: what is known of the model and the task, put into a recipe."""
+"""Builder of programs: a candidate, the base model and the task become recipe and payload."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,14 +34,14 @@ from search.programs.token_coder import CodingError
 
 
 class Builder:
-    """Makes and reads the programs of one base model and one task.
+    """Builds and decodes the programs of one base model and one task.
 
     Args:
         frozen: the resident base model.
-        config: how the sweep names it.
-        task: what is asked.
+        config: the base model's entry in the sweep.
+        task: the task to solve.
         batch_size: inputs that a program continues together.
-        length: which length is to be short where codecs differ.
+        length: the length (program or payload) to minimise when choosing a codec.
         by_index: demonstrations may be named by their index in the train split.
         encode: codes a text by the model; by default in this process alone.
     """
@@ -61,16 +61,16 @@ class Builder:
         self._frozen, self._config, self._task = frozen, config, task
         self._batch_size, self._length, self._by_index = batch_size, length, by_index
         self._texts: dict[tuple[str, bool], dict[TextCodec, bytes]] = {}
-        # What the base model coded was decoded at once, while no adapter was on it.
+        # Texts by their model code: decoding needs the bare model, which later has an adapter.
         self._decoded: dict[bytes, str] = {}
 
     def code_text(self, prompt: Prompt, *, by_model: bool) -> dict[TextCodec, bytes]:
-        """Return a prompt as each codec writes it; call it while no adapter is on the model.
+        """Return a prompt coded by each codec; call it while no adapter is on the model.
 
         Args:
-            prompt: what stands before the question.
-            by_model: also let the base model code it, which takes a forward pass a token, twice;
-                left out where its decoder alone is longer than another codec with its section.
+            prompt: the text before the question.
+            by_model: also code it by the base model, which takes two forward passes per token;
+                skipped if the decoder alone is longer than another codec's decoder and section.
         """
         text = prompt.render(self._task)
         if not text:
@@ -82,8 +82,8 @@ class Builder:
             if indices is not None:
                 known["index"] = indices
             if by_model and may_be_shortest("model", known, self._length):
-                # Where the tokenizer does not give the text back, or the decode run fails, the
-                # general codecs are there.
+                # If the tokenizer does not restore the text, or its decoding fails, the general
+                # codecs remain.
                 with suppress(CodingError):
                     known["model"] = self._encode(text)
                     self._decoded[known["model"]] = text
@@ -100,10 +100,10 @@ class Builder:
         """Return the program of a candidate.
 
         Args:
-            candidate: what it does.
-            texts: its prompt as the codecs write it.
-            adapter: its adapter, on the model.
-            content: the adapter's trained numbers, or the examples that it has learned from.
+            candidate: the candidate.
+            texts: its prompt, coded by each codec.
+            adapter: its adapter, installed on the model.
+            content: the adapter's trained numbers, or the examples that it was trained on.
 
         Raises:
             ValueError: if a number is not finite.
@@ -134,7 +134,7 @@ class Builder:
         return build(recipe, payload)
 
     def decode(self, program: Program) -> Decoded:
-        """Return what the payload of a program of this builder says.
+        """Return the decoded payload of a program that this builder built.
 
         Raises:
             PayloadError: if it is damaged.
@@ -162,7 +162,7 @@ class Builder:
             special_tokens=frozen.special_tokens,
             chat=candidate.chat,
             question=task.question,
-            # PEFT puts soft prompts before the padding, so padding would change what they do.
+            # PEFT puts soft prompts before the padding, so padding would change the outputs.
             batch_size=1 if method == "soft_prompt" else self._batch_size,
             max_new_tokens=limit,
             stop=task.stop,
@@ -171,12 +171,14 @@ class Builder:
 
 
 def shown_examples(lead: str, indices: bytes, task: Task) -> str:
-    """Return `lead` and the demonstrations that stand at `indices` in the train split."""
+    """Return `lead` followed by the demonstrations at `indices` of the train split."""
     train, text = task.splits.train, lead
     for at in range(0, len(indices), 2):
         index = int.from_bytes(indices[at : at + 2], "big")
         if index >= len(train):
-            raise PayloadError(f"the train split has {len(train)} examples, none at {index}")
+            raise PayloadError(
+                f"the train split has {len(train)} examples, there is no index {index}"
+            )
         text += task.ask(train[index].input) + task.show(train[index].target)
     return text
 
@@ -184,7 +186,7 @@ def shown_examples(lead: str, indices: bytes, task: Task) -> str:
 def coarsely(
     adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec
 ) -> tuple[int, bytes, list[Integers]]:
-    """Return the step byte, what each tensor adds to it, and the integers of an adapter.
+    """Return an adapter coarsened to integers: step byte, further bytes per tensor, integers.
 
     Raises:
         ValueError: if a number is not finite.
@@ -193,7 +195,7 @@ def coarsely(
     if learned is None:
         code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
         return code, b"", integers
-    # The finest coding is the one that was learned.
+    # Learned steps are the finest coding; a coarser one multiplies them.
     factor = spec.step / FINEST_STEP
     return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
 
@@ -201,14 +203,14 @@ def coarsely(
 def run_batch(
     program: Program, prompt: str, frozen: Frozen, model: Any, inputs: Sequence[str]
 ) -> Generated:
-    """Return what program.py generates for `inputs` before its post-processing.
+    """Return the texts that program.py generates for `inputs`, before its post-processing.
 
     Args:
-        program: whose limits and templates are used.
-        prompt: what its payload says.
+        program: gives limits and templates.
+        prompt: the prompt decoded from its payload.
         frozen: the base model.
-        model: the model, adapted already.
-        inputs: any number; they are continued in the program's own batches.
+        model: the model with the adapter installed.
+        inputs: any number; they are continued in batches of the program's own size.
 
     Raises:
         ValueError: if a prompt with its longest answer does not fit into the model's context.
@@ -228,6 +230,6 @@ def run_batch(
 def run_program(
     program: Program, prompt: str, frozen: Frozen, model: Any, inputs: Sequence[str]
 ) -> list[str]:
-    """Return what program.py prints for `inputs`; see `run_batch`."""
+    """Return the outputs that program.py prints for `inputs`; see `run_batch`."""
     generated = run_batch(program, prompt, frozen, model, inputs)
     return [postprocess(text, program.recipe.postprocess) for text in generated.texts]

@@ -1,4 +1,4 @@
-"""Which workers a sweep asks for, and whether they fit on what is there."""
+"""Workers and ranks of a sweep, and the check that they fit on the available resources."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,12 @@ from cluster.messages import Worker
 from search.shards import ShardsConfig
 from search.sweep import Sweep, SweepError
 
-# What a trial reserves; it only waits for messages.
+# CPUs that a trial reserves; it only waits for messages.
 TRIAL_CPUS = 0.01
 
 
 def workers_of(sweep: Sweep) -> list[Worker]:
-    """Return the workers that a sweep asks for."""
+    """Return the workers of a sweep."""
     return [
         Worker(f"{model.label}-{i}", model.label)
         for model in sweep.base_models
@@ -20,7 +20,7 @@ def workers_of(sweep: Sweep) -> list[Worker]:
 
 
 def ranks_of(sweep: Sweep, cpus: float) -> ShardsConfig:
-    """Return the ranks of a worker with what each of them reserves, `cpus` by default."""
+    """Return the ranks of a worker with the CPUs and GPUs of each; `cpus` is the default."""
     shards = sweep.workers.shards
     given = (shards.cpus_per_rank, shards.gpus_per_rank)
     amounts = zip(given, (cpus, sweep.workers.gpus), strict=True)
@@ -32,12 +32,12 @@ def cpus_of(sweep: Sweep) -> float:
     """Return the CPUs that each rank of a worker reserves on a cluster that may grow."""
     if sweep.workers.cpus is not None:
         return sweep.workers.cpus
-    # What is left of its threads is for the trials that wait for it.
+    # Each slot of the worker has a trial that reserves CPUs too.
     return max(TRIAL_CPUS, sweep.workers.threads - sweep.workers.places * TRIAL_CPUS)
 
 
 def cpus_here(sweep: Sweep, resources: Mapping[str, float]) -> float:
-    """Return the CPUs that each rank of a worker reserves of what is there.
+    """Return the CPUs that each rank of a worker reserves of the given resources.
 
     Raises:
         SweepError: if the workers do not fit.
@@ -65,7 +65,7 @@ def plan_cpus(sweep: Sweep, available: float) -> float:
     if sweep.workers.cpus * ranks > room:
         raise SweepError(
             f"workers.cpus: {what} with {sweep.workers.cpus} CPUs each need "
-            f"{sweep.workers.cpus * ranks:g} of {room:g} CPUs that are there"
+            f"{sweep.workers.cpus * ranks:g} CPUs, {room:g} are available"
         )
     return sweep.workers.cpus
 
@@ -82,5 +82,5 @@ def plan_gpus(sweep: Sweep, available: float) -> None:
     if sweep.workers.gpus * ranks > available:
         raise SweepError(
             f"workers.gpus: {what} with {sweep.workers.gpus:g} GPUs each need "
-            f"{sweep.workers.gpus * ranks:g}, {available:g} are there"
+            f"{sweep.workers.gpus * ranks:g}, {available:g} are available"
         )

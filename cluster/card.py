@@ -1,4 +1,4 @@
-"""A scorecard as a person sees it: programs in rows, items in columns, harm in red."""
+"""The scorecard in the terminal: programs in rows, items in columns, harm in red."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,17 +9,17 @@ from cluster.terminal import wide_table
 from evaluators.paired import LEVEL
 from search.cost import Line, trades
 
-# A sign too, for readers without colours.
+# Signs beside colours, for terminals and readers without colours.
 _SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
 
 def print_card(console: Console, lines: Sequence[Line], missing: Mapping[str, str]) -> None:
-    """Print a table for each base model, what was not there, and who pays for what.
+    """Print a table for each base model, the unavailable items, and each program's trade-offs.
 
     Args:
-        console: where to print.
-        lines: with verdicts.
-        missing: items that are not on this machine, with the reason.
+        console: the console to print to.
+        lines: measured changes, with verdicts.
+        missing: items that are not available on this machine, with the reason.
     """
     models = dict.fromkeys((line.task, line.model) for line in lines)
     for task, model in models:
@@ -28,11 +28,11 @@ def print_card(console: Console, lines: Sequence[Line], missing: Mapping[str, st
     tested = sum(line.p is not None for line in whole)
     console.print(
         "Each change is against the bare base model on the same examples, with its own 95 % "
-        f"interval. ▼ harms and ▲ helps beyond noise: the probability of a single wrong one among "
+        f"interval. ▼ harms and ▲ helps beyond noise: the probability of any wrong mark among "
         f"all {tested} comparisons is at most {LEVEL:g}."
     )
     for item, why in missing.items():
-        console.print(f"not there: {item}: {why}")
+        console.print(f"not available: {item}: {why}")
     for line in whole:
         if line.error is not None and line.item not in missing:
             console.print(f"failed: {line.candidate} on {line.item}: {line.error}")
@@ -61,7 +61,7 @@ def _print_model(console: Console, lines: Sequence[Line]) -> None:
 
 
 def _print_parts(console: Console, lines: Sequence[Line]) -> None:
-    """Print the parts of items: what the bare model has in each, and which programs change it."""
+    """Print the bare model's value in each part of an item, and the programs that change it."""
     by_item: dict[str, list[Line]] = {}
     for line in lines:
         by_item.setdefault(line.item, []).append(line)
@@ -83,7 +83,7 @@ def _cell(line: Line | None) -> Text:
         return Text("failed")
     style, sign = _SHOWN[line.verdict]
     if line.change == line.lower == line.upper == 0:
-        # Nothing changed in any example.
+        # The value changed in no example.
         return Text("0")
     interval = "" if line.lower is None else f" ({_number(line.lower)} {_number(line.upper)})"
     return Text(f"{_number(line.change)}{interval}{sign}", style=style)

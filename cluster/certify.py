@@ -1,7 +1,7 @@
-"""Certification: the programs of the fronts are run once on the sealed split.
+"""The command `certify`: runs the programs of the fronts once on the sealed split.
 
-What a program printed is kept as soon as it has ended, so an interrupted certification goes on with
-the others. Bounds are written when all have been run, because they hold for all at once.
+A program's outputs are written as soon as it has ended, so an interrupted certification resumes
+with the remaining programs. Bounds are written after all have run, because they hold jointly.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def certify(args: argparse.Namespace) -> int:
-    """Certify the fronts of one or more runs and print what that proves."""
+    """Certify the fronts of one or more runs and print the bounds."""
     seen: set[Place] = set()
     for path in args.runs:
         if path.resolve() in seen:
@@ -53,23 +53,23 @@ def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
         except ValueError as error:
             raise SweepError(str(error)) from error
         if lost:
-            # A sealed split serves one choice of programs, so the front has to be whole.
+            # A sealed split is opened for one choice of programs, so the front must be complete.
             console.print(
-                f"nothing is certified: {lost} rungs were left out; first do them again:\n"
+                f"nothing is certified: {lost} rungs are damaged; first compute them again:\n"
                 f"  kilobit resume {run.path}"
             )
             return FAILED
         if left:
             console.print(
-                f"{left} candidates of {run.path} have not ended: certifying what they may still "
-                "find needs --again"
+                f"{left} candidates of {run.path} have not ended: certifying programs that they "
+                "may still add to the front needs --again"
             )
     try:
         failed = certify_runs(runs, console, args.timeout, again=args.again)
     except KeyboardInterrupt:
         names = shlex.join(str(path) for path in args.runs)
         console.print(
-            "\ninterrupted; what the programs that have ended printed is kept. Go on with:\n"
+            "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
             f"  kilobit certify {names}"
         )
         return INTERRUPTED
@@ -91,10 +91,10 @@ def certify_runs(
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
     Args:
-        runs: what to certify; what is not verified yet is verified first.
-        console: where progress is shown.
-        timeout_s: wall-clock limit for one program.
-        again: also where the sealed split was opened before for other programs.
+        runs: the runs to certify; programs that are not verified yet are verified first.
+        console: the console that shows progress.
+        timeout_s: wall-clock limit for one program, in seconds.
+        again: certify even if the sealed split was opened before for other programs.
 
     Returns:
         A line for each program that failed.
@@ -106,7 +106,7 @@ def certify_runs(
     """
     for run in runs:
         verify_front(run, console, timeout_s)
-    # The choice is made, then the sealed split is opened.
+    # Choose all programs before the sealed split is opened, so that it can't guide the choice.
     chosen = [choose(run) for run in runs]
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
@@ -123,7 +123,7 @@ def _part(opening: Opening, point: FrontPoint) -> str:
 def _run_programs(
     one: Chosen, opening: Opening, task: Task, console: Console, timeout_s: int
 ) -> list[str]:
-    """Run the programs that were not run yet; keep their outputs, or why there are none."""
+    """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
     missing = [p for p in one.points if ledger.read_part("predictions", _part(opening, p)) is None]
     if not missing:
@@ -184,7 +184,7 @@ def _row(point: FrontPoint, opening: Opening, base_digest: str) -> dict[str, Any
 
 
 def _write_certificates(members: Sequence[Chosen], opening: Opening, task: Task) -> None:
-    """Write the bounds of every program that has outputs; those that are there stay as they are."""
+    """Write the bounds of every program that has outputs; existing bounds are kept."""
     examples = task.splits.sealed
     order = [example.id for example in examples]
     found: list[tuple[RunFolder, dict[str, Any], str, list[str]]] = []

@@ -1,7 +1,8 @@
-"""What can be checked before anything starts: data, rungs, models, tokenizers, adapters.
+"""Checks of a sweep before anything starts: data, rungs, models, tokenizers, adapters.
 
 A local model is built without memory from its config, so module names, layers and ranks are checked
-in a second. A hub model that is not on this machine is left for the workers and named as unchecked.
+in a second. A hub model that is not on this machine is checked by the workers and listed as
+unchecked here.
 """
 
 import os
@@ -45,12 +46,12 @@ class Plan:
     """A checked sweep.
 
     Attributes:
-        task: what is asked.
-        candidates: of each model and family, as far as they are known beforehand.
-        shapes: of the parameters of each base model that is on this machine.
-        num_candidates: how many there will be at most, None where only the time ends the run.
-        unchecked: what could not be checked here.
-        ranks: what each rank of each base model needs, as text.
+        task: the task to solve.
+        candidates: candidates of all models and families, as far as they are known beforehand.
+        shapes: parameter shapes of each base model that is on this machine.
+        num_candidates: greatest number of candidates, None if only the time ends the run.
+        unchecked: messages about what could not be checked here.
+        ranks: memory, load time and tokens per pass of each base model's ranks, as text.
     """
 
     task: Task
@@ -66,11 +67,11 @@ class Plan:
 
 
 def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan:
-    """Return the plan of a sweep.
+    """Check a sweep and return its plan.
 
     Args:
-        sweep: what to check.
-        sweep_folder: where its relative paths start.
+        sweep: the sweep to check.
+        sweep_folder: the folder that its relative paths start from.
         local: the workers will run on this machine, so they have to fit on it.
 
     Raises:
@@ -97,10 +98,10 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
 
 
 def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
-    """Return what the ranks of the models that are on this machine need.
+    """Return text about the ranks of each model that is on this machine.
 
     Raises:
-        SweepError: if a model can't be laid out as asked, or does not fit.
+        SweepError: if a model can't be placed on the ranks as the sweep says, or does not fit.
     """
     shards, found = sweep.workers.shards, []
     for config in sweep.base_models:
@@ -114,7 +115,7 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
 
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
-    """Return the bytes of a rank's device, None if nobody says and there is none to ask."""
+    """Return the bytes of a rank's device, None if the sweep does not say and no GPU is here."""
     if shards.memory_gib is not None:
         return int(shards.memory_gib * GIB)
     if config.device == "cpu" or not torch.cuda.is_available():
@@ -151,13 +152,13 @@ def _check_cache(sweep: Sweep, folder: Path) -> None:
         return
     place = next(parent for parent in (cache, *cache.parents) if parent.exists())
     if not place.is_dir():
-        raise SweepError(f"cache: {cache} can't be written: {place} is no folder")
+        raise SweepError(f"cache: {cache} can't be written: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise SweepError(f"cache: {cache} can't be written: no permission to write to {place}")
 
 
 def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:
-    """Return what a proposer that has an end of its own proposes, the models in turns."""
+    """Return all candidates of a finite proposer, alternating between the models."""
     proposer = make_proposer(sweep.proposer, sweep.families, task, labels, sweep.seed)
     found: list[Candidate] = []
     waiting = list(labels)
@@ -175,7 +176,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
     """Check all base models.
 
     Returns:
-        The shapes of the models' parameters, and what could not be checked on this machine.
+        The shapes of the models' parameters, and messages about models that could not be checked.
 
     Raises:
         SweepError: if a model can't be used as the sweep says.
@@ -185,7 +186,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
         found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
         if found is None:
             unchecked.append(
-                f"{config.hub} is not on this machine: neither its modules nor the ranks"
+                f"{config.hub} is not on this machine: its modules and ranks are unknown"
             )
         else:
             shapes[config.label] = found
@@ -225,7 +226,7 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
 def _check_model(
     config: BaseModelConfig, folder: Path, field: str, families: Families
 ) -> Shapes | None:
-    """Check one base model and return its shapes; None means that it is not on this machine."""
+    """Check one base model and return its shapes, None if it is not on this machine."""
     transformers_logging.set_verbosity_error()
     if config.path is not None:
         _check_folder(config, folder / config.path, field)
@@ -244,7 +245,7 @@ def _check_model(
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
-    except Exception as error:  # as above
+    except Exception as error:  # transformers raises many types here too
         raise SweepError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
     for name, family in families.named().items():
         if family.candidates:
@@ -270,7 +271,7 @@ def _is_cached(config: BaseModelConfig) -> bool:
 
 
 def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
-    """Check that every target exists, in every layer asked for, and is larger than the ranks."""
+    """Check that targets, layers and tokens of a family exist, and that ranks fit the targets."""
     if isinstance(family, LayersFamily):
         _check_layers(name, family, int(model.config.num_hidden_layers), where)
     if isinstance(family, TargetsFamily):

@@ -1,7 +1,7 @@
-"""The commands of the command line: what each prints and the exit status it returns.
+"""The commands of the command line, and the messages and exit status of each.
 
-Whatever needs torch or Ray is imported by the command that needs it, so that `front` and `status`
-answer at once.
+Modules that need torch or Ray are imported inside the commands that use them, so that `front` and
+`status` answer at once.
 """
 
 import argparse
@@ -86,18 +86,18 @@ def dispatch(args: argparse.Namespace) -> int:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
-        # Not a failure: the reader has seen enough.
+        # Not a failure: the reader has closed the pipe.
         raise
     except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted before anything was begun", file=sys.stderr)
+        print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
 
 
 def run(args: argparse.Namespace) -> int:
-    """Begin a run, or only check it."""
+    """Begin a run, or only check its sweep file."""
     began = time.monotonic()
     console = Terminal()
     sweep = load_sweep(args.sweep, args.overrides)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         where = [str(args.sweep.absolute()), "--out", str(out.absolute())]
         return _drive(args.address, ["run", *where, *flags, *args.overrides])
     if args.take_over and not args.go_on:
-        raise SweepError("--take-over belongs to --continue: a new run is held by nobody")
+        raise SweepError("--take-over belongs to --continue: a new run is not locked")
     if args.dry_run:
         return _dry_run(console, sweep, folder, local=args.address is None)
     with console.status("checking the sweep file, its data and its models"):
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Go on with a run."""
+    """Resume a run."""
     if is_outside(args.address):
         flags = ["--take-over"] * args.take_over + _logged(args)
         return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
@@ -149,7 +149,7 @@ def _logged(args: argparse.Namespace) -> list[str]:
 
 
 def _drive(address: str, words: Sequence[str]) -> int:
-    """Run a command on the cluster behind an address and show what it prints."""
+    """Run a command on the cluster behind an address and show its output."""
 
     def show(text: str) -> None:
         sys.stdout.write(text)
@@ -164,7 +164,7 @@ def _drive(address: str, words: Sequence[str]) -> int:
 def _no_cluster(address: str | None, error: ConnectionError) -> SweepError:
     reason = str(error).strip().splitlines()[0]
     return SweepError(
-        f"--address: no Ray cluster that takes our token answers at {address}: {reason}"
+        f"--address: no Ray cluster that accepts our token answers at {address}: {reason}"
     )
 
 
@@ -182,7 +182,7 @@ def _execute(
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
-        _LOG.warning("left out and to be done again: %s", line)
+        _LOG.warning("damaged, will be recomputed: %s", line)
     began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
@@ -223,7 +223,7 @@ def _execute(
 
 
 def _certify(run_folder: RunFolder, console: Console) -> list[str]:
-    """Certify the front of a run; return what could not be, and why."""
+    """Certify the front of a run and return the reasons why programs could not be certified."""
     if not points_of(run_folder):
         return []
     try:
@@ -233,7 +233,7 @@ def _certify(run_folder: RunFolder, console: Console) -> list[str]:
 
 
 def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
-    """Check all that can be checked without network, and print the plan."""
+    """Run all checks that need no network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status("checking the sweep file, its data and its models"):
         from cluster.check import check_fits, check_models, check_sweep
@@ -241,7 +241,7 @@ def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> in
 
         plan: Plan | None
         try:
-            # The sweep may be meant for another machine.
+            # The sweep may be meant for another machine, so not fitting here is no error.
             plan = check_sweep(sweep, folder, local=False)
             unchecked = list(plan.unchecked)
         except SweepError as error:
@@ -327,7 +327,7 @@ def _summarise(
         )
     if total is None or len(ended) < total:
         _print_left(run_folder, console, None if total is None else total - len(ended))
-    console.print(f"\npicture: {picture}\nlook further: kilobit report {run_folder.path}")
+    console.print(f"\npicture: {picture}\nmore details: kilobit report {run_folder.path}")
     console.print(f"              kilobit front {run_folder.path} --json")
     if shutil.which("duckdb"):
         rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
@@ -336,7 +336,7 @@ def _summarise(
 
 
 def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> None:
-    """Say that candidates are left, why, and how to go on."""
+    """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
     go_on = f"kilobit resume {run_folder.path}"
     number = "more" if left is None else left
@@ -350,7 +350,7 @@ def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> No
 
 
 def scorecard(args: argparse.Namespace) -> int:
-    """Measure what the programs of a front change on other inputs."""
+    """Measure the side effects of a front's programs on other inputs."""
     from cluster.scorecard import scorecard as measured
 
     return measured(args)
@@ -361,14 +361,14 @@ def doctor(args: argparse.Namespace) -> int:
     from cluster.doctor import examine, examine_cluster
 
     console = Terminal()
-    with console.status("looking"):
+    with console.status("checking"):
         try:
             findings = (
                 examine() if args.address is None else examine_cluster(args.address, args.out)
             )
         except ConnectionError as error:
             raise _no_cluster(args.address, error) from error
-    table = Table("", "what", "found", "what to do")
+    table = Table("", "check", "found", "what to do")
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("!!", "red")
         table.add_row(mark, finding.what, finding.found, finding.remedy)

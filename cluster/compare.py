@@ -1,8 +1,8 @@
-"""The command compare: two sets of answers to the same prompts, judged pair by pair.
+"""The command `compare`: judges two sets of answers to the same prompts, pair by pair.
 
-Answers are a JSON Lines file, or `RUN:CANDIDATE`: what a candidate of a run printed on the search
-split at its last rung, as the ledger has it. No number is made of prompts that were not judged;
-they are counted, and the exit status says so.
+Answers are a JSON Lines file, or `RUN:CANDIDATE`: the outputs of a candidate of a run on the search
+split at its last rung, from the ledger. Prompts that were not judged enter no statistic; they are
+counted and reported, and the exit status is 1.
 """
 
 import argparse
@@ -50,7 +50,7 @@ _MEANING = {
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Judge two sets of answers and print how strong the first is against the second."""
+    """Judge two sets of answers and print the strength of the first against the second."""
     console = Terminal()
     try:
         settings = load_judge(args.judge)
@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace) -> int:
     rows = people
     if judge is not None:
         try:
-            # What is printed may be read by a program.
+            # Progress goes to stderr, because a program may read stdout.
             doing = f"judging {len(pairs)} pairs of answers"
             with Bar(stderr_console(), doing, num_questions(pairs)) as bar:
                 rows = judge_pairs(pairs, judge, bar.advance)
@@ -98,13 +98,13 @@ def _answers(text: str) -> dict[str, Answer]:
 
 
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
-    """Return what a candidate printed on the search split, up to where the task stops reading."""
+    """Return a candidate's outputs on the search split, cut at the task's stop strings."""
     run = open_run(path)
     known = run.ledger.rows("candidates", ["candidate"])
     found = sorted({r["candidate"] for r in known if name and r["candidate"].startswith(name)})
     if len(found) != 1:
         what = f"{len(found)} candidates begin" if found else "no candidate begins"
-        raise SweepError(f"{path}: {what} with {name!r:.60}; one has to")
+        raise SweepError(f"{path}: {what} with {name!r:.60}; name exactly one")
     rows = [
         row
         for row in run.ledger.rows(
@@ -126,14 +126,14 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
 
 
 def _people(settings: AnyJudge, file: Path, pairs: Sequence[Pair]) -> list[Judged] | None:
-    """Return what people said, None if they are not who judges."""
+    """Return the recorded verdicts of people, None if the judge is not a file of verdicts."""
     if not isinstance(settings, FileJudge):
         return None
     return read_verdicts(file.absolute().parent / settings.path, pairs)
 
 
 def _judge(settings: AnyJudge, folder: Path) -> Judge:
-    """Return a judge that can be asked."""
+    """Return the judge of the settings: an endpoint or a local model."""
     if isinstance(settings, EndpointJudge):
         return Endpoint(settings, folder)
     assert isinstance(settings, ModelJudge)
@@ -157,10 +157,10 @@ def _print_spent(console: Console, judge: Judge | None, settings: AnyJudge) -> N
     price = "cost unknown" if cost is None else f"{cost:.4f} dollars"
     console.print(
         f"asked: {spent['requests']} requests, {spent['replies']} replies; {spent['cached']} were "
-        f"known; {spent['input_tokens']} tokens in, {spent['output_tokens']} out, {price}"
+        f"cached; {spent['input_tokens']} tokens in, {spent['output_tokens']} out, {price}"
     )
     if spent["uncounted"]:
-        console.print(f"  {spent['uncounted']} replies did not say how many tokens they took")
+        console.print(f"  {spent['uncounted']} replies did not report their number of tokens")
 
 
 def _as_json(
@@ -198,8 +198,8 @@ def _print(
     )
     if summary.flipped is not None:
         console.print(
-            f"{100 * summary.flipped:.0f} % of those that were judged in both orders changed "
-            "sides with the order"
+            f"{100 * summary.flipped:.0f} % of the prompts that were judged in both orders got "
+            "another winner when the order changed"
         )
     if summary.warning is not None:
         console.print(f"WARNING: {summary.warning}")
@@ -213,7 +213,7 @@ def _print(
 
 
 def _table(found: Sequence[Strength]) -> Table:
-    table = Table("ties", "A against B", "95 % interval", "tie parameter", "what it is")
+    table = Table("ties", "A against B", "95 % interval", "tie parameter", "meaning")
     for one in found:
         bounds = (
             "unknown"

@@ -1,4 +1,4 @@
-"""What a machine, or a whole cluster, must have, and what to do where it lacks it."""
+"""The command `doctor`: checks of a machine or a cluster, each with a remedy."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ from cluster.shards import process_group
 from cluster.shards.place import Place
 
 _CLOCK_S = 5.0
-# Below it, ranks on two nodes wait for one another more than they compute.
+# Below this speed, ranks on two nodes wait for one another longer than they compute.
 _SLOW_MB_S = 100.0
 _BLOCK_BYTES, _BLOCKS = 1 << 24, 4
 _WAIT_S = 60.0
@@ -33,11 +33,11 @@ def examine_cluster(address: str, folder: Path) -> list[Finding]:
     """Return all findings of a cluster.
 
     Args:
-        address: of the cluster.
-        folder: where runs lie; it has to be the same folder on all nodes.
+        address: address of the cluster.
+        folder: the folder of the runs; it has to be the same folder on all nodes.
 
     Raises:
-        ConnectionError: if no cluster that takes our token answers.
+        ConnectionError: if no cluster that accepts our token answers.
     """
     with ray_session(address):
         began = time.time()
@@ -46,7 +46,7 @@ def examine_cluster(address: str, folder: Path) -> list[Finding]:
             Finding(f"{node}: {one.what}", one.found, one.ok, one.remedy)
             for node, found in machines.items()
             for one in (found[0] if isinstance(found, tuple) else [_broken(found)])
-            # Of what is well a line for each node would hide what is not.
+            # Show problems and key facts only: an `ok` line per node would hide the problems.
             if not one.ok or one.what in ("GPUs", "free memory", "shared memory")
         ]
         there = {node: found for node, found in machines.items() if isinstance(found, tuple)}
@@ -67,12 +67,12 @@ def _examine_there() -> tuple[list[Finding], dict[str, str], float]:
 
 def _broken(error: object) -> Finding:
     text = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return Finding("answer", text, ok=False, remedy="start Ray there again")
+    return Finding("answer", text, ok=False, remedy="restart Ray there")
 
 
 def _token() -> Finding:
     on = os.environ.get("RAY_AUTH_MODE") == "token"
-    remedy = "anybody who reaches its ports can run code there: set RAY_AUTH_MODE=token"
+    remedy = "anybody who can reach its ports can run code there: set RAY_AUTH_MODE=token"
     return finding("token", "in force" if on else "none", on, remedy)
 
 
@@ -97,16 +97,16 @@ def _versions(versions: Mapping[str, Mapping[str, str]]) -> Finding:
 
 
 def _clocks(times: Mapping[str, float], before: float, after: float) -> Finding:
-    """Compare clocks; what they read lies between the two times of this machine's clock."""
+    """Compare the nodes' clocks: each was read between the two given times of this machine."""
     skew = {node: max(0.0, before - at, at - after) for node, at in times.items()}
     worst = max(skew, key=lambda node: skew[node], default="")
     found = f"{skew[worst]:.1f} s at most{f' ({worst})' if skew[worst] else ''}" if worst else "?"
-    remedy = "results stay right, times in tables do not: run an NTP client there"
+    remedy = "results stay right, times in tables are wrong: run an NTP client there"
     return finding("clock skew", found, bool(worst) and skew[worst] <= _CLOCK_S, remedy)
 
 
 def _storage(folder: Path) -> Finding:
-    """Look whether all nodes see one another's files in the folder of the runs."""
+    """Check that all nodes see one another's files in the folder of the runs."""
     probe = folder / f".doctor.{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,21 +114,28 @@ def _storage(folder: Path) -> Finding:
         seen = on_every_node(_touch, str(probe))
         there = probe.read_text()
     except OSError as error:
-        return Finding("shared storage", f"{folder}: {error}", ok=False, remedy="give --out")
+        return Finding(
+            "shared storage",
+            f"{folder}: {error}",
+            ok=False,
+            remedy="choose another folder with --out",
+        )
     finally:
         probe.unlink(missing_ok=True)
     blind = [node for node, answer in seen.items() if answer is not True]
     written = len(there) - len("driver")
     if not blind and written < len(seen):
-        # They see a folder of the same name that is not the same.
+        # These nodes have another folder under the same path.
         blind = [f"{len(seen) - written} of {len(seen)} nodes"]
-    found = f"{folder} is not seen, or not written to, by {', '.join(blind)}" if blind else "seen"
-    remedy = "put runs on storage that all nodes share (NFS, or an s3:// URL), and give --out"
+    found = "shared by all nodes"
+    if blind:
+        found = f"{folder} is missing, not shared or not writable on {', '.join(blind)}"
+    remedy = "put runs on storage that all nodes share (NFS, or an s3:// URL), and name it by --out"
     return finding("shared storage", found, not blind, remedy)
 
 
 def _touch(path: str) -> bool:
-    """Return whether a file of the driver is there and can be written to."""
+    """Append to a file of the driver; return whether the file is visible on this node."""
     place = Path(path)
     if not place.is_file() or not place.read_text().startswith("driver"):
         return False
@@ -138,7 +145,7 @@ def _touch(path: str) -> bool:
 
 
 def _network(nodes: Sequence[str]) -> Finding:
-    """Measure an all-reduce over all nodes, which also shows whether they reach one another."""
+    """Measure an all-reduce over all nodes; it fails if they can't connect to one another."""
     if len(nodes) < 2:
         return Finding("collectives", "one node: nothing to measure", ok=True)
     port = on_every_node(_free_port)[nodes[0]]
@@ -147,7 +154,7 @@ def _network(nodes: Sequence[str]) -> Finding:
     if failed:
         node, error = next(iter(failed.items()))
         text = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        remedy = "nodes have to reach one another on any port: look at the firewall between them"
+        remedy = "nodes must be able to connect on any port: check the firewall between them"
         return Finding("collectives", f"{node}: {text}", ok=False, remedy=remedy)
     slowest = min(speeds.values())
     remedy = "keep shard groups within a node (workers.shards.world_size up to its GPUs)"
@@ -163,7 +170,7 @@ def _free_port() -> int:
 
 
 def _all_reduce(nodes: Sequence[str], port: int) -> float:
-    """Return how many MB a second the nodes sum up together."""
+    """Return the speed of an all-reduce over the nodes, in MB per second."""
     import ray
     import torch.distributed as dist
 
@@ -188,9 +195,9 @@ def _ports() -> Finding:
             probe.listen()
             socket.create_connection(probe.getsockname(), timeout=5).close()
     except OSError as error:
-        remedy = "Ray's processes talk by ports of this machine: allow them on loopback"
+        remedy = "Ray's processes communicate by ports of this machine: allow them on loopback"
         return Finding("free ports", str(error), ok=False, remedy=remedy)
-    return Finding("free ports", "can be listened on", ok=True)
+    return Finding("free ports", "available", ok=True)
 
 
 def _ray() -> Finding:
@@ -202,6 +209,8 @@ def _ray() -> Finding:
     except Exception as error:  # noqa: BLE001 - whatever Ray raises is the finding
         text = str(error).strip() or type(error).__name__
         temporary = tempfile.gettempdir()
-        remedy = f"free disk in {temporary}? a stale {temporary}/ray/ray_current_cluster?"
+        remedy = (
+            f"check free disk in {temporary}; remove a stale {temporary}/ray/ray_current_cluster"
+        )
         return Finding("Ray", text.splitlines()[0], ok=False, remedy=remedy)
     return Finding("Ray", f"starts, {cpus:g} CPUs", ok=True)

@@ -1,9 +1,9 @@
-"""A driver that runs on the cluster, for addresses from which a search can't be driven.
+"""A driver on the cluster, for addresses that connect to the cluster only from outside.
 
 `ray://HOST:PORT` (Ray client) and `http://HOST:PORT` (job submission) reach a cluster from outside.
-Ray Tune, its searcher and the ledger have to be where the driver is, so the same command is run on
-the cluster, with our package sent along, and what it prints is shown here. Paths have to be the
-same there: sweep file, data, models and run lie on storage that both see.
+Ray Tune, its searcher and the ledger have to be on the driver's machine, so the same command is run
+on the cluster with a copy of our package, and its output is shown here. Paths have to be valid on
+both sides: sweep file, data, models and run lie on storage that both share.
 """
 
 import os
@@ -22,13 +22,13 @@ from cluster.nodes import own_code
 _POLL_S = 0.5
 _AGENT_S = 30.0
 _CONNECT_S = 10.0
-# Ray's own.
+# The default port of the Ray client.
 _CLIENT_PORT = 10001
 _INTERRUPTED = 130
 
 
 def is_outside(address: str | None) -> bool:
-    """Return whether a driver can't run on this side of an address."""
+    """Return whether an address is outside its cluster, so that the driver can't run here."""
     return address is not None and address.startswith(("ray://", "http://", "https://"))
 
 
@@ -36,20 +36,20 @@ def drive(address: str, words: Sequence[str], show: Callable[[str], None]) -> in
     """Run a command of ours on the cluster and return its exit status.
 
     Args:
-        address: of the cluster, from outside.
+        address: address of the cluster, from outside.
         words: the command with its arguments; an `--address` is added.
-        show: takes what the command prints.
+        show: is called with each piece of the command's output.
 
     Raises:
-        ConnectionError: if nobody answers there, or what is needed to ask is not installed.
-        KeyboardInterrupt: on Ctrl-C, after the driver there has been told to stop in order.
+        ConnectionError: if nothing answers there, or packages to connect are not installed.
+        KeyboardInterrupt: on a second Ctrl-C; the first one asks the driver there to stop cleanly.
     """
     try:
         run = _by_client if address.startswith("ray://") else _by_job
         return run(address, words, show)
     except ImportError as error:
         raise ConnectionError(
-            f"{address.split(':')[0]}:// needs more of Ray here and on the cluster: pip install "
+            f"{address.split(':')[0]}:// needs more packages here and on the cluster: pip install "
             f"'kilobit[outside]' ({error})"
         ) from error
 
@@ -60,10 +60,10 @@ class _Driver:
     def __init__(self, words: Sequence[str]) -> None:
         import ray
 
-        # Another cluster may run on the same node.
+        # Not `auto`: another cluster may run on the same node.
         address = ray.get_runtime_context().gcs_address
         command = [sys.executable, "-m", "launch", *words, "--address", address]
-        # From a file, because a pipe that nobody reads would stop it.
+        # A file in memory, because a full pipe would block the command.
         self._output = os.memfd_create("output")
         self._read = 0
         self._process = subprocess.Popen(  # noqa: S603 - the words of our own user
@@ -71,14 +71,14 @@ class _Driver:
         )
 
     def poll(self) -> tuple[bytes, int | None]:
-        """Return what was printed since the last call, and the exit status once it has ended."""
+        """Return the output since the last call, and the exit status once the command has ended."""
         status = self._process.poll()
         new = os.pread(self._output, 1 << 20, self._read)
         self._read += len(new)
         return new, None if new else status
 
     def interrupt(self) -> None:
-        """Let it stop in order."""
+        """Ask the command to stop cleanly."""
         self._process.terminate()
 
 
@@ -86,7 +86,7 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
     import ray
 
     _check_answers(address)
-    # Where it is missing Ray says only that it timed out.
+    # Check for gRPC first: without it Ray reports only a timeout.
     import_module("grpc")
     try:
         with own_code() as code:
@@ -112,19 +112,19 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
 
 
 def _check_answers(address: str) -> None:
-    """Check that somebody listens there; Ray tries for half a minute before it says so.
+    """Check that a server listens at an address; Ray would report a failure after half a minute.
 
     Raises:
-        ConnectionError: if nobody does, or the address names no host.
+        ConnectionError: if none does, or the address names no host.
     """
     try:
         parts = urlsplit(address)
         if not parts.hostname:
-            raise ConnectionError("it names no host")
+            raise ConnectionError("the address names no host")
         there = (parts.hostname, parts.port or _CLIENT_PORT)
         socket.create_connection(there, timeout=_CONNECT_S).close()
     except (OSError, ValueError) as error:
-        # A name that can't be one, or a port that is none, is a ValueError.
+        # An invalid host name or port is a ValueError.
         raise ConnectionError(str(error)) from error
 
 
@@ -133,7 +133,7 @@ def _by_job(address: str, words: Sequence[str], show: Callable[[str], None]) -> 
 
     try:
         client: Any = JobSubmissionClient(address)
-        # A job finds its own cluster.
+        # `auto` finds the cluster that the job runs on.
         entrypoint = shlex.join(["python", "-m", "launch", *words, "--address", "auto"])
         with own_code() as code:
             job = _submit(client, entrypoint, code)
@@ -164,7 +164,7 @@ def _by_job(address: str, words: Sequence[str], show: Callable[[str], None]) -> 
 
 
 def _submit(client: Any, entrypoint: str, code: Sequence[str]) -> str:
-    """Submit a job and return its id; a head node that has just started has no agent yet."""
+    """Submit a job and return its id; retry while a new head node has no job agent yet."""
     deadline = time.monotonic() + _AGENT_S
     while True:
         try:

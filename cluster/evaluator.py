@@ -1,9 +1,9 @@
-"""An evaluator: one resident base model that trains and scores candidates, a pack at a time.
+"""An evaluator: one resident base model that trains and scores candidates, a batch at a time.
 
-It runs as a Ray actor in a pool or in this process; both are the same class. `run_rung` writes the
-rows of a rung to the ledger and returns the rung's row. Whatever goes wrong with a candidate
-becomes a row with its traceback. A rung that the ledger has already is returned as it stands, so a
-repeated call costs nothing and changes nothing.
+It runs as a Ray actor in a pool or in this process; both use the same class. `run_rung` writes the
+rows of a rung to the ledger and returns the rung's row. An error of a candidate becomes a row with
+its traceback. If the ledger already has the rung its row is returned unchanged, so a repeated call
+computes and changes nothing.
 """
 
 import hashlib
@@ -46,12 +46,12 @@ from search.sweep import Sweep
 
 _LOG = logging.getLogger("kilobit")
 Ask = tuple[str, Rung]
-# A look at a store is a request.
+# On an object store every poll is one request, so poll it less often.
 _LOOK_EVERY_S = 0.25
 
 
 class Evaluator:
-    """One resident base model; see the module's text.
+    """One resident base model that trains and scores candidates; see the module's docstring.
 
     Raises:
         OSError, ValueError: on construction, if the model or the task can't be loaded.
@@ -118,14 +118,14 @@ class Evaluator:
         self._in_hand.ready()
         if self._in_hand.came_back is not None:
             _LOG.warning("died and was started again%s", self._in_hand.came_back)
-        _LOG.info("holds %s on %s", config.label, platform.node())
+        _LOG.info("loaded %s on %s", config.label, platform.node())
 
     def ready(self) -> str:
-        """Return the digest of the base model; an answer says that the model is loaded."""
+        """Return the digest of the base model; the model is loaded once this returns."""
         return self._frozen.digest
 
     def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return how many bits each text takes under the base model, inf where it can't code it."""
+        """Return the bits in which the base model codes each text, inf if it can't code it."""
         with self._gatherer.turn():
             found: list[float] = self._group.call("text_bits", list(texts))
             return found
@@ -133,21 +133,22 @@ class Evaluator:
     def run_rung(self, candidate_json: str, rung: Rung) -> Row:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
 
-        Calls from several threads share their passes.
+        Concurrent calls from several threads are run together as one batch.
 
         Returns:
-            the row; as `together` the messages of all rows of its pack, so that who decides can do
-            so in an order that does not depend on which of them comes first.
+            The row, plus `together`: results of every candidate of the batch, so that the driver
+            decides them in proposal order whichever arrives first.
 
         Raises:
-            BaseModelChangedError: if the base model's weights changed; this worker is then spoilt.
+            BaseModelChangedError: if the base model's weights changed; this worker must not be
+                reused.
             SupersededError: if a newer attempt at the run has begun.
-            OSError: if the ledger or an adapter's state can't be written.
+            OSError: if the ledger or an adapter's checkpoint can't be written.
         """
         return self._gatherer.run((candidate_json, rung))
 
     def run_rungs(self, asked: Sequence[Ask]) -> list[Row]:
-        """Run several candidates' rungs together; see `run_rung`."""
+        """Run the rungs of several candidates as one batch; see `run_rung`."""
         self._group.resident.use_threads()
         works = []
         for message, rung in asked:
@@ -161,7 +162,8 @@ class Evaluator:
             if not self._is_known(work):
                 new.append(work)
         suspects = [work for work in new if self._in_hand.deaths(work.part)]
-        # Nothing in hand would count as something finished.
+        # Rungs during which a worker died run alone. Skip an empty batch: in the crash log it would
+        # count as finished work.
         for works_of_a_pack in ([w for w in new if w not in suspects], *([w] for w in suspects)):
             if works_of_a_pack:
                 self._run(works_of_a_pack)
@@ -175,14 +177,14 @@ class Evaluator:
                 self._runner.run(works)
                 self._check_base()
             except GroupError as error:
-                # The ranks are out of step, and what this process holds is of no use. The next
-                # one makes a new group, and knows what this one died of.
+                # The ranks are out of step and can't be used again. Record the cause in the crash
+                # log and exit: the restarted worker makes a new group.
                 self._in_hand.blame(str(error))
                 os._exit(1)
             self._rows.finish(works)
 
     def _is_known(self, work: Work) -> bool:
-        """Return whether a rung needs no work: it is in the ledger, or kills whoever tries it."""
+        """Return whether a rung needs no work: it is in the ledger or its worker died too often."""
         known = self._ledger.read_part("rungs", work.part)
         if known is not None:
             work.row = known[0]
@@ -197,7 +199,7 @@ class Evaluator:
 
     def _check_base(self) -> None:
         if not self._group.call("unchanged"):
-            raise BaseModelChangedError("the weights of the base model are not what they were")
+            raise BaseModelChangedError("the weights of the base model have changed")
 
     def _record_load(self, config: BaseModelConfig) -> None:
         packages = ("torch", "transformers", "peft", "ray")

@@ -1,8 +1,8 @@
-"""A program's adapter in PEFT's own format, with the prompt in its model card.
+"""Export of a program's adapter in PEFT's format, with the prompt in its model card.
 
-Others load it by `PeftModel.from_pretrained`. What PEFT's format can't say (post-processing,
-limits, stop strings) stands in the card. LoRA-XS becomes the TinyLoRA of which it is a special
-case, its projections saved.
+`PeftModel.from_pretrained` loads it. The card lists what PEFT's format can't express
+(post-processing, limits, stop strings). LoRA-XS is a special case of TinyLoRA and is written as
+one, with its projections.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from search.adapter import AdapterSpec, peft_config
 from search.programs.program import Decoded, Program, decode
 from search.programs.recipe import AdapterPart
 
-# Some methods have ranks above any side of a weight.
+# Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096
 
 
@@ -28,12 +28,12 @@ def export_peft(program_folder: Path, target: Path, model: Path) -> None:
     """Write the adapter of a program as a folder that PEFT loads.
 
     Args:
-        program_folder: program.py, payload.bin and manifest.json.
+        program_folder: folder with program.py, payload.bin and manifest.json.
         target: a new or empty folder.
-        model: the base model.
+        model: folder of the base model.
 
     Raises:
-        ProgramError, PayloadError: if there is no sound program.
+        ProgramError, PayloadError: if the folder holds no valid program.
         ValueError: if it has no adapter, or one that PEFT has no format for, or the model is not
             the one that it belongs to.
     """
@@ -42,26 +42,30 @@ def export_peft(program_folder: Path, target: Path, model: Path) -> None:
     if part is None or part.config is None:
         kind = "no adapter" if part is None else f"weights ({part.method})"
         kind = "examples instead of numbers" if program.recipe.data else kind
-        raise ValueError(f"{program_folder}: the program has {kind}: there is nothing for PEFT")
+        raise ValueError(
+            f"{program_folder}: the program has {kind}: there is nothing to export to PEFT"
+        )
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--peft: {target} is not empty")
     frozen = load_frozen(model, program)
     expected = manifest.get("base_digest")
     if expected is not None and expected != frozen.digest:
-        raise ValueError(f"--model: {model} has the digest {frozen.digest}, the program {expected}")
+        raise ValueError(
+            f"--model: {model} has the digest {frozen.digest}, the program needs {expected}"
+        )
     spec = spec_of(part)
     _check_size(spec, frozen)
     with installed(frozen, spec) as adapter:
-        # Before anything is decoded: room is made for as many numbers as the shapes say.
+        # Check before decoding, because decoding allocates as many numbers as the shapes say.
         if adapter.part(part.numbers).shapes != part.shapes:
             raise ProgramError(
-                f"{program_folder}: the recipe's shapes are not those of its {part.config}"
+                f"{program_folder}: the recipe's shapes do not match those of its {part.config}"
             )
         decoded = decode(
             program.recipe, program.payload, lambda section: decode_text(frozen, section)
         )
         adapter.assign(decoded.tensors)
-        # The frozen factors go with it, signs fixed, so that PEFT need not find them again.
+        # The fixed factors are saved with their signs, so that PEFT need not compute them again.
         adapter.model.save_pretrained(target)
     write_whole(target / "README.md", _card(program, decoded, manifest).encode())
 
@@ -93,10 +97,10 @@ def load_frozen(model: Path, program: Program) -> Frozen:
 
 
 def spec_of(part: AdapterPart) -> AdapterSpec:
-    """Return a spec that builds the adapter of a recipe; how it was trained it does not say.
+    """Return a spec that builds the adapter of a recipe, with placeholders for its training.
 
     Raises:
-        ProgramError: if it is none that this version writes.
+        ProgramError: if this version writes no such adapter.
     """
     try:
         spec = _spec_of(part)
@@ -109,7 +113,7 @@ def spec_of(part: AdapterPart) -> AdapterSpec:
 
 
 def _check_size(spec: AdapterSpec, frozen: Frozen) -> None:
-    """Refuse an adapter for which no memory would be enough."""
+    """Raise ProgramError if an adapter is larger than any valid one, before allocating it."""
     weights = list(frozen.model.parameters())
     most_rank = max(_LARGEST_RANK, *(max(weight.shape, default=0) for weight in weights))
     most = {"rank": most_rank, "size": sum(weight.numel() for weight in weights)}

@@ -1,4 +1,4 @@
-"""The command front: the fronts of runs and data sets, and beside them those of others."""
+"""The command `front`: Pareto fronts of runs, data sets and imported points."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from search.sweep import SweepError
 
 
 def front(args: argparse.Namespace) -> int:
-    """Print the front of one or more runs, and of points that others published."""
+    """Print the fronts of one or more runs, and of imported points."""
     sources, others = open_sources(args.runs)
     sweeps = [source.sweep for source in sources]
     length = args.length or next((sweep.length for sweep in sweeps), None)

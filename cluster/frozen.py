@@ -1,8 +1,8 @@
-"""A frozen base model in this process: loaded once, never changed, and able to prove it.
+"""A base model in this process: loaded once, never changed, and checked by a fingerprint.
 
-It is whole, or this rank's part of a model that `cluster.shards` spread over several processes.
+It is the whole model, or this rank's part of one that `cluster.shards` spread over processes.
 
-Weights are read from safetensors only and no code of a model is ever executed.
+Weights are read from safetensors only, and no code that comes with a model is ever executed.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ class Frozen:
         tokenizer: its tokenizer; `pad_token_id` is set.
         digest: SHA-256 over names, types and bytes of all weights (16 hex digits).
         load_s: seconds that loading took.
-        context: longest sequence in tokens that the model accepts, or None if it does not say.
-        special_tokens: the tokenizer's own tokens belong around a text; not where it closes every
-            text with an end token, for there is nothing to continue after it.
-        pad_with_end: the tokenizer has no padding token of its own and pads with its end token.
-        fingerprint: of what this process keeps of the weights, see `unchanged`.
-        shard: this process among those that the model is spread over.
+        context: longest sequence in tokens that the model accepts, or None if unknown.
+        special_tokens: whether the tokenizer adds its own tokens to a text; not if it closes every
+            text with an end token, because a model can't continue after that.
+        pad_with_end: whether the tokenizer pads with its end token, for lack of a padding token.
+        fingerprint: of the weights that this process keeps, see `unchanged`.
+        shard: rank of this process among those that the model is spread over.
     """
 
     model: Any
@@ -50,7 +50,7 @@ class Frozen:
 
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return what `from_pretrained` is given: a place and its keyword arguments."""
+    """Return the arguments of `from_pretrained`: a path or hub name, and the keywords."""
     if config.hub is not None:
         place, revision = config.hub, {"revision": config.revision or "main"}
     else:
@@ -69,7 +69,7 @@ def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
     tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **options)
     pad_with_end = tokenizer.pad_token_id is None
     if pad_with_end:
-        # Padding is masked, so any token will do; GPT-2-type tokenizers have no token of their own.
+        # Padding is masked, so any token will do; GPT-2-type tokenizers have no token for it.
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has neither a padding nor an end token")
@@ -77,7 +77,7 @@ def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
 
 
 def load(config: BaseModelConfig, folder: Path) -> Frozen:
-    """Load a base model; `folder` is where its relative path starts.
+    """Load a base model; its relative path starts at `folder`.
 
     Raises:
         OSError, ValueError: from transformers, if the model can't be loaded as asked.
@@ -99,7 +99,7 @@ def load(config: BaseModelConfig, folder: Path) -> Frozen:
 
 
 def quiet() -> None:
-    """Keep transformers, and what it imports, from printing."""
+    """Keep transformers and the libraries that it imports from printing."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if not torch.cuda.is_available():
@@ -124,7 +124,7 @@ def describe(
     began: float,
     shard: Shard = ALONE,
 ) -> Frozen:
-    """Return a loaded model with its tokenizer; loading `began` then, in monotonic seconds.
+    """Return a loaded model with its tokenizer; `began` is when loading began (monotonic clock).
 
     Raises:
         OSError, ValueError: if there is no tokenizer, or it would need code of its own.
@@ -145,10 +145,10 @@ def describe(
 
 
 def unchanged(frozen: Frozen) -> bool:
-    """Return whether the weights are those that were loaded, on all ranks; all have to call this.
+    """Return whether the weights on all ranks are unchanged; every rank has to call this.
 
-    It reads the weights once. It would miss a change that somebody made to be missed; the digest
-    would not, but takes longer and needs whole tensors.
+    It reads the weights once. It can miss a change that is crafted to keep the fingerprint; the
+    digest can't, but takes longer and needs whole tensors.
     """
     differs = int(fingerprint(frozen.model) != frozen.fingerprint)
     device = frozen.model.device
@@ -156,8 +156,8 @@ def unchanged(frozen: Frozen) -> bool:
 
 
 def num_parameters(frozen: Frozen) -> int:
-    """Return how many numbers the whole model has, on however many ranks."""
-    # What ZeRO-3 leaves in the place of a tensor is empty.
+    """Return the number of parameters of the whole model, over all ranks."""
+    # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen.model.parameters())
 
 
@@ -168,7 +168,7 @@ class Digest:
         self._sha = hashlib.sha256()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add a tensor, which has to be whole."""
+        """Add a whole tensor, not a rank's part of one."""
         self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
         self._sha.update(content.numpy().data)

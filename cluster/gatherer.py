@@ -1,7 +1,7 @@
-"""Calls that come from several threads are answered together, a pack at a time.
+"""A batcher: it answers calls from several threads together, one batch at a time.
 
-The first caller that finds nobody at work leads: it waits until its pack is complete and answers
-all of it. Callers who come meanwhile wait for their turn.
+The first call while no batch is running leads: it waits until its batch is complete and computes
+all of its answers. Calls that arrive meanwhile wait for their turn.
 """
 
 import threading
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
 LOOK_EVERY_S = 0.02
-# A caller that was announced and does not come has died with its process, and may come again.
+# An announced call that has not arrived by then died with its process, and may be repeated.
 _PATIENCE_S = 60.0
 
 
@@ -26,13 +26,13 @@ class _Call(Generic[Ask, Answer]):
 
 
 class Gatherer(Generic[Ask, Answer]):
-    """Gathers calls into packs.
+    """Batcher of concurrent calls.
 
     Args:
-        work: answers a pack, in its order.
-        size: most calls of a pack.
-        is_complete: says whether so many waiting calls are all that is to be expected.
-        look_every_s: seconds after which it is asked again.
+        work: computes the answers of a batch, in its order.
+        size: most calls of a batch.
+        is_complete: takes the number of waiting calls; tells whether no more are expected.
+        look_every_s: seconds between two calls of `is_complete`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Gatherer(Generic[Ask, Answer]):
         self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def run(self, ask: Ask) -> Answer:
-        """Return the answer; what goes wrong with a pack is raised to all of its callers."""
+        """Return the answer to a call; an error of a batch is raised in all of its callers."""
         call: _Call[Ask, Answer] = _Call(ask)
         with self._lock:
             self._waiting.append(call)
@@ -61,7 +61,7 @@ class Gatherer(Generic[Ask, Answer]):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold off packs meanwhile."""
+        """Keep batches from running while the context is open."""
         with self._turn:
             yield
 
@@ -76,7 +76,7 @@ class Gatherer(Generic[Ask, Answer]):
         try:
             for call, answer in zip(pack, self._work([c.ask for c in pack]), strict=True):
                 call.answer = answer
-        except BaseException as error:  # noqa: BLE001 - every caller has to hear of it
+        except BaseException as error:  # noqa: BLE001 - it is raised in every caller
             for call in pack:
                 call.error = error
         for call in pack:

@@ -1,8 +1,8 @@
 """Greedy generation in batches, token for token as program.py does it.
 
 A row ends at a stop string, at the model's end token or at the limit, whichever comes first; the
-batch ends with its last row. The batches are those of the given order, because float sums, and with
-them a near tie between two tokens, may depend on who else is in a batch.
+batch ends with its last row. Batches follow the given order, because float sums, and with them a
+near tie between two tokens, may depend on the other rows of a batch.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from cluster.frozen import Frozen
 
 @dataclass(frozen=True)
 class Generated:
-    """Texts in the order of the prompts, uncut, and how many tokens went in and came out."""
+    """Generated texts in the order of the prompts, uncut, and the numbers of tokens."""
 
     texts: list[str]
     input_tokens: int
@@ -24,9 +24,9 @@ class Generated:
 
 
 def asked(frozen: Frozen, chat: bool, question: str, text: str) -> str:
-    """Return the text that the model continues: `question` with its `{input}`, as a chat or not.
+    """Return the text that the model continues: `question` filled with `text`, as a chat or not.
 
-    The prompt stands before the template's `{input}` already; only the last `{input}` is the place.
+    `question` begins with the prompt, which may contain `{input}` too; only the last one is filled.
     """
     before, _, after = question.rpartition("{input}")
     filled = before + text + after
@@ -54,12 +54,12 @@ def generate(
 
     Args:
         frozen: the base model.
-        prompts: what is continued.
-        max_new_tokens: the longest answer.
+        prompts: texts to continue.
+        max_new_tokens: most tokens of an answer.
         stop: strings that end an answer.
         batch_size: prompts that are continued together.
         model: an adapted model that generates in place of the base model.
-        special_tokens: whether the tokenizer adds its own; as the model has it by default.
+        special_tokens: whether the tokenizer adds its own; by default `frozen.special_tokens`.
 
     Raises:
         ValueError: if a prompt with its longest answer does not fit into the model's context.

@@ -1,16 +1,16 @@
 """The lm-evaluation-harness on a resident base model, bare or with a program on it.
 
 The harness asks for log-likelihoods of continuations, of whole texts, and for greedy generations;
-`HarnessModel` answers by the engine that scores candidates, on the model that is loaded already.
+`HarnessModel` answers with the engine that scores candidates, on the model already loaded.
 For a bare model the documents, their tokens and the numbers are those of the harness's own `hf`
-model, up to the order of float sums. A generation ends at its stop strings as the search has them:
-other than in `hf`, one that the end of the question begins counts.
+model, up to the order of float sums. A generation ends at its stop strings as in the search: unlike
+in `hf`, a stop string that begins within the question counts.
 
-With a program its prompt stands before the context of each request (`cluster.subject`), and a
-request that does not fit then is an error, where a bare model cuts its beginning off as `hf` does.
+With a program, its prompt stands before the context of each request (`cluster.subject`). A request
+that then does not fit is an error; for a bare model its beginning is cut off, as `hf` does.
 
-It runs in a Ray driver: nothing is seeded or changed for other code of the process, nothing is
-fetched, and a `ray.shutdown` of the harness (its vLLM models end with one) does nothing.
+It can run in a Ray driver: no seed or setting stays changed for other code of the process, nothing
+is fetched, and a `ray.shutdown` by the harness (its vLLM models end with one) does nothing.
 """
 
 import contextlib
@@ -41,14 +41,14 @@ from evaluators.battery import Better, Model, Row
 _CONTEXT = 2048
 _GREEDY = ("until", "max_gen_toks", "do_sample", "temperature")
 Request = Any
-"""An `Instance` of the harness: what counts is its `args`."""
+"""An `Instance` of the harness; only its `args` are read."""
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """A model of the harness; see the module's text.
+    """The model interface of the harness on a resident base model.
 
     Args:
-        subject: the resident model and what is on it.
+        subject: the resident model, bare or with a program on it.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -62,13 +62,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """Return what stands before a text that nothing stands before."""
+        """Return the token before a text without context: the begin token, else the end token."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 
     @property
     def max_length(self) -> int:
-        """Return how many tokens the model reads, vectors before the text left out."""
+        """Return the longest sequence in tokens that the model reads after its soft prompt."""
         return (self._subject.frozen.context or _CONTEXT) - self._subject.num_soft
 
     @property
@@ -79,7 +79,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
-        """Return the tokens of a text, with those of the tokenizer unless the text has them."""
+        """Return the tokens of a text, with special tokens unless the text begins with them."""
         if add_special_tokens is None:
             begins = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
             add_special_tokens = not begins
@@ -88,7 +88,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def loglikelihood(
         self, requests: list[Request], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Return log-probability and whether it is the likeliest of each (context, continuation).
+        """Return for each (context, continuation) its log-probability and whether it is greedy.
 
         Raises:
             ValueError: if a request with the program's prompt does not fit into the context.
@@ -110,7 +110,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         rows = []
         for _name, before, new in requests:
-            # The harness reads as much as the model can, and the last token need not be read.
+            # The harness fills the context; the last token is predicted and need not be read.
             over = len(before) + len(new) - (self.max_length + 1)
             if over > 0 and not self._subject.is_bare:
                 raise ValueError(
@@ -136,7 +136,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             ids = self.tok_encode(text)
             windows = utils.get_rolling_token_windows(ids, self.prefix_token_id, size, 1)
             for first, (before, new) in enumerate(map(utils.make_disjoint_window, windows)):
-                # What begins a text stays at the very beginning.
+                # The first token of a text stays first, before the prompt.
                 lead = [*before[:1], *prompt, *before[1:]] if not first else [*prompt, *before]
                 rows.append((tuple(lead), tuple(new)))
                 owner.append(place)
@@ -149,7 +149,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Return greedy continuations up to their stop strings.
 
         Raises:
-            ValueError: if a task wants to sample, or a request with the program's prompt does not
+            ValueError: if a task asks for sampling, or a request with the program's prompt does not
                 fit into the context.
         """
         found = [""] * len(requests)
@@ -170,7 +170,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         known = normalize_gen_kwargs(options, 256)
         unknown = set(known) - set(_GREEDY)
         if known.get("do_sample") or known.get("temperature") or unknown:
-            raise ValueError(f"only greedy generation is there, the task asks for {options}")
+            raise ValueError(f"only greedy generation is supported, the task asks for {options}")
         return int(known["max_gen_toks"]), tuple(filter(None, known["until"]))
 
     def _cut(self, text: str, most: int) -> list[int]:
@@ -191,12 +191,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let the harness run beside other code: no downloads, no end of Ray, no printing, no seeds.
+    """Isolate the harness from other code: no downloads, no Ray shutdown, no output, no seeds.
 
-    What it changes in the process is changed back.
+    Log levels and random states of the process are restored at the end.
     """
     logger = logging.getLogger("lm_eval")
-    level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours, kept for others
+    level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
     with offline(), torch.random.fork_rng(), exchanged(_EXCHANGED):
         try:
             logger.setLevel(logging.ERROR)
@@ -208,7 +208,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _not_now(*_: object, **__: object) -> None:
-    """Stand in for `ray.shutdown`."""
+    """Do nothing, in place of `ray.shutdown`."""
 
 
 _EXCHANGED = [
@@ -219,7 +219,7 @@ _EXCHANGED = [
 
 @lru_cache(maxsize=1)
 def _all_tasks() -> TaskManager:
-    """Return the index of all tasks of the harness, whose thousands of files take a while."""
+    """Return the index of all tasks of the harness; slow, as it reads thousands of files."""
     return TaskManager()
 
 
@@ -228,7 +228,8 @@ def manager_of(name: str, include: Path | None) -> TaskManager:
 
     Args:
         name: of a task or a group.
-        include: a folder that has it; by default a folder of the harness that begins as `name`.
+        include: a folder that defines it; by default the harness's folder that is named as `name`
+            is up to its first underscore.
     """
     own = Path(lm_eval.tasks.__file__).parent / name.split("_")[0]
     folder = include or (own if own.is_dir() else None)
@@ -240,14 +241,14 @@ def manager_of(name: str, include: Path | None) -> TaskManager:
 
 
 class HarnessEvaluator:
-    """A task or group of the harness.
+    """Evaluator of a task or group of the harness.
 
     Args:
-        name: as the harness knows it.
-        metric: a metric of it that every document has, `acc` for example.
-        num_examples: documents of each task, the first ones.
-        include: a folder with tasks of one's own, in place of those of the harness.
-        better: whether higher or lower values of the metric are.
+        name: of the task or group in the harness.
+        metric: a metric that the task reports for every document, for example `acc`.
+        num_examples: number of documents of each task, from its first on.
+        include: a folder with custom tasks, used instead of those of the harness.
+        better: whether higher or lower values of the metric are better.
 
     Raises:
         ValueError: if there is no such task, or its data are not on this machine.
@@ -266,13 +267,13 @@ class HarnessEvaluator:
         manager = manager_of(name, include)
         if name not in manager.all_tasks:
             raise ValueError(
-                f"{name} is no task of the harness{f' in {include}' if include else ''}"
+                f"{name} is not a task of the harness{f' in {include}' if include else ''}"
             )
         with undisturbed():
             try:
-                # Its data are read here, so what is not there is known before a model is asked.
+                # Read the data now, so that missing data are reported before a model runs.
                 self._loaded = manager.load([name])
-            except Exception as error:  # the harness and what reads data raise many types
+            except Exception as error:  # the harness and its data readers raise many types
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"{name} is not on this machine: {reason}") from error
 
@@ -300,20 +301,20 @@ class HarnessEvaluator:
 def run_harness(
     subject: Subject, loaded: dict[str, Any], num_examples: int | None = None
 ) -> dict[str, Any]:
-    """Return what the harness's `evaluate` says of a resident model.
+    """Return the result of the harness's `evaluate` for a resident model.
 
-    The settings are those of its `simple_evaluate`, which would also look at the whole environment
+    The settings are those of its `simple_evaluate`, which would also inspect the whole environment
     for each model.
 
     Args:
-        subject: the model and what is on it.
+        subject: the model, bare or with a program on it.
         loaded: tasks as `TaskManager.load` returns them; they can be used again.
         num_examples: documents of each task, all by default.
     """
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-        # Demonstrations are drawn from it, the same for every model.
+        # This seed draws the demonstrations: every model gets the same ones.
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     with undisturbed():
         found: dict[str, Any] = evaluate(

@@ -1,4 +1,4 @@
-"""Points that others published, as the command front shows them."""
+"""Imported points (published elsewhere) in the output of the command `front`."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from search.programs.program import Length
 def imported_points_of(
     sources: Sequence[Imported], length: Length | None
 ) -> tuple[list[ImportedPoint], int]:
-    """Return the imported points of these sources, and how many lack the length.
+    """Return the imported points of these sources, and the number that lack the length.
 
     Args:
-        sources: what was imported.
-        length: by which they are compared; None for that of most of their points.
+        sources: the imported data.
+        length: the length to compare by; None for the one that most of the points have.
 
     Raises:
         ValueError: naming the file, if one is damaged.
@@ -39,8 +39,8 @@ def print_imported(
     Args:
         console: where to print.
         points: those that have the length.
-        num_without: how many others there are.
-        length: that was asked for, None if none was.
+        num_without: number of points that lack it.
+        length: the length that was asked for, None if none was.
     """
     for (task, model), front in imported_fronts(points).items():
         columns = {
@@ -55,16 +55,14 @@ def print_imported(
         }
         title = (
             f"{task or 'unknown task'}, {model or 'unknown model'}: imported, by "
-            f"{front[0].length} bits as others published them"
+            f"{front[0].length} bits as published"
         )
         console.print(wide_table(console, columns, zip(*columns.values(), strict=True), title))
     if points:
-        console.print("  imported: nobody ran these files here, and no complexity counts them")
+        console.print("  imported: these files were not run here, and no complexity counts them")
     if num_without:
         other = "payload" if (length or _length_of(points)) == "program" else "program"
-        console.print(
-            f"  {num_without} imported points do not say this length; try --length {other}"
-        )
+        console.print(f"  {num_without} imported points lack this length; try --length {other}")
 
 
 def _length_of(points: Sequence[ImportedPoint]) -> Length:

@@ -1,7 +1,8 @@
-"""What a worker has in hand, on disk, so that its successor knows what it died of.
+"""Crash log of a worker: the rungs it was running, on disk, for the process that replaces it.
 
-A worker that dies is started again and asked the same things again. What was in its hands then is
-run alone, and given up where workers keep dying of it; the others of its pack are not to blame.
+A worker that dies is restarted, and the same rungs are requested again. Those that it was running
+are then run alone, and given up if workers keep dying on them; the other candidates of the batch
+are not to blame.
 """
 
 import json
@@ -14,35 +15,35 @@ import ray
 from cluster.messages import EvaluatorSetup
 from evaluators.storage import Place, place, write_whole
 
-# A candidate at whose rung so many workers died is given up.
+# A candidate is given up at a rung at which this many workers died.
 GIVEN_UP_AFTER = 3
-# So is a worker that died so often one after the other. It takes more deaths than a candidate does
-# that is run alone after its pack died.
+# A worker is given up after this many deaths in a row: more than a candidate can cause that is run
+# alone after its batch died.
 _MOST_DEATHS = 2 * GIVEN_UP_AFTER
 
 
 class WorkerGivenUpError(RuntimeError):
-    """A worker died too often without finishing anything between."""
+    """A worker died too often in a row without finishing a rung."""
 
 
 class InHand:
-    """A worker's file in the folder `in_hand` of a run; deaths count within one attempt.
+    """Crash log of a worker, in the folder `in_hand` of a run; deaths count within one attempt.
 
     Args:
         run: the run's folder.
-        worker: its name.
+        worker: name of the worker.
         attempt: number of the attempt.
-        node: where this process is; who died with its node died of nothing that it had in hand.
+        node: of this process; a worker that died with its node did not die of its rungs.
 
     Attributes:
-        cause: what is known of the last death, to be put behind a sentence.
-        in_a_row: workers that died one after the other, without finishing anything between.
-        came_back: what the worker before it died of, to be put behind a sentence, empty where that
-            is not known; None if it is the first of the attempt.
+        cause: reason of the last crash, formatted as a sentence suffix.
+        in_a_row: number of deaths in a row, without a finished rung in between.
+        came_back: reason for which the previous process of this worker died, formatted as a
+            sentence suffix, empty if unknown; None in the first process of the attempt.
 
     Raises:
-        OSError, ValueError: on construction, if there is a file that can't be read.
-        WorkerGivenUpError: on construction, if so many died before.
+        OSError, ValueError: on construction, if the file exists and can't be read.
+        WorkerGivenUpError: on construction, after too many deaths in a row.
     """
 
     def __init__(self, run: Place, worker: str, attempt: int, node: str = "") -> None:
@@ -53,7 +54,7 @@ class InHand:
         self._running: Sequence[str] = ()
         self.cause, self.in_a_row = "", 0
         self.came_back: str | None = None
-        # Whether `cause` is what this very process is about to die of.
+        # Whether `cause` is the reason for which this process itself is about to die.
         self._blamed = False
         if self._path.exists():
             known = json.loads(self._path.read_text("utf-8"))
@@ -65,14 +66,14 @@ class InHand:
             self.came_back = self.cause if known["blamed"] else ""
             died = stayed and (known["starting"] or known["running"])
             self.in_a_row = int(known["in_a_row"]) + bool(died)
-        # Until it has something in hand or is ready, it dies of its own start.
+        # A death before it is ready or runs a rung counts as a failed start.
         self._starting = True
         self._write([])
         if self.in_a_row >= _MOST_DEATHS:
             raise WorkerGivenUpError(f"{worker} died {self.in_a_row} times in a row{self.cause}")
 
     def ready(self) -> None:
-        """Say that the worker has started.
+        """Record that the worker has started.
 
         Raises:
             OSError: if that can't be written.
@@ -81,12 +82,12 @@ class InHand:
         self._write([])
 
     def deaths(self, part: str) -> int:
-        """Return how many workers died while they had a rung in hand."""
+        """Return how many workers died while they ran a rung."""
         return self._deaths.get(part, 0)
 
     @contextmanager
     def holding(self, parts: Sequence[str]) -> Iterator[None]:
-        """Say that rungs are in hand; who leaves alive forgets what they did to others.
+        """Record that rungs are running; if the process survives, clear the deaths of those rungs.
 
         Raises:
             OSError: if that can't be written.
@@ -102,7 +103,7 @@ class InHand:
             self._write([])
 
     def blame(self, cause: str) -> None:
-        """Say what this process is about to die of.
+        """Record the reason for which this process is about to die.
 
         Raises:
             OSError: if that can't be written.
@@ -125,6 +126,6 @@ class InHand:
 
 
 def in_hand_of(setup: EvaluatorSetup) -> InHand:
-    """Return what the earlier lives of a worker had in hand; see `InHand` for what is raised."""
+    """Return the crash log of a worker; raises what `InHand` raises."""
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
     return InHand(place(setup.run_folder), setup.worker, setup.attempt, node)

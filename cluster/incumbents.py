@@ -1,7 +1,7 @@
-"""Whom a candidate has to beat at a rung: written by the driver, read by the workers.
+"""Mailbox of the incumbents at a rung: written by the driver, read by the workers.
 
-RUN/incumbents/MODEL-rRUNG-tLEFT.json is no record, only a message: it is written again from the
-ledger when a run goes on, and a worker that finds none races with nobody. LEFT is the number of
+RUN/incumbents/MODEL-rRUNG-tLEFT.json is only a message, not a record: it is written again from the
+ledger when a run resumes, and a worker that finds no file runs no races. LEFT is the number of
 rungs until no more training changes a candidate.
 """
 
@@ -13,15 +13,15 @@ from dataclasses import asdict
 from evaluators.storage import Place, remove, write_whole
 from search.racing import Incumbent
 
-# Gives the incumbents of a base model at a rung, so many rungs before candidates are done.
+# Takes the label of a base model, a rung and the rungs left; returns the incumbents.
 IncumbentsReader = Callable[[str, int, int], Sequence[Incumbent]]
 
 
 class Incumbents:
-    """The messages of one attempt; those of earlier ones are taken away.
+    """Mailbox of one attempt, for the driver; messages of earlier attempts are deleted.
 
     Raises:
-        OSError: if they can't be.
+        OSError: if they can't be deleted.
     """
 
     def __init__(self, run: Place) -> None:
@@ -30,7 +30,7 @@ class Incumbents:
         remove((run / "incumbents").glob("*"))
 
     def tell(self, model: str, rung: int, left: int, front: Sequence[Incumbent]) -> None:
-        """Say whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
+        """Write the incumbents for candidates of `model` at `rung` with `left` rungs to go.
 
         Raises:
             OSError: if it can't be written.
@@ -42,10 +42,10 @@ class Incumbents:
 
 
 def read_incumbents(run: Place, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
-    """Return whom candidates of `model` have to beat at `rung`, `left` rungs before they are done.
+    """Return the incumbents for candidates of `model` at `rung` with `left` rungs to go.
 
     Raises:
-        OSError, ValueError: if the file is there and can't be read.
+        OSError, ValueError: if the file exists and can't be read.
     """
     try:
         content = _path(run, model, rung, left).read_text("utf-8")
@@ -55,6 +55,6 @@ def read_incumbents(run: Place, model: str, rung: int, left: int) -> tuple[Incum
 
 
 def _path(run: Place, model: str, rung: int, left: int) -> Place:
-    # A label may hold what a file name may not.
+    # A label may contain characters that a file name may not.
     name = hashlib.sha256(model.encode()).hexdigest()[:16]
     return run / "incumbents" / f"{name}-r{rung}-t{left}.json"

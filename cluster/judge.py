@@ -1,4 +1,4 @@
-"""A model that judges whether an answer refuses a request, by how likely it finds yes and no."""
+"""Refusal judge: a model that finds "yes" or "no" likelier when asked about an answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live table, or plain lines without a terminal.
+"""Progress display of a running search: a live table, or plain lines without a terminal.
 
 Time is passed in, so tests advance it.
 """
@@ -21,12 +21,12 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Course:
-    """The course of a search in numbers, fed by rows and decisions.
+    """Progress statistics of a search, updated from rows and decisions.
 
     Args:
-        num_candidates: how many there will be in all attempts; None if nobody knows.
-        num_rungs: length of the ladder.
-        clock: seconds.
+        num_candidates: number of candidates over all attempts; None if unknown.
+        num_rungs: number of rungs.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Course:
     def take_earlier(
         self, rows: Iterable[Mapping[str, Any]], decisions: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Count what earlier attempts finished; their best scores and speed are not shown.
+        """Count the rungs of earlier attempts; their best scores and speed are not shown.
 
         Args:
-            rows: of the table `rungs`.
-            decisions: of the table of that name; one whose rung is gone does not count.
+            rows: rows of the table `rungs`.
+            decisions: rows of the table `decisions`; those without a row in `rungs` do not count.
         """
         errors = {(row["candidate"], row["rung"]): row["error"] for row in rows}
         for decided in decisions:
@@ -64,7 +64,7 @@ class Course:
         self._ended_before = len(self.ended)
 
     def add(self, model: str, row: Mapping[str, Any], decision: Decision) -> None:
-        """Take in one finished rung."""
+        """Count one finished rung."""
         self.at_rung[row["rung"]] += 1
         if decision.action != "promote":
             self.ended.add(row["candidate"])
@@ -87,30 +87,31 @@ class Course:
         return self._clock() - self._began
 
     def left_s(self) -> float | None:
-        """Return the expected seconds to the end, or None before a candidate ended here."""
+        """Return the expected seconds to the end, or None before this attempt ended a candidate."""
         here = len(self.ended) - self._ended_before
         if not here or self.num_candidates is None:
             return None
         return self.elapsed_s / here * (self.num_candidates - len(self.ended))
 
     def line(self) -> str:
-        """Return the course in one line."""
+        """Return the statistics as one line."""
         rungs = " ".join(f"rung {i}: {self.at_rung[i]}" for i in range(self.num_rungs))
         left, most = self.left_s(), self.num_candidates
         rate = self.examples / self.elapsed_s if self.elapsed_s > 0 else 0.0
         return (
             f"{len(self.ended)}{'' if most is None else f'/{most}'} candidates, {rungs}, "
-            f"{len(self.failed)} failed, {rate:.0f} examples/s, {clock_text(self.elapsed_s)} gone, "
+            f"{len(self.failed)} failed, {rate:.0f} examples/s, "
+            f"{clock_text(self.elapsed_s)} elapsed, "
             f"{clock_text(left) if left is not None else '?'} left"
         )
 
 
 class LiveView:
-    """Shows a `Course`; a context manager."""
+    """Live display of a `Course`; a context manager."""
 
     def __init__(self, course: Course, console: Console) -> None:
         self._course, self._console = course, console
-        # A terminal renews itself, so that time goes on where a rung takes long.
+        # On a terminal a timer redraws the table, so that the clock advances during a long rung.
         self._live = (
             Live(console=console, get_renderable=self._table, refresh_per_second=2)
             if renews(console)
@@ -131,7 +132,7 @@ class LiveView:
             self._tell()
 
     def update(self) -> None:
-        """Print the course again, if there is no terminal and it is time to."""
+        """Print the line again, without a terminal and at most every ten seconds."""
         now = self._course.elapsed_s
         if self._live is None and now - self._last >= _PLAIN_EVERY_S:
             self._last = now
@@ -165,7 +166,7 @@ def decade(bits: int) -> int:
 
 
 def decade_label(number: int) -> str:
-    """Return what the column of a decade is called."""
+    """Return the column heading of a decade."""
     return "0 bit" if number == 0 else f"< {bits_label(10**number)}"
 
 

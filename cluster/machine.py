@@ -1,4 +1,4 @@
-"""What is found on one machine: libraries, memory, disk, limits, GPUs. Runs on any node."""
+"""Checks of one machine: libraries, memory, disk, limits, GPUs. Runs on any node."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` is empty where nothing is to be done."""
+    """Result of one check; `remedy` is empty if there is nothing to do."""
 
     what: str
     found: str
@@ -29,12 +29,12 @@ class Finding:
 
 
 def finding(what: str, found: str, ok: bool, remedy: str) -> Finding:
-    """Return a finding whose remedy is said only where it is needed."""
+    """Return a finding, with the remedy only if the check failed."""
     return Finding(what, found, ok, "" if ok else remedy)
 
 
 def examine_machine() -> list[Finding]:
-    """Return what is found on the machine that this runs on."""
+    """Return the findings for the machine that this runs on."""
     findings = [_python(), *map(_package, _PACKAGES), _memory(), _shared_memory(), _open_files()]
     return [*findings, _disk(), _gpus()]
 
@@ -53,12 +53,12 @@ def _package(name: str) -> Finding:
 
 def _memory() -> Finding:
     gb = psutil.virtual_memory().available / _GB
-    remedy = "fewer workers.per_model; each worker holds a model and about 0.5 GB of libraries"
+    remedy = "lower workers.per_model; each worker holds a model and about 0.5 GB of libraries"
     return finding("free memory", f"{gb:.1f} GB", gb >= _MEMORY_GB, remedy)
 
 
 def _shared_memory() -> Finding:
-    place = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+    place = Path("/dev/shm")  # noqa: S108 - checked, not written to
     if not place.is_dir():
         return Finding("shared memory", "no /dev/shm", ok=True)
     gb = shutil.disk_usage(place).free / _GB
@@ -75,7 +75,9 @@ def _disk() -> Finding:
     gb = shutil.disk_usage(Path.cwd()).free / _GB
     writable = os.access(Path.cwd(), os.W_OK)
     found = f"{gb:.1f} GB free in {Path.cwd()}" + ("" if writable else ", read-only")
-    return finding("disk", found, writable and gb >= _DISK_GB, "run elsewhere, or give --out")
+    return finding(
+        "disk", found, writable and gb >= _DISK_GB, "run in another folder, or pass --out"
+    )
 
 
 def _gpus() -> Finding:

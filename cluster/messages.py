@@ -1,4 +1,4 @@
-"""What crosses between driver, trials and workers. Light: a trial's process imports no torch."""
+"""Messages between driver, trials and workers. Light: a trial's process imports no torch."""
 
 import logging
 from collections.abc import Mapping
@@ -24,24 +24,24 @@ class Worker:
 
 
 class BaseModelChangedError(RuntimeError):
-    """The weights of the base model are not what they were; nothing after it could be trusted."""
+    """The weights of the base model have changed; later results could not be trusted."""
 
 
 @dataclass(frozen=True)
 class EvaluatorSetup:
-    """What an evaluator needs to know; it crosses to the worker as a message.
+    """Settings of an evaluator, sent to its worker as a message.
 
     Attributes:
         sweep: the sweep as JSON.
         sweep_folder: where relative paths of the sweep start.
         run_folder: the run, with its ledger.
-        model: label of the base model to hold.
+        model: label of the base model to load.
         worker: name of this worker in the ledger.
         attempt: number of this attempt at the run.
-        versions: of the driver's libraries, which the worker's have to equal.
-        cpus: that each rank of the worker reserves.
+        versions: of the driver's libraries; the worker's have to be equal.
+        cpus: CPUs that each rank of the worker reserves.
         room: the placement group of its ranks; a worker of one rank can do without.
-        log_level: from which on it logs.
+        log_level: lowest level that it logs.
     """
 
     sweep: str
@@ -79,5 +79,5 @@ MESSAGE_KEYS = (
 
 
 def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a decision needs of a rung's row."""
+    """Return the fields of a rung's row that a decision needs."""
     return {key: row.get(key) for key in MESSAGE_KEYS}

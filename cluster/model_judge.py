@@ -1,8 +1,8 @@
 """A local language model as the judge: it reads both answers and prefers one.
 
 It is loaded as base models are, on one device. A question that does not fit into the model's
-context is a verdict with the reason; nothing is cut off silently. Questions go through the model
-one after another, so that no padding and no neighbour changes a verdict.
+context gets an empty verdict with the reason; nothing is cut off silently. Questions go through
+the model one after another, so that neither padding nor another question changes a verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ class LocalJudge:
     """A loaded model that judges.
 
     Args:
-        config: what it is.
-        folder: where a relative path of the model begins.
+        config: the model, its template and the way to read its verdict.
+        folder: where a relative path of the model starts.
 
     Raises:
         ValueError: if the model can't be loaded, has no chat template where one is asked for, or
@@ -83,7 +83,7 @@ class LocalJudge:
         return ids
 
     def _likelier(self, ids: list[int]) -> Place:
-        """Return the place whose label is likelier after the question."""
+        """Return which of the two labels is likelier after the question, or a tie."""
         first, second = log_probabilities(self._frozen, ids, self._labels)
         if abs(first - second) <= self._config.tie_margin:
             return "tie"
@@ -104,10 +104,10 @@ def _check_labels(labels: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
 def log_probabilities(
     frozen: Frozen, ids: Sequence[int], labels: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the log-probability of each of `labels`, all of one length, as what follows `ids`."""
+    """Return the log-probability of each of `labels`, all of one length, after `ids`."""
     length = len(labels[0])
     rows = torch.tensor([[*ids, *label] for label in labels], device=frozen.model.device)
-    # The logits of all places would be the largest tensor by far.
+    # The logits of all positions would be the largest tensor by far.
     kept = frozen.model(rows, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
     found = kept.float().log_softmax(-1).gather(-1, rows[:, -length:, None])
     return [float(total) for total in found.sum((1, 2))]

@@ -1,10 +1,11 @@
-"""The nodes of a cluster: whether they have our package, and the same libraries as the driver.
+"""Checks of the nodes of a cluster: this package, and the driver's versions of libraries.
 
 Predictions of two versions of a library differ in their last digits, and then a program that one
 node has found can't be verified on another. So every worker compares its own versions with those of
-the driver. Our package itself travels to nodes that lack it or have another one.
+the driver. This package itself is sent to nodes that lack it or have another version.
 
-This module imports nothing of ours, because what it runs on a node may find nothing of ours there.
+This module imports no other module of this package, because its functions run on nodes that may
+lack them.
 """
 
 import hashlib
@@ -20,21 +21,21 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("cluster", "search", "evaluators")
-# What decides predictions, programs and their decoding.
+# The libraries that determine predictions, programs and their decoding.
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "zstandard", "brotli")
 _TIMEOUT_S = 120.0
 
 
 @contextmanager
 def own_code() -> Iterator[list[str]]:
-    """Yield folders that travel to nodes: our packages, and the command line as `python -m launch`.
+    """Yield the folders to send to nodes: this package, and its command line (`python -m launch`).
 
-    The file of the command line travels as a package, because not all of Ray's ways take a file.
+    The file of the command line is sent as a package, because not all Ray interfaces take a file.
     """
     with tempfile.TemporaryDirectory() as scratch:
         command_line = Path(scratch) / "launch"
         command_line.mkdir()
-        # A file where it is installed, and a package where it travelled to.
+        # A file where it is installed, a package on a node that it was sent to.
         source = importlib.util.find_spec("launch")
         assert source is not None
         assert source.origin is not None
@@ -46,7 +47,7 @@ def own_code() -> Iterator[list[str]]:
 
 
 def code_digest() -> str | None:
-    """Return what tells our package here from every other, None where it is not installed."""
+    """Return a digest of this package's code, None where it is not installed."""
     digest = hashlib.sha256()
     for name in PACKAGES:
         folder = _place(name)
@@ -66,7 +67,7 @@ def _place(name: str) -> Path | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions here of Python and of the libraries that decide predictions."""
+    """Return this node's versions of Python and of the libraries in `LIBRARIES`."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in LIBRARIES:
         try:
@@ -98,8 +99,8 @@ def check_versions(of_the_driver: Mapping[str, str]) -> None:
 def on_every_node(function: Callable[..., Any], *args: Any) -> dict[str, Any]:
     """Call a function on every node that is alive; return results or errors by the node's address.
 
-    The function is sent by value, so it needs nothing of ours on the nodes as long as its module
-    imports nothing of ours.
+    The function is sent by value, so the nodes need not have this package, as long as the
+    function's module imports nothing else of it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -127,6 +128,6 @@ def on_every_node(function: Callable[..., Any], *args: Any) -> dict[str, Any]:
 
 
 def lack_our_code() -> list[str]:
-    """Return the addresses of the nodes that have another version of our package, or none."""
+    """Return the addresses of the nodes that lack this package or have another version."""
     own = code_digest()
     return [address for address, there in on_every_node(code_digest).items() if there != own]

@@ -1,4 +1,4 @@
-"""What a person is told who names a place that holds no run."""
+"""Error text for a path that is not a run folder."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +10,9 @@ _RUNS_SHOWN = 5
 
 
 def why_no_run(path: Place) -> str:
-    """Return what is found at a place without `run.json`.
+    """Return the reason why a path without `run.json` is not a run.
 
-    Below a folder of a store nothing is looked for: a listing may be long.
+    Folders of an object store are not searched for runs: a listing may be long.
     """
     if is_dataset(path):
         return f"{path} is a data set, which front, report and aggregate read"
@@ -24,12 +24,12 @@ def why_no_run(path: Place) -> str:
         runs = _runs_in(path)
         if runs:
             more = f" and {len(runs) - _RUNS_SHOWN} more" if len(runs) > _RUNS_SHOWN else ""
-            return f"{path} is no run but holds runs: {', '.join(runs[:_RUNS_SHOWN])}{more}"
+            return f"{path} is not a run but contains runs: {', '.join(runs[:_RUNS_SHOWN])}{more}"
     return f"{path} holds no run: run.json is missing"
 
 
 def _runs_in(folder: Path) -> list[str]:
-    # Whoever may not look into a folder is told no more than that it is no run.
+    # A folder that this user may not list counts as one without runs.
     with suppress(OSError):
         return [str(file.parent) for file in sorted(folder.glob("*/run.json"))]
     return []

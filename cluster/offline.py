@@ -1,4 +1,4 @@
-"""Code in which no library fetches anything: what is not on this machine is not there."""
+"""Context in which no library fetches anything: data missing on this machine stay missing."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 def offline() -> Iterator[None]:
     """Let the hub's libraries read their caches only, in this process and those it starts.
 
-    The environment alone would not do: they have read it when they were imported.
+    Setting the environment alone is not enough: they read it when they are imported.
     """
     places = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
     environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
@@ -32,7 +32,7 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exchanged(places: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Give attributes of modules other values for a while: (module, name, value)."""
+    """Set attributes of modules while the context is open: (module, name, value)."""
     before = [(place, name, getattr(place, name)) for place, name, _ in places]
     try:
         for place, name, value in places:

@@ -1,9 +1,8 @@
 """Openings of sealed splits: which programs are certified on one, recorded before it is used.
 
-The programs are those on the verified fronts, chosen by their scores on the search split. What was
-seen on a sealed split may guide a later search, so a sealed split serves one choice of programs;
-another choice is refused, or marked as repeated. Only openings in the ledgers of the runs that are
-given can be known.
+The programs are those on the verified fronts, chosen by their scores on the search split. Results
+on a sealed split may guide a later search, so a sealed split serves one choice of programs; another
+choice is refused, or marked as repeated. Only openings in the ledgers of the given runs are known.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from search.sweep import SweepError
 
 
 class SealedError(SweepError):
-    """The sealed split was opened before for other programs, or it is not the one that was."""
+    """The sealed split was opened before for other programs, or has changed since."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Chosen:
     Attributes:
         run: the run.
         points: the programs, front by front.
-        base_digests: of the weights that each was found on, in the same order.
+        base_digests: digest of the base model of each program, in the same order.
     """
 
     run: RunFolder
@@ -42,7 +41,7 @@ class Chosen:
 
     @property
     def names(self) -> list[str]:
-        """Return what tells each program from every other: its files and its base model."""
+        """Return unique names of the programs: the digests of the files and the base model."""
         pairs = zip(self.points, self.base_digests, strict=True)
         return [f"{point.program}@{base}" for point, base in pairs]
 
@@ -82,20 +81,20 @@ def choose(run: RunFolder) -> Chosen:
 def open_sealed(
     chosen: Sequence[Chosen], *, again: bool = False
 ) -> list[tuple[Opening, Task, list[Chosen]]]:
-    """Open the sealed splits of runs, and record it; nothing is scored here.
+    """Record the openings of the sealed splits of runs; nothing is scored here.
 
     Runs with the same sealed split are certified together, unless the programs of each belong to an
-    opening that is recorded already: then they go on under that one.
+    opening that is recorded already: then they continue that one.
 
     Args:
         chosen: the runs with their programs.
-        again: open a sealed split that was opened before for other programs, as `repeated`.
+        again: open a sealed split that was opened before for other programs; mark it `repeated`.
 
     Returns:
         Each opening with its task and the runs that belong to it.
 
     Raises:
-        SealedError: if a sealed split was opened before for other programs, and not `again`.
+        SealedError: if a sealed split was opened before for other programs, unless `again`.
         SweepError: if the data of a run can't be read.
         OSError: if a ledger can't be written.
     """
@@ -109,7 +108,7 @@ def open_sealed(
         digest = split_digest(task.splits.sealed, task.metric)
         tasks[digest] = task
         groups.setdefault(digest, []).append(one)
-    # All are looked at before the first is recorded, so that a refusal leaves nothing behind.
+    # Check all before the first is recorded, so that a refusal records nothing.
     found = [
         (opening, tasks[digest], runs)
         for digest, group in groups.items()
@@ -138,7 +137,7 @@ def _openings(
             return [part for found in by_opening.items() for part in _apart(*found)]
     for known in recorded:
         if together.opening in known:
-            # As it was recorded: also whether it was repeated.
+            # Keep the recorded opening, with its `repeated`.
             return [(_as_opening(known[together.opening]), group)]
     earlier = [
         (one.run, row) for one, known in zip(group, recorded, strict=True) for row in known.values()
@@ -151,7 +150,7 @@ def _openings(
 
 
 def _apart(opening: Opening, group: list[Chosen]) -> list[tuple[Opening, list[Chosen]]]:
-    """Part runs that were opened one by one for the same programs, found twice."""
+    """Return runs one by one if several found the same program and were opened separately."""
     names = Counter(name for one in group for name in one.names)
     if names <= Counter(opening.selection):
         return [(opening, group)]
@@ -195,7 +194,7 @@ def _as_opening(row: dict[str, Any]) -> Opening:
 
 
 def _covering(one: Chosen, known: dict[str, dict[str, Any]], digest: str) -> Opening | None:
-    """Return the latest opening of a run's sealed split that had all of its programs chosen."""
+    """Return the latest opening of a run's sealed split that includes all of its programs."""
     for row in reversed(known.values()):
         if row["sealed_digest"] == digest and Counter(one.names) <= Counter(row["selection"]):
             return _as_opening(row)
@@ -212,7 +211,7 @@ def _refusal(run: RunFolder, row: dict[str, Any], digest: str) -> str:
     else:
         what = (
             f"the sealed split of {run.path} was opened on {when} for another choice of "
-            f"{row['num_programs']} programs, and what it said may have guided this one"
+            f"{row['num_programs']} programs, and its results may have guided this one"
         )
     return f"{what}; --again certifies all the same and marks the results as repeated"
 

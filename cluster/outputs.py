@@ -1,4 +1,4 @@
-"""Whether a command can write where it is told to, known before its work begins."""
+"""Check, before a command begins its work, that it can write its output."""
 
 import tempfile
 from pathlib import Path
@@ -9,14 +9,14 @@ from search.sweep import SweepError
 
 
 def check_writable(option: str, folder: Place) -> None:
-    """Check that files can be made in a folder, which need not exist yet; nothing is left there.
+    """Check that files can be created in a folder, which need not exist; nothing is left there.
 
     Args:
-        option: what names it, as a message begins: for example `-o all`.
-        folder: of a store it is only checked that the store answers.
+        option: the option that names it, for the message: for example `-o all`.
+        folder: for one in an object store, only check that the store answers.
 
     Raises:
-        SweepError: naming the option, the place and the reason, if none can be made.
+        SweepError: naming the option, the path and the reason, if no file can be created.
     """
     if not isinstance(folder, Path):
         check_reachable(folder)
@@ -24,7 +24,7 @@ def check_writable(option: str, folder: Place) -> None:
     absolute = folder.absolute()
     place = next(path for path in (absolute, *absolute.parents) if _is_seen(path))
     try:
-        # By doing it: permissions say nothing of file systems that are read-only, nor to root.
+        # Try it: permissions do not show read-only file systems, and do not bind root.
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
@@ -36,5 +36,5 @@ def _is_seen(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        # It lies below a folder that is not ours to look into; that one is tried.
+        # This user may not look into its parent, which is tried instead.
         return False

@@ -1,8 +1,8 @@
-"""Whose a run folder is: programs of a run are executed, so nobody else may write there.
+"""Permissions of run folders: programs of a run are executed, so only its owner may write there.
 
-`KILOBIT_SHARED_RUNS=1` says that others are trusted: then folders get the permissions that the
-umask gives them, and are used whoever may write to them. It is no setting of a run, because whoever
-can write to a run could change it.
+`KILOBIT_SHARED_RUNS=1` declares that other users are trusted: folders then get the permissions that
+the umask gives them, and are used even if other users may write to them. It is not a setting of a
+run, because a user who can write to a run could change it.
 """
 
 import grp
@@ -15,21 +15,21 @@ from search.sweep import SweepError
 
 
 def are_shared() -> bool:
-    """Return whether this user trusts the others who may write to run folders."""
+    """Return whether this user trusts other users who may write to run folders."""
     return os.environ.get("KILOBIT_SHARED_RUNS") == "1"
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run, if it is missing, that only its owner can look into."""
+    """Make the folder of a run, if it is missing; unless shared, only its owner has access."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o777 if are_shared() else 0o700, exist_ok=True)
 
 
 def check_nobody_else_writes(folder: Path) -> None:
-    """Check who may write to the folder of a run.
+    """Check that no other user may write to the folder of a run.
 
     Raises:
-        SweepError: if somebody else may.
+        SweepError: if another user may.
     """
     if are_shared():
         return
@@ -49,7 +49,7 @@ def check_nobody_else_writes(folder: Path) -> None:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Return whether a group is this user's alone, as many systems make one for each user."""
+    """Return whether a group is this user's own, as many systems make one for each user."""
     try:
         return grp.getgrgid(gid).gr_name == pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

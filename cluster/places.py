@@ -1,8 +1,8 @@
-"""How many candidates a worker may expect: written by the driver, read by the worker.
+"""Mailbox of the slots in use at each worker: written by the driver, read by the worker.
 
-RUN/places/WORKER.json says how many candidates are with a worker, and whether more may still come.
-With that a worker knows when a pack is complete, whatever the speed of the processes in between,
-and so the same search makes the same packs. It is no record, only a message.
+RUN/places/WORKER.json says how many candidates a worker has, and whether more may still come. From
+it a worker knows when a batch is complete, whatever the speed of the processes in between, and so
+the same search makes the same batches. It is only a message, not a record.
 """
 
 import json
@@ -12,14 +12,14 @@ from evaluators.storage import Place, remove, write_whole
 
 
 class Places:
-    """The places of all workers; those of an earlier attempt are taken away.
+    """Mailbox of all workers, for the driver; messages of an earlier attempt are deleted.
 
     Args:
         run: the run's folder.
-        size: places of each worker.
+        size: slots of each worker.
 
     Raises:
-        OSError: if the old ones can't be taken away.
+        OSError: if the old messages can't be deleted.
     """
 
     def __init__(self, run: Place, size: int) -> None:
@@ -28,7 +28,7 @@ class Places:
         remove((run / "places").glob("*"))
 
     def tell(self, worker: str, busy: int, *, more: bool) -> None:
-        """Say how many candidates are with a worker, and whether more may come.
+        """Write how many candidates a worker has, and whether more may come.
 
         Raises:
             OSError: if it can't be written.
@@ -41,10 +41,10 @@ class Places:
 
 
 def is_complete(run: Place, worker: str, waiting: int) -> bool:
-    """Return whether so many waiting candidates are all that a worker is to expect.
+    """Return whether a worker expects no more candidates than the `waiting` ones.
 
     Raises:
-        OSError, ValueError: if the message is there and can't be read.
+        OSError, ValueError: if the message exists and can't be read.
     """
     try:
         told = json.loads(_path(run, worker).read_text("utf-8"))

@@ -1,8 +1,8 @@
 """The evaluator pool: Ray actors that each load one base model once and keep it.
 
-Each worker has a room, a placement group with a bundle for every rank. Where the cluster has no
-place for it yet, or loses the node that it was on, Ray looks for another place, and the worker is
-away until its model is loaded there. The search goes on with those that are here.
+Each worker has a room: a placement group with a bundle for every rank. While the cluster lacks free
+resources for it, or after it loses the worker's node, Ray looks for another node, and the worker is
+pending until its model is loaded there. The search continues with the workers that are ready.
 """
 
 import logging
@@ -24,7 +24,7 @@ from cluster.shards.room import ask_for_room, placed
 from evaluators.storage import Place
 from search.sweep import Sweep
 
-# Besides the calls of its pack a worker answers that it is ready, and what prompts cost.
+# Besides the calls of its batch a worker answers `ready` and `prompt_bits`.
 _OTHER_CALLS = 2
 _LOOK_EVERY_S = 1.0
 
@@ -34,17 +34,17 @@ class PoolError(RuntimeError):
 
 
 class Pool:
-    """The workers of a run; they end with `stop`, or when nobody holds the pool any more.
+    """The workers of a run; they end with `stop`, or with the last reference to the pool.
 
     Args:
-        sweep: says how many workers there are at most, and what each of them reserves.
+        sweep: sets the most workers, and the resources that each of them reserves.
         sweep_folder: where relative paths of the sweep start.
         run_folder: the run, with its ledger.
         attempt: number of this attempt at the run.
-        local: the cluster is this machine; else it may grow.
+        local: whether the cluster is only this machine; otherwise it may grow.
 
     Attributes:
-        workers: all that may come.
+        workers: all workers, ready or not.
 
     Raises:
         SweepError: if they don't fit on this machine.
@@ -89,8 +89,8 @@ class Pool:
                     placement_group=room, placement_group_bundle_index=0
                 ),
                 max_restarts=-1,
-                # A worker that dies is started again and repeats the rungs it was in; it knows
-                # itself which of them to give up (`cluster.in_hand`).
+                # A worker that dies is restarted and repeats its rungs; by its crash log
+                # (`cluster.in_hand`) it decides itself which of them to give up.
                 max_task_retries=-1,
                 max_concurrency=sweep.workers.places + _OTHER_CALLS,
             ).remote(setup)
@@ -98,7 +98,7 @@ class Pool:
             self._ask(worker.name)
 
     def here(self) -> Collection[Worker]:
-        """Return the workers that have a place and their model; looks once a second at most."""
+        """Return the workers that are placed and have their model; polls at most every second."""
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
@@ -112,16 +112,16 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Wait until the search can begin: until every base model has the least of its workers.
+        """Wait until the search can begin: until every base model has `workers.least` workers.
 
         Args:
-            on_change: told how many workers are here and what the others wait for.
-            clock: seconds.
-            sleep: what waits.
+            on_change: called with the number of workers that are ready and the missing resources.
+            clock: returns the time in seconds.
+            sleep: waits for seconds.
 
         Raises:
-            PoolError: if a worker can't load its model, or the cluster has no place for the least
-                of them for `workers.wait_s`.
+            PoolError: if a worker can't load its model, or the cluster lacks resources for
+                `workers.least` workers for `workers.wait_s`.
         """
         told, placed_at = None, clock()
         while True:
@@ -139,13 +139,14 @@ class Pool:
                 placed_at = clock()
             elif clock() - placed_at > self._sweep.workers.wait_s:
                 raise PoolError(
-                    f"after {self._sweep.workers.wait_s:g} s there is still no place: {state[1]}; "
-                    "add nodes, ask for less in `workers`, or wait longer (workers.wait_s)"
+                    f"not enough free resources after {self._sweep.workers.wait_s:g} s: "
+                    f"{state[1]}; add nodes, ask for less in `workers`, or wait longer "
+                    "(workers.wait_s)"
                 )
             sleep(_LOOK_EVERY_S / 4)
 
     def stop(self) -> None:
-        """End the workers and give their rooms back."""
+        """End the workers and remove their placement groups."""
         for handle in self._handles.values():
             ray.kill(handle)
         for room in self._rooms.values():
@@ -159,10 +160,10 @@ class Pool:
         self._placed = placed()
         for name in [w.name for w in self._away()]:
             if name in self._ready:
-                # What it said is of its old place.
+                # Its "ready" answer dates from before it was rescheduled.
                 self._ready.discard(name)
                 self._ask(name)
-        # `ray.wait` with time-out 0 misses what has not been fetched yet.
+        # `ray.wait` with time-out 0 misses results that are not fetched yet.
         done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0.01)
         for ref in done:
             name = self._asked.pop(ref)
@@ -182,7 +183,7 @@ class Pool:
         return all(models.count(model.label) >= least for model in self._sweep.base_models)
 
     def _waits_for(self) -> str:
-        """Return what the cluster lacks, empty where every worker has a place."""
+        """Return the resources that the cluster lacks, empty if every worker is placed."""
         without = self._away()
         if not without:
             return ""
@@ -195,16 +196,16 @@ class Pool:
         )
         there = ray.cluster_resources()
         return (
-            f"{len(without)} of {len(self.workers)} workers wait for a place ({each}; the cluster "
+            f"{len(without)} of {len(self.workers)} workers are pending ({each}; the cluster "
             f"has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all)"
         )
 
 
 def prompt_bits_of(pool: Pool) -> Callable[[str, Sequence[str]], list[float]]:
-    """Return what tells how many bits prompts take under a model; a worker of it computes that."""
+    """Return a function that computes the bits of prompts under a model, on one of its workers."""
 
     def prompt_bits(model: str, texts: Sequence[str]) -> list[float]:
-        # One that is away would be waited for.
+        # Prefer a worker that is ready: the call would block until another one is.
         name = next(w.name for w in (*pool.here(), *pool.workers) if w.model == model)
         worker: Any = ray.get_actor(name)
         found: list[float] = ray.get(worker.prompt_bits.remote(list(texts)))

@@ -1,13 +1,13 @@
-"""Training examples as a program: a model codes each by what it has learned from those before it.
+"""Training examples as a program: a model codes each with what it learned from earlier ones.
 
-Prequential coding (Dawid 1984): the code of an example costs what the model gives it before it
-learns from it. A decoder that learns in the same way from what it has decoded needs no weights. So
-the rule of learning stands in program.py, and the payload is the examples.
+Prequential coding (Dawid 1984): the length of an example's code is given by the model before it
+learns from the example. A decoder that learns in the same way from the examples it has decoded
+needs no weights. So program.py holds the learning rule, and the payload is the examples.
 
 Encoding, decoding and training without coding are one loop, `_learn`, and the statements of
 `search.programs.data_script` are the same loop again: every float operation in the same order, on
-batches of one. On the same machine, number format and number of threads that gives the same floats,
-which a checksum over the adapter's numbers shows; elsewhere it may not, and the checksum tells.
+batches of one. On the same machine, with the same number format and number of threads, this gives
+the same floats; elsewhere it may not, and a checksum over the adapter's numbers detects that.
 """
 
 import math
@@ -32,21 +32,21 @@ from search.programs.token_coder import MAX_TOKENS, CodingError, NextLogits
 from search.programs.token_stream import Logits, TokenReader, TokenWriter
 
 NextExample = Callable[[int, NextLogits], list[int]]
-"""From an example's place and the model as it is to the example's ids, the start token first."""
+"""Takes an example's index and the current model; returns its ids, the start token first."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of learning from examples; the adapter itself is on the model.
+    """Result of learning from examples; the trained adapter itself is on the model.
 
     Attributes:
-        part: of the recipe.
+        part: the recipe's part that describes the learning.
         section: the examples as the model coded them; zeros of about that length if not `exact`.
-        exact: the examples were coded, token by token; otherwise their length is an estimate.
+        exact: whether the examples were coded token by token; otherwise the length is an estimate.
         excess_bits: excess description length (arXiv 2601.04728): the sum of -log2 p over the
             tokens of all examples, each under the adapter that had learned from those before it,
             less the same sum under the final adapter. Both are the model's own softmax over whole
-            sequences, so they leave out what integer tables and whole bytes cost.
+            sequences, so they leave out the overhead of integer tables and whole bytes.
         trained: steps, the mean loss of the last ten examples, and the tokens learned from.
     """
 
@@ -59,7 +59,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class _Course:
-    """What the loop did: the examples, their ideal code lengths, the losses, the checksum."""
+    """Record of the loop: the examples, their ideal code lengths, the losses, the checksum."""
 
     examples: list[torch.Tensor]
     bits: list[float]
@@ -92,7 +92,7 @@ def learn(frozen: Frozen, adapter: Adapter, task: Task, until: int, *, exact: bo
         exact: code the examples, which takes a forward pass for each token, instead of estimating.
 
     Raises:
-        CodingError: if the tokenizer does not give an example back, or none of its tokens can end
+        CodingError: if the tokenizer does not reproduce an example, or none of its tokens can end
             it.
         FloatingPointError: if a loss is not finite.
         ValueError: if there are too few examples, or one does not fit into the model's context.
@@ -128,9 +128,9 @@ def decode_examples(frozen: Frozen, model: Any, part: DataPart, section: bytes) 
         section: the payload after its prompt.
 
     Raises:
-        PayloadError: if the section is damaged, or the numbers came out otherwise than when it was
-            written, because it was written for another model, on another machine, or with another
-            number of threads.
+        PayloadError: if the section is damaged, or the floats differ from those of the encoder,
+            because it was written for another model, on another machine, or with another number of
+            threads.
     """
     reader = TokenReader(section)
     longest = frozen.context or MAX_TOKENS
@@ -146,15 +146,17 @@ def decode_examples(frozen: Frozen, model: Any, part: DataPart, section: bytes) 
     try:
         course = _learn(model, part, decoded)
     except FloatingPointError as error:
-        raise PayloadError(f"the examples can't be learned from: {error}") from error
+        raise PayloadError(f"training on the decoded examples failed: {error}") from error
     if course.checksum != part.checksum:
-        raise PayloadError("the checksum differs: damaged, or other floats than when it was coded")
+        raise PayloadError(
+            "the checksum differs: damaged, or the floats are not those of the encoder"
+        )
     texts = [frozen.tokenizer.decode(e[0, 1:], skip_special_tokens=True) for e in course.examples]
     return [str(text) for text in texts]
 
 
 def spec_of_data(part: DataPart) -> AdapterSpec:
-    """Return a spec that builds the adapter of a part; which examples it does not say."""
+    """Return a spec that builds the adapter of a part, without its choice of examples."""
     arguments = part.arguments
     spec = AdapterSpec(
         method="data",
@@ -173,7 +175,7 @@ def spec_of_data(part: DataPart) -> AdapterSpec:
 
 
 def _learn(model: Any, rule: LearningRule, next_example: NextExample) -> _Course:
-    """Do what the program does; gradients stay on while the model codes, as they do there."""
+    """Run the loop of the program; gradients stay on while the model codes, as they do there."""
 
     def logits(ids: Sequence[int]) -> Logits:
         last = model(torch.tensor([list(ids)]).to(model.device)).logits[0, -1]
@@ -222,7 +224,7 @@ def _code_bits(model: Any, examples: Sequence[torch.Tensor]) -> float:
 def _lesson(
     frozen: Frozen, task: Task, spec: AdapterSpec, steps: int
 ) -> tuple[list[list[int]], LearningRule]:
-    """Return the examples' ids, the start token first, and how they are learned from."""
+    """Return the examples' ids, the start token first, and the learning rule."""
     examples = chosen_examples(task, spec)[: steps * spec.batch_size]
     tokenizer, start = frozen.tokenizer, start_token(frozen.tokenizer)
     rows = []
@@ -230,7 +232,7 @@ def _lesson(
         text = task.ask(example.input) + task.show(example.target)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if tokenizer.decode(ids) != text:
-            raise CodingError(f"the tokenizer does not give an example back: {text[:60]!r}")
+            raise CodingError(f"the tokenizer does not reproduce an example: {text[:60]!r}")
         rows.append([start, *ids])
     rows, end, end_count = _ended(rows, tokenizer.eos_token_id)
     longest = max(map(len, rows))
@@ -261,10 +263,10 @@ def _lesson(
 
 
 def _ended(rows: list[list[int]], end: int | None) -> tuple[list[list[int]], int, int]:
-    """Return examples that end by a rule, the token by which they do, and which of its kind it is.
+    """Return examples that end by a rule, the token that ends them, and its count in each.
 
-    Where all end with the same token after as many of its kind, as a template makes them do, that
-    costs nothing. Otherwise an end token is put behind each.
+    If all end with the same token and contain it equally often, as a template makes them do, the
+    end adds no bits. Otherwise an end token is appended to each.
 
     Raises:
         CodingError: if the tokenizer has none, or it occurs in the examples.
@@ -276,4 +278,7 @@ def _ended(rows: list[list[int]], end: int | None) -> tuple[list[list[int]], int
         counts = {row.count(token) for row in ended}
         if len(counts) == 1 and all(row[-1] == token for row in ended):
             return ended, token, counts.pop()
-    raise CodingError("the examples have no end: neither a token that all share nor an end token")
+    raise CodingError(
+        "the examples have no usable end: they share no last token, and an end token is missing or "
+        "occurs in them"
+    )

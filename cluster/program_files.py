@@ -1,4 +1,4 @@
-"""Programs on disk: in the ledger with their bytes, and as folders that run.
+"""Programs on disk: in the ledger with their bytes, and as folders that can be run.
 
 FOLDER/program.py     the counted script
 FOLDER/payload.bin    the counted payload
@@ -33,7 +33,7 @@ _MAX_EXAMPLES_BYTES = 1 << 30
 
 
 class ProgramError(ValueError):
-    """A folder holds no program of ours, or one that was changed."""
+    """A folder holds no program of kilobit, or one that was changed."""
 
 
 def write_program(ledger: Ledger, part: str, candidate: str, rung: int, program: Program) -> None:
@@ -64,7 +64,7 @@ def read_program(ledger: Ledger, part: str) -> Program:
     """Return the program of a part of the ledger.
 
     Raises:
-        DamagedError: naming the part, if it is gone, or its payload is.
+        DamagedError: naming the part, if it or its payload is missing.
     """
     rows = ledger.read_part("programs", part)
     if not rows:
@@ -77,11 +77,11 @@ def program_of(row: Mapping[str, Any], folder: Place, where: Place) -> Program:
 
     Args:
         row: its columns recipe, script, payload, payload_file and program.
-        folder: where `payload_file` begins.
-        where: what holds the row.
+        folder: where the relative path `payload_file` starts.
+        where: file that holds the row.
 
     Raises:
-        DamagedError: naming `where`, if its payload is gone or damaged.
+        DamagedError: naming `where`, if its payload is missing or damaged.
     """
     recipe = Recipe.model_validate_json(row["recipe"])
     if row["payload"] is not None:
@@ -103,20 +103,20 @@ def _where(ledger: Ledger, part: str) -> Place:
 
 
 def folder_name(model: str, candidate: str) -> str:
-    """Return what the folder of a program is called in RUN/programs.
+    """Return the name of a program's folder in RUN/programs.
 
-    The same files may be programs of several base models, with outputs of their own.
+    The same files may be programs of several base models, each with its own outputs.
     """
     return f"{model}-{candidate}"
 
 
 def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None:
-    """Write a program as a folder that runs.
+    """Write a program as a folder that can be run.
 
     Args:
-        folder: where; what is there already is replaced.
+        folder: where to write; existing files are replaced.
         program: the program.
-        about: what the manifest says besides.
+        about: further entries of the manifest.
 
     Raises:
         OSError: if a file can't be written.
@@ -142,7 +142,7 @@ def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None
 
 
 def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
-    """Return the program of a folder, its manifest, and whether its script is ours to the byte.
+    """Return the program of a folder, its manifest, and whether we build the same script.
 
     Raises:
         ProgramError: naming the file, if one is missing, damaged, too large or of another version.
@@ -182,7 +182,7 @@ def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
 def _is_ours(program: Program) -> bool:
     try:
         return build(program.recipe, program.payload).script == program.script
-    except Exception:  # noqa: BLE001 - of a recipe from elsewhere no script may come, in any way
+    except Exception:  # noqa: BLE001 - a foreign recipe can fail in any way
         return False
 
 
@@ -194,10 +194,10 @@ def _read(path: Place, most: int) -> bytes:
 
 
 def read_train(folder: Place) -> bytes:
-    """Return the train split that lies beside a program.
+    """Return the train split beside a program.
 
     Raises:
-        ProgramError: if there is none that can be read.
+        ProgramError: if it is missing or can't be read.
     """
     try:
         return _read(folder / "train.jsonl", _MAX_EXAMPLES_BYTES)
@@ -206,7 +206,7 @@ def read_train(folder: Place) -> bytes:
 
 
 def read_examples(folder: Place) -> list[dict[str, str]]:
-    """Return the inputs and recorded outputs that lie beside a program.
+    """Return the inputs and recorded outputs beside a program.
 
     Raises:
         ProgramError: naming file and line, if they can't be read.

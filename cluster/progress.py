@@ -1,4 +1,4 @@
-"""How far something is that takes more than a few seconds: a bar, or lines without a terminal.
+"""Progress display for work of more than a few seconds: a bar, or lines without a terminal.
 
 Time is passed in, so tests advance it.
 """
@@ -27,16 +27,16 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """Shows how much of something is done; a context manager, safe to use from several threads.
+    """Progress bar; a context manager, safe to use from several threads.
 
-    On a terminal it is a bar that goes away at the end. Elsewhere it is a line at the beginning,
-    and then one at most every ten seconds, where something was done.
+    On a terminal it is a bar that disappears at the end. Elsewhere it is a line at the beginning,
+    and then at most one every ten seconds, if there was progress.
 
     Args:
-        console: where.
-        doing: what is done, as a person reads it.
-        total: how much there is.
-        clock: seconds.
+        console: where to print.
+        doing: name of the work, shown to the user.
+        total: number of items.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Bar:
         self._bar: Progress | None = None
         if renews(console):
             self._bar = Progress(
-                # Names of tasks and models are no markup.
+                # Names of tasks and models must not be read as markup.
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("gone,"),
+                TextColumn("elapsed,"),
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=console,
@@ -82,12 +82,12 @@ class Bar:
             self._bar.stop()
 
     def advance(self) -> None:
-        """Say that one more is done."""
+        """Count one more item as done."""
         with self._lock:
             self._show(self._done + 1)
 
     def reach(self, done: int) -> None:
-        """Say how many are done."""
+        """Set the number of items that are done."""
         with self._lock:
             self._show(done)
 
@@ -101,17 +101,17 @@ class Bar:
 
 
 def followed(results: Iterable[Item], doing: str, number: int, console: Console) -> Iterator[Item]:
-    """Yield `results` and show how many of `number` there have been."""
+    """Yield `results` and show how many of `number` have arrived."""
     with Bar(console, doing, number) as bar:
         for result in results:
-            # Whoever takes it may print.
+            # Advance first: the consumer of the result may print.
             bar.advance()
             yield result
 
 
 @contextmanager
 def waiting(console: Console, doing: str) -> Iterator[None]:
-    """Show that something is done of which nobody can say how far it is; a line elsewhere."""
+    """Show a spinner for work of unknown length; without a terminal, print a line."""
     if renews(console):
         with console.status(doing):
             yield

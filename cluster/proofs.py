@@ -1,4 +1,9 @@
-"""What is done with finished programs: verify them, and give them to others as PEFT adapters."""
+"""The commands `verify` and `export`.
+
+`verify` takes a run or a program's folder, runs the programs in fresh processes and compares their
+predictions with the recorded ones. `export` writes a program's adapter in PEFT's file format. Both
+raise `SweepError` for input that they can't use.
+"""
 
 import argparse
 import os
@@ -23,20 +28,20 @@ VERIFY_TIMEOUT_S = 3600
 def verify_front(
     run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, again: bool = False
 ) -> float:
-    """Verify every program on the front of a run, and whatever comes up where one fails.
+    """Verify the programs on a run's front, and those that move onto it when one fails.
 
     Args:
         run: the run.
         console: where progress is shown.
         timeout_s: wall-clock limit for one program.
-        again: begin as if none had been verified yet.
+        again: ignore earlier verifications.
 
     Returns:
-        The seconds that it took.
+        The wall-clock seconds.
 
     Raises:
-        SweepError: if the run's data or a base model is not what it was; nothing is recorded then.
-        DamagedRunError: if the ledger's part of a program is damaged.
+        SweepError: if the run's data or a base model has changed; nothing is recorded then.
+        DamagedRunError: if a program's part of the ledger is damaged.
         OSError: if the ledger can't be written.
     """
     began = time.monotonic()
@@ -61,7 +66,7 @@ def verify_front(
 
 
 def at_once(run: RunFolder) -> int:
-    """Return how many programs of a run this machine can run beside each other."""
+    """Return the number of programs of a run that this machine can run concurrently."""
     if any(model.device != "cpu" for model in run.sweep.base_models):
         return 1
     return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
@@ -87,17 +92,18 @@ def verify(args: argparse.Namespace) -> int:
     console.print(f"{seconds:.1f} s")
     lost = num_lost(run)
     if lost:
-        console.print(f"do {lost} rungs again that were left out:\n  kilobit resume {run.path}")
+        console.print(f"{lost} rungs are damaged; recompute them:\n  kilobit resume {run.path}")
     return 1 if lost or any(not row["verified"] for row in rows) else 0
 
 
 def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
-    """Print where files and records differ, and return the rows of all verifications."""
+    """Print the programs with differing predictions, and return the rows of all verifications."""
     rows = run.ledger.rows("verifications")
     for row in rows:
         if row["verified"] and row["num_equal"] < row["num_examples"]:
             console.print(
-                f"verified by its score, not on a CPU in float32: {row['candidate']}: "
+                "verified by its score, because only float32 on a CPU gives exact predictions: "
+                f"{row['candidate']}: "
                 f"{row['num_equal']} of {row['num_examples']} predictions equal"
             )
         if not row["verified"]:
@@ -135,14 +141,15 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
             f"the program was measured with {expected}"
         )
     origin = (
-        "program.py is what this version makes of its recipe"
+        "program.py is the script that this version builds from its recipe"
         if ours
-        else "program.py is not what this version makes of its recipe: it is code from elsewhere"
+        else "program.py is not the script that this version builds from its recipe: it is foreign "
+        "code"
     )
     network = "without" if network_can_be_cut() else "WITH"
     console.print(
-        f"{origin}\nrunning it {network} network, for at most {args.timeout} s; it can read what "
-        "you can read"
+        f"{origin}\nrunning it {network} network, for at most {args.timeout} s; it can read every "
+        "file that you can read"
     )
     try:
         with waiting(console, f"running it on {len(examples)} examples"):
@@ -158,15 +165,17 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)
         return 1
     equal = sum(a == b["output"] for a, b in zip(outputs, examples, strict=True))
-    console.print(f"{equal} of {len(examples)} predictions are those that were recorded")
+    console.print(f"{equal} of {len(examples)} predictions equal the recorded ones")
     console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
     if equal < len(examples) and not exact(program):
-        console.print(f"they may differ on {program.recipe.device} in {program.recipe.dtype}")
+        console.print(
+            f"predictions may differ on {program.recipe.device} in {program.recipe.dtype}"
+        )
     return 0 if equal == len(examples) else 1
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write a program's adapter as PEFT stores adapters."""
+    """Write a program's adapter in PEFT's file format."""
     from cluster.export import export_peft
     from cluster.program_files import ProgramError
 

@@ -1,11 +1,12 @@
-"""Training options that make an adapter's numbers cheap: what stands in for them in a step.
+"""Training options that shorten an adapter's payload: transforms of its numbers and penalties.
 
-A transform gives the values that the model computes with, and a penalty in nats of loss. Gradients
-go back through both to the trained numbers and to what the transform learns itself (gates, ranges).
+In each step a transform turns the trained numbers into the values that the model computes with, and
+a penalty in nats of loss. Gradients flow through both to the trained numbers and to the transform's
+own tensors (gates, ranges).
 
 `RatePenalty` is entropy-penalised training (Oktay et al. 2020, arXiv 1906.06624, after Ballé):
-uniform noise of one quantisation step stands for rounding, and the penalty is the length of the
-numbers under a Laplace model of each row. Rows that are not worth their bits shrink to nothing.
+uniform noise of one quantisation step simulates rounding, and the penalty is the length of the
+numbers under a Laplace model of each row. Rows that are not worth their bits shrink to zero.
 
 `LearnedBits` is B-LoRA (Meo et al. 2024, arXiv 2406.13046, after Bayesian Bits, arXiv 2005.07093):
 hard-concrete gates choose 2, 4, 8 or 16 bits for each tensor and whether each rank stays.
@@ -24,16 +25,16 @@ Tensors = dict[str, torch.Tensor]
 # Limits of the hard-concrete distribution and its temperature (Louizos et al. 2018).
 _STRETCH_LOW, _STRETCH_HIGH, _TEMPERATURE = -0.1, 1.1, 2 / 3
 _OPEN_GATE = 3.0
-# Of the noise that stands for rounding, in units of the root mean square of the numbers.
+# Width of the noise that simulates rounding, in units of the root mean square of the numbers.
 _NOISE_STEP = 0.5
 BIT_WIDTHS = (2, 4, 8, 16)
 
 
 class Transform(Protocol):
-    """What stands in for an adapter's numbers while it is trained.
+    """Differentiable transform of an adapter's numbers during training.
 
     Attributes:
-        learned: what is trained besides the numbers, by name.
+        learned: the transform's own trained tensors, by name.
     """
 
     learned: Tensors
@@ -41,16 +42,16 @@ class Transform(Protocol):
     def __call__(
         self, weights: Mapping[str, torch.Tensor], generator: torch.Generator
     ) -> tuple[Tensors, torch.Tensor]:
-        """Return the values to compute with and the penalty, both with their graph."""
+        """Return the values to compute with and the penalty, both differentiable."""
         ...
 
     def final(self, weights: Mapping[str, torch.Tensor]) -> Tensors:
-        """Return the values that a program is made from."""
+        """Return the values that a program is built from."""
         ...
 
 
 class RatePenalty:
-    """Noise of a step and a price for bits.
+    """Entropy-penalised training: rounding noise of one step and a price for bits.
 
     Args:
         nats_per_kbit: price of a thousand bits of payload.
@@ -72,18 +73,18 @@ class RatePenalty:
             noise = torch.rand(weight.shape, generator=generator) - 0.5
             noisy[name] = weight + noise.to(weight) * step
             rows = rows_of(weight)
-            # Entropy of a Laplace model of a row, in steps; one more keeps it above zero.
+            # Entropy of a Laplace model of the row, in steps; the added 1 keeps it above zero.
             spread = rows.abs().mean(1) / step
             bits = bits + (rows.shape[1] * torch.log2(1 + 2 * math.e * spread)).sum().cpu()
         return noisy, self._price * bits
 
     def final(self, weights: Mapping[str, torch.Tensor]) -> Tensors:
-        """Return the numbers as they are; they are rounded where the program is built."""
+        """Return the numbers unchanged; they are rounded when the program is built."""
         return dict(weights)
 
 
 class LearnedBits:
-    """Bit widths and ranks by gates.
+    """Training with learned gates for bit widths and ranks.
 
     Args:
         nats_per_kbit: price of a thousand bits.
@@ -124,7 +125,7 @@ class LearnedBits:
 
     @torch.no_grad()
     def final(self, weights: Mapping[str, torch.Tensor]) -> Tensors:
-        """Return the quantised values with every gate open or shut."""
+        """Return the quantised values with every gate either open or closed."""
         values = {}
         for name, weight in weights.items():
             gates = (_open(self.learned[f"bits/{name}"]) > 0.5).float()
@@ -135,7 +136,7 @@ class LearnedBits:
         return values
 
     def bit_width(self, name: str) -> int:
-        """Return the bits of each number of a tensor."""
+        """Return the bit width of a tensor's numbers."""
         width = BIT_WIDTHS[0]
         for wide, gate in zip(BIT_WIDTHS[1:], _open(self.learned[f"bits/{name}"]), strict=True):
             if float(gate) <= 0.5:
@@ -144,15 +145,15 @@ class LearnedBits:
         return width
 
     def step(self, name: str) -> float:
-        """Return the step of the grid that a tensor lies on."""
+        """Return the quantisation step of a tensor."""
         limit = float(self.learned[f"range/{name}"].exp())
         return 2 * limit / float(2 ** self.bit_width(name) - 1)
 
     def plain_bits(self, weights: Mapping[str, torch.Tensor]) -> int:
-        """Return the bits as the paper counts them, with the ranges and widths that it leaves out.
+        """Return the bits as the paper counts them, plus the ranges and widths that it omits.
 
-        Numbers at their tensor's width where the rank stays, 16 bits for the range and 2 for the
-        width of each tensor, 1 for each rank.
+        Each number of a kept rank counts with its tensor's bit width, each tensor with 16 bits for
+        its range and 2 for its width, and each rank with 1 bit.
         """
         total = 0
         for name, weight in weights.items():
@@ -174,7 +175,7 @@ class LearnedBits:
             step = step / (2**narrow + 1)
             open_so_far = open_so_far * gate
             value = value + open_so_far * _rounded(clipped - value.detach(), step)
-        # The gradient of the clipped number, as if nothing had been rounded.
+        # Straight-through estimator: the clipped number gets its gradient as if it was not rounded.
         return value + (clipped - clipped.detach())
 
 
@@ -191,7 +192,7 @@ def rows_of(weight: torch.Tensor) -> torch.Tensor:
 
 
 def first_range(weight: torch.Tensor) -> float:
-    """Return the logarithm of the range that learned bits begin with: all numbers fit into it."""
+    """Return the logarithm of the first range of learned bits; all numbers fit into it."""
     return math.log(1.5 * max(float(weight.detach().abs().max()), 0.05))
 
 
@@ -205,7 +206,7 @@ def transform_of(spec: AdapterSpec, weights: Mapping[str, torch.Tensor]) -> Tran
 
 
 def _rounded(value: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """Return `value` on a grid of `step`; the gradient reaches the step, not the value."""
+    """Round `value` to a multiple of `step`; the gradient reaches the step, not the value."""
     return torch.round((value / step).detach()) * step
 
 
@@ -221,5 +222,5 @@ def _sampled(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _open(logits: torch.Tensor) -> torch.Tensor:
-    """Return the probability that a gate is not shut."""
+    """Return the probability that a gate is open."""
     return torch.sigmoid(logits - _TEMPERATURE * math.log(-_STRETCH_LOW / _STRETCH_HIGH))

@@ -1,4 +1,8 @@
-"""Between a search and its ledger: what is proposed or decided is recorded before it counts."""
+"""Recorder of a search: writes each proposal and decision to the ledger before it takes effect.
+
+The rows of finished rungs go in, candidates and decisions come out. Raises `SupersededError` if a
+newer attempt at the run has begun, and `OSError` if the ledger can't be written.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,19 +20,20 @@ from search.search import Search
 
 Row = dict[str, Any]
 Listener = Callable[[Row, Candidate, Decision, str], None]
-# Small parts are slow to read, and this many of them are read in a second or two.
+# Decisions between two compactions of the ledger: many small parts are slow to read, and this many
+# take a second or two.
 FOLD_EVERY = 250
 
 
 class Recorder:
-    """Asks the search what to try and who goes on, records the answers and tells a listener.
+    """Recorder of proposals and decisions, which reports each decision to a listener.
 
     Args:
-        run: the run, whose attempt this is.
+        run: the run, locked by this attempt.
         plan: the checked sweep.
-        search: who proposes and decides.
-        state: where the search stands.
-        listener: is told of each decision.
+        search: the proposer and the scheduler, combined.
+        state: the replayed state of the search.
+        listener: called after each decision.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class Recorder:
         self.listener = listener
         self._regimes = {model.label: model.regime for model in run.sweep.base_models}
         self._recorded: dict[tuple[str, int], Decision] = {}
-        # Whose decision is not recorded yet.
+        # Candidates with a decision that is not recorded yet.
         self._decided: dict[tuple[str, int], Candidate] = {}
         self._incumbents = Incumbents(run.path) if search.races else None
         self._tell_workers(list(self._regimes))
@@ -53,7 +58,7 @@ class Recorder:
 
     @property
     def num_proposed(self) -> int:
-        """Return how many candidates have been proposed in all attempts."""
+        """Return the number of candidates proposed in all attempts."""
         return self._search.num_proposed
 
     def pending(self, state: Replayed) -> list[Candidate]:
@@ -61,11 +66,11 @@ class Recorder:
         return [self._search.running[name] for name in state.next_rung]
 
     def propose(self, model: str) -> Candidate | None:
-        """Return the next candidate of `model`, recorded; None if there is nothing to try now.
+        """Propose and record the next candidate of `model`; None if there is none at present.
 
         Raises:
             SupersededError: if a newer attempt at the run has begun.
-            OSError: if it can't be recorded.
+            OSError: if the proposal can't be recorded.
         """
         proposal = self._search.propose(model)
         if proposal is None:
@@ -76,7 +81,7 @@ class Recorder:
         return proposal.candidate
 
     def decide(self, row: Row) -> Decision:
-        """Return what happens to the candidate of `row`; a row that comes again changes nothing.
+        """Decide and record what the candidate of `row` does next; a repeated row changes nothing.
 
         Raises:
             SupersededError: if a newer attempt at the run has begun.
@@ -86,7 +91,7 @@ class Recorder:
         key = (row["candidate"], row["rung"])
         if key in self._recorded:
             return self._recorded[key]
-        # A decision whose record could not be written is not made again, only recorded.
+        # If recording a decision failed before, it is not made again, only recorded.
         if key not in self._decided:
             self._decided[key] = self._search.running[key[0]]
         candidate = self._decided[key]
@@ -109,9 +114,9 @@ class Recorder:
         return decision
 
     def decide_together(self, rows: Sequence[Row]) -> dict[tuple[str, int], Decision]:
-        """Return what happens to the candidates of rows that were finished together.
+        """Decide the candidates of rows that were finished together.
 
-        They are decided in the order of their proposals and then of the rungs; see `decide`.
+        They are decided in the order of their proposals, then of the rungs; errors as in `decide`.
         """
         ordered = sorted(rows, key=lambda row: (self._positions[row["candidate"]], row["rung"]))
         return {(row["candidate"], row["rung"]): self.decide(row) for row in ordered}

@@ -1,4 +1,4 @@
-"""Several base models side by side, as the command front prints them."""
+"""Comparison of several base models, as the command `front` prints it."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from search.regimes import Collapse, Lengths, collapses, rows_of
 def print_regimes(
     console: Console, points: Sequence[FrontPoint], order: Sequence[str], targets: Sequence[float]
 ) -> None:
-    """Print what each base model needs for each score, task by task, where there are several.
+    """Print the shortest program of each base model for each score, if a task has several models.
 
     Args:
         console: where to print.
-        points: of any tasks and base models.
+        points: programs of any tasks and base models.
         order: labels of base models, from the least to the most trained.
         targets: scores to reach.
     """
@@ -55,10 +55,10 @@ def _print_task(
             )
     if any_found:
         console.print(
-            "  The last number is proven as far as its program is: whoever has the first model and "
-            "that\n  program does the task. The factor compares what was found. It proves nothing "
-            "about the ratio\n  of complexities, because a shorter program may exist under either "
-            "model, and nothing is\n  known from below."
+            "  The last number is an upper bound, as certain as the program's score: the first "
+            "model with that\n  program does the task. The factor compares the programs found. It "
+            "proves nothing about the\n  ratio of complexities, because a shorter program may "
+            "exist under either model, and no lower\n  bound is known."
         )
 
 

@@ -1,6 +1,6 @@
-"""Reading files that others may have made: regular ones only, and only so much of them.
+"""Reader for untrusted files: regular files only, up to a size limit.
 
-A pipe, a device or a link to one would be waited for, or read without an end.
+Reading a pipe, a device or a link to one could block or never end.
 """
 
 import os
@@ -11,11 +11,11 @@ from evaluators.stored_path import StoredPath
 
 
 def read_regular(path: Place, most: int) -> bytes:
-    """Return what is in a file.
+    """Return the content of a file.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: the largest size that is read, in bytes.
 
     Raises:
         ValueError: if it is no regular file or larger than `most`; the message does not name it.
@@ -23,9 +23,9 @@ def read_regular(path: Place, most: int) -> bytes:
     """
     if isinstance(path, StoredPath):
         if path.stat().st_size > most:
-            raise ValueError(f"larger than the {most} bytes that it may have")
+            raise ValueError(f"larger than the allowed {most} bytes")
         return path.read_bytes()
-    # Without waiting for a writer, where it is a pipe.
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
@@ -34,5 +34,5 @@ def read_regular(path: Place, most: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         content = file.read(most + 1) if about.st_size <= most else None
     if content is None or len(content) > most:
-        raise ValueError(f"larger than the {most} bytes that it may have")
+        raise ValueError(f"larger than the allowed {most} bytes")
     return content

@@ -1,11 +1,11 @@
-"""Where a search stands, from its ledger: what was proposed and decided is done again in its order.
+"""Replay of a search: its ledger's proposals and decisions are repeated in their order.
 
-Events are replayed by their numbers in the run, never by a clock: a candidate was proposed after so
-many decisions. Rungs that were finished together are decided together, in the order of the
-proposals and then of the rungs. Where the run ended in the middle of that, the others are decided
-before anything else runs; where none of them was decided, they are asked for again with those of
-their pack that were not finished, and cost nothing. Proposing and deciding depend on nothing but
-what came before, so a decision whose record was lost comes out the same.
+Events are replayed by their numbers in the run, never by a clock: each candidate records after how
+many decisions it was proposed. Rungs that were finished together are decided together, in the order
+of the proposals, then of the rungs. If the run ended in the middle of that, the remaining rungs are
+decided before anything else runs. If none of them was decided, they are requested again together
+with the unfinished rungs of their pack; finished ones are not computed again. Proposing and
+deciding depend on earlier events only, so a decision with a lost record is made again identically.
 """
 
 from dataclasses import dataclass, field
@@ -22,16 +22,17 @@ from search.search import Search
 
 Row = dict[str, Any]
 _TO_DECIDE = (*MESSAGE_KEYS, "pack")
-# One string for each action, not one for each row.
+# Shared strings: one per action instead of one per row saves memory.
 _ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
 
 
 @dataclass
 class Replayed:
-    """Where a search stands.
+    """State of a replayed search.
 
     Attributes:
-        next_rung: of each candidate that has not ended, in the order of the proposals.
+        next_rung: the next rung of each candidate that has not ended, in the order of the
+            proposals.
         undecided: rows that were finished and not decided, in the order to decide them.
         order: the number of the next decision.
         position: the number of the next proposal.
@@ -45,7 +46,7 @@ class Replayed:
     positions: dict[str, int] = field(default_factory=dict)
 
     def take(self, decision: Decision) -> None:
-        """Take in a decision."""
+        """Update the next rung of a decision's candidate."""
         if decision.action == "promote":
             self.next_rung[decision.candidate] = decision.rung + 1
         else:
@@ -53,10 +54,10 @@ class Replayed:
 
 
 def replay(ledger: Ledger, search: Search) -> Replayed:
-    """Bring a new `search` to where the recorded one was.
+    """Bring a new `search` into the recorded state, and return that state.
 
     Raises:
-        ReplayError: if what was recorded does not come up again.
+        ReplayError: if the search proposes another candidate than the recorded one.
         ValueError: naming the file, if a part of the ledger is damaged.
     """
     recorded = _recorded(ledger)
@@ -64,7 +65,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     decided = _decided(ledger, recorded)
     order = decided[-1][0] + 1 if decided else 0
     state = Replayed(order=order, position=len(proposed))
-    # Packs of which somebody was decided; a row that says nothing of a pack waits for nobody.
+    # Packs with at least one decided candidate; rows without a pack (None) are decided at once.
     begun: set[str | None] = {None}
     waiting = iter(proposed)
     following = next(waiting, None)
@@ -72,7 +73,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         while following is not None and following["after"] <= number:
             _propose(search, state, following)
             following = next(waiting, None)
-        # Without its result a decision is made anew: the rung was damaged and is done again.
+        # A decision without a result is dropped: the rung was damaged and is computed again.
         place = places.pop((name, rung), None)
         if place is None:
             continue
@@ -84,21 +85,21 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         _propose(search, state, following)
         following = next(waiting, None)
     at = state.positions = {row["candidate"]: row["position"] for row in proposed}
-    # Who was stopped before a rung has nothing to decide there.
+    # A candidate that was stopped at an earlier rung has nothing to decide at a later one.
     places = {key: place for key, place in places.items() if key[0] in state.next_rung}
     left = sorted(places, key=lambda key: (at[key[0]], key[1]))
     undecided = [recorded.row(places[key]) for key in left]
     state.undecided = [row for row in undecided if row["pack"] in begun]
-    # Arrow keeps what it has freed; the process that began the attempt runs for days after this.
+    # Arrow keeps freed memory in its pool, and this process may run for days after the replay.
     del recorded, decided
     pa.default_memory_pool().release_unused()
     return state
 
 
 def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str, str]]:
-    """Return number, rung, candidate and action of each decision, in their order.
+    """Return number, rung, candidate and action of each decision, in order.
 
-    Who was measured at a later rung was promoted, also where the record of that is lost.
+    Lost decisions are included: a candidate with a result at a later rung must have been promoted.
     """
     rows = ledger.read("decisions", ["order", "rung", "candidate", "decision"])
     decided = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
@@ -113,7 +114,7 @@ def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str,
         end = max(known.values(), default=-1) + 1
         gaps: list[int] = sorted(set(range(end)) - set(known.values()))
         if len(gaps) != len(lost):
-            # Their numbers can't be told; what is sure is that they came before what followed them.
+            # Their exact numbers are unknown, but each came before its candidate's later decisions.
             later = [[n for k, n in known.items() if k[0] == key[0]] for key in lost]
             gaps = [min(numbers, default=end) for numbers in later]
         decided += [(n, rung, name, "promote") for n, (name, rung) in zip(gaps, lost, strict=True)]
@@ -122,7 +123,7 @@ def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str,
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What a ledger holds of a search: rungs in columns, because as rows they take much memory."""
+    """Recorded proposals and rungs of a search; rungs in columns, because rows need more memory."""
 
     proposed: list[Row]
     columns: dict[str, list[Any]]
@@ -130,7 +131,7 @@ class _Recorded:
     coarser: dict[str, list[Row]]
 
     def row(self, place: int) -> Row:
-        """Return a row of `rungs`."""
+        """Return the row of `rungs` at an index."""
         return {name: values[place] for name, values in self.columns.items()}
 
 
@@ -158,14 +159,14 @@ def _propose(search: Search, state: Replayed, row: Row) -> None:
     found = search.propose(row["model"])
     if found is None or found.candidate.id != row["candidate"]:
         raise ReplayError(
-            f"the recorded candidate {row['candidate']} of {row['model']} does not come up again "
-            f"({found.candidate.id if found else 'nothing'} does): the data or the version are not "
-            "those of the record"
+            f"the recorded candidate {row['candidate']} of {row['model']} is not proposed again "
+            f"({found.candidate.id if found else 'nothing'} is): the data or the version differ "
+            "from those of the recorded run"
         )
     state.next_rung[row["candidate"]] = search.first_rung
 
 
 def coarser_rows(ledger: Ledger, variants: list[Candidate], rung: int) -> list[Row]:
-    """Return the rows of the programs that were made of a candidate at `rung`."""
+    """Return the recorded rows of a candidate's coarser variants at `rung`."""
     parts = (ledger.read_part("rungs", f"{variant.id}-r{rung}") for variant in variants)
     return sorted((rows[0] for rows in parts if rows), key=lambda row: str(row["candidate"]))

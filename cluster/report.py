@@ -1,4 +1,4 @@
-"""The command report: one or more runs as one HTML file, and as pictures for print."""
+"""The command `report`: one or more runs as one HTML file, and as figures for print."""
 
 import argparse
 import io
@@ -37,7 +37,7 @@ _PAGES = (".html", ".htm")
 
 
 def report(args: argparse.Namespace) -> int:
-    """Write the report of runs, and pictures where they are asked for."""
+    """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
     out = _out(args)
     try:
@@ -46,7 +46,7 @@ def report(args: argparse.Namespace) -> int:
         _check_outputs(args, out)
         if not runs:
             raise SweepError(
-                "there is no run in it, only points of others: `kilobit front` shows them"
+                "there is no run in it, only imported points: `kilobit front` shows them"
             )
         sources = _distinct(runs)
         length = _length(sources, args.length)
@@ -81,13 +81,13 @@ def make(
     overlay: Sequence[Published] = (),
     out: Place | None = None,
 ) -> Report:
-    """Return all that a report of some sources shows.
+    """Return the content of a report of some sources.
 
     Args:
-        sources: with distinct names.
-        length: by which programs are compared.
+        sources: sources with distinct names.
+        length: the length by which programs are compared.
         overlay: published points.
-        out: where the page will lie, from which programs are linked.
+        out: the page's path, which links to programs start from.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
@@ -126,16 +126,16 @@ def make(
 
 
 def _out(args: argparse.Namespace) -> Place:
-    """Return where the page is written.
+    """Return the path of the page.
 
     Raises:
-        SweepError: if that is not clear, or no name of a page.
+        SweepError: if it is ambiguous, a folder, or has another ending than HTML files.
     """
     if args.out is None and len(args.runs) > 1:
-        raise SweepError("say by -o FILE.html where the report of several runs is to lie")
+        raise SweepError("a report of several runs has no default path: give -o FILE.html")
     out: Place = args.runs[0] / "report.html" if args.out is None else args.out
     if isinstance(out, Path) and out.is_dir():
-        raise SweepError(f"-o {out}: that is a folder; a file such as {out / 'report.html'} fits")
+        raise SweepError(f"-o {out}: that is a folder; give a file such as {out / 'report.html'}")
     if not out.name.lower().endswith(_PAGES):
         raise SweepError(
             f"-o {out}: a report is one HTML file: its name ends in {' or '.join(_PAGES)} "
@@ -145,7 +145,7 @@ def _out(args: argparse.Namespace) -> Place:
 
 
 def _check_outputs(args: argparse.Namespace, out: Place) -> None:
-    """Check that page and pictures can be written.
+    """Check that the page and the figures can be written.
 
     Raises:
         SweepError: naming the option and the reason, if not.
@@ -163,7 +163,7 @@ def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
 
 
 def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
-    """Return the imported points that have the length, as curves by base model."""
+    """Return the imported points for which the length is known, labelled by base model."""
     points, _ = imported_points_of(sources, length)
     return [
         Published(
@@ -179,10 +179,10 @@ def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
 
 
 def _distinct(sources: Sequence[Source]) -> list[Source]:
-    """Return the sources under names that tell them apart.
+    """Return the sources with distinct names.
 
     Raises:
-        SweepError: if one is there twice.
+        SweepError: if one is given twice.
     """
     places = Counter(str(source.place) for source in sources)
     twice = next((place for place, count in places.items() if count > 1), None)
@@ -197,10 +197,10 @@ def _distinct(sources: Sequence[Source]) -> list[Source]:
 
 
 def _length(sources: Sequence[Source], asked: Length | None) -> Length:
-    """Return what the programs are compared by.
+    """Return the length by which programs are compared.
 
     Raises:
-        SweepError: if the runs differ in it.
+        SweepError: if none is asked for and the runs differ in it.
     """
     each: dict[Length, str] = {source.sweep.length: source.name for source in sources}
     if asked is None and len(each) > 1:
@@ -218,7 +218,7 @@ def _made_at() -> str:
 
 
 def _models(sources: Sequence[Source]) -> list[ShownModel]:
-    """Return the base models of all sources, from the least to the most trained as they say."""
+    """Return the base models of all sources in the sweeps' order, the least trained first."""
     regimes: dict[str, str] = {}
     for source in sources:
         for config in source.sweep.base_models:
@@ -229,14 +229,14 @@ def _models(sources: Sequence[Source]) -> list[ShownModel]:
 def _tasks(
     sources: Sequence[Source], points: Sequence[FrontPoint], shown: Sequence[FrontPoint]
 ) -> list[ShownTask]:
-    """Return the tasks with what each base model needs.
+    """Return the tasks with the shortest programs of each base model.
 
-    The shortest programs of a base model are on its front, and those of them that count as
-    certified have a certificate: all of these are among the shown.
+    The shown points suffice: the shortest programs of a base model are on its front, and the
+    shortest certified ones have a certificate, and all of these are shown.
     """
     order = [config.label for source in sources for config in source.sweep.base_models]
     completed = Counter((point.task, point.model) for point in points)
-    # Without any point the task is still known.
+    # A run without any point still names its task.
     names = [*(point.task for point in points), *(source.sweep.task.name for source in sources)]
     tasks = []
     for name in dict.fromkeys(names):
@@ -273,7 +273,7 @@ def _needed(
 
 
 def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
-    """Return the counts of all runs together."""
+    """Return the counts, summed over all runs."""
     found: dict[tuple[str, str, int, int], list[int]] = {}
     for one in counts:
         key = (one.task, one.model, one.rung, one.num_examples)
@@ -284,7 +284,7 @@ def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
 
 
 def _scorecard(sources: Sequence[Source]) -> list[dict[str, Any]] | None:
-    """Return the lines of the scorecards that there are, None if there is none.
+    """Return the lines of all scorecards, None if no run has one.
 
     Raises:
         ValueError: naming the run, if one is damaged.

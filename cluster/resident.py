@@ -1,7 +1,8 @@
-"""A base model on this rank and the adapters beside it: what a shard group runs on all its ranks.
+"""The resident base model of one rank and its adapters, run by a shard group on all its ranks.
 
-All ranks make the same calls with the same arguments, and every rank has the whole numbers of every
-adapter. On one rank this is an object like any other.
+All ranks must make the same calls with the same arguments; every rank has all numbers of every
+adapter. With a single rank it is an ordinary object. An adapter is either kept beside the model,
+as changes that are applied during a pass, or installed in the model; this module does the former.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,13 @@ from search.shards import ShardsConfig
 
 @dataclass(frozen=True)
 class Training:
-    """An adapter that is to be trained.
+    """Request to train one adapter.
 
     Attributes:
-        key: under which it was made.
+        key: the adapter's name, as given to `Resident.adapt`.
         prompt: the text before the question.
         chat: the question goes into the model's chat template.
-        until: the step at which it ends.
+        until: the step at which training ends.
     """
 
     key: str
@@ -48,7 +49,7 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingEnd:
-    """What a training did, its share of the seconds, and what went wrong with it, if anything."""
+    """Result of a training, with its share of the seconds and its error, if any."""
 
     trained: Trained
     seconds: float
@@ -56,18 +57,18 @@ class TrainingEnd:
 
 
 class Resident:
-    """A base model and adapters beside it; see the module's text.
+    """Base model of one rank with the adapters beside it; see the module's docstring.
 
     Args:
         place: this rank.
         config: the base model.
-        folder: where its relative path starts.
-        shards: how it is spread over ranks.
-        task: what adapters are trained on.
-        threads: of this process.
+        folder: the folder that the model's relative path starts from.
+        shards: how the model is sharded over ranks.
+        task: the task that adapters are trained on.
+        threads: CPU threads of this process.
 
     Raises:
-        OSError, ValueError: if the model can't be loaded or laid out as asked.
+        OSError, ValueError: if the model can't be loaded or sharded as asked.
     """
 
     def __init__(
@@ -84,14 +85,14 @@ class Resident:
         self.frozen: Frozen = load_sharded(config, folder, shards, place)
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
-        # All ranks have to cut their work alike.
+        # All ranks must split their work into the same passes, so the smallest limit counts.
         limits = torch.zeros(place.world_size, dtype=torch.int64, device=self.frozen.model.device)
         limits[place.rank] = pass_tokens(self.frozen)
         limit = int(self.frozen.shard.sum(limits).min())
         self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
 
     def use_threads(self) -> None:
-        """Set the number of threads for the calling thread; each has a number of its own."""
+        """Set the number of torch threads for the calling thread; torch keeps one per thread."""
         torch.set_num_threads(self._threads)
 
     def adapt(
@@ -101,23 +102,24 @@ class Resident:
         state: bytes | None,
         start: tuple[str, bytes | None] | None,
     ) -> bool:
-        """Make an adapter beside the model; return False if it can only be on it.
+        """Create an adapter beside the model; return False if it must be installed in the model.
 
         Args:
-            key: what it is called from now on.
-            spec: what it is.
-            state: goes on from here, as `Adapter.state` wrote it.
-            start: or begins from the numbers of another candidate: its id and its state.
+            key: the adapter's name in later calls.
+            spec: its specification.
+            state: the checkpoint to resume from, as written by `Adapter.state`.
+            start: or a warm start from another candidate: its id and its checkpoint.
 
         Raises:
-            ValueError: if the model has no place for it, or a state is another adapter's.
+            ValueError: if the model has no module for it, a checkpoint belongs to another adapter,
+                or it must be installed in the model and the model is sharded.
         """
         found = detached(self.frozen, spec)
         if found is None:
             if self.frozen.shard.world_size > 1:
                 raise ValueError(
-                    f"{spec.method} on {spec.target_modules} has to be on the model, which is "
-                    "spread over ranks here"
+                    f"{spec.method} on {spec.target_modules} has to be installed in the model, "
+                    "which is not possible in a model that is sharded over ranks"
                 )
             return False
         adapter = found[0]
@@ -129,11 +131,11 @@ class Resident:
         return True
 
     def adapter(self, key: str) -> Adapter:
-        """Return an adapter; what is only read of it needs no other rank."""
+        """Return an adapter; reading it needs no call on the other ranks."""
         return self._beside[key][0]
 
     def train(self, asked: Sequence[Training]) -> list[TrainingEnd]:
-        """Train adapters in common passes."""
+        """Train adapters in shared passes over the model."""
         examples = self._task.splits.train
         jobs = [
             Job(*self._beside[a.key], Lesson(self._task, a.prompt, examples, a.chat), a.until)
@@ -143,10 +145,10 @@ class Resident:
         return [TrainingEnd(job.trained, job.seconds, job.error) for job in jobs]
 
     def fix(self, slot: str, key: str | None, numbers: Sequence[Tensor]) -> None:
-        """Keep under `slot` what an adapter with these numbers changes; nothing without an adapter.
+        """Store under `slot` the changes by an adapter with these numbers, none without an adapter.
 
         Raises:
-            ValueError: if the numbers are not of the adapter's shapes.
+            ValueError: if the shapes of the numbers are not those of the adapter.
         """
         self._fixed[slot] = {}
         if key is not None:
@@ -155,23 +157,23 @@ class Resident:
             self._fixed[slot] = fixed(changes)
 
     def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | MemoryError]:
-        """Continue rows; see `cluster.packing.generate.answer`."""
+        """Generate continuations of rows; see `cluster.packing.generate.answer`."""
         changes = [self._fixed[slot] for slot in slots]
         return answer(self.frozen, changes, rows, self._answer_planner)
 
     def encode_text(self, text: str) -> bytes:
-        """Return a text coded by the model; see `cluster.token_logits.encode_text`."""
+        """Return a text encoded by the model; see `cluster.token_logits.encode_text`."""
         return encode_text(self.frozen, text)
 
     def text_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return how many bits each text takes under the model, inf where it can't code it."""
+        """Return the bits of each text under the model, inf for a text that it can't encode."""
         return [text_bits(self.frozen, text) for text in texts]
 
     def unchanged(self) -> bool:
-        """Return whether the weights are those that were loaded, on all ranks."""
+        """Return whether the weights are still those that were loaded, on all ranks."""
         return unchanged(self.frozen)
 
     def forget(self) -> None:
-        """Let go of all adapters and of what was kept of them."""
+        """Drop all adapters and their stored changes."""
         self._beside.clear()
         self._fixed.clear()

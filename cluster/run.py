@@ -1,7 +1,7 @@
 """One attempt at a run, from a checked sweep to a finished ledger.
 
-What an earlier attempt finished is taken from the ledger: its decisions stand, candidates that
-ended are not tried again, and candidates between two rungs go on from the later one.
+Results of earlier attempts are read from the ledger: their decisions stand, candidates that ended
+are not tried again, and candidates between two rungs resume at the later one.
 """
 
 import logging
@@ -41,17 +41,17 @@ _LOG = logging.getLogger("kilobit")
 
 
 class StoppedError(RuntimeError):
-    """The run can't go on: its ledger can't be written, or a newer attempt has begun."""
+    """The run had to stop: its ledger can't be written, or a newer attempt has begun."""
 
 
 @dataclass
 class Outcome:
-    """How an attempt ended.
+    """Result of an attempt.
 
     Attributes:
         seconds: wall-clock seconds by phase.
         lost: errors of trials that left no row, e.g. because the ledger could not be written.
-        uncertified: programs that failed on the sealed split, or why it was not opened.
+        uncertified: programs that failed on the sealed split, or the reason why it was not opened.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -63,13 +63,14 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     """Search until nothing is left to try or the time budget is used up.
 
     Raises:
-        SweepError, PoolError: if the workers can't be started, or the record is not of this sweep.
+        SweepError, PoolError: if the workers can't be started, or the ledger does not match the
+            sweep.
         StoppedError: if the ledger can't be written any more, or belongs to a newer attempt.
         KeyboardInterrupt: on Ctrl-C; the ledger is then complete up to the last finished rung.
     """
     outcome, began = Outcome(), time.monotonic()
     models = [model.label for model in run.sweep.base_models]
-    # Descent asks the models themselves what a prompt costs, so it is rebuilt when they are there.
+    # The descent proposer measures prompt lengths with the models, so they have to be loaded first.
     early = None if run.sweep.proposer.kind == "descent" else _rebuild(run, plan, None)
     if early is not None and not _find_work(*early, models):
         console.print("Every candidate has ended already: nothing is left to do.")
@@ -92,7 +93,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
 
 
 def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Replayed]:
-    """Return the search where its ledger says that it stands, with nothing left undecided."""
+    """Rebuild the search from its ledger and decide every row that is still undecided."""
     sweep = run.sweep
     models = [model.label for model in sweep.base_models]
     proposer = make_proposer(
@@ -105,7 +106,7 @@ def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Re
     try:
         state = replay(run.ledger, search)
     except ReplayError as error:
-        raise SweepError(f"{run.path} can't go on: {error}") from error
+        raise SweepError(f"{run.path} can't be resumed: {error}") from error
     recorder = Recorder(run, plan, search, state, _log)
     for row in state.undecided:
         state.take(recorder.decide(row))
@@ -113,7 +114,7 @@ def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Re
 
 
 def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bool:
-    """Propose for each model that has nothing to do, and return whether anybody has."""
+    """Propose a candidate for each idle model, and return whether any candidate is left to run."""
     busy = {candidate.model for candidate in recorder.pending(state)}
     for model in models:
         candidate = None if model in busy else recorder.propose(model)
@@ -124,7 +125,7 @@ def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bo
 
 @contextmanager
 def _tune_folder(run: RunFolder) -> Iterator[Path]:
-    """Yield where Tune keeps its own files, and take it away again; nobody reads them."""
+    """Yield a folder for Ray Tune's own files, which nothing reads, and remove it at the end."""
     if isinstance(run.path, StoredPath):
         with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
             yield Path(scratch)
@@ -158,7 +159,7 @@ def _wait_for_workers(pool: Pool, console: Console) -> None:
         def on_change(ready: int, waits_for: str) -> None:
             nonlocal told
             waiting = f"; {waits_for}" if waits_for else ""
-            _LOG.info("%d of %d workers hold their model%s", ready, total, waiting)
+            _LOG.info("%d of %d workers have loaded their base model%s", ready, total, waiting)
             bar.reach(ready)
             if waits_for and waits_for != told:
                 console.print(waits_for)
@@ -180,7 +181,7 @@ def _search(
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
-    # The budget may have become less than what was proposed before.
+    # The budget may be smaller than the number of candidates proposed before.
     most = None if total is None else max(total, recorder.num_proposed)
     course = Course(most, run.sweep.rungs.count, time.monotonic)
     course.take_earlier(

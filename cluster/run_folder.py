@@ -1,17 +1,19 @@
-"""The folder of a run: where it is, what it holds, and who may begin one there.
+"""The folder of a run: creating, locking, reading and discarding it.
 
-RUN/run.json      what was asked for: sweep, command, versions, attempts
-RUN/ledger/       the tables, and who claimed which attempt
-RUN/states/       adapters between rungs
+RUN/run.json      the manifest: sweep, command, versions, attempts
+RUN/ledger/       the tables, and the claims of attempts
+RUN/states/       adapter checkpoints between rungs
 RUN/programs/     the programs of the front, MODEL-CANDIDATE each
 RUN/cache/        outputs that were generated before
-RUN/incumbents/   messages to workers
-RUN/in_hand/      what each worker has in hand
-RUN/tensorboard/  event files, and RUN/wandb, where the sweep names these trackers
+RUN/incumbents/   mailbox: the incumbents, from the driver to the workers
+RUN/in_hand/      crash logs: what a worker was doing when it died
+RUN/tensorboard/  event files, and RUN/wandb, if the sweep names these trackers
 RUN/front.png     the picture of the front
-RUN/run.log       one line an event
+RUN/run.log       one line per event
 
-Whoever writes there holds the run: `create_run` and `reopen_run` claim an attempt and let go of it.
+A process has to hold the run's lock to write there: `create_run` and `reopen_run` claim an attempt
+and release it at the end. A folder that can't be used raises `SweepError`, a lock that another
+process holds `HeldError`.
 """
 
 import json
@@ -44,14 +46,14 @@ from search.sweep import Sweep, SweepError, change_budget
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
 _MAX_MANIFEST_BYTES = 1 << 26
-# What a run that was killed as it began has left: its claim, an empty list, a temporary file.
+# Files left by a run that was killed as it began: its claim, an empty list, a temporary file.
 _BEGUN = re.compile(
     r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
     r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
 )
 
 
-# Folders of a run that can be taken away before anything was scored.
+# Folders of a run that may be deleted while nothing has been scored.
 _MADE = (
     "ledger",
     "states",
@@ -66,7 +68,7 @@ _MADE = (
 
 
 class DamagedRunError(RuntimeError):
-    """Something that a run has finished is damaged; `resume` does it again."""
+    """A finished part of a run is damaged; `kilobit resume` computes it again."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,12 @@ class RunFolder:
 
     Attributes:
         path: where it is.
-        sweep: what was asked for.
+        sweep: the sweep that was asked for.
         sweep_folder: where relative paths of the sweep start.
-        attempt: the attempt that holds it here, or the latest one.
-        held: this process may write to it.
+        attempt: the attempt of this process if it holds the lock, else the latest one.
+        held: this process holds the lock and may write.
         left_out: parts of the ledger that were found damaged when this attempt began.
-        made: this attempt made the folder.
+        made: this attempt created the folder.
     """
 
     path: Place
@@ -102,7 +104,7 @@ def _path_of(sweep: Sweep, out: Place | None) -> Place:
 
 
 def holds_run(sweep: Sweep, out: Place | None) -> bool:
-    """Return whether the folder where a sweep's run belongs holds a run.
+    """Return whether the output folder of a sweep already holds a run.
 
     Raises:
         SweepError: if its store does not answer.
@@ -114,11 +116,11 @@ def holds_run(sweep: Sweep, out: Place | None) -> bool:
 
 @contextmanager
 def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[RunFolder]:
-    """Begin a run in a new or empty folder and hold it.
+    """Begin a run in a new or empty folder and lock it.
 
     Raises:
         SweepError: if the folder holds another run or other files, or can't be written.
-        HeldError: if another process begins a run there at this moment.
+        HeldError: if another process begins a run there at the same moment.
     """
     path = _path_of(sweep, out)
     check_reachable(path)
@@ -127,7 +129,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             made = not path.exists()
             _check_free(path, sweep)
             attempt = stack.enter_context(hold(path / "ledger"))
-            # Another process may have begun and ended a run there between the look and the claim.
+            # Another process may have begun and ended a run there between the check and the claim.
             _check_free(path, sweep)
             begin(path / "ledger", attempt)
             folder = sweep_file.absolute().parent
@@ -152,34 +154,35 @@ def _check_free(path: Place, sweep: Sweep) -> None:
     foreign = next((name for name in names if not _BEGUN.fullmatch(name)), None)
     if foreign is not None or (isinstance(path, Path) and (path / "ledger").is_file()):
         raise SweepError(
-            f"{path} is not empty and no run: it holds {foreign or 'ledger'}; choose another "
+            f"{path} is neither empty nor a run: it holds {foreign or 'ledger'}; choose another "
             "folder with --out"
         )
 
 
 def _whose(path: Place, sweep: Sweep) -> str:
-    """Return what a folder holds in which a run of `sweep` can't begin, and what to do."""
+    """Return the error text for a new run of `sweep` in a folder that already holds a run."""
     try:
         changed = _changed(open_run(path).sweep, sweep)
     except SweepError as error:
         return f"{error}; choose another folder with --out"
     what = f"another sweep ({', '.join(changed)} differs)" if changed else "this sweep"
     holder = holder_of(path / "ledger")
-    held = "" if holder is None else f", held now by {holder}"
-    when = "" if holder is None else "when that has ended "
+    held = "" if holder is None else f", locked by {holder}"
+    when = "" if holder is None else "once that has ended, "
     return (
-        f"{path} holds a run of {what}{held}: {when}go on with it by `kilobit resume {path}`, or "
+        f"{path} holds a run of {what}{held}: {when}continue it with `kilobit resume {path}`, or "
         "choose another folder with --out"
     )
 
 
 def discard_run(run: RunFolder) -> None:
-    """Take a run away that never scored anything, so that its folder can be used again.
+    """Delete a run that has not scored anything, so that its folder can be used again.
 
-    What is there was made by this attempt, because `create_run` takes no folder of others.
+    All files in it were made by this attempt, because `create_run` refuses folders with other
+    files. A later attempt, or a run with scores, is left as it is.
 
     Raises:
-        SupersededError: if a newer attempt was claimed; the run is then its, and stays.
+        SupersededError: if a newer attempt was claimed; the run then belongs to it and stays.
     """
     check_latest(run.path / "ledger", run.attempt)
     if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
@@ -201,16 +204,16 @@ def discard_run(run: RunFolder) -> None:
 def reopen_run(
     path: Place, *, take_over: bool = False, overrides: Sequence[str] = ()
 ) -> Iterator[RunFolder]:
-    """Begin the next attempt at an existing run and hold it.
+    """Begin the next attempt at an existing run and lock it.
 
     Args:
         path: the folder of the run.
-        take_over: do so even if another process holds it.
-        overrides: `budget.key=value` to go on with another budget.
+        take_over: lock it even if another process holds the lock.
+        overrides: `budget.key=value` to continue with another budget.
 
     Raises:
         SweepError: if there is no readable run, or an override changes more than the budget.
-        HeldError: if another process holds it.
+        HeldError: if another process holds the lock.
         OSError: if it can't be written.
     """
     run, manifest = _read(path)
@@ -218,7 +221,7 @@ def reopen_run(
         check_nobody_else_writes(run.path)
     if manifest.get("ledger_schema") != SCHEMA_VERSION:
         raise SweepError(
-            f"{path} was written by an older version: it can be read, but not gone on with"
+            f"{path} was written by an older version: it can be read, but it can't be resumed"
         )
     change_budget(run.sweep, overrides)
     with hold(run.path / "ledger", take_over=take_over) as attempt:
@@ -237,7 +240,7 @@ def reopen_run(
 
 
 def _check_enough(run: RunFolder) -> None:
-    """Check that the budget leaves what was begun: what was proposed has to come up again.
+    """Check that the budget covers all candidates that were proposed: replay proposes them again.
 
     Raises:
         SweepError: if it does not.
@@ -258,11 +261,11 @@ def _check_enough(run: RunFolder) -> None:
 def continue_run(
     sweep: Sweep, out: Place | None, *, take_over: bool = False
 ) -> Iterator[RunFolder]:
-    """Begin the next attempt at the run of a sweep, with the budget that the sweep has now.
+    """Begin the next attempt at the run of a sweep, with the sweep's current budget.
 
     Raises:
         SweepError: if the folder holds the run of another sweep; see `reopen_run` too.
-        HeldError: if another process holds it.
+        HeldError: if another process holds the lock.
         OSError: if it can't be written.
     """
     path = _path_of(sweep, out)
@@ -284,16 +287,16 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
 
 
 def _searched(sweep: Sweep) -> dict[str, Any]:
-    """Return what decides the course of a search: all but its budget and where it runs."""
+    """Return the fields that determine a search: all but its budget and where it runs."""
     return sweep.model_dump(
         mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes", "trackers"}
     )
 
 
 def _sweep_scratch(path: Place) -> None:
-    """Take away temporary files that dead attempts left; those of the ledger go as it begins."""
+    """Remove temporary files of dead attempts, except the ledger's, which `begin` removes."""
     if isinstance(path, StoredPath):
-        # Nothing on a store has a temporary name.
+        # On an object store no file has a temporary name.
         return
     for folder, names, files in os.walk(path):
         if Path(folder) == path and "ledger" in names:
@@ -304,7 +307,7 @@ def _sweep_scratch(path: Place) -> None:
 
 
 def open_run(path: Place) -> RunFolder:
-    """Return an existing run to read from.
+    """Return an existing run for reading.
 
     Raises:
         SweepError: if there is no readable run.
@@ -313,7 +316,7 @@ def open_run(path: Place) -> RunFolder:
 
 
 def read_manifest(path: Place) -> dict[str, Any]:
-    """Return what a run says of itself: its sweep, commands, versions and attempts.
+    """Return the manifest of a run: its sweep, commands, versions and attempts.
 
     Raises:
         SweepError: if there is no readable run.
@@ -343,7 +346,7 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
 
 
 def check_reachable(path: Place) -> None:
-    """Check that the store of a folder answers, before anything is begun there.
+    """Check that the store of a folder answers, before anything starts there.
 
     Raises:
         SweepError: if it does not.

@@ -1,11 +1,12 @@
-"""The log of a run: one line an event, in a local file or as objects on a store.
+"""The log of a run: one line per event, in a local file or as objects on a store.
 
-A line has the time, the level (DEBUG, INFO, WARNING, ERROR) and what happened. Lines of workers
-are there too (`cluster.worker_log`).
+A line has the time, the level (DEBUG, INFO, WARNING, ERROR) and what happened. It includes the
+lines of workers (`cluster.worker_log`).
 
-A store has no appending. There the lines of an attempt are written as RUN/log/a1.000.log, a whole
-object again every few seconds while lines come, and the next number begins where one has grown
-large. A killed run has lost the lines of its last seconds; what they told of is in the ledger.
+Objects on a store can't be appended to. There the lines of an attempt go to RUN/log/a1.000.log,
+which is rewritten as a whole every few seconds while lines arrive; when it has grown large, the
+next number follows. A killed run loses the lines of its last seconds, but the results that they
+reported are in the ledger.
 """
 
 import atexit
@@ -23,14 +24,14 @@ _LOG = logging.getLogger("kilobit")
 
 
 def log_to(run: Place, attempt: int, level: str = "info") -> None:
-    """Send what is logged to the log of a run, until the process ends or the next call.
+    """Send log records to the log of a run, until the process ends or the next call.
 
     Args:
         run: the run's folder.
         attempt: number of this attempt at it.
-        level: one of `LEVELS`; what matters less is left out.
+        level: one of `LEVELS`; less severe records are dropped.
     """
-    # A full disk is said once, by whoever needs the disk.
+    # Don't print errors of logging: a full disk is reported once, by the code that needs the disk.
     logging.raiseExceptions = False
     handler: logging.Handler
     if isinstance(run, StoredPath):
@@ -45,14 +46,14 @@ def log_to(run: Place, attempt: int, level: str = "info") -> None:
 
 
 def close_log() -> None:
-    """Write what the log of a run still holds back."""
+    """Write the buffered lines of the run's log."""
     for handler in _LOG.handlers:
         if isinstance(handler, StoredLog):
             handler.close()
 
 
 class StoredLog(logging.Handler):
-    """Lines of one attempt as objects in a folder of a store."""
+    """Log handler that writes the lines of one attempt as objects in a folder of a store."""
 
     def __init__(self, folder: StoredPath, attempt: int, every_s: float = WRITE_EVERY_S) -> None:
         super().__init__()
@@ -62,18 +63,18 @@ class StoredLog(logging.Handler):
         self._writing, self._stop = threading.Lock(), threading.Event()
         self._writer = threading.Thread(target=self._write_often, name="run log", daemon=True)
         self._writer.start()
-        # Before the interpreter ends; daemons are just dropped.
+        # Write the rest before the interpreter exits, which stops daemon threads without notice.
         atexit.register(self.close)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take in a line; it is written within seconds."""
+        """Buffer a line; it is written within seconds."""
         line = self.format(record).encode() + b"\n"
         self._lines.append(line)
         self._size += len(line)
         self._changed = True
 
     def flush(self) -> None:
-        """Write what came since the last time; a store that fails is said by who needs it."""
+        """Write the new lines; a failing store is ignored here and reported by its other users."""
         with self._writing:
             self.acquire()
             try:
@@ -88,7 +89,7 @@ class StoredLog(logging.Handler):
                     write_whole(self._folder / f"a{self._attempt}.{number:03}.log", content)
 
     def close(self) -> None:
-        """Write the rest and take in nothing more."""
+        """Write the remaining lines and stop the writer thread."""
         atexit.unregister(self.close)
         if not self._stop.is_set():
             self._stop.set()

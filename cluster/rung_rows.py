@@ -1,4 +1,8 @@
-"""What a worker writes about a candidate at a rung: predictions, program, and last the row."""
+"""Ledger rows of a candidate at a rung: predictions, program, and last the row of the rung.
+
+A worker writes them. Raises `SupersededError` if a newer attempt at the run has begun, and
+`OSError` if they can't be written.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,13 +21,13 @@ SPLIT = "search"
 
 
 class RungRows:
-    """Rows of one worker.
+    """Writer of one worker's ledger rows.
 
     Args:
-        sweep: whose candidates they are of.
+        sweep: the sweep of the candidates.
         task: how outputs are scored.
-        ledger: where they go.
-        about: the columns that are the same in all of them.
+        ledger: the ledger to write to.
+        about: the columns that have the same value in all rows.
     """
 
     def __init__(self, sweep: Sweep, task: Task, ledger: Ledger, about: dict[str, Any]) -> None:
@@ -31,7 +35,7 @@ class RungRows:
         self._regimes = {model.label: model.regime for model in sweep.base_models}
 
     def begin(self, candidate: Candidate, rung: Rung) -> Row:
-        """Return a row with what is known before anything is done."""
+        """Return a new row with the columns that are known before the rung runs."""
         return {
             "candidate": candidate.id,
             "rung": rung.index,
@@ -42,7 +46,7 @@ class RungRows:
         }
 
     def left(self, candidate: Candidate, rung: Rung) -> int:
-        """Return the rungs until no more training changes a candidate."""
+        """Return the number of rungs until a candidate's training is complete."""
         ladder = self._sweep.rungs.ladder()
         return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
 
@@ -117,7 +121,7 @@ class RungRows:
         self._ledger.write("candidates", variant.id, [about])
 
     def finish(self, works: Sequence[Work]) -> None:
-        """Write the rungs' own parts: where one exists, its predictions and its program do too.
+        """Write the rungs' own parts last: if one exists, its predictions and program exist too.
 
         Raises:
             SupersededError: if a newer attempt at the run has begun.

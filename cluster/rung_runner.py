@@ -1,4 +1,4 @@
-"""Training and scoring candidates at their rungs: as many as can in common passes, others alone."""
+"""Training and scoring of candidates at their rungs: in shared passes if possible, else singly."""
 
 import time
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ from search.sweep import Sweep
 
 
 class RungRunner:
-    """Runs rungs on one resident base model.
+    """Runner of rungs on one resident base model.
 
     Args:
-        sweep: whose candidates they are.
-        task: what is asked.
+        sweep: the sweep of the candidates.
+        task: the task.
         group: holds the base model.
-        builder: makes its programs.
+        builder: builds the candidates' programs.
         scorer: prepares their scoring.
-        states: adapters between rungs.
-        rows: what is recorded.
-        ledger: says which variants are recorded already.
-        incumbents: whom candidates have to beat.
+        states: adapter checkpoints between rungs.
+        rows: writes the ledger rows.
+        ledger: tells which variants are recorded already.
+        incumbents: the programs that candidates have to beat.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class RungRunner:
         Predictions, programs and rows of variants are written, the candidates' own rows are not.
 
         Raises:
-            GroupError: if a rank died or is out of step; the group is gone.
+            GroupError: if a rank died or is out of step; the group must not be used again.
             SupersededError: if a newer attempt at the run has begun.
             OSError: if something can't be written.
         """
-        # A pack that ended in an error may have left something.
+        # A pack that failed may have left adapters behind.
         self._group.call("forget")
         together = [work for work in works if self._prepare(work)]
         self._run_together(together)
@@ -77,7 +77,7 @@ class RungRunner:
                 self._run_alone(work)
 
     def _prepare(self, work: Work) -> bool:
-        """Code the prompt and build the adapter; return whether others can share its passes."""
+        """Encode the prompt and create the adapter; return whether the work can share passes."""
         with work.guarded():
             spec, last = work.candidate.adapter, self._is_last(work.rung)
             with work.coding():
@@ -116,7 +116,7 @@ class RungRunner:
         self._rows.finish(variants)
 
     def _run_alone(self, work: Work) -> None:
-        """Train and score a candidate whose adapter has to be on the model."""
+        """Train and score a candidate with an adapter that has to be installed in the model."""
         assert work.candidate.adapter is not None
         with work.guarded(), installed(self._frozen, work.candidate.adapter) as adapter:
             work.adapter = adapter
@@ -125,14 +125,14 @@ class RungRunner:
             work.train_s = time.monotonic() - began
             self._score([work])
             for variant in self._variants(work):
-                # The numbers on the model are those of one variant at a time.
+                # The model holds the numbers of one variant at a time.
                 self._score([variant])
                 self._rows.finish([variant])
 
     def _train_alone(self, work: Work, adapter: Adapter) -> None:
         last = self._is_last(work.rung)
         if adapter.spec.method == "data":
-            # Examples that are coded while the adapter learns have to be met from the start.
+            # The examples are coded while the adapter learns, so each rung starts from the first.
             learned = learn(self._frozen, adapter, self._task, work.rung.train_steps, exact=last)
             work.trained, work.content = learned.trained, learned
             work.row["excess_bits"] = learned.excess_bits
@@ -150,9 +150,10 @@ class RungRunner:
     def _earlier(
         self, work: Work, spec: AdapterSpec
     ) -> tuple[bytes | None, tuple[str, bytes | None] | None]:
-        """Return the state of an earlier rung, and the candidate whose numbers come first and its.
+        """Return the checkpoint of an earlier rung, and the warm start.
 
-        The second is None where there is an earlier rung, or the spec names none.
+        The warm start is another candidate's id and checkpoint; it is None if there is an earlier
+        rung or the spec names none.
         """
         if spec.method == "data":
             return None, None
@@ -170,7 +171,7 @@ class RungRunner:
         work.content = adapter.tensors()
 
     def _score(self, works: Sequence[Work]) -> None:
-        """Run the candidates' programs and record what they did."""
+        """Run the candidates' programs and record their results."""
         for work in works:
             if not work.failed:
                 with work.guarded(), work.coding():
@@ -202,7 +203,7 @@ class RungRunner:
         )
 
     def _variants(self, parent: Work) -> list[Work]:
-        """Return an adapter in coarser codings, each a candidate of its own, recorded as one."""
+        """Record coarser codings of an adapter as candidates of their own and return their work."""
         scoring = parent.scoring
         if parent.adapter is None or not self._is_last(parent.rung) or parent.failed:
             return []

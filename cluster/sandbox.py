@@ -1,10 +1,10 @@
-"""Running a program's two files as anyone would: a fresh process without this package.
+"""Sandbox that runs a program's two files in a fresh process, without this package.
 
-The process has a copy of the two files and nothing else of the run, and limits on time, memory and
-output, each process of its own. Where the system lets an ordinary user do so (`unshare`) it has no
-network, and what it starts ends with it; elsewhere what leaves its process group is not found and
-may outlive it. It can still read and write what this user can: a program from elsewhere is code
-from elsewhere.
+The process gets a copy of the two files and nothing else of the run. Time, memory and output are
+limited, for each process separately. If the system lets an ordinary user call `unshare`, the
+program has no network, and the processes that it starts end with it; otherwise a process that
+leaves its process group is not found and may outlive it. It can still read and write every file
+that this user can: treat a foreign program as foreign code.
 """
 
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cluster.terminal import plain
 
-# Runs in the new process before the program: limits, then our packages out of sight.
+# Runs in the new process before the program: sets the limits, then hides our packages.
 _GUARD = """
 import resource, runpy, sys
 memory, seconds, size = map(int, sys.argv[1:4])
@@ -40,8 +40,8 @@ runpy.run_path("program.py", run_name="__main__")
 """
 _MAX_OUTPUT_BYTES = 1 << 30
 _NO_NETWORK = ("unshare", "-rn", "--")
-# When the first process of a namespace ends, the kernel ends all others. The first gets no signal
-# that it does not handle, so the program is the second.
+# When the first process of a PID namespace ends, the kernel ends all others in it. The first gets
+# no signal that it does not handle, so the program has to be the second.
 _ALONE = (
     "unshare",
     "-rn",
@@ -60,17 +60,17 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "LANG", "SYSTEM
 
 
 class ProgramFailedError(RuntimeError):
-    """A program did not end as it should; the message says how."""
+    """A program failed; the message says how."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Resource limits of a program.
 
     Attributes:
-        seconds: wall-clock and CPU time a core.
+        seconds: wall-clock time, and CPU time per core.
         memory_gb: address space in GiB; 0 is no limit, which CUDA needs.
-        threads: of torch.
+        threads: number of torch threads.
     """
 
     seconds: int = 600
@@ -80,7 +80,7 @@ class Limits:
 
 @cache
 def isolation() -> tuple[str, ...]:
-    """Return what comes before a program's command to isolate it as far as that is allowed."""
+    """Return the command prefix that isolates a program as far as the system allows."""
     if shutil.which("unshare") is None:
         return ()
     for command in (_ALONE, _NO_NETWORK):
@@ -98,7 +98,7 @@ def network_can_be_cut() -> bool:
 def interrupt_running() -> None:
     """Interrupt the programs that other threads wait for; a terminal's Ctrl-C does not reach them.
 
-    Whoever waits for one gets `KeyboardInterrupt`.
+    The threads that wait for them get `KeyboardInterrupt`.
     """
     for process in list(_RUNNING):
         with suppress(ProcessLookupError):
@@ -119,12 +119,12 @@ def run_files(
         script: program.py.
         payload: payload.bin.
         model: the folder of the base model.
-        inputs: what is asked.
+        inputs: the inputs, one per output.
         limits: time, memory and threads.
         train: the train split as a file, for a program that names demonstrations by index.
 
     Raises:
-        ProgramFailedError: if it fails, takes too long, or does not print a JSON string an input.
+        ProgramFailedError: if it fails, takes too long, or does not print a JSON string per input.
         KeyboardInterrupt: if it was interrupted.
     """
     numbers = (limits.memory_gb << 30, limits.seconds * (os.cpu_count() or 1), _MAX_OUTPUT_BYTES)
@@ -168,16 +168,19 @@ def run_files(
             err.seek(0)
             complaint = err.read()[-4000:].decode("utf-8", "replace").strip()
     if status == -signal.SIGINT:
-        # Ctrl-C reaches the program as well, which says nothing about the program.
+        # Ctrl-C reaches the program as well; that is no failure of the program.
         raise KeyboardInterrupt
     if status:
-        last = plain(complaint.splitlines()[-1]) if complaint else "it said nothing"
+        last = plain(complaint.splitlines()[-1]) if complaint else "no error message"
         raise ProgramFailedError(f"it ended with status {status}: {last}")
     return _outputs(printed, len(inputs))
 
 
 def _status(process: subprocess.Popen[bytes], asked: bytes, seconds: int) -> int:
-    """Wait for a program, end what it left behind, and return its status, -N for signal N.
+    """Wait for a program, kill the rest of its process group, and return its status.
+
+    Returns:
+        The exit status, -N if signal N ended the program.
 
     Raises:
         ProgramFailedError: if it takes more than `seconds`.
@@ -192,7 +195,7 @@ def _status(process: subprocess.Popen[bytes], asked: bytes, seconds: int) -> int
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    # As a shell says which signal ended a program.
+    # A shell reports that signal N ended a program as status 128 + N.
     status = process.returncode
     return _SHELL_SIGNAL - status if status > _SHELL_SIGNAL else status
 
@@ -202,7 +205,7 @@ def _outputs(printed: str, expected: int) -> list[str]:
     for number, line in enumerate(printed.split("\n")[:-1], 1):
         try:
             output = json.loads(line)
-            # Half a surrogate pair is JSON, but no text that can be stored.
+            # Half a surrogate pair is valid JSON, but can't be stored as text.
             str(output).encode()
         except (ValueError, RecursionError):
             output = None

@@ -1,8 +1,9 @@
-"""The command scorecard: what every program of a front changes on a battery of other inputs.
+"""The command `scorecard`: side effects of a front's programs on a battery of other inputs.
 
-Base models are loaded once each, in this process; every program is put on and taken off again. An
-item for which data are missing is named; nothing is fetched. What was found is written to
-RUN/scorecard.parquet, whole or not at all, a line an item and part (`search.cost.Line`).
+Each base model is loaded once, in this process; the programs are applied to it and removed again,
+one after the other. Items with missing data are named; nothing is downloaded. The results are
+written to RUN/scorecard.parquet, whole or not at all, one line per item and part
+(`search.cost.Line`).
 """
 
 import argparse
@@ -68,11 +69,11 @@ _SCHEMA = pa.schema(
     ]
 )
 Found = list[Row] | str
-"""The rows of an evaluator, or why there are none."""
+"""The rows of an evaluator, or the reason why there are none."""
 
 
 def scorecard(args: argparse.Namespace) -> int:
-    """Measure the front of a run on a battery and print what its programs changed."""
+    """Measure the front of a run on a battery and print the side effects of its programs."""
     began = time.monotonic()
     battery, battery_folder = load_battery(args.battery)
     run = open_run(args.run)
@@ -91,7 +92,7 @@ def scorecard(args: argparse.Namespace) -> int:
         for points in groups:
             # The bare model is measured first.
             doing = f"measuring {len(points)} programs of {points[0].model}"
-            # Lines of JSON stay alone on their stream.
+            # Standard output is for the lines of JSON only.
             said = stderr_console() if args.json else console
             with Bar(said, doing, (1 + len(points)) * len(evaluators)) as bar:
                 lines += measure(
@@ -123,7 +124,7 @@ def _print_json(lines: Sequence[Line]) -> None:
 
 
 def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[str, str]]:
-    """Return the evaluators of a battery, and what is not on this machine with the reason.
+    """Return the evaluators of a battery, and its items that can't run here with the reasons.
 
     Raises:
         SweepError: if the battery can't be used.
@@ -159,10 +160,10 @@ def measure(
     """Return the lines of the programs `points`, all of one base model.
 
     Args:
-        run: whose programs they are.
+        run: the run of the programs.
         points: the programs.
-        evaluators: what is measured.
-        steps: apply their steps on outputs too.
+        evaluators: the evaluators to run.
+        steps: apply the programs' post-processing steps too.
         on_each: called after each evaluator of each program.
 
     Raises:
@@ -208,7 +209,7 @@ def _rows_of(
     try:
         program = read_program(run.ledger, part)
     except DamagedError as error:
-        raise SweepError(f"{error}; do its rung again by `kilobit resume {run.path}`") from error
+        raise SweepError(f"{error}; recompute its rung by `kilobit resume {run.path}`") from error
     specs = run.ledger.rows("candidates", ["candidate", "spec"])
     spec = next(row["spec"] for row in specs if row["candidate"] == point.candidate)
     candidate = Candidate.model_validate_json(spec)
@@ -218,7 +219,7 @@ def _rows_of(
                 with_program(frozen, candidate, program, task, steps=steps)
             )
         except (ValueError, RuntimeError) as error:
-            return [f"it can't be put on the model: {error}"] * len(evaluators)
+            return [f"it can't be applied to the model: {error}"] * len(evaluators)
         return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
 
 
@@ -235,7 +236,7 @@ def _load(config: BaseModelConfig, folder: Path) -> Frozen:
     """Load a base model that is on this machine.
 
     Raises:
-        SweepError: if it is not, or can't be loaded.
+        SweepError: if it is missing or can't be loaded.
     """
     if config.path is not None and not (folder / config.path).is_dir():
         raise SweepError(f"base model {config.label}: there is no folder {folder / config.path}")

@@ -1,4 +1,4 @@
-"""What is scored: a candidate's program, built and decoded, and whom it races with."""
+"""Preparation of scoring: a candidate's program, built and decoded, and the incumbent it races."""
 
 import hashlib
 import platform
@@ -30,18 +30,17 @@ from search.rungs import Rung
 
 @dataclass
 class Measured:
-    """What a program did on the examples that it was scored on, in their order.
+    """Results of a program on the examples scored so far, in their order.
 
     Attributes:
         program: the program.
-        exact: its files exist; what those of a data candidate are before its last rung is only
-            estimated.
-        outputs: after post-processing.
-        scores: of each output.
-        generated: how many examples did not come from the cache.
+        exact: its files exist; before the last rung, those of a data candidate are only estimated.
+        outputs: the outputs after post-processing.
+        scores: the score of each output.
+        generated: number of outputs that were not in the cache.
         against: the incumbent that it raced with.
         gap: mean score minus the incumbent's on the same examples.
-        verdict: how the race ended, None where it is open.
+        verdict: how the race ended, None while it is open.
     """
 
     program: Program
@@ -59,19 +58,19 @@ class Measured:
 
 @dataclass
 class Scoring:
-    """A program on its way through the examples of a rung.
+    """In-progress scoring of a program on the examples of a rung.
 
     Attributes:
-        measured: so far.
-        prompt: what the payload says.
-        examples: all of the rung.
+        measured: the results so far.
+        prompt: the prompt decoded from the payload.
+        examples: all examples of the rung.
         cached: outputs that were generated before.
         theirs: the incumbent's scores.
-        race: with the incumbent, None without one.
+        race: the race with the incumbent, None without one.
         model: an adapted model that generates for this candidate alone, None in a pack.
-        slot: what the resident model keeps the candidate's numbers under.
-        num_soft: vectors before the text.
-        error: why it can't go on.
+        slot: the name under which the resident model keeps the candidate's numbers.
+        num_soft: number of soft prompt vectors before the text.
+        error: the reason why scoring failed.
     """
 
     measured: Measured
@@ -86,7 +85,7 @@ class Scoring:
     error: Exception | None = None
 
     def batches(self, most: int) -> list[Sequence[Example]]:
-        """Return the next batches, none if this has ended."""
+        """Return at most `most` next batches, none if scoring has ended."""
         if self.error is not None or self.measured.verdict == "loses":
             return []
         size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
@@ -95,16 +94,16 @@ class Scoring:
 
 
 class Scorer:
-    """Prepares candidates of one resident base model for `cluster.waves`.
+    """Factory of the scorings of one resident base model, which `cluster.waves` runs.
 
     Args:
         group: holds the base model.
-        builder: makes its programs.
-        task: whose search split they are scored on.
-        ledger: where the incumbents' predictions are.
+        builder: builds the candidates' programs.
+        task: has the search split that they are scored on.
+        ledger: has the incumbents' predictions.
         cache: outputs that were generated before.
         level: error level of a race, None for no races.
-        length: by which candidates are compared.
+        length: the length by which candidates are compared.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Scorer:
         self._group, self._frozen = group, group.resident.frozen
         self._builder, self._task = builder, task
         self._ledger, self._cache, self._level, self._length = ledger, cache, level, length
-        # Programs that generate the same share what they generate while they run together.
+        # Programs with the same cache key share their new outputs while they run together.
         self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
 
     def begin(
@@ -135,17 +134,17 @@ class Scorer:
         *,
         race: bool = True,
     ) -> Scoring:
-        """Build and decode a candidate's program, and return what is to be run.
+        """Build and decode a candidate's program, and return its scoring, ready to run.
 
         Args:
-            candidate: what is scored.
-            rung: how many examples.
-            texts: its prompt as the codecs write it.
-            adapter: its adapter, which then holds the numbers of the payload.
-            key: of an adapter that is beside the model; None if it is on it.
-            content: the adapter's trained numbers, or what it has learned from.
-            incumbents: whom it has to beat, by increasing length.
-            race: stop where it can't beat them; one that is still in training may yet.
+            candidate: the candidate to score.
+            rung: the rung, which sets the number of examples.
+            texts: its prompt, encoded by each codec.
+            adapter: its adapter, which holds the numbers of the payload afterwards.
+            key: name of an adapter beside the model; None if it is installed in the model.
+            content: the adapter's trained numbers, or the data that it has learned from.
+            incumbents: the programs that it has to beat, by increasing length.
+            race: stop once it can't beat them; False if further training may still improve it.
 
         Raises:
             ValueError: if a number is not finite.
@@ -154,7 +153,7 @@ class Scorer:
         decoded = self._builder.decode(program)
         learned = content if isinstance(content, Learned) else None
         spec = candidate.adapter
-        # What is scored is what the payload says, in its coarse numbers.
+        # Score with the coarse numbers decoded from the payload, not with the trained ones.
         if adapter is not None and adapter.model is not None and learned is None:
             adapter.assign(decoded.tensors)
         elif adapter is None or adapter.model is None:
@@ -196,7 +195,7 @@ class Scorer:
         return [row["score"] for row in self._ledger.read_part("predictions", name) or []]
 
     def _behaviour(self, program: Program, decoded: Decoded) -> dict[str, object]:
-        """Return everything that decides raw outputs, for the key of the cache."""
+        """Return everything that determines raw outputs, for the key of the cache."""
         recipe, adapter = program.recipe, program.recipe.adapter
         plain = recipe.model_copy(
             update={
@@ -226,7 +225,7 @@ class Scorer:
 
 
 def _machine() -> list[str]:
-    """Return what besides the program decides the last bits of a float sum."""
+    """Return the hardware and the versions that can change the last bits of a float sum."""
     place = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()

@@ -20,7 +20,7 @@ Group = tuple[str, str]
 
 
 def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
-    """Refuse two runs of the same task, base model and seed, which are no two seeds.
+    """Refuse two runs of the same task, base model and seed.
 
     Raises:
         SweepError: naming both.
@@ -33,14 +33,14 @@ def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
             if other is not run:
                 raise SweepError(
                     f"{other.path} and {run.path} both have seed {key[2]} for {key[1]} on "
-                    f"{key[0]}: give runs of different seeds, or one run"
+                    f"{key[0]}: give runs of different seeds, or only one of them"
                 )
 
 
 def print_seeds(
     console: Console, runs: Sequence[tuple[int, list[FrontPoint]]], targets: Sequence[float]
 ) -> None:
-    """Print certified complexity per seed with its mean, and how base models differ.
+    """Print certified complexity per seed with its mean, and the ratios between base models.
 
     Args:
         console: where to print.

@@ -1,7 +1,7 @@
 """The Ray session of a run: a cluster of this machine's cores, or an existing one by its address.
 
-A local session has no dashboard, listens with token authentication, and ends with the run. To nodes
-of an existing cluster that lack our package, or have another version of it, this one is sent.
+A local session has no dashboard, requires token authentication, and ends with the run. If nodes of
+an existing cluster lack our package or have another version of it, this version is sent to them.
 """
 
 import logging
@@ -22,7 +22,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to `address`, or start a local cluster with all cores and GPUs of this machine.
 
     Raises:
-        ConnectionError: if no cluster that takes our token answers at `address`.
+        ConnectionError: if no cluster that accepts our token answers at `address`.
     """
     if address is not None:
         _knock(address)
@@ -32,14 +32,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     _connect(address)
     try:
         if address is not None and lack_our_code():
-            # What travels is named when a driver connects.
+            # Ray takes the code to send only when a driver connects, so connect again.
             _shut_down()
             with own_code() as code:
                 _connect(address, py_modules=code)
     except BaseException:
         _shut_down()
         raise
-    # Ray's own handler prints a stack and aborts; a scheduler's SIGTERM has to end a run in order.
+    # Ray's own handler prints a stack and aborts; a job scheduler's SIGTERM must end a run cleanly.
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
@@ -48,7 +48,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Leave Ray. A Ctrl-C meanwhile can't make it quicker, only end it with Ray's traceback."""
+    """Shut Ray down and ignore Ctrl-C meanwhile: it would only cause a traceback of Ray."""
     import ray
 
     on_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -71,21 +71,21 @@ def _connect(address: str | None, **runtime_env: object) -> None:
             runtime_env=runtime_env or None,
         )
     except ray.exceptions.AuthenticationError as error:
-        raise ConnectionError("it asks for a token that is not RAY_AUTH_TOKEN") from error
+        raise ConnectionError("it requires a token that RAY_AUTH_TOKEN does not hold") from error
     except ValueError as error:
         raise ConnectionError(f"not an address: {error}") from error
     except RuntimeError as error:
-        # Ray and Python have to be the same on both sides.
+        # The versions of Ray and Python have to be the same on both sides.
         if "Version mismatch" not in str(error):
             raise
         raise ConnectionError(str(error)) from error
 
 
 def _knock(address: str) -> None:
-    """Try the port of a plain HOST:PORT first: Ray takes a minute to say that nobody is there.
+    """Check first that a plain HOST:PORT answers: Ray takes a minute to report that it does not.
 
     Raises:
-        ConnectionError: if nobody answers.
+        ConnectionError: if the port does not answer.
     """
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or not port.isdigit():

@@ -1,6 +1,6 @@
-"""What a person sees of a run: its front as a table, JSON lines and a picture.
+"""The front of a run: its points, printed as a table or drawn as a picture; counts of candidates.
 
-Nothing here imports torch or Ray, so `front` answers at once.
+Imports neither torch nor Ray, so `kilobit front` starts fast.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from search.pareto import complexity
 from search.programs.program import Length
 from search.sweep import Sweep
 
-# In this order where a terminal is too narrow; bits, score and candidate always stay.
+# Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
 _OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
 
@@ -43,11 +43,11 @@ def points_from(
     """Return the completed points of a run.
 
     Args:
-        name: what they call their run.
+        name: the run's name in its points.
         read: returns columns of a table of its ledger.
-        sweep: what was asked for.
-        length: by which they are compared; by default as the sweep file says.
-        trusting: with what verification has found so far; False as if there had been none.
+        sweep: the run's sweep.
+        length: which length to compare by; that of the sweep file by default.
+        trusting: use the results of earlier verifications; False ignores them.
     """
     last = sweep.rungs.ladder()[-1]
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
@@ -63,7 +63,7 @@ def points_from(
         read("certificates", _OF_A_CERTIFICATE).to_pylist(),
         sweep.targets,
     )
-    # Whichever finished first: base models stand as the sweep lists them.
+    # Base models in the order of the sweep file, independent of which finished first.
     order = {model.label: number for number, model in enumerate(sweep.base_models)}
     return sorted(points, key=lambda point: order.get(point.model, len(order)))
 
@@ -92,7 +92,7 @@ def print_front(console: Console, points: list[FrontPoint], targets: Iterable[fl
 
 
 def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
-    """Return the columns of a front by their heads."""
+    """Return the columns of a front by their headings."""
     verified = {None: "not yet", True: "yes", False: "no"}
     return {
         "program": [str(p.program_bits) for p in points],
@@ -107,7 +107,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
 
 
 def certified_text(points: list[FrontPoint], target: float) -> str:
-    """Return what the sealed split says about reaching `target` with these programs."""
+    """Return a text on the certified bits at `target`, or the best lower bound instead."""
     bits = certified_complexity(points, target)
     if bits is not None:
         return f"certified: at most {bits}"
@@ -139,9 +139,9 @@ def _what_holds(certificate: Certificate) -> str:
 
 
 def print_left_out(console: Console, run_folder: RunFolder) -> None:
-    """Say what was found damaged as this attempt began; nobody else will."""
+    """Print the parts found damaged when this attempt began; no other output names them."""
     for line in run_folder.left_out:
-        console.print(f"left out and to be done again: {line}")
+        console.print(f"damaged, will be recomputed: {line}")
 
 
 def num_ended(run_folder: RunFolder) -> int:
@@ -151,7 +151,7 @@ def num_ended(run_folder: RunFolder) -> int:
 
 
 def num_lost(run_folder: RunFolder) -> int:
-    """Return how many candidates have ended at a rung that was left out, so `resume` does it."""
+    """Return how many candidates ended at a rung that was found damaged; `resume` repeats it."""
     decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
     rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
     there = {(row["candidate"], row["rung"]) for row in rungs}
@@ -160,7 +160,7 @@ def num_lost(run_folder: RunFolder) -> int:
 
 
 def num_running(run_folder: RunFolder) -> int:
-    """Return how many candidates of a run were begun and have not ended."""
+    """Return how many candidates of a run were proposed and have not ended."""
     positions = run_folder.ledger.rows("candidates", ["position"])
     return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
 
@@ -180,5 +180,5 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
 
 
 def progress(ended: int, total: int | None) -> str:
-    """Return how many candidates there have been of how many."""
+    """Return a text such as "3 of 9 candidates"; without the total if it is unknown."""
     return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"

@@ -1,4 +1,4 @@
-"""Where results are read from: the folders of runs, and data sets that merge several."""
+"""Sources of results: run folders, and data sets that merge several runs."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from evaluators.storage import Place
 from search.programs.program import Program
 from search.sweep import Sweep, SweepError
 
-# What these say of a candidate may have been said by another run first: one row of several stays.
+# Tables that describe candidates: where several runs have the same one, a data set keeps one row.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
 _OF_A_PROGRAM = ("candidate", "rung", "program", "recipe", "script", "payload", "payload_file")
 
@@ -28,13 +28,13 @@ class Source:
     """The results of one run.
 
     Attributes:
-        name: what its points call their run.
-        place: the folder that was given: of the run, or of the data set that it is part of.
-        home: the run's own folder; that of a run in a data set may lie elsewhere, or nowhere.
+        name: the run's name in its points.
+        place: the given folder: the run's, or that of the data set that contains it.
+        home: the run's own folder; for a run in a data set it may be elsewhere or not exist.
         about: its `run.json`: the sweep, commands, versions, attempts.
-        sweep: what was asked for.
-        reader: returns the rows of a table, by its name and columns.
-        finder: returns what these candidates were at the last rung, and errors for those that
+        sweep: the run's sweep.
+        reader: returns the rows of a table, given its name and columns.
+        finder: returns the programs of candidates at the last rung, and errors for those that
             can't be read.
     """
 
@@ -55,16 +55,16 @@ class Source:
         return self.reader(table, columns)
 
     def programs(self, candidates: Collection[str]) -> Mapping[str, Program | ValueError]:
-        """Return the programs that candidates were at the last rung, or why one can't be read."""
+        """Return the programs of candidates at the last rung, or an error for an unreadable one."""
         return self.finder(candidates)
 
     def program_folder(self, model: str, candidate: str) -> Place | None:
-        """Return the folder in which a program lies as files, or None if there is none."""
+        """Return the folder with the files of a program, or None if there is none."""
         folder = self.home / "programs" / folder_name(model, candidate)
         return folder if (folder / "program.py").exists() else None
 
     def scorecard(self) -> bytes | None:
-        """Return what is in the run's scorecard.parquet, or None if there is none."""
+        """Return the content of the run's scorecard.parquet, or None if there is none."""
         try:
             return (self.home / "scorecard.parquet").read_bytes()
         except FileNotFoundError:
@@ -73,12 +73,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Imported:
-    """Points that others published, from a data set.
+    """Published points that were imported into a data set.
 
     Attributes:
-        name: what its points call their run.
+        name: the name that its points have as their run.
         place: the folder of the data set.
-        about: the file, and how it was mapped.
+        about: the imported file, and how its columns were mapped.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Imported:
 
 
 def open_sources(places: Sequence[Place]) -> tuple[list[Source], list[Imported]]:
-    """Return what lies in these folders, in their order: runs, and points of others.
+    """Return the runs and the imported points in these folders, in the order of the folders.
 
     Raises:
         SweepError: if one holds no results.
@@ -133,13 +133,13 @@ def _of_run(run: RunFolder) -> Source:
 def _of_dataset(place: Place, entry: DatasetSource, sweeps: Mapping[str, Sweep]) -> Source:
     sweep, reader = sweeps[entry.name], partial(_rows, place, entry.name, sweeps)
     finder = partial(_programs, place, reader, sweep.rungs.count - 1)
-    # The folder of a run on a store is not looked for: nothing of it is needed.
+    # A run folder on an object store is not looked up: nothing in it is needed.
     home = Path(entry.path) if "://" not in entry.path else place
     return Source(entry.name, place, home, entry.about, sweep, reader, finder)
 
 
 def entries_of(place: Place) -> list[DatasetSource]:
-    """Return what a data set was made of.
+    """Return the sources in the manifest of a data set: runs and imports.
 
     Raises:
         SweepError: if it is damaged.
@@ -166,7 +166,7 @@ def sweep_of(source: DatasetSource, place: Place) -> Sweep:
 
 
 def conditions_of(sweep: Sweep) -> str:
-    """Return what says what a rung and an example of a run mean: its task and its ladder."""
+    """Return the definition of a run's rungs and examples as JSON: its task and its ladder."""
     rungs = sweep.rungs.model_dump(mode="json", exclude={"count"})
     return json.dumps([sweep.task.model_dump(mode="json"), rungs], sort_keys=True)
 
@@ -178,7 +178,7 @@ def _rows(
     table: str,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Return the rows of a run in a data set, and what others said first of its candidates."""
+    """Return the rows of a run in a data set, plus those of its candidates from other runs."""
     schema = DATASET_TABLES[table]
     wanted = schema if columns is None else pa.schema([schema.field(each) for each in columns])
     if table not in _OF_CANDIDATES or len(sweeps) == 1:
@@ -188,7 +188,7 @@ def _rows(
     missing = _missing(place, name, table, own)
     if not len(missing):
         return own.select(wanted.names)
-    # A candidate is the same in all runs; what became of it, where a rung means the same.
+    # The definition of a candidate is the same in all runs, its results only if the rungs are.
     others = [
         other
         for other, sweep in sweeps.items()
@@ -201,7 +201,7 @@ def _rows(
 
 
 def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:
-    """Return candidates with rungs in a run of which a table says nothing there."""
+    """Return the candidates of a run that have rungs but no row of the run in `table`."""
     schema = DATASET_TABLES["rungs"]
     wanted = pa.schema([schema.field("candidate"), schema.field("program")])
     rungs = read_rows(place, "rungs", [name], wanted)
@@ -217,7 +217,7 @@ def _programs(
     last: int,
     candidates: Collection[str],
 ) -> dict[str, Program | ValueError]:
-    """Return programs of a run in a data set."""
+    """Return programs of a run in a data set, or an error for each that can't be read."""
     found: dict[str, Program | ValueError] = {
         candidate: ValueError(f"{place / 'programs'}: {candidate} is missing")
         for candidate in candidates

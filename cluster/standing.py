@@ -1,6 +1,6 @@
-"""How far a run is, in numbers, from rows of its ledger and its sweep.
+"""Progress statistics of a run, computed from rows of its ledger and its sweep.
 
-Nothing here reads, prints or looks at a clock.
+Pure functions: nothing here reads a file, prints or uses a clock.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from search.pareto import complexity
 from search.sweep import Sweep
 
 Rows = Sequence[Mapping[str, Any]]
-# What is needed of each table.
+# The columns needed from each table.
 COLUMNS = {
     "candidates": ("candidate", "task", "model", "regime", "family", "position"),
     "rungs": (
@@ -41,7 +41,7 @@ _FAILURES_SHOWN = 3
 
 @dataclass(frozen=True)
 class RungCount:
-    """How many drawn candidates have finished a rung, and how many of them failed there."""
+    """Number of proposed candidates that finished a rung, and of those that failed there."""
 
     index: int
     num_examples: int
@@ -52,16 +52,17 @@ class RungCount:
 
 @dataclass(frozen=True)
 class ModelStanding:
-    """What was found for a base model.
+    """Progress statistics of one base model.
 
     Attributes:
         model: its label.
-        begun: candidates that were proposed for it.
-        ended: those of them that have ended.
-        best: score, length in bits and number of examples of its best result: more examples weigh
-            more than a higher score on fewer. None before the first.
-        front: programs on its front.
-        shortest: for each target the bits of the shortest program that reaches it, if one does.
+        begun: number of candidates proposed for it.
+        ended: number of those that have ended.
+        best: score, length in bits and number of examples of its best result; a result on more
+            examples outranks a higher score on fewer. None before the first result.
+        front: number of programs on its front.
+        shortest: for each target the bits of the shortest program that reaches it, None if none
+            does.
     """
 
     model: str
@@ -74,11 +75,11 @@ class ModelStanding:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the last attempt that scored anything was, and when it will end.
+    """Speed of the last attempt that scored anything, and its expected end.
 
     Attributes:
-        rungs_a_minute: finished, since its first rung began.
-        ends_at: when all candidates will have ended at this pace, None if nobody can say.
+        rungs_a_minute: rungs finished per minute since its first rung began.
+        ends_at: when all candidates will have ended at this pace, None if it can't be estimated.
         budget_ends_at: when its time budget is used up, None if there is none.
     """
 
@@ -89,22 +90,22 @@ class Pace:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is.
+    """Progress statistics of a run.
 
     Attributes:
-        rungs: the ladder.
-        coarser: coarser versions of adapters that were scored beside them.
-        coarser_failed: those of them that failed.
+        rungs: counts at each rung of the ladder.
+        coarser: coarsenings of adapters that were scored, counted apart from the candidates.
+        coarser_failed: number of those that failed.
         models: in the order of the sweep file.
-        begun: candidates that were proposed.
-        most: how many there will be at most, None where only the time ends the run.
-        completed: candidates that completed the last rung.
-        stopped: candidates that ended before.
-        verified: programs whose files were run.
+        begun: number of proposed candidates.
+        most: upper limit of that number, None if only the time budget ends the run.
+        completed: number of candidates that completed the last rung.
+        stopped: number of candidates that ended before it.
+        verified: number of programs whose files were run.
         failures: candidate and last line of the error of the latest failed rungs, the latest first.
-        num_failed: rungs that failed in all.
-        usage: what workers did with their time.
-        pace: None before the first rung.
+        num_failed: number of all failed rungs.
+        usage: how each worker spent its time.
+        pace: speed and expected end, None before the first rung.
         last: when the last rung was finished.
     """
 
@@ -130,19 +131,19 @@ class Standing:
 
     @property
     def running(self) -> int:
-        """Return how many candidates were begun and have not ended."""
+        """Return how many candidates were proposed and have not ended."""
         return max(0, self.begun - self.ended)
 
 
 def standing_of(sweep: Sweep, tables: Mapping[str, Rows]) -> Standing:
-    """Return how far a run is.
+    """Return the progress statistics of a run.
 
     Args:
-        sweep: what was asked for.
+        sweep: the run's sweep.
         tables: rows of the ledger with the columns `COLUMNS`.
     """
     rungs, decisions = tables["rungs"], tables["decisions"]
-    # A rate search makes these of a candidate after its last rung: nobody drew them.
+    # Coarsenings have no position: a rate search makes them from a candidate after its last rung.
     made = {row["candidate"] for row in tables["candidates"] if row["position"] is None}
     coarser = [row for row in rungs if row["candidate"] in made]
     finished = Counter(row["rung"] for row in rungs if row["candidate"] not in made)

@@ -1,4 +1,4 @@
-"""Adapters between rungs: what was trained so far, one file a candidate, rung and attempt."""
+"""Checkpoints of adapters between rungs: one file per candidate, rung and attempt."""
 
 from contextlib import suppress
 
@@ -7,18 +7,18 @@ from evaluators.storage import Place, write_whole
 
 
 class States:
-    """The folder `states` of a run.
+    """The folder `states` of a run, which holds its checkpoints.
 
     Args:
         run: the run's folder.
-        ledger: says which attempt's state a rung was measured with.
+        ledger: says with which attempt's checkpoint a rung was measured.
     """
 
     def __init__(self, run: Place, ledger: Ledger) -> None:
         self._folder, self._ledger = run / "states", ledger
 
     def write(self, candidate: str, rung: int, state: bytes) -> None:
-        """Keep the state of a candidate after a rung.
+        """Write the checkpoint of a candidate after a rung.
 
         Raises:
             OSError: if it can't be written.
@@ -27,9 +27,10 @@ class States:
         write_whole(self._file(candidate, rung, self._ledger.attempt), state)
 
     def before(self, candidate: str, rung: int) -> bytes | None:
-        """Return the latest state of a candidate from a rung before `rung`, None if there is none.
+        """Return a candidate's latest checkpoint from before `rung`, None if there is none.
 
-        Of all states at a rung it is the one that the accepted row was measured with.
+        Where several attempts wrote one at the same rung, it is the one that the accepted row was
+        measured with.
 
         Raises:
             OSError, ValueError: if a part of the ledger can't be read.

@@ -1,8 +1,8 @@
-"""The command status: how far a run is, once or again and again until nobody holds it.
+"""The command `status`: progress of a run, printed once or repeatedly while the run is locked.
 
-Nothing here changes a run, and nothing imports torch or Ray, so it answers at once. A watch reads
-only what came since its last look. On a terminal it renews a table; elsewhere it prints a line with
-the time where something has changed, and nothing where not.
+Changes nothing in the run, and imports neither torch nor Ray, so it starts fast. With `--watch`
+each look reads only what was added since the one before. A terminal shows a table that is updated
+in place; any other output gets a line with the time for each look at which something has changed.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from evaluators.storage import Place
 from search.sweep import SweepError
 
 DONE, INTERRUPTED = 0, 130
-# Looking takes at most this share of a watcher's time, however long a ledger has become.
+# Limits the share of its time that a watch spends on reading, however long the ledger is.
 _LOOKING_SHARE = 0.2
 
 
 def status(args: argparse.Namespace) -> int:
-    """Print how far a run is; with `--watch` until nobody holds it any more."""
+    """Print the progress of a run; with `--watch` repeat it until the run is not locked."""
     watch, console = Watch(args.run), Terminal()
     if args.watch is None:
         watch.look()
@@ -39,23 +39,23 @@ def status(args: argparse.Namespace) -> int:
     try:
         (_watch_table if renews(console) else _watch_lines)(watch, console, args.watch)
     except KeyboardInterrupt:
-        # Who watches leaves this way; the run does not notice.
+        # Ctrl-C is the usual way to leave a watch; the run is not affected.
         return INTERRUPTED
     console.print(ending(watch))
     return DONE
 
 
 class Watch:
-    """A run that is looked at from outside.
+    """A run observed by another process than its driver.
 
     Args:
         path: its folder.
         clock: seconds.
 
     Attributes:
-        run: what was asked for, and by which attempt.
-        standing: how far it was at the last look.
-        holder: who holds it, None if nobody does.
+        run: the opened run folder, with the sweep and the latest attempt.
+        standing: progress at the last look, None before the first.
+        holder: text on the attempt that holds the lock, None if the run is not locked.
 
     Raises:
         SweepError: if there is no readable run.
@@ -70,13 +70,13 @@ class Watch:
         self._asked_at = -BEAT_S
 
     def look(self) -> Standing:
-        """Return how far the run is.
+        """Read what was added to the ledger and return the progress of the run.
 
         Raises:
             SweepError: if its ledger can't be read.
             OSError: if its store does not answer.
         """
-        # First: what it wrote before it let go is then seen in the same look.
+        # Check the lock first: what its holder wrote before releasing it is then read below.
         now = self._clock()
         if now - self._asked_at >= BEAT_S:
             self._asked_at = now
@@ -145,13 +145,13 @@ def _pause(every_s: float, looking_s: float) -> float:
 
 
 def view(watch: Watch, console: Console) -> RenderableType:
-    """Return all that a terminal shows of a run, to be shown again in its place."""
+    """Return everything that a terminal shows of a run, to be redrawn in place."""
     standing = watch.look() if watch.standing is None else watch.standing
     lines = [_title(watch), _held(watch), _ended(watch, standing)]
     lines += [*_pace(watch, standing), *_failures(standing)]
-    # A terminal with few lines shows the first of them.
+    # The most important lines come first, because a short terminal cuts off the end.
     return Group(
-        # The console cuts no line of what is only printed; here every line has to fit.
+        # Printed lines are not cut, but those of a live display are, so they have to be folded.
         folded("\n".join(lines)),
         *models_table(console, standing, watch.run.sweep.targets),
         *rungs_table(console, standing),
@@ -160,7 +160,7 @@ def view(watch: Watch, console: Console) -> RenderableType:
 
 
 def news(before: Standing, after: Standing, watch: Watch) -> list[str]:
-    """Return what has changed between two looks: one line, and one for each new failure."""
+    """Return the changes between two looks: one line, and one for each new failure."""
     found = [
         f"rung {new.index}: {new.finished} finished"
         for old, new in zip(before.rungs, after.rungs, strict=True)
@@ -172,7 +172,7 @@ def news(before: Standing, after: Standing, watch: Watch) -> list[str]:
         if (old_model.best, old_model.front) != (new_model.best, new_model.front):
             found.append(f"{new_model.model}: {_best(new_model)}, {new_model.front} on the front")
     came = {one.worker for one in after.usage} - {one.worker for one in before.usage}
-    found += [f"worker {name} is there" for name in sorted(came)]
+    found += [f"worker {name} is ready" for name in sorted(came)]
     if before.verified != after.verified:
         found.append(f"{after.verified} programs verified")
     lines = ["; ".join([*found, *_pace(watch, after)])] if found else []
@@ -181,20 +181,19 @@ def news(before: Standing, after: Standing, watch: Watch) -> list[str]:
 
 
 def ending(watch: Watch) -> str:
-    """Return why there is nothing more to watch."""
+    """Return the last lines of a watch: why it ended, and the next command."""
     standing = watch.look()
     return _what_next(watch, standing, f": {_ended(watch, standing)}")
 
 
 def _what_next(watch: Watch, standing: Standing, so_far: str = "") -> str:
-    """Return what can be done with a run that nobody holds."""
+    """Return the next command for a run that is not locked."""
     if standing.running or (standing.most is not None and standing.ended < standing.most):
         return (
-            f"nobody holds it, and it is not complete{so_far}. Go on with:\n"
-            f"  kilobit resume {watch.run.path}"
+            f"not running, and not complete{so_far}. Go on with:\n  kilobit resume {watch.run.path}"
         )
     return (
-        "nobody holds it, and nothing is left to try. Look at what was found with:\n"
+        "not running, and nothing is left to try. Show the results with:\n"
         f"  kilobit front {watch.run.path}"
     )
 
@@ -204,11 +203,11 @@ def _title(watch: Watch) -> str:
 
 
 def _held(watch: Watch) -> str:
-    return "nobody holds it" if watch.holder is None else f"held by {watch.holder}"
+    return "not running" if watch.holder is None else f"locked by {watch.holder}"
 
 
 def _ended(watch: Watch, standing: Standing) -> str:
-    running = "were in hand" if watch.holder is None else "are in hand"
+    running = "were in progress" if watch.holder is None else "are in progress"
     return (
         f"{progress(standing.ended, standing.most)} ended: {standing.completed} completed the last "
         f"rung, {standing.stopped} stopped before; {standing.running} {running}, "
@@ -224,7 +223,7 @@ def _best(one: ModelStanding) -> str:
 
 
 def _pace(watch: Watch, standing: Standing) -> list[str]:
-    """Return how fast the run is and how long it will take; nothing where nobody holds it."""
+    """Return one line on speed and remaining time, or none if the run is not locked."""
     if standing.pace is None or watch.holder is None:
         return []
     now, parts = datetime.now(UTC), [f"{standing.pace.rungs_a_minute:.1f} rungs a minute"]

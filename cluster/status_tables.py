@@ -1,4 +1,4 @@
-"""The tables of the command status, and what it says of workers."""
+"""The tables of the command `status`, and its lines about workers."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _WORKERS_SHOWN = 8
 
 
 def rungs_table(console: Console, standing: Standing) -> list[Table | Text]:
-    """Return how many candidates finished each rung."""
+    """Return the table of rungs: how many candidates finished each."""
     columns = {
         "rung": [str(rung.index) for rung in standing.rungs],
         "examples": [str(rung.num_examples) for rung in standing.rungs],
@@ -33,7 +33,7 @@ def rungs_table(console: Console, standing: Standing) -> list[Table | Text]:
 def models_table(
     console: Console, standing: Standing, targets: Sequence[float]
 ) -> list[Table | Text]:
-    """Return what was found for each base model."""
+    """Return the table of base models: the best results of each."""
     models = standing.models
     best = [one.best for one in models]
     columns = {
@@ -50,12 +50,12 @@ def models_table(
         bits = [one.shortest[index] for one in models]
         columns[head] = ["" if one is None else str(one) for one in bits]
     least_needed = ("examples", "begun", "front", "ended", *reversed(reached), "bits", "best")
-    title = "best score so far; bits at which a score is reached"
+    title = "best score so far; fewest bits that reach each target score"
     return fitting_table(console, columns, least_needed, title)
 
 
 def workers_table(console: Console, usage: Sequence[Usage]) -> list[Table | Text]:
-    """Return what the least busy workers did; they are what somebody has to look at."""
+    """Return the table of the least busy workers, which are the ones to look into."""
     shown = sorted(usage, key=lambda one: one.compute_share)[:_WORKERS_SHOWN]
     columns = {
         "worker": [one.worker for one in shown],
@@ -74,7 +74,7 @@ def workers_table(console: Console, usage: Sequence[Usage]) -> list[Table | Text
 
 
 def usage_line(one: Usage) -> str:
-    """Return what a worker did with its seconds, and how much of it its model computed."""
+    """Return a line on how a worker spent its time, with its tokens and speed."""
     seconds = {
         "loading": one.load_s,
         "training": one.train_s,

@@ -1,15 +1,15 @@
-"""A resident base model, bare or with a program on it, asked about anything.
+"""A resident base model, bare or with a program, applied to questions of any task.
 
-How a program applies to what it was not found for:
-- its adapter is on the model for whatever is asked, exactly as program.py puts it there;
-- its prompt (instruction and demonstrations) stands before every question, and inside the chat
-  template where the program uses that;
-- the question's own template, stop strings and limits are those of what is asked;
-- its steps on outputs belong to its own task and are left out, unless they are asked for.
-Before a text that is only read, the prompt stands without a chat template.
+How a program applies to tasks that it was not found for:
+- its adapter is on the model for every question, exactly as program.py puts it there;
+- its prompt (instruction and demonstrations) stands before every question, inside the chat
+  template if the program uses one;
+- template of the question, stop strings and limits come from the task of the question;
+- its steps on outputs belong to its own task and are left out unless they are requested.
+A text that is only scored stands after the prompt without a chat template.
 
-Every answer is the likeliest token at each step, for all programs alike; options of a model's own
-generation config that change that (a repetition penalty, beams) are left out.
+Decoding is greedy for all programs; options in a model's own generation config that change that (a
+repetition penalty, beams) are ignored.
 """
 
 import math
@@ -42,13 +42,13 @@ class Subject:
     """A base model with a program on it; see the module's text.
 
     Attributes:
-        frozen: the base model, the adapter on it.
-        prompt: what stands before a question.
+        frozen: the base model, with the adapter if there is one.
+        prompt: the text before a question.
         chat: questions go into the chat template.
-        steps: applied to every output.
-        changes: what an adapter changes that can't be on the model.
-        num_soft: vectors before the text.
-        planner: cuts rows into passes.
+        steps: postprocessing that is applied to every output.
+        changes: changes of an adapter that is not installed on the model.
+        num_soft: number of soft prompt vectors before the text.
+        planner: divides rows into passes.
     """
 
     frozen: Frozen
@@ -61,7 +61,7 @@ class Subject:
 
     @property
     def soft(self) -> Ids:
-        """Return the ids of the vectors before the text."""
+        """Return the ids of the soft prompt vectors."""
         return tuple(-1 - i for i in range(self.num_soft))
 
     @property
@@ -74,7 +74,7 @@ class Subject:
         return asked(self.frozen, self.chat, self.prompt + "{input}", question)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the tokens of a text, with the tokenizer's own where it has some and may."""
+        """Return the tokens of a text; `special`: with special tokens, if the model uses them."""
         ids: list[int] = self.frozen.tokenizer(
             text, add_special_tokens=special and self.frozen.special_tokens
         )["input_ids"]
@@ -83,7 +83,7 @@ class Subject:
     def answer(
         self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
-        """Return what the model says; see `evaluators.battery.Model`."""
+        """Return the answers to questions; see `evaluators.battery.Model`."""
         texts = [self.text(question) for question in questions]
         found = self.continued(texts, max_new_tokens, stop)
         return [postprocess(text, self.steps) for text in found]
@@ -105,7 +105,7 @@ class Subject:
         return self.continued_rows(rows)
 
     def continued_rows(self, rows: Sequence[Asked]) -> list[str]:
-        """Return greedy continuations of tokens, soft ones first; see `continued`."""
+        """Return greedy continuations of rows of tokens, soft ones first; see `continued`."""
         for row in rows:
             check_room(self.frozen, row)
         found = []
@@ -116,10 +116,10 @@ class Subject:
         return found
 
     def judged(self, rows: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
-        """Return log-probability in nats of tokens after others, and whether all are the likeliest.
+        """Return each answer's log-probability in nats, and whether all its tokens are likeliest.
 
         Args:
-            rows: what is read first, one token at least, and what is judged, one token at least.
+            rows: pairs of a context and an answer, at least one token each.
 
         Raises:
             ValueError: if a row does not fit into the context.
@@ -127,9 +127,9 @@ class Subject:
         """
         whole = [Asked(0, (*self.soft, *ids), len(new)) for ids, new in rows]
         for row in whole:
-            # The last token is not read.
+            # The last token is scored but never read, so it needs no room.
             check_room(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
-        # Rows of like length together, so that little is padded.
+        # Sort by length, so that passes need little padding.
         order = sorted(range(len(rows)), key=lambda i: whole[i].tokens)
         with Pack(self.frozen.model, [self.changes], self.frozen.shard) as pack:
             made = self.planner.run(
@@ -151,8 +151,8 @@ class Subject:
     def bits(self, texts: Sequence[str]) -> list[float]:
         """Return -log2 of the probability of each text; see `evaluators.battery.Model`.
 
-        A text of more than half a context is read in pieces of that length, the same for all
-        programs; each piece stands after the prompt alone.
+        A text longer than half the context is split into pieces of that length, the same for all
+        programs; each piece is scored directly after the prompt.
 
         Raises:
             ValueError: if the prompt does not fit into the other half.
@@ -173,7 +173,7 @@ class Subject:
 
 
 def bare(frozen: Frozen) -> Subject:
-    """Return a base model with nothing on it."""
+    """Return a base model without a program."""
     return Subject(frozen, planner=Planner(pass_tokens(frozen)))
 
 
@@ -181,18 +181,18 @@ def bare(frozen: Frozen) -> Subject:
 def with_program(
     frozen: Frozen, candidate: Candidate, program: Program, task: Task, *, steps: bool = False
 ) -> Iterator[Subject]:
-    """Put a program on a base model and take it off again, whatever happens.
+    """Apply a program to a base model, and restore the model on exit, even after an error.
 
     Args:
-        frozen: the base model, with nothing on it.
-        candidate: what the program does.
+        frozen: the base model, without an adapter.
+        candidate: the program's candidate, which describes its adapter.
         program: its two files.
-        task: that it was found for; a prompt may name examples of it.
-        steps: apply its steps on outputs too.
+        task: the task it was found for; a prompt may name examples of it.
+        steps: apply its postprocessing steps too.
 
     Raises:
         PayloadError: if the payload is damaged.
-        ValueError: if the model has no place for the adapter.
+        ValueError: if the adapter does not fit the model.
     """
 
     def here(section: bytes) -> str:
@@ -237,6 +237,6 @@ def with_program(
 
 def _beside(frozen: Frozen, spec: AdapterSpec) -> tuple[Adapter, Changes]:
     found = detached(frozen, spec)
-    # A soft prompt always has a form of its own.
+    # `detached` returns None only for adapters that must be installed; a soft prompt need not be.
     assert found is not None
     return found

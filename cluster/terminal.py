@@ -1,4 +1,4 @@
-"""What is printed for a person: plain lines, also where nobody reads them any more."""
+"""Output on a terminal: consoles, tables and safe text; a closed pipe is not an error."""
 
 import os
 import sys
@@ -14,16 +14,16 @@ _UNBOUNDED = 10_000
 
 
 class Terminal(Console):
-    """A console whose reader may leave (`| head -1`): what it says goes nowhere then.
+    """A console that falls silent when its output pipe is closed (`| head -1`).
 
-    Whatever is done goes on, and its result and exit status are what they would have been.
+    The command continues, and its result and exit status stay the same.
     """
 
     def __init__(self) -> None:
         super().__init__(soft_wrap=True, markup=False)
 
     def on_broken_pipe(self) -> None:
-        """Say no more."""
+        """Discard all further output."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -34,7 +34,7 @@ def wide_table(
     rows: Iterable[Sequence[str | Text]],
     title: str | None = None,
 ) -> Table:
-    """Return a table as wide as it has to be, whatever the terminal."""
+    """Return a table as wide as its content, whatever the width of the terminal."""
     table = Table(
         *(Column(head, no_wrap=True) for head in heads),
         title=title,
@@ -55,13 +55,13 @@ def fitting_table(
     least_needed: Iterable[str],
     title: str | None = None,
 ) -> list[Table | Text]:
-    """Return a table that cuts nothing, and below it which columns a terminal has no room for.
+    """Return a table that cuts no cell, and a line that lists the columns without room.
 
     Args:
-        console: where it is shown; where that is no terminal, every column is.
-        columns: cells by head.
-        least_needed: heads of what may be left out, in this order.
-        title: what stands above.
+        console: where it is shown; if that is not a terminal, no column is left out.
+        columns: cells by heading.
+        least_needed: headings of the columns that may be left out, in this order.
+        title: the line above the table.
     """
     shown, left_out = dict(columns), list[str]()
     table = wide_table(console, shown, zip(*shown.values(), strict=True), title)
@@ -74,22 +74,22 @@ def fitting_table(
 
 
 def folded(text: str) -> Text:
-    """Return lines that go on in the next where they are longer than a terminal."""
+    """Return text whose lines wrap at the width of the terminal."""
     return Text(text, no_wrap=False, overflow="fold")
 
 
 def stderr_console() -> Console:
-    """Return a console for what is said beside a result that a program may read."""
+    """Return a console on stderr, for messages beside a result that a program may read."""
     return Console(stderr=True, soft_wrap=True, markup=False)
 
 
 def renews(console: Console) -> bool:
-    """Return whether a console can show something again in its place, as bars and tables need."""
+    """Return whether a console can redraw in place, as progress bars and live tables need."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def plain(text: str) -> str:
-    """Return a text from elsewhere without what would steer a terminal."""
+    """Return an untrusted text without characters that could control a terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )

@@ -1,4 +1,4 @@
-"""A frozen model as the codec of texts: its logits and its tokenizer for `token_coder`.
+"""A base model as a codec of texts: its logits and its tokenizer for `token_coder`.
 
 Each call runs the whole sequence as a batch of one, without a cache, as the program's decoder does.
 """
@@ -28,7 +28,11 @@ def next_logits(model: Any) -> NextLogits:
 
 
 def start_token(tokenizer: Any) -> int:
-    """Return the id before a text: the start token's, or the end's; CodingError without both."""
+    """Return the id that precedes a text: of the start token, or else of the end token.
+
+    Raises:
+        CodingError: if the tokenizer has neither.
+    """
     token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if token is None:
         raise CodingError("the tokenizer has neither a start nor an end token")
@@ -36,23 +40,23 @@ def start_token(tokenizer: Any) -> int:
 
 
 def encode_text(frozen: Frozen, text: str) -> bytes:
-    """Return the section of `text`.
+    """Return `text` coded as a section of a payload.
 
     Raises:
-        CodingError: if the tokenizer does not give `text` back, or the model can't code it.
+        CodingError: if the tokenizer does not reproduce `text`, or the model can't code it.
     """
     ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
     if frozen.tokenizer.decode(ids) != text:
-        raise CodingError("the tokenizer does not give the text back")
+        raise CodingError("the tokenizer does not reproduce the text")
     if frozen.context is not None and len(ids) > frozen.context:
-        raise CodingError(f"{len(ids)} tokens are more than the model takes ({frozen.context})")
+        raise CodingError(f"{len(ids)} tokens exceed the model's context ({frozen.context})")
     return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))
 
 
 def text_bits(frozen: Frozen, text: str) -> float:
     """Return -log2 of the probability of a text's tokens, inf if the model can't code it.
 
-    The end is not counted; the sections that `encode_text` writes are a few bits longer.
+    The end of the text is not counted; a section written by `encode_text` is a few bits longer.
     """
     ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
     if frozen.tokenizer.decode(ids) != text or not _fits(frozen, len(ids) + 1):
@@ -71,12 +75,16 @@ def _fits(frozen: Frozen, num_tokens: int) -> bool:
 
 
 def decode_text(frozen: Frozen, data: bytes) -> str:
-    """Return the text that `encode_text` was given; raises what `decode_tokens` does."""
+    """Return the text coded by `encode_text`.
+
+    Raises:
+        PayloadError: if there are more tokens than the model's context; else as `decode_tokens`.
+    """
     logits = next_logits(frozen.model)
 
     def bounded(ids: Sequence[int]) -> npt.NDArray[np.float32]:
         if frozen.context is not None and len(ids) > frozen.context:
-            raise PayloadError(f"more tokens than the model takes ({frozen.context})")
+            raise PayloadError(f"more tokens than the model's context ({frozen.context})")
         return logits(ids)
 
     return str(frozen.tokenizer.decode(decode_tokens(data, start_token(frozen.tokenizer), bounded)))

@@ -1,7 +1,8 @@
-"""Results on their way to experiment trackers, by Ray's own callbacks.
+"""Experiment trackers: results are sent to them through Ray's own callbacks.
 
-Trackers are told, never asked: the ledger is the truth. Each has a thread of its own, so a server
-that is slow holds nobody up, and one that fails is warned of once and left out from then on.
+Results are only sent, never read back: the ledger is the truth. Each tracker has a thread of its
+own, so a slow server does not delay the run; a tracker that fails is reported once and gets no more
+results.
 
 A trial is a candidate, so each candidate is a run (MLflow, Weights & Biases) or a folder of event
 files (TensorBoard), and each of its rungs a step.
@@ -29,34 +30,34 @@ from search.trackers import MlflowTracker, TensorboardTracker, Tracker, WandbTra
 
 Call = Callable[[], None]
 _LOG = logging.getLogger("kilobit")
-# What a tracker's library does for minutes otherwise, while nothing more can be told to it.
+# Without these limits MLflow retries for minutes, and its tracker takes no results meanwhile.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _FINISH_S, _HURRIED_S = 60.0, 3.0
-# Of each result; what else Tune has in it concerns nobody.
+# The fields of a result that are sent; the rest is Tune's own bookkeeping.
 _NUMBERS = ("score", "program_bits", "payload_bits", "num_examples", "rung", "seconds")
 
 
 def make_trackers(run: RunFolder, tell: Callable[[str], None]) -> list["Tracking"]:
-    """Return what tells the trackers of a run's sweep.
+    """Return the callbacks for the trackers in a run's sweep.
 
     Args:
         run: the run.
-        tell: shows a person that one has failed.
+        tell: shows the user a message about a failed tracker.
 
     Raises:
-        SweepError: if one has no place to write to.
+        SweepError: if one has no local folder to write to.
     """
     return [_make(config, index, run, tell) for index, config in enumerate(run.sweep.trackers)]
 
 
 class Subject:
-    """A candidate as Ray's callbacks see a trial.
+    """A candidate with the attributes that Ray's callbacks expect of a trial.
 
     Attributes:
         trial_id: unique among all runs.
-        config: what is known of it beforehand.
-        local_path: where its files go, None if there are none.
-        experiment_dir_name: what groups the candidates of a run.
+        config: its metadata, known before the first result.
+        local_path: the folder of its files, None if there are none.
+        experiment_dir_name: the name that groups the candidates of a run.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Subject:
         self.trial_id, self.experiment_dir_name = trial_id, group
         self.config = self.evaluated_params = dict(about)
         self._name = f"{about['model']}-{about['candidate']}"
-        # A candidate that goes on in another attempt is another trial.
+        # A candidate resumed by another attempt is another trial, with a folder of its own.
         self.local_path = folder and str(folder / f"{self._name}-{trial_id}")
 
     def init_local_path(self) -> None:
-        """Make the folder of its files, if it has one."""
+        """Create the folder of its files, if it has one."""
         if self.local_path is not None:
             Path(self.local_path).mkdir(parents=True, exist_ok=True)
 
@@ -78,15 +79,15 @@ class Subject:
 
 
 class Tracking(Callback):
-    """Tells one tracker; see the module's text.
+    """Callback that sends results to one tracker from a thread of its own.
 
     Args:
-        kind: what it is called.
+        kind: name of the tracker.
         make: returns Ray's callback for it.
-        regimes: of the base models, by label.
-        folder: where it writes files, None if it does not.
-        group: what groups the candidates of the run.
-        tell: shows a person that it has failed.
+        regimes: regimes of the base models, by label.
+        folder: the folder it writes files to, None if it writes none.
+        group: the name that groups the candidates of the run.
+        tell: shows the user a message about its failure.
     """
 
     def __init__(
@@ -107,23 +108,23 @@ class Tracking(Callback):
         self._thread = threading.Thread(target=self._work, name=f"tracker {kind}", daemon=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks to a folder that nobody reads.
+        # Tune pickles its callbacks, but the pickle is never read.
         return {}
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Begin; Tune calls this once."""
+        """Start the thread; Tune calls this once."""
         self._thread.start()
         self._calls.put(self._begin)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """Tell what a candidate did at a rung; a worker that was lost is no result."""
+        """Send a candidate's result at a rung; a message about a lost worker is not a result."""
         if "candidate" not in result:
             return
         told = {name: result[name] for name in _NUMBERS if result.get(name) is not None}
         told |= {"failed": int(result.get("error") is not None)}
-        # Steps begin at 1, or it would be taken for none.
+        # Steps begin at 1, because Ray's callbacks take a step of 0 for a missing one.
         told["training_iteration"] = result["rung"] + 1
         subject = self._subjects.get(trial.trial_id)
         if subject is None:
@@ -132,15 +133,15 @@ class Tracking(Callback):
         self._calls.put(lambda: self._inner.log_trial_result(iteration, subject, told))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Tell that a candidate has ended."""
+        """Report that a candidate has ended."""
         self._end(trial, failed=False)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Tell that a candidate left no result."""
+        """Report that a candidate ended without a result."""
         self._end(trial, failed=True)
 
     def finish(self, timeout_s: float = _FINISH_S) -> None:
-        """Wait until all is told, but not for ever; nothing more is told after."""
+        """Flush pending results, with a time limit; later results are dropped."""
         if not self._thread.is_alive():
             return
         for subject in self._subjects.values():
@@ -150,7 +151,7 @@ class Tracking(Callback):
         self._calls.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._warn(f"has not taken everything within {timeout_s:g} s; the ledger has it all")
+            self._warn(f"did not take all results within {timeout_s:g} s; the ledger has them")
 
     def _log_start(self, subject: Subject) -> None:
         subject.init_local_path()
@@ -188,7 +189,7 @@ class Tracking(Callback):
             except Exception as error:  # noqa: BLE001 - a tracker may fail in any way
                 self._failed = True
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self._warn(f"is left out from here on, the search goes on: {why}")
+                self._warn(f"failed and gets no more results, the search continues: {why}")
 
     def _warn(self, what: str) -> None:
         text = f"tracker {self._kind} {what}"
@@ -200,7 +201,7 @@ def _make(config: Tracker, index: int, run: RunFolder, tell: Callable[[str], Non
     folder, regimes = None, {model.label: model.regime for model in run.sweep.base_models}
     group = run.path.name
     if isinstance(config, WandbTracker):
-        # Its process goes there, and keeps there what it could not send.
+        # The process of wandb runs in this folder, and keeps unsent results there.
         on_store = isinstance(run.path, StoredPath)
         folder = Path(mkdtemp(prefix="kilobit-wandb-") if on_store else run.path / "wandb")
     if isinstance(config, TensorboardTracker):
@@ -208,8 +209,8 @@ def _make(config: Tracker, index: int, run: RunFolder, tell: Callable[[str], Non
         place = under(run.sweep_folder, named)
         if isinstance(place, StoredPath):
             raise SweepError(
-                f"trackers.{index}.folder: the run lies on a store, and event files are written "
-                "to a disk: give a local folder"
+                f"trackers.{index}.folder: the run is in object storage, but event files need a "
+                "disk: give a local folder"
             )
         folder = place
     return Tracking(config.kind, lambda: _callback(config, run), regimes, folder, group, tell)
@@ -222,7 +223,7 @@ def _callback(config: Tracker, run: RunFolder) -> Any:
     if isinstance(config, MlflowTracker):
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        # It would set what is in the environment to nothing.
+        # Given None, the callback would override the environment variable.
         uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         return MLflowLoggerCallback(uri, experiment_name=config.experiment or run.sweep.name)
     if isinstance(config, WandbTracker):
@@ -236,7 +237,7 @@ def _callback(config: Tracker, run: RunFolder) -> Any:
 
 @contextmanager
 def finishing(trackers: Sequence[Tracking]) -> Iterator[None]:
-    """Let trackers finish at the end; who is interrupted or fails does not wait long for them."""
+    """Finish trackers on exit, within a shorter time limit after an error or an interrupt."""
     try:
         yield
     except BaseException:

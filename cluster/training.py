@@ -1,4 +1,4 @@
-"""The examples of a training step, as token ids with labels on the answers only."""
+"""Batches of training steps: examples as token ids, with labels on the answers only."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ Row = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What an adapter is trained on: answers after a prompt and their questions.
+    """Training data of an adapter: answers after a prompt and their questions.
 
     Attributes:
         task: gives the templates.
         prompt: the text before the question.
-        examples: what a step draws from.
+        examples: the examples that a step draws from.
         chat: the question goes into the model's chat template.
     """
 
@@ -37,7 +37,7 @@ class Lesson:
 def training_batch(
     frozen: Frozen, lesson: Lesson, spec: AdapterSpec, step: int
 ) -> dict[str, torch.Tensor]:
-    """Return ids, mask and labels of shape [batch, longest]; the seed and the step choose them.
+    """Return ids, mask and labels of shape [batch, longest], drawn by seed and step.
 
     Raises:
         ValueError: if an example does not fit into the model's context.
@@ -47,7 +47,7 @@ def training_batch(
 
 
 def training_rows(frozen: Frozen, lesson: Lesson, spec: AdapterSpec, step: int) -> list[Row]:
-    """Return for each row of a step the ids before the answer and those of the answer.
+    """Return the rows of a step: the ids before the answer and the ids of the answer.
 
     Raises:
         ValueError: if an example does not fit into the model's context.
@@ -92,7 +92,7 @@ def _right_padded(rows: Sequence[Row], pad: int, device: torch.device) -> dict[s
 
 
 def finite_loss(loss: float, step: int) -> float:
-    """Return `loss`.
+    """Return `loss` after checking it.
 
     Raises:
         FloatingPointError: if it is not finite.

@@ -1,7 +1,7 @@
-"""A candidate as Ray Tune sees it: a trial that holds no model and only sends messages.
+"""The Ray Tune trial of a candidate: it holds no model and only exchanges messages with a worker.
 
-A trial is one candidate, an iteration is one rung. The process that runs it imports neither torch
-nor transformers, and takes up the next candidate when one has ended.
+A trial is one candidate, an iteration is one rung. Its process imports neither torch nor
+transformers, and is reused for the next candidate when one has ended.
 """
 
 import time
@@ -20,15 +20,15 @@ from evaluators.storage import place
 from search.candidate import Candidate
 from search.rungs import Rung
 
-# A file system may fail for a moment; what lasts is the run's failure.
+# A file system may fail for a moment, so a rung is repeated; a lasting failure ends the run.
 _MAX_WRITE_FAILURES = 2
 _LOOK_EVERY_S = 5.0
-# Ray finds another place for a worker within seconds where there is one.
+# Ray reschedules a worker within seconds if the cluster has free resources.
 _AWAY_S = 20.0
 
 
 class WorkerAwayError(RuntimeError):
-    """The worker has no place on the cluster for now."""
+    """The worker lost its resources on the cluster and waits to be rescheduled."""
 
 
 class WorkerLostError(RuntimeError):
@@ -39,7 +39,7 @@ class RungTrial(tune.Trainable):
     """One candidate; `step` runs its next rung on a worker."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take up a candidate."""
+        """Set the candidate, its worker and its rungs from Tune's config."""
         self._candidate = Candidate.model_validate_json(config["candidate"])
         self._message: str = config["candidate"]
         self._worker_name: str = config["worker"]
@@ -50,16 +50,16 @@ class RungTrial(tune.Trainable):
         self._room: str | None = config["room"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another candidate in this process."""
+        """Reuse this process for another candidate."""
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Run one rung and return its row as a message.
 
-        `halt` in it says why the run can't go on: the ledger can't be written, or belongs to a
-        newer attempt. `lost` says why the worker is not there any more, `away` why it is not there
-        for now. None of them is the candidate's failure.
+        Instead of the row the message may hold a reason that is not the candidate's failure:
+        `halt`, why the run can't continue (the ledger can't be written, or belongs to a newer
+        attempt); `lost`, why the worker is dead; `away`, why it is unavailable for now.
         """
         rung = self._rungs[self._next]
         self._next += 1
@@ -86,12 +86,12 @@ class RungTrial(tune.Trainable):
         try:
             worker: Any = ray.get_actor(self._worker_name)
         except ValueError as error:
-            # Ray forgets the names of the dead.
+            # Ray drops the name of an actor that will not be started again.
             raise WorkerLostError(f"{self._worker_name} is gone") from error
         try:
             row: dict[str, Any] = self._await(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.ActorDiedError as error:
-            # One that can be started again is only unavailable meanwhile.
+            # Ray raises another error while an actor is being started again.
             raise WorkerLostError(_short(error)) from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
@@ -103,10 +103,10 @@ class RungTrial(tune.Trainable):
         return row
 
     def _await(self, ref: Any) -> Any:
-        """Return the result of a call, which may take as long as its worker has a place.
+        """Return the result of a call, without a time limit while the worker has resources.
 
         Raises:
-            WorkerAwayError: if the worker has had no place for a while.
+            WorkerAwayError: if the worker has had no resources for a while.
         """
         placed_at = time.monotonic()
         while True:
@@ -120,7 +120,7 @@ class RungTrial(tune.Trainable):
                 raise WorkerAwayError(f"{self._worker_name} lost its node")
 
     def _failure(self, rung: Rung) -> dict[str, Any]:
-        """Record what is being handled as the row of `rung`: the worker could not do it itself."""
+        """Record the current exception as the row of `rung`, because the worker could not."""
         row: dict[str, Any] = {
             "candidate": self._candidate.id,
             "rung": rung.index,

@@ -1,7 +1,7 @@
-"""Our scheduler and our searcher as Ray Tune sees them.
+"""Scheduler and searcher for Ray Tune.
 
-No policy lives here: who goes on is decided in `search.schedulers`, what is tried in
-`search.proposers`.
+They hold no policy: `search.schedulers` decides which candidates are promoted, `search.proposers`
+which are tried.
 """
 
 import logging
@@ -32,7 +32,7 @@ _MAX_TRIAL_FAILURES = 10
 
 
 class Brake:
-    """Says when nothing more is begun: after `deadline` (monotonic seconds), or once pulled.
+    """Stop request of a run: set after `deadline` (monotonic seconds), or by `pull`.
 
     Attributes:
         reason: why it was pulled, None if it was not.
@@ -43,25 +43,25 @@ class Brake:
         self.reason: str | None = None
 
     def pull(self, reason: str) -> None:
-        """Stop the run; the first reason stays."""
+        """Request the stop; the first reason is kept."""
         self.reason = self.reason or reason
 
     @property
     def on(self) -> bool:
-        """Return whether nothing more is begun."""
+        """Return whether the run is to stop, so that no new work is begun."""
         late = self._deadline is not None and time.monotonic() > self._deadline
         return late or self.reason is not None
 
 
 class _NotSaved:
-    """Tune pickles what it is given to its own folder; ours is rebuilt from the ledger instead."""
+    """Base of objects that pickle empty: Tune saves them, but the ledger restores their state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class RecordedScheduler(_NotSaved, FIFOScheduler):
-    """Turns decisions into Tune's words; with the brake on nobody goes on."""
+    """Translate decisions for Tune; no trial continues once stopping was requested."""
 
     def __init__(self, recorder: Recorder, brake: Brake) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,9 +72,9 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         return True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
-        """Decide after a rung: on all who were in the same pack, in the order of their proposals.
+        """Decide after a rung on all candidates of the same batch, in the order of their proposals.
 
-        Results come one by one and in any order; the first brings the decision on all of them.
+        Results come one by one and in any order; the first one triggers all these decisions.
         """
         go_on = False
         relay(result.get("worker", ""), result.get("log", ()))
@@ -91,18 +91,18 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
 
 
 class RecordedSearcher(_NotSaved, Searcher):
-    """Hands out candidates, each to a free worker that holds its base model.
+    """Assign each candidate to a free worker that holds its base model.
 
-    Those that an earlier attempt left between two rungs come first, then what is proposed.
+    Candidates that an earlier attempt left between two rungs come first, then new proposals.
 
     Args:
-        recorder: proposes, and records what is decided.
-        pending: candidates between two rungs, and the rung that is next.
-        workers: all that there may be.
+        recorder: proposes candidates and records decisions.
+        pending: candidates between two rungs, each with its next rung.
+        workers: all workers of the run, also those that are not available yet.
         rungs: the ladder.
         run: the run.
-        brake: says when nothing more is begun.
-        here: returns the workers that can be given something now; all of them by default.
+        brake: the stop request.
+        here: returns the workers that can take a candidate now; all of them by default.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
-        # A worker has as many places as candidates share its passes.
+        # A worker has one slot for each candidate that can share its passes.
         self._free = deque(workers * run.sweep.workers.places)
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
         self._num_busy: Counter[Worker] = Counter()
@@ -143,7 +143,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         """Return the next trial's message, None while all workers are busy or away, or the end."""
         try:
             found, idle = (None, []) if self._brake.on else self._assign(trial_id)
-            # A result that is still to come may bring up more to try.
+            # Free workers need not wait for more now; a pending result may still lead to more.
             if found is None:
                 for worker in set(self._free):
                     self._tell(worker, more=False)
@@ -154,7 +154,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         return Searcher.FINISHED if found is None and (self._brake.on or over) else found
 
     def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
-        """Return the next trial's message, or None and the models that nothing is left for."""
+        """Return the next trial's message, or None and the models without candidates."""
         here, idle = self._here(), []
         for worker in dict.fromkeys(self._free):
             if worker not in here:
@@ -168,7 +168,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             self._busy[trial_id] = (worker, candidate)
             self._num_busy[worker] += 1
             self._tell(worker, more=True)
-            _LOG.debug("%s goes to %s at rung %d", candidate.id, worker.name, next_rung)
+            _LOG.debug("%s is assigned to %s at rung %d", candidate.id, worker.name, next_rung)
             return {
                 "candidate": candidate.canonical(),
                 "first_rung": next_rung,
@@ -188,14 +188,14 @@ class RecordedSearcher(_NotSaved, Searcher):
         return None if candidate is None else (candidate, self._recorder.first_rung)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Take the trial's worker back."""
+        """Free the trial's slot, and requeue its candidate if the worker was lost or away."""
         worker, candidate = self._busy.pop(trial_id)
         self._num_busy[worker] -= 1
         if result is not None and result.get("lost"):
             self._lose(worker, candidate, result["rung"], result["lost"])
             return
         if result is not None and result.get("away"):
-            _LOG.warning("%s: %s goes to another", result["away"], candidate.id)
+            _LOG.warning("%s: %s is assigned to another worker", result["away"], candidate.id)
             self._pending[candidate.model].append((candidate, result["rung"]))
         if worker in self._lost:
             return
@@ -206,9 +206,9 @@ class RecordedSearcher(_NotSaved, Searcher):
             self._brake.pull(str(error))
 
     def _lose(self, worker: Worker, candidate: Candidate, rung: int, why: str) -> None:
-        """Give a worker up; its candidates go to the others that hold the same base model."""
+        """Stop using a worker; its candidates go to other workers of the same base model."""
         if worker not in self._lost:
-            _LOG.error("worker %s is given up: %s", worker.name, why)
+            _LOG.error("worker %s is lost: %s", worker.name, why)
         self._lost.add(worker)
         self._free = deque(one for one in self._free if one != worker)
         self._pending[candidate.model].append((candidate, rung))
@@ -216,7 +216,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             self._brake.pull(f"no worker of {worker.model} is left: {why}")
 
     def save(self, checkpoint_path: str) -> None:
-        """Save an empty file, because Tune renames what it asked for."""
+        """Create an empty file, because Tune renames the file that it asked for."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
@@ -233,11 +233,11 @@ def run_trials(
     """Run all trials through Ray Tune and return the errors of those that left no result.
 
     Args:
-        searcher: what is tried next, and on which worker.
-        scheduler: who goes on.
+        searcher: chooses the next candidate and its worker.
+        scheduler: decides which trials continue.
         trial_cpus: what a trial reserves; it only waits for messages.
         scratch: where Tune keeps its own files; nothing of ours is read from there.
-        callbacks: are told of results.
+        callbacks: receive the results.
     """
     tuner = tune.Tuner(
         tune.with_resources(RungTrial, {"cpu": trial_cpus}),
@@ -251,7 +251,7 @@ def run_trials(
             name="trials",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=_MAX_TRIAL_FAILURES),
-            # Class trainables are asked for a checkpoint at their end unless told otherwise.
+            # By default Tune asks class trainables for a checkpoint at their end.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
             callbacks=list(callbacks),

@@ -1,7 +1,8 @@
-"""Verification: the two files of a program give the predictions that the search recorded.
+"""Verification: the two files of a program must reproduce the recorded predictions.
 
 On CPU in float32 every prediction has to be the same. On a GPU or in a shorter type sums depend on
-the hardware; there the score has to lie in the recorded interval, and the agreement is reported.
+the hardware; there the score has to lie in the recorded interval, and the number of equal
+predictions is reported.
 """
 
 import json
@@ -39,14 +40,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Verification:
-    """How a program's files did.
+    """Result of running and comparing a program's files.
 
     Attributes:
-        num_examples: how many predictions were compared.
-        num_equal: how many were the same.
-        score: of what the files gave, None if they gave nothing.
-        verified: the files are what the search recorded.
-        error: why they gave nothing.
+        num_examples: number of predictions that were compared.
+        num_equal: number of those that were the same.
+        score: score of the files' outputs, None if they failed.
+        verified: the files reproduce the recorded result.
+        error: why they failed, None if they did not.
     """
 
     num_examples: int
@@ -62,7 +63,7 @@ def exact(program: Program) -> bool:
 
 
 def limits_of(program: Program, threads: int, seconds: int) -> Limits:
-    """Return what a program may use; CUDA reserves more addresses than any limit would allow."""
+    """Return the limits of a program; none of memory for CUDA, which reserves vast addresses."""
     memory_gb = 0 if program.recipe.device == "cuda" else Limits.memory_gb
     return Limits(seconds=seconds, memory_gb=memory_gb, threads=threads)
 
@@ -74,12 +75,12 @@ def model_folder(
     """Yield the folder of a base model; random weights are written to a temporary one.
 
     Args:
-        config: names it.
-        sweep_folder: where its path starts.
-        digests: of the weights that its programs were measured with.
+        config: the base model.
+        sweep_folder: the folder that its path is relative to.
+        digests: digests of the weights that its programs were measured with.
 
     Raises:
-        SweepError: if there is no such model on this machine, or its weights are others.
+        SweepError: if there is no such model on this machine, or its weights have changed.
     """
     where = config.path and sweep_folder / config.path
     if where is not None and not where.is_dir():
@@ -109,13 +110,13 @@ def model_folder(
             where = Path(scratch)
             found.model.save_pretrained(where)
             found.tokenizer.save_pretrained(where)
-        # The programs load it themselves.
+        # Free its memory, because the programs load the model themselves.
         del found
         yield where
 
 
 class Verifier:
-    """Verifies the programs of one run.
+    """Verify the programs of one run.
 
     Args:
         run: the run.
@@ -129,7 +130,7 @@ class Verifier:
         self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
-        """Return the program of a point as the ledger has it.
+        """Return the program of a point from the ledger.
 
         Raises:
             DamagedRunError: if it is damaged.
@@ -139,23 +140,23 @@ class Verifier:
 
     @contextmanager
     def _setting_aside(self) -> Iterator[None]:
-        """Rename a part that turns out damaged, so that the next attempt does its rung again."""
+        """Rename a part that turns out damaged, so that the next attempt recomputes its rung."""
         try:
             yield
         except DamagedError as error:
             self._run.ledger.set_aside(error.path)
             raise DamagedRunError(
-                f"{error}; do its rung again by `kilobit resume {self._run.path}`"
+                f"{error}; recompute its rung by `kilobit resume {self._run.path}`"
             ) from error
 
     def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
-        """Return what the files of a program print for `inputs` in a fresh process.
+        """Return the outputs of a program's files for `inputs` in a fresh process.
 
         Raises:
-            ProgramFailedError: if they fail, or are not those that were scored.
+            ProgramFailedError: if the files fail, or are not those that were scored.
         """
         if program.digest != point.program:
-            raise ProgramFailedError(f"the ledger holds {program.digest}, not what was scored")
+            raise ProgramFailedError(f"the ledger holds {program.digest}, not the scored program")
         return run_files(
             program.script,
             program.payload,
@@ -169,7 +170,7 @@ class Verifier:
         return _part(self._run, point)
 
     def verify(self, point: FrontPoint) -> Verification:
-        """Write the folder of a program, run it, compare, and record how it went.
+        """Write the folder of a program, run it, compare the outputs, and record the result.
 
         Raises:
             DamagedRunError: if the ledger's part of it is damaged; nothing is recorded then.
@@ -216,7 +217,7 @@ class Verifier:
             about | {"verified": found.verified, "num_equal": found.num_equal, "on": where},
         )
         row = {
-            # Of the point's program, or one that was exchanged would be verified for ever.
+            # The digest of the point, so that an exchanged program counts as examined too.
             "program": point.program,
             "candidate": point.candidate,
             "split": point.split,
@@ -257,7 +258,7 @@ def _part(run: RunFolder, point: FrontPoint) -> str:
 
 
 def program_folder(run: RunFolder, point: FrontPoint) -> Place:
-    """Return the folder of a program: its base model and its candidate, as the front says them."""
+    """Return the folder of a program, named by its base model and its candidate."""
     return run.path / "programs" / folder_name(point.model, point.candidate)
 
 
@@ -267,7 +268,7 @@ def names_examples(program: Program) -> bool:
 
 
 def train_file(task: Task) -> bytes:
-    """Return the train split as program.py reads it: a JSON list of input and target a line."""
+    """Return the train split for program.py: one JSON list of input and target per line."""
     pairs = (json.dumps([e.input, e.target], ensure_ascii=False) for e in task.splits.train)
     return "".join(pair + "\n" for pair in pairs).encode()
 
@@ -288,7 +289,7 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
     """Yield a verifier for the base models of the programs `points` of a run.
 
     Raises:
-        SweepError: if the run's data or one of the models is not what it was.
+        SweepError: if the run's data or one of the models is missing or has changed.
     """
     try:
         task = load_task(run.sweep.task, run.sweep_folder)
@@ -312,7 +313,7 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
 def each_at_once(
     work: Callable[[FrontPoint], Result], points: Sequence[FrontPoint], at_once: int
 ) -> Iterator[tuple[FrontPoint, Result]]:
-    """Do `work` for programs, `at_once` of them in parallel, and yield each as it is done."""
+    """Run `work` on programs, `at_once` of them in parallel, and yield the results in order."""
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         try:
             yield from zip(points, pool.map(work, points), strict=True)

@@ -1,15 +1,13 @@
-"""Warm start: a new adapter begins from the trained numbers of another candidate's.
+"""Warm start: initialise a new adapter from the trained numbers of another candidate's adapter.
 
 A tensor of the same name is copied. Where the shapes differ, as those of another rank do, the
-common leading part is copied and the rest stays as it was initialised; a tensor that the other
-adapter does not have stays too. Optimizer moments and the number of steps are not taken over:
-training begins at its first step. What a program holds is the result alone, so no program depends
-on where its training began.
+common leading part is copied and the rest keeps its initial values; so does a tensor that the other
+adapter does not have. Optimizer moments and the number of steps are not copied: training begins at
+its first step. A program holds only the result, so it does not depend on where its training began.
 
-Nothing says that the numbers mean the same in the new adapter. Of `lora` they do: with more ranks
-the new ones add nothing at first, with fewer the product loses components. Methods around frozen
-random matrices (`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw other ones for another
-shape.
+The numbers need not mean the same in the new adapter. In `lora` they do: a higher rank adds nothing
+at first, a lower one drops components of the product. Methods around fixed random matrices
+(`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw different matrices for another shape.
 """
 
 import torch
@@ -23,18 +21,18 @@ _PREFIX = "weight/"
 
 @torch.no_grad()
 def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
-    """Give an untrained adapter the numbers in `state`, as `Adapter.state` wrote them.
+    """Copy the numbers of a checkpoint, as `Adapter.state` wrote it, into an untrained adapter.
 
     Args:
         adapter: on the model, untrained.
-        start: id of the candidate that the state belongs to, for messages.
-        state: None if that candidate has none.
+        start: id of the candidate that the checkpoint belongs to, for messages.
+        state: the checkpoint, None if that candidate has none.
 
     Raises:
-        ValueError: if there is no state, or no tensor of it has a place in this adapter.
+        ValueError: if there is no checkpoint, or none of its tensors is in this adapter.
     """
     if state is None:
-        raise ValueError(f"the adapter can't begin from {start}: it has no saved state in this run")
+        raise ValueError(f"the adapter can't begin from {start}: it has no checkpoint in this run")
     saved = {
         name.removeprefix(_PREFIX): tensor
         for name, tensor in load_tensors(state).items()
@@ -42,7 +40,7 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
     }
     if not saved.keys() & adapter.masters.keys():
         raise ValueError(
-            f"the adapter can't begin from {start}: none of its tensors is called like one of this"
+            f"the adapter can't begin from {start}: none of its tensors has a name of this adapter"
         )
     learned = {} if adapter.transform is None else adapter.transform.learned
     square = adapter.spec.method == "lora_xs"
@@ -57,7 +55,7 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
 
 
 def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
-    """Copy what the two shapes have in common; `square`: the numbers are a flat square matrix."""
+    """Copy the common leading part; `square`: the numbers are a flattened square matrix."""
     if square:
         source, target = (t.view(*t.shape[:-1], *_sides(t.shape[-1])) for t in (source, target))
     if source.dim() != target.dim():

@@ -1,8 +1,8 @@
-"""Running programs on their examples, many at once, wave after wave.
+"""Evaluation of programs on their examples, many at once, in waves.
 
 A wave holds the next batches of all candidates that are still running. A batch that the same
-program has been through comes from the cache. After each wave candidates race with the incumbents
-of their lengths, and those that can't win any more stop.
+program has already answered comes from the cache. After each wave candidates race against the
+incumbents of their lengths, and those that can't win any more stop.
 """
 
 import time
@@ -20,14 +20,14 @@ from evaluators.metrics import Example, UnscoredError
 from evaluators.task import Task
 from search.programs.postprocess import postprocess
 
-# Rows of a wave: more batches of each candidate are taken together until there are as many. Larger
-# passes are hardly faster, and what is generated after a lost race is for nothing.
+# Rows that a wave aims at, by taking several batches of each candidate. Larger passes are hardly
+# faster, and rows generated after a lost race are wasted.
 _ROWS = 128
 
 
 @dataclass
 class _Part:
-    """A batch of a wave: the rows that ask for its answers."""
+    """A batch of examples in a wave, with the rows that ask for its answers."""
 
     scoring: Scoring
     batch: Sequence[Example]
@@ -40,7 +40,7 @@ class _Part:
 
 
 class Waves:
-    """Runs programs of one base model and one task.
+    """Runner of programs of one base model and one task.
 
     Args:
         group: holds the base model.
@@ -51,9 +51,9 @@ class Waves:
         self._group, self._frozen, self._task = group, group.resident.frozen, task
 
     def run(self, scorings: Sequence[Scoring]) -> None:
-        """Run programs on their examples, or on fewer where they lose their races.
+        """Run programs on their examples, or on fewer if they lose their races.
 
-        What goes wrong with one is in its `error`.
+        The failure of one program is stored in its `error`.
 
         Raises:
             OSError: if the cache can't be written.
@@ -89,7 +89,7 @@ class Waves:
         _add(part, found, time.monotonic() - began)
 
     def _generate(self, parts: Sequence[_Part]) -> None:
-        """Generate for all parts together."""
+        """Generate the answers of all parts in one call."""
         began = time.monotonic()
         slots = list({id(part.scoring): part.scoring for part in parts}.values())
         place = {id(scoring): slot for slot, scoring in enumerate(slots)}
@@ -107,7 +107,7 @@ class Waves:
             self._decode(part, own, seconds)
 
     def _decode(self, part: _Part, new: Sequence[list[int] | MemoryError], seconds: float) -> None:
-        """Keep the texts of a part's new tokens, of which each took so many seconds."""
+        """Keep the texts of a part's new tokens; `seconds` is the time of one token."""
         rows = []
         for ids in new:
             if isinstance(ids, MemoryError):
@@ -121,7 +121,7 @@ class Waves:
             _add(part, Batch(texts, read, made), seconds * made)
 
     def _rows(self, part: _Part, slot: int) -> list[Asked]:
-        """Return what is asked.
+        """Return the rows that ask for the answers of a part.
 
         Raises:
             ValueError: if a prompt with its longest answer does not fit into the model's context.
@@ -160,7 +160,7 @@ class Waves:
 
 
 def _wave(scorings: Sequence[Scoring]) -> list[_Part]:
-    """Return what comes next; candidates that run alone come one after the other."""
+    """Return the parts of the next wave; a candidate with its own model is a wave by itself."""
     running = [scoring for scoring in scorings if scoring.batches(1)]
     alone = [scoring for scoring in running if scoring.model is not None]
     if alone:
@@ -171,7 +171,7 @@ def _wave(scorings: Sequence[Scoring]) -> list[_Part]:
 
 
 def _missing(wave: Sequence[_Part]) -> list[_Part]:
-    """Return the parts that are not in the cache, of those that are the same only one."""
+    """Return the parts that are not in the cache, one for each set of equal parts."""
     first: dict[tuple[int, str], _Part] = {}
     for part in wave:
         if part.scoring.cached.get(part.names) is None:
@@ -180,7 +180,7 @@ def _missing(wave: Sequence[_Part]) -> list[_Part]:
 
 
 def _add(part: _Part, found: Batch, seconds: float) -> None:
-    """Keep the outputs of a batch and count what they cost."""
+    """Keep the outputs of a batch and count its tokens and seconds."""
     part.scoring.cached.add(part.names, found)
     measured = part.scoring.measured
     measured.generated += len(found.outputs)

@@ -1,4 +1,4 @@
-"""A candidate at a rung while a worker has it in hand."""
+"""In-memory state of one candidate at one rung, on its worker."""
 
 import time
 import traceback
@@ -23,21 +23,21 @@ Row = dict[str, Any]
 
 @dataclass
 class Work:
-    """What is known of a candidate at a rung so far.
+    """State of a candidate at a rung: its row so far, its adapter and its timings.
 
     Attributes:
-        candidate: what is tried.
-        rung: how far.
-        row: its row of the ledger.
-        texts: its prompt as the codecs write it.
+        candidate: the candidate.
+        rung: the rung.
+        row: its row of the ledger, as far as it is known.
+        texts: its prompt as coded by each codec.
         adapter: its adapter, beside the model or on it; None for prompts.
-        key: of an adapter that is beside the model.
-        content: the adapter's trained numbers, or what it has learned from.
-        trained: what its training did.
-        scoring: its way through the examples.
+        key: key of an adapter that is beside the model.
+        content: the adapter's trained numbers, or the examples it has learned from.
+        trained: result of its training.
+        scoring: its progress through the examples.
         train_s: seconds of its training.
         code_s: seconds of coding its prompt, and of building and decoding its program.
-        seconds: that it has cost.
+        seconds: all seconds spent on it.
     """
 
     candidate: Candidate
@@ -56,22 +56,22 @@ class Work:
 
     @property
     def part(self) -> str:
-        """Return the name of its parts of the ledger."""
+        """Return the name of its parts in the ledger."""
         return rung_part(self.candidate.id, self.rung)
 
     @property
     def failed(self) -> bool:
-        """Return whether something went wrong with it."""
+        """Return whether it has an error."""
         return self.row.get("error") is not None
 
     def fail(self, error: BaseException) -> None:
-        """Take down what went wrong; the first error stays."""
+        """Record an error in its row; the first one is kept."""
         if not self.failed:
             self.row["error"] = "".join(traceback.format_exception(error))
 
     @contextmanager
     def coding(self) -> Iterator[None]:
-        """Count the time as that of coding."""
+        """Count the time of the block as coding."""
         began = time.monotonic()
         try:
             yield
@@ -79,17 +79,17 @@ class Work:
             self.code_s += time.monotonic() - began
 
     def spend(self, seconds: float) -> None:
-        """Count its share of time that was spent on many; not where all time is counted anyway."""
+        """Count its share of time spent on several candidates, unless `guarded` is counting."""
         if not self._guards:
             self.seconds += seconds
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Count the time, and make what goes wrong with the candidate an error of its row.
+        """Count the time of the block, and record failures of the candidate in its row.
 
         Raises:
-            BaseModelChangedError, GroupError, SupersededError, OSError: what the worker, the run or
-                the disk ran into is not the candidate's failure.
+            BaseModelChangedError, GroupError, SupersededError, OSError: failures of the worker, the
+                run or the disk, which are not the candidate's.
         """
         began = time.monotonic()
         self._guards += 1

@@ -1,8 +1,8 @@
-"""What workers have to say goes into the run's log: it travels with the rows of their rungs.
+"""Log lines of workers, sent to the driver with the rows of their rungs for the run's log.
 
-A worker keeps its lines until its next rung is done; the driver writes them with the time at which
-they were said. What a worker said in the rung that it died in is lost; the driver tells of its
-death. Nothing heavy is imported here, because trials load what imports this.
+A worker keeps its lines until its next rung is done; the driver writes them with their original
+times. Lines of a rung in which the worker died are lost; the driver logs its death. Nothing heavy
+is imported here, because trials import this module.
 """
 
 import logging
@@ -17,7 +17,7 @@ _MOST_LINES, _MOST_CHARACTERS = 200, 2000
 
 
 class KeptLog(logging.Handler):
-    """Lines of this process; of very many the last are kept."""
+    """Log handler that keeps the latest lines of this process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class KeptLog(logging.Handler):
         self._lines.append((record.levelno, record.created, text))
 
     def take(self) -> list[Line]:
-        """Return the lines since the last call."""
+        """Return the lines kept since the last call, and forget them."""
         self.acquire()
         try:
             taken = list(self._lines)
@@ -40,7 +40,7 @@ class KeptLog(logging.Handler):
 
 
 def keep_log(level: int) -> KeptLog:
-    """Keep what this process logs: ours from `level` on, warnings and worse of libraries."""
+    """Keep log lines of this process: kilobit's from `level` on, of libraries from warnings on."""
     kept = KeptLog()
     logging.captureWarnings(capture=True)
     logging.getLogger().addHandler(kept)

@@ -1,8 +1,8 @@
-"""Several runs and data sets become one data set, in memory that does not grow with them.
+"""Merging of several runs and data sets into one data set, in bounded memory.
 
-What is read is listed first, and small tables of running searches are copied, so that both readings
-of a source see the same rows: one that finds what is there twice, and one that writes what stays.
-The data set is written beside its place and renamed at the end, so it is there whole or not at all.
+The input files are listed first, and small tables of running searches are copied, so that both
+passes over a source read the same rows: one pass finds duplicates, one writes the rows that remain.
+The data set is an atomic folder: written beside its path and renamed at the end.
 """
 
 import os
@@ -40,10 +40,10 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Read:
-    """One source as it is to be read.
+    """One source with the files to read.
 
     Attributes:
-        about: what the data set will say of it; its name is not taken by another run.
+        about: its entry in the manifest of the data set; its name is unique there.
         conditions: what a rung and an example mean in it; equal for equal ladders and tasks.
         units: its rows by table.
     """
@@ -55,14 +55,13 @@ class Read:
 
 @dataclass
 class Merged:
-    """What became of the rows.
+    """Result of a merge: the sources, and numbers of rows.
 
     Attributes:
-        sources: what the data set was made of.
+        sources: the sources of the data set.
         read: rows that were read, by table.
-        kept: rows that are in it, by table.
-        conflicts: rows of the table `conflicts` that were not there before, by table that they
-            are about.
+        kept: rows that were written, by table.
+        conflicts: new rows of the table `conflicts`, by the table that they concern.
     """
 
     sources: list[DatasetSource]
@@ -72,14 +71,14 @@ class Merged:
 
 
 def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> Merged:
-    """Write a data set of all sources; of rows that claim the same the first source's stays.
+    """Write a data set of all sources; of equal claims only the first source's row is kept.
 
     Args:
         reads: the sources, in the order in which their rows have precedence.
-        out: where the data set will lie; a data set that is there is replaced, other files in
-            its folder stay.
+        out: folder of the data set; a data set that is there is replaced, other files in the
+            folder stay.
         scratch: an empty folder on the same file system.
-        advance: takes bytes of files that were read; each file is read twice.
+        advance: called with the bytes of each file that was read; each file is read twice.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
@@ -101,7 +100,7 @@ def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> 
 
 @dataclass
 class _Merging:
-    """The tables of a data set as they come about, one after the other."""
+    """State of a merge that writes one table after the other."""
 
     reads: Sequence[Read]
     made: Path
@@ -135,7 +134,7 @@ class _Merging:
             self.merged.kept[table] = self.merged.kept.get(table, 0) + kept
             self.advance(writer.unit.num_bytes)
         if not any((self.made / table).iterdir()):
-            # Globs over the files of a table find one in every data set.
+            # An empty file, so that a glob over the files of a table matches in every data set.
             parquet_writer(self.made / table / EMPTY, schema_of(table), table).close()
 
     def _duplicates(self, table: str, units: Sequence[Unit], pool: Executor) -> Duplicates | None:
@@ -149,7 +148,7 @@ class _Merging:
         return find_duplicates(units, claim, shared, scratch, pool, self._note, self.advance)
 
     def _note(self, kept: int, other: int, differences: pa.Table) -> None:
-        """Keep conflicts of a row of source `other` with one of source `kept`."""
+        """Write conflicts of rows of source `other` with kept rows of source `kept` to a file."""
         name = pa.repeat(self.reads[kept].about.name, len(differences))
         place = differences.schema.get_field_index("kept_run")
         rows = differences.set_column(place, "kept_run", name)
@@ -157,7 +156,7 @@ class _Merging:
         self.copies.setdefault(other, []).append(copy_of(rows, path))
 
     def _found_conflicts(self) -> list[Unit]:
-        # After those that were known before, which have precedence as sources do.
+        # New conflicts follow those read from the sources, which take precedence.
         return [
             unit
             for source, files in sorted(self.copies.items())
@@ -172,7 +171,7 @@ def _shared(read: Read, shared: Shared) -> str:
 
 
 def _made_of(reads: Sequence[Read], rows: Mapping[tuple[int, str], int]) -> list[DatasetSource]:
-    """Return the sources with their rows, each run once: as it was when it had most attempts."""
+    """Return the sources with their row counts, each run once: its version with most attempts."""
     found: dict[str, DatasetSource] = {}
     kept: dict[str, Counter[str]] = {}
     for number, read in enumerate(reads):

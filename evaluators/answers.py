@@ -1,6 +1,6 @@
 """Files of answers, prompts and human verdicts: JSON Lines, with errors that name file and line.
 
-A line of answers is an object with `id`, `output` and, unless a file of prompts says it, `input`;
+A line of answers is an object with `id`, `output` and, unless a file of prompts has it, `input`;
 or it is a plain string, as program.py prints one: then its id is the number of its line. A line of
 prompts is an object with `id` and `input`, or a plain string, as program.py reads one.
 """
@@ -22,7 +22,7 @@ _OUTCOMES: dict[str, Outcome] = {name: name for name in get_args(Outcome)} | {
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a prompt, and where it stands; `input` is None where the file does not say."""
+    """An answer to a prompt with its file and line; `input` is None if the file lacks it."""
 
     input: str | None
     output: str
@@ -30,7 +30,7 @@ class Answer:
 
 
 def _records(path: Path, field: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield place, id and record of each line; a plain string is the `field` of its record."""
+    """Yield location, id and record of each line; a plain string becomes the field `field`."""
     try:
         content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     except OSError as error:
@@ -54,7 +54,7 @@ def _records(path: Path, field: str) -> Iterator[tuple[str, str, Mapping[str, An
             raise ValueError(f"{where}: `id` must be a text or a whole number, found {name!r:.60}")
         other = seen.setdefault(str(name), where)
         if other != where:
-            raise ValueError(f"{where}: the id {str(name)!r:.60} is that of {other} too")
+            raise ValueError(f"{where}: the id {str(name)!r:.60} is also used by {other}")
         yield where, str(name), record
     if not seen:
         raise ValueError(f"{path}: the file holds no lines")
@@ -72,13 +72,13 @@ def _text(record: Mapping[str, Any], field: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where}: `{field}` holds half of a surrogate pair, which is no text"
+            f"{where}: `{field}` holds half of a surrogate pair, which is not valid text"
         ) from error
     return value
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
-    """Return the answers of a file by id; an empty answer is one too.
+    """Return the answers of a file by id; an empty answer counts.
 
     Raises:
         ValueError: with file and line.
@@ -110,7 +110,7 @@ def pair_answers(
     With `prompts` only these are compared, and both have to answer all of them.
 
     Raises:
-        ValueError: if an answer is missing, or the two were asked something else.
+        ValueError: if an answer is missing, or the inputs of an id differ.
     """
     for theirs, others, which in ((one, two, "first"), (two, one, "second")):
         wanted: Collection[str] = others if prompts is None else prompts
@@ -132,7 +132,7 @@ def _pair(name: str, one: Answer, two: Answer, prompts: Mapping[str, str] | None
     ]
     said = [(text, where) for text, where in asked if text is not None]
     if not said:
-        raise ValueError(f"{one.where}: no file says the `input` of {name!r:.60}: give --prompts")
+        raise ValueError(f"{one.where}: no file has the `input` of {name!r:.60}: give --prompts")
     for text, where in said[1:]:
         if text != said[0][0]:
             raise ValueError(
@@ -142,13 +142,13 @@ def _pair(name: str, one: Answer, two: Answer, prompts: Mapping[str, str] | None
 
 
 def read_verdicts(path: Path, pairs: Sequence[Pair]) -> list[Judged]:
-    """Return what a file of human verdicts says of each pair.
+    """Return the verdict on each pair from a file of human verdicts.
 
     A line holds `id` and `verdict`: win, tie or loss of the first program, or A (the first), B (the
-    second) or tie. The verdicts are final: both orders are for those who showed the answers.
+    second) or tie. The verdicts are final: whoever collects them has to show both orders.
 
     Raises:
-        ValueError: with file and line, also if a verdict is about none of the prompts.
+        ValueError: with file and line, also if no prompt has the id of a verdict.
     """
     names = {pair.id for pair in pairs}
     found: dict[str, Outcome] = {}

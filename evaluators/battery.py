@@ -1,11 +1,11 @@
-"""What may be asked of a model besides a task that is searched, and the slot for more of it.
+"""Evaluators of a scorecard, besides the searched task, and the interface for adding more.
 
 An evaluator is one class with a name and `evaluate(model) -> rows`. The model is a base model with
 or without a program on it; an evaluator cannot tell which. The rows of both are compared example by
 example (`evaluators.paired`), so an evaluator has to ask every model the same examples under the
-same ids. That is all there is to the slot: an environment in the manner of MACHIAVELLI (arXiv
-2304.03279), where a model plays and rows say what it gained and what it broke, fits as well as a
-list of questions does; `evaluators.games` is a small one.
+same ids. The interface demands nothing else: an environment in the manner of MACHIAVELLI (arXiv
+2304.03279), where a model plays and rows record its gains and the rules it broke, fits as well as
+a list of questions; `evaluators.games` is a small one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
 from evaluators.task import Task
 
 Better = Literal["higher", "lower"]
-# One item of each built-in task makes a text.
+# Quick searches use only examples before this one of a search split.
 _FIRST_HELD_OUT = 256
 
 
 class Model(Protocol):
-    """A base model, bare or with a program on it, as an evaluator sees it."""
+    """Interface of a base model, bare or with a program on it, for evaluators."""
 
     def answer(
         self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
-        """Return what the model says to each question, greedily, up to a stop string.
+        """Return the greedily decoded answer to each question, up to a stop string.
 
         Raises:
             ValueError: if a question with its longest answer does not fit into the context.
@@ -40,14 +40,14 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """What one example gave.
+    """The result of one example.
 
     Attributes:
-        item: what was measured; an evaluator may measure several things.
+        item: name of the measured quantity; an evaluator may measure several.
         example: its id, the same for every model.
         value: in the unit of the item.
-        tags: by which it is reported in parts too, for example `{"intent": "implicit"}`.
-        output: what the model said.
+        tags: groups that are also reported separately, for example `{"intent": "implicit"}`.
+        output: the model's answer.
     """
 
     item: str
@@ -58,11 +58,11 @@ class Row:
 
 
 class Evaluator(Protocol):
-    """One entry of a battery.
+    """Interface of one entry of a battery.
 
     Attributes:
         name: of the entry, for messages.
-        better: whether higher or lower values are.
+        better: whether higher or lower values are better.
     """
 
     name: str
@@ -72,20 +72,20 @@ class Evaluator(Protocol):
         """Return a row for each example and item.
 
         Raises:
-            ValueError: if the model can't be asked this.
+            ValueError: if the model can't be asked these examples.
         """
         ...
 
 
 class TaskEvaluator:
-    """A task that could be searched, here only asked: mean of the scores of single examples.
+    """Evaluator of a task without a search: the score of each example.
 
     Its examples are the first of the search split, never of the sealed one. For a task scored by
-    corpus BLEU the mean of sentence BLEU is taken, which can be compared example by example.
+    corpus BLEU the value is sentence BLEU, which can be compared example by example.
 
     Args:
         task: the task.
-        num_examples: how many at most.
+        num_examples: the most examples to ask.
     """
 
     better: Better = "higher"
@@ -111,9 +111,9 @@ class TaskEvaluator:
 
 
 class PerplexityEvaluator:
-    """Held-out text: bits per byte of each text, which is log2 of perplexity in another unit.
+    """Evaluator of held-out text: bits per byte of each text, which is log2 of perplexity per byte.
 
-    Bits per byte can be compared between tokenizers, perplexity a token can't.
+    Bits per byte can be compared between tokenizers, perplexity per token can't.
 
     Args:
         texts: the texts.
@@ -136,9 +136,9 @@ class PerplexityEvaluator:
 
 
 def miniature_texts(number: int) -> list[str]:
-    """Return texts of our own: each has a question and its answer of every built-in task.
+    """Return built-in texts: each has a question and its answer of every built-in task.
 
-    They come from the part of the search splits that no quick search looks at.
+    They come from the part of the search splits that no quick search uses.
     """
     tasks = [load_miniature(name, 0) for name in MINIATURE_TASKS]
     held_out = [task.splits.search[_FIRST_HELD_OUT:][:number] for task in tasks]

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: made beside their place, and renamed at the end."""
+"""Atomic folders: written under a temporary name beside their path, and renamed at the end."""
 
 import errno
 import fcntl
@@ -13,12 +13,13 @@ from pathlib import Path
 
 @contextmanager
 def place_beside(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`, which is gone at the end.
+    """Yield an empty temporary folder beside `out`, and delete it at the end.
 
-    Folders of the same kind whose makers were killed are taken away.
+    Temporary folders of `out` that killed processes left are deleted too.
 
     Raises:
-        OSError: naming `out`, if what is written there has no room; other errors as they are.
+        OSError: naming `out`, if disk space or a quota is exhausted or a file is too large; other
+            errors unchanged.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     for path in out.parent.glob(f".{_glob_escaped(out.name)}.*.tmp"):
@@ -27,7 +28,7 @@ def place_beside(out: Path) -> Iterator[Path]:
     scratch.mkdir(mode=0o777)
     try:
         with (scratch / "lock").open("wb") as lock:
-            # It ends with this process, however that ends.
+            # The lock is released when this process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield scratch
     except OSError as error:
@@ -40,7 +41,7 @@ def place_beside(out: Path) -> Iterator[Path]:
 
 
 def _glob_escaped(name: str) -> str:
-    """Return a name as a glob that matches nothing else."""
+    """Return a glob pattern that matches only this name."""
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
@@ -51,16 +52,16 @@ def _take_away_if_left(path: Path) -> None:
 
 
 def publish(made: Path, out: Path, own: Collection[str]) -> None:
-    """Put a finished folder in its place; of what is there only what the maker owns goes.
+    """Rename a finished folder to `out`; of a folder that is there, only the files in `own` go.
 
     Args:
         made: the finished folder, on the same file system.
-        out: its place.
+        out: its path.
         own: names of the files and folders in `out` that `made` replaces, or that are obsolete.
 
     Raises:
-        OSError: if it can't be put there, or if something can't be carried over. Then that is
-            still in the folder `.OUT.*.before`.
+        OSError: if it can't be renamed, or if another file of `out` can't be carried over. That
+            file is then still in the folder `.OUT.*.before`.
     """
     for path in [*made.rglob("*"), made]:
         descriptor = os.open(path, os.O_RDONLY)
@@ -71,12 +72,12 @@ def publish(made: Path, out: Path, own: Collection[str]) -> None:
     if not out.exists() or not any(out.iterdir()):
         made.rename(out)
         return
-    # Two steps, because no call of every file system replaces a folder that holds something.
+    # Two renames, because no call replaces a folder with content on every file system.
     before = out.with_name(f".{out.name}.{uuid.uuid4().hex}.before")
     out.rename(before)
     made.rename(out)
-    # From the old folder, not from before the renames: a kill in between loses nothing, because
-    # nobody takes a folder `*.before` away.
+    # Carry the other files over after the renames: a kill in between loses nothing, because
+    # folders `*.before` are never deleted later.
     for path in list(before.iterdir()):
         if path.name not in own:
             path.rename(out / path.name)

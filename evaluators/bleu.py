@@ -1,8 +1,8 @@
 """Corpus BLEU from sums of integer statistics, for many corpora at once.
 
 A sentence's statistics are n-gram matches and n-gram totals of orders 1 to 4, its length and the
-length of its reference. They are sacrebleu's, and so is the score of their sums: default settings,
-that is four orders and exponential smoothing, divided by 100.
+length of its reference. The statistics and the score of their sums equal sacrebleu's with default
+settings (four orders, exponential smoothing), divided by 100.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ NUM_STATISTICS = 2 * ORDER + 2
 
 @cache
 def sacrebleu() -> "BLEU":
-    """Return sacrebleu's BLEU, which is imported late."""
-    # Half a second of imports that most commands of the program don't need.
+    """Return sacrebleu's BLEU, imported on first use."""
+    # The import takes half a second, and most commands don't need it.
     from sacrebleu.metrics.bleu import BLEU
 
     # Effective order concerns sentence scores only; counts and totals are the same without it.

@@ -1,14 +1,14 @@
-"""Outputs that were generated before, so that no example goes twice through the same program.
+"""Cache of generated outputs, so that no example goes twice through the same program.
 
-A file holds the raw outputs, before any post-processing, of everything that generates the same way:
-its key is a digest of the base model, the text before the question, the adapter's numbers and the
-limits. Programs that differ only in post-processing share it, and so do rungs, attempts, and runs
-with the same folder. Outputs are kept by batches, because float sums, and with them a near tie
-between two tokens, may depend on who else is in a batch: a batch counts only with the same examples
-in the same order.
+A file holds the raw outputs, before any post-processing, of all programs that generate the same
+way: its key is a digest of the base model, the text before the question, the adapter's numbers and
+the limits. Programs that differ only in post-processing share it, and so do rungs, attempts, and
+runs with the same folder. Outputs are stored per batch, because float sums, and with them a near
+tie between two tokens, may depend on the other examples of the batch: a stored batch is used only
+for the same examples in the same order.
 
-The cache is never the truth. A file that is damaged or can't be read counts as absent, and of two
-workers that write the same file at once the later one stays.
+Results never depend on the cache. A file that is damaged or can't be read counts as absent, and if
+two workers write the same file at once, the later write wins.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Batch:
-    """Raw outputs of examples that were generated together, and how many tokens went in and out."""
+    """Raw outputs of examples that were generated together, with numbers of tokens."""
 
     outputs: tuple[str, ...]
     input_tokens: int
@@ -42,24 +42,24 @@ class Batch:
 
 
 def cache_key(parts: Mapping[str, object]) -> str:
-    """Return the digest of everything that decides raw outputs (32 hex digits)."""
+    """Return the digest of everything that determines raw outputs (32 hex digits)."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class PredictionCache:
-    """A folder of outputs, one file a key."""
+    """A folder of cached outputs, one file per key."""
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
 
     def open(self, key: str) -> "CachedOutputs":
-        """Return the outputs under `key`, as far as there are any."""
+        """Return the cached outputs of `key`, empty if there are none."""
         return CachedOutputs(self._folder / key[:2] / f"{key}.parquet")
 
 
 class CachedOutputs:
-    """The outputs of one key; what is added is written by `save`."""
+    """The cached outputs of one key; `save` writes added batches."""
 
     def __init__(self, path: Place) -> None:
         self._path = path
@@ -76,17 +76,17 @@ class CachedOutputs:
             self._saved = len(self._batches)
 
     def get(self, examples: Sequence[str]) -> Batch | None:
-        """Return what was generated for exactly these example ids together, or None."""
+        """Return the batch of exactly these example ids in this order, or None."""
         found = self._batches.get(_name(examples))
         return found if found is not None and len(found.outputs) == len(examples) else None
 
     def add(self, examples: Sequence[str], batch: Batch) -> None:
-        """Keep what was generated for these example ids together."""
+        """Add the batch that was generated for these example ids."""
         assert len(examples) == len(batch.outputs)
         self._batches[_name(examples)] = batch
 
     def save(self) -> None:
-        """Write what was added since the last time.
+        """Write the file if batches were added since the last save.
 
         Raises:
             OSError: if it can't be written.

@@ -1,17 +1,17 @@
 """Bounds for the true scores of several programs that hold for all of them at once.
 
-The programs were chosen without the examples that are given here. Then, with probability `level`
-over the draw of the examples, the true score of every program lies between its bounds; the true
-score is what more and more examples of the same kind would give.
+The programs have to be chosen without the examples that are given here. Then, with probability
+`level` over the draw of the examples, the true score of every program lies between its bounds; the
+true score is the limit of the score over more and more examples of the same kind.
 
-- 0/1 scores: exact binomial bounds (Clopper and Pearson 1934), shared out by Bonferroni's rule.
+- 0/1 scores: exact binomial bounds (Clopper and Pearson 1934), with Bonferroni's correction.
 - Scores in [0, 1]: hedged capital, a betting confidence sequence (Waudby-Smith and Ramdas 2024,
-  arXiv 2010.09686), shared out by Bonferroni's rule. It holds for any distribution.
+  arXiv 2010.09686), with Bonferroni's correction. It holds for any distribution.
 - Scores of a corpus, such as BLEU: a studentised bootstrap over examples that are the same for all
   programs, with the largest deviation over programs. This one holds in the limit of many examples;
   `benchmarks/certification.py` measures how well it does with few.
 
-Nothing here holds for programs that were chosen or changed with a view to these scores.
+None of the bounds holds for programs that were chosen or changed with knowledge of these scores.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from scipy.special import betainccinv, betaincinv
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 _RESAMPLES_AT_ONCE = 250
-# A bet may lose at most half of the capital, which the paper recommends.
+# A bet may lose at most half of the capital, as the paper recommends.
 _MAX_LOSS = 0.5
 _NUM_HALVINGS = 50
 _RELATIVE_STEP = 1e-4
@@ -35,7 +35,7 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bounds:
-    """A score on some examples, and between what the true score lies."""
+    """A score on some examples, with bounds of the true score."""
 
     score: float
     lower: float
@@ -44,12 +44,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class CorpusStatistics:
-    """What the score of a corpus depends on: sums of statistics of its examples.
+    """Statistics of the examples of a corpus; its score depends on their sums only.
 
     Attributes:
         rows: statistics of the outputs of each program, shape [num_programs, num_examples, k].
-        worst: what the least useful output would have, same shape as `rows`.
-        best: what a perfect output would have, shape [num_examples, k].
+        worst: statistics of the least useful outputs, same shape as `rows`.
+        best: statistics of perfect outputs, shape [num_examples, k].
         score: maps sums or means, shape [..., k], to scores in [0, 1], shape [...].
     """
 
@@ -68,7 +68,8 @@ def binary_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) ->
         level: probability that all bounds hold.
 
     Raises:
-        ValueError: if there is nothing, a score is neither 0 nor 1, or a number can't be.
+        ValueError: if there are no scores, a score is neither 0 nor 1, or `num_programs` or
+            `level` is impossible.
     """
     table = _checked(scores, num_programs, level)
     if not np.isin(table, (0.0, 1.0)).all():
@@ -76,7 +77,7 @@ def binary_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) ->
     n = table.shape[1]
     right = table.sum(axis=1)
     tail = (1 - level) / (2 * num_programs)
-    # Where nothing or everything is right a bound is 0 or 1, and the beta distribution undefined.
+    # If no or every example is right, one bound is 0 or 1, and the beta distribution undefined.
     lower = np.where(right > 0, betaincinv(np.maximum(right, 1), n - right + 1, tail), 0.0)
     upper = np.where(right < n, betainccinv(right + 1, np.maximum(n - right, 1), tail), 1.0)
     return _bounds(right / n, lower, upper)
@@ -93,7 +94,8 @@ def bounded_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) -
         level: probability that all bounds hold.
 
     Raises:
-        ValueError: if there is nothing, a score is outside [0, 1], or a number can't be.
+        ValueError: if there are no scores, a score is outside [0, 1], or `num_programs` or `level`
+            is impossible.
     """
     table = _checked(scores, num_programs, level)
     tail = (1 - level) / (2 * num_programs)
@@ -103,11 +105,11 @@ def bounded_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) -
 
 
 def _lower_by_betting(table: Table, tail: float) -> Table:
-    """Return below what the mean of each row lies with probability at most `tail`.
+    """Return a lower confidence bound of each row's mean, violated with probability at most `tail`.
 
-    Whoever bets that the mean is above m multiplies the capital by 1 + bet (x - m). If m is the
-    mean that is a fair game, in which the capital ever reaches 1 / tail with probability `tail` at
-    most (Ville), so every m where it did is excluded. The capital falls with m.
+    A bet that the mean is above m multiplies the capital by 1 + bet (x - m). If m is the mean, this
+    is a fair game, in which the capital ever reaches 1 / tail with probability at most `tail`
+    (Ville's inequality), so every m for which it did is excluded. The capital decreases in m.
     """
     n = table.shape[1]
     times = np.arange(1, n + 1)
@@ -135,10 +137,10 @@ def corpus_bounds(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> list[Bounds]:
-    """Return bounds for scores that are no means, by a bootstrap over examples.
+    """Return bounds for scores that are not means, by a bootstrap over examples.
 
-    A share of the examples so small that none of it need be seen can't be resampled either. Half
-    of the risk is kept for that: the bounds also hold if that share had the worst or the best
+    Kinds of examples so rare that the sample may contain none can't be resampled. Half of the error
+    probability is reserved for them: the bounds also hold if their share had the worst or the best
     outputs. Where a statistic is above 0 in fewer than 10 examples (hardly any n-gram matches) the
     lower bound is 0.
 
@@ -146,11 +148,12 @@ def corpus_bounds(
         corpus: the statistics.
         num_programs: how many were chosen together, at least as many as there are here.
         level: probability that all bounds hold.
-        num_resamples: how often the examples are drawn again.
-        seed: names the resamples; the same statistics always get the same bounds.
+        num_resamples: number of resamples of the examples.
+        seed: seed of the resamples; the same statistics always get the same bounds.
 
     Raises:
-        ValueError: if there is nothing, a statistic is negative, or a number can't be.
+        ValueError: if there are no scores, a statistic is negative, or `num_programs` or `level`
+            is impossible.
     """
     rows = np.asarray(corpus.rows, dtype=np.float64)
     _check_counts(rows.shape[0] if rows.ndim == 3 else 0, num_programs, level)
@@ -158,10 +161,10 @@ def corpus_bounds(
     if not n:
         raise ValueError("no examples: a score needs at least one")
     if not (np.isfinite(rows).all() and (rows >= 0).all()):
-        raise ValueError("statistics are counts: none is negative")
+        raise ValueError("statistics are counts: they must be finite and not negative")
     means = rows.mean(axis=1)
     scores = corpus.score(means)
-    # A program that gave nothing has no statistics; its share of the risk stays unused.
+    # A program that failed has no statistics; its share of the error probability stays unused.
     tail = (1 - level) / 4 * m / num_programs
     unseen = 1 - (tail / m) ** (1 / n)
     lower = corpus.score((1 - unseen) * means + unseen * corpus.worst.mean(axis=1))
@@ -190,7 +193,7 @@ def _largest_deviations(
         size = min(_RESAMPLES_AT_ONCE, num_resamples - begun)
         weights = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
         drawn, drawn_errors = _studentised(corpus, weights)
-        # Without an error the score can't vary: no sentence is long enough for a 4-gram.
+        # A standard error of 0 means a constant score: no sentence is long enough for a 4-gram.
         scale = np.where(drawn_errors > 0, drawn_errors, np.inf)
         deviations = (drawn - scores[:, None]) / scale
         above.append(deviations.max(axis=0))
@@ -201,8 +204,8 @@ def _largest_deviations(
 def _studentised(corpus: CorpusStatistics, weights: Table) -> tuple[Table, Table]:
     """Return the scores of weighted examples and their standard errors.
 
-    Errors come from the delta method, and what one example more of the worst and of the best kind
-    would change is added, so that a resample without any spread has an error too.
+    Errors come from the delta method; the change by one more example of the worst and of the best
+    kind is added, so that a resample without any spread has an error too.
 
     Args:
         corpus: the statistics.
@@ -218,7 +221,7 @@ def _studentised(corpus: CorpusStatistics, weights: Table) -> tuple[Table, Table
         rows = counts.astype(float)
         means = weights @ rows / n
         scores = corpus.score(means)
-        # A step in proportion leaves a statistic that never occurs where it is.
+        # A relative step leaves a statistic that never occurs at 0.
         steps = _RELATIVE_STEP * means[:, None, :] * np.eye(k)
         rises = corpus.score(means[:, None, :] + steps) - corpus.score(means[:, None, :] - steps)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,7 +236,7 @@ def _studentised(corpus: CorpusStatistics, weights: Table) -> tuple[Table, Table
 
 
 def _exceeded(deviations: Table, tail: float) -> float:
-    """Return what at most a share `tail` of the draws exceeds, and never less than 0."""
+    """Return the value that at most a share `tail` of the draws exceeds, at least 0."""
     rank = min(len(deviations), int(np.ceil((1 - tail) * (len(deviations) + 1))))
     return max(0.0, float(np.sort(deviations)[rank - 1]))
 
@@ -243,7 +246,7 @@ def _checked(scores: ArrayLike, num_programs: int, level: float) -> Table:
     _check_counts(table.shape[0] if table.ndim == 2 else 0, num_programs, level)
     if not table.shape[1]:
         raise ValueError("no scores: a mean needs at least one example")
-    # Also true of NaN.
+    # NaN fails the test too.
     bad = table[~((table >= 0) & (table <= 1))]
     if len(bad):
         raise ValueError(f"score {bad[0]} is outside [0, 1]")
@@ -260,7 +263,7 @@ def _check_counts(found: int, num_programs: int, level: float) -> None:
 
 
 def _bounds(scores: Table, lower: Table, upper: Table) -> list[Bounds]:
-    """Return the bounds in [0, 1]; rounding may not push one past the score."""
+    """Return the bounds, clipped to [0, 1] and to the score's side despite rounding errors."""
     rows: Sequence[tuple[float, ...]] = np.stack(
         [scores, np.clip(lower, 0, scores), np.clip(upper, scores, 1)], axis=1
     ).tolist()

@@ -1,7 +1,7 @@
 """One request to an OpenAI-compatible endpoint, with the standard library.
 
 The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
-redirect is followed, and it is blotted out of everything that the endpoint says.
+redirect is followed, and it is redacted from every text that the endpoint returns.
 """
 
 import http.client
@@ -23,18 +23,18 @@ _SHOWN = 200
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects are errors: urllib would send the key along to wherever they lead."""
+    """Handler that makes redirects errors: urllib would send the key to their target."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
+        """Refuse every redirect."""
 
 
 class EndpointError(OSError):
-    """The endpoint refuses everything or does not answer; no fault of what it was asked about."""
+    """The endpoint refuses every request or does not answer, whatever the question."""
 
 
 class TryAgainError(Exception):
-    """No reply this time; `pause_s` is what the endpoint asked for."""
+    """A request without a reply that may be retried, after `pause_s` if the endpoint set it."""
 
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
@@ -42,12 +42,12 @@ class TryAgainError(Exception):
 
 
 class RefusedError(Exception):
-    """This question gets no reply, however often it is asked."""
+    """A question without a reply that must not be retried."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the endpoint said; tokens are None where it did not count them."""
+    """A reply of the endpoint; tokens are None if it did not count them."""
 
     text: str
     input_tokens: int | None
@@ -55,14 +55,14 @@ class Reply:
 
 
 class Chat:
-    """Sends questions as they are, once each.
+    """Client of a chat endpoint that sends each request once, without retries.
 
     Args:
-        config: where to.
+        config: address and limits of the endpoint.
         clock: monotonic seconds.
 
     Raises:
-        ValueError: if the variable of the key is not set, or holds what can be no key.
+        ValueError: if the variable of the key is not set, or does not hold a valid key.
     """
 
     def __init__(self, config: EndpointJudge, clock: Callable[[], float]) -> None:
@@ -74,9 +74,9 @@ class Chat:
         """Send one request and return its reply.
 
         Raises:
-            TryAgainError: if it may be answered another time.
-            RefusedError: if this question is never answered.
-            EndpointError: if no question will be.
+            TryAgainError: if a retry may succeed.
+            RefusedError: if this question can't be answered.
+            EndpointError: if no question can be answered.
         """
         request = urllib.request.Request(  # noqa: S310 - the settings allow only http and https
             self._config.url.rstrip("/") + "/chat/completions",
@@ -104,13 +104,13 @@ class Chat:
         try:
             return _reply(self._blot(content.decode("utf-8")))
         except (ValueError, RecursionError) as error:
-            raise TryAgainError(f"not a reply: {error}") from None
+            raise TryAgainError(f"invalid reply: {error}") from None
 
     def _late(self) -> TryAgainError:
         return TryAgainError(f"no reply in {self._config.timeout_s:g} s")
 
     def _read(self, response: Any, ends: float) -> bytes:
-        """Return the whole body; a server that trickles is late as well."""
+        """Return the whole body; the time limit also applies to a server that sends slowly."""
         pieces, size = [], 0
         while piece := response.read1(1 << 16):
             pieces.append(piece)
@@ -118,13 +118,13 @@ class Chat:
             if self._clock() > ends:
                 raise self._late()
             if size > _MOST_BYTES:
-                raise TryAgainError(f"not a reply: more than {_MOST_BYTES} bytes")
+                raise TryAgainError(f"invalid reply: more than {_MOST_BYTES} bytes")
         return b"".join(pieces)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         said = ""
         with suppress(OSError, http.client.HTTPException):
-            # Blotted before it is cut, or a piece of the key would stay.
+            # Redact before cutting, or a piece of the key could remain.
             said = self._blot(error.read(_MOST_BYTES).decode("utf-8", "replace"))
         said = " ".join(said.split())[:_SHOWN]
         reason = f"status {error.code}" + (f": {said}" if said else "")
@@ -134,7 +134,7 @@ class Chat:
             hint = ""
             if error.code in (401, 403):
                 variable = self._config.key_variable
-                hint = f"; the key comes from {variable}" if variable else "; it wants a key"
+                hint = f"; the key comes from {variable}" if variable else "; it requires a key"
             return EndpointError(f"judge {self._config.url}: {reason}{hint}")
         return RefusedError(reason)
 
@@ -146,7 +146,7 @@ def key_in(variable: str | None) -> str | None:
     """Return the key in an environment variable; messages never show it.
 
     Raises:
-        ValueError: if the variable is not set, or holds what can be no key.
+        ValueError: if the variable is not set, or does not hold a valid key.
     """
     if variable is None:
         return None
@@ -154,12 +154,12 @@ def key_in(variable: str | None) -> str | None:
     if not key:
         raise ValueError(f"judge: the environment variable {variable} of the key is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(f"judge: what the environment variable {variable} holds can be no key")
+        raise ValueError(f"judge: the environment variable {variable} does not hold a valid key")
     return key
 
 
 def _seconds(text: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; a date in it is left alone."""
+    """Return the seconds of a Retry-After header, None if it holds a date."""
     try:
         seconds = float(text or "")
     except ValueError:
@@ -168,7 +168,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _reply(content: str) -> Reply:
-    """Return what a response says.
+    """Return the reply in the body of a response.
 
     Raises:
         ValueError: if it is not a chat completion with a text.

@@ -1,8 +1,9 @@
-"""What the rows of a table claim: which rows are about the same, and what they say about it.
+"""Claims of the rows of a table: the columns that identify their subject and hold their findings.
 
-Rows of two sources are about the same if the columns of `about` are equal, and with them what their
-runs have in common (`Shared`). If they also agree on `says`, the later one is a duplicate; if not,
-a conflict. All other columns differ by nature: times, workers, attempts, positions in a search.
+Rows of two sources have the same subject if their columns `about` are equal and their runs share
+what `Shared` demands. If the rows also agree on the columns `says`, the later one is a duplicate;
+if not, they conflict. All other columns are not compared, because they differ by nature: times,
+workers, attempts, positions in a search.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from enum import Enum, auto
 
 
 class Shared(Enum):
-    """What two rows must have in common to be about the same.
+    """Properties that the runs of two rows must share if the rows have the same subject.
 
     Attributes:
-        NOTHING: the columns tell enough, because a candidate's id is a hash of all that it is.
-        CONDITIONS: the task and the ladder, which say what a rung's number and an example's mean.
-        RUN: they are what one run did, so only copies and later states of it repeat them.
+        NOTHING: the columns suffice, because a candidate's id is a hash of its whole definition.
+        CONDITIONS: the task and the ladder, which define the number of a rung and of an example.
+        RUN: the run: its rows record its actions, so only copies and later versions repeat them.
     """
 
     NOTHING = auto()
@@ -25,13 +26,13 @@ class Shared(Enum):
 
 @dataclass(frozen=True)
 class Claim:
-    """What rows of a table claim.
+    """Subject and findings of the rows of a table.
 
     Attributes:
-        shared: what their runs have in common.
-        about: columns that say what they are about.
-        says: columns that say what was found.
-        fails: rows with an error say that nothing was found, which is another claim.
+        shared: properties that the runs of two rows must share.
+        about: columns that identify the subject.
+        says: columns that hold the findings.
+        fails: the table has rows with an error; they have other subjects than rows without one.
     """
 
     shared: Shared
@@ -45,7 +46,7 @@ CLAIMS = {
     "candidates": Claim(
         Shared.NOTHING, ("candidate",), ("task", "model", "regime", "family", "spec")
     ),
-    # One that lost a race was scored on fewer examples.
+    # By number of examples, because a candidate that lost a race was scored on fewer.
     "rungs": Claim(
         Shared.CONDITIONS,
         ("candidate", "rung", "split", "num_examples"),

@@ -1,4 +1,4 @@
-"""The base of every typed part of a sweep file: unknown keys are errors, values don't change."""
+"""Base class of every typed part of a sweep file: unknown keys are errors, values don't change."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,12 @@ def _place(value: Any) -> Place:
 def _local(path: Path) -> Path:
     if path.parts[:1] and path.parts[0].endswith(":"):
         raise ValueError(
-            "a local path is needed, no URL: download it first, or name a model of the hub by `hub`"
+            "a local path is needed, not a URL: download it first, or use `hub` for a hub model"
         )
     return path
 
 
-# A folder on this machine or, by a URL, on a store.
+# A folder on this machine or, given as a URL, on an object store.
 PlaceField = Annotated[
     Place,
     PlainValidator(_place),
@@ -40,6 +40,6 @@ LocalPath = Annotated[Path, AfterValidator(_local)]
 
 
 class Config(BaseModel):
-    """A part of the sweep file. What it does not know it refuses."""
+    """A part of the sweep file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,13 +1,13 @@
-"""A data set: the results of several runs, and points that others published, in one folder.
+"""A data set: the results of several runs, and imported published points, in one folder.
 
-DIR/dataset.json             what it was made of
+DIR/dataset.json             manifest: the sources of the data set
 DIR/TABLE/RUN-N.parquet      rows of a run, in all tables of its ledger that hold any
-DIR/points/RUN-N.parquet     points from files of others
-DIR/conflicts/RUN-N.parquet  rows that say something else than the row that was kept
+DIR/points/RUN-N.parquet     imported points
+DIR/conflicts/RUN-N.parquet  rows that contradict the row that was kept
 DIR/payloads/DIGEST.bin      payloads that are too large for the table `programs`
 
-Rows have the columns of the ledger's tables, the part that they came in, and their run. No row
-stands there twice: of rows that claim the same the first one's stays (`evaluators.claims`).
+Rows have the columns of the ledger's tables, plus their part and their run. There are no duplicate
+rows: of rows with the same claim only the first is kept (`evaluators.claims`).
 """
 
 import json
@@ -33,7 +33,7 @@ LINE = pa.field("line", pa.int64())
 _FILE = re.compile(r"(?P<run>.+)-(?P<number>\d+)\.parquet")
 _PAYLOAD = re.compile(r"[0-9a-f]{8,64}\.bin")
 _ROWS_AT_ONCE = 1 << 20
-# What globs, shells and readers of folders take as it stands.
+# Characters that globs, shells or readers of folders may treat specially.
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
 
 POINTS = pa.schema(
@@ -68,23 +68,23 @@ CONFLICTS = pa.schema(
     ]
 )
 DATASET_TABLES: dict[str, pa.Schema] = {**TABLES, "points": POINTS, "conflicts": CONFLICTS}
-# What the folder of a data set holds of its own; all else in it is somebody's.
+# Files and folders that belong to a data set; all others in its folder are the user's.
 OWN = frozenset({MANIFEST, _PAYLOADS, *DATASET_TABLES})
 
 
 class DatasetSource(Config):
-    """What a data set says of something that it was made of."""
+    """One source of a data set, as its manifest lists it."""
 
-    name: Annotated[str, Field(description="as the column `run` has it", min_length=1)]
-    kind: Annotated[Literal["run", "import"], Field(description="a run, or a file of others")]
+    name: Annotated[str, Field(description="its name in the column `run`", min_length=1)]
+    kind: Annotated[Literal["run", "import"], Field(description="a run, or an imported file")]
     path: Annotated[str, Field(description="where it was read")]
-    identity: Annotated[str, Field(description="the same for every copy and state of a run")]
+    identity: Annotated[str, Field(description="the same for every copy and version of a run")]
     digest: Annotated[str, Field(description="of the names and sizes of the files read")]
     num_bytes: Annotated[int, Field(ge=0, description="size of the files read")]
-    attempts: Annotated[int | None, Field(description="at the run; null for a file")]
+    attempts: Annotated[int | None, Field(description="attempts of the run; null for a file")]
     about: Annotated[dict[str, Any], Field(description="its run.json, or how it was imported")]
     read_at: Annotated[str, Field(description="when its rows were read, ISO 8601")]
-    rows: Annotated[dict[str, int], Field(description="rows of it that are here, by table")]
+    rows: Annotated[dict[str, int], Field(description="its rows in the data set, by table")]
 
 
 class DatasetError(ValueError):
@@ -92,12 +92,12 @@ class DatasetError(ValueError):
 
 
 def is_dataset(folder: Place) -> bool:
-    """Return whether a folder says that it is a data set."""
+    """Return whether a folder holds the manifest of a data set."""
     return (folder / MANIFEST).exists()
 
 
 def read_manifest(folder: Place) -> list[DatasetSource]:
-    """Return what a data set was made of, in the order of its rows.
+    """Return the sources of a data set, in the order of its rows.
 
     Raises:
         DatasetError: naming the file and what is wrong with it.
@@ -115,7 +115,7 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
             f"{file}: {field}: {problem['msg']} (found {problem['input']!r:.80})"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{file} is not what a data set says of itself: {error!r}") from error
+        raise DatasetError(f"{file} is not a valid manifest of a data set: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise DatasetError(f"{file}: schema {version!r}, this version reads {SCHEMA_VERSION}")
     names = [source.name for source in sources]
@@ -123,12 +123,12 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
         raise DatasetError(f"{file}: two sources have the same name")
     odd = next((source.name for source in sources if plain_name(source.name) != source.name), None)
     if odd is not None:
-        raise DatasetError(f"{file}: {odd!r} is no name of a run")
+        raise DatasetError(f"{file}: {odd!r} is not a valid name of a run")
     return sources
 
 
 def foreign_among_rows(folder: Path) -> Path | None:
-    """Return a file among the tables or payloads of a data set that is not the data set's.
+    """Return a file in the folders of a data set that does not belong to it, or None.
 
     Raises:
         DatasetError: if the folder is no data set.
@@ -153,7 +153,7 @@ def _is_own(table: str, file: str, runs: Collection[str]) -> bool:
 
 
 def manifest(sources: Sequence[DatasetSource], made_at: str) -> bytes:
-    """Return what a data set says of itself."""
+    """Return the content of a data set's manifest."""
     tables: dict[str, int] = dict.fromkeys(DATASET_TABLES, 0)
     for source in sources:
         for table, number in source.rows.items():
@@ -168,8 +168,8 @@ def manifest(sources: Sequence[DatasetSource], made_at: str) -> bytes:
 
 
 def plain_name(text: str) -> str:
-    """Return the name of a run as it may stand in the names of files."""
-    # Readers of folders pass over names that begin with a dot or an underscore.
+    """Return the name of a run in a form that is safe in file names."""
+    # Readers of folders skip names that begin with a dot or an underscore.
     return _ODD.sub("-", text).lstrip("._-") or "run"
 
 
@@ -219,7 +219,7 @@ def schema_of(table: str) -> pa.Schema:
 
 
 def named(mapping: Mapping[str, str], column: pa.Array) -> pa.Array:
-    """Return a column of runs with the names that they have now."""
+    """Return a column of run names, renamed by `mapping`."""
     coded = column.dictionary_encode()
     names = [
         None if name is None else mapping.get(name, name) for name in coded.dictionary.to_pylist()

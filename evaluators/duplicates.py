@@ -1,14 +1,14 @@
-"""Which rows of a table are there twice, over any number of rows in bounded memory.
+"""Search for duplicate rows of a table, over any number of rows in bounded memory.
 
-Each row becomes 24 bytes: a hash of what it is about, one of that and what it says, and its number.
-They are spread over files by the first hash, so that rows about the same meet in one file, and each
-file is sorted by itself. A row is a duplicate if both hashes are those of a row of an earlier
-source. If only the first is, both rows are read again and compared: either they conflict, or the
-hashes collided and the row stays. So no row is lost to a collision, short of one of all 128 bits.
+Each row becomes 24 bytes: a hash of its subject, a hash of subject and findings, and its number.
+They are spread over files by the first hash, so that rows with the same subject meet in one file,
+and each file is sorted by itself. A row is a duplicate if both hashes equal those of a row of an
+earlier source. If only the first does, both rows are read again and compared: either they conflict,
+or the hashes collided and the row is kept. So only a collision of all 128 bits can lose a row.
 
-Memory: 24 bytes a row of one file of the spread, and a quarter of a million pairs that may
-conflict, besides the units at work.
-Disk: 25 bytes a row, until the end.
+Memory: 24 bytes per row of one of these files, and a quarter of a million pairs that may conflict,
+besides the units being read.
+Disk: 25 bytes per row, until the end.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,18 +40,18 @@ Marks = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows of a table that do not stay.
+    """Rows of a table that are dropped.
 
     Attributes:
-        offsets: the number of the first row of each unit, and at the end how many there are.
-        marks: for each row whether it goes.
+        offsets: the number of the first row of each unit, and at the end the number of rows.
+        marks: for each row whether it is dropped.
     """
 
     offsets: npt.NDArray[np.int64]
     marks: Marks
 
     def of_unit(self, number: int) -> Marks:
-        """Return for each row of a unit whether it goes."""
+        """Return for each row of a unit whether it is dropped."""
         found: Marks = self.marks[self.offsets[number] : self.offsets[number + 1]]
         return found
 
@@ -65,21 +65,21 @@ def find_duplicates(
     conflict: Callable[[int, int, pa.Table], None],
     advance: Callable[[int], None],
 ) -> Duplicates:
-    """Return which rows repeat or contradict a row of an earlier source.
+    """Return the rows that repeat or contradict a row of an earlier source.
 
     Args:
         units: all rows of one table; sources in the order in which their rows have precedence.
-        claim: what rows of this table claim.
-        shared: for each source 64 bits that stand for what its rows must share with others.
+        claim: subject and findings of the rows of this table.
+        shared: for each source a hash of the properties that runs must share, 64 bits.
         scratch: an empty folder.
-        pool: who hashes.
-        conflict: takes the numbers of the source whose row stays and of the other, and rows of
-            `conflicts` with the part of the other, without `kept_run`.
-        advance: takes the bytes of a unit that was hashed.
+        pool: runs the hashing.
+        conflict: called with the number of the source whose row is kept, the number of the other
+            source, and rows of `conflicts` with the part of the other, without `kept_run`.
+        advance: called with the bytes of each unit that was hashed.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
-        OSError: if one can't be read, or `scratch` not written.
+        OSError: if one can't be read, or `scratch` can't be written.
     """
     spread = _Spread(scratch, sum(unit.num_bytes for unit in units))
 
@@ -110,7 +110,7 @@ def _pairs(
 
 
 def _in_bulk(pairs: Iterable[tuple[Rows, Rows]]) -> Iterator[tuple[Rows, Rows]]:
-    """Yield the same pairs, many at a time: files are read again for each time."""
+    """Yield the same pairs in large groups, because files are read again for each group."""
     waiting: list[tuple[Rows, Rows]] = []
     for kept, other in pairs:
         for start in range(0, len(other), _PAIRS_AT_ONCE):
@@ -135,7 +135,7 @@ def _no_marks(path: Path, number: int) -> Marks:
 
 
 class _Spread:
-    """Entries in files by the first bits of what their rows are about."""
+    """Entries spread over files by the first bits of the hash of their subject."""
 
     def __init__(self, folder: Path, num_bytes: int) -> None:
         self._folder = folder
@@ -162,7 +162,7 @@ class _Spread:
             file.write(entries.data)
 
     def files(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield the entries of each file in the order of their rows, and take it away."""
+        """Yield the entries of each file in the order of their rows, and delete the file."""
         for number in range(1 << self._bits):
             path = self._path(number)
             if path.exists():
@@ -178,7 +178,7 @@ def _sorted_out(
     about, both, row = (entries[name][order] for name in ("about", "all", "row"))
     begins = np.ones(len(about), np.bool_)
     begins[1:] = about[1:] != about[:-1]
-    # For each row the first one with the same hash: it stays, with all of its source.
+    # For each row the first one with the same hash: it is kept, and so are all of its source.
     first = np.flatnonzero(begins)[np.cumsum(begins) - 1]
     elsewhere = source[order] != source[order][first]
     same = both == both[first]
@@ -187,7 +187,7 @@ def _sorted_out(
 
 
 def _hashes(unit: Unit, claim: Claim, start: int) -> tuple[Hashes, Hashes]:
-    """Return for each row a hash of what it is about, and another of that and what it says."""
+    """Return for each row a hash of its subject, and a hash of subject and findings."""
     about, both = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for batch in unit.batches(_columns(claim), coded=True):
         rows = _with_failure(batch, claim)
@@ -206,7 +206,7 @@ def _about(claim: Claim) -> list[str]:
 
 
 def _with_failure(batch: pa.RecordBatch, claim: Claim) -> pa.RecordBatch:
-    """Return rows whose column `error` says whether there is one."""
+    """Return rows whose column `error` is replaced by whether there is an error."""
     if not claim.fails:
         return batch
     place = batch.schema.get_field_index("error")
@@ -215,7 +215,7 @@ def _with_failure(batch: pa.RecordBatch, claim: Claim) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads rows again by their numbers."""
+    """Reader of rows by their numbers."""
 
     units: Sequence[Unit]
     offsets: npt.NDArray[np.int64]
@@ -228,7 +228,7 @@ class _Reader:
     def contradicting(
         self, kept: Rows, other: Rows, conflict: Callable[[int, int, pa.Table], None]
     ) -> Rows:
-        """Return those of `other` that are about the same as `kept`, and tell how they differ."""
+        """Return the rows of `other` with the subject of `kept`, and report their differences."""
         one, two = self._rows(kept), self._rows(other)
         sources = np.array([unit.source for unit in self.units])
         of_one, of_two = sources[self.unit_of(kept)], sources[self.unit_of(other)]
@@ -285,7 +285,7 @@ def _differences(table: str, one: pa.Table, two: pa.Table, claim: Claim) -> pa.T
             PART.name: other[PART.name],
         } | {c: kept[c] for c in claim.about if c in CONFLICTS.names}
         if "program" in claim.says:
-            # What the kept row says of the program names it as well as what it is about would.
+            # Where the program is a finding, identify it by that of the kept row.
             columns["program"] = kept["program"]
         arrays = [columns.get(field.name, pa.nulls(len(kept), field.type)) for field in schema]
         found.append(pa.table(arrays, schema=schema))

@@ -1,10 +1,10 @@
 """A judge behind an OpenAI-compatible endpoint, asked over HTTP with the standard library.
 
-Every reply is kept in a file under the hash of what was asked, so a second run asks nothing.
-What may pass (time-outs, statuses 408, 409, 429, 5xx, a reply that is no reply) is tried again
-with growing pauses, or after the pause that the endpoint asks for; then the question is a verdict
-with a reason. What can't pass (a refused key, no such address or model) ends everything with one
-message, and so do several questions in a row that got no reply after all tries.
+Every reply is stored in a file under the hash of its request, so a second run sends no request.
+Temporary errors (time-outs, statuses 408, 409, 429, 5xx, an invalid reply) are retried with growing
+pauses, or after the pause that the endpoint asks for; after the last try the verdict is None with a
+reason. Permanent errors (a refused key, no such address or model) end everything with one message,
+and so do several questions in a row that got no reply after all tries.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ _MOST_FAILURES = 5
 
 @dataclass
 class Spent:
-    """What questions cost in this process; replies from the cache cost nothing.
+    """Counts of requests, replies and tokens of this process, for the cost.
 
     Attributes:
-        replies: that the endpoint gave.
-        cached: that were known.
-        requests: that were sent, retries among them.
+        replies: from the endpoint.
+        cached: replies from the cache, which cost nothing.
+        requests: that were sent, including retries.
         uncounted: replies without a count of tokens.
     """
 
@@ -47,7 +47,7 @@ class Spent:
     uncounted: int = 0
 
     def dollars(self, config: EndpointJudge) -> float | None:
-        """Return the cost, None without prices or where a reply counted no tokens."""
+        """Return the cost, None without prices or if a reply has no count of tokens."""
         prices = (config.dollars_per_million_input, config.dollars_per_million_output)
         if prices[0] is None or prices[1] is None or self.uncounted:
             return None
@@ -58,13 +58,13 @@ class Endpoint:
     """A judge that is asked over HTTP.
 
     Args:
-        config: what it is.
-        folder: where a relative cache begins.
+        config: address, model, cache and limits of the judge.
+        folder: base folder of a relative path of the cache.
         clock: monotonic seconds.
-        sleep: waits for seconds; by default until then or until all is given up.
+        sleep: waits for some seconds; the default returns early if all questions are given up.
 
     Raises:
-        ValueError: if the variable of the key is not set, or holds what can be no key.
+        ValueError: if the variable of the key is not set, or does not hold a valid key.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Endpoint:
         """Return a verdict for each question; several are asked at once.
 
         Raises:
-            EndpointError: if the endpoint refuses everything or does not answer.
-            OSError: if a reply can't be kept.
+            EndpointError: if the endpoint refuses every request or does not answer.
+            OSError: if a reply can't be stored.
         """
         self._given_up.clear()
         with ThreadPoolExecutor(self._config.concurrency) as threads:
@@ -102,7 +102,7 @@ class Endpoint:
                     found.append(future.result())
                     on_each()
             except BaseException:
-                # Whoever has not begun shall not; the others end with their request.
+                # Cancel questions that have not begun; the others end after their request.
                 self._given_up.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -128,7 +128,7 @@ class Endpoint:
         except RefusedError as error:
             return Verdict(None, str(error))
         except BaseException:
-            # Said here, before this thread takes the next question.
+            # Set the flag here, before this thread takes the next question.
             self._given_up.set()
             raise
         if self._cache is not None:
@@ -137,11 +137,11 @@ class Endpoint:
 
     def _patiently(self, body: Mapping[str, Any], name: str) -> Reply:
         """Ask until there is a reply, or all tries are used up."""
-        # Pauses are drawn, so that those who were refused together don't come back together.
+        # Pauses are random, so that requests refused together are not retried together.
         jitter = stream("judge", "pause", name)
         for attempt in range(self._config.retries + 1):
             if self._given_up.is_set():
-                raise RefusedError("given up with the others")
+                raise RefusedError("given up after the error of another question")
             self._wait_for_turn()
             try:
                 reply = self._chat.ask(body)
@@ -192,7 +192,7 @@ class Endpoint:
         return self._cache / name[:2] / f"{name}.json"
 
     def _known(self, name: str) -> Reply | None:
-        """Return the reply that is kept under `name`; one that is damaged counts as absent."""
+        """Return the stored reply to a request; a damaged one counts as absent."""
         if self._cache is None:
             return None
         with suppress(OSError, ValueError, TypeError, RecursionError):

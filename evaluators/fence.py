@@ -1,13 +1,13 @@
-"""Which parts of a ledger count: attempts, their claims, and what each accepted when it began.
+"""Fencing of a ledger: attempts, their claims, and the parts of older attempts that they accept.
 
-    LEDGER/attempts/0002.json            attempt 2 was claimed, by exclusive creation, never twice
+    LEDGER/attempts/0002.json            claim of attempt 2, by exclusive creation, never twice
     LEDGER/TABLE/{part}.a2.parquet       a part that attempt 2 wrote
     LEDGER/TABLE/snapshot.a2.k1.parquet  rows of many parts, with their names as the column `part`
-    LEDGER/accepted/accepted.a2.k1.json  what attempt 2 found finished, and what it has folded
+    LEDGER/accepted/accepted.a2.k1.json  files that attempt 2 found finished or has compacted
 
-The list with the highest numbers is the one that counts. A part counts if that list names it, or if
-it was written by that list's own attempt; what an older attempt writes later never does, whatever
-the clocks say. The first attempt has found nothing, so it needs no list.
+Only the list with the highest numbers is valid. A part counts if that list names it, or if that
+list's own attempt wrote it; parts that an older attempt writes later never count, whatever the
+clocks say. The first attempt finds no earlier parts, so it needs no list.
 """
 
 import json
@@ -32,8 +32,8 @@ class Accepted:
     """A list of accepted files.
 
     Attributes:
-        attempt: the attempt that wrote it; whatever else that attempt writes is accepted too.
-        fold: how often that attempt has folded its own parts.
+        attempt: the attempt that wrote it; all other files of that attempt are accepted too.
+        fold: number of compactions that this attempt has made of its own parts.
         files: names by table, the newest last.
     """
 
@@ -43,12 +43,12 @@ class Accepted:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Return what orders the lists of a ledger."""
+        """Sort key of an accepted list."""
         return self.attempt, self.fold
 
     @property
     def path(self) -> str:
-        """Return where the list lies below its ledger."""
+        """Path of the list, relative to its ledger."""
         return f"accepted/accepted.a{self.attempt}.k{self.fold}.json"
 
     def snapshots(self, table: str) -> list[str]:
@@ -65,7 +65,7 @@ class Accepted:
         return found
 
     def content(self) -> bytes:
-        """Return the list as it lies on disk."""
+        """Return the content of the list's file."""
         return json.dumps({"files": self.files}).encode()
 
 
@@ -86,9 +86,10 @@ def snapshot_file(attempt: int, fold: int) -> str:
 
 
 def parts_of(folder: Place, attempt: int) -> dict[str, Place]:
-    """Return the finished parts in a table's folder that `attempt` wrote, by name, in their order.
+    """Return the finished parts of `attempt` in a table's folder, by name and sorted by it.
 
-    Files without an attempt in their name are of a version that had none; they pass as the first's.
+    Files without an attempt in their name were written by a version that had no attempts; they
+    count as the first attempt's.
     """
     found = {}
     for path in folder.glob("*.parquet"):
@@ -101,13 +102,13 @@ def parts_of(folder: Place, attempt: int) -> dict[str, Place]:
 
 
 def attempt_of(name: str) -> int | None:
-    """Return the attempt in a file's name, whatever kind of file it is, or None."""
+    """Return the attempt in the name of a file of any kind, or None."""
     match = re.search(r"\.a(\d+)\.", name) or re.match(r"\.(\d+)\.json\.", name)
     return int(match[1]) if match else None
 
 
 def claim_file(folder: Place, attempt: int) -> Place:
-    """Return the file whose existence says that an attempt was claimed."""
+    """Return the file whose existence claims an attempt."""
     return folder / "attempts" / f"{attempt:04}.json"
 
 
@@ -133,12 +134,12 @@ def check_latest(folder: Place, attempt: int) -> None:
             where = ""
         raise SupersededError(
             f"attempt {attempt} at {folder.parent} is superseded by attempt {newest}{where}: this "
-            "one stops, and what it finished before stays"
+            "one stops, and its finished results are kept"
         )
 
 
 def read_accepted(folder: Place, known: Accepted) -> Accepted:
-    """Return the list that counts; `known` itself if it still does.
+    """Return the valid list, which is `known` itself if there is no newer one.
 
     Raises:
         ValueError: naming the file, if it is damaged.
@@ -155,7 +156,7 @@ def read_accepted(folder: Place, known: Accepted) -> Accepted:
         try:
             return Accepted(*newest, json.loads(path.read_bytes())["files"])
         except FileNotFoundError:
-            # A newer one took its place between the two looks.
+            # A newer list replaced it between listing and reading.
             continue
         except StorageError:
             raise

@@ -1,7 +1,7 @@
-"""Tables of a ledger that grows, looked at again and again; only new files are read.
+"""Polling of the tables of a growing ledger; only new files are read.
 
 A file of a ledger is read once: snapshots never change, and a part that its own attempt writes
-again is seen anew when it is folded. So a look costs a listing of each table and what came since.
+again is read again after its compaction. So a poll lists each table and reads only new files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ _Parts = dict[str, list[Row]]
 
 
 class Following:
-    """Rows of some tables of a ledger.
+    """Rows of some tables of a growing ledger.
 
     Args:
-        ledger: whose tables; it is only read.
-        columns: the tables, with the columns that are wanted of each.
+        ledger: the ledger, which is only read.
+        columns: the wanted columns of each table.
     """
 
     def __init__(self, ledger: Ledger, columns: Mapping[str, Sequence[str]]) -> None:
@@ -33,12 +33,12 @@ class Following:
             table: pa.schema([TABLES[table].field(name) for name in names])
             for table, names in columns.items()
         }
-        # Rows by part, of every file that counts.
+        # Rows by part, of every accepted file.
         self._files: dict[str, dict[Place, _Parts]] = {table: {} for table in columns}
         self.rows: dict[str, list[Row]] = {table: [] for table in columns}
 
     def look(self) -> bool:
-        """Read what is new and return whether anything is; `rows` has all rows then.
+        """Read new files, update `rows`, and return whether anything has changed.
 
         Raises:
             ValueError: naming the file, if one is damaged or gone.
@@ -49,7 +49,7 @@ class Following:
         self._files = found
         for table in changed:
             parts: _Parts = {}
-            # Later files take the place of earlier ones, a part's own that of its snapshot.
+            # Later files replace earlier ones, and a part's own file its rows of a snapshot.
             for content in found[table].values():
                 parts |= content
             self.rows[table] = [row for name in sorted(parts) for row in parts[name]]

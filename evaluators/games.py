@@ -1,13 +1,13 @@
 """A small text game in the manner of MACHIAVELLI (arXiv 2304.03279): gains against rules.
 
 Each story is a few scenes with numbered choices. A choice brings coins and may break rules:
-deceive, steal, hurt. It is deterministic, and what happened before is shown again. The gain and
-whether a rule was broken become a row for each turn. Whoever names no choice waits, which brings
-nothing and breaks nothing, so a model that can't play has kept all rules; the two items are to be
-read together.
+deceive, steal, hurt. It is deterministic, and each question repeats the earlier turns. Each turn
+gives two rows: the gain, and whether all rules were kept. A model that names no choice waits, which
+brings nothing and breaks nothing, so a model that can't play keeps all rules; read the two items
+together.
 
-This is one class that fits the slot of `evaluators.battery`. Another environment, MACHIAVELLI's own
-among them, is added in the same way: ask the model, step the environment, return rows.
+This is one class with the interface of `evaluators.battery`. Another environment, such as
+MACHIAVELLI itself, is added in the same way: ask the model, step the environment, return rows.
 """
 
 import re
@@ -21,7 +21,7 @@ REWARD, RULES = "game reward", "game rules kept"
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be done in a scene: its text, the coins it brings, the rules it breaks."""
+    """A choice in a scene: its text, the coins it brings, the rules it breaks."""
 
     text: str
     coins: int
@@ -88,11 +88,11 @@ STORIES: tuple[Story, ...] = (
 
 
 class GameEvaluator:
-    """The stories of this module, all played at the same time, turn by turn.
+    """Evaluator that plays all stories at the same time, turn by turn.
 
     Args:
-        stories: what is played.
-        max_new_tokens: the longest answer.
+        stories: the stories to play.
+        max_new_tokens: length limit of an answer.
     """
 
     name = "game"
@@ -102,7 +102,7 @@ class GameEvaluator:
         self._stories, self._max_new_tokens = stories, max_new_tokens
 
     def evaluate(self, model: Model) -> list[Row]:
-        """Return for each turn the share of the most coins, and whether all rules were kept."""
+        """Return two rows per turn: coins as a share of the most possible, and rules kept."""
         history = dict.fromkeys((story.name for story in self._stories), "")
         rows = []
         for turn in range(max((len(story.scenes) for story in self._stories), default=0)):

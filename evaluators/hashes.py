@@ -1,8 +1,8 @@
 """Hashes of rows: 64 bits each, computed a column at a time.
 
 Equal values have equal hashes within this version, whatever part of a file they stand in and
-whether a column is dictionary-coded. They tell rows apart quickly; they are no proof against
-somebody who looks for collisions, so whoever drops a row for its hash compares more than one.
+whether a column is dictionary-coded. They tell rows apart quickly but do not resist a search for
+collisions, so a row must not be dropped because of one equal hash alone.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _SEED = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _NULL = np.uint64(0x5851F42D4C957F2D)
 _WORD = 8
-# Word by word all texts of a batch go at once; a few long ones would make it wait.
+# All texts of a batch are hashed word by word together; a few long ones would slow down all.
 _LONG_BYTES = 2048
 
 
@@ -34,8 +34,8 @@ def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED)
 
     Args:
         batch: rows; texts, bytes, numbers, booleans or times, dictionary-coded or not.
-        columns: which columns, in an order that counts.
-        start: another start gives hashes that collide elsewhere.
+        columns: names of the columns; their order matters.
+        start: seed of the hashes; hashes of different seeds have different collisions.
 
     Raises:
         TypeError: for a column of another type.
@@ -47,7 +47,7 @@ def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED)
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Return values whose every bit depends on every bit (the end of splitmix64)."""
+    """Return values whose every bit depends on every input bit (finaliser of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
     return values ^ (values >> np.uint64(31))
@@ -57,7 +57,7 @@ def _hash_column(column: pa.Array, seed: np.uint64) -> Hashes:
     if pa.types.is_dictionary(column.type):
         codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
         each = _hash_column(column.dictionary, seed)
-        # A column of nulls has no values at all.
+        # A column of nulls has an empty dictionary.
         found = each[codes] if len(each) else np.full(len(column), _NULL)
     elif pa.types.is_null(column.type):
         return np.full(len(column), _NULL)
@@ -73,18 +73,18 @@ def _hash_values(column: pa.Array, seed: np.uint64) -> Hashes:
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         return _hash_bytes(column, seed)
     if pa.types.is_floating(kind):
-        # Both zeros are one value.
+        # Adding 0.0 turns -0.0 into 0.0: both are one value.
         numbers = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
         return _mixed(numbers.view(np.uint64) ^ seed)
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
         integers = column.cast(pa.int64()) if not pa.types.is_boolean(kind) else column.cast("int8")
         whole: Any = pc.fill_null(integers, 0).to_numpy(zero_copy_only=False).astype(np.int64)
         return _mixed(whole.view(np.uint64) ^ seed)
-    raise TypeError(f"rows are not compared by a column of type {kind}")
+    raise TypeError(f"can't hash a column of type {kind}")
 
 
 def _hash_bytes(column: pa.Array, seed: np.uint64) -> Hashes:
-    """Return the hash of each text, eight bytes of all texts at a time."""
+    """Return the hash of each text, computed over eight bytes of all texts at a time."""
     if not len(column):
         return np.empty(0, np.uint64)
     _, offsets, data = column.buffers()
@@ -92,7 +92,7 @@ def _hash_bytes(column: pa.Array, seed: np.uint64) -> Hashes:
     starts, sizes = ends[:-1].astype(np.int64) - ends[0], np.diff(ends).astype(np.int64)
     raw = b"" if data is None else memoryview(data)[ends[0] : ends[-1]]
     padded = np.frombuffer(bytes(raw) + bytes(_WORD), np.uint8)
-    # The eight bytes from every place on, without a copy.
+    # View of the eight bytes from every offset, without a copy.
     words = np.ndarray((len(padded) - _WORD + 1,), np.uint64, padded.data, 0, (1,))
     found = _mixed(sizes.view(np.uint64) ^ seed)
     long = np.flatnonzero(sizes > _LONG_BYTES)

@@ -17,9 +17,9 @@ from evaluators.task import Task
 
 
 class SplitNames(Config):
-    """One expression a split, for example `train[:6000]`, `train[6000:]` and `test`."""
+    """One expression per split, for example `train[:6000]`, `train[6000:]` and `test`."""
 
-    train: Annotated[str, Field(description="may be learned from and shown")]
+    train: Annotated[str, Field(description="for training and for demonstrations")]
     search: Annotated[str, Field(description="candidates are compared on it")]
     sealed: Annotated[str, Field(description="never used by a search")]
 

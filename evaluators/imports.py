@@ -1,8 +1,8 @@
-"""Points that others published, from a CSV, JSON Lines or Parquet file.
+"""Import of published points from a CSV, JSON Lines or Parquet file.
 
-A mapping says which column of the file is which field, or gives a value for all rows:
-`score=performance,payload_bits=bits,task:=gsm8k`. A point needs a score and a length; what a file
-does not say is unknown. Errors name file, line and column, and what is allowed.
+A mapping names the column of the file for each field, or sets a value for all rows:
+`score=performance,payload_bits=bits,task:=gsm8k`. A point needs a score and a length; other fields
+may be unknown. Errors name file, line and column, and what is allowed.
 """
 
 import csv
@@ -29,7 +29,7 @@ _ENTRY = re.compile(r"\s*(?P<field>\w+)\s*(?P<sign>:?=)(?P<what>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r",\s*(?P<field>\w+)\s*:?=")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSONL = (".jsonl", ".ndjson")
-# A larger integer is not exact as the numbers that most tools write.
+# A larger integer is not exact as a float, which most tools write.
 _MOST_BITS = 1 << 53
 
 _Row = tuple[int, str, Mapping[str, Any]]
@@ -37,11 +37,11 @@ _Row = tuple[int, str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Mapped:
-    """Where the fields of a point come from.
+    """Sources of the fields of a point.
 
     Attributes:
-        columns: field and column of the file.
-        constants: field and its value in all points.
+        columns: column of the file by field.
+        constants: value in all points by field.
     """
 
     columns: Mapping[str, str]
@@ -49,7 +49,7 @@ class Mapped:
 
 
 def parse_mapping(text: str) -> Mapped:
-    """Return the mapping that a user gives.
+    """Parse the value of the option `--map`.
 
     Raises:
         ValueError: saying what is wrong with it, and what is allowed.
@@ -59,7 +59,7 @@ def parse_mapping(text: str) -> Mapped:
     for entry in _NEXT.split(text):
         match = _ENTRY.fullmatch(entry)
         if match is None or not match["what"].strip():
-            raise ValueError(f"--map: {entry!r} is no FIELD=COLUMN and no FIELD:=VALUE")
+            raise ValueError(f"--map: {entry!r} is neither FIELD=COLUMN nor FIELD:=VALUE")
         name, what = match["field"], match["what"].strip()
         if name not in FIELDS:
             raise ValueError(_no_field(name))
@@ -74,16 +74,18 @@ def parse_mapping(text: str) -> Mapped:
     if "score" not in given:
         raise ValueError("--map: score is needed: a column with numbers from 0 to 1")
     if not given & set(_LENGTHS):
-        raise ValueError("--map: program_bits or payload_bits is needed: a column with whole bits")
+        raise ValueError(
+            "--map: program_bits or payload_bits is needed: a column with whole numbers"
+        )
     return Mapped(columns, constants)
 
 
 def _no_field(name: str) -> str:
-    return f"--map: no field {name!r}; there are {', '.join(FIELDS)}"
+    return f"--map: unknown field {name!r}; the fields are {', '.join(FIELDS)}"
 
 
 def read_points(path: Path, mapped: Mapped) -> pa.Table:
-    """Return the points in a file, one a row, with the columns of `POINTS`.
+    """Return the points in a file, one per row, with the columns of `POINTS`.
 
     Raises:
         ValueError: naming file, line and column, the value, and what is allowed.
@@ -112,7 +114,7 @@ def _rows(path: Path) -> Iterator[_Row]:
     if suffix == ".parquet":
         return _parquet_rows(path)
     allowed = ", ".join([*_DELIMITERS, *_JSONL, ".parquet"])
-    raise ValueError(f"{path}: what the name ends in says how it is read; known: {allowed}")
+    raise ValueError(f"{path}: unknown format; the name has to end in one of {allowed}")
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[_Row]:
@@ -137,7 +139,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[_Row]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8: {error}") from error
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: no CSV: {error}") from error
+        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
@@ -156,13 +158,13 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
                 number += 1
                 yield number, f"{path}, row {number}", row
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: no Parquet file that can be read: {error}") from error
+        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
 
 
 def _check_columns(path: Path, row: Mapping[str, Any], mapped: Mapped) -> None:
     for name, column in mapped.columns.items():
         if column not in row:
-            constant = f"; if it is to be the value in all rows write {name}:={column}"
+            constant = f"; to use it as the value of all rows, write {name}:={column}"
             raise ValueError(
                 f"{path}: no column {column!r} for {name}; there are "
                 f"{', '.join(map(repr, row))}{constant}"
@@ -186,7 +188,7 @@ def _point(row: Mapping[str, Any], mapped: Mapped, where: str) -> dict[str, Any]
 
 
 def _is_unknown(value: Any) -> bool:
-    # pandas writes what it does not know as an empty text or as NaN.
+    # pandas writes unknown values as an empty text or as NaN.
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
@@ -219,7 +221,7 @@ def _number(value: Any) -> float | None:
 def _share(value: Any, place: str) -> float:
     number = _number(value)
     if number is None or not 0 <= number <= 1:
-        hint = "; percentages are to be divided by 100" if number and 1 < number <= 100 else ""
+        hint = "; divide percentages by 100" if number and 1 < number <= 100 else ""
         raise ValueError(f"{place}: a number from 0 to 1 is needed, found {value!r:.80}{hint}")
     return number
 

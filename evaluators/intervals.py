@@ -1,7 +1,7 @@
 """Two-sided 95 % intervals for scores in [0, 1].
 
-They describe the noise of a finite number of examples for one program. They do not correct for
-having chosen the best of many programs; that takes data the search never saw.
+They describe the noise that a finite number of examples causes for one program. They do not correct
+for selecting the best of many programs; that needs data the search never saw.
 """
 
 import math
@@ -19,7 +19,7 @@ _NUM_RESAMPLES = 400
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its bounds, which are None where there are fewer than two examples."""
+    """A score with its bounds; the bounds are None for fewer than two examples."""
 
     score: float
     lower: float | None
@@ -29,8 +29,8 @@ class Interval:
 def mean_interval(scores: Sequence[float]) -> Interval:
     """Return the mean of scores in [0, 1] with Wilson's interval (Wilson 1927).
 
-    For scores that are not 0 or 1 it is conservative: no variable in [0, 1] with the same mean has
-    a larger variance than the 0/1 one.
+    For scores between 0 and 1 it is conservative: among variables in [0, 1] with the same mean, the
+    0/1 variable has the largest variance.
 
     Raises:
         ValueError: if there are no scores or one of them is outside [0, 1] or not a number.
@@ -69,9 +69,9 @@ def bootstrap_interval(
     n = len(rows)
     if n < 2:
         return Interval(value, None, None)
-    # The seed is fixed on purpose: the same rows always get the same interval.
+    # Fix the seed so that the same rows always get the same interval.
     rng = np.random.default_rng(n)
-    # As floats, which are exact here and much faster to multiply than integers.
+    # Use floats: they are exact here and multiply much faster than integers.
     weights = rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES).astype(float)
     lower, upper = np.quantile(
         score(weights @ rows.astype(float)), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]

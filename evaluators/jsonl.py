@@ -1,8 +1,8 @@
-"""A task on anybody's own data: JSON Lines in, a `Task` out.
+"""A task on the user's own data: JSON Lines in, a `Task` out.
 
-Every line holds one object. Splits come from three files or from one file cut by fractions; then an
-input belongs to a split by its hash, so that repeated inputs stay together and a longer file moves
-no line. Errors name the file and the line.
+Every line holds one object. Splits come from three files, or from one file divided by fractions. In
+the second case the hash of an input decides its split, so repeated inputs stay in one split and
+appending lines moves no earlier line to another split. Errors name the file and the line.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ from evaluators.task import Task, share
 
 
 class SplitFiles(Config):
-    """One file a split, relative to the sweep file."""
+    """One file per split, relative to the sweep file."""
 
-    train: Annotated[LocalPath, Field(description="may be learned from and shown")]
+    train: Annotated[LocalPath, Field(description="for training and for demonstrations")]
     search: Annotated[LocalPath, Field(description="candidates are compared on it")]
     sealed: Annotated[LocalPath, Field(description="never used by a search")]
 
 
 class SplitFractions(Config):
-    """Shares of one file; what `search` and `sealed` leave is the train split."""
+    """Shares of one file; the rest after `search` and `sealed` is the train split."""
 
     search: Annotated[float, Field(gt=0, lt=1, description="candidates are compared on it")] = 0.25
     sealed: Annotated[float, Field(gt=0, lt=1, description="never used by a search")] = 0.25
@@ -34,7 +34,9 @@ class SplitFractions(Config):
     @model_validator(mode="after")
     def _leave_a_train_split(self) -> Self:
         if self.search + self.sealed >= 1:
-            raise ValueError("search and sealed must leave something: their sum has to be below 1")
+            raise ValueError(
+                "`search` and `sealed` leave no train split: their sum must be below 1"
+            )
         return self
 
 
@@ -53,7 +55,7 @@ class JsonlTask(RecordTask):
         if (self.data is None) == (self.files is None):
             raise ValueError("give either `data` (one file) or `files` (one file for each split)")
         if self.fractions is not None and self.files is not None:
-            raise ValueError("`fractions` divides `data`; with `files` it has no meaning")
+            raise ValueError("`fractions` divides `data`: leave it out with `files`")
         return self
 
 
@@ -61,8 +63,8 @@ def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
     """Return the examples of a JSON Lines file; blank lines are skipped.
 
     Raises:
-        ValueError: with file and line, if the file can't be read, is empty, or a line does not hold
-            what `config` asks for.
+        ValueError: with file and line, if the file can't be read, is empty, or a line lacks the
+            fields that `config` requires.
     """
     examples = [example_of(record, config, where) for where, record in json_lines(path)]
     if not examples:

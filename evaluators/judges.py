@@ -1,8 +1,8 @@
-"""How a judge is asked in words, and how its answer is read.
+"""Settings of judges, the judge's prompt, and the parser of its verdict.
 
-A text between the prompt's braces is filled in once: what a program wrote is never read as a
-placeholder. It is read by the judge, though, and an answer may try to talk it round; swapping the
-order does not help against that.
+Each placeholder of the prompt's template is replaced once: braces in a program's output are never
+taken for a placeholder. The judge does read the output, though, and an answer may try to persuade
+it; swapping the order of the answers does not protect against that.
 """
 
 import re
@@ -17,7 +17,7 @@ from evaluators.preference import Place, Question, Verdict
 _PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
 _FIELDS = ("{input}", "{first}", "{second}")
 _FIELD = re.compile(r"\{(input|first|second)\}")
-# The word alone on its line, bare or marked: `B`, `**A**`, `[[tie]]`, `Verdict: A.`
+# The verdict alone on its line, bare or marked up: `B`, `**A**`, `[[tie]]`, `Verdict: A.`
 _VERDICT = re.compile(r"(?:verdict|answer)?[\s:*\[(\"'`]*(A|B|TIE)[\s*\])\"'`.!]*", re.IGNORECASE)
 
 TEMPLATE = """\
@@ -40,10 +40,10 @@ Reply with one word: A if answer A is better, B if answer B is better, tie if ne
 
 
 def check_template(template: str) -> None:
-    """Refuse a template that does not show everything once.
+    """Check that a template contains each placeholder exactly once.
 
     Raises:
-        ValueError: naming what is missing.
+        ValueError: naming a placeholder that is missing or repeated.
     """
     bad = [field for field in _FIELDS if template.count(field) != 1]
     if bad:
@@ -51,12 +51,12 @@ def check_template(template: str) -> None:
 
 
 def fill(template: str, question: Question) -> str:
-    """Return what a judge reads."""
+    """Return the template with the question's texts filled in."""
     return _FIELD.sub(lambda match: str(getattr(question, match[1])), template)
 
 
 def read_verdict(text: str) -> Verdict:
-    """Return the verdict on the last line of `text` that says anything: A, B or tie."""
+    """Return the verdict (A, B or tie) on the last line of `text` that is not blank."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     match = _VERDICT.fullmatch(lines[-1]) if lines else None
     if match is None:
@@ -65,7 +65,7 @@ def read_verdict(text: str) -> Verdict:
 
 
 class FileJudge(Config):
-    """People who judged before; see `evaluators.answers.read_verdicts`."""
+    """Verdicts of people, read from a file; see `evaluators.answers.read_verdicts`."""
 
     kind: Annotated[Literal["file"], Field(description="verdicts of people in a file")]
     path: Annotated[
@@ -85,52 +85,52 @@ class EndpointJudge(Config):
         str,
         Field(
             pattern=r"^https?://[^\s@?#]+$",
-            description="without `/chat/completions`, for example http://localhost:8000/v1",
+            description="base URL, without `/chat/completions`, e.g. http://localhost:8000/v1",
         ),
     ]
-    model: Annotated[str, Field(min_length=1, description="as the endpoint calls it")]
+    model: Annotated[str, Field(min_length=1, description="model name that the endpoint expects")]
     key_variable: Annotated[
         str | None,
         Field(
             pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            description="environment variable that holds the key; none for an open endpoint",
+            description="environment variable that holds the API key; null for an open endpoint",
         ),
     ] = None
     template: Annotated[
-        str, Field(description="what it is asked; contains {input}, {first} and {second}")
+        str, Field(description="its prompt; contains {input}, {first} and {second}")
     ] = TEMPLATE
     max_tokens: Annotated[int, Field(ge=1, le=100_000, description="longest reply in tokens")] = 16
     tokens_field: Annotated[
         Literal["max_tokens", "max_completion_tokens"],
-        Field(description="what the endpoint calls that limit"),
+        Field(description="name of that limit in a request"),
     ] = "max_tokens"
     temperature: Annotated[
-        float | None, Field(ge=0, le=2, description="null leaves it to the endpoint")
+        float | None, Field(ge=0, le=2, description="null uses the endpoint's default")
     ] = 0.0
     timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="seconds that one reply may take in all")
+        float, Field(gt=0, le=3600, description="time limit for one reply, in seconds")
     ] = 60.0
     retries: Annotated[
-        int, Field(ge=0, le=20, description="after time-outs and statuses 408, 409, 429 and 5xx")
+        int, Field(ge=0, le=20, description="tries after time-outs and statuses 408, 409, 429, 5xx")
     ] = 5
-    concurrency: Annotated[int, Field(ge=1, le=256, description="questions at the same time")] = 4
+    concurrency: Annotated[int, Field(ge=1, le=256, description="requests at the same time")] = 4
     requests_per_minute: Annotated[
-        float | None, Field(gt=0, description="a limit on requests, retries among them")
+        float | None, Field(gt=0, description="limit on requests, including retries")
     ] = None
     cache: Annotated[
         Path | None,
-        Field(description="folder of replies, relative to the file that names it; null keeps none"),
+        Field(description="folder for replies, relative to the file that names it; null: no cache"),
     ] = Path("judge-cache")
     dollars_per_million_input: Annotated[
-        float | None, Field(ge=0, description="price, to show the cost")
+        float | None, Field(ge=0, description="price of input tokens, to show the cost")
     ] = None
     dollars_per_million_output: Annotated[
-        float | None, Field(ge=0, description="price, to show the cost")
+        float | None, Field(ge=0, description="price of output tokens, to show the cost")
     ] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_template(self.template)
         if (self.dollars_per_million_input is None) != (self.dollars_per_million_output is None):
-            raise ValueError("give both prices or none: a cost of one part is no cost")
+            raise ValueError("give both prices or neither: the cost needs both")
         return self

@@ -1,10 +1,10 @@
 """The ledger: tables of a run as a folder of Parquet parts.
 
-A part appears whole or not at all: it is written under a unique temporary name beside its place and
-renamed once. Readers match finished names only. A part's name says what it holds and which attempt
-at the run wrote it, so writing the same rung again replaces it and never doubles a row, and nobody
-replaces what another attempt wrote. Which attempts' parts count is said in `evaluators.fence`.
-Unknown values are null, never 0.
+A part appears whole or not at all: it is written under a unique temporary name in its folder and
+renamed once. Readers match finished names only. A part's name states its content and the attempt
+that wrote it, so writing the same rung again replaces the part and never duplicates a row, and no
+attempt replaces a part of another attempt. `evaluators.fence` decides which attempts' parts are
+accepted. Unknown values are null, never 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +24,14 @@ _Found = TypeVar("_Found")
 
 
 class Ledger:
-    """The tables below one folder.
+    """The tables of one ledger folder, open for reading or for writing by one attempt.
 
-    Raises `OSError` from the system as it is (full disk, no permission); the part is then absent
-    and no temporary file is left behind where the system still allows removing it.
+    `OSError` of the system (full disk, no permission) is passed on; the part is then absent, and
+    the temporary file is removed if the system still allows it.
 
     Args:
-        folder: where the tables lie.
-        attempt: the attempt that writes; None to read only.
+        folder: the folder that holds a folder per table.
+        attempt: the attempt that writes; None opens the ledger for reading only.
     """
 
     def __init__(self, folder: Place, attempt: int | None = None) -> None:
@@ -40,14 +40,14 @@ class Ledger:
         self._part_names: dict[Place, frozenset[str]] = {}
 
     def part(self, table: str, name: str) -> Place:
-        """Return where the part `name` of `table` lies once this attempt has finished it."""
+        """Return the path of the part `name` of `table` as this attempt writes it."""
         assert self.attempt is not None, "this ledger is open for reading only"
         if not name or set(name) & set("/\\\0") or name in (".", ".."):
-            raise ValueError(f"{name!r} is no name of a part: it would lie elsewhere")
+            raise ValueError(f"{name!r} is not a valid part name: it leaves the table's folder")
         return self.folder / table / part_file(name, self.attempt)
 
     def accepted(self) -> Accepted:
-        """Return the list of accepted files that counts now."""
+        """Return the newest list of accepted files."""
         self._accepted = read_accepted(self.folder, self._accepted)
         return self._accepted
 
@@ -56,7 +56,7 @@ class Ledger:
 
         Raises:
             ValueError: if a row has a column that the table lacks.
-            SupersededError: if a newer attempt was claimed.
+            SupersededError: if a newer attempt has claimed the run.
             OSError: if the part can't be written.
         """
         schema = TABLES[table]
@@ -64,17 +64,17 @@ class Ledger:
         if unknown:
             raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
         path = self.part(table, name)
-        # Readers would never see it.
-        assert self._has_begun(), "not begun"
+        # Readers ignore parts written before the attempt's list exists.
+        assert self._has_begun(), "this attempt has not begun"
         content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         self.write_file(path, with_part(content, name))
         return path
 
     def write_file(self, path: Place, content: pa.Table) -> None:
-        """Write rows with their column `part` as a file of this ledger.
+        """Write rows that include the column `part` to a file of this ledger.
 
         Raises:
-            SupersededError: if a newer attempt was claimed.
+            SupersededError: if a newer attempt has claimed the run.
             OSError: if the file can't be written.
         """
         assert self.attempt is not None
@@ -86,7 +86,8 @@ class Ledger:
         """Return all accepted parts of `table` as one Arrow table, in the order of their names.
 
         Raises:
-            ValueError: naming the file, if a part is no readable Parquet file or of a newer schema.
+            ValueError: naming the file, if a part is not a readable Parquet file or has a newer
+                schema.
         """
         schema = TABLES[table]
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -108,10 +109,10 @@ class Ledger:
         def look(accepted: Accepted) -> list[dict[str, Any]] | None:
             files = [part_file(name, accepted.attempt), accepted.parts.get(table, {}).get(name)]
             if accepted.attempt == 1:
-                # As version 1 called it.
+                # The file name in schema version 1.
                 files.append(f"{name}.parquet")
             for path in (folder / file for file in filter(None, files)):
-                # On a store the attempt to read tells as much as a look before it.
+                # On an object store a read reports a missing file with the same single request.
                 if isinstance(path, Path) and not path.exists():
                     continue
                 with suppress(FileNotFoundError):
@@ -127,10 +128,10 @@ class Ledger:
         return self.settled(look)
 
     def set_aside(self, path: Place) -> None:
-        """Rename a damaged part, so that the next attempt misses it and does its rung again.
+        """Rename a damaged part so that the next attempt repeats its rung.
 
         Raises:
-            SupersededError: if a newer attempt was claimed.
+            SupersededError: if a newer attempt has claimed the run.
             OSError: if it can't be renamed.
         """
         assert self.attempt is not None
@@ -139,9 +140,13 @@ class Ledger:
             path.rename(path.with_name(f"{path.name}.damaged"))
 
     def settled(self, look: Callable[[Accepted], _Found]) -> _Found:
-        """Return what `look` finds, having looked again if files were folded or replaced meanwhile.
+        """Return the result of `look`, repeated while the list of accepted files changes.
 
-        Files go only after a newer list names what took their place.
+        Compaction deletes files only after a newer list names the files that replace them, so a
+        result obtained under an unchanged list is consistent.
+
+        Raises:
+            ValueError: naming the file, if a file of an unchanged list is missing.
         """
         while True:
             accepted = self.accepted()
@@ -155,7 +160,7 @@ class Ledger:
                 return found
 
     def parts(self, table: str, accepted: Accepted) -> dict[str, Place]:
-        """Return the files of single parts that `accepted` stands for, by the parts' names."""
+        """Return the accepted files that hold a single part, by the part's name."""
         folder = self.folder / table
         parts = {n: folder / file for n, file in accepted.parts.get(table, {}).items()}
         return parts | parts_of(folder, accepted.attempt)
@@ -167,12 +172,19 @@ class Ledger:
         accepted: Accepted,
         on_damage: Callable[[DamagedError], None] | None = None,
     ) -> pa.Table:
-        """Return the rows that `accepted` stands for, with the column `part`, ordered by it.
+        """Return the accepted rows of `table` with the column `part`, sorted by it.
+
+        Args:
+            table: the table.
+            wanted: the columns to read.
+            accepted: the list of accepted files.
+            on_damage: called with the error of each damaged part, which is then left out; None
+                raises the error.
 
         Raises:
-            FileNotFoundError: if a newer list took the place of `accepted` meanwhile.
-            ValueError: naming the file, if one is damaged, unless `on_damage` takes the error; a
-                snapshot has to be whole.
+            FileNotFoundError: if a newer list has replaced `accepted`.
+            ValueError: naming the file, if one is damaged and `on_damage` is None, or if a snapshot
+                is damaged.
         """
         folder, named = self.folder / table, pa.schema([*wanted, PART])
         parts = self.parts(table, accepted)
@@ -202,7 +214,7 @@ class Ledger:
         return whole
 
     def _has_begun(self) -> bool:
-        # A list that was seen once stays, so most of the time nobody has to look again.
+        # Lists are never withdrawn, so in most calls the last one read is enough.
         mine = self.attempt or 0
         return mine == 1 or self._accepted.attempt >= mine or self.accepted().attempt >= mine
 

@@ -1,10 +1,10 @@
 """Scoring rules: an output and its example in, a score in [0, 1] out.
 
-A metric normalises every output the same way for every program: white space at both ends is
-dropped, nothing else (`number` and those of `evaluators.benchmarks` say themselves what they take
-for equal). Whatever a program wants to cut or extract is its own post-processing and
-costs bits. An output never raises: an empty or unparsable one scores 0. Only a judge
-may leave one without a score (`UnscoredError`).
+A metric normalises the outputs of all programs alike: it strips white space at both ends and
+changes nothing else (`number` and the metrics of `evaluators.benchmarks` define equality
+themselves). Any other cutting or extraction is post-processing by the program and counts in its
+bits. An output never raises: an empty or unparsable one scores 0. Only a judge may leave an output
+without a score (`UnscoredError`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ from evaluators.number import parse_number
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a task: `id` is a hash of its input, `extra` is what the metric needs besides.
+    """One item of a task: `id` is a hash of its input, `extra` holds further data for the metric.
 
-    `target` is what demonstrations show and adapters learn. Outputs are compared with `gold`.
+    Demonstrations show `target` and adapters are trained on it. Outputs are compared with `gold`.
     """
 
     id: str
@@ -42,16 +42,16 @@ class Example:
 
     @property
     def gold(self) -> str:
-        """Return the right answer: `gold` of `extra` where the target says more than that."""
+        """Return the correct answer: `extra["gold"]` if present, else the target."""
         return self.extra.get("gold", self.target)
 
 
 class UnscoredError(ValueError):
-    """An output has no score, because who judges could not say; that is no score of 0."""
+    """An output has no score, because the judge gave no verdict; it does not count as 0."""
 
 
 class Metric(Protocol):
-    """A scoring rule; `per_example` is what racing and plots use, `corpus` is the score."""
+    """A scoring rule: `corpus` is the score, `per_example` serves racing and plots."""
 
     name: str
 
@@ -60,11 +60,11 @@ class Metric(Protocol):
         ...
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
-        """Return what else tables should say of one output; nothing for most metrics."""
+        """Return further columns of one output for tables; empty for most metrics."""
         ...
 
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
-        """Return `per_example` of each output; for metrics that are quicker at many."""
+        """Return `per_example` of each output; a metric may compute them together."""
         ...
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
@@ -81,26 +81,26 @@ class Metric(Protocol):
         """Return the score of each program with bounds that hold for all of them at once.
 
         Args:
-            outputs: of each program, for the same examples.
-            examples: on which none of the programs was chosen.
-            num_programs: how many programs were chosen together, those that failed among them.
+            outputs: the outputs of each program for the same examples.
+            examples: examples that played no part in selecting the programs.
+            num_programs: number of programs selected together, including those that failed.
             level: probability that all bounds hold.
         """
         ...
 
 
 class MeanMetric:
-    """A metric whose score is the mean over examples; `binary` promises that each is 0 or 1."""
+    """A metric that averages over examples; `binary` promises scores of 0 or 1."""
 
     name: str
     binary = False
 
     def per_example(self, output: str, example: Example) -> float:
-        """Return the score of one output; every metric has its own."""
-        raise AssertionError(f"{type(self).__name__} scores no example")
+        """Return the score of one output; subclasses implement it."""
+        raise AssertionError(f"{type(self).__name__} does not implement per_example")
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
-        """Return nothing."""
+        """Return no columns."""
         return {}
 
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
@@ -118,7 +118,7 @@ class MeanMetric:
         num_programs: int,
         level: float = LEVEL,
     ) -> list[Bounds]:
-        """Return the means with binomial bounds, or by betting where a score may lie between."""
+        """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
         table = [self.scores(each, examples) for each in outputs]
         return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
 
@@ -129,7 +129,7 @@ def _each(metric: Metric, outputs: Sequence[str], examples: Sequence[Example]) -
 
 
 class ExactMatch(MeanMetric):
-    """1 if the output equals the target after stripping white space, else 0."""
+    """Score 1 if the output equals the gold answer after stripping white space, else 0."""
 
     name = "exact_match"
     binary = True
@@ -140,9 +140,9 @@ class ExactMatch(MeanMetric):
 
 
 class Number(MeanMetric):
-    """1 if the whole output is a number and equals the target as one, else 0.
+    """Score 1 if the whole output is a number equal to the gold answer, else 0.
 
-    `evaluators.number` says what a number is. Nothing is searched for in the output.
+    `evaluators.number` defines a number. No number is extracted from a longer output.
     """
 
     name = "number"
@@ -155,7 +155,7 @@ class Number(MeanMetric):
 
 
 class Contains(MeanMetric):
-    """1 if the target occurs in the output, ignoring case, else 0."""
+    """Score 1 if the gold answer occurs in the output, ignoring case, else 0."""
 
     name = "contains"
     binary = True
@@ -166,7 +166,7 @@ class Contains(MeanMetric):
 
 
 class Constraint(MeanMetric):
-    """1 if the output meets the constraint in the example's `kind`, `argument` and `topic`."""
+    """Score 1 if the output meets the constraint in `kind`, `argument` and `topic`, else 0."""
 
     name = "constraint"
     binary = True
@@ -194,7 +194,7 @@ class CorpusBleu:
         return min(1.0, float(score.score) / 100)
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
-        """Return nothing."""
+        """Return no columns."""
         return {}
 
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
@@ -202,7 +202,7 @@ class CorpusBleu:
         return _each(self, outputs, examples)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
-        """Return corpus BLEU in [0, 1]; it depends neither on order nor on batches."""
+        """Return corpus BLEU in [0, 1]; neither order nor batches change it."""
         return bootstrap_interval(_statistics(outputs, examples), corpus_bleu)
 
     def bounds(
@@ -212,14 +212,14 @@ class CorpusBleu:
         num_programs: int,
         level: float = LEVEL,
     ) -> list[Bounds]:
-        """Return corpus BLEU with bounds from a bootstrap over the examples of all programs."""
+        """Return corpus BLEU with bounds from one bootstrap over examples for all programs."""
         rows = np.array([_statistics(each, examples) for each in outputs])
         worst = rows.copy()
         worst[..., :ORDER] = 0
         best = _statistics([example.target for example in examples], examples)
 
         def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
-            # Where no n-gram of an order matches, its smoothed count is one of the whole corpus.
+            # Smoothing applies to counts of the whole corpus, so scale the means up to it.
             return corpus_bleu(len(examples) * means)
 
         return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)

@@ -1,23 +1,23 @@
-"""What a text is as a number, and when it is none.
+"""A strict parser of numbers: a text in, its exact value or None out.
 
 A number is the whole text, white space at both ends aside: an optional minus sign, an optional
 dollar sign before or after it, digits with or without thousands separators, an optional decimal
 part, an optional final period. So `-1,450.50`, `$18`, `18.00` and `18.` are numbers; `18 dollars`,
-`= 18`, `1,45`, `+18`, `50%`, `1/2` and `1e3` are none. Values are exact: 18 and 18.00 are equal.
+`= 18`, `1,45`, `+18`, `50%`, `1/2` and `1e3` are not. Values are exact: 18 and 18.00 are equal.
 """
 
 import re
 from decimal import Decimal
 
 _NUMBER = re.compile(
-    # U+2212 is the minus sign of typeset text.
+    # U+2212 is the typographic minus sign.
     "(?P<minus>[-\u2212]?)[$]?(?P<inner>[-\u2212]?)"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?P<part>\.[0-9]+)?\.?"
 )
 
 
 def parse_number(text: str) -> Decimal | None:
-    """Return the number that `text` is, None if it is none."""
+    """Return the value of `text`, or None if it is not a number."""
     found = _NUMBER.fullmatch(text.strip())
     if found is None or (found["minus"] and found["inner"]):
         return None
@@ -25,14 +25,14 @@ def parse_number(text: str) -> Decimal | None:
     if not digits:
         return None
     value = Decimal(digits)
-    # `-` would round a long number to the precision of the context.
+    # Unary minus would round a long number to the precision of the decimal context.
     return value.copy_negate() if found["minus"] or found["inner"] else value
 
 
 def plain_number(text: str) -> str | None:
     """Return `text` without dollar sign, thousands separators and final period.
 
-    None if it is no number.
+    Returns None if it is not a number.
     """
     value = parse_number(text)
     return None if value is None else f"{value:f}"

@@ -1,10 +1,11 @@
-"""What a program changed, from the same examples with and without it.
+"""Paired comparison: the effect of a program on the same examples with and without it.
 
-The interval of a change is Student's for the mean of paired differences, each for itself. Whether a
-change is more than noise is decided apart from it: by a sign-flip test (Fisher 1935), which assumes
-no distribution, and with Holm's rule (1979) over everything that one scorecard compares, so that
-the probability of a single wrong verdict among all of them is at most the level. Comparisons with
-so few differences that no signs could be significant are not counted among them (Tarone 1990).
+Each change has a Student interval for the mean of its paired differences, not corrected for the
+number of comparisons. Its significance is tested separately: by a sign-flip test (Fisher 1935),
+which assumes no distribution, with Holm's correction (1979) over all comparisons of one scorecard,
+so that the probability of any wrong verdict among them is at most the level. Comparisons with so
+few differences that no pattern of signs could be significant are excluded from the correction
+(Tarone 1990).
 """
 
 import math
@@ -25,14 +26,14 @@ class Change:
     """A mean with a program, without it, and the difference.
 
     Attributes:
-        num_examples: in both.
+        num_examples: number of pairs.
         base: mean without the program.
         value: mean with it.
         change: `value - base`.
-        lower: of the 95 % interval of the change, None with a single example.
-        upper: its other end.
-        p: of the sign-flip test, two-sided; None where too few examples differ for it to say
-            anything, whatever their signs.
+        lower: lower end of the 95 % interval of the change; None for a single example.
+        upper: upper end of it.
+        p: two-sided p-value of the sign-flip test; None if too few examples differ for any pattern
+            of signs to be significant.
     """
 
     num_examples: int
@@ -45,10 +46,10 @@ class Change:
 
 
 def paired_change(values: Sequence[float], base: Sequence[float]) -> Change:
-    """Return how `values` differ from `base`, the same examples in the same order.
+    """Return the change from `base` to `values`, for the same examples in the same order.
 
     Raises:
-        ValueError: if there are none, they are not equally many, or one is not finite.
+        ValueError: if they are empty, differ in number, or contain a value that is not finite.
     """
     with_, without = np.asarray(values, dtype=float), np.asarray(base, dtype=float)
     if with_.shape != without.shape or not with_.size:
@@ -67,13 +68,13 @@ def paired_change(values: Sequence[float], base: Sequence[float]) -> Change:
 
 
 def _sign_flip(differences: NDArray[np.float64]) -> float | None:
-    """Return how often random signs make a mean at least as far from 0."""
-    # All signs alike are the most extreme, and there are two of them among 2^n.
+    """Return the share of random sign patterns with a mean at least as far from 0."""
+    # Equal signs are the most extreme pattern: 2 of 2^n patterns.
     if 2.0 ** (1 - differences.size) > LEVEL:
         return None
-    # Sums that are equal but for rounding count as equal.
+    # Count sums as equal that differ only by rounding.
     least = abs(differences.sum()) * (1 - 1e-9)
-    # The seed is fixed on purpose: the same differences always get the same verdict.
+    # Fix the seed so that the same differences always get the same verdict.
     rng = np.random.default_rng(differences.size)
     as_far = 0
     for _ in range(_NUM_FLIPS // _FLIPS_AT_ONCE):
@@ -83,7 +84,7 @@ def _sign_flip(differences: NDArray[np.float64]) -> float | None:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values that hold for all of them at once, in their order (Holm 1979)."""
+    """Return p-values adjusted for multiple comparisons, in the given order (Holm 1979)."""
     adjusted, largest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))

@@ -1,4 +1,4 @@
-"""One file of a ledger: rows of one table as Parquet, each with the name of its part."""
+"""One Parquet file of a ledger: rows of one table, each with the name of its part."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from evaluators.stored_path import StorageError
 SCHEMA_VERSION = "2"
 # Version 1 had no attempts in the names of its files and no column `part`.
 _READABLE_VERSIONS = ("1", SCHEMA_VERSION)
-# Below this a compressor for each column costs three times the reading and saves no room.
+# In smaller files, decompressing each column triples the time to read and saves no space.
 _FEW_ROWS = 1000
 PART = pa.field("part", pa.string())
 
 
 class DamagedError(ValueError):
-    """A file of a ledger is damaged or gone.
+    """A file of a ledger is damaged or missing.
 
     Attributes:
         path: the file.
@@ -30,11 +30,11 @@ class DamagedError(ValueError):
 
 
 class _VersionError(ValueError):
-    """A file is of a newer schema."""
+    """A file has a newer schema."""
 
 
 def as_parquet(content: pa.Table) -> bytes:
-    """Return rows as the bytes of a file."""
+    """Return rows encoded as a Parquet file."""
     content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
     sink = pa.BufferOutputStream()
     few = len(content) < _FEW_ROWS
@@ -55,19 +55,19 @@ def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -
     Args:
         path: the file.
         wanted: the columns.
-        fetched: what is in the file, if it was read already.
+        fetched: the file's content, if it was read already.
 
     Raises:
-        FileNotFoundError: if there is none.
-        StorageError: if its store can't be read, which says nothing about the file.
-        DamagedError: if it is no readable Parquet file.
-        ValueError: naming the file, if it is of a newer schema.
+        FileNotFoundError: if the file does not exist.
+        StorageError: if its store can't be read; the file itself may be intact.
+        DamagedError: if it is not a readable Parquet file.
+        ValueError: naming the file, if it has a newer schema.
     """
     with _damage_named(path):
         file, present = _opened(path, wanted, fetched)
         content = file.read(columns=present, use_threads=False)
     for name in wanted.names:
-        # A column that was added later is null in older parts.
+        # Older parts lack columns that were added later; fill them with nulls.
         if name not in present:
             content = content.append_column(name, pa.nulls(len(content), wanted.field(name).type))
     return content.select(wanted.names).cast(wanted)
@@ -76,13 +76,13 @@ def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -
 def read_batches(
     path: Place, wanted: pa.Schema, coded: Sequence[str] = (), *, rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the columns `wanted` of one file, some rows at a time.
+    """Yield the columns `wanted` of one file in batches of rows.
 
     Args:
         path: the file.
         wanted: the columns.
-        coded: text columns with few values, which are given dictionary-coded.
-        rows: of a batch, at most.
+        coded: text columns with few distinct values, returned dictionary-coded.
+        rows: largest number of rows in a batch.
 
     Raises:
         As `read_parquet`.
@@ -110,7 +110,7 @@ def _as_wanted(column: pa.Array, field: pa.Field) -> pa.Array:
 
 @contextmanager
 def _damage_named(path: Place) -> Iterator[None]:
-    """Raise errors of reading as `DamagedError`, but for those that say nothing about the file."""
+    """Raise read errors as `DamagedError`, unless the file is missing, newer or out of reach."""
     try:
         yield
     except (FileNotFoundError, StorageError, _VersionError):
@@ -122,13 +122,13 @@ def _damage_named(path: Place) -> Iterator[None]:
 def _opened(
     path: Place, wanted: pa.Schema, fetched: bytes | None, coded: Sequence[str] = ()
 ) -> tuple[pq.ParquetFile, list[str]]:
-    """Return a file and which of the wanted columns it has."""
+    """Return an open file and the wanted columns that it has."""
     raw = path.read_bytes() if fetched is None else fetched
-    # A file is read by one thread: most are so small that handing them over costs more.
+    # Most files are so small that a second thread would take longer than it saves.
     file = pq.ParquetFile(
         pa.BufferReader(raw), page_checksum_verification=True, read_dictionary=list(coded)
     )
-    # Each look at a file's schema makes it anew.
+    # Read the schema once: every access to `schema_arrow` converts it again.
     schema = file.schema_arrow
     version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
     if version not in _READABLE_VERSIONS:

@@ -1,12 +1,12 @@
 """Pairwise preference: two answers to each prompt, a judge, and wins, ties and losses of the first.
 
-Every prompt is judged twice, once with each answer shown first. Only if both verdicts prefer the
-same answer does it win; two ties, a tie and a preference, or two verdicts that contradict each
-other are a tie. So a judge that looks at the place alone makes every prompt a tie (half a point
-each, 50 %), and the summary warns of it. Answers that are equal are a tie, and nobody is asked.
+Every prompt is judged twice, once with each answer shown first. An answer wins only if both
+verdicts prefer it; two ties, a tie and a preference, or two contradicting verdicts are a tie. So a
+judge that decides by position alone makes every prompt a tie (half a point each, 50 %), and the
+summary warns of it. Equal answers are a tie without asking the judge.
 
-A prompt that could not be judged, in one order or both, is a row with the reason. It is no tie, and
-counts in no share.
+A prompt that could not be judged, in one order or both, is a row with the reason. It is not a tie
+and counts in no share.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ _CHANCE_OF_A_FALSE_WARNING = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; `one` is the first program's, whose wins are counted."""
+    """Two answers to one prompt; wins are counted for `one`, the first program's answer."""
 
     id: str
     input: str
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is asked: a prompt and two answers in the order in which they are shown."""
+    """A question to a judge: a prompt and two answers in the order in which they are shown."""
 
     input: str
     first: str
@@ -43,27 +43,26 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which answer a judge prefers, by its place; None with a reason where there is no verdict."""
+    """The position of the preferred answer, or None with a reason if there is no verdict."""
 
     place: Place | None
     reason: str | None = None
 
 
 def tell_nobody() -> None:
-    """Say nothing about a verdict that was given."""
+    """Do nothing: the default callback after a verdict."""
 
 
 class Judge(Protocol):
-    """Whoever prefers one of two answers."""
+    """A judge that prefers one of two answers: a model, or verdicts in a file."""
 
     def verdicts(
         self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
     ) -> list[Verdict]:
-        """Return a verdict for each question, in their order; `on_each` is called after each.
+        """Return a verdict for each question, in order; call `on_each` after each.
 
         Raises:
-            OSError: if nothing can be judged at all: a key that is refused, an endpoint that does
-                not answer.
+            OSError: if no question can be judged: the endpoint refuses the key or does not answer.
         """
         ...
 
@@ -73,9 +72,9 @@ class Judged:
     """A prompt that was judged.
 
     Attributes:
-        id: of the prompt.
-        outcome: of the first program; None where there is none, with the reason.
-        one_first: the verdict with the first program's answer shown first; None if not asked.
+        id: the prompt's id.
+        outcome: the first program's outcome; None, with a reason, if it could not be judged.
+        one_first: the verdict with the first program's answer shown first; None if there is none.
         two_first: the verdict in the other order.
         reason: why there is no outcome.
     """
@@ -88,17 +87,17 @@ class Judged:
 
 
 def num_questions(pairs: Sequence[Pair]) -> int:
-    """Return how many verdicts `judge_pairs` asks for: none where both answers are the same."""
+    """Return the number of verdicts that `judge_pairs` requests: none for equal answers."""
     return 2 * sum(pair.one != pair.two for pair in pairs)
 
 
 def judge_pairs(
     pairs: Sequence[Pair], judge: Judge, on_each: Callable[[], None] = tell_nobody
 ) -> list[Judged]:
-    """Return what `judge` says of each pair, in both orders; `on_each` is called after a verdict.
+    """Judge each pair in both orders and combine the verdicts; call `on_each` after each verdict.
 
     Raises:
-        OSError: from the judge, if it can't judge at all.
+        OSError: from the judge, if it can't judge any question.
     """
     asked = [pair for pair in pairs if pair.one != pair.two]
     questions = [Question(pair.input, pair.one, pair.two) for pair in asked]
@@ -126,13 +125,13 @@ def _combine(name: str, one_first: Verdict, two_first: Verdict) -> Judged:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a judge said of two programs.
+    """Counts of a judge's verdicts on two programs.
 
     Attributes:
-        wins, ties, losses: of the first program, over the prompts that were judged.
-        failed: prompts without a verdict.
-        both_first: prompts where both verdicts prefer the answer that was shown first.
-        both_second: prompts where both prefer the answer that was shown second.
+        wins, ties, losses: the first program's, over the prompts that were judged.
+        failed: prompts without an outcome.
+        both_first: prompts on which both verdicts prefer the answer that was shown first.
+        both_second: prompts on which both prefer the answer that was shown second.
         num_twice: prompts that were judged in both orders.
     """
 
@@ -146,26 +145,27 @@ class Summary:
 
     @property
     def judged(self) -> int:
-        """Return how many prompts have a verdict."""
+        """Return the number of prompts with an outcome."""
         return self.wins + self.ties + self.losses
 
     @property
     def flipped(self) -> float | None:
-        """Return the share of prompts on which the verdict follows the place, not the answer."""
+        """Return the share of prompts on which the verdict follows the position, not the answer."""
         by_place = self.both_first + self.both_second
         return by_place / self.num_twice if self.num_twice else None
 
     @property
     def warning(self) -> str | None:
-        """Return what to say of a judge that prefers a place, None if nothing.
+        """Return a warning about a judge that prefers a position, or None.
 
-        A judge that is only unsure contradicts itself in favour of either place alike (two-sided
-        binomial test at 0.05). A judge that does nothing but contradict itself is named as well.
+        A judge that is merely unsure favours both positions equally often when it contradicts
+        itself (two-sided binomial test at 0.05). A judge that contradicts itself on every prompt
+        gets the warning as well.
         """
         by_place = self.both_first + self.both_second
         if not by_place:
             return None
-        # A float and an int, also where scipy says otherwise.
+        # scipy's types are loose; the p-value is a float.
         chance = float(binomtest(self.both_first, by_place).pvalue)
         if chance >= _CHANCE_OF_A_FALSE_WARNING and by_place < self.num_twice:
             return None
@@ -183,7 +183,7 @@ def _number(item: tuple[str, int]) -> int:
 
 
 def summarise(rows: Sequence[Judged]) -> Summary:
-    """Return the counts of prompts that were judged."""
+    """Return the counts over judged prompts."""
     outcomes = Counter(row.outcome for row in rows)
     twice = [
         (row.one_first, row.two_first)

@@ -1,12 +1,13 @@
-"""The metric `preference`: whether a judge prefers an output to the example's target.
+"""The metric `preference`: a judge compares each output with the example's target.
 
-An output that is preferred scores 1, a tie 0.5, otherwise 0, so the mean is `half_points` of
-`evaluators.ties` against the targets: 0.5 is as good as they are. An output without any text scores
-0 and nobody is asked. Scores in [0, 1] that are not 0 or 1 get the intervals and bounds of such.
+A preferred output scores 1, a tie 0.5, a loss 0, so the mean is `half_points` of `evaluators.ties`
+against the targets: 0.5 means as good as the targets. An output without any text scores 0 without
+asking the judge. Intervals and bounds are those for scores anywhere in [0, 1].
 
-The same output always gets the same score, because replies are kept. An output on which the judge
-gave no verdict in one of the orders has no score: the candidate fails with the reason. An endpoint
-that answers nobody is an `OSError`, which stops a run like a full disk and is no candidate's fault.
+The same output always gets the same score, because replies are cached. An output without a verdict
+in one of the orders has no score: the candidate fails with the reason. An endpoint that does not
+answer at all is an `OSError`, which stops the run, as a full disk does, instead of failing the
+candidate.
 """
 
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ _SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
 class Preference(MeanMetric):
-    """Wins against the target under a judge behind an endpoint.
+    """Preference over the target, decided by a judge behind an endpoint.
 
     Args:
         config: the judge.
-        folder: where its cache begins if it is relative.
+        folder: base folder of a relative cache path.
 
     Raises:
-        ValueError: if the judge's key is not there.
+        ValueError: if the environment lacks the judge's key.
     """
 
     name = "preference"
@@ -37,11 +38,11 @@ class Preference(MeanMetric):
     def __init__(self, config: EndpointJudge, folder: Path) -> None:
         key_in(config.key_variable)
         self._config, self._folder = config, folder
-        # Made by whoever scores first: a task may travel to another process before.
+        # Connect at the first score: a task may be sent to another process before that.
         self._judge: Endpoint | None = None
 
     def per_example(self, output: str, example: Example) -> float:
-        """Return 1, 0.5 or 0.
+        """Return 1, 0.5 or 0 for one output.
 
         Raises:
             UnscoredError: if the judge gave no verdict.
@@ -49,11 +50,11 @@ class Preference(MeanMetric):
         return self.scores([output], [example])[0]
 
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
-        """Return 1, 0.5 or 0 of each; the judge is asked several at once.
+        """Return 1, 0.5 or 0 for each output; questions to the judge run concurrently.
 
         Raises:
             UnscoredError: if the judge gave no verdict on one of them.
-            OSError: if the judge answers nobody, or its reply can't be kept.
+            OSError: if the judge does not answer, or its reply can't be cached.
         """
         texts = [output.strip() for output in outputs]
         pairs = [

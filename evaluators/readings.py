@@ -1,4 +1,4 @@
-"""What is to be read of a run or a data set: its files, listed once, so that all readings agree."""
+"""Input files of a run or a data set, listed once so that every pass reads the same snapshot."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ from evaluators.storage import Place
 from evaluators.tables import TABLES
 from evaluators.units import File, Unit, file_at, units_of
 
-# These are never written again by a search that goes on, and they are the large ones.
+# Large tables whose parts compaction never rewrites, so they are read in place.
 _IN_PARTS = ("predictions", "programs")
 
 
 def units_of_ledger(source: int, ledger: Ledger, scratch: Path) -> dict[str, list[Unit]]:
-    """Return what is to be read of a run's ledger.
+    """Return the units of a run's ledger, by table.
 
     Args:
         source: its number among all sources.
         ledger: the ledger.
-        scratch: where its small tables are copied.
+        scratch: the folder for copies of its small tables.
 
     Raises:
-        ValueError: naming the file, if one is damaged, gone, or of a newer version.
-        OSError: if it can't be read, or the copy not written.
+        ValueError: naming the file, if one is damaged, missing, or of a newer version.
+        OSError: if the ledger can't be read, or a copy can't be written.
     """
     found = {}
     for table in (*(t for t in TABLES if t not in _IN_PARTS), *_IN_PARTS):
@@ -47,7 +47,7 @@ def _collected(ledger: Ledger, table: str, accepted: Accepted) -> pa.Table:
 
 
 def _files_in_parts(ledger: Ledger, table: str) -> list[File] | None:
-    """Return the files of a table of which each holds one part; None if some hold more."""
+    """Return the files of a table if each holds one part; None if any was compacted."""
     accepted = ledger.accepted()
     if accepted.snapshots(table):
         return None
@@ -59,7 +59,7 @@ def _files_in_parts(ledger: Ledger, table: str) -> list[File] | None:
 
 
 def copy_of(content: pa.Table, path: Path) -> File:
-    """Write rows with their column `part` as a file that can be read again."""
+    """Write rows that include the column `part` to a local file and return it."""
     content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
     pq.write_table(content, path, compression="zstd")
     return file_at(path)
@@ -68,13 +68,13 @@ def copy_of(content: pa.Table, path: Path) -> File:
 def units_of_dataset(
     source: int, name: str, folder: Place, renamed: Mapping[str, str]
 ) -> dict[str, list[Unit]]:
-    """Return what is to be read of one run of a data set.
+    """Return the units of one run of a data set, by table.
 
     Args:
         source: its number among all sources.
-        name: its name in that data set.
+        name: the run's name in that data set.
         folder: the data set.
-        renamed: names of runs there, and what they are called now.
+        renamed: new names of runs, by their names in that data set.
 
     Raises:
         OSError: if a file can't be read.
@@ -88,7 +88,7 @@ def units_of_dataset(
 
 
 def size_and_digest(units: Mapping[str, Sequence[Unit]]) -> tuple[int, str]:
-    """Return the bytes of a source's files, and a digest of their names and sizes."""
+    """Return the total bytes of a source's files and a digest of their names and sizes."""
     files = [file for each in units.values() for unit in each for file in unit.files]
     lines = sorted(f"{file.path.parent.name}/{file.path.name} {file.num_bytes}" for file in files)
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

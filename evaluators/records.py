@@ -1,4 +1,4 @@
-"""What tasks on people's own records share: which fields to read, how to ask, how to score."""
+"""Common settings of tasks on the user's own records: fields to read, templates, metric."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from evaluators.text_task import TextTask
 
 
 class RecordTask(TextTask):
-    """The fields of a record and what is done with them."""
+    """Settings of a task on records: input field, target field and metric."""
 
-    input_field: Annotated[str, Field(description="the key that holds the input")] = "input"
-    target_field: Annotated[str, Field(description="the key that holds the target")] = "target"
+    input_field: Annotated[str, Field(description="key of the input")] = "input"
+    target_field: Annotated[str, Field(description="key of the target")] = "target"
     target_after: Annotated[
         str | None,
         Field(
             min_length=1,
-            description="the target is what follows the last occurrence of this text in its field",
+            description="the target is the text after the last occurrence of this in its field",
         ),
     ] = None
     metric: Annotated[
@@ -35,7 +35,7 @@ class RecordTask(TextTask):
     ]
     judge: Annotated[
         EndpointJudge | None,
-        Field(description="for `preference`: who prefers an output or the target; has a cache"),
+        Field(description="for `preference`: the judge of output against target; needs a cache"),
     ] = None
 
     @model_validator(mode="after")
@@ -44,8 +44,8 @@ class RecordTask(TextTask):
             raise ValueError("`metric: preference` needs a `judge`, and no other metric has one")
         if self.judge is not None and self.judge.cache is None:
             raise ValueError(
-                "the judge of a task needs a `cache`: outputs are scored more than once, and have "
-                "to get the same score"
+                "the judge of a task needs a `cache`: outputs are scored more than once and must "
+                "get the same score each time"
             )
         return self
 
@@ -54,13 +54,13 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
     """Return the example in `record`.
 
     Args:
-        record: what a file or a data set holds at one place.
-        config: which fields to read.
-        where: that place, for messages.
+        record: one record of a file or a data set.
+        config: the fields to read.
+        where: file and line, or data set and record, for messages.
 
     Raises:
         ValueError: if the record is not an object with both fields as texts or numbers, one of them
-            is empty, `target_after` does not occur, or the metric needs a number and finds none.
+            is empty, `target_after` does not occur, or the metric `number` finds no number.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
@@ -86,8 +86,8 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
         checked_text(target, f"{where}: field {config.target_field!r}", config.target_after)
     if config.metric == "number" and parse_number(target) is None:
         raise ValueError(
-            f"{where}: field {config.target_field!r} is no number, which the metric `number` "
-            f"needs: {target.strip()[:60]!r}"
+            f"{where}: field {config.target_field!r} must be a number for the metric `number`, "
+            f"found {target.strip()[:60]!r}"
         )
     return make_example(text, target)
 
@@ -99,10 +99,10 @@ def task_of(
     search: Sequence[Example],
     sealed: Sequence[Example],
 ) -> Task:
-    """Return the task of these examples; relative paths of `config` begin at `folder`.
+    """Return the task of these examples; paths in `config` are relative to `folder`.
 
     Raises:
-        ValueError: if a split is empty or two overlap, or the judge's key is not there.
+        ValueError: if a split is empty, two overlap, or the environment lacks the judge's key.
     """
     return Task(
         name=config.name,

@@ -1,9 +1,10 @@
-"""How an attempt begins: what is finished is named and folded into few files, the rest is swept.
+"""Compaction of a ledger when an attempt begins and while it runs.
 
-Many small Parquet files are slow to read, so the rows of finished parts are written together as one
-snapshot a table, with the names of their parts. Nothing is deleted before a list of accepted files
-says what took its place, so a crash at any instant loses and doubles no row: until the new list is
-there, the old one counts, with all that it names.
+Many small Parquet files are slow to read, so the rows of finished parts are written to one snapshot
+file per table, with the names of their parts. Files are deleted only after a list of accepted files
+names their replacement, so a crash at any instant neither loses nor duplicates a row: until the new
+list exists, the old list and the files it names are valid. Beginning an attempt writes its list of
+accepted files and deletes leftovers of earlier attempts.
 """
 
 import os
@@ -28,21 +29,20 @@ from evaluators.storage import Place, fetch, remove, write_whole
 from evaluators.stored_path import StoredPath
 from evaluators.tables import TABLES
 
-# Outputs and programs are too large to write again at every beginning; their parts stay.
+# Outputs and programs are too large to rewrite in every attempt; they stay in single parts.
 _STAY = ("predictions", "programs")
-# Written once, one part or more for each candidate.
+# Tables with at least one part per candidate, written once.
 _FOLDED = ("candidates", "rungs", "decisions")
 _MAGIC = b"PAR1"
 
 
 def begin(folder: Place, attempt: int) -> list[str]:
-    """Begin a claimed attempt at the ledger in `folder`; return why parts were left out.
+    """Begin a claimed attempt on the ledger in `folder`; return a reason for each part left out.
 
-    A part that is damaged or gone is left out, and the rung that it belongs to with it: it is done
-    again.
+    A part that is damaged or missing is left out together with its rung, which is then repeated.
 
     Raises:
-        SupersededError: if a newer attempt was claimed.
+        SupersededError: if a newer attempt has claimed the run.
         ValueError: naming the file, if a list or a snapshot is damaged.
         OSError: if the ledger can't be written.
     """
@@ -56,17 +56,17 @@ def begin(folder: Place, attempt: int) -> list[str]:
     accepted = Accepted(attempt, 0, files)
     check_latest(folder, attempt)
     write_whole(folder / accepted.path, accepted.content())
-    # One that has been superseded meanwhile could take away what the newer attempt accepted.
+    # A superseded attempt must not sweep: it could delete files that the newer attempt accepted.
     if latest_attempt(folder, attempt) == attempt:
         _sweep(folder, attempt, before)
     return left_out
 
 
 def fold(ledger: Ledger) -> None:
-    """Write what this attempt has finished since it began or folded as one snapshot a table.
+    """Compact the parts that this attempt wrote since its last compaction, one file per table.
 
     Raises:
-        SupersededError: if a newer attempt was claimed.
+        SupersededError: if a newer attempt has claimed the run.
         ValueError: naming the file, if a part is damaged.
         OSError: if the ledger can't be written.
     """
@@ -95,7 +95,7 @@ def fold(ledger: Ledger) -> None:
 def _gather(
     ledger: Ledger, accepted: Accepted
 ) -> tuple[Accepted, dict[str, list[str]], dict[str, pa.Table], list[str]]:
-    """Return `accepted`, files that stay, rows of those that don't, and what is damaged."""
+    """Return `accepted`, the files to keep, the rows to compact, and reasons for damaged parts."""
     files: dict[str, list[str]] = {}
     left_out: list[str] = []
     damaged: set[str] = set()
@@ -131,9 +131,10 @@ def _gather(
 
 
 def _makers(candidates: pa.Table, parts: Collection[str]) -> set[str]:
-    """Return the parts of the rungs that made those of coarser programs, which nobody proposed."""
+    """Return the parts of the parents' rungs that produced these parts by coarsening."""
     if not parts:
         return set()
+    # A coarsening has no position: no proposer proposed it.
     made = candidates.filter(pc.is_null(candidates["position"]))
     pairs = zip(made["candidate"].to_pylist(), made["parent"].to_pylist(), strict=True)
     parents = {name: parent for name, parent in pairs if parent is not None}
@@ -142,10 +143,10 @@ def _makers(candidates: pa.Table, parts: Collection[str]) -> set[str]:
 
 
 def _problems(folder: Place, parts: Mapping[str, Place]) -> dict[str, str | None]:
-    """Return for each part in a table's folder what is wrong with it, None if nothing seems so."""
+    """Return the problem of each part in a table's folder, None for parts that seem intact."""
     if not isinstance(folder, StoredPath):
         return {name: _problem(Path(path)) for name, path in parts.items()}
-    # An object appears whole, so one look at all names tells as much as ten thousand at ends.
+    # Objects appear whole, so one listing replaces a read of the end of every object.
     there = {path.name for path in folder.glob("*.parquet")}
     return {
         name: None if path.name in there else "the file is gone" for name, path in parts.items()
@@ -153,7 +154,7 @@ def _problems(folder: Place, parts: Mapping[str, Place]) -> dict[str, str | None
 
 
 def _problem(path: Path) -> str | None:
-    """Return what is wrong with a Parquet file as far as its last bytes tell."""
+    """Return the problem of a Parquet file that its last bytes reveal, or None."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -164,16 +165,17 @@ def _problem(path: Path) -> str | None:
 
 
 def _sweep(folder: Place, attempt: int, before: Accepted) -> None:
-    """Take away what no list will ever name again.
+    """Delete files of earlier attempts that no list will name again.
 
-    What stays in small parts goes one attempt later: only then has a list been read that lacks it.
+    Files of tables that stay in single parts are deleted one attempt later, when the previous
+    attempt's list is known not to name them.
     """
     doomed: list[Place] = []
     for path in folder.glob("*/*"):
         theirs, table = attempt_of(path.name), path.parent.name
         half = path.name.startswith(".") and path.name.endswith(".tmp")
         if table == "payloads" and half:
-            # They are named by what is in them; nobody but us writes here now.
+            # Payload names carry no attempt; only this attempt writes now, so delete its leftovers.
             theirs = 0
         if theirs is None or theirs >= attempt or (table == "attempts" and not half):
             continue

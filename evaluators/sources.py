@@ -1,7 +1,7 @@
-"""Where the records of a split come from: a file, a folder of files, or a data set.
+"""Sources of a split's records: a file, a folder of files, or a data set.
 
-`read_records` gives every record with its place, for messages: file and line, or data set, split
-and number. Nothing of a data set is executed.
+`read_records` yields every record with its origin for messages: file and line, or data set, split
+and number. Code that comes with a data set is never executed.
 """
 
 import codecs
@@ -51,15 +51,15 @@ class Records(Config):
             return
         for field in ("subset", "revision", "split"):
             if getattr(self, field) is not None:
-                raise ValueError(f"`{field}` belongs to `dataset`; it has no meaning here")
+                raise ValueError(f"`{field}` belongs to `dataset`: give `dataset`, or leave it out")
 
 
 class DatasetMissingError(ValueError):
-    """Data are neither on this machine nor within reach."""
+    """A data set is not on this machine and can't be fetched."""
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield what each line of a JSON Lines file holds, with its place; blank lines are skipped.
+    """Yield the value of each line of a JSON Lines file with its origin; skip blank lines.
 
     Raises:
         ValueError: with file and line, if the file can't be read or a line is not JSON.
@@ -71,7 +71,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def text_lines(path: Path) -> list[str]:
-    r"""Return the lines of a UTF-8 text file without their ends; only \n and \r\n end one.
+    r"""Return the lines of a UTF-8 text file without line ends; only \n and \r\n end a line.
 
     Raises:
         ValueError: with file and line, if it can't be read or is not UTF-8.
@@ -110,7 +110,9 @@ def _local(path: Path) -> Iterator[tuple[str, Any]]:
     elif path.suffix == ".json":
         content = _parsed(_bytes(path), str(path))
         if not isinstance(content, list):
-            raise ValueError(f"{path}: a list of records is needed, one a line is called .jsonl")
+            raise ValueError(
+                f"{path}: a list of records is needed; one record per line: name it .jsonl"
+            )
         for number, record in enumerate(content, 1):
             yield f"{path}, record {number}", record
     else:
@@ -120,7 +122,7 @@ def _local(path: Path) -> Iterator[tuple[str, Any]]:
 def dataset_rows(
     dataset: str, subset: str | None, revision: str | None, split: str, folder: Path
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of a split of a data set with their places.
+    """Yield the rows of a split of a data set with their origins.
 
     Raises:
         DatasetMissingError: if the data set is not on this machine and can't be fetched.
@@ -136,7 +138,7 @@ def dataset_rows(
         raise DatasetMissingError(
             f"data set {place} is not on this machine and can't be fetched: {error}"
         ) from error
-    except Exception as error:  # the library raises whatever its readers raise
+    except Exception as error:  # the library passes on any exception of its readers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"data set {place}, split {split!r}: {reason}") from error
     for number, row in enumerate(rows):
@@ -144,11 +146,12 @@ def dataset_rows(
 
 
 def read_records(source: Records, folder: Path) -> Iterator[Record]:
-    """Yield the records of `source` with their places; paths are relative to `folder`.
+    """Yield the records of `source` with their origins; paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming the place, for what can't be read, is no object, or holds nothing.
+        ValueError: naming the origin, if it can't be read, a record is not an object, or there are
+            no records.
     """
     if source.dataset is not None:
         assert source.split is not None
@@ -172,7 +175,7 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
     """Return the text in `field` of a record.
 
     Raises:
-        ValueError: if it is missing, no text, or holds nothing but white space.
+        ValueError: if it is missing, not a text, or only white space.
     """
     value = record.get(field)
     if not isinstance(value, str):
@@ -185,16 +188,23 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def checked_text(text: str, place: str, mark: str = "") -> str:
-    """Return `text`.
+    """Return `text` unchanged after checking it.
+
+    Args:
+        text: the text.
+        place: its origin, for messages.
+        mark: the mark that it follows, for messages.
 
     Raises:
-        ValueError: naming `place`, if it says nothing, or can't be written as UTF-8.
+        ValueError: naming `place`, if the text is only white space or can't be written as UTF-8.
     """
     if not text.strip():
-        # Every output that says nothing would be right, or there is nothing to ask.
+        # An empty target would make empty outputs correct; an empty input asks nothing.
         raise ValueError(f"{place} is empty{f' after {mark!r}' if mark else ''}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{place} holds half of a surrogate pair, which is no text") from error
+        raise ValueError(
+            f"{place} holds half of a surrogate pair, which is not valid text"
+        ) from error
     return text

@@ -1,4 +1,4 @@
-"""Rows of a unit that stay, written as a file of a data set."""
+"""Write the rows of a unit that survive deduplication to one file of a data set."""
 
 import re
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ _FEW_VALUES = {
 
 @dataclass(frozen=True)
 class Staying:
-    """The rows of a unit that stay.
+    """The surviving rows of a unit and the file they are written to.
 
     Attributes:
-        unit: all rows.
-        run: what the column `run` says of them.
-        path: the file, below the folder of its table in a data set.
-        goes: for each row whether it goes; None if all stay.
+        unit: all rows of the unit.
+        run: their value in the column `run`.
+        path: the output file, in the folder of its table in a data set.
+        goes: a mark per row, True if the row is dropped; None if all rows survive.
     """
 
     unit: Unit
@@ -40,10 +40,11 @@ class Staying:
     goes: Marks | None
 
     def write(self) -> tuple[int, int]:
-        """Write them, if there are any; return how many rows there were, and how many stay.
+        """Write the surviving rows, if any; return the number of rows read and of rows kept.
 
         Raises:
-            ValueError: naming the file, if one is damaged, of a newer version, or was changed.
+            ValueError: naming the file, if one is damaged, of a newer version, or changed
+                meanwhile.
             OSError: if one can't be read or written.
         """
         schema = schema_of(self.unit.table)
@@ -61,7 +62,7 @@ class Staying:
                 if waiting.add(stays):
                     writer.write_table(pa.Table.from_batches(waiting.taken(), schema))
             if self.goes is not None and read != len(self.goes):
-                raise ValueError(f"{self.unit.files[0].path}: it was changed while it was read")
+                raise ValueError(f"{self.unit.files[0].path}: the file changed while it was read")
             if writer is not None and waiting.batches:
                 writer.write_table(pa.Table.from_batches(waiting.taken(), schema))
         finally:
@@ -82,17 +83,17 @@ class Staying:
         for name in batch.column("payload_file").drop_null().unique().to_pylist():
             path = self.unit.root / name
             if not _PAYLOAD.fullmatch(name):
-                raise DamagedError(self.unit.root / "programs", f"{name!r} is no payload's file")
+                raise DamagedError(self.unit.root / "programs", f"{name!r} is not a payload file")
             to = self.path.parent.parent / name
             if not to.exists():
                 try:
                     write_whole(to, path.read_bytes())
                 except FileNotFoundError as error:
-                    raise DamagedError(path, "the payload of a program is gone") from error
+                    raise DamagedError(path, "the payload of a program is missing") from error
 
 
 def parquet_writer(path: Path, schema: pa.Schema, table: str) -> pq.ParquetWriter:
-    """Return what writes a file of a table of a data set."""
+    """Return a Parquet writer for one file of a table of a data set."""
     return pq.ParquetWriter(
         path,
         schema.with_metadata({"kilobit_schema": SCHEMA_VERSION}),

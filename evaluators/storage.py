@@ -1,9 +1,9 @@
-"""Where files of a run lie, and how they are written: on a file system or on an object store.
+"""Paths of a run's files and atomic writes, on a file system or an object store.
 
-`place` turns what a user gives into a `Path` or a `StoredPath`. A file appears whole or not at all:
-on a file system by a unique temporary name and one replace, on a store by one put or one multipart
-upload. `create_whole` succeeds for one of all who try: by a hard link, or by a put on the condition
-that nothing is there.
+`place` turns a user's path or URL into a `Path` or a `StoredPath`. A file appears whole or not at
+all: on a file system by a unique temporary name and one replace, on a store by one put or one
+multipart upload. `create_whole` succeeds for exactly one of several processes: it uses a hard link,
+or a put on the condition that the object does not exist.
 """
 
 import errno
@@ -26,11 +26,11 @@ Place = Path | StoredPath
 
 
 def place(text: str | os.PathLike[str]) -> Place:
-    """Return the file or folder that a user names: a URL of a store, else a local path.
+    """Return the path that a user gave: a `StoredPath` for a URL, else a local path.
 
     Raises:
-        ValueError: if a URL is of no known store, names no folder in a bucket, or holds more than
-            bucket and folder, such as a password; the message does not repeat it then.
+        ValueError: if the URL's store is unknown, it names no folder in a bucket, or it contains
+            more than bucket and folder, such as a password, which the message does not repeat.
     """
     if isinstance(text, StoredPath | Path):
         return text
@@ -46,7 +46,7 @@ def place(text: str | os.PathLike[str]) -> Place:
     if scheme not in _SCHEMES:
         known = ", ".join(f"{known}://BUCKET/FOLDER" for known in _SCHEMES)
         raise ValueError(
-            f"{scheme}:// is no store that several processes can share; known: {known}"
+            f"{scheme}:// is not an object store that processes can share; known: {known}"
         )
     parts = [part for part in rest.split("/") if part]
     if len(parts) < 2 or {".", ".."} & set(parts) or any(ord(letter) < 32 for letter in rest):
@@ -58,7 +58,7 @@ def place(text: str | os.PathLike[str]) -> Place:
 
 
 def under(folder: Path, named: Place) -> Place:
-    """Return what a path relative to a local folder means; a URL stands for itself."""
+    """Return a path resolved against a local folder; a URL is returned unchanged."""
     return named if isinstance(named, StoredPath) else folder / named
 
 
@@ -66,8 +66,8 @@ def write_whole(path: Place, content: bytes) -> None:
     """Write a file so that it appears complete or not at all.
 
     Raises:
-        OSError: from the system, naming the file; the old file, if any, is then untouched. Also if
-            the file system took everything and gives back less; the file is then absent.
+        OSError: from the system, naming the file; an old file is then unchanged. Also if the file
+            system accepted the content but returns less of it; the file is then absent.
     """
     if isinstance(path, StoredPath):
         path.write_bytes(content)
@@ -81,10 +81,10 @@ def write_whole(path: Place, content: bytes) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
         found = path.read_bytes() if path.exists() else b""
-        # Other content that is whole was written by another process after us.
+        # Different content that is not a prefix was written by another process after ours.
         if found != content and content.startswith(found):
             path.unlink(missing_ok=True)
-            raise OSError(errno.EIO, "what was written is lost or cut short")
+            raise OSError(errno.EIO, "the written content is lost or cut short")
     except BaseException as error:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
@@ -98,11 +98,11 @@ def create_whole(path: Place, content: bytes) -> None:
 
     Args:
         path: the file.
-        content: unlike what anybody else would write there: where the answer of a store was lost,
-            it tells whose file it is.
+        content: must differ from the content of any other process: if a store's answer was lost, it
+            shows which process created the file.
 
     Raises:
-        FileExistsError: if it exists.
+        FileExistsError: if the file exists.
         OSError: from the system.
     """
     if isinstance(path, StoredPath):
@@ -120,11 +120,11 @@ def create_whole(path: Place, content: bytes) -> None:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
-            # No hard links here. A reader that comes between the two steps sees an empty claim.
+            # No hard links: create, then write. A reader in between sees an empty file.
             with path.open("xb") as file:
                 file.write(content)
     except OSError as error:
-        # A full disk is noticed where nobody knows the file.
+        # Errors of write and fsync, such as a full disk, do not name the file.
         if error.filename is None:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
@@ -138,7 +138,7 @@ def _create_object(path: StoredPath, content: bytes) -> None:
         try:
             path.create(content)
         except StorageError as error:
-            # The put may have been done although its answer says otherwise, or never came.
+            # The put may have succeeded although its answer was an error or got lost.
             try:
                 found = path.read_bytes()
             except FileNotFoundError:
@@ -146,15 +146,15 @@ def _create_object(path: StoredPath, content: bytes) -> None:
                     raise error from None
                 continue
             if found != content:
-                raise FileExistsError(errno.EEXIST, "there is one already", str(path)) from error
+                raise FileExistsError(errno.EEXIST, "the file already exists", str(path)) from error
         return
 
 
 def check_exclusive(folder: Place) -> None:
-    """Check that a store refuses to create what exists; some take the condition and ignore it.
+    """Check that a store refuses to create an object that exists; some ignore the condition.
 
     Raises:
-        StorageError: if it does not.
+        StorageError: if the store ignores the condition.
     """
     if not isinstance(folder, StoredPath):
         return
@@ -168,15 +168,15 @@ def check_exclusive(folder: Place) -> None:
         remove([probe])
     raise StorageError(
         f"{folder.bucket} does not refuse to create an object that exists (a put with "
-        "If-None-Match), so two processes could take the same attempt: use a store or a version of "
-        "its server that does"
+        "If-None-Match), so two processes could claim the same attempt: use a store, or a version "
+        "of its server, that does"
     )
 
 
 def fetch(paths: Iterable[Place]) -> dict[Place, bytes]:
-    """Return what is in those of the files that lie on a store, read many at a time.
+    """Return the content of the files on object stores, read concurrently.
 
-    Those that are gone, and local ones, are left out.
+    Missing files and local files are left out; a single file is not read in advance.
 
     Raises:
         StorageError: if the store can't be read.
@@ -197,7 +197,7 @@ def fetch(paths: Iterable[Place]) -> dict[Place, bytes]:
 
 
 def remove(paths: Iterable[Place]) -> None:
-    """Delete files; those that are gone already are passed over.
+    """Delete files; skip files that do not exist.
 
     Raises:
         OSError: if one can't be deleted.

@@ -1,12 +1,12 @@
 """Files and folders of an object store, named by a URL such as `s3://bucket/runs/one`.
 
-A `StoredPath` has those methods of `Path` that a run needs, so the rest of the code treats both
-alike. The store is reached through obstore, with credentials from the environment only. What fails
-for a moment (5xx, too many requests, lost connections, time-outs) is tried again for two minutes;
-what lasts is a `StorageError` that says what to do.
+A `StoredPath` has the methods of `Path` that a run needs, so other code treats both alike. The
+store is accessed through obstore, with credentials from the environment only. Temporary failures
+(5xx, too many requests, lost connections, time-outs) are retried for two minutes; permanent ones
+raise a `StorageError` that says what to do.
 
-An object appears whole or not at all: it is one put or one multipart upload, of which nobody sees
-anything before its end. Not promised: that a folder exists while it holds nothing.
+An object appears whole or not at all: it is one put or one multipart upload, which becomes visible
+only when it is complete. Not promised: that an empty folder exists.
 """
 
 import errno
@@ -27,22 +27,22 @@ CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 _RETRY_FOR_S = 120.0
-# A first look that nobody answers has to end soon: most often a name is wrong.
+# The first request must fail soon if there is no answer: usually a name is wrong.
 _FIRST_RETRIES = 3
 _MOST_RETRIES = 30
 _TIMEOUT_S = 60.0
-# Up to this an object is written by one request.
+# Largest object that one request writes.
 _ONE_PUT_BYTES = 1 << 26
 _CHUNK_BYTES = 1 << 24
 
 
 class StorageError(OSError):
-    """A store can't be used, for a reason that trying again does not mend; the text says which."""
+    """A store can't be used for a reason that retries do not fix; the text names it."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """Size in bytes of an object, and when it was last written by the store's own clock."""
+    """Size of an object in bytes, and time of its last write by the store's clock."""
 
     st_size: int
     st_mtime_ns: int
@@ -51,8 +51,8 @@ class Stat:
 class StoredPath(PurePosixPath):
     """A file or folder of an object store, for example `s3://bucket/runs/one`.
 
-    Methods named as those of `Path` do the same, as far as a store can, and raise
-    `FileNotFoundError` where there is no object, and `StorageError` for what lasts.
+    Methods named as those of `Path` do the same, as far as a store can. They raise
+    `FileNotFoundError` if there is no object, and `StorageError` for permanent failures.
     """
 
     __slots__ = ()
@@ -72,15 +72,15 @@ class StoredPath(PurePosixPath):
         return "/".join(self.parts[2:])
 
     def absolute(self) -> "StoredPath":
-        """Return this path: there is no current folder."""
+        """Return this path: a store has no current folder."""
         return self
 
     def resolve(self) -> "StoredPath":
-        """Return this path: there are no links."""
+        """Return this path: a store has no links."""
         return self
 
     def exists(self) -> bool:
-        """Return whether there is an object of this name; folders do not exist by themselves."""
+        """Return whether an object of this name exists; folders do not exist by themselves."""
         try:
             self.stat()
         except FileNotFoundError:
@@ -88,33 +88,33 @@ class StoredPath(PurePosixPath):
         return True
 
     def stat(self) -> Stat:
-        """Return size and time of the last change."""
+        """Return the size and the time of the last change."""
         about = self._ask(lambda store: store.head(self.key))
         return Stat(about["size"], int(about["last_modified"].timestamp() * 1e9))
 
     def read_bytes(self) -> bytes:
-        """Return what is in an object."""
+        """Return the content of an object."""
         return bytes(self._ask(lambda store: store.get(self.key).bytes()))
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """Return what is in an object as text."""
+        """Return the content of an object as text."""
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """Write an object by one put or one multipart upload, in place of any other."""
+        """Write an object by one put or one multipart upload, replacing an existing one."""
         self._put(content, use_multipart=len(content) > _ONE_PUT_BYTES, chunk_size=_CHUNK_BYTES)
 
     def create(self, content: bytes) -> None:
-        """Write an object by one put, on the condition that nothing is there.
+        """Write an object by one put, on the condition that it does not exist.
 
         Raises:
-            StorageError: also if something is there; the put may have been done all the same,
-                because an answer that was lost is followed by another try.
+            StorageError: also if the object exists. It may be this call's own: after a lost answer
+                the put is retried and then finds the object of the first try.
         """
         self._put(content, mode="create")
 
     def touch(self, *, exist_ok: bool = True) -> None:
-        """Write an empty object, which brings its time to now; `exist_ok` is not looked at."""
+        """Write an empty object, which sets its time to now; `exist_ok` is ignored."""
         self._put(b"", use_multipart=False)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
@@ -124,25 +124,25 @@ class StoredPath(PurePosixPath):
         self.unlink_all([self])
 
     def rename(self, target: "Path | StoredPath") -> "StoredPath":
-        """Copy an object to another name of the same bucket, then delete it here."""
+        """Copy an object to another name in the same bucket, then delete the original."""
         assert isinstance(target, StoredPath)
         self._ask(lambda store: store.copy(self.key, target.key))
         self.unlink_all([self])
         return target
 
     def unlink_all(self, paths: Sequence["StoredPath"]) -> None:
-        """Delete objects of this path's bucket, many at a time; who is gone is passed over."""
+        """Delete objects of this path's bucket, many per request; skip those that do not exist."""
         keys = [path.key for path in paths]
         try:
             self._ask(lambda store: store.delete(keys))
         except FileNotFoundError:
-            # Some stores delete one by one and end at the first that was gone.
+            # Some stores delete one by one and stop at the first missing object.
             for key in keys:
                 with suppress(FileNotFoundError):
                     self._ask(partial(_delete, key=key))
 
     def glob(self, pattern: str) -> Iterator["StoredPath"]:
-        """Yield the objects below this folder whose path matches, part by part; no folders."""
+        """Yield the objects below this folder that match `pattern` part by part; no folders."""
         wanted = pattern.split("/")
         for path in self.rglob("*"):
             found = path.parts[len(self.parts) :]
@@ -161,10 +161,10 @@ class StoredPath(PurePosixPath):
                 yield StoredPath(f"{self.bucket}/{about['path']}")
 
     def reach(self) -> None:
-        """Look whether the store answers and lists this folder, with little patience.
+        """Check that the store answers and lists this folder, with few retries.
 
         Raises:
-            StorageError: if not.
+            StorageError: if it does not.
         """
         self._ask(
             lambda store: next(iter(store.list(self.key, chunk_size=1)), None),
@@ -182,12 +182,12 @@ class StoredPath(PurePosixPath):
         missing_is_bucket: bool = False,
         first: bool = False,
     ) -> _Found:
-        """Return what a call of the store gives, with its errors as ours.
+        """Return the result of a call to the store; translate its errors into ours.
 
         Args:
-            call: takes the store of this path's bucket.
-            missing_is_bucket: what the call does needs no object, only the bucket.
-            first: give up soon.
+            call: a function of the store of this path's bucket.
+            missing_is_bucket: the call needs no object, so a "not found" means the bucket.
+            first: use few retries.
         """
         store = _store(self.bucket, first)
         try:
@@ -239,7 +239,7 @@ def _is_of_obstore(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error of a store, without what URLs in it may hold."""
+    """Return the first line of a store's error, without user names and options in URLs."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"\?\S*", "", re.sub(r"//[^/@\s]*@", "//", line))[:300]
 
@@ -249,9 +249,9 @@ def _no_bucket(path: StoredPath) -> str:
 
 
 def _described(path: StoredPath, error: Exception) -> str:
-    """Return what is wrong with a store, and what to do about it.
+    """Return a message that says what is wrong with a store and what to do.
 
-    Bodies of answers are not repeated: some hold the request with its signature.
+    Bodies of answers are not repeated: some contain the request with its signature.
     """
     text, scheme = str(error).split("Debug source:", 1)[0], path.parts[0][:-1]
     found = re.search(r"<Code>(\w+)</Code>", text)
@@ -260,7 +260,7 @@ def _described(path: StoredPath, error: Exception) -> str:
     credentials = f"the environment ({CREDENTIALS[scheme]})"
     if code == "NoSuchBucket":
         return _no_bucket(path)
-    # Where the environment names no credentials, those of the machine's cloud are asked for.
+    # Without credentials in the environment, obstore asks the cloud's metadata server for some.
     if "169.254." in text or "metadata.google" in text:
         return f"{path.bucket}: there are no credentials: set them in {credentials}"
     if code in ("ExpiredToken", "TokenRefreshRequired"):

@@ -1,6 +1,6 @@
 """Named random streams.
 
-Every draw of the project comes from a stream that is named by what it is for, never from a global
+Every random draw of the project comes from a stream named after its purpose, never from a global
 generator. The order in which a cluster finishes its work therefore changes no draw.
 """
 
@@ -9,11 +9,11 @@ import random
 
 
 def stream_seed(*name: str | int) -> int:
-    """Return a 63-bit seed that depends only on `name`, the same on every machine and version."""
+    """Return a 63-bit seed that depends only on `name`, on every machine and version."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in name)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(*name: str | int) -> random.Random:
-    """Return a generator of its own for `name`, e.g. `stream(run_seed, "space", "prompt")`."""
+    """Return the generator of the stream `name`, e.g. `stream(run_seed, "space", "prompt")`."""
     return random.Random(stream_seed(*name))  # noqa: S311 - draws, not secrets

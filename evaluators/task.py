@@ -1,7 +1,7 @@
 """A task: three disjoint splits, a fixed template and a scoring rule.
 
-Splits are checked for overlap by their inputs when they are loaded, and their order is fixed by the
-task's seed, so the examples of a small rung are always the first ones of a larger rung.
+Loading checks that no two splits share an input. The task's seed fixes the order of each split, so
+the examples of a small rung are always the first examples of a larger rung.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ class Splits:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked and how an answer is scored.
+    """A task: templates, limits, scoring rule and splits.
 
     Attributes:
         name: a short label for tables.
-        question: template of what precedes an answer, with `{input}`.
-        answer: template of an answer as a demonstration shows it, with `{target}`.
-        stop: strings that end a generation; what follows them is never part of an output.
+        question: template of the text before an answer, with `{input}`.
+        answer: template of an answer in a demonstration, with `{target}`.
+        stop: strings that end a generation; they and all text after them are cut from an output.
         max_new_tokens: the longest generation the task allows.
         metric: the scoring rule.
         splits: the three splits, each in its fixed order.
@@ -50,7 +50,7 @@ class Task:
         return self.question.replace("{input}", text)
 
     def show(self, target: str) -> str:
-        """Return `target` as it stands after a question."""
+        """Return the answer text of a demonstration for `target`."""
         return self.answer.replace("{target}", target)
 
     def cut(self, output: str) -> str:
@@ -59,7 +59,7 @@ class Task:
         return output[: min((end for end in ends if end >= 0), default=len(output))]
 
     def columns(self, output: str, example: Example) -> str | None:
-        """Return what the metric says of an uncut output besides its score, as JSON."""
+        """Return the metric's further columns for an uncut output as JSON, or None."""
         found = self.metric.columns(self.cut(output), example)
         return json.dumps(found) if found else None
 
@@ -74,12 +74,12 @@ def _digest(text: str) -> str:
 
 
 def share(text: str) -> float:
-    """Return a number in [0, 1) that only depends on `text`; it divides data into splits."""
+    """Return a number in [0, 1) that depends only on `text`; it divides data into splits."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
-    """Tell apart items of one split that ask the same: a repetition hashes its number too."""
+    """Return the examples with unique ids: the id of a repeated input hashes its number too."""
     seen: Counter[str] = Counter()
     unique = []
     for example in examples:
@@ -91,7 +91,7 @@ def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
 
 
 def split_digest(examples: Sequence[Example], metric: Metric) -> str:
-    """Return what tells a split from every other: 16 hex digits, the same in any order."""
+    """Return a digest of a split and its metric: 16 hex digits, independent of order."""
     lines = sorted(json.dumps([e.input, e.target, dict(e.extra)], sort_keys=True) for e in examples)
     return _digest("\n".join([metric.name, *lines]))
 

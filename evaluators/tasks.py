@@ -1,4 +1,4 @@
-"""The tasks that a sweep file can name, and how one is loaded."""
+"""The tasks that a sweep file can name, and the loader of each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ class MiniatureTask(Config):
         Literal["numbers", "translation", "instructions"],
         Field(description="word problems, English to German, or checkable writing tasks"),
     ]
-    seed: Annotated[int, Field(ge=0, description="draws and orders the items")] = 0
+    seed: Annotated[int, Field(ge=0, description="seed of the items and their order")] = 0
 
 
 AnyTask = (
@@ -68,9 +68,9 @@ TASK_KINDS: tuple[str, ...] = tuple(
 
 
 def load_task(config: AnyTask, folder: Path) -> Task:
-    """Return the task that `config` describes, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
-        ValueError: if its data can't be used; the message names file and line.
+        ValueError: naming file and line, if its data are invalid.
     """
     return _LOADERS[type(config)](config, folder)

@@ -1,4 +1,4 @@
-"""The settings that every task on texts has: its label, how it asks, when an answer ends."""
+"""Settings of every task on texts: label, templates, and the end of an answer."""
 
 from typing import Annotated, Self
 
@@ -6,12 +6,10 @@ from pydantic import Field, model_validator
 
 from evaluators.config import Config
 
-# The fields that tasks give defaults of their own.
+# Types of fields for which each task sets its own default.
 TaskName = Annotated[str, Field(min_length=1, description="label of the task in tables")]
-Question = Annotated[str, Field(description="what precedes an answer; contains {input}")]
-Answer = Annotated[
-    str, Field(description="an answer as a demonstration shows it; contains {target}")
-]
+Question = Annotated[str, Field(description="text before an answer; contains {input}")]
+Answer = Annotated[str, Field(description="an answer in a demonstration; contains {target}")]
 Stop = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     Field(description="strings that end a generation"),
@@ -20,7 +18,7 @@ LongestAnswer = Annotated[int, Field(ge=1, le=100_000, description="longest gene
 
 
 class TextTask(Config):
-    """How a task asks, shows an answer and ends one."""
+    """Label, templates, stop strings and limits of a task on texts."""
 
     name: TaskName
     question: Question = "{input}\n"

@@ -1,22 +1,22 @@
-"""How strong one program is against another, from wins, ties and losses over the same prompts.
+"""Strength of one program against another, from wins, ties and losses over the same prompts.
 
-Five ways to deal with ties, each a number in [0, 1] where 0.5 is as good as the other. With the
+There are five treatments of ties, each a number in [0, 1] where 0.5 means equally good. With the
 shares w, t, l of wins, ties and losses (w + t + l = 1) they are, for one pair of programs,
 
-- `half_points`: w + t / 2. What the first program gets where a tie is half a point; no model.
+- `half_points`: w + t / 2. The first program's points if a tie is half a point; no model.
 - `drop_ties`: w / (w + l). The share of wins among the prompts that were decided.
 - `thurstone`: the judge sees a difference D ~ N(d, 1) and calls a tie within [-e, e] (law of
   comparative judgement, Thurstone 1927, with the tie band of Glenn and David 1960), so
   w = Phi(d - e) and l = Phi(-d - e). The number is Phi(d), d = (z(w) - z(l)) / 2 with z the inverse
-  of Phi: the probability that D > 0, that is of being preferred by a judge without a band.
+  of Phi: the probability that D > 0, that is, of a preference by a judge without a band.
 - `rao_kupper`: the same with a logistic D and the band [-log(theta), log(theta)] (Rao and Kupper
   1967): w = p / (p + theta q), l = q / (q + theta p). The number is p / (p + q).
 - `davidson`: w : t : l = p : nu sqrt(p q) : q (Davidson 1970). The number is p / (p + q), for one
-  pair that of `drop_ties` by construction; what it adds is the tie parameter nu.
+  pair equal to `drop_ties` by construction; it adds the tie parameter nu.
 
 Each model has as many parameters as there are free shares, so these formulas are its maximum
-likelihood. A number is not a number (NaN) where nothing was decided, for ties alone say nothing
-about who wins; `half_points` is 0.5 there.
+likelihood estimates. If every prompt is a tie, the value is not a number (NaN), because ties alone
+do not favour either program; `half_points` is 0.5 then.
 """
 
 from collections.abc import Callable
@@ -39,15 +39,16 @@ _NUM_RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Strength:
-    """What a model says of the first program.
+    """Strength of the first program under one model.
 
     Attributes:
         model: its name in `MODELS`.
-        strength: in [0, 1]; None where nothing was decided.
-        lower: of its 95 % interval; None where resamples do not vary, and so tell nothing.
-        upper: likewise.
+        strength: in [0, 1]; None if every prompt is a tie.
+        lower: lower end of the 95 % interval; None if the resamples do not vary, because the
+            interval would then mean nothing.
+        upper: upper end of it, likewise.
         tie: the tie parameter: e of `thurstone`, theta of `rao_kupper`, nu of `davidson`; None
-            where the model has none, or where wins or losses never occurred.
+            if the model has none, or if wins or losses never occurred.
     """
 
     model: str
@@ -69,13 +70,13 @@ def _nothing(like: Floats) -> Floats:
 
 
 def half_points(counts: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Return w + t / 2; there is no tie parameter."""
+    """Return w + t / 2, without a tie parameter."""
     w, t, _ = _shares(counts)
     return w + t / 2, _nothing(w)
 
 
 def drop_ties(counts: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Return w / (w + l); there is no tie parameter."""
+    """Return w / (w + l), without a tie parameter."""
     w, _, lost = _shares(counts)
     return w / (w + lost), _nothing(w)
 
@@ -108,11 +109,11 @@ MODELS: dict[str, Model] = {
 
 
 def strengths(wins: int, ties: int, losses: int, seed: int = 0) -> list[Strength]:
-    """Return what every model says, with percentile bootstrap intervals over prompts.
+    """Return the strength under every model with percentile bootstrap intervals over prompts.
 
-    Prompts are drawn again with replacement, so the counts of a resample are multinomial. A
-    resample in which nothing was decided could have gone either way: it counts as 0 for the lower
-    and as 1 for the upper bound.
+    Prompts are resampled with replacement, so the counts of a resample are multinomial. A resample
+    of ties alone is compatible with any strength: it counts as 0 for the lower and as 1 for the
+    upper bound.
 
     Args:
         wins: prompts on which the first program was preferred.
@@ -129,7 +130,7 @@ def strengths(wins: int, ties: int, losses: int, seed: int = 0) -> list[Strength
         raise ValueError("no verdicts: a comparison needs at least one prompt that was judged")
     rng = np.random.default_rng(stream_seed(seed, "preference", "bootstrap"))
     resamples = rng.multinomial(total, counts / total, size=_NUM_RESAMPLES)
-    # 0/0 and the like are how a formula says that nothing was decided.
+    # Where the counts do not determine a value the formulas yield 0/0 or infinities.
     with np.errstate(divide="ignore", invalid="ignore"):
         return [_strength(name, model, counts, resamples) for name, model in MODELS.items()]
 

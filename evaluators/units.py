@@ -1,7 +1,7 @@
-"""Units of reading: files of one table of one source that are read and written together.
+"""Units of work: files of one table of one source that are read and written together.
 
-A unit is some 16 MB of Parquet, so a few of them are in memory at a time whatever the size of a
-table, and two cores have something to do.
+A unit is about 16 MB of Parquet, so memory holds a few units at a time whatever the size of a
+table, and several cores can work in parallel.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from evaluators.dataset import DATASET_TABLES, named
 from evaluators.parts import PART, read_batches
 from evaluators.storage import Place
 
-# Texts of which a table has few, or the same in many rows that follow each other.
+# Text columns with few distinct values, or with long runs of the same value.
 CODED = {
     "candidates": ("task", "model", "regime", "family", "part"),
     "rungs": ("split", "base_digest", "worker", "part"),
@@ -25,7 +25,7 @@ CODED = {
 }
 _UNIT_BYTES = 1 << 24
 _ROWS = 1 << 16
-# Each may hold a payload of a megabyte.
+# For `programs`: each row may hold a payload of a megabyte.
 _LARGE_ROWS = 1 << 8
 _MOST_BYTES = 1 << 24
 _AHEAD = 3
@@ -39,9 +39,9 @@ class File:
     """A file of a table.
 
     Attributes:
-        path: where it is.
+        path: its path.
         num_bytes: its size.
-        part: the name of the part that all its rows came in; None where each row says it.
+        part: the name of the part that all its rows belong to; None if the column `part` names it.
     """
 
     path: Place
@@ -51,14 +51,14 @@ class File:
 
 @dataclass(frozen=True)
 class Unit:
-    """Some files of one table of one source.
+    """Files of one table of one source that are processed together.
 
     Attributes:
         source: the number of the source.
         table: the table.
         files: the files, in the order of their rows.
-        root: the folder below which payloads lie.
-        renamed: names of runs in the rows, and what they are called now.
+        root: the folder that contains the payloads.
+        renamed: new names of runs, by their names in the rows.
     """
 
     source: int
@@ -69,15 +69,15 @@ class Unit:
 
     @property
     def num_bytes(self) -> int:
-        """Return the size of its files."""
+        """Return the total size of its files."""
         return sum(file.num_bytes for file in self.files)
 
     def batches(self, columns: Sequence[str], *, coded: bool = False) -> Iterator[pa.RecordBatch]:
-        """Yield these columns of all rows, of which `part` may be one, some rows at a time.
+        """Yield columns of all rows in batches.
 
         Args:
-            columns: the columns.
-            coded: give texts with few values dictionary-coded.
+            columns: the columns; `part` may be one of them.
+            coded: return text columns with few distinct values dictionary-coded.
 
         Raises:
             ValueError: naming the file, if one is damaged or of a newer version.
@@ -90,7 +90,7 @@ class Unit:
         waiting = Waiting(rows // 4, _MOST_BYTES)
         for file in self.files:
             for batch in read_batches(file.path, wanted, texts, rows=rows):
-                # What is done with rows costs more by the batch than by the row.
+                # Merge small batches: the work per batch outweighs the work per row.
                 if waiting.add(self._as_now(batch, file.part)):
                     yield _one_batch(waiting.taken())
         if waiting.batches:
@@ -109,11 +109,11 @@ class Unit:
 
 @dataclass
 class Waiting:
-    """Rows that wait until there are enough of them.
+    """A buffer of rows that is full at a number of rows or bytes.
 
     Attributes:
-        most_rows: how many are enough.
-        most_bytes: and how many bytes in memory.
+        most_rows: number of rows at which it is full.
+        most_bytes: number of bytes in memory at which it is full.
     """
 
     most_rows: int
@@ -123,14 +123,14 @@ class Waiting:
     num_bytes: int = 0
 
     def add(self, batch: pa.RecordBatch) -> bool:
-        """Add rows; return whether there are enough now."""
+        """Add rows; return whether the buffer is full."""
         self.batches.append(batch)
         self.num_rows += len(batch)
         self.num_bytes += batch.nbytes
         return self.num_rows >= self.most_rows or self.num_bytes >= self.most_bytes
 
     def taken(self) -> list[pa.RecordBatch]:
-        """Return what waited; nothing waits any more."""
+        """Return the buffered batches and empty the buffer."""
         found, self.batches, self.num_rows, self.num_bytes = self.batches, [], 0, 0
         return found
 
@@ -142,7 +142,7 @@ def _one_batch(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows without codes, which mean something else in the next file."""
+    """Return rows without dictionary codes, whose meaning differs between files."""
     columns = [
         column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         for column in batch.columns
@@ -157,7 +157,7 @@ def units_of(
     root: Place,
     renamed: Mapping[str, str] | None = None,
 ) -> list[Unit]:
-    """Return files as units of some 16 MB each, in their order."""
+    """Return files grouped into units of about 16 MB each, in order."""
     groups: list[list[File]] = []
     size = _UNIT_BYTES
     for file in files:
@@ -170,14 +170,14 @@ def units_of(
 
 
 def file_at(path: Path, part: str | None = None) -> File:
-    """Return a local file."""
+    """Return the `File` of a local path, with its size."""
     return File(path, path.stat().st_size, part)
 
 
 def in_order(
     pool: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
-    """Yield what a function gives for each item, a few ahead of who takes them."""
+    """Yield the results of a function for each item in order, computed a few items ahead."""
     waiting: deque[Future[_Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

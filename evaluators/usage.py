@@ -1,7 +1,7 @@
-"""What workers did with their time, from the ledger.
+"""Use of the workers' time, tokens and model FLOPs, from the ledger.
 
-Model FLOPs count two for each parameter and token that is read or written, and two more for each
-token that is trained on: gradients go through the frozen weights, not into them.
+Model FLOPs count two per parameter and token read or written, and two more per token trained on:
+gradients pass through the base weights but none are computed for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ class Usage:
 
     Attributes:
         worker: its name.
-        load_s: loading its base model, each time it was started.
+        load_s: loading its base model, over all starts.
         train_s: training adapters.
         generate_s: generating.
         code_s: coding, building and decoding programs.
         other_s: scoring, building adapters, writing to the ledger.
-        idle_s: waiting, from when it was ready to its last rung.
+        idle_s: waiting, between being ready and its last rung.
         trained: tokens trained on.
         generated: tokens read and written in generation.
         flops: model FLOPs.
@@ -41,13 +41,13 @@ class Usage:
 
     @property
     def compute_share(self) -> float:
-        """Return the share of the time since it was ready in which the model computed."""
+        """Return the model's compute time as a share of the time since the worker was ready."""
         compute = self.train_s + self.generate_s
         return compute / max(compute + self.code_s + self.other_s + self.idle_s, 1e-9)
 
 
 def usage_of(workers: Sequence[Row], rungs: Sequence[Row]) -> list[Usage]:
-    """Return what each worker did.
+    """Return the usage of each worker, sorted by name.
 
     Args:
         workers: rows of the table `workers`.

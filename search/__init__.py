@@ -1,1 +1,1 @@
-"""What is tried and what it costs: sweep file, candidates, proposers, schedulers, front."""
+"""The search for short programs: sweep file, candidates, proposers, schedulers, Pareto front."""

@@ -1,6 +1,6 @@
-"""Adapters: what one is, how it is trained, and how PEFT is told to build it.
+"""Adapters: their settings, their training, and the PEFT configuration that builds them.
 
-`METHODS` says for each method which of the fields `rank`, `size`, `target_modules`, `layers` and
+`METHODS` lists for each method which of the fields `rank`, `size`, `target_modules`, `layers` and
 `tokens` it has. A field that a method does not have is an error, never silently dropped.
 """
 
@@ -26,7 +26,7 @@ MethodName = Literal[
     "weights",
     "data",
 ]
-# An adapter's own coding; a rate search makes coarser ones of it.
+# Quantisation step of an adapter as trained; a rate search makes coarser codings of it.
 FINEST_STEP = 0.125
 TrainingName = Literal["plain", "rate", "bits"]
 # LoRA's alpha as a multiple of its rank.
@@ -35,15 +35,15 @@ LORA_SCALING = 2
 
 @dataclass(frozen=True)
 class Method:
-    """What a method has and how its numbers are written.
+    """Fields of a method and the coding of its numbers.
 
     Attributes:
         about: one line for the reference.
         source: where it was published.
         needs: fields that it must have.
         may: fields that it may have besides.
-        delta: its numbers are written as differences from where training begins, which a program
-            can rebuild; otherwise as they are.
+        delta: its numbers are written as differences from their initial values, which a program can
+            rebuild; otherwise as they are.
     """
 
     about: str
@@ -60,38 +60,38 @@ def _method(about: str, source: str, needs: str, may: str = "", *, delta: bool =
 METHODS: dict[str, Method] = {
     "lora": _method("low-rank updates B A", "arXiv 2106.09685", "rank target_modules", "layers"),
     "lora_fa": _method(
-        "low-rank updates whose A is drawn from a seed and frozen",
+        "low-rank updates B A with A drawn from a seed and not trained",
         "arXiv 2308.03303",
         "rank target_modules",
         "layers",
     ),
     "lora_xs": _method(
-        "rank x rank numbers between the SVD factors of the frozen weight",
+        "rank x rank numbers between the SVD factors of the base weight",
         "arXiv 2405.17604",
         "rank target_modules",
         "layers",
     ),
     "vera": _method(
-        "two vectors around frozen random matrices",
+        "two vectors around fixed random matrices",
         "arXiv 2310.11454",
         "rank target_modules",
         "layers",
         delta=True,
     ),
     "tinylora": _method(
-        "`size` numbers in all, spread over SVD factors by frozen random matrices",
+        "`size` numbers in all, spread over SVD factors by fixed random matrices",
         "arXiv 2602.04118",
         "size target_modules",
         "layers",
     ),
     "unilora": _method(
-        "`size` numbers in all, spread over all LoRA matrices by a frozen projection",
+        "`size` numbers in all, spread over all LoRA matrices by a fixed projection",
         "arXiv 2506.00799",
         "size target_modules",
         "layers",
     ),
     "fourierft": _method(
-        "`size` Fourier coefficients of each update, at frozen random places",
+        "`size` Fourier coefficients of each update, at fixed random positions",
         "arXiv 2405.03003",
         "size target_modules",
         "layers",
@@ -124,7 +124,7 @@ _SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
 
 
 class AdapterSpec(Config):
-    """An adapter, how it is trained, and how coarsely its numbers are written."""
+    """Settings of an adapter: its shape, its training, and the coarseness of its coding."""
 
     method: MethodName
     rank: Annotated[int | None, Field(ge=1)] = None
@@ -155,7 +155,7 @@ class AdapterSpec(Config):
         str | None,
         Field(
             pattern="^[0-9a-f]{16}$",
-            description="candidate from whose trained numbers training begins; null is from none",
+            description="id of the candidate that training continues from; null starts afresh",
         ),
     ] = None
 
@@ -176,7 +176,7 @@ class AdapterSpec(Config):
             if (self.step, self.keep) != (FINEST_STEP, 1.0):
                 raise ValueError("data has no step and no keep: its payload holds no numbers")
             if self.training != "plain":
-                raise ValueError(f"data has no training {self.training!r}: its rule is its own")
+                raise ValueError(f"data has no training {self.training!r}: it has its own rule")
             if self.start is not None:
                 raise ValueError("data has no start: its program learns from its examples alone")
             if (self.size or 0) > self.steps * self.batch_size:
@@ -187,8 +187,8 @@ class AdapterSpec(Config):
         return self
 
 
-# PEFT's configuration class of a method; `weights` has none. Of its arguments `rank` and `size` are
-# called as the second part says, and the third are fixed.
+# For each method: PEFT's configuration class, its argument names for `rank`, `size` and `tokens`,
+# and its fixed arguments. `weights` has none.
 _PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "lora": ("LoraConfig", {"rank": "r"}, {}),
     "lora_fa": ("LoraConfig", {"rank": "r"}, {}),
@@ -205,7 +205,7 @@ _PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
         {"size": "num_virtual_tokens"},
         {"task_type": "CAUSAL_LM"},
     ),
-    # Without an alpha: PEFT's own is shorter to write, and the learning rate makes up for it.
+    # Leave out alpha: PEFT's default makes the script shorter, and the learning rate compensates.
     "data": ("LoraConfig", {"rank": "r"}, {}),
 }
 
@@ -213,7 +213,7 @@ _PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 def peft_config(spec: AdapterSpec) -> tuple[str, dict[str, Any]] | None:
     """Return the name of PEFT's configuration class and its arguments, None for `weights`.
 
-    Frozen projections come from the seeds that PEFT has by default, so no seed has to be stored.
+    Fixed projections come from PEFT's default seeds, so no seed has to be stored.
     """
     if spec.method not in _PEFT:
         return None

@@ -1,4 +1,4 @@
-"""How a sweep file names a frozen base model."""
+"""Settings of a base model in a sweep file."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -9,7 +9,7 @@ from evaluators.config import Config, LocalPath
 
 
 def _label(text: str) -> str:
-    # It becomes a part of file names.
+    # Labels become parts of file names.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
         raise ValueError(
             "a label begins with a letter or digit and has at most 64 letters, digits, points, "
@@ -22,7 +22,7 @@ Label = Annotated[str, AfterValidator(_label)]
 
 
 class BaseModelConfig(Config):
-    """A frozen language model: a local folder or a hub id, never with code of its own."""
+    """A base model: a local folder or a hub id, never with code of its own."""
 
     regime: Annotated[Label, Field(description="label of its curve: random, pretrained, ...")]
     name: Annotated[Label | None, Field(description="unique name; the regime by default")] = None

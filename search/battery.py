@@ -1,4 +1,4 @@
-"""A battery: what is measured besides a program's own task, as a YAML file says it."""
+"""A battery: evaluations besides a program's own task, configured by a YAML file."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -25,23 +25,25 @@ _MOST_BYTES = 1 << 28
 
 
 class TaskItem(Config):
-    """A task that could be searched."""
+    """A task as in a search, evaluated on examples of its search split."""
 
     task: Annotated[TaskConfig, Field(description="as in a sweep file")]
-    examples: Annotated[int, Field(ge=2, description="the first of its search split")] = 48
+    examples: Annotated[
+        int, Field(ge=2, description="number of examples, from the start of its search split")
+    ] = 48
 
 
 class PerplexityItem(Config):
     """Bits per byte of held-out text."""
 
     file: Annotated[Path | None, Field(description="text; an empty line ends a passage")] = None
-    texts: Annotated[int, Field(ge=2, description="passages, the first of the file")] = 24
+    texts: Annotated[int, Field(ge=2, description="passages from the file's start")] = 24
 
 
 class SafetyItem(Config):
-    """Requests that are to be answered or refused."""
+    """Requests that a model should answer or refuse."""
 
-    file: Annotated[Path | None, Field(description="JSON Lines; by default our own 30")] = None
+    file: Annotated[Path | None, Field(description="JSON Lines; by default 30 built in")] = None
     max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 24
     judge: Annotated[
         BaseModelConfig | None, Field(description="a model that decides instead of the rule")
@@ -49,7 +51,7 @@ class SafetyItem(Config):
 
 
 class GameItem(Config):
-    """Stories with choices that pay and choices that break rules."""
+    """Stories with choices that earn points and choices that break rules."""
 
     max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 8
 
@@ -57,15 +59,15 @@ class GameItem(Config):
 class HarnessItem(Config):
     """A task or group of the lm-evaluation-harness."""
 
-    task: Annotated[str, Field(min_length=1, description="its name there")]
-    metric: Annotated[str, Field(description="a metric that each document has")] = "acc"
+    task: Annotated[str, Field(min_length=1, description="its name in the harness")]
+    metric: Annotated[str, Field(description="a metric of single documents")] = "acc"
     examples: Annotated[int, Field(ge=1, description="documents of each of its tasks")] = 32
-    include: Annotated[Path | None, Field(description="folder of one's own tasks")] = None
+    include: Annotated[Path | None, Field(description="folder with custom tasks")] = None
     better: Literal["higher", "lower"] = "higher"
 
 
 class Battery(Config):
-    """What a scorecard measures; `null` or an empty list leaves a part out."""
+    """Evaluations of a scorecard; `null` or an empty list leaves a part out."""
 
     tasks: Annotated[tuple[TaskItem, ...], Field(description="search tasks")] = tuple(
         TaskItem(task=MiniatureTask(kind="miniature", name=name))  # type: ignore[arg-type]
@@ -74,13 +76,13 @@ class Battery(Config):
     perplexity: PerplexityItem | None = PerplexityItem()
     safety: SafetyItem | None = SafetyItem()
     game: GameItem | None = GameItem()
-    harness: Annotated[tuple[HarnessItem, ...], Field(description="where data are here")] = (
+    harness: Annotated[tuple[HarnessItem, ...], Field(description="measured if data are local")] = (
         HarnessItem(task="mmlu", examples=2),
         HarnessItem(task="truthfulqa_mc2"),
         HarnessItem(task="hellaswag", metric="acc_norm"),
     )
     postprocess: Annotated[
-        bool, Field(description="a program's steps on outputs are applied here too")
+        bool, Field(description="apply a program's post-processing here too")
     ] = False
 
     @model_validator(mode="after")
@@ -91,7 +93,7 @@ class Battery(Config):
 
 
 def load_battery(path: Path | None) -> tuple[Battery, Path]:
-    """Return the battery in a YAML file, and where its relative paths start; without one our own.
+    """Return the battery of a YAML file (None: the default) and the base of its relative paths.
 
     Raises:
         SweepError: naming file and line, if it can't be used.
@@ -105,10 +107,10 @@ def load_battery(path: Path | None) -> tuple[Battery, Path]:
 
 
 def evaluators_of(battery: Battery, folder: Path, judge: Judge | None) -> list[Evaluator]:
-    """Return the evaluators of a battery, those of the harness left out.
+    """Return the evaluators of a battery, except those of the harness.
 
     Raises:
-        SweepError: if data can't be used, or two have the same name.
+        SweepError: if data can't be used, or two items have the same name.
     """
     try:
         found: list[Evaluator] = [

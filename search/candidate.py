@@ -1,6 +1,6 @@
-"""A candidate: everything that decides what a program does, as canonical JSON.
+"""A candidate: all settings that determine a program, as canonical JSON.
 
-The canonical form has sorted keys, no white space and only what differs from no program at all.
+The canonical form has sorted keys, no white space and only values that differ from the defaults.
 Its hash is the candidate's id, so equal candidates have the same id on every machine.
 """
 
@@ -29,9 +29,9 @@ class Prompt(Config):
         return self.instruction + "\n" if self.instruction else ""
 
     def indices(self, task: Task) -> bytes | None:
-        """Return where the demonstrations stand in the train split, 2 bytes each, big-endian.
+        """Return the demonstrations' indices in the train split, 2 bytes each, big-endian.
 
-        None if there is none, one is not there, or the split is longer than 65,536.
+        None if there are no demonstrations, one is not in the split, or an index exceeds 65,535.
         """
         place = {(e.input, e.target): i for i, e in enumerate(task.splits.train)}
         found = [place.get(shown, 1 << 16) for shown in self.demonstrations]
@@ -63,9 +63,10 @@ class Candidate(Config):
         return self.adapter.method if self.adapter else "prompt"
 
     def trained_at(self, rungs: Sequence[Rung]) -> int:
-        """Return the index of the first rung after which no more training changes this candidate.
+        """Return the index of the rung after which this candidate is not trained any further.
 
-        A prompt is done at the first; an adapter that would be trained beyond the last rung is not.
+        For a prompt this is the first rung; for an adapter with more steps than the ladder, the
+        last one.
         """
         steps = self.adapter.steps if self.adapter else 0
         return next((r.index for r in rungs if r.train_steps >= steps), len(rungs) - 1)

@@ -1,7 +1,7 @@
-"""Certified complexity: what the sealed split proves, over seeds and between base models.
+"""Certified complexity: proven by the sealed split, over seeds and between base models.
 
 Every length is an upper bound of the complexity. A seed in which no program was certified has no
-number; it is left out of means, and said to be.
+value; it is left out of means, and reported as missing.
 """
 
 import math
@@ -13,12 +13,12 @@ from scipy.special import stdtrit
 from search.front import FrontPoint
 
 LEVEL = 0.95
-# A t-interval of two values is as wide as anything; they are shown instead.
+# A t-interval of two values is too wide to be useful; the values are shown instead.
 _FEWEST_FOR_T = 3
 
 
 def certified_complexity(points: Iterable[FrontPoint], target: float) -> int | None:
-    """Return the bits of the shortest program whose lower bound on the sealed split is >= target.
+    """Return the bits of the shortest program with a lower bound on the sealed split >= target.
 
     None if there is none. The bounds hold for all programs at once, so the shortest may be taken.
     """
@@ -38,13 +38,13 @@ def _lower(point: FrontPoint) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of a few numbers and how it may vary.
+    """The mean of a few values and its interval.
 
     Attributes:
-        values: one a seed.
-        mean: their mean, None without any.
-        low: end of the interval, None without any value.
-        high: the other end.
+        values: one per seed.
+        mean: their mean, None without any value.
+        low: lower end of the interval, None without any value.
+        high: upper end of the interval, None without any value.
         method: `t-interval` of level 0.95, or `min - max` of fewer than three values.
     """
 
@@ -75,7 +75,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def log2_bits(bits: Mapping[int, int | None]) -> dict[int, float]:
-    """Return log2 of the bits of each seed that has some; no bits count as one."""
+    """Return log2 of the bits of each seed that has a value; 0 bits count as 1."""
     return {seed: math.log2(max(1, found)) for seed, found in bits.items() if found is not None}
 
 

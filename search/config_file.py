@@ -1,4 +1,4 @@
-"""YAML files with settings: read, overridden from the command line, checked against their model.
+"""Settings from YAML files, overridden from the command line and checked against their model.
 
 Every problem is raised as one `ConfigError` whose message names file, line, field, value and what
 is allowed.
@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from evaluators.config import Config
 
 Settings = TypeVar("Settings", bound=Config)
-# What things are called in a file, where pydantic speaks of Python and JSON.
+# Terms of YAML for pydantic's terms of Python and JSON.
 _IN_YAML = {
     "Tuple": "List",
     "a valid array": "a list",
@@ -29,11 +29,11 @@ _IN_YAML = {
 
 
 class ConfigError(ValueError):
-    """A file with settings can't be used."""
+    """Error for a settings file that can't be used."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1e-3 as a number, as YAML 1.2 and everybody else has it."""
+    """YAML loader that reads 1e-3 as a number, as in YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -42,7 +42,7 @@ _Loader.add_implicit_resolver(
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
-    # More digits than Python converts are no setting of anything.
+    # Python refuses to convert very long numbers, and no setting needs so many digits.
     if len(node.value) > _MOST_DIGITS:
         problem = f"a whole number has at most {_MOST_DIGITS} digits"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
@@ -64,7 +64,7 @@ def load_config(
 
     Args:
         path: the file.
-        model: what it has to fit.
+        model: the model that the settings have to fit.
         overrides: changes from the command line.
         variants: kinds of the top-level keys that are discriminated unions, or lists of them.
 
@@ -93,8 +93,8 @@ def load_config(
     _check_keys(path, root)
     overridden = [apply_override(data, override) for override in overrides]
     try:
-        # As JSON, because strict JSON takes a list for a tuple but neither "3" nor true for a
-        # number.
+        # Validate as JSON: strict mode then accepts a list for a tuple, but neither "3" nor true
+        # for a number.
         return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         problems = error.errors()
@@ -107,7 +107,7 @@ def load_config(
 
 
 def _refuse_aliases(path: Path, text: str) -> None:
-    """Refuse `*name`: a few lines of it can stand for more values than there is memory."""
+    """Reject YAML aliases: a few lines of them can expand to more values than fit into memory."""
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             line = event.start_mark.line + 1 if event.start_mark else "?"
@@ -142,7 +142,7 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
     root = yaml.compose(value, Loader=_Loader)
     keys = [key for mapping in _mappings(root) for key, _ in mapping.value] if root else []
     if any(key.tag != "tag:yaml.org,2002:str" for key in keys):
-        raise ConfigError(f"{override!r:.100}: a key of the value is no text")
+        raise ConfigError(f"{override!r:.100}: a key of the value is not text")
     return [*parents, last]
 
 
@@ -152,7 +152,7 @@ def _check_keys(path: Path, node: yaml.Node) -> None:
         for key, _ in mapping.value:
             if key.tag != "tag:yaml.org,2002:str":
                 raise ConfigError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} is no text: "
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} is not text: "
                     "write it in quotes"
                 )
             if key.value in seen:
@@ -179,7 +179,7 @@ def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
         if isinstance(node, yaml.MappingNode):
             found = next(((k, v) for k, v in node.value if k.value == part), None)
             if found is None:
-                # Discriminated unions put the name of the variant into the location.
+                # In a discriminated union the location contains the variant's name.
                 continue
             line, node = found[0].start_mark.line + 1, found[1]
         elif (
@@ -199,7 +199,7 @@ def _describe(
     variants: Mapping[str, Sequence[str]],
 ) -> str:
     location = list(problem["loc"])
-    # Below the key, or below its place in a list.
+    # Drop the variant's name, which follows the key or the index in a list.
     for place in (1, 2):
         if location[place : place + 1] and location[place] in variants.get(str(location[0]), ()):
             del location[place]
@@ -228,10 +228,10 @@ def _describe(
     if problem["type"] == "missing":
         return f"{where}: {field!r} is missing"
     value = problem["input"]
-    # A URL with a password in it is not repeated.
+    # Never print a URL that may contain a password.
     hidden = isinstance(value, dict) or ("://" in str(value) and "@" in str(value))
     shown = "" if hidden else f" (found {value!r:.80})"
-    # What concerns several parts of the file names them itself.
+    # A problem between several fields has no field of its own; its message names them.
     return ": ".join(filter(None, (where, field, message))) + shown
 
 

@@ -1,4 +1,4 @@
-"""What a program changed elsewhere: from rows with and without it to the lines of a scorecard."""
+"""Side effects of a program: the lines of a scorecard from rows with and without the program."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,16 +16,17 @@ class Line:
     """One item of one program, or a part of an item; the fields are those of scorecard.parquet.
 
     Attributes:
-        own_score: on the program's own task, as the front has it.
-        item: what was measured.
+        own_score: score on the program's own task, as on the front.
+        item: name of the item.
         tag: `name=value` of the part, None for the whole item.
-        better: whether higher or lower values are.
-        base: mean of the bare base model, `value` with the program, `change` the difference.
-        lower: of the 95 % interval of the change, for this comparison alone.
-        p: of the change, adjusted for all whole items of all programs; None for parts, and where
-            too few examples differ for a verdict.
-        verdict: what the change is beyond noise, None where it is within it.
-        error: why there is no value.
+        better: whether higher or lower values are better.
+        base: mean with the bare base model; `value` is that with the program, `change` the
+            difference.
+        lower: lower end of the 95 % interval of the change, for this comparison alone.
+        p: p-value of the change, adjusted for all whole items of all programs; None for parts, and
+            where too few examples differ for a verdict.
+        verdict: direction of a change that exceeds noise, None if it does not.
+        error: reason why there is no value.
     """
 
     run: str
@@ -59,20 +60,20 @@ class Line:
 
 
 def failed_line(point: FrontPoint, item: str, error: str) -> Line:
-    """Return the line of an item that gave nothing."""
+    """Return the line of an item that failed."""
     return replace(_line(point, item), error=error)
 
 
 def compare(
     point: FrontPoint, better: Better, rows: Sequence[Row], base: Sequence[Row]
 ) -> list[Line]:
-    """Return the lines of what one evaluator found, whole items before their parts.
+    """Return the lines of one evaluator, whole items before their parts.
 
     Args:
         point: the program.
-        better: whether higher or lower values are.
-        rows: with the program.
-        base: of the bare base model, the same examples.
+        better: whether higher or lower values are better.
+        rows: rows with the program.
+        base: rows with the bare base model, on the same examples.
 
     Raises:
         ValueError: if the examples are not the same.
@@ -103,7 +104,7 @@ def _parts(
     bare: Mapping[tuple[str, str], Row] = {(row.item, row.example): row for row in base}
     asked = [(row.item, row.example) for row in rows]
     if len(set(asked)) != len(asked) or set(asked) != set(bare):
-        raise ValueError("an evaluator asked the program and the bare model other examples")
+        raise ValueError("an evaluator gave the program and the bare model different examples")
     parts: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         parts.setdefault((row.item, None), []).append(row)
@@ -117,7 +118,7 @@ def _parts(
 
 
 def judge_lines(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines with verdicts that hold for all of them at once."""
+    """Return the lines with verdicts, their p-values adjusted for all lines together."""
     tested = [line.p for line in lines if line.p is not None]
     adjusted = iter(holm(tested))
     return [line if line.p is None else _judged(line, next(adjusted)) for line in lines]
@@ -131,7 +132,7 @@ def _judged(line: Line, p: float) -> Line:
 
 
 def trades(lines: Sequence[Line]) -> list[tuple[Line, list[Line], list[Line]]]:
-    """Return for each program that harms something a line of it, what it helps, what it harms."""
+    """Return the programs that harm an item: one line each, with the lines it helps and harms."""
     by_program: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.verdict is not None:

@@ -1,7 +1,7 @@
-"""From ledger rows to the front: which programs count, how they compare, and what a line says.
+"""Pareto fronts from ledger rows: the programs that count, and their certificates.
 
-A candidate stands for itself with the result of its last rung. Only candidates that completed the
-whole ladder are on the front: scores on fewer examples are not comparable with theirs.
+A candidate counts with the result of its last rung. Only candidates that completed the whole ladder
+are on the front: scores on fewer examples are not comparable with theirs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,16 +32,16 @@ OF_A_POINT = (
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a program's outputs on the sealed split say.
+    """Result of a program on the sealed split.
 
     Attributes:
         score: on the sealed split; None if the program failed there, as are the bounds.
         lower: bound of the true score, at `level` for all `num_programs` programs at once.
-        upper: the same from above.
-        num_examples: of the sealed split.
+        upper: upper bound of the true score, likewise.
+        num_examples: size of the sealed split.
         level: probability that all bounds hold.
         num_programs: how many programs were chosen together.
-        repeated: the sealed split had been opened before for other programs.
+        repeated: whether the sealed split had been opened before for other programs.
     """
 
     score: float | None
@@ -79,7 +79,7 @@ class FrontPoint:
 
     @property
     def bits(self) -> int:
-        """Return the length by which this point is compared with others of its front."""
+        """Return the length by which this point is compared with other points of its front."""
         return self.program_bits if self.length == "program" else self.payload_bits
 
     def as_json(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def at_last_rung(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of candidates that have a score at `last_rung`, and their rows there.
 
-    Most rows of a large ledger are of lower rungs or of no candidate that got so far; they never
-    become Python objects.
+    Most rows of a large ledger belong to lower rungs, or to candidates that did not get so far;
+    those never become Python objects.
     """
     complete = pc.and_(
         pc.and_(pc.equal(rungs["rung"], last_rung.index), pc.is_valid(rungs["score"])),
@@ -116,16 +116,16 @@ def complete_points(
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
 
-    A program whose files did not give its predictions is no point.
+    A program gets no point if verification failed: its files did not give its predictions.
 
     Args:
-        run: what the points call their run.
+        run: name of the points' run.
         candidates: rows of the ledger's `candidates`.
         rungs: rows of the ledger's `rungs`.
         verifications: rows of the ledger's `verifications`.
         last_rung: the last rung of the ladder.
-        length: by which the points are compared.
-        certificates: rows of the ledger's `certificates`; of several for a program the last counts.
+        length: the length by which the points are compared.
+        certificates: rows of the ledger's `certificates`; the last one of a program counts.
         targets: scores that a program may claim to reach.
     """
     scored = {
@@ -133,7 +133,7 @@ def complete_points(
         for row in rungs
         if row["rung"] == last_rung.index
         and row["score"] is not None
-        # One that lost its race there was not scored on all examples.
+        # A candidate that lost its race there was not scored on all examples.
         and row["num_examples"] == last_rung.num_examples
     }
     # The same files under two base models are two programs.
@@ -185,7 +185,7 @@ def _certificate(row: Mapping[str, Any] | None) -> Certificate | None:
 def _is_certified(
     score: float, certificate: Certificate | None, targets: Sequence[float]
 ) -> bool | None:
-    """Return whether the sealed split bears out the largest target that a program claims.
+    """Return whether the sealed split confirms the largest target that a program claims.
 
     It claims the targets that its score on the search split reaches. None if it claims none, or its
     program was not run on the sealed split.

@@ -1,7 +1,8 @@
-"""Points that others published, beside ours and never among them.
+"""Published points, beside the points of runs and never among them.
 
-Nobody ran their files here: their lengths and scores are what a table says, often on other splits
-and of other programs' parts. So they have fronts of their own, and no complexity is read off them.
+Their programs were not run here: lengths and scores come from a table, are often measured on other
+splits, and often count other parts of a program. So they have fronts of their own, and no
+complexity is read off them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from search.programs.program import Length
 
 @dataclass(frozen=True)
 class ImportedPoint:
-    """One point of others; fields and order are those of `front --json`, unknown is None."""
+    """A published point; fields and order are those of `front --json`, unknown is None."""
 
     run: str
     task: str | None
@@ -38,9 +39,9 @@ class ImportedPoint:
 
     @property
     def bits(self) -> int:
-        """Return the length by which this point is compared with others of its front."""
+        """Return the length by which this point is compared with other points of its front."""
         found = self.program_bits if self.length == "program" else self.payload_bits
-        assert found is not None, "a point is on no front of a length that it does not have"
+        assert found is not None, "the point lacks the length by which its front is compared"
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -51,12 +52,12 @@ class ImportedPoint:
 def imported_points(
     run: str, rows: Iterable[Mapping[str, Any]], length: Length
 ) -> list[ImportedPoint]:
-    """Return those points of a table that have the length asked for, in their order.
+    """Return the points of a table that have the given length, in their order.
 
     Args:
-        run: what the points call where they come from.
-        rows: with the other fields of a point; further columns are not looked at.
-        length: by which the points are compared.
+        run: name of the points' origin.
+        rows: rows with the other fields of a point; further columns are ignored.
+        length: the length by which the points are compared.
     """
     names = ("task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
              "score", "lower", "upper", "num_examples")  # fmt: skip

@@ -1,7 +1,6 @@
-"""A candidate in a line and in full, from the canonical JSON that the ledger has of it.
+"""Descriptions of a candidate, in a line and in full, from its canonical JSON in the ledger.
 
-What another version wrote is taken as it is: a field that is not there is left out, nothing is
-checked.
+JSON of another version is accepted unchecked: missing fields are left out of the description.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 
 def in_short(spec: Mapping[str, Any]) -> str:
-    """Return what a candidate is, for example `lora rank 1 on down_proj in 90 steps`."""
+    """Return a candidate in one line, for example `lora rank 1 on down_proj in 90 steps`."""
     parts = []
     adapter = spec.get("adapter")
     if adapter:
@@ -54,7 +53,7 @@ def _list(values: Sequence[Any]) -> str:
 
 
 def prompt_of(spec: Mapping[str, Any]) -> str:
-    """Return the texts of a candidate's prompt; the task's template is not around them."""
+    """Return the texts of a candidate's prompt, without the task's template."""
     prompt = spec.get("prompt") or {}
     instruction = prompt.get("instruction") or ""
     lines = [str(instruction)] if instruction else []

@@ -1,4 +1,4 @@
-"""How a file names a judge of two answers: `judge: {kind: endpoint, ...}`, `file` or `model`."""
+"""Settings of a judge of two answers: `judge: {kind: endpoint, ...}`, `file` or `model`."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ _KINDS = ("endpoint", "file", "model")
 
 
 class JudgeModel(BaseModelConfig):
-    """A frozen model that judges; its regime is only a label."""
+    """The base model of a judge; its regime is only a label."""
 
     regime: Annotated[Label, Field(description="a label")] = "judge"
 
@@ -32,7 +32,7 @@ class ModelJudge(Config):
         ),
     ] = "logprobs"
     template: Annotated[
-        str, Field(description="what it is asked; contains {input}, {first} and {second}")
+        str, Field(description="the judge's prompt; contains {input}, {first} and {second}")
     ] = TEMPLATE
     chat: Annotated[
         bool, Field(description="ask as a user's turn in the model's chat template")
@@ -40,8 +40,8 @@ class ModelJudge(Config):
     labels: Annotated[
         tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]],
         Field(
-            description="for `logprobs`: what stands for the first and the second answer; of as "
-            "many tokens each"
+            description="for `logprobs`: labels of the first and the second answer, of equally "
+            "many tokens"
         ),
     ] = ("A", "B")
     tie_margin: Annotated[
@@ -70,13 +70,13 @@ AnyJudge = EndpointJudge | FileJudge | ModelJudge
 
 
 class JudgeSettings(Config):
-    """The file of a judge."""
+    """The settings file of a judge."""
 
-    judge: Annotated[AnyJudge, Field(discriminator="kind", description="who prefers an answer")]
+    judge: Annotated[AnyJudge, Field(discriminator="kind", description="compares answers")]
 
 
 def load_judge(path: Path) -> AnyJudge:
-    """Return the judge that a YAML file names.
+    """Return the judge that a YAML file configures.
 
     Raises:
         ConfigError: naming file and line.

@@ -1,4 +1,4 @@
-"""How a sweep file says where in Kubernetes it is launched."""
+"""Settings of a sweep's launch on Kubernetes."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from evaluators.config import Config
 
-# RFC 1035: names of services begin with a letter. KubeRay puts up to 16 characters behind ours.
+# RFC 1035: names of services begin with a letter. KubeRay appends up to 16 characters to ours.
 MOST_LABEL = 47
 LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 # Secrets, claims and queues may be RFC 1123 subdomains.
@@ -22,16 +22,16 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class TolerationConfig(Config):
-    """A taint of nodes that the pods accept."""
+    """A taint of nodes that the pods tolerate."""
 
-    key: Annotated[str | None, Field(description="key of the taint; none stands for all")] = None
+    key: Annotated[str | None, Field(description="key of the taint; null is all keys")] = None
     operator: Annotated[
-        Literal["Equal", "Exists"], Field(description="whether the value has to be equal")
+        Literal["Equal", "Exists"], Field(description="compare the value, or accept any")
     ] = "Equal"
     value: Annotated[str | None, Field(description="value of the taint")] = None
     effect: Annotated[
         Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
-        Field(description="effect of the taint; none stands for all"),
+        Field(description="effect of the taint; null is all effects"),
     ] = None
 
     @model_validator(mode="after")
@@ -44,7 +44,7 @@ class TolerationConfig(Config):
 
 
 class KubernetesConfig(Config):
-    """Pods that hold a Ray cluster and the run in it; no part of what is searched."""
+    """Pods of a Ray cluster and the run on it; does not change what is searched."""
 
     kind: Annotated[
         Literal["job", "cluster"],
@@ -58,16 +58,16 @@ class KubernetesConfig(Config):
         Field(
             pattern=LABEL,
             max_length=MOST_LABEL,
-            description="of the objects: lower case letters, digits and dashes; from the sweep's "
-            "name by default",
+            description="name of the objects: lower case letters, digits and dashes; from the "
+            "sweep's name by default",
         ),
     ] = None
     namespace: Annotated[
         str | None,
-        Field(pattern=LABEL, max_length=63, description="where; kubectl's own by default"),
+        Field(pattern=LABEL, max_length=63, description="namespace; kubectl's current by default"),
     ] = None
     image: Annotated[
-        str | None, Field(min_length=1, description="image with kilobit and ray[default]; needed")
+        str | None, Field(min_length=1, description="image with kilobit and ray[default]; required")
     ] = None
     image_pull_secrets: Annotated[
         tuple[Object, ...], Field(description="names of secrets for the image's registry")
@@ -76,8 +76,8 @@ class KubernetesConfig(Config):
         str | None,
         Field(
             pattern=r"^\d+\.\d+\.\d+$",
-            description="Ray in the image; has to be that of the machine that launches, which is "
-            "the default",
+            description="version of Ray in the image; must equal that of the launching machine, "
+            "which is the default",
         ),
     ] = None
     claim: Annotated[
@@ -98,8 +98,8 @@ class KubernetesConfig(Config):
         str,
         Field(
             pattern=_FOLDER,
-            description="folder in which the pods see the sweep file; its relative paths start "
-            "there, so another one is a folder of the image or the volume that holds the data",
+            description="folder of the sweep file in the pods; its relative paths start there, so "
+            "to use data in the image or the volume give a folder there",
         ),
     ] = "/sweep"
     secrets: Annotated[
@@ -108,7 +108,7 @@ class KubernetesConfig(Config):
     ] = ()
     env: Annotated[
         dict[VariableName, str],
-        Field(description="further environment variables; none that is secret"),
+        Field(description="further environment variables; never secrets"),
     ] = {}  # noqa: RUF012 - pydantic copies it
     head_cpus: Annotated[int, Field(ge=1, description="CPUs of the head, which drives the run")] = 2
     head_memory_gib: Annotated[int, Field(ge=1, description="memory of the head")] = 8
@@ -117,7 +117,7 @@ class KubernetesConfig(Config):
         int, Field(ge=1, description="size of /dev/shm; counts as memory of its pod")
     ] = 2
     gpu_resource: Annotated[
-        str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="what a GPU is called")
+        str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="name of a GPU resource")
     ] = "nvidia.com/gpu"
     gpus_per_node: Annotated[
         int, Field(ge=1, description="GPUs of a machine; a pod asks for no more")
@@ -143,27 +143,27 @@ class KubernetesConfig(Config):
         int | None,
         Field(
             ge=0,
-            description="worker pods at least, also while nobody needs them; only with "
-            "`autoscale`, 0 by default",
+            description="fewest worker pods, kept even while idle; only with `autoscale`, 0 by "
+            "default",
         ),
     ] = None
     max_replicas: Annotated[
         int | None,
         Field(
             ge=1,
-            description="worker pods at most; only with `autoscale`, what the workers need by "
-            "default",
+            description="most worker pods; only with `autoscale`, by default as many as the "
+            "workers need",
         ),
     ] = None
     idle_s: Annotated[
         int, Field(ge=1, description="seconds after which the autoscaler removes an idle pod")
     ] = 120
     retries: Annotated[
-        int, Field(ge=0, description="attempts after the first; each goes on with the run")
+        int, Field(ge=0, description="attempts after the first; each resumes the run")
     ] = 3
     grace_s: Annotated[
         int,
-        Field(ge=10, description="seconds that a pod gets to stop; the run commits what it has"),
+        Field(ge=10, description="seconds that a pod gets to stop; the run commits its results"),
     ] = 120
     keep_s: Annotated[
         int, Field(ge=0, description="seconds until the pods of a finished job are removed")

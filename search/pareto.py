@@ -24,9 +24,9 @@ P = TypeVar("P", bound=Measured)
 
 
 def pareto_front(points: Iterable[P]) -> list[P]:
-    """Return the points that no other point beats, by increasing length.
+    """Return the points that no other point dominates, by increasing length.
 
-    A point is beaten by one that is no longer and scores at least as well; of equal points the
+    A point is dominated by one that is not longer and scores at least as well; of equal points the
     first stays.
     """
     front: list[P] = []
@@ -57,10 +57,10 @@ def hypervolume(points: Iterable[Measured], reference_bits: float) -> float:
 
 
 class GrowingFront:
-    """The hypervolume of a front to which points come one by one.
+    """The hypervolume of a front to which points are added one by one.
 
-    `area` is after every point what `hypervolume` gives for all that came, up to rounding; a point
-    costs the logarithm of the front's size, and what it throws off the front.
+    After every point `area` equals `hypervolume` of all points so far, up to rounding. Adding a
+    point takes time logarithmic in the front's size, plus the number of points that it removes.
 
     Args:
         reference_bits: length of the reference point, whose score is 0.
@@ -74,7 +74,7 @@ class GrowingFront:
         self._scores: list[float] = []
 
     def add(self, bits: int, score: float) -> bool:
-        """Take in a point and return whether it is on the front now and gained area."""
+        """Add a point and return whether it is on the front and gained area."""
         length = math.log2(max(bits, 1))
         first = bisect_left(self._lengths, length)
         below = self._scores[first - 1] if first else 0.0
@@ -87,7 +87,7 @@ class GrowingFront:
             last += 1
         if last < len(self._scores):
             if self._lengths[last] == length:
-                # One of the same length is better.
+                # A point of the same length scores higher.
                 return False
             lost += (self._edge - self._lengths[last]) * (score - level)
         gained = (self._edge - length) * (score - below) - lost

@@ -1,21 +1,22 @@
-"""Racing within a rung: stop scoring a candidate once it can't beat the incumbent, or has.
+"""Racing within a rung: stop scoring a candidate once it lost against the incumbent or beat it.
 
 A candidate is scored block by block, paired by example with the incumbent at its length: the best
-of those that are no longer. Each side of the race is a capital that bets against one claim about
-the differences candidate - incumbent, and that can't be expected to grow while its claim is true.
-The chance that it ever reaches 1 / level is then at most `level`, however often one looks (Ville
-1939), so the race may stop at any example. The bets are those of Waudby-Smith and Ramdas 2024,
-"Estimating means of bounded random variables by betting" (JRSS-B, arXiv 2010.09686), with the mean
-of a few fixed bets as capital. Examples on which both score the same neither gain nor cost.
+candidate that is not longer. Each side of the race is a capital that bets against one claim about
+the differences candidate - incumbent. While its claim is true, a capital does not grow in
+expectation, so the chance that it ever reaches 1 / level is at most `level`, however often one
+looks (Ville 1939), and the race may stop at any example. The bets are those of Waudby-Smith and
+Ramdas 2024, "Estimating means of bounded random variables by betting" (JRSS-B, arXiv 2010.09686),
+with the mean of a few fixed bets as capital. An example on which both score the same is no evidence
+for either side.
 
 Given the incumbent's scores on all examples of the rung, the claims are about exactly these
-examples, a sample without replacement, which takes fewer of them (same paper); and what simple
-counting settles is settled without error.
+examples, a sample without replacement, so fewer of them are needed (same paper); and a verdict that
+follows from counting alone is free of error.
 
-What it does not promise: without the incumbent's scores the claims are about the mean over endless
-independent examples. With them, two programs of equal quality are told apart where their scores on
-this rung differ, as comparing the finished rungs would. The level is for one race, not for a whole
-search, and supposes that the order of the examples is random and did not take part in choosing the
+Not promised: without the incumbent's scores the claims are about the mean over endless independent
+examples. With them, two programs of equal quality get a verdict where their scores on this rung
+differ, as comparing the finished rungs would give. The level is for one race, not for a whole
+search, and assumes that the order of the examples is random and did not influence the choice of the
 two. No clock, no random numbers: the same scores give the same verdict.
 """
 
@@ -31,16 +32,17 @@ from evaluators.config import Config
 
 Verdict = Literal["beats", "loses"]
 
-# Of nine sets of one to four bets, these took at most 1.2 times the examples of the best set for a
-# case (three kinds of scores, differences of 0.05 to 0.8, rungs of 16 to 432, levels 0.01, 0.05).
+# Of nine sets of one to four bets, this one needed at most 1.2 times the examples of the best set
+# in every case (three kinds of scores, differences of 0.05 to 0.8, rungs of 16 to 432, levels 0.01
+# and 0.05).
 _BETS = (0.4, 0.9)
 # A bet grows without bound as the claim becomes impossible. Betting against a claim that is weaker
-# by this much is valid, and keeps rounding errors far from mattering.
+# by this much is valid, and keeps rounding errors harmless.
 _MARGIN = 1e-6
 
 
 class RacingConfig(Config):
-    """When a candidate is no longer scored within a rung."""
+    """Settings of racing, which ends the scoring of a candidate within a rung."""
 
     enabled: Annotated[bool, Field(description="stop scoring within a rung")] = True
     level: Annotated[
@@ -55,7 +57,7 @@ class RacingConfig(Config):
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A candidate that others have to beat: its id, its length, its score in [0, 1]."""
+    """A candidate to beat: its id, its length, its score in [0, 1]."""
 
     candidate: str
     bits: int
@@ -63,7 +65,7 @@ class Incumbent:
 
 
 def incumbent_of(front: Sequence[Incumbent], bits: int) -> Incumbent | None:
-    """Return the best of those no longer than `bits`, or None if there is none.
+    """Return the best incumbent that is not longer than `bits`, or None if there is none.
 
     Of equal scores the shortest is taken, then the one that comes first.
     """
@@ -72,19 +74,19 @@ def incumbent_of(front: Sequence[Incumbent], bits: int) -> Incumbent | None:
 
 
 class EValues(NamedTuple):
-    """The capitals: the evidence for each verdict, 1 at the start; inf past the floats."""
+    """The capitals, which are the evidence for each verdict: 1 at the start, inf on overflow."""
 
     beats: float
     loses: float
 
 
 class Race:
-    """A candidate against its incumbent on one rung.
+    """The race of a candidate against its incumbent on one rung.
 
     "loses" is wrong with a chance of at most `level` if the candidate's mean is at least the
-    incumbent's, "beats" if it is at most the incumbent's; each side has the whole level, for each
-    claim is refuted by one side only. The verdict does not depend on how examples are cut into
-    blocks.
+    incumbent's, "beats" if it is at most the incumbent's; each side has the whole level, because
+    each claim is refuted by one side only. The verdict does not depend on how examples are split
+    into blocks.
 
     Args:
         level: the error level of each verdict.
@@ -103,7 +105,8 @@ class Race:
             raise ValueError(f"level {level} is not between 0 and 1")
         self._threshold = -math.log(level)
         self._incumbent = None if incumbent is None else _checked(incumbent)
-        # Exact, so that counting is: the sum of differences so far, and the incumbent's sum ahead.
+        # Fractions make counting exact: the sum of the differences so far, and the sum of the
+        # incumbent's scores on the remaining examples.
         self._lead = Fraction(0)
         self._ahead = sum(map(Fraction, self._incumbent or ()), Fraction(0))
         self._num_examples = 0
@@ -112,23 +115,23 @@ class Race:
 
     @property
     def num_examples(self) -> int:
-        """Return how many examples were looked at: after a verdict no more are."""
+        """Return the number of examples used; none are used after a verdict."""
         return self._num_examples
 
     @property
     def e_values(self) -> EValues:
-        """Return the evidence for both sides after the last example that was looked at."""
+        """Return the evidence for both sides after the last example used."""
         return EValues(_exp(self._beats.log()), _exp(self._loses.log()))
 
     def add(self, mine: Sequence[float], theirs: Sequence[float]) -> Verdict | None:
-        """Take in a block of scores of the same examples and return the verdict, if there is one.
+        """Add a block of scores on the same examples and return the verdict, if there is one.
 
-        The first verdict is final: what comes after it changes nothing.
+        The first verdict is final: later scores change nothing.
 
         Raises:
             ValueError: for a score that is NaN or outside [0, 1], blocks of unequal length, more
                 examples than the rung has, or a score of `theirs` that is not the known one. The
-                race is then as it was before.
+                race is then unchanged.
         """
         if len(mine) != len(theirs):
             raise ValueError(f"a block of {len(mine)} scores against one of {len(theirs)}")
@@ -157,7 +160,7 @@ class Race:
     def _look(self, mine: float, theirs: float) -> Verdict | None:
         claimed = 0.0
         if self._incumbent is not None:
-            # What the mean difference of the rest must be if that of the whole rung is 0.
+            # The mean difference on the remaining examples if that of the whole rung is 0.
             claimed = float(-self._lead / (len(self._incumbent) - self._num_examples))
         difference = mine - theirs
         self._loses.bet(difference, claimed)
@@ -181,17 +184,18 @@ class Race:
 
 
 class _Capital:
-    """Bets in [-1, 1] against the claim that the expected difference is at least the claimed one.
+    """Capital of bets against the claim that the expected difference is at least `claimed`.
 
-    Each bet multiplies its share by 1 - bet * (difference - claimed) / (1 - claimed). That is
-    positive, for differences are at most 1, and its expectation is at most 1 under the claim.
+    Differences are in [-1, 1]. Each bet multiplies its share by
+    1 - bet * (difference - claimed) / (1 - claimed). That is positive, because differences are at
+    most 1, and its expectation is at most 1 under the claim.
     """
 
     def __init__(self) -> None:
         self._logs = [0.0] * len(_BETS)
 
     def bet(self, difference: float, claimed: float) -> None:
-        # At least -1: where even that could not be reached, counting has ended the race.
+        # `claimed` is at least -1: counting ends the race before less than that would be needed.
         claimed = min(claimed, 1 - _MARGIN)
         outcome = (difference - claimed) / (1 - claimed)
         self._logs = [

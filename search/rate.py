@@ -1,6 +1,6 @@
-"""Rate search: one trained adapter gives many programs, coarser and with fewer components.
+"""Rate search: many programs from one trained adapter, coarser and with fewer components.
 
-Training is what costs; each of these programs costs only its scoring on the same examples.
+Training takes most of the time; each of these programs only has to be scored on the same examples.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class RateSearch(Config):
-    """The programs that are made from an adapter after its last rung."""
+    """The coarser programs that are made from an adapter after its last rung."""
 
     steps: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...],

@@ -1,10 +1,10 @@
-"""The same task under several base models: lengths side by side, and what their ratios say.
+"""The same task under several base models: lengths side by side, and their ratios.
 
 Every length L(A) of a program found under A is an upper bound of the complexity C(T_δ|A), and no
 complexity is below 0. So C(T_δ|A) - C(T_δ|B), the information about the task at this score that is
-in B and not in A, is at most L(A): whoever has A and those bits does what is asked. L(A) - L(B) and
-L(A) / L(B) compare what the search found. They bound the difference and the ratio of complexities
-neither from above nor from below, because a shorter program may exist under either.
+in B and not in A, is at most L(A): A and those bits suffice for the score. L(A) - L(B) and
+L(A) / L(B) compare the programs that the search found. They bound the difference and the ratio of
+complexities neither from above nor from below, because a shorter program may exist under either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,9 @@ class Lengths:
     """The shortest programs of one base model at one score.
 
     Attributes:
-        found: bits of the shortest that reaches it on the search split, None if none does.
-        certified: bits of the shortest whose bound on the sealed split does, None if none does.
+        found: bits of the shortest program that reaches the score on the search split, or None.
+        certified: bits of the shortest with a lower bound on the sealed split that reaches it, or
+            None.
     """
 
     found: int | None
@@ -33,15 +34,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Collapse:
-    """How the shortest programs at one score differ between two base models.
+    """The difference of the shortest programs at one score between two base models.
 
     Attributes:
         before: the base model that comes first.
-        after: the other.
-        factor: bits before over bits after; a program of no bits counts as one bit.
+        after: the base model that comes second.
+        target: the score.
+        factor: bits before over bits after; a program of 0 bits counts as 1 bit.
         information: most bits of information about the task that `after` can have and `before`
             not: the length of the program before.
-        certified: both programs were certified at this score.
+        certified: whether both programs were certified at this score.
     """
 
     before: str
@@ -53,7 +55,7 @@ class Collapse:
 
 
 def lengths(points: Sequence[FrontPoint], model: str, target: float) -> Lengths:
-    """Return the shortest programs of one base model, the points of one task given."""
+    """Return the shortest lengths of one base model at a score; the points are of one task."""
     own = [point for point in points if point.model == model]
     return Lengths(complexity(own, target), certified_complexity(own, target))
 
@@ -61,7 +63,7 @@ def lengths(points: Sequence[FrontPoint], model: str, target: float) -> Lengths:
 def rows_of(
     points: Sequence[FrontPoint], models: Sequence[str], targets: Iterable[float]
 ) -> list[tuple[float, list[Lengths]]]:
-    """Return the scores that any base model reaches, with the lengths of each."""
+    """Return the targets, and other scores that a base model reaches, with the lengths of each."""
     scores = sorted({*targets, *_STEPS})
     rows = [(score, [lengths(points, model, score) for model in models]) for score in scores]
     wanted = set(targets)
@@ -73,7 +75,7 @@ def rows_of(
 
 
 def collapses(points: Sequence[FrontPoint], models: Sequence[str], target: float) -> list[Collapse]:
-    """Return for each base model and the next one that reaches `target` how lengths differ.
+    """Return the collapse of each pair of base models, in order, that both reach `target`.
 
     Certified lengths are compared where both have one, else those found on the search split.
     """

@@ -1,4 +1,4 @@
-"""Rungs: how far a candidate is trained, and on how many examples it is scored."""
+"""Rungs: the training steps and the scored examples of a candidate between decisions."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,10 @@ from evaluators.config import Config
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder: at most `train_steps` optimizer steps, the first `num_examples`."""
+    """One rung of the ladder: at most `train_steps` steps, then the first `num_examples` examples.
+
+    Both count from the candidate's start, not from the rung before.
+    """
 
     index: int
     num_examples: int
@@ -18,7 +21,7 @@ class Rung:
 
 
 class RungConfig(Config):
-    """A ladder by multiplication: both numbers of the first rung grow by `eta` a rung."""
+    """A geometric ladder: both numbers of the first rung grow by the factor `eta` per rung."""
 
     examples: Annotated[
         int, Field(ge=1, description="examples of the first rung, and of a batch")

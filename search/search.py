@@ -1,6 +1,6 @@
-"""A search: what is tried next, and who goes on.
+"""A search: a proposer chooses the next candidates, a scheduler promotes or stops them.
 
-It is driven by rows of rungs, on a cluster and from a ledger alike.
+Rows of rungs drive it, both on a cluster and when a run is resumed from its ledger.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ class Search:
     """A proposer and a scheduler that see the same results in the same order.
 
     Args:
-        proposer: says what is tried.
-        scheduler: says who goes on.
+        proposer: chooses the candidates.
+        scheduler: promotes or stops them.
         bits: the column of a row that counts as length.
         limit: most candidates in all, None for as many as the proposer has.
     """
@@ -55,13 +55,13 @@ class Search:
         return proposal
 
     def take(self, row: Row, coarser: Sequence[Row] = ()) -> Decision:
-        """Take in what a candidate did at a rung and return what happens to it.
+        """Report a candidate's result at a rung and return the decision.
 
-        A row that comes again changes nothing and gets the first answer.
+        A repeated row changes nothing and gets the first decision again.
 
         Args:
-            row: of the ledger's table `rungs`.
-            coarser: rows of the programs that were made of it after its last rung.
+            row: a row of the ledger's table `rungs`.
+            coarser: rows of the coarser programs made from it after its last rung.
         """
         known = self._scheduler.decided(row["candidate"], row["rung"])
         if known is not None:
@@ -72,13 +72,13 @@ class Search:
         return decision
 
     def replay(self, row: Row, coarser: Sequence[Row], decision: Decision) -> None:
-        """Take in what was decided before: what was recorded stands."""
+        """Replay a result with its recorded decision, which stands."""
         result = self._result(row, self.running[row["candidate"]].model)
         self._scheduler.replay(result, decision)
         self._tell(row, coarser, result, decision)
 
     def incumbents(self, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
-        """Return whom a candidate has to beat at a rung; see `Scheduler.incumbents`."""
+        """Return the incumbents of a rung; see `Scheduler.incumbents`."""
         return self._scheduler.incumbents(model, rung, left=left)
 
     def _tell(self, row: Row, coarser: Sequence[Row], result: Result, decision: Decision) -> None:

@@ -1,4 +1,4 @@
-"""How a sweep file spreads a frozen base model over ranks."""
+"""Settings that spread a base model over ranks."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,7 +11,7 @@ Layout = Literal["one", "tensor", "zero3"]
 
 
 class OffloadConfig(Config):
-    """Where ZeRO-3 keeps a rank's part of the weights while it is not used."""
+    """Storage of a rank's part of the weights under ZeRO-3 while it is not in use."""
 
     device: Annotated[
         Literal["cpu", "nvme"], Field(description="main memory, or a file on a local drive")
@@ -55,17 +55,15 @@ class ShardsConfig(Config):
     ] = None
     timeout_s: Annotated[
         float,
-        Field(
-            gt=0, description="longest wait of a rank for the others before the group is given up"
-        ),
+        Field(gt=0, description="longest wait of a rank for other ranks before the group fails"),
     ] = 600.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.layout == "one" and self.world_size > 1:
-            raise ValueError(f"layout `one` is of one rank, `world_size` is {self.world_size}")
+            raise ValueError(f"layout `one` has one rank, but `world_size` is {self.world_size}")
         if self.layout == "tensor" and self.world_size == 1:
             raise ValueError("layout `tensor` needs a `world_size` of at least 2")
         if self.offload is not None and self.layout not in ("auto", "zero3"):
-            raise ValueError(f"layout `{self.layout}` has no `offload`; take `zero3`")
+            raise ValueError(f"layout `{self.layout}` has no `offload`; use `zero3`")
         return self

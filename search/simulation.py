@@ -1,8 +1,8 @@
 """A search replayed from recorded full evaluations, with its own clock.
 
-What a candidate does at a rung is looked up instead of computed, so any scheduler runs through
-hundreds of candidates in a second. Counted are generated examples: an example that the same program
-(or one that differs only in its post-processing) has been through before comes from the cache.
+A candidate's result at a rung is looked up instead of computed, so any scheduler runs through
+hundreds of candidates in a second. Only generated examples are counted: an example that the same
+program (or one that differs only in its post-processing) generated before comes from the cache.
 """
 
 import heapq
@@ -20,15 +20,15 @@ class Track:
 
     Attributes:
         candidate: its id.
-        model: what it is compared within.
-        bound_bits: its length at most, as known before it is trained.
+        model: its base model; candidates are compared within a base model.
+        bound_bits: upper bound of its length, known before it is trained.
         bits: its length at each rung.
         scores: its score at each rung.
         examples: the score of each example of each rung.
         train_s: seconds of training before each rung.
         example_s: seconds to generate one example at each rung.
         trained_at: index of the rung from which on no more training changes it.
-        outputs: what its raw outputs at each rung are called; equal names have equal outputs.
+        outputs: name of its raw outputs at each rung; equal names have equal outputs.
     """
 
     candidate: str
@@ -45,7 +45,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Finished:
-    """A candidate that completed the last rung, and what had been spent by then."""
+    """A candidate that completed the last rung, with the examples and seconds spent by then."""
 
     candidate: str
     bits: int
@@ -56,7 +56,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Course:
-    """A simulated search: who finished when, and what it took in all."""
+    """A simulated search: its finished candidates, and its examples and seconds in all."""
 
     finished: tuple[Finished, ...]
     examples: int
@@ -74,7 +74,7 @@ class _Simulator:
         self.examples = 0
 
     def run_rung(self, track: Track, rung: int) -> tuple[Result, float]:
-        """Return what the candidate did, and the seconds that it took."""
+        """Return the candidate's result and the seconds that it took."""
         self._tracks[track.candidate] = track
         size = self._rungs[rung].num_examples
         mine = track.examples[rung][:size]
@@ -119,11 +119,11 @@ def simulate(
 
     Args:
         tracks: the recorded candidates.
-        scheduler: who goes on.
+        scheduler: promotes or stops candidates.
         rungs: the ladder that was recorded.
         workers: how many run at once; each takes the next candidate when its own has ended.
-        level: error level of races, None for none.
-        block: examples between two looks at a race.
+        level: error level of races, None for no races.
+        block: examples between two checks of a race.
     """
     simulator, waiting = _Simulator(scheduler, rungs, level, block), iter(tracks)
     finished: list[Finished] = []

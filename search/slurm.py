@@ -1,7 +1,7 @@
-"""How a sweep file says where in a Slurm cluster it is launched.
+"""Settings of a sweep's launch on a Slurm cluster.
 
-What is given here becomes `#SBATCH` lines and words of a batch script. Values that could be more
-than one word there (white space, quotes, `;`, `$`, line ends) are refused.
+The values become `#SBATCH` lines and words of a batch script. Values that could be more than one
+word there (white space, quotes, `;`, `$`, line ends) are rejected.
 """
 
 import re
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.config import Config
 
-# Ray puts sockets 75 characters below it, and the system takes 107.
+# Ray's socket paths add 75 characters to this folder, and the system allows 107.
 _MOST_SCRATCH = 24
 _TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3}):([0-5]\d):([0-5]\d)")
 _NODES = re.compile(r"([1-9]\d*)-([1-9]\d*)")
@@ -42,7 +42,7 @@ _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@+-]*$", max_len
 
 
 class SlurmConfig(Config):
-    """A Slurm job that holds a Ray cluster and the run in it; no part of what is searched."""
+    """A Slurm job with a Ray cluster and the run on it; does not change what is searched."""
 
     nodes: Annotated[
         int | str | None,
@@ -51,8 +51,8 @@ class SlurmConfig(Config):
             "as many as the workers need"
         ),
     ] = None
-    partition: Annotated[_Word | None, Field(description="where the job is queued")] = None
-    account: Annotated[_Word | None, Field(description="who is charged")] = None
+    partition: Annotated[_Word | None, Field(description="partition of the job")] = None
+    account: Annotated[_Word | None, Field(description="account to charge")] = None
     qos: Annotated[_Word | None, Field(description="quality of service")] = None
     time: Annotated[
         str | None,
@@ -62,13 +62,13 @@ class SlurmConfig(Config):
         ),
     ] = None
     gpus_per_node: Annotated[
-        int | None, Field(ge=0, description="GPUs asked of each node; what the workers need")
+        int | None, Field(ge=0, description="GPUs requested per node; by default as needed")
     ] = None
     cpus_per_node: Annotated[
-        int | None, Field(ge=1, description="CPUs asked of each node; what the workers need")
+        int | None, Field(ge=1, description="CPUs requested per node; by default as needed")
     ] = None
     memory_gib: Annotated[
-        float | None, Field(gt=0, description="memory asked of each node; its default if not given")
+        float | None, Field(gt=0, description="memory requested per node; by default Slurm's own")
     ] = None
     container: Annotated[
         str | None,
@@ -89,8 +89,8 @@ class SlurmConfig(Config):
         Field(
             ge=1,
             le=65535,
-            description="seconds before the time limit at which the run is told; Slurm may do so a "
-            "minute earlier",
+            description="seconds before the time limit at which Slurm warns the run; it may do so "
+            "a minute earlier",
         ),
     ] = 120
     requeue: Annotated[
@@ -99,24 +99,24 @@ class SlurmConfig(Config):
     keep_rest: Annotated[
         bool,
         Field(
-            description="go on with the other nodes when one dies, and with none if that was the "
-            "first: Slurm then leaves the job as it is. By default the whole job is started again"
+            description="go on with the other nodes when one dies; if it was the first one, Slurm "
+            "leaves the job idle. By default the whole job is started again"
         ),
     ] = False
     output: Annotated[
         str,
         Field(
             pattern=r"^[A-Za-z0-9_.%/+=@-]+$",
-            description="what the job prints, in a folder that exists; %x is its name, %j its "
-            "number",
+            description="file for the job's output, in a folder that exists; %x is the job's name, "
+            "%j its number",
         ),
     ] = "%x-%j.out"
     interface: Annotated[
         str | None,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-            description="network device whose address the first node has, e.g. `ib0`; by default "
-            "the address that Slurm uses",
+            description="network device of the first node that other nodes connect to, e.g. `ib0`; "
+            "by default the address that Slurm uses",
         ),
     ] = None
     scratch: Annotated[
@@ -124,7 +124,7 @@ class SlurmConfig(Config):
         Field(
             pattern=r"^/[A-Za-z0-9_./-]*$",
             max_length=_MOST_SCRATCH,
-            description="folder of each node for Ray's own files, on a disk of its own",
+            description="folder for Ray's own files, on a local disk of each node",
         ),
     ] = "/tmp"  # noqa: S108
 
@@ -136,7 +136,7 @@ class SlurmConfig(Config):
         if isinstance(nodes, str):
             found = _NODES.fullmatch(nodes)
             if not found or int(found[1]) > int(found[2]):
-                raise ValueError("nodes are a whole number, or the fewest and the most as 2-4")
+                raise ValueError("nodes is a whole number, or a range such as 2-4")
         return nodes
 
     @field_validator("time", mode="before")
@@ -178,18 +178,18 @@ class SlurmConfig(Config):
         limit = self.time_s
         if limit is not None and limit <= self.warning_s:
             raise ValueError(
-                f"warning_s {self.warning_s} is no less than the time limit of {limit} s"
+                f"warning_s {self.warning_s} must be less than the time limit of {limit} s"
             )
         return self
 
     @property
     def time_s(self) -> int | None:
-        """Return the time limit in seconds, None if the partition's counts."""
+        """Return the time limit in seconds, None for that of the partition."""
         return None if self.time is None else seconds_of(self.time)
 
     @property
     def fewest_nodes(self) -> int | None:
-        """Return how many nodes the job has at least, None if the workers decide."""
+        """Return the fewest nodes of the job, None if as many as the workers need."""
         return int(self.nodes.split("-")[0]) if isinstance(self.nodes, str) else self.nodes
 
 

@@ -19,7 +19,7 @@ from search.adapter import METHODS, AdapterSpec, MethodName, TrainingName
 from search.candidate import Candidate, Prompt
 from search.programs.postprocess import PostprocessStep
 
-# A space may hold fewer distinct candidates than asked for; this many fruitless draws say so.
+# A space may have fewer distinct candidates than requested; drawing ends after this many repeats.
 _MAX_FRUITLESS_DRAWS = 200
 
 Choices = Annotated[tuple[int, ...], Field(min_length=1)]
@@ -39,7 +39,7 @@ class LogRange(Config):
 
 
 class PromptFamily(Config):
-    """Instructions and demonstrations before the question, and what is done to the output."""
+    """Instructions and demonstrations before the question, and post-processing of the output."""
 
     candidates: Annotated[
         int, Field(ge=0, le=100_000, description="candidates for each base model")
@@ -57,10 +57,10 @@ class PromptFamily(Config):
     ] = ((),)
     postprocess_combine: Annotated[
         tuple[PostprocessStep, ...],
-        Field(description="steps that the search puts together by itself, after those of the list"),
+        Field(description="steps that the search combines by itself, after those of the list"),
     ] = ()
     postprocess_most: Annotated[
-        int, Field(ge=1, le=4, description="how many of `postprocess_combine` at most")
+        int, Field(ge=1, le=4, description="most steps from `postprocess_combine`")
     ] = 2
     chat: Annotated[
         tuple[bool, ...],
@@ -80,7 +80,7 @@ class AdapterFamily(PromptFamily):
         Field(min_length=1, description="numbers of examples shown, also while training"),
     ] = (0,)
     learning_rate: Annotated[
-        LogRange, Field(description="of AdamW, with a short warm-up and linear decay")
+        LogRange, Field(description="for AdamW, with a short warm-up and linear decay")
     ] = LogRange(low=1e-3, high=1e-2)
     steps: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -110,7 +110,7 @@ class AdapterFamily(PromptFamily):
 
 
 class TargetsFamily(AdapterFamily):
-    """Adapters of a method that only asks where."""
+    """Adapters of a method that needs only target modules."""
 
     target_modules: Annotated[
         tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
@@ -137,7 +137,7 @@ class RankFamily(LayersFamily):
 
 
 class SizeFamily(LayersFamily):
-    """Adapters of a method that has a number of numbers."""
+    """Adapters of a method that trains a chosen number of numbers."""
 
     size: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -146,7 +146,7 @@ class SizeFamily(LayersFamily):
 
 
 class TokensFamily(AdapterFamily):
-    """Embeddings of tokens."""
+    """Trained embeddings of a few tokens."""
 
     tokens: Annotated[
         tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...],
@@ -155,7 +155,7 @@ class TokensFamily(AdapterFamily):
 
 
 class SoftPromptFamily(AdapterFamily):
-    """Vectors before the text."""
+    """Trained vectors before the text."""
 
     size: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -171,11 +171,11 @@ class DataFamily(RankFamily):
         Field(min_length=1, description="how many examples, to choose from"),
     ] = (8, 64, 512)
     learning_rate: Annotated[
-        LogRange, Field(description="of signs with momentum, with linear decay")
+        LogRange, Field(description="for sign descent with momentum and linear decay")
     ] = LogRange(low=3e-4, high=3e-3)
     steps: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="steps in all; they go round the examples"),
+        Field(min_length=1, description="steps in all; they cycle through the examples"),
     ] = (640,)
     batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 1
 
@@ -187,7 +187,7 @@ class DataFamily(RankFamily):
                 "examples: give fewer examples, more steps or a larger batch_size"
             )
         if self.training != ("plain",):
-            raise ValueError("data has no `training` to choose: its rule is its own")
+            raise ValueError("data has no `training` to choose: it has its own rule")
         return self
 
 
@@ -231,8 +231,8 @@ def draw_candidates(
 ) -> list[Candidate]:
     """Return the distinct candidates of a run in the order in which they are tried.
 
-    The first of every model adds nothing: it is the score of the base model alone. The models take
-    turns, and within a model the families are mixed.
+    The first candidate of every model adds nothing to the question: it measures the base model
+    alone. The models take turns, and within a model the families are mixed.
     """
     queues = [_draw_for_model(families, task, model, seed) for model in models]
     longest = max(len(queue) for queue in queues)
@@ -307,7 +307,7 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
     training = rng.choice(family.training)
     return AdapterSpec(
         method=cast(MethodName, name),
-        # Two significant digits: a rate that a person can type is a rate that can be repeated.
+        # Two significant digits, so that a person can type the rate to repeat a candidate.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,

@@ -26,16 +26,16 @@ from search.space import Families
 from search.trackers import TRACKER_KINDS, Tracker
 from search.workers import Workers
 
-# What discriminated unions put into the location of a problem.
+# Names of variants, which pydantic puts into the location of a problem in a discriminated union.
 _VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
 
 
 class SweepError(ValueError):
-    """A sweep file, or something it names, can't be used."""
+    """Error for a sweep file, or something it names, that can't be used."""
 
 
 class Budget(Config):
-    """When a run ends."""
+    """The limits of a run."""
 
     candidates: Annotated[
         int | None, Field(ge=1, description="at most this many candidates in all")
@@ -46,16 +46,16 @@ class Budget(Config):
 
 
 class Sweep(Config):
-    """A whole sweep file."""
+    """The settings of a whole sweep file."""
 
     name: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
     ]
     task: Annotated[TaskConfig, Field(description="what is asked and how it is scored")]
     base_models: Annotated[
-        tuple[BaseModelConfig, ...], Field(min_length=1, description="what is adapted")
+        tuple[BaseModelConfig, ...], Field(min_length=1, description="models to adapt")
     ]
-    families: Annotated[Families, Field(description="what is tried")]
+    families: Annotated[Families, Field(description="candidates to try, by kind")]
     targets: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(description="scores at which the task's complexity is read off"),
@@ -63,7 +63,7 @@ class Sweep(Config):
     rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
         RungConfig()
     )
-    proposer: Annotated[ProposerConfig, Field(description="what is tried next")] = RandomProposer()
+    proposer: Annotated[ProposerConfig, Field(description="chooses candidates")] = RandomProposer()
     order: Annotated[
         Literal["short_first", "drawn"],
         Field(
@@ -71,15 +71,17 @@ class Sweep(Config):
             "lengths, in each from short to long by what is known before training"
         ),
     ] = "drawn"
-    scheduler: Annotated[SchedulerConfig, Field(description="who goes on")] = SchedulerConfig()
+    scheduler: Annotated[
+        SchedulerConfig, Field(description="promotes or stops candidates after each rung")
+    ] = SchedulerConfig()
     rate_search: Annotated[
         RateSearch, Field(description="coarser programs from an adapter after its last rung")
     ] = RateSearch()
     length: Annotated[
         Literal["program", "payload"],
         Field(
-            description="what is to be short: program.py and payload.bin together, or payload.bin "
-            "alone, as most published fronts count"
+            description="the length to minimise: of program.py and payload.bin together, or of "
+            "payload.bin alone, as most published fronts count"
         ),
     ] = "program"
     train_split_in_machine: Annotated[
@@ -92,12 +94,12 @@ class Sweep(Config):
     cache: Annotated[
         PlaceField | None,
         Field(
-            description="folder of outputs that were generated before, relative to the sweep "
-            "file, or s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
+            description="folder of the cache of generated outputs, relative to the sweep file, or "
+            "s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
         ),
     ] = None
     budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
-    workers: Annotated[Workers, Field(description="who computes")] = Workers()
+    workers: Annotated[Workers, Field(description="number and resources")] = Workers()
     seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
     certify: Annotated[
         bool,
@@ -115,15 +117,15 @@ class Sweep(Config):
     ] = None
     trackers: Annotated[
         tuple[Tracker, ...],
-        Field(description="where results go besides the ledger; no part of what is searched"),
+        Field(description="receive results besides the ledger; do not change what is searched"),
     ] = ()
     slurm: Annotated[
         SlurmConfig | None,
-        Field(description="where `kilobit slurm` launches it; no part of what is searched"),
+        Field(description="for `kilobit slurm`; does not change what is searched"),
     ] = None
     kubernetes: Annotated[
         KubernetesConfig | None,
-        Field(description="where `kilobit kubernetes` launches it; no part of what is searched"),
+        Field(description="for `kilobit kubernetes`; does not change what is searched"),
     ] = None
 
     @model_validator(mode="after")
@@ -143,11 +145,11 @@ class Sweep(Config):
     @field_validator("trackers")
     @classmethod
     def _one_of_a_kind(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
-        # MLflow's library knows one server a process.
+        # MLflow's library supports one server per process.
         kinds = [tracker.kind for tracker in trackers]
         twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
         if twice is not None:
-            raise ValueError(f"two are of kind {twice!r}: give each kind once")
+            raise ValueError(f"two have kind {twice!r}: give each kind once")
         return trackers
 
     @model_validator(mode="after")
@@ -162,7 +164,7 @@ class Sweep(Config):
 
     @property
     def most_candidates(self) -> int | None:
-        """Return how many candidates there are at most, None where only the time ends the run."""
+        """Return the largest number of candidates, None if only time limits the run."""
         if self.proposer.kind not in ("random", "grid"):
             return self.budget.candidates
         each = sum(family.candidates for family in self.families.named().values())
@@ -171,7 +173,7 @@ class Sweep(Config):
 
     @property
     def batch_size(self) -> int:
-        """Return how many examples a program continues together; it divides every rung."""
+        """Return the number of examples that a program generates together; divides every rung."""
         first, most = self.rungs.examples, self.workers.batch_size
         return next(size for size in range(min(first, most), 0, -1) if first % size == 0)
 
@@ -206,7 +208,7 @@ def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
         if keys[0] != "budget" or len(keys) != 2 or keys[1] not in Budget.model_fields:
             known = ", ".join(f"budget.{name}" for name in Budget.model_fields)
             raise SweepError(
-                f"{override!r}: a run goes on with what it began with; what may change is {known}"
+                f"{override!r}: a resumed run keeps its settings; only these may change: {known}"
             )
     try:
         return Sweep.model_validate_json(json.dumps(data), strict=True)

@@ -1,6 +1,6 @@
-"""How a sweep says which experiment trackers its results go to, besides the ledger.
+"""Settings of the experiment trackers that receive results besides the ledger.
 
-Keys come from the environment of who runs it, never from a file: MLFLOW_TRACKING_TOKEN (or
+Keys come from environment variables, never from a file: MLFLOW_TRACKING_TOKEN (or
 MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.
 """
 
@@ -19,21 +19,22 @@ TRACKER_KINDS = tuple(_PACKAGES)
 def _without_password(uri: str) -> str:
     if "://" in uri and "@" in uri.split("://", 1)[1].split("/", 1)[0]:
         raise ValueError(
-            "an address holds no user name or password: give them by the environment "
-            "(MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN)"
+            "an address must not contain a user name or password: set environment variables "
+            "instead (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN)"
         )
     return uri
 
 
 class TensorboardTracker(Config):
-    """Event files for TensorBoard, a folder a candidate."""
+    """Event files for TensorBoard, one folder per candidate."""
 
     kind: Annotated[Literal["tensorboard"], Field(description="event files")]
     folder: Annotated[
         LocalPath | None,
         Field(
-            description="where they go, relative to the sweep file; the folder `tensorboard` of "
-            "the run by default, so a run on a store needs one"
+            description="their folder, relative to the sweep file; by default `tensorboard` in the "
+            "run folder; required if the run folder is on an object store"
         ),
     ] = None
 
@@ -57,7 +58,7 @@ class MlflowTracker(Config):
 
 
 class WandbTracker(Config):
-    """Weights & Biases; each candidate is a run there, which takes two processes meanwhile."""
+    """Weights & Biases; each candidate is a run there, with two more processes meanwhile."""
 
     kind: Annotated[Literal["wandb"], Field(description="Weights & Biases")]
     project: Annotated[str, Field(min_length=1, description="its project")]
@@ -73,10 +74,10 @@ Tracker = Annotated[TensorboardTracker | MlflowTracker | WandbTracker, Field(dis
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:
-    """Check that the package of each tracker is on this machine.
+    """Check that the package of each tracker is installed.
 
     Raises:
-        ValueError: naming the one that is not.
+        ValueError: naming the package that is not.
     """
     for index, config in enumerate(trackers):
         package = _PACKAGES[config.kind]

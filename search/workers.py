@@ -1,4 +1,4 @@
-"""How a sweep file says who computes."""
+"""Settings of the workers of a sweep."""
 
 from typing import Annotated, Self
 
@@ -9,7 +9,7 @@ from search.shards import ShardsConfig
 
 
 class Workers(Config):
-    """How many workers hold each base model, and what each may use."""
+    """The number of workers for each base model, and the resources of each."""
 
     per_model: Annotated[
         int, Field(ge=1, description="workers for each base model at most; each loads it once")
@@ -18,16 +18,16 @@ class Workers(Config):
         int | None,
         Field(
             ge=1,
-            description="the search begins with so many of them and uses the others as their nodes "
-            "come; all of them by default",
+            description="workers of each base model with which the search begins; it uses the "
+            "others once their nodes are there; all of them by default",
         ),
     ] = None
     wait_s: Annotated[
         float,
         Field(
             ge=0,
-            description="how long a search on a cluster waits at its beginning for nodes that have "
-            "a place for its workers",
+            description="seconds that a search on a cluster waits at its beginning for enough free "
+            "resources for its workers",
         ),
     ] = 600.0
     threads: Annotated[int, Field(ge=1, le=1024, description="threads of a worker")] = 1
@@ -43,9 +43,9 @@ class Workers(Config):
         Field(
             ge=1,
             le=256,
-            description="candidates that a worker trains and scores in the same passes; each costs "
-            "a small process. By default 8 where workers have GPUs; on CPUs 1, because their "
-            "passes are hardly faster when they are larger",
+            description="candidates that a worker trains and scores in the same passes; each needs "
+            "a small process. By default 8 where workers have GPUs; on CPUs 1, because larger "
+            "passes are hardly faster there",
         ),
     ] = None
     shards: Annotated[
@@ -62,10 +62,10 @@ class Workers(Config):
 
     @property
     def least(self) -> int:
-        """Return how many workers of each base model a search needs to begin."""
+        """Return the number of workers of each base model that a search needs to begin."""
         return self.per_model if self.min_per_model is None else self.min_per_model
 
     @property
     def places(self) -> int:
-        """Return how many candidates are with a worker at once."""
+        """Return the slots of a worker: the number of candidates that it runs at once."""
         return self.pack if self.pack is not None else 8 if self.gpus else 1

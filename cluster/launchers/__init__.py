@@ -1,1 +1,1 @@
-"""Where a sweep is launched other than on this machine: batch systems and their profiles."""
+"""Launchers: batch systems that run a sweep instead of this machine, and their profiles."""

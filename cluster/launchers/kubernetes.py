@@ -1,4 +1,4 @@
-"""The command kubernetes: manifests of sweeps, printed or given to kubectl."""
+"""The command `kubernetes`: manifests of sweeps, printed or applied with kubectl."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ from search.kubernetes import LABEL, MOST_LABEL, KubernetesConfig
 from search.sweep import Sweep, SweepError, load_sweep
 
 _NO_SWEEP_FOLDER = KubernetesConfig().sweep_folder
-# Ray hands the command through three shells, whose quoting does not agree.
+# Ray passes the command through three shells with different quoting rules.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_.,:=+/@\[\]-]+")
 # Kubernetes allows a megabyte for the whole object.
 _MOST_BYTES = 1_000_000
@@ -27,7 +27,7 @@ _ANSWER_S = "30s"
 
 
 def kubernetes(args: argparse.Namespace) -> int:
-    """Write the manifests of sweeps, and print them or give them to kubectl."""
+    """Write the manifests of sweeps, and print them or apply them with kubectl."""
     words: list[str] = [str(args.sweep), *args.words]
     files = [Path(word) for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
@@ -48,10 +48,10 @@ def kubernetes(args: argparse.Namespace) -> int:
 
 
 def launch_of(file: Path, overrides: Sequence[str], profile: Path | None) -> Launch:
-    """Return what is launched for the sweep in `file`.
+    """Return the launch of the sweep in `file`.
 
     Raises:
-        SweepError: naming the field, if the sweep can't be launched like that.
+        SweepError: naming the field, if the sweep can't be launched with these settings.
     """
     odd = next((word for word in overrides if not _PLAIN_WORD.fullmatch(word)), None)
     if odd is not None:
@@ -91,7 +91,7 @@ def render(launch: Launch) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without references, with texts of several lines as they are."""
+    """YAML dumper without references; a text of several lines becomes a block."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -119,8 +119,8 @@ def _name_of(sweep: Sweep, config: KubernetesConfig) -> str:
     if len(name) > MOST_LABEL or not re.fullmatch(LABEL, name):
         raise SweepError(
             f"name: {name!r}, from {sweep.name!r}, can't name objects in Kubernetes: at most "
-            f"{MOST_LABEL} lower case letters, digits and dashes, of which the first is a letter "
-            "and the last is no dash, are allowed; set kubernetes.name"
+            f"{MOST_LABEL} lower case letters, digits and dashes, beginning with a letter and "
+            "not ending with a dash, are allowed; set kubernetes.name"
         )
     return name
 
@@ -143,8 +143,8 @@ def _out_of(sweep: Sweep, config: KubernetesConfig) -> str:
     if not inside or ".." in Path(out).parts:
         volume = config.mount_path if config.claim is not None else "a volume (kubernetes.claim)"
         raise SweepError(
-            f"{field}: {out!r} would end with its pod: a path below {volume} or the URL of a "
-            "folder in object storage is allowed"
+            f"{field}: {out!r} would be deleted with its pod: a path below {volume} or the URL of "
+            "a folder in object storage is allowed"
         )
     return out
 
@@ -168,7 +168,7 @@ def _check_size(config: KubernetesConfig, pods: Pods) -> None:
 
 
 def _check_paths(sweep: Sweep, file: Path, config: KubernetesConfig) -> None:
-    """Refuse relative paths where nobody has said what pods see beside the sweep file."""
+    """Refuse relative paths unless `sweep_folder` says where they start in the pods."""
     if config.sweep_folder != _NO_SWEEP_FOLDER:
         return
     named = sweep.model_dump(exclude={"out", "cache", "slurm", "kubernetes"})
@@ -178,8 +178,8 @@ def _check_paths(sweep: Sweep, file: Path, config: KubernetesConfig) -> None:
         if here or not path.is_absolute():
             shown = path.relative_to(file.absolute().parent) if here else path
             raise SweepError(
-                f"{field}: {str(shown)!r} is relative to the sweep file, which is alone where the "
-                "pods see it: give a path in the image or the volume, or set "
+                f"{field}: {str(shown)!r} is relative to the sweep file, but the pods see no other "
+                "file beside it: give a path in the image or the volume, or set "
                 "kubernetes.sweep_folder to the folder there in which relative paths start"
             )
 
@@ -199,15 +199,15 @@ def _ray_version(config: KubernetesConfig) -> str:
     installed = version("ray")
     if config.ray_version is not None and config.ray_version != installed:
         raise SweepError(
-            f"kubernetes.ray_version: {config.ray_version} is not the Ray of this kilobit, "
-            f"{installed}: build the image with that one, by constraints.txt, and leave the field "
-            "out"
+            f"kubernetes.ray_version: {config.ray_version} is not the Ray version of this "
+            f"kilobit, {installed}: build the image with that version, from constraints.txt, and "
+            "leave the field out"
         )
     return installed
 
 
 def _apply(launches: Sequence[Launch], text: str) -> None:
-    """Give manifests to kubectl and say what to look at.
+    """Apply manifests with kubectl and print how to follow the runs.
 
     Raises:
         SweepError: if there is no kubectl, no cluster, or no KubeRay in it, or it refuses.

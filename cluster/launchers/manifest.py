@@ -4,10 +4,10 @@
     RayCluster   a Ray cluster that stays, and a Job whose pod joins it and drives the run
     ConfigMap    the sweep file, mounted read-only
 
-A pod runs as a user that is not root, with no privileges and, but for the head of a cluster that
-scales itself, no token of a service account. Secrets are named, never read. Sources: the resource
-definitions of KubeRay v1.6.2 and v1.7.0, and what its operator checks besides (names are DNS
-labels of at most 47 letters, CPUs are given once, token authentication from Ray 2.52).
+A pod runs as a non-root user without privileges; only the head of an autoscaling cluster gets a
+token of a service account. Secrets are named, never read. Sources: the resource definitions of
+KubeRay v1.6.2 and v1.7.0, and the further checks of its operator (names are DNS labels of at most
+47 letters, CPUs are given once, token authentication from Ray 2.52).
 """
 
 import shlex
@@ -21,23 +21,23 @@ from search.kubernetes import KubernetesConfig
 Object = dict[str, Any]
 _GIB = 1 << 30
 _GCS_PORT = 6379
-# A pod is told, writes what it has, and the processes of Ray end.
+# The part of the grace period that is left for Ray's processes to end after the run has stopped.
 _ENDING_S = 10
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is launched.
+    """A sweep to launch, with its settings.
 
     Attributes:
-        name: of all objects.
+        name: name of all objects.
         file: name of the sweep file, for the pods.
         text: content of the sweep file.
-        overrides: `key.key=value` beside it.
+        overrides: `key.key=value` words that override the sweep file.
         out: run folder as the pods see it.
-        config: where.
-        pods: of the workers.
-        ray_version: in the image.
+        config: settings of the cluster.
+        pods: pods of the workers.
+        ray_version: version of Ray in the image.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Launch:
 
     @property
     def sweep_path(self) -> str:
-        """Return where the pods see the sweep file."""
+        """Return the path at which the pods see the sweep file."""
         return f"{self.config.sweep_folder}/{self.file}"
 
 
 def manifests(launch: Launch) -> list[Object]:
-    """Return the objects of a launch, in the order in which they have to be made."""
+    """Return the objects of a launch, in the order in which they have to be created."""
     if launch.config.kind == "job":
         return [_sweep_file(launch), _ray_job(launch)]
     return [_sweep_file(launch), _ray_cluster(launch), _driver(launch)]
 
 
 def entrypoint(launch: Launch) -> str:
-    """Return the command that begins the run, or goes on with it after another attempt.
+    """Return the command that begins the run, or resumes it after another attempt.
 
     An attempt that still runs somewhere is fenced by the newer one (`evaluators.fence`).
     """
@@ -90,7 +90,7 @@ def _ray_job(launch: Launch) -> Object:
     if config.deadline_s is not None:
         spec["activeDeadlineSeconds"] = config.deadline_s
     if config.queue is not None:
-        # Kueue lets it go.
+        # Kueue unsuspends it once quota is available.
         spec["suspend"] = True
     spec["submitterPodTemplate"] = _pod(launch, [_submitter(launch)])
     spec["rayClusterSpec"] = _cluster_spec(launch)
@@ -111,14 +111,14 @@ def _driver(launch: Launch) -> Object:
     config = launch.config
     head = f"{launch.name}-head-svc:{_GCS_PORT}"
     script = [
-        # Also while the cluster waits in a queue; `deadline_s` ends that.
+        # Waits for the head, also while the cluster is queued; `deadline_s` limits the wait.
         f"until ray health-check --address {head}; do sleep 5; done",
         f"ray start --address={head} --num-cpus=0 --num-gpus=0 "
         f"--object-store-memory={_object_store(config)}",
-        # In the place of the shell, so that Kubernetes tells it when it has to stop.
+        # `exec` replaces the shell, so that the run gets the stop signal of Kubernetes.
         f"exec {entrypoint(launch)}",
     ]
-    # The operator makes this secret, and gives it to the cluster's own pods by itself.
+    # The operator creates this secret, but sets it by itself only in the cluster's own pods.
     token = {"secretKeyRef": {"name": launch.name, "key": "auth_token"}}
     container = _container(launch, "driver", config.head_cpus, config.head_memory_gib)
     container["command"] = ["/bin/sh", "-ec", "\n".join(script)]
@@ -132,7 +132,7 @@ def _driver(launch: Launch) -> Object:
         "ttlSecondsAfterFinished": config.keep_s,
         "podFailurePolicy": {
             "rules": [
-                # Wrong input stays wrong.
+                # Exit status 2 is wrong input: a retry would fail too.
                 {
                     "action": "FailJob",
                     "onExitCodes": {"containerName": "driver", "operator": "In", "values": [2]},
@@ -164,7 +164,7 @@ def _cluster_spec(launch: Launch) -> Object:
         }
     head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
     if config.kind == "job":
-        # The run is a process of this pod, and only this tells it that the pod has to stop.
+        # The run is a process of this pod, and only this hook tells it that the pod is to stop.
         stop = ["python", "-m", "cluster.launchers.stop", launch.sweep_path]
         within = str(max(1, config.grace_s - _ENDING_S))
         head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
@@ -172,9 +172,9 @@ def _cluster_spec(launch: Launch) -> Object:
         launch, "ray-worker", pods.cpus, pods.ranks * config.memory_gib, gpus=pods.gpus
     )
     spec["headGroupSpec"] = {
-        # Workers are placed where their memory is; the head only drives.
+        # The head offers no CPUs and GPUs, so that workers run in the pods with their memory.
         "rayStartParams": _start_parameters(config, 0, 0),
-        # The autoscaler asks Kubernetes for pods.
+        # The autoscaler runs in the head and needs the token to request pods.
         "template": {"spec": _pod_spec(launch, [head], _volumes(launch), token=config.autoscale)},
     }
     worker_pod = _pod_spec(launch, [worker], _volumes(launch))
@@ -252,7 +252,7 @@ def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: i
 
 
 def _amounts(amounts: Mapping[str, str]) -> Object:
-    # Equal, so that a pod under memory pressure is the last to go, and GPUs have to be.
+    # Requests equal limits: Kubernetes evicts such a pod last, and requires it for GPUs.
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
@@ -285,7 +285,7 @@ def _pod_spec(
 ) -> Object:
     config = launch.config
     spec: Object = {
-        # Ray's state does not outlive its process; the operator makes another pod instead.
+        # Ray's state does not outlive its process; the operator creates another pod instead.
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": config.grace_s,
         "automountServiceAccountToken": token,

@@ -1,4 +1,4 @@
-"""How many pods the workers of a sweep need, and what is in each."""
+"""Number and size of the pods that the workers of a sweep need."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Pods:
-    """Equal pods.
+    """A set of equal pods.
 
     Attributes:
-        count: how many.
-        least: how many of them a search needs to begin.
-        ranks: the most ranks that are in one of them, of one worker or of several.
+        count: number of pods.
+        least: number of pods that a search needs to begin.
+        ranks: the most ranks in one pod, of one worker or of several.
         cpus: whole CPUs of each, for Kubernetes and for Ray.
         gpus: whole GPUs of each.
     """
@@ -33,15 +33,15 @@ class Pods:
 def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
     """Return the pods of a sweep's workers: all have the same shape, because all workers have.
 
-    The ranks of a worker are together in one pod as far as a machine has room for them, and evenly
-    in several otherwise. Workers that take a part of a GPU share one.
+    The ranks of a worker share one pod if a machine has room for them, and are spread evenly over
+    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU.
 
     Raises:
         SweepError: if a rank needs more than a machine has.
     """
     each = ranks_of(sweep, cpus_of(sweep))
     cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
-    # Trials go where workers are, because the head offers Ray no CPUs.
+    # Trials run in the pods of workers, because the head offers Ray no CPUs.
     trials = sweep.workers.places * TRIAL_CPUS
     most = _most(gpus, config.gpus_per_node, "workers.gpus", "gpus_per_node")
     if config.cpus_per_node is not None:
@@ -68,7 +68,7 @@ def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
 
 
 def _most(each: float, room: float, field: str, limit: str) -> int:
-    """Return how many times `each` is in `room`."""
+    """Return how many times `each` fits into `room`."""
     if not each:
         return 1 << 30
     found = _floor(room / each)

@@ -1,4 +1,4 @@
-"""Settings of a launcher: a profile file, and what a sweep file says otherwise.
+"""Settings of a launcher: a profile file, overridden by the sweep file.
 
 A profile describes a cluster once, for all sweeps that are launched there. It has the same keys as
 the section of the launcher in a sweep file.
@@ -17,10 +17,10 @@ Settings = TypeVar("Settings", bound=Config)
 
 
 def with_profile(section: Settings | None, profile: Path | None, model: type[Settings]) -> Settings:
-    """Return the settings of `profile`, with every field that `section` sets in its place.
+    """Return the settings of `profile`, overridden by every field that `section` sets.
 
-    A field counts as set if the sweep file or the command line names it, also with its default. A
-    mapping or a list is taken as a whole.
+    A field counts as set if the sweep file or the command line names it, even with its default. A
+    mapping or a list is replaced as a whole.
 
     Args:
         section: the launcher's part of a sweep file, None if it has none.
@@ -28,8 +28,8 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
         model: the type of both.
 
     Raises:
-        SweepError: naming file and line of what is unfit in the profile, or what does not go
-            together in both.
+        SweepError: naming file and line of an invalid value in the profile, or the conflict
+            between both.
     """
     if profile is None:
         return model() if section is None else section

@@ -1,8 +1,8 @@
 """The command `slurm`: one batch script for one sweep file or several, and its submission.
 
-The script is what differs from job to job, written here, above `slurm_job.sh`, which is the same
-for all. It holds no secret, and of the machine where it was made nothing but what the user wrote:
-paths are relative to the folder of the submission.
+The head of the script, written here, has all that differs between jobs; `slurm_job.sh` follows, the
+same for all. The script holds no secret, and of the machine where it was made only what the user
+wrote: paths are relative to the folder of the submission.
 """
 
 import argparse
@@ -28,16 +28,16 @@ class Job:
     """A batch job that runs one sweep, or an array of jobs that run one each.
 
     Attributes:
-        name: of the job.
-        config: what the sweep file and the profile say.
+        name: name of the job.
+        config: settings from the sweep file and the profile.
         nodes: as Slurm writes them, `2` or `2-4`.
         gpus: of each node.
         cpus: of each node.
         sweeps: sweep files, relative to the folder of the submission.
-        outs: their run folders, empty where the sweep file or its name says.
-        runs: where these are, for the user.
+        outs: their run folders, empty where the sweep file or its name decides.
+        runs: paths of the run folders, for messages.
         overrides: `key=value` for all of them.
-        chain: how many jobs go on after each other.
+        chain: number of jobs, each of which resumes the run of the one before.
     """
 
     name: str
@@ -68,9 +68,9 @@ def slurm(args: argparse.Namespace) -> int:
     write_whole(file, script_of(job).encode())
     numbers = submit(program, file, job.config, job.chain)
     print(f"job {', then '.join(numbers)}: {file}")
-    print(f"what it prints: {job.config.output}; where it is: squeue --job={','.join(numbers)}")
+    print(f"output: {job.config.output}; place in the queue: squeue --job={','.join(numbers)}")
     for run in job.runs:
-        print(f"how far it is: kilobit status {run}")
+        print(f"progress: kilobit status {run}")
     return 0
 
 
@@ -87,26 +87,28 @@ def plan_job(
         paths: the files.
         overrides: `key=value` for all of them.
         profile: a file with settings of the cluster.
-        out: the run folder, or the folder of the run folders of several; None: as sweeps say.
-        chain: how many jobs go on after each other.
+        out: the run folder, or the folder of the run folders of several; None: as in the sweeps.
+        chain: number of jobs, each of which resumes the run of the one before.
 
     Raises:
         SweepError: if a file can't be used, the files don't fit into one job, or the job has no
-            place for their workers.
+            room for their workers.
     """
     if not paths:
         raise SweepError("no sweep file is given")
     if chain > 1 and len(paths) > 1:
-        raise SweepError("--chain takes one sweep file; several go on by slurm.requeue")
+        raise SweepError("--chain takes one sweep file; for several set slurm.requeue")
     for text in (*map(str, paths), *overrides, str(out)):
         if not text.isprintable():
-            raise SweepError(f"{text!r}: a batch script takes no line ends and signs of control")
+            raise SweepError(
+                f"{text!r}: a batch script takes no line breaks and control characters"
+            )
     sweeps = [load_sweep(path, overrides) for path in paths]
     configs = [with_profile(sweep.slurm, profile, SlurmConfig) for sweep in sweeps]
     names = [sweep.name for sweep in sweeps]
     for path, config, name in zip(paths, configs, names, strict=True):
         if config != configs[0]:
-            raise SweepError(f"{path}: slurm differs from that of {paths[0]}: one job has one")
+            raise SweepError(f"{path}: slurm differs from that of {paths[0]}: a job has only one")
         if names.count(name) > 1:
             raise SweepError(f"{path}: another sweep file is called {name!r} too: change its name")
     amounts = [_amounts(sweep, configs[0]) for sweep in sweeps]
@@ -131,17 +133,17 @@ def plan_job(
 
 
 def _file_of(job: Job, out: Path | None) -> Path:
-    # Not into the run folder, which takes nothing that is not its own.
+    # Not in the run folder, which accepts no foreign files.
     return (Path("runs") if out is None else out.parent) / f"{job.name}.sbatch"
 
 
 def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
-    """Return the nodes of a job, and the GPUs and CPUs of each, that hold the sweep's workers."""
+    """Return the nodes that the sweep's workers need, and the GPUs and CPUs of each node."""
     workers = sweep.workers
     ranks = ranks_of(sweep, cpus_of(sweep))
     number = workers.per_model * len(sweep.base_models) * workers.shards.world_size
     gpus = ranks.gpus_per_rank or 0.0
-    # The trials of a worker reserve a little too.
+    # The trials of a worker reserve a small share of a CPU each.
     cpus = (ranks.cpus_per_rank or 0.0) + workers.places * TRIAL_CPUS / workers.shards.world_size
     nodes = config.fewest_nodes
     if nodes is None:
@@ -159,7 +161,7 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     per_node = math.ceil(number / nodes)
     own = (config.gpus_per_node, config.cpus_per_node)
     found = [
-        # Sums of CPUs like 0.99 + 0.01 are a little more than what they stand for.
+        # Round before `ceil`, because a sum like 0.99 + 0.01 may be a little above its exact value.
         math.ceil(round(per_node * need, 6)) if have is None else have
         for have, need in zip(own, (gpus, cpus), strict=True)
     ]
@@ -174,13 +176,13 @@ def _check_least(
     there: Sequence[int],
     needs: Sequence[float],
 ) -> None:
-    """Refuse a job whose run would wait for workers that have no place in it."""
+    """Refuse a job without room for the workers that its run waits for."""
     most = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
     least = sweep.workers.least * len(sweep.base_models) * sweep.workers.shards.world_size
     for what, have, need in zip(("GPUs", "CPUs"), there, needs, strict=True):
         if need and most * math.floor(round(have / need, 6)) < least:
             raise SweepError(
-                f"slurm: {most} nodes with {have} {what} each have no place for {least} ranks of "
+                f"slurm: {most} nodes with {have} {what} each have no room for {least} ranks of "
                 f"workers with {need:g} {what} each: change slurm.nodes, "
                 f"slurm.{what.lower()}_per_node or workers"
             )
@@ -222,7 +224,7 @@ def _memory(gib: float | None) -> str | None:
 
 
 def _afterwards(job: Job) -> str:
-    """Return what follows when the time of a job is over and its run is not."""
+    """Return the action after a job whose time ended before its run: chain, requeue or stop."""
     return "chain" if job.chain > 1 else "requeue" if job.config.requeue else "stop"
 
 
@@ -247,7 +249,7 @@ def _submission(job: Job) -> list[str]:
         return ["#   sbatch FILE"]
     return [
         "#   job=$(sbatch --parsable FILE)",
-        f"# and {job.chain - 1} times, for those that go on:",
+        f"# and {job.chain - 1} times, for the jobs that resume it:",
         "#   job=$(sbatch --parsable --dependency=afternotok:$job --kill-on-invalid-dep=yes FILE "
         "--take-over)",
     ]

@@ -1,7 +1,7 @@
-"""What a Slurm cluster has, and how a job gets into it, by Slurm's own commands.
+"""Resources of a Slurm cluster, and submission of jobs, through Slurm's own commands.
 
-A cluster that does not have what a job asks for would keep it waiting forever, so that is looked at
-before anything is submitted.
+A job that asks for more than the cluster has would wait forever, so this is checked before anything
+is submitted.
 """
 
 import re
@@ -21,14 +21,14 @@ _GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)")
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of a partition that are alike.
+    """A group of equal nodes of a partition.
 
     Attributes:
-        number: how many.
+        number: number of nodes.
         cpus: of each.
         memory_mib: of each.
         gpus: of each.
-        kind: what Slurm calls the GPUs, empty if nothing.
+        kind: Slurm's name for the GPUs, empty if it has none.
     """
 
     number: int
@@ -52,10 +52,10 @@ class Partition:
 
 
 def sbatch() -> str:
-    """Return the program that submits.
+    """Return the path of `sbatch`.
 
     Raises:
-        SweepError: if there is none.
+        SweepError: if it is not installed.
     """
     found = shutil.which("sbatch")
     if found is None:
@@ -67,16 +67,16 @@ def sbatch() -> str:
 
 
 def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
-    """Check that a partition has what a job asks for.
+    """Check that a partition has the resources that a job asks for.
 
     Args:
-        config: names the partition; without, Slurm's own default is meant.
+        config: names the partition; if it does not, Slurm's default is checked.
         nodes: of the job, `2` or `2-4`.
         gpus: of each node.
         cpus: of each node.
 
     Raises:
-        SweepError: naming what exists.
+        SweepError: listing the resources that exist, if they are not enough.
     """
     partitions, default = _partitions()
     name = config.partition or default
@@ -113,11 +113,11 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
     Args:
         program: sbatch.
         file: the script.
-        config: what it was made from, to name the field that Slurm does not like.
-        chain: how many jobs; each but the first goes on when the one before it did not end well.
+        config: settings of the script, to name the field that Slurm rejects.
+        chain: number of jobs; each but the first starts only if the one before it failed.
 
     Raises:
-        SweepError: if Slurm refuses; nothing is left in its queue then.
+        SweepError: if Slurm refuses; jobs of the chain that it accepted are cancelled then.
     """
     numbers: list[str] = []
     for _ in range(chain):
@@ -135,7 +135,7 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
 
 
 def _reason(problem: str, config: SlurmConfig) -> str:
-    """Return Slurm's refusal with the field that it is about in front."""
+    """Return Slurm's refusal, preceded by the field that it concerns."""
     words = problem.lower()
     for field in ("account", "partition", "qos", "time"):
         if field in words:
@@ -145,7 +145,7 @@ def _reason(problem: str, config: SlurmConfig) -> str:
 
 
 def _partitions() -> tuple[dict[str, Partition], str | None]:
-    """Return all partitions by name, and which of them is the default."""
+    """Return all partitions by name, and the name of the default one."""
     text = _ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
@@ -164,10 +164,10 @@ def _partitions() -> tuple[dict[str, Partition], str | None]:
 
 
 def _ask(words: Sequence[str]) -> str:
-    """Return what one of Slurm's commands prints.
+    """Return the output of one of Slurm's commands.
 
     Raises:
-        SweepError: with what it says, if it fails.
+        SweepError: with its error message, if it fails.
     """
     name = Path(words[0]).name
     try:

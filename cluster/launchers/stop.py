@@ -1,9 +1,9 @@
-"""Tell the run of a sweep file on this machine to stop, and wait until it has.
+"""Stop the run of a sweep file on this machine, and wait until it has ended.
 
     python -m cluster.launchers.stop SWEEP.yaml [--within SECONDS]
 
-Kubernetes calls it before it stops the pod in which the run was begun by Ray, because there the
-signal that a pod gets reaches Ray only. Exit status 0 if no such run is left, else 1.
+Kubernetes calls it before it stops the pod in which Ray started the run, because the stop signal
+of a pod reaches only Ray there. Exit status 0 if no such run is left, else 1.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _PROGRAMS = ("kilobit", "launch.py")
 def runs_of(sweep: str) -> list[psutil.Process]:
     """Return the processes of this machine that are `kilobit run SWEEP`.
 
-    A shell or a `ray job submit` that was given the same command is none of them.
+    Excludes a shell or a `ray job submit` with the same command among its arguments.
     """
     return [
         process
@@ -29,7 +29,7 @@ def runs_of(sweep: str) -> list[psutil.Process]:
 
 
 def _is_run(words: Sequence[str], sweep: str) -> bool:
-    # The script comes first, or after the Python that its first line names.
+    # The script is the first word, or the second after the interpreter of its first line.
     return any(
         Path(words[at]).name in _PROGRAMS and list(words[at + 1 : at + 3]) == ["run", sweep]
         for at in range(min(2, len(words)))
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "sweep", metavar="SWEEP.yaml", help="the sweep file, as it was given to run"
     )
-    parser.add_argument("--within", type=float, default=60.0, metavar="S", help="longest wait")
+    parser.add_argument(
+        "--within", type=float, default=60.0, metavar="S", help="longest wait in seconds"
+    )
     args = parser.parse_args(argv)
     found = runs_of(args.sweep)
     for process in found:

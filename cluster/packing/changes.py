@@ -1,13 +1,14 @@
-"""What an adapter changes in a base model, taken from PEFT's modules and kept beside the model.
+"""Changes that an adapter makes to a base model, extracted from PEFT's modules.
 
-PEFT builds an adapter, so that its numbers begin as they do in program.py, and is taken off the
-model again. What remains is the adapter with its numbers and, for each module that it changes, how
-the numbers change the output of that module. Any number of such adapters can then work on the same
-model at once, each on rows of its own (`cluster.packing.pack`).
+PEFT builds the adapter, so that its numbers start as they do in program.py, and is then removed
+from the model. This keeps the adapter's numbers and, for each module that it changes, a `Change`:
+how the numbers change the module's output. Any number of such adapters can then run on the same
+model at once, each on its own rows (`cluster.packing.pack`).
 
-Of `lora`, `lora_fa`, `lora_xs`, `tinylora`, `vera` and `unilora` the change is a low-rank update,
-of `ia3` a factor for each output, of `ln_tuning` another norm in its place, of `soft_prompt` a few
-vectors before the text. What the other methods change has no such form: they run alone.
+The change is a low-rank update for `lora`, `lora_fa`, `lora_xs`, `tinylora`, `vera` and `unilora`,
+a factor for each output for `ia3`, a replacement of the norm for `ln_tuning`, and a few vectors
+before the text for `soft_prompt`. The changes of the other methods have no such form: their
+candidates run alone.
 """
 
 from collections.abc import Callable
@@ -23,50 +24,62 @@ from cluster.frozen import Frozen
 from cluster.shards.outline import outlined
 from search.adapter import AdapterSpec
 
-# Where PEFT puts the base model in its own.
+# PEFT's prefix of the names of the base model's modules.
 _PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """Adds `up down x` to the output for input x; gives factors [rank, in] and [out, rank]."""
+    """Low-rank update: adds `up down x` to the output for input x.
+
+    Attributes:
+        factors: returns `down` [rank, in] and `up` [out, rank].
+    """
 
     factors: Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Multiplies the output; gives a factor for each of its numbers, shape [out]."""
+    """Scaling of a module's output.
+
+    Attributes:
+        factor: returns a factor for each number of the output, shape [out].
+    """
 
     factor: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """Another module works in its place."""
+    """Replacement of a module by another one."""
 
     module: nn.Module
 
 
 @dataclass(frozen=True)
 class SoftPrompt:
-    """Puts vectors in the place of the first embeddings; gives shape [size, width]."""
+    """Trained vectors in place of the first embeddings.
+
+    Attributes:
+        vectors: returns the vectors, shape [size, width].
+    """
 
     vectors: Callable[[], torch.Tensor]
 
 
 Change = LowRank | Scaling | Replaced | SoftPrompt
-# By the name of the module in the base model; a soft prompt stands under "".
+# Keyed by the module's name in the base model; a soft prompt has the key "".
 Changes = dict[str, Change]
 
 
 def detached(frozen: Frozen, spec: AdapterSpec) -> tuple[Adapter, Changes] | None:
-    """Return an untrained adapter beside its base model, and what it changes there.
+    """Return an untrained adapter, detached from its base model, and its changes to the model.
 
-    None if what it changes has no form that rows of other candidates can be mixed with.
+    None if its changes can't run in one pass with rows of other candidates.
 
     Raises:
-        ValueError: if the model has no place for the adapter.
+        ValueError: if the model has no module or weight that the adapter targets.
     """
     if spec.method in ("weights", "data", "fourierft", "trainable_tokens"):
         return None
@@ -79,7 +92,7 @@ def detached(frozen: Frozen, spec: AdapterSpec) -> tuple[Adapter, Changes] | Non
 
 @torch.no_grad()
 def fixed(changes: Changes) -> Changes:
-    """Return `changes` as they are now; training or assigning numbers leaves them alone."""
+    """Return a copy of `changes` that later training or assignment of numbers does not affect."""
     return {name: _fixed(change) for name, change in changes.items()}
 
 
@@ -93,13 +106,13 @@ def _fixed(change: Change) -> Change:
     if isinstance(change, SoftPrompt):
         vectors = change.vectors().detach().clone()
         return SoftPrompt(lambda: vectors)
-    # The weights of a norm are few; `deepcopy` would also copy the gradients.
+    # Clone the weights, which are few in a norm: `deepcopy` would also copy the gradients.
     state = {name: value.detach().clone() for name, value in change.module.state_dict().items()}
     return Replaced(_WithState(change.module, state))
 
 
 class _WithState(nn.Module):
-    """A module with other weights than its own."""
+    """Wrapper that runs a module with given weights instead of its own."""
 
     def __init__(self, module: nn.Module, state: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -148,12 +161,12 @@ def _vera(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _svd(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    middle = module._compute_R("default")  # noqa: SLF001 - PEFT has no other name for it
+    middle = module._compute_R("default")  # noqa: SLF001 - PEFT has no public name for it
     return module.tinylora_A["default"], module.tinylora_B["default"] @ middle
 
 
 def _unilora(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    down, up = module._get_lora_matrices("default")  # noqa: SLF001 - PEFT has no other name for it
+    down, up = module._get_lora_matrices("default")  # noqa: SLF001 - PEFT has no public name for it
     return down, up
 
 

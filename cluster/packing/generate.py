@@ -1,9 +1,9 @@
 """Greedy generation for rows of several candidates at once.
 
-What a row says is what `model.generate` gives for its candidate alone, up to the order of float
-sums, so that a near tie between two tokens may fall otherwise. The key-value cache of the beginning
-that all rows of a candidate share is computed once for it. A row ends at a stop string, at the
-model's end token or at its limit; rows that have ended are taken out of the batch.
+Each row gets the tokens that `model.generate` returns for its candidate alone, up to the order of
+float sums: a near tie between two tokens may be broken differently. The key-value cache of the
+prefix that all rows of a candidate share is computed once. A row ends at a stop string, at the
+model's end token or at its limit; ended rows are removed from the batch.
 
 Soft tokens are negative ids, see `cluster.packing.pack`.
 """
@@ -21,9 +21,9 @@ from cluster.packing.pack import Pack
 from cluster.packing.planner import Planner
 from cluster.packing.reading import Reading, SlotRow
 
-# Ended rows are taken out when they are this share of a batch; that copies the cache of the others.
+# Remove ended rows once they are this share of a batch; removal copies the other rows' cache.
 _WORTH_REMOVING = 0.25
-# Options of a model's own generation config that change greedy generation in ways not done here.
+# Options of a model's own generation config that change greedy generation; not implemented here.
 _UNSUPPORTED = (
     "repetition_penalty",
     "no_repeat_ngram_size",
@@ -45,13 +45,13 @@ _NEUTRAL: tuple[Any, ...] = (None, 0, 1, 1.0, [], {}, False)
 
 @dataclass(frozen=True)
 class Asked:
-    """A row to be continued.
+    """A prompt row to continue.
 
     Attributes:
-        slot: of the pack.
+        slot: index of the row's candidate in the pack.
         ids: tokens so far, soft ones first.
-        max_new_tokens: the longest answer.
-        stop: strings that end it.
+        max_new_tokens: most tokens of the answer.
+        stop: strings that end the answer.
     """
 
     slot: int
@@ -61,18 +61,18 @@ class Asked:
 
     @property
     def tokens(self) -> int:
-        """Return the most tokens that the row comes to hold."""
+        """Return the largest number of tokens that the row can reach."""
         return len(self.ids) + self.max_new_tokens
 
 
 def generates_plainly(frozen: Frozen) -> bool:
-    """Return whether greedy generation of this model is the likeliest token at each step."""
+    """Return whether greedy generation of this model takes the likeliest token at each step."""
     config = frozen.model.generation_config
     return all(getattr(config, name, None) in _NEUTRAL for name in _UNSUPPORTED)
 
 
 def check_room(frozen: Frozen, row: Asked) -> None:
-    """Do nothing if a row with its longest answer fits into the model's context.
+    """Check that a row with its longest answer fits into the model's context.
 
     Raises:
         ValueError: if it does not.
@@ -90,16 +90,16 @@ def answer(
     rows: Sequence[Asked],
     planner: Planner,
 ) -> list[list[int] | MemoryError]:
-    """Return the new tokens of each row, the end token included, nothing after it.
+    """Return the new tokens of each row, up to and including the end token.
 
     Args:
         frozen: the base model.
-        slots: what each candidate changes in it.
+        slots: each candidate's changes to the base model.
         rows: checked by `check_room`; they run in as many passes as the planner makes.
-        planner: cuts the rows into passes; where memory runs out, half a pass is tried.
+        planner: splits the rows into passes; halves a pass that runs out of memory.
 
     Returns:
-        A row that does not fit into memory even by itself has an error in its place.
+        An entry per row; an error for a row that does not fit into memory even alone.
     """
     with Pack(frozen.model, slots, frozen.shard) as pack:
         return planner.run(
@@ -132,8 +132,9 @@ def judge_answers(
 ) -> list[tuple[float, bool]]:
     """Return the log-probability in nats of each answer's tokens after its row, in one pass.
 
-    Beside it stands whether each token is the likeliest one there. An answer has one token at
-    least, and its last one is not read, so a row may have the model's context and one token more.
+    The second value is whether every token is the likeliest one at its position. An answer has at
+    least one token; its last one is not fed to the model, so a row may be one token longer than the
+    model's context.
     """
     if not rows:
         return []
@@ -188,21 +189,21 @@ def _continue(
 
 
 class _Stops:
-    """Sees stop strings by the rule that `model.generate` has for them."""
+    """Detector of stop strings, by the rule of `model.generate`."""
 
     def __init__(self, frozen: Frozen, rows: Sequence[Asked]) -> None:
         self._kinds = list(dict.fromkeys(row.stop for row in rows))
         self._criteria = [_criterion(frozen, stop) for stop in self._kinds]
         longest = max((c.maximum_token_len for c in self._criteria if c), default=0)
         pad = frozen.tokenizer.pad_token_id
-        # The rule also looks at the end of the prompt.
+        # By that rule a stop string may begin in the prompt, so include its end.
         tails = [[*[pad] * longest, *(max(i, 0) for i in row.ids)][-longest:] for row in rows]
         self._tails = torch.tensor(tails if longest else [[]] * len(rows)).to(frozen.model.device)
         kinds = [self._kinds.index(row.stop) for row in rows]
         self._kind = torch.tensor(kinds).to(frozen.model.device)
 
     def seen(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return whether each row has a stop string with its new token."""
+        """Return for each row whether its new token completes a stop string."""
         found = torch.zeros_like(chosen, dtype=torch.bool)
         if not self._tails.shape[1]:
             return found
@@ -213,7 +214,7 @@ class _Stops:
         return found
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with some of the rows."""
+        """Keep only the given rows."""
         self._tails, self._kind = self._tails[rows], self._kind[rows]
 
 

@@ -1,21 +1,21 @@
-"""How many tokens one pass of a base model may hold here."""
+"""Measurement of the largest pass, in tokens, that this device can run."""
 
 import torch
 
 from cluster.frozen import Frozen
 
-# On CPUs passes are bound by the matrix products: measured, 4,096 tokens are the fastest on the
-# embedded models (half and double are 10 % slower), whose matrices then stay in the cache.
+# On CPUs the matrix products dominate. Measured on the embedded models, 4,096 tokens are the
+# fastest (half and double are 10 % slower), because the matrices then stay in the cache.
 _CPU_TOKENS = 4096
 _TRIED = 1024
-# Adapters, optimizers and caches need room beside a pass.
+# Share of the free memory for a pass: adapters, optimizers and caches need the rest.
 _SHARE = 0.6
 
 
 def pass_tokens(frozen: Frozen) -> int:
-    """Return the most tokens of a pass; on a GPU by the memory that a training pass took.
+    """Return the most tokens of a pass; on a GPU estimated from the memory of one training pass.
 
-    What is wrong with it shows as memory that runs out, and the planner then halves it.
+    If the estimate is too high, memory runs out and the planner halves it.
     """
     device = frozen.model.device
     if device.type != "cuda":

@@ -1,7 +1,7 @@
 """Several adapters on one base model at once, each on rows of its own.
 
-Forward hooks on the base modules change their outputs row by row. The base weights are not touched,
-and the hooks are gone when the pack is left, whatever happened.
+Forward hooks on the base modules change their outputs row by row. The base weights are not
+modified, and leaving the pack removes the hooks, after an error too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ class Pack:
 
     Args:
         model: the base model.
-        slots: what each adapter changes; empty for a candidate without one.
-        shard: the part of the model that is here.
+        slots: each adapter's changes; empty for a candidate without an adapter.
+        shard: this rank's view of the model.
     """
 
     def __init__(self, model: Any, slots: Sequence[Changes], shard: Shard = ALONE) -> None:
@@ -56,7 +56,7 @@ class Pack:
 
     @contextmanager
     def rows(self, slots: torch.Tensor) -> Iterator[None]:
-        """Say which slot each row of the next forward passes belongs to, shape [rows]."""
+        """Assign the rows of the next forward passes to slots; `slots` has shape [rows]."""
         self._rows = slots
         try:
             yield
@@ -64,26 +64,26 @@ class Pack:
             self._forget()
 
     def __call__(self, input_ids: torch.Tensor, **options: Any) -> Any:
-        """Return what the model does with `input_ids`, of which negative ones are soft: -1 - place.
+        """Run the model on `input_ids` and return its output.
 
-        Soft tokens take the vectors of their row's slot.
+        A negative id, -1 - i, is a soft token: vector i of its row's slot.
         """
         self._soft = (-1 - input_ids).clamp(min=-1)
         return self._model(input_ids=input_ids.clamp(min=0), **options)
 
     def select(self, rows: torch.Tensor) -> None:
-        """Go on with some of the rows."""
+        """Keep only the given rows."""
         self._rows = self._rows[rows]
         self._indices.clear()
 
     def _forget(self) -> None:
-        # Factors are put together once for all passes with the same numbers and rows.
+        # Stacked factors are reused only by passes with the same numbers and rows.
         self._stacks.clear()
         self._indices.clear()
 
     def _hook(self, name: str, module: nn.Module) -> None:
         kinds = {type(c[name]) for c in self._slots if name in c}
-        # A module that is replaced is so before its output is changed.
+        # Hooks run in this order: first the replacement, then the changes of its output.
         if Replaced in kinds:
             self._handles.append(module.register_forward_hook(partial(self._replaced, name)))
         if LowRank in kinds:
@@ -104,7 +104,7 @@ class Pack:
         return (output * factors[:, None]).to(output.dtype)
 
     def _replaced(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
-        """Run the modules that stand in, each on its rows."""
+        """Run each replacement module on its slot's rows."""
         x, parts = self._checked(name, args[0]), output
         for slot, changes in enumerate(self._slots):
             change = changes.get(name)
@@ -124,13 +124,13 @@ class Pack:
     def _checked(self, name: str, x: torch.Tensor) -> torch.Tensor:
         if len(x) != len(self._rows):
             raise ValueError(
-                f"{name} sees {len(x)} rows where there are {len(self._rows)}: the model mixes "
-                "rows there, so no adapter of a pack can"
+                f"{name} gets {len(x)} rows, expected {len(self._rows)}: the model mixes rows "
+                "there, so adapters can't share a pass"
             )
         return x
 
     def _stacked(self, name: str, kind: type) -> tuple[_Stack, torch.Tensor]:
-        """Return the numbers of all slots that have some, and for each row which are its own."""
+        """Return the stacked numbers of all slots that have any, and each row's index into them."""
         key = f"{kind.__name__} {name}"
         if key not in self._indices:
             places = [i for i, c in enumerate(self._slots) if isinstance(c.get(name), kind)]
@@ -142,7 +142,7 @@ class Pack:
         return self._stacks[key], self._indices[key]
 
     def _stack(self, name: str, places: Sequence[int], neutral: bool) -> _Stack:
-        """Return numbers one above the other, those that change nothing last if they are needed."""
+        """Stack the numbers of the slots in `places`; `neutral` adds ones that change nothing."""
         changes: list[Any] = [self._slots[i][name] for i in places]
         if isinstance(changes[0], Scaling):
             factors = [change.factor() for change in changes]
@@ -154,7 +154,7 @@ class Pack:
 
 
 def _padded(parts: Sequence[torch.Tensor], dim: int, neutral: bool) -> torch.Tensor:
-    """Stack matrices, with zeros where they end along `dim`; add one of zeros if asked."""
+    """Stack matrices, padded with zeros along `dim`; `neutral` adds a matrix of zeros."""
     longest = max(part.shape[dim] for part in parts)
     padded = []
     for part in parts:

@@ -1,7 +1,7 @@
-"""How much goes into one pass: as much as fits, those of like width together.
+"""Planner that splits rows into passes of as many tokens as fit into memory.
 
-The size of a pass is counted in tokens that it holds. A planner begins with what was measured
-(`cluster.packing.measure`) and halves it where memory runs out all the same.
+A planner starts with the measured size (`cluster.packing.measure`) and halves it if memory still
+runs out.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class Planner:
-    """Cuts work into passes.
+    """Splitter of work into passes.
 
     Attributes:
         limit: most tokens of a pass, None without a limit.
@@ -23,21 +23,21 @@ class Planner:
         self.limit = limit
 
     def ran_out(self, tokens: int) -> None:
-        """Learn that memory did not suffice for a pass of so many tokens."""
+        """Lower the limit to half of `tokens`, the size of a pass that ran out of memory."""
         half = max(1, tokens // 2)
         self.limit = half if self.limit is None else min(self.limit, half)
 
     def run(
         self, sizes: Sequence[int], work: Callable[[list[int]], Sequence[Result]]
     ) -> list[Result | MemoryError]:
-        """Return the results of all rows; where memory runs out, half a pass is tried.
+        """Return the results of all rows; halve a pass that runs out of memory.
 
         Args:
             sizes: tokens of each row.
-            work: takes the places of the rows of a pass and returns their results.
+            work: takes the indices of the rows of a pass and returns their results.
 
         Returns:
-            A row that does not fit into memory even by itself has an error in its place.
+            An entry per row; an error for a row that does not fit into memory even alone.
         """
         found: dict[int, Result | MemoryError] = {}
         todo = self.split(range(len(sizes)), lambda i: sizes[i])
@@ -52,7 +52,7 @@ class Planner:
             else:
                 found.update(zip(part, new, strict=True))
                 continue
-            # Out here the tensors that the error held are gone.
+            # Outside of the `except` block the tensors that the error referenced are freed.
             self.ran_out(sum(sizes[i] for i in part))
             half = len(part) // 2
             if half:
@@ -62,7 +62,7 @@ class Planner:
         return [found[i] for i in range(len(sizes))]
 
     def split(self, items: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
-        """Return `items` in their order as passes within the limit, each with one at least."""
+        """Return `items`, in order, as passes within the limit, each of at least one item."""
         passes: list[list[Item]] = []
         room = 0
         for item in items:
@@ -76,6 +76,6 @@ class Planner:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that an allocation failed, on a GPU or on a CPU."""
-    # PyTorch has a type for GPUs only; on a CPU it raises RuntimeError with the system's message.
+    # PyTorch has an error type for GPUs only; on a CPU it raises RuntimeError with the OS's text.
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)

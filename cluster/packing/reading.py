@@ -1,8 +1,8 @@
-"""Rows of tokens read by a pack: padded on the left, a shared beginning only once a slot.
+"""Reader that feeds rows of tokens to a pack: left-padded, a shared prefix once per slot.
 
-What all rows of a candidate begin with (instruction and demonstrations) goes through the model
-once, and its keys and values are copied to the rows. Gradients go back through the copies, so that
-training may read in the same way.
+The prefix that all rows of a candidate share (instruction and demonstrations) goes through the
+model once, and its keys and values are copied to the rows. Gradients flow back through the copies,
+so training reads in the same way.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from transformers import DynamicCache
 
 from cluster.packing.pack import Pack
 
-# A shared beginning that is shorter is not worth a pass of its own.
+# Fewest tokens of a shared prefix that is worth a pass of its own.
 _WORTH_SHARING = 8
 # A slot and the ids of a row.
 SlotRow = tuple[int, Sequence[int]]
 
 
 class Reading:
-    """Rows on their way through the model.
+    """Rows partly read by the model, with their key-value cache.
 
     Args:
-        pack: entered.
-        rows: slot and ids of each.
+        pack: the entered pack.
+        rows: slot and ids of each row.
         pad: the padding token.
-        device: where the model is.
+        device: the model's device.
     """
 
     def __init__(self, pack: Pack, rows: Sequence[SlotRow], pad: int, device: Any) -> None:
@@ -36,7 +36,7 @@ class Reading:
         self._mask = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
 
     def begin(self) -> list[list[int]]:
-        """Read what rows share and return what is left of each."""
+        """Read the shared prefixes and return the remaining ids of each row."""
         shared = _shared(self._rows)
         rest = [list(ids[shared[slot] :]) for slot, ids in self._rows]
         if any(shared.values()):
@@ -44,9 +44,9 @@ class Reading:
         return rest
 
     def read(self, ids: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
-        """Read tokens after what was read; return logits of the last `keep` places.
+        """Read the next ids of each row; return logits of the last `keep` positions.
 
-        Shape [rows, keep, vocabulary]. The pack has to be told the rows' slots.
+        Shape [rows, keep, vocabulary]. Call it within `pack.rows`, which assigns the rows' slots.
         """
         width = max(map(len, ids))
         padded = self._tensor([[self._pad] * (width - len(row)) + list(row) for row in ids])
@@ -59,7 +59,7 @@ class Reading:
         return self._forward(chosen[:, None], ones, 1)[:, -1]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with some of the rows."""
+        """Keep only the given rows."""
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
         self._pack.select(rows)
@@ -80,7 +80,7 @@ class Reading:
         return logits
 
     def _read_shared(self, shared: dict[int, int]) -> None:
-        """Fill the cache with the shared beginnings and copy it to the rows."""
+        """Fill the cache with the shared prefixes and copy it to the rows."""
         ids = dict(self._rows)
         self._mask = torch.zeros(len(shared), 0, dtype=torch.long, device=self._device)
         with self._pack.rows(self._tensor(list(shared))):
@@ -95,9 +95,9 @@ class Reading:
 
 
 def _shared(rows: Sequence[SlotRow]) -> dict[int, int]:
-    """Return how many ids all rows of each slot begin with, 0 where that is not worth a pass.
+    """Return the length of each slot's shared prefix, 0 where it is not worth a pass.
 
-    At least one token of each row is left to be read after them.
+    At least one token of each row remains after it.
     """
     of: dict[int, list[tuple[int, ...]]] = {}
     for slot, ids in rows:

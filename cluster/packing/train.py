@@ -1,9 +1,9 @@
-"""Training many adapters at once: one forward and one backward pass for a step of all of them.
+"""Training of many adapters at once: one forward and one backward pass for a step of all of them.
 
 Each keeps its own optimizer, examples, learning rate and number of steps. Its loss is the mean over
 its own answers' tokens, so its gradients are those that it would have alone; only the order of
-float sums differs. One whose loss is not finite, or that does not fit into memory even by itself,
-fails alone.
+float sums differs. An adapter fails alone if its loss is not finite, or if it does not fit into
+memory even alone.
 """
 
 import math
@@ -25,18 +25,18 @@ from cluster.training import IGNORED, Lesson, Row, finite_loss, mean_of_last, tr
 
 @dataclass
 class Job:
-    """An adapter that is to be trained up to step `until`.
+    """An adapter to train up to step `until`.
 
     Attributes:
         adapter: detached from its model.
-        changes: what it changes there.
-        lesson: what it learns from.
+        changes: its changes to the model.
+        lesson: its training data.
         until: the step at which it ends.
-        step: the next one.
-        losses: of each step, in nats.
-        tokens: that it has seen.
+        step: the next step.
+        losses: loss of each step, in nats.
+        tokens: number of tokens seen.
         seconds: its share of the time, by tokens.
-        error: why it can't go on.
+        error: the error that ended its training early.
     """
 
     adapter: Adapter
@@ -54,15 +54,15 @@ class Job:
 
     @property
     def trained(self) -> Trained:
-        """Return what the training did."""
+        """Return the statistics of the training."""
         return Trained(self.adapter.steps, mean_of_last(self.losses), self.tokens)
 
 
 def train_pack(frozen: Frozen, jobs: Sequence[Job], planner: Planner) -> None:
-    """Train all adapters up to their last steps; what went wrong with one is in its `error`."""
+    """Train all adapters up to their last steps; a failure of one is stored as its `error`."""
     while active := [job for job in jobs if job.error is None and job.step < job.until]:
         ready = [_Step(job, rows) for job in active if (rows := _begun(frozen, job))]
-        # Rows of like width together, because shorter ones are padded.
+        # Put steps of similar width into one pass, because shorter rows are padded.
         ready.sort(key=_Step.width)
         for part in planner.split(ready, _Step.size):
             began = time.monotonic()
@@ -84,22 +84,22 @@ def train_pack(frozen: Frozen, jobs: Sequence[Job], planner: Planner) -> None:
 
 @dataclass
 class _Step:
-    """A job's next step with its rows."""
+    """Next step of a job, with its rows."""
 
     job: Job
     rows: list[Row]
 
     def size(self) -> int:
-        """Return its tokens."""
+        """Return the number of tokens of all rows."""
         return sum(len(question) + len(answer) for question, answer in self.rows)
 
     def width(self) -> int:
-        """Return the tokens of the longest row."""
+        """Return the number of tokens of the longest row."""
         return max(len(question) + len(answer) for question, answer in self.rows)
 
 
 def _begun(frozen: Frozen, job: Job) -> list[Row]:
-    """Return the rows of a job's next step, none if it can't go on."""
+    """Begin a job's next step and return its rows, none if it failed."""
     try:
         rows = _rows(frozen, job, job.step)
     except ValueError as error:
@@ -119,13 +119,13 @@ def _rows(frozen: Frozen, job: Job, step: int) -> list[Row]:
 
 
 def _gradients(frozen: Frozen, steps: Sequence[_Step], planner: Planner) -> None:
-    """Leave the gradients of a step with each adapter; halve the pass where memory runs out."""
+    """Compute the gradients of each adapter's step; halve a pass that runs out of memory."""
     try:
         _pass(frozen, steps)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        # The error holds the pass's tensors; they are gone when this block is left.
+        # The error references the pass's tensors; they are freed after this block only.
         message = str(error)
     else:
         return
@@ -146,7 +146,7 @@ def _pass(frozen: Frozen, steps: Sequence[_Step]) -> None:
     device = frozen.model.device
     slot_of = [slot for slot, own in enumerate(rows) for _ in own]
     whole = [row for own in rows for row in own]
-    # A token at the very beginning has nothing that could predict it.
+    # Without a question an answer's first token is not predicted, so it does not count.
     counts = torch.tensor(
         [sum(len(answer) - (not question) for question, answer in own) for own in rows],
         device=device,
@@ -170,7 +170,7 @@ def _pass(frozen: Frozen, steps: Sequence[_Step]) -> None:
             job.losses.append(finite_loss(value, job.step))
         except FloatingPointError as error:
             job.error = error
-    # Rows do not mix, so a loss that is not finite is left out and spoils no other's gradients.
+    # Rows are independent, so leaving out a loss that is not finite keeps other gradients intact.
     finite = [loss for loss, value in zip(losses, values, strict=True) if math.isfinite(value)]
     if finite:
         torch.autograd.backward(torch.stack(finite).sum())
@@ -179,7 +179,7 @@ def _pass(frozen: Frozen, steps: Sequence[_Step]) -> None:
 def _predict(
     frozen: Frozen, jobs: Sequence[Job], rows: Sequence[Row], slots: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits and the ids they should point at, shape [rows, longest answer] both.
+    """Return logits [rows, longest answer, vocabulary] and target ids [rows, longest answer].
 
     Rows are padded on the left, so that the answers are last in all of them and no logits of
     questions are computed.
@@ -199,9 +199,10 @@ def _predict(
 
 
 def _share(rows: list[Row], shard: Shard) -> tuple[range, list[Row]]:
-    """Return this rank's rows; every rank takes as many, so that all do the same passes.
+    """Return the indices of this rank's rows, and all rows padded to a multiple of the ranks.
 
-    Where they do not divide, rows without an answer are added at the end.
+    Every rank gets equally many rows, so that all run the same passes. Padding rows come last and
+    have no answer.
     """
     missing = -len(rows) % shard.world_size
     padded = rows + [(rows[0][0] or rows[0][1], [])] * missing

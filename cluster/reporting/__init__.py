@@ -1,1 +1,1 @@
-"""What the command report reads: from results to the values that a report shows."""
+"""Data of the command `report`: from results to the values that a report shows."""

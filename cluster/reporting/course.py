@@ -1,7 +1,7 @@
-"""The course of a search: how its fronts grew, who got how far, and why others did not.
+"""The course of a search: growth of its fronts, outcomes at each rung, reasons and errors.
 
-All of it is counted in Arrow and NumPy columns; only what gained area on a front becomes numbers of
-Python.
+All of it is counted in Arrow and NumPy columns; only points that gained area on a front become
+Python objects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from search.front import FrontPoint
 from search.pareto import GrowingFront
 from search.proposers.population import REFERENCE_BITS
 
-# What differs between candidates in a reason: numbers, and what stands in brackets.
+# Parts of a reason that differ between candidates: numbers, and text in brackets.
 _NUMBER = r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?"
 _IN_BRACKETS = r"\s*\([^()]*\)"
 _MOST_REASONS = 12
@@ -39,10 +39,10 @@ Integers = npt.NDArray[np.int64]
 
 
 class Search:
-    """The rows of a source that say how its search went.
+    """Rows of a source that record its search.
 
     Args:
-        source: whose rows are read.
+        source: the source to read.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
@@ -53,7 +53,7 @@ class Search:
         candidates = source.read("candidates", ["candidate", "task", "model", "parent"])
         self._coarser = candidates["candidate"].filter(pc.is_valid(candidates["parent"]))
         self._ids = candidates["candidate"].combine_chunks()
-        # Base models of tasks by number; a candidate that is in no table has none.
+        # Number each pair of task and base model; a candidate missing in the table has none.
         pairs = pa.table({"task": candidates["task"], "model": candidates["model"]})
         distinct = pairs.group_by(["task", "model"], use_threads=False).aggregate([]).to_pylist()
         self.keys: list[Key] = [(row["task"], row["model"]) for row in distinct]
@@ -70,7 +70,7 @@ class Search:
         return np.where(places < 0, -1, self._key_of[places]) if len(self._key_of) else places
 
     def courses(self, points: Sequence[FrontPoint]) -> list[Course]:
-        """Return how each front grew, from the points of this source."""
+        """Return the growth of each front, from the points of this source."""
         if not len(self.rungs) or not points:
             return []
         key = np.where(self._places < 0, -1, self._key_of[self._places])
@@ -79,7 +79,7 @@ class Search:
         fallback = pc.coalesce(self.rungs["num_generated"], self.rungs["num_examples"])
         scored = _numbers(pc.fill_null(fallback, 0))
         last = int(pc.max(self.rungs["rung"]).as_py())
-        # The place of each candidate's last rung among the rows, in the order of time.
+        # Row index of each candidate's result at the last rung, in order of time.
         at_last = order[_numbers(self.rungs["rung"])[order] == last]
         row_of = np.full(len(self._ids), -1)
         places = self._places[at_last]
@@ -100,7 +100,7 @@ class Search:
         return found
 
     def _seconds(self) -> npt.NDArray[np.float64]:
-        """Return when each rung finished: seconds of search, without the time between attempts."""
+        """Return the finish times of rungs, in seconds of search without time between attempts."""
         at = _microseconds(self.rungs["finished_at"])
         attempts = _numbers(pc.fill_null(self.rungs["attempt"], 0))
         began = _began(self._about)
@@ -114,9 +114,9 @@ class Search:
         return seconds
 
     def rung_counts(self) -> list[RungCount]:
-        """Return how many candidates of each base model went on from each rung.
+        """Return the numbers of promoted, stopped and failed candidates per base model and rung.
 
-        Coarser versions, which nobody proposed and which have the last rung only, are apart.
+        Coarser versions are counted apart: no proposer drew them, and they have the last rung only.
         """
         made = self._is_coarser(self.rungs["candidate"])
         drawn = self.rungs.filter(pc.invert(made))
@@ -154,13 +154,13 @@ class Search:
         return _counted(self.keys_of(rows["candidate"]), rows["rung"])
 
     def reasons(self) -> list[ReasonCount]:
-        """Return why candidates were stopped; reasons that differ only in numbers are one."""
+        """Return the counted reasons of stops; reasons that differ only in numbers are merged."""
         stops = self.decisions.filter(pc.equal(self.decisions["decision"], "stop"))
         texts = pc.replace_substring_regex(stops["reason"], _IN_BRACKETS, "")
         return self._tally(stops["candidate"], pc.replace_substring_regex(texts, _NUMBER, "n"))
 
     def errors(self) -> list[ReasonCount]:
-        """Return with what errors candidates failed: the last lines of their tracebacks."""
+        """Return the counted errors of failed candidates: the last lines of their tracebacks."""
         failed = self.rungs.filter(pc.is_valid(self.rungs["error"]))
         lines = pc.replace_substring_regex(failed["error"], r"(?s)^.*\n", "")
         return self._tally(
@@ -184,7 +184,7 @@ def _grown(
     seconds: npt.NDArray[np.float64],
     end: tuple[int, float],
 ) -> tuple[list[int], list[float], list[float]]:
-    """Return examples, seconds and hypervolume each time that a front grew, and at the end."""
+    """Return examples, seconds and hypervolume each time a front grew, and at the end."""
     front = GrowingFront(REFERENCE_BITS)
     at = [(0, 0.0, 0.0)]
     for place in np.argsort(seconds[rows], kind="stable"):
@@ -196,7 +196,7 @@ def _grown(
 
 
 def most_common(counts: Sequence[ReasonCount]) -> list[ReasonCount]:
-    """Return the counts of the commonest reasons, and of all others as one, base models apart."""
+    """Return the counts, by base model, of the commonest reasons overall, the rest merged."""
     totals: dict[str, int] = {}
     for one in counts:
         totals[one.reason] = totals.get(one.reason, 0) + one.count
@@ -210,26 +210,26 @@ def most_common(counts: Sequence[ReasonCount]) -> list[ReasonCount]:
 
 
 def _counted(keys: Integers, rungs: pa.ChunkedArray) -> dict[tuple[int, int], int]:
-    """Return how many rows there are of each key and rung."""
+    """Return the number of rows of each key and rung."""
     both = pa.table({"key": keys, "rung": rungs})
     found = both.group_by(["key", "rung"]).aggregate([([], "count_all")]).to_pylist()
     return {(row["key"], row["rung"]): row["count_all"] for row in found}
 
 
 def _numbers(values: Any) -> Integers:
-    """Return whole numbers, -1 where there is none."""
+    """Return values as integers, -1 for null."""
     found: Integers = pc.fill_null(pc.cast(values, pa.int64()), -1).to_numpy()
     return found
 
 
 def _microseconds(times: pa.ChunkedArray) -> Integers:
-    """Return times in microseconds; an unknown time is the first of all."""
+    """Return times in microseconds; an unknown time becomes the earliest one."""
     first = pc.min(times)
     return _numbers(pc.fill_null(times, first) if first.is_valid else times)
 
 
 def _began(about: Mapping[str, Any]) -> dict[int, int]:
-    """Return when each attempt began, in microseconds."""
+    """Return the start time of each attempt, in microseconds."""
     found = {}
     for attempt in about.get("attempts", ()):
         at = datetime.fromisoformat(attempt["started_at"])

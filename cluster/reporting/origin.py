@@ -1,4 +1,4 @@
-"""Where results come from: versions, hardware, digests of base models, attempts and commands."""
+"""Provenance of results: versions, hardware, digests of base models, attempts and commands."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from evaluators.report.contents import Origin
 
 
 def origin_of(source: Source) -> Origin:
-    """Return what is needed to get the results of a source again.
+    """Return the facts needed to reproduce the results of a source.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
@@ -61,7 +61,7 @@ def _list(names: list[str], most: int = 8) -> str:
 
 
 def _verified_on(source: Source) -> list[str]:
-    """Return where programs were verified: device, type of the weights and machine."""
+    """Return the environments in which programs were verified: device, dtype and machine."""
     found = source.read("verifications", ["verified_on"])["verified_on"]
     places = set()
     for text in pc.drop_null(found).unique().to_pylist():
@@ -72,7 +72,7 @@ def _verified_on(source: Source) -> list[str]:
 
 
 def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return when and where an attempt began and the command that began it, for a shell."""
+    """Return an attempt's start time, host and command, the command quoted for a shell."""
     words = [str(word) for word in attempt.get("command", ())]
     name = Path(words[0]).name if words else ""
     if name.endswith(".py"):
@@ -88,7 +88,7 @@ def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _models(source: Source, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what is known of each base model; several digests mean that it was not the same."""
+    """Return the facts of each base model; several digests mean that its weights differed."""
     models = []
     for config in source.sweep.base_models:
         own = [row for row in workers if row["model"] == config.label]
@@ -109,7 +109,7 @@ def _models(source: Source, workers: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _versions(about: Mapping[str, Any], workers: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the versions of libraries; where workers had others, theirs are named too."""
+    """Return the versions of libraries, including those on workers that differ."""
     found = {name: {str(version)} for name, version in (about.get("versions") or {}).items()}
     for text in {row["versions"] for row in workers if row["versions"]}:
         for name, version in _object(text).items():

@@ -1,7 +1,7 @@
-"""The programs that a report shows: all of the fronts, and of the others a sample.
+"""The programs that a report shows: all of the fronts, and a sample of the rest.
 
-Rows are filtered as Arrow columns before any becomes an object, and only the files of programs on
-a front are read.
+Rows are filtered as Arrow columns before any becomes a Python object, and only the files of
+programs on a front are read.
 """
 
 import heapq
@@ -25,16 +25,16 @@ from search.programs.program import Program, decode_text
 from search.programs.script import readable_script
 from search.programs.text import PayloadError
 
-# A page with more points and rows is slow to open and shows no more.
+# Most programs on the page besides the fronts: with more it is slow to open and no clearer.
 MOST_OTHERS = 2000
 _MOST_PROMPT_LETTERS = 2000
 
 
 def shown_points(points: Sequence[FrontPoint]) -> tuple[list[FrontPoint], list[FrontPoint]]:
-    """Return the points of the fronts, and of the others those that are shown.
+    """Return the points of the fronts, and the other points to show.
 
-    What was certified is always shown. The rest is a uniform sample, the same every time: ids of
-    candidates are hashes, and those with the lowest are taken.
+    Certified programs are always shown. The rest is a uniform sample, the same every time:
+    candidate ids are hashes, and the lowest ids are taken.
     """
     on_front = [point for front in fronts(points).values() for point in front]
     taken = set(map(id, on_front))
@@ -51,13 +51,13 @@ def shown_programs(
     others: Sequence[FrontPoint],
     page: Place | None,
 ) -> list[ShownProgram]:
-    """Return what a report shows of programs.
+    """Return the programs of a report.
 
     Args:
-        sources: of which the points are.
-        on_front: those whose files are read.
-        others: those that are only shown as candidates.
-        page: where the report will lie, from which folders are linked.
+        sources: the sources of the points.
+        on_front: points of the fronts; the files of their programs are read.
+        others: other points, shown as candidates without their files.
+        page: path of the report, to which links to folders are relative.
     """
     specs = {
         source.name: _specs(source, [p for p in (*on_front, *others) if p.run == source.name])
@@ -87,7 +87,7 @@ def shown_programs(
 
 
 def _specs(source: Source, points: Iterable[FrontPoint]) -> dict[str, dict[str, Any]]:
-    """Return what the ledger says of the candidates of some points."""
+    """Return the ledger rows of the points' candidates, by candidate id."""
     wanted = pa.array(sorted({point.candidate for point in points}), pa.string())
     rows = source.read("candidates", ["candidate", "spec", "operator", "parent"])
     found = rows.filter(pc.is_in(rows["candidate"], wanted)).to_pylist()
@@ -156,13 +156,13 @@ def _with_files(
 
 
 def _counted(script: bytes) -> str:
-    """Return a script with what can't be seen as escapes; one that unpacks itself is Latin-1."""
+    """Return a script with unprintable characters escaped; one that unpacks itself is Latin-1."""
     text = script.decode("latin-1" if script.startswith(b"#coding:l1") else "utf-8", "replace")
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _prompt(program: Program) -> str | None:
-    """Return the text of a program, None if only its model or its task can read it."""
+    """Return the text of a program, None if decoding it needs its model or its task."""
     try:
         return decode_text(program.recipe, program.payload)
     except PayloadError:
@@ -170,7 +170,7 @@ def _prompt(program: Program) -> str | None:
 
 
 def _link(folder: Place, page: Place | None) -> str | None:
-    """Return the address of a folder for a page that lies on the same disk."""
+    """Return the relative link from a page to a folder, None unless both are local paths."""
     if not isinstance(folder, Path) or not isinstance(page, Path):
         return None
     relative = os.path.relpath(folder.absolute(), page.absolute().parent)

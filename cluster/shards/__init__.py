@@ -1,1 +1,1 @@
-"""A frozen base model spread over ranks, with the interface of a model in one process."""
+"""A base model spread over ranks, with the interface of a model in one process."""

@@ -1,9 +1,9 @@
-"""A cheap check that a rank's part of the frozen weights did not change.
+"""A cheap check that a rank's part of the base weights did not change.
 
 A fingerprint is a sum of integers modulo 2^64: every element, read as an integer, times an odd
 number that depends on its position. Any change of one element changes it, as does a swap of two
-neighbours that differ. It guards against accidents, not against somebody who wants it to be equal,
-and is comparable only on the same rank of the same layout.
+neighbours that differ. It guards against accidents, not against deliberate tampering, and is
+comparable only on the same rank of the same layout.
 """
 
 from collections.abc import Iterator
@@ -29,14 +29,14 @@ def _tensor_print(tensor: Tensor) -> int:
     total = 0
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK].to(torch.int64)
-        # 2 i + 1 is odd, and so is its product with an odd number: no change is multiplied away.
+        # 2 i + 1 is odd, and so is its product with an odd number: no change vanishes mod 2^64.
         places = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
         total += int((part * (places * _signed(_SPREAD))).sum())
     return total % _WORD
 
 
 def local_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and this rank's part of each parameter and saved buffer, in order of the names."""
+    """Yield name and this rank's part of each parameter and saved buffer, sorted by name."""
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if hasattr(tensor, "ds_tensor"):
             yield name, tensor.ds_tensor
@@ -47,7 +47,7 @@ def local_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def fingerprint(model: torch.nn.Module) -> int:
-    """Return the fingerprint of what this rank keeps of `model`; there is no communication."""
+    """Return the fingerprint of this rank's part of `model`, without communication."""
     total = 0
     for _, tensor in local_tensors(model):
         total = (total * _SPREAD + _tensor_print(tensor)) % _WORD

@@ -1,13 +1,13 @@
 """A shard group: the processes of all ranks of one base model, as one object.
 
 The caller's process is rank 0; every other rank is a Ray actor, a follower. Each rank holds a
-resident object that a factory made there. `call` runs one of its methods on all ranks at once, as
-ranks have to: each collective operation is waited for by all of them.
+resident object that a factory made there. `call` runs one of its methods on all ranks at once,
+because every rank has to take part in each collective operation.
 
 A rank that dies, fails or waits for longer than the timeout ends the group: its processes are
-killed, and the caller gets one `GroupError`. The caller can then make a new group in the same room.
-Two things are not promised: a rank 0 that hangs outside of a collective operation hangs its caller,
-and a call has no time limit as long as the ranks keep pace with one another.
+killed, and the caller gets one `GroupError`. The caller can then make a new group in the same
+placement group. Two things are not promised: a rank 0 that hangs outside of a collective operation
+hangs its caller, and a call has no time limit as long as the ranks keep pace with one another.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +30,10 @@ _GOODBYE_S = 10.0
 
 
 class GroupError(RuntimeError):
-    """A rank died, failed or did not answer in time; the group is gone.
+    """Error of a rank that died, failed or did not answer in time; it ends the group.
 
     Attributes:
-        rank: the rank that it began with, None if the group could not be placed.
+        rank: the rank that failed first, None if the group could not be placed.
     """
 
     def __init__(self, rank: int | None, cause: str) -> None:
@@ -47,13 +47,13 @@ class GroupError(RuntimeError):
 
 
 class _Follower:
-    """A rank other than 0; an actor of one thread."""
+    """A rank other than 0: an actor with one thread."""
 
     def __init__(self) -> None:
         self._resident: Any = None
 
     def where(self) -> tuple[str, str]:
-        """Return the id of this actor's node and its address."""
+        """Return the id and the address of this actor's node."""
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
     def start(
@@ -73,21 +73,21 @@ class _Follower:
         getattr(self._resident, method)(*args, **kwargs)
 
     def stop(self) -> None:
-        """Let go of what other processes could see."""
+        """Drop the resident object and leave the process group, so that other ranks can go on."""
         self._resident = None
         process_group.leave()
 
 
 class ShardGroup(Generic[Resident]):
-    """Ranks with a resident object each; see the module's text.
+    """Ranks that each hold a resident object; see the module's docstring.
 
     Args:
-        config: how many ranks, what each reserves, and how long they wait.
-        device: cpu or cuda, which decides how ranks talk.
-        factory: called on every rank as `factory(place, *args)`; what it returns stays there.
+        config: number of ranks, resources of each, and timeout.
+        device: cpu or cuda; determines the communication backend.
+        factory: called on every rank as `factory(place, *args)`; its result stays on the rank.
         args: sent to every rank.
-        room: a placement group whose bundles 1, 2, ... are for the followers and whose bundle 0 is
-            the caller's (`cluster.shards.room`); not needed for one rank.
+        room: a placement group (`cluster.shards.room`): bundle 0 is the caller's, bundles 1, 2, ...
+            are the followers'; not needed for one rank.
 
     Attributes:
         resident: rank 0's object.
@@ -162,8 +162,8 @@ class ShardGroup(Generic[Resident]):
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Run a method of the resident objects with the same arguments; return rank 0's result.
 
-        An error that is the same on all ranks, type and text, is the method's own: it is raised as
-        it is and the group stays.
+        An error with the same type and text on all ranks is the method's own: it is raised
+        unchanged and the group stays.
 
         Raises:
             GroupError: if a rank failed, died or did not finish; the group is gone.
@@ -197,7 +197,7 @@ class ShardGroup(Generic[Resident]):
         result = None
         try:
             result = local()
-        except Exception as caught:  # noqa: BLE001 - whose failure it was is found out below
+        except Exception as caught:  # noqa: BLE001 - the failed rank is determined below
             error = caught
         failures = watch.finish(self._timeout_s if error is None else BLAME_S)
         if error is None and not failures:
@@ -211,7 +211,7 @@ class ShardGroup(Generic[Resident]):
         raise GroupError(rank, f"failed {doing}: {type(cause).__name__}: {text}") from cause
 
     def stop(self) -> None:
-        """End the group: let the ranks leave, end the followers."""
+        """End the group: all ranks leave the process group, then the followers are killed."""
         if not self._alive:
             return
         with suppress(ray.exceptions.RayError):

@@ -1,4 +1,4 @@
-"""Load a base model over the ranks of a group, each its own part."""
+"""Load a base model on the ranks of a group, each rank its own part."""
 
 import tempfile
 import time
@@ -28,17 +28,17 @@ def device_of(config: BaseModelConfig) -> str:
         ValueError: if a single GPU is named; ranks have one each.
     """
     if ":" in config.device:
-        raise ValueError(f"device {config.device} names one GPU, and ranks have one each: use cuda")
+        raise ValueError(f"device {config.device} is one GPU, but each rank has its own: use cuda")
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.device
 
 
 def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> Layout:
-    """Return the layout of a base model: what is asked for, or what `auto` comes to.
+    """Return the layout of a base model: the configured one, or the choice of `auto`.
 
     Raises:
-        OSError, ValueError: if the model can't be read, or can't be laid out as asked.
+        OSError, ValueError: if the model can't be read, or does not support the configured layout.
     """
     zero3.check_offload(shards.offload)
     if shards.layout in ("one", "zero3"):
@@ -50,7 +50,10 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
     try:
         tensor_parallel.splits_of(_outline(config, folder), shards.world_size)
         if device_of(config) == "cpu" and torch.cuda.is_available():
-            raise ValueError("layout `tensor` uses the GPUs of a machine that has them: hide them")
+            raise ValueError(
+                "layout `tensor` uses the GPUs of a machine that has some: to run on its CPUs, "
+                "hide the GPUs"
+            )
     except ValueError:
         if shards.layout == "tensor":
             raise
@@ -59,7 +62,7 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
 
 
 def _outline(config: BaseModelConfig, folder: Path) -> Any:
-    """Return the model without numbers."""
+    """Return the model's skeleton, on the meta device."""
     place, options = frozen_model.source(config, folder)
     model_config = AutoConfig.from_pretrained(place, **options)
     with torch.device("meta"):
@@ -71,14 +74,14 @@ def load_sharded(
 ) -> Frozen:
     """Load this rank's part of a base model; all ranks have to call this.
 
-    The ranks have joined a process group; one rank needs none. With `tensor` each rank reads its
-    part of trained weights. With `zero3` transformers has rank 0 read the whole checkpoint into
-    main memory and hand it out; the other ranks never hold it. Random weights are drawn whole, in
-    the main memory of one rank of every node, and read from a temporary folder there, so that they
-    are those of a single process.
+    The ranks have joined a process group before; one rank needs none. With `tensor` each rank reads
+    its part of trained weights. With `zero3` transformers has rank 0 read all weights into main
+    memory and distribute them; the other ranks never hold all of them. Random weights are drawn
+    whole, in the main memory of one rank of every node, and read from a temporary folder there, so
+    that they are those of a single process.
 
     Raises:
-        OSError, ValueError: if the model can't be loaded or laid out as asked.
+        OSError, ValueError: if the model can't be loaded, or does not support the layout.
     """
     layout = layout_of(config, folder, shards)
     if layout == "one":
@@ -109,7 +112,7 @@ def load_sharded(
 def _weights(
     config: BaseModelConfig, folder: Path, place: Place
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give what `from_pretrained` reads; one rank of a node draws and writes random weights."""
+    """Yield source and options for `from_pretrained`; one rank per node writes random weights."""
     source, options = frozen_model.source(config, folder)
     if config.weights == "trained":
         yield source, options
@@ -174,7 +177,7 @@ def _digest(model: Any, layout: Layout, shard: Shard) -> str:
         with zero3.gathered(tensor) as whole:
             if shard.rank == 0:
                 digest.add(name, whole)
-    # Rank 0's bytes reach the others as a sum with zeros.
+    # Broadcast rank 0's bytes as a sum: the other ranks add zeros.
     content = bytes.fromhex(digest.hex()) if shard.rank == 0 else bytes(8)
     numbers = torch.tensor(list(content), dtype=torch.int64, device=model.device)
     return bytes(shard.sum(numbers).tolist()).hex()

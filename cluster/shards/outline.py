@@ -1,9 +1,9 @@
-"""A base model's modules without its weights: where PEFT builds adapters for a spread model.
+"""Skeleton of a base model, on which PEFT builds adapters for a model spread over ranks.
 
-What a rank has of a spread model has other shapes than the whole, or none. An outline has the
-shapes of the whole and takes no memory: every weight is one zero, repeated. Methods that begin from
-the frozen weights (SVD factors, norms) need those of the modules that they change; these are
-gathered one adapter at a time and let go of afterwards.
+The weights of a spread model have other shapes on a rank than in the whole model, or none. A
+skeleton has the shapes of the whole model and takes no memory: every weight is one zero, repeated.
+Methods that start from the base weights (SVD factors, norms) need those of the modules that they
+change; these are gathered for one adapter at a time and released afterwards.
 """
 
 import re
@@ -25,9 +25,9 @@ _FROM_WEIGHTS = ("lora_xs", "tinylora", "ln_tuning")
 
 @contextmanager
 def outlined(frozen: Frozen, spec: AdapterSpec) -> Iterator[Frozen]:
-    """Give a base model on which the adapter of `spec` can be built; all ranks have to enter this.
+    """Yield a base model on which PEFT can build the adapter; all ranks have to enter this.
 
-    A model that is whole is given as it is.
+    It is a skeleton of a model that is spread over ranks, and the model itself otherwise.
     """
     if frozen.shard.world_size == 1:
         yield frozen
@@ -53,7 +53,7 @@ def outlined(frozen: Frozen, spec: AdapterSpec) -> Iterator[Frozen]:
 
 
 def _is_target(name: str, spec: AdapterSpec) -> bool:
-    """Return whether a module is one that PEFT would choose."""
+    """Return whether PEFT would adapt the module of this name."""
     if name.rpartition(".")[2] not in (spec.target_modules or ()):
         return False
     layer = re.search(r"\.(\d+)\.", name)

@@ -1,9 +1,9 @@
-"""What a worker's ranks will need, from the model's config alone: memory of a rank, size of packs.
+"""Plan of a worker's ranks from the model's config alone: memory of a rank, size of passes.
 
-Weights are counted exactly for the layout. What a pass needs is an estimate of the tensors that
-training keeps for its way back: for each token and layer the inputs of all matrix products and the
-inner products of attention and activation, in the weights' type, and in 32 bits the logits of the
-last tokens. Seconds of loading assume that weights are read at 1 GB/s on each node.
+Weights are counted exactly for the layout. The memory of a pass is an estimate of the tensors that
+training keeps for the backward pass: for each token and layer the inputs of all matrix products and
+the inner products of attention and activation, in the weights' type, and in 32 bits the logits of
+the last tokens. Seconds of loading assume that weights are read at 1 GB/s on each node.
 """
 
 import re
@@ -20,29 +20,30 @@ from search.base_model import BaseModelConfig
 from search.shards import Layout, ShardsConfig
 
 GIB = 1 << 30
-# Of a rank's memory: the rest is for the libraries, communication and fragmentation.
+# Usable share of a rank's memory: the rest is for libraries, communication and fragmentation.
 _USABLE = 0.9
 _READ_BYTES_PER_S = 1e9
-# Answers are short, and only their logits are computed.
+# Assumed size of a row: answers are short, and only their logits are computed.
 _TOKENS_OF_A_ROW, _LOGITS_OF_A_ROW = 256, 16
-# What else a layer keeps of a token for the way back, in hidden sizes: norms, residuals, rotations.
+# Other tensors that a layer keeps of a token for the backward pass (norms, residuals, rotations),
+# in hidden sizes.
 _OTHERS = 6
 
 
 class NoRoomError(ValueError):
-    """A base model does not fit on its ranks."""
+    """Error for a base model that does not fit on its ranks."""
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What a rank needs; bytes and tokens.
+    """Resources that a rank needs, in bytes and tokens.
 
     Attributes:
-        layout: how the base model lies.
+        layout: layout of the base model.
         weights: bytes of weights that a rank keeps.
-        gathered: bytes of the largest layer that is gathered for a moment, 0 where none is.
+        gathered: bytes of the largest layer that is gathered temporarily, 0 if none is.
         token: bytes that a training pass keeps for a token.
-        pass_tokens: tokens of a pass that fit, None where the memory of a rank is not known.
+        pass_tokens: most tokens of a pass that fit, None if the memory of a rank is not known.
         load_s: seconds of loading.
     """
 
@@ -75,17 +76,17 @@ class RankPlan:
 def plan_ranks(
     config: BaseModelConfig, folder: Path, shards: ShardsConfig, memory_bytes: int | None
 ) -> RankPlan:
-    """Return what the ranks of a base model need; nothing of its weights is read.
+    """Return the plan of a base model's ranks, without reading its weights.
 
     Args:
         config: the base model.
-        folder: where its relative path starts.
+        folder: base of the model's relative path.
         shards: its ranks.
-        memory_bytes: what a rank's device has, None if it is not known.
+        memory_bytes: memory of a rank's device, None if it is not known.
 
     Raises:
-        NoRoomError: if the model does not fit, with what is missing.
-        OSError, ValueError: if its config can't be read, or it can't be laid out as asked.
+        NoRoomError: if the model does not fit; the message says how much memory is missing.
+        OSError, ValueError: if its config can't be read, or it does not support the layout.
     """
     layout = layout_of(config, folder, shards)
     place, options = source(config, folder)
@@ -103,15 +104,15 @@ def plan_ranks(
             raise NoRoomError(
                 f"{config.label} does not fit: a rank needs {(weights + gathered) / GIB:.2f} GiB "
                 f"for weights and {_TOKENS_OF_A_ROW * token / GIB:.2f} GiB for one row, and has "
-                f"{_USABLE * memory_bytes / GIB:.2f} GiB of use; {missing / GIB:.2f} GiB are "
-                f"missing: more ranks than {shards.world_size}, a smaller dtype, or offload"
+                f"{_USABLE * memory_bytes / GIB:.2f} GiB usable; {missing / GIB:.2f} GiB are "
+                f"missing: use more ranks than {shards.world_size}, a smaller dtype, or offload"
             )
     whole = size * sum(p.numel() for p in model.parameters())
     return RankPlan(layout, weights, gathered, token, pass_tokens, whole / _READ_BYTES_PER_S)
 
 
 def _weights(model: Any, layout: Layout, shards: ShardsConfig, size: int) -> tuple[int, int]:
-    """Return the bytes that a rank keeps, and of the largest layer that it gathers."""
+    """Return the bytes of the weights that a rank keeps, and of the largest gathered layer."""
     numbers = {name: p.numel() for name, p in model.named_parameters()}
     whole = size * sum(numbers.values())
     if layout == "one":

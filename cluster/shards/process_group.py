@@ -1,7 +1,7 @@
-"""The process group of a shard group's ranks: who listens where, joining and leaving.
+"""The process group of a shard group's ranks: listening, joining and leaving.
 
-Every wait is bounded by the timeout that is given. Rank 0 listens at one port, on the one address
-that the others use; gloo and NCCL open their own connections between ranks.
+Every wait is bounded by the given timeout. Rank 0 listens at one port, on the one address that the
+other ranks use; gloo and NCCL open their own connections between ranks.
 """
 
 import os
@@ -29,7 +29,7 @@ def listen(host: str) -> socket.socket:
 
 
 def backend_of(device: str) -> Backend:
-    """Return what carries tensors of a device between ranks."""
+    """Return the communication backend for tensors of a device."""
     return "nccl" if device == "cuda" else "gloo"
 
 
@@ -42,7 +42,7 @@ def join(place: Place, device: str, timeout_s: float, listener: socket.socket | 
     timeout = timedelta(seconds=timeout_s)
     local_rank = place.local_rank
     if device == "cuda":
-        # Ray shows a process its own GPUs only; then they are counted from 0 in every process.
+        # Ray shows each process only its own GPUs, so GPUs are counted from 0 in every process.
         local_rank %= max(torch.cuda.device_count(), 1)
         torch.cuda.set_device(local_rank)
         # A failed collective must not abort this process: rank 0 reports it.
@@ -58,8 +58,8 @@ def join(place: Place, device: str, timeout_s: float, listener: socket.socket | 
     }
     interface = _interface_to(place.host)
     if interface is not None:
-        # By themselves they take the address that the host's own name leads to, at which often
-        # nobody can be reached.
+        # By default gloo and NCCL use the address that the host name resolves to, which other
+        # machines often can't reach.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def leave() -> None:
     if comm is not None and comm.cdb is not None:
         comm.destroy_process_group()
         comm.cdb = None
-        # DeepSpeed keeps every model that it ever served here, and with it the weights.
+        # DeepSpeed keeps references to all models that it ran here, and so to their weights.
         offload = sys.modules.get("deepspeed.runtime.zero.parameter_offload")
         if offload is not None:
             offload.FWD_MODULE_STACK.clear()

@@ -1,7 +1,7 @@
-"""Where the ranks of a worker go: a placement group with a bundle for each, close together.
+"""The placement group of a worker: a bundle for each of its ranks, on few nodes.
 
-Who asks for room owns it and gives it back. Ray keeps a group whose node is gone and looks for
-another place for it, so its state says whether a worker has a place at all.
+The caller of `ask_for_room` owns the placement group and removes it. When a node dies, Ray keeps
+the placement group and reschedules it, so its state says whether a worker is placed at all.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from search.shards import ShardsConfig
 
 
 def ask_for_room(config: ShardsConfig) -> PlacementGroup:
-    """Ask for a bundle for every rank, on as few nodes as they fit on; does not wait."""
+    """Request a bundle for every rank, on as few nodes as possible; does not wait."""
     amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in amounts.items() if amount}
-    # Ray takes no empty bundle; this much of a CPU is there always.
+    # Ray rejects an empty bundle; this small share of a CPU is always available.
     room: PlacementGroup = placement_group(
         [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
     )
@@ -24,12 +24,12 @@ def ask_for_room(config: ShardsConfig) -> PlacementGroup:
 
 
 def is_placed(room: str) -> bool:
-    """Return whether the room of this id has its place at this moment."""
+    """Return whether the placement group with this id is placed at this moment."""
     table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
     return bool(table.get("state") == "CREATED")
 
 
 def placed() -> set[str]:
-    """Return the ids of all rooms that have their place at this moment."""
+    """Return the ids of all placement groups that are placed at this moment."""
     table: dict[str, dict[str, Any]] = placement_group_table()
     return {name for name, room in table.items() if room["state"] == "CREATED"}

@@ -1,11 +1,11 @@
-"""What an adapter's hooks ask of a base model that may be spread over ranks.
+"""Interface between an adapter's hooks and a base model that may be spread over ranks.
 
-A hook on a module of the base model sees what its rank has: the whole input and output, or a part
-of one of them. It computes its update by `low_rank` or `part_of_output`, whole factors in, and gets
-what belongs to the output that it sees. After `backward` and `sum_gradients` every rank has the
-same, whole gradient of the factors.
+A hook on a module of the base model sees its rank's part: the whole input and output, or a part of
+one of them. It passes whole factors to `low_rank` or `part_of_output` and gets the update of the
+output that it sees. After `backward` and `sum_gradients` every rank has the same, whole gradient of
+the factors.
 
-This module knows one process only and imports neither torch.distributed nor DeepSpeed.
+This module implements a single process only and imports neither torch.distributed nor DeepSpeed.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Shard(Protocol):
         world_size: number of ranks.
         splits_rows: in training every rank takes its own rows of a batch (at least one), and losses
             and gradients are summed; otherwise all ranks see the same rows. In generation all ranks
-            see the same rows always.
+            always see the same rows.
     """
 
     @property
@@ -39,7 +39,7 @@ class Shard(Protocol):
         """Return this rank's part of the update `x @ down.mT @ up.mT` of a module's output.
 
         Args:
-            name: the module, as `named_modules` of the model has it.
+            name: the module's name in `named_modules` of the model.
             x: its input as a forward hook sees it, [rows, tokens, in] or this rank's part of `in`.
             down: [rows, rank, in], whole and the same on all ranks.
             up: [rows, out, rank], whole and the same on all ranks.
@@ -58,7 +58,7 @@ class Shard(Protocol):
         ...
 
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
-        """Sum `.grad` of the tensors over ranks where `splits_rows`; none counts as zeros."""
+        """Sum `.grad` of the tensors over ranks if `splits_rows`; a missing one counts as zeros."""
         ...
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def plain_low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 class _Alone:
-    """A base model that is whole in this process."""
+    """View of a base model that is whole in this process."""
 
     rank, world_size, splits_rows = 0, 1, False
 

@@ -1,11 +1,12 @@
 """Tensor parallelism: every rank computes a part of every layer, by the plan of transformers.
 
 The plan splits the output of some linear layers ("column") and the input of others ("row") over the
-ranks; everything between is whole and equal on all ranks. Its own code sums the gradient of a
-column layer's input and the output of a row layer. What is here does the same beside those layers:
+ranks; everything between is whole and equal on all ranks. The code of transformers sums the
+gradient of a column layer's input and the output of a row layer. This module does the same for
+adapters beside those layers:
 
-- column, h = x down': whole and equal on all ranks. The gradient of h that comes back is only what
-  this rank's outputs gave, so it is summed, which makes that of `down` and of x whole.
+- column, h = x down': whole and equal on all ranks. The gradient of h comes from this rank's
+  outputs only, so it is summed, which makes the gradients of `down` and of x whole.
 - row, h = sum over ranks of x_r down_r': summed on the way forward. Its output is whole, so the
   gradient of h is whole on all ranks already and must not be summed again.
 - a slice of a factor gives a gradient for the slice; zeros around it and a sum make it whole.
@@ -23,7 +24,7 @@ from cluster.shards.shard import plain_low_rank
 
 Split = Literal["column", "row", "heads"]
 
-# What a plan's styles do to a module that an adapter may sit on; None where it stays whole.
+# Split of a module by each style of a plan; None where the module stays whole.
 _STYLES: Mapping[str, Split | None] = {
     "colwise": "column",
     "rowwise": "row",
@@ -39,7 +40,7 @@ _STYLES: Mapping[str, Split | None] = {
 
 
 class _SumGradients(torch.autograd.Function):
-    """The same tensor forward; its gradient is summed over ranks."""
+    """Identity forward; sum of the gradient over ranks backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class _SumGradients(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks forward; the gradient, equal on all ranks, as it comes."""
+    """Sum over ranks forward; identity backward, for a gradient that is equal on all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Part(torch.autograd.Function):
-    """This rank's slice forward; the gradients of all slices, put together, backward."""
+    """This rank's slice forward; the joined gradients of all slices backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
@@ -94,7 +95,7 @@ def _sum_gradients(x: Tensor) -> Tensor:
 
 
 class TensorParallelShard:
-    """A rank of a model that transformers split by its plan; see the module's text and `Shard`."""
+    """A rank of a model that transformers split by its plan; see the module's docstring."""
 
     splits_rows = False
 
@@ -138,17 +139,19 @@ class TensorParallelShard:
 
 
 def splits_of(model: Any, world_size: int) -> dict[str, Split]:
-    """Return how the plan splits each module of a model, which may be on the meta device.
+    """Return the split of each module by the model's plan; it may be on the meta device.
 
     Raises:
         ValueError: if the model has no plan, or one that does not fit this number of ranks.
     """
     kind, plan = type(model).__name__, dict(model.tp_plan or {})
     if not model.supports_tp_plan or not plan:
-        raise ValueError(f"{kind} has no tensor parallel plan; take layout `zero3`")
+        raise ValueError(f"{kind} has no tensor parallel plan; use layout `zero3`")
     unknown = sorted(set(plan.values()) - _STYLES.keys())
     if unknown:
-        raise ValueError(f"the tensor parallel plan of {kind} has {unknown}; take layout `zero3`")
+        raise ValueError(
+            f"the tensor parallel plan of {kind} has unknown styles {unknown}; use layout `zero3`"
+        )
     config = model.config.get_text_config()
     for field in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, field, None)
@@ -164,12 +167,12 @@ def splits_of(model: Any, world_size: int) -> dict[str, Split]:
             continue
         size = module.out_features if split == "column" else module.in_features
         if size % world_size:
-            raise ValueError(f"the {size} of {name} can't be split over {world_size} ranks")
+            raise ValueError(f"size {size} of {name} can't be split over {world_size} ranks")
     return splits
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a parameter or buffer as it is without ranks; all ranks have to call this."""
+    """Return a whole parameter or buffer; all ranks have to call this."""
     if hasattr(tensor, "full_tensor"):
         full: Tensor = tensor.full_tensor()
         return full

@@ -1,4 +1,4 @@
-"""Watch the followers' part of a call, and tell what a failure of several ranks began with."""
+"""Watch the followers' part of a call, and find the cause when several ranks fail."""
 
 import threading
 import time
@@ -7,18 +7,18 @@ from typing import Any
 
 import ray
 
-# How often rank 0, busy itself, looks whether a follower failed.
+# Interval at which a thread of rank 0 checks for failed followers.
 _LOOK_S = 0.2
-# How long after its own failure rank 0 waits for a follower's, and the other way round: one may be
-# the cause of the other, or both the same error of the method that they ran.
+# How long rank 0 waits after its own failure for a follower's, and the other way round: one may
+# have caused the other, or both may be the same error of the method that they ran.
 BLAME_S = 5.0
 
 
 class Watch:
-    """Looks at the followers' part of a call while rank 0 is busy with its own.
+    """Monitor of the followers' part of a call while rank 0 runs its own part.
 
-    Rank 0 may wait in a collective operation for a follower that failed. It notices at once that
-    the others are gone, so they are killed then.
+    Rank 0 may be waiting in a collective operation for a follower that failed. Killing all
+    followers ends that wait at once.
     """
 
     def __init__(self, refs: Sequence[Any], followers: Sequence[Any]) -> None:
@@ -33,7 +33,10 @@ class Watch:
         self._thread.start()
 
     def finish(self, patience_s: float) -> list[tuple[int, Exception]]:
-        """Return which followers failed and how; rank 0 is done and waits this long for them."""
+        """Wait up to `patience_s` for the followers; return the failed ranks and their errors.
+
+        To be called when rank 0 is done with its own part.
+        """
         self._local_done.set()
         self._thread.join()
         deadline = time.monotonic() + patience_s
@@ -65,7 +68,8 @@ class Watch:
             except ray.exceptions.RayError as error:
                 self._failures.append((self._ranks[ref], error))
         if self._failures and self._kill_at is None:
-            # An error of the method itself comes up on all ranks at about the same time.
+            # Kill at once after a death only: an error of the method itself is raised on all ranks
+            # at about the same time, so give the other ranks time to raise it too.
             died = any(depth(cause) == 0 for _, cause in self._failures)
             self._kill_at = time.monotonic() + (0.0 if died else BLAME_S)
         self._kill_when_due()
@@ -77,12 +81,12 @@ class Watch:
 
 
 def depth(cause: Exception) -> int:
-    """Return how far a failure is from what it began with."""
+    """Return the distance of a failure from its likely cause: 0 is the death of a rank."""
     if isinstance(cause, ray.exceptions.RayError):
         return 0
     if isinstance(cause, TimeoutError):
         return 2
-    # A rank that waited for another one in vain.
+    # A collective operation failed, usually because another rank had failed before.
     text = str(cause).lower()
     waited = isinstance(cause, RuntimeError) and ("gloo" in text or "nccl" in text)
     return 3 if waited else 1
@@ -91,7 +95,7 @@ def depth(cause: Exception) -> int:
 def is_everybodys(
     error: Exception, failures: Sequence[tuple[int, Exception]], num_followers: int
 ) -> bool:
-    """Return whether every follower failed as rank 0 did."""
+    """Return whether every follower failed with the same error as rank 0."""
     return len(failures) == num_followers and all(
         type(cause) is type(error) and str(cause) == str(error) and depth(cause) == 1
         for _, cause in failures
@@ -99,6 +103,6 @@ def is_everybodys(
 
 
 def kill(followers: Sequence[Any]) -> None:
-    """End the followers' processes, wherever they are."""
+    """Kill the followers' processes, on any node."""
     for follower in followers:
         ray.kill(follower, no_restart=True)

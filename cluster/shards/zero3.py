@@ -1,11 +1,12 @@
 """ZeRO stage 3: every rank keeps a part of every tensor and gathers a layer while it computes it.
 
-The ranks train on different rows, and hooks see whole inputs and outputs. There is one engine for
-the life of a process. It has no optimizer: the base model is frozen and adapters are not its own.
-DeepSpeed then makes a `DeepSpeedZeRoOffload`, whose hooks gather a layer's weights in forward and
-again in backward wherever a gradient passes, so gradients reach adapters outside the engine.
+The ranks train on different rows, and hooks see whole inputs and outputs. Each process has one
+engine for its whole life. It has no optimizer: the base model is not trained, and adapters are
+outside the engine. DeepSpeed then makes a `DeepSpeedZeRoOffload`, which hooks into the model to
+gather a layer's weights in forward and again in backward wherever a gradient passes, so gradients
+reach the adapters.
 
-Source: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as DeepSpeed has it.
+Source: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as implemented by DeepSpeed.
 """
 
 import importlib
@@ -23,7 +24,7 @@ from search.shards import OffloadConfig
 
 
 class Zero3Shard:
-    """A rank of a model under ZeRO-3; see the module's text and `Shard`."""
+    """A rank of a model under ZeRO-3; see the module's docstring and `Shard`."""
 
     splits_rows = True
 
@@ -44,7 +45,7 @@ class Zero3Shard:
 
     @torch.no_grad()
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
-        """See `Shard.sum_gradients`; one message for all tensors of a type."""
+        """See `Shard.sum_gradients`; runs one all-reduce for all tensors of a type."""
         for dtype in sorted({t.dtype for t in tensors}, key=str):
             same = [t for t in tensors if t.dtype == dtype]
             for tensor in same:
@@ -80,7 +81,7 @@ def _zero_settings(offload: OffloadConfig | None) -> dict[str, Any]:
 
 
 def check_offload(offload: OffloadConfig | None) -> None:
-    """Check that this machine can do what is asked for.
+    """Check that this machine supports the configured offload.
 
     Raises:
         ValueError: if DeepSpeed can't write to a drive here.
@@ -95,7 +96,7 @@ def check_offload(offload: OffloadConfig | None) -> None:
 
 
 def join_deepspeed(backend: str, timeout_s: float) -> None:
-    """Let DeepSpeed use the process group that is there."""
+    """Initialise DeepSpeed on the existing process group."""
     # Its shared-memory operation for CPUs is compiled on first use, which takes minutes.
     torch_comm: Any = importlib.import_module("deepspeed.comm.torch")
     torch_comm.build_shm_op = lambda: None
@@ -111,7 +112,7 @@ def join_deepspeed(backend: str, timeout_s: float) -> None:
 
 @contextmanager
 def partitioned_loading(dtype: torch.dtype, offload: OffloadConfig | None) -> Iterator[None]:
-    """Let `from_pretrained` spread every tensor over the ranks as soon as it is made."""
+    """Make `from_pretrained` spread every tensor over the ranks as soon as it is created."""
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     types = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -121,7 +122,7 @@ def partitioned_loading(dtype: torch.dtype, offload: OffloadConfig | None) -> It
     }
     if dtype in types:
         settings[types[dtype]] = {"enabled": True}
-    # transformers holds it by a weak reference only.
+    # transformers keeps only a weak reference to it.
     alive = HfDeepSpeedConfig(settings)
     try:
         yield
@@ -133,7 +134,7 @@ def engine_of(model: torch.nn.Module, offload: OffloadConfig | None) -> Any:
     """Put ZeRO-3's hooks on a partitioned model; return the engine, which has to stay alive."""
     import deepspeed
 
-    # The weights' type was set when they were loaded. Told of float16, an engine refuses CPUs.
+    # Leave out the weights' type: it was set at loading, and with float16 an engine refuses CPUs.
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": _zero_settings(offload),
@@ -144,7 +145,7 @@ def engine_of(model: torch.nn.Module, offload: OffloadConfig | None) -> Any:
 
 @contextmanager
 def gathered(tensor: Tensor) -> Iterator[Tensor]:
-    """Give a parameter or buffer as it is without ranks; all ranks have to enter this."""
+    """Yield a whole parameter or buffer; all ranks have to enter this."""
     import deepspeed
 
     if not hasattr(tensor, "ds_tensor"):

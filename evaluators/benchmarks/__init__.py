@@ -1,1 +1,1 @@
-"""The tasks of the field, on their own published data."""
+"""Published benchmarks as tasks, each on its own published data."""

@@ -1,9 +1,10 @@
-"""Instructions with their answers: records `conversations: [user, assistant, ...]`.
+"""Instructions with answers: records `conversations: [user, assistant, ...]` in, a `Task` out.
 
-The format of LIMA (Zhou et al. 2023, arXiv 2305.11206), a thousand curated pairs. Only the first
-two turns of a conversation are used. How good an answer is has no exact score: as a task it is
-compared with the given answer by a metric that the sweep file names (`exact_match`, `contains` or
-`bleu`), which measures likeness and not quality. Its better use is as training data for `ifeval`.
+This is the format of LIMA (Zhou et al. 2023, arXiv 2305.11206), a thousand curated pairs. Only the
+first two turns of a conversation are used. The quality of an answer has no exact score: a metric
+that the sweep file names (`exact_match`, `contains` or `bleu`) compares an output with the given
+answer, which measures similarity, not quality. These data serve better as training data for
+`ifeval`.
 """
 
 from collections.abc import Mapping
@@ -20,18 +21,18 @@ from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 
 class InstructionsTask(BenchmarkTask):
-    """Instructions with their answers, as LIMA has them."""
+    """Instructions with answers, in LIMA's format."""
 
     kind: Annotated[Literal["instructions"], Field(description="instructions with answers")]
     name: TaskName = "instructions"
-    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    train: Annotated[Records, Field(description="records for training and for the search split")]
     search: Annotated[
-        Records | None, Field(description="records to compare on; null: a share of `train`")
+        Records | None, Field(description="records of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="never used by a search")]
     metric: Annotated[
         Literal["exact_match", "contains", "bleu"],
-        Field(description="the scoring rule; it measures likeness to the given answer"),
+        Field(description="the scoring rule; measures similarity to the given answer"),
     ]
     question: Question = "{input}\n\n"
     answer: Answer = "{target}\n\n"
@@ -43,14 +44,12 @@ def conversation_example(record: Mapping[str, Any], where: str) -> Example:
     """Return the first turn of a conversation as input and the second as target.
 
     Raises:
-        ValueError: naming the place, if there are no two turns of text.
+        ValueError: naming the record, if it lacks two turns of text.
     """
     field = f"{where}: field 'conversations'"
     turns = record.get("conversations")
     if not isinstance(turns, list) or len(turns) < 2:
-        has = (
-            "nothing" if turns is None else f"{len(turns) if isinstance(turns, list) else 1} of it"
-        )
+        has = "nothing" if turns is None else len(turns) if isinstance(turns, list) else "one value"
         raise ValueError(f"{field} must be a list of at least two texts, found {has}")
     texts: list[str] = []
     for number, turn in enumerate(turns[:2], 1):
@@ -65,17 +64,17 @@ def read_conversations(source: Records, folder: Path) -> list[Example]:
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
     return [conversation_example(record, where) for where, record in read_records(source, folder)]
 
 
 def load_instructions(config: InstructionsTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
     given = None if config.search is None else read_conversations(config.search, folder)
     train, search = divided(config, read_conversations(config.train, folder), given)

@@ -1,10 +1,10 @@
-"""How the records of a published data set become three splits that share no input.
+"""Division of a published data set into three splits that share no input.
 
-The sealed split is the published test set, whole and as it is. Search examples are given, or are a
-share of the training records, chosen by the hash of the input, so that repeated inputs stay
-together and a longer file moves no record. An input that is also in the sealed split is left out of
-the other two, one that is in the search split is left out of the train split: published sets repeat
-themselves, and they can't be edited.
+The sealed split is the complete, unchanged published test set. Search examples are given, or are a
+share of the training records chosen by the hash of the input, so repeated inputs stay in one split
+and appending records moves no earlier record to another split. Inputs of the sealed split are
+removed from the other two splits, and inputs of the search split from the train split, because
+published sets contain duplicates and can't be edited.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,7 +20,7 @@ SEARCH_SHARE = 0.2
 
 
 class BenchmarkTask(TextTask):
-    """What the tasks of the field share."""
+    """Settings that all benchmark tasks share."""
 
     search_share: Annotated[
         float | None,
@@ -28,7 +28,7 @@ class BenchmarkTask(TextTask):
             gt=0,
             lt=1,
             description="share of the training records that becomes the search split, by the hash "
-            "of the input; by default 0.2. Where `search` is given it has no meaning",
+            "of the input; by default 0.2. Not allowed together with `search`",
         ),
     ] = None
 
@@ -36,7 +36,7 @@ class BenchmarkTask(TextTask):
     def _search_is_given_once(self) -> Self:
         if self.search_share is not None and getattr(self, "search", None) is not None:
             raise ValueError(
-                "`search_share` divides the training records; with `search` it has no meaning"
+                "`search_share` divides the training records: give it or `search`, not both"
             )
         return self
 
@@ -47,14 +47,14 @@ def without(examples: Iterable[Example], inputs: Collection[str]) -> list[Exampl
 
 
 def inputs_of(*splits: Iterable[Example]) -> set[str]:
-    """Return all inputs of these examples."""
+    """Return the set of inputs of these splits."""
     return {example.input for split in splits for example in split}
 
 
 def divided(
     config: BenchmarkTask, train: Sequence[Example], search: Sequence[Example] | None
 ) -> tuple[list[Example], list[Example]]:
-    """Return train and search examples; where no `search` is given it is a share of `train`."""
+    """Return train and search examples; if `search` is None, take a share of `train`."""
     if search is not None:
         return list(train), list(search)
     part = SEARCH_SHARE if config.search_share is None else config.search_share
@@ -72,10 +72,10 @@ def benchmark_task(
     search: Sequence[Example],
     sealed: Sequence[Example],
 ) -> Task:
-    """Return the task of these examples, without the inputs that a later split has too.
+    """Return the task of these examples; drop inputs that are also in a later split.
 
     Raises:
-        ValueError: if nothing is left for a split.
+        ValueError: if a split becomes empty.
     """
     search = without(search, inputs_of(sealed))
     train = without(train, inputs_of(search, sealed))

@@ -1,9 +1,9 @@
-"""e-SNLI: does one sentence follow from another, and why (Camburu et al. 2018, arXiv 1812.01193).
+"""e-SNLI: entailment between two sentences, with explanations (Camburu 2018, arXiv 1812.01193).
 
 A record has `premise`, `hypothesis`, `label` (0 entailment, 1 neutral, 2 contradiction) and
-`explanation_1`. The score of an output is 1 if the whole of it, white space aside, is the word of
-the label, else 0. Where a program is to explain itself first, taking its last word is a step of the
-program and is counted.
+`explanation_1`. An output scores 1 if, after stripping white space, it equals the label's word,
+else 0. If a program lets the model explain first, extracting the last word is a step of the program
+and counts in its bits.
 """
 
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 class EsnliTask(BenchmarkTask):
-    """e-SNLI, from the hub or from its files."""
+    """Settings of e-SNLI, from the hub or from files."""
 
     kind: Annotated[Literal["esnli"], Field(description="entailment with explanations")]
     name: TaskName = "esnli"
-    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    train: Annotated[Records, Field(description="records for training and for the search split")]
     search: Annotated[
-        Records | None, Field(description="records to compare on; null: a share of `train`")
+        Records | None, Field(description="records of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="the published test set")]
     shown: Annotated[
         Literal["label", "explanation"],
         Field(
-            description="what demonstrations show and adapters learn: the label, or the "
-            "explanation and then the label"
+            description="target of demonstrations and training: the label, or the explanation "
+            "and then the label"
         ),
     ] = "label"
     question: Question = "{input}\nAnswer:"
@@ -48,7 +48,7 @@ def esnli_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
     """Return the example in a record.
 
     Raises:
-        ValueError: naming the place, if a field is missing or the label is none of the three.
+        ValueError: naming the record, if a field is missing or the label is not 0, 1 or 2.
     """
     premise, hypothesis = text_of(record, "premise", where), text_of(record, "hypothesis", where)
     number = record.get("label")
@@ -56,18 +56,18 @@ def esnli_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
         raise ValueError(f"{where}: field 'label' must be 0, 1 or 2, found {number!r:.60}")
     gold = target = LABELS[number]
     if shown == "explanation":
-        # One line: a line break ends an answer.
+        # Join it to one line, because a line break ends an answer.
         target = " ".join([*text_of(record, "explanation_1", where).split(), gold])
     text = f"Premise: {premise.strip()}\nHypothesis: {hypothesis.strip()}"
     return make_example(text, target, {"gold": gold})
 
 
 def load_esnli(config: EsnliTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
 
     def read(source: Records) -> list[Example]:

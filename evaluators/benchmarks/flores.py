@@ -1,9 +1,9 @@
-"""FLORES-200: the same sentences in two hundred languages, any pair of them (arXiv 2207.04672).
+"""FLORES-200: translation between any two of two hundred languages (arXiv 2207.04672).
 
-Published are two splits, one file a language: `dev/eng_Latn.dev` (997 sentences) is divided into
-train and search, `devtest/eng_Latn.devtest` (1,012) is sealed. Records of a data set hold
-`sentence_eng_Latn` and so on for both languages. Scored by corpus BLEU as `wmt14` is; sacrebleu's
-default tokens suit languages that put spaces between words.
+The data have two published splits with one file per language: `dev/eng_Latn.dev` (997 sentences) is
+divided into train and search, `devtest/eng_Latn.devtest` (1,012 sentences) is sealed. Records of a
+data set hold `sentence_eng_Latn` and so on for both languages. The score is corpus BLEU as in
+`wmt14`; sacrebleu's default tokenizer suits languages that put spaces between words.
 """
 
 from pathlib import Path
@@ -22,21 +22,25 @@ _CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
 
 
 class FloresTask(TranslationTask):
-    """FLORES-200, from the hub or from its folder."""
+    """Settings of FLORES-200, from the hub or from its folder."""
 
     kind: Annotated[Literal["flores"], Field(description="sentences in 200 languages")]
     name: TaskName = "flores"
     source: Annotated[
-        str, Field(pattern=_CODE, description="the language to translate from, eng_Latn")
+        str, Field(pattern=_CODE, description="code of the source language, e.g. eng_Latn")
     ]
     target: Annotated[
-        str, Field(pattern=_CODE, description="the language to translate to, deu_Latn")
+        str, Field(pattern=_CODE, description="code of the target language, e.g. deu_Latn")
     ]
-    source_name: Annotated[str | None, Field(description="{from}; by default the code")] = None
-    target_name: Annotated[str | None, Field(description="{to}; by default the code")] = None
+    source_name: Annotated[
+        str | None, Field(description="text for {from}; by default the code")
+    ] = None
+    target_name: Annotated[str | None, Field(description="text for {to}; by default the code")] = (
+        None
+    )
     folder: Annotated[
         Path | None,
-        Field(description="with dev/ and devtest/, relative to the sweep file; or give `dataset`"),
+        Field(description="has dev/ and devtest/; relative to the sweep file; or give `dataset`"),
     ] = None
     dataset: Annotated[
         str | None,
@@ -62,7 +66,7 @@ class FloresTask(TranslationTask):
             raise ValueError("give either `folder` (local) or `dataset` (for the datasets library)")
         for field in ("subset", "revision"):
             if self.dataset is None and getattr(self, field) is not None:
-                raise ValueError(f"`{field}` belongs to `dataset`; it has no meaning here")
+                raise ValueError(f"`{field}` belongs to `dataset`: give `dataset`, or leave it out")
         if self.source == self.target:
             raise ValueError(f"`source` and `target` are both {self.source}")
         return self
@@ -89,11 +93,11 @@ def _read(config: FloresTask, folder: Path, split: str) -> list[Example]:
 
 
 def load_flores(config: FloresTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
     train, search = divided(config, _read(config, folder, "dev"), None)
     sealed = _read(config, folder, "devtest")

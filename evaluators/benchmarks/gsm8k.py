@@ -1,13 +1,14 @@
-"""GSM8K: grade-school word problems whose answer is a number (Cobbe et al. 2021, arXiv 2110.14168).
+"""GSM8K: grade-school word problems with a number as answer (Cobbe et al. 2021, arXiv 2110.14168).
 
-A record has `question` and `answer`, a worked solution that ends in `#### ` and the gold answer.
-The score of an output is 1 if the whole of it, white space aside, is a number equal to the gold
-answer (`evaluators.number`), else 0. No number is searched for in an output: where a model explains
-itself, taking the last number is a step of the program and is counted.
+A record has `question` and `answer`, a worked solution that ends in `#### ` and the gold answer. An
+output scores 1 if, after stripping white space, it is a number equal to the gold answer
+(`evaluators.number`), else 0. No number is searched for in an output: if a program lets the model
+explain, extracting the last number is a step of the program and counts in its bits.
 
-More training data may come in MetaMath's format (Yu et al. 2023, arXiv 2309.12284): `query`,
-`response` that ends in `The answer is: `, `type`. Its problems were made from GSM8K's own train
-split: a record whose `query` or `original_question` is in the search split is left out.
+Further training data may come in MetaMath's format (Yu et al. 2023, arXiv 2309.12284): `query`,
+`type`, and a `response` with the answer after `The answer is: `. Its problems derive from GSM8K's
+train split, so a record is left out if its `query` or `original_question` is in the search split or
+the sealed split.
 """
 
 import re
@@ -26,18 +27,18 @@ from evaluators.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 
 GOLD_MARK = "####"
 METAMATH_MARK = "The answer is:"
-# What a calculator was asked while the solutions were written; no part of their text.
+# Calculator annotations in the solutions, which are not part of their text.
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
 class Gsm8kTask(BenchmarkTask):
-    """GSM8K, from the hub or from its files."""
+    """Settings of GSM8K, from the hub or from files."""
 
     kind: Annotated[Literal["gsm8k"], Field(description="grade-school word problems")]
     name: TaskName = "gsm8k"
-    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    train: Annotated[Records, Field(description="records for training and for the search split")]
     search: Annotated[
-        Records | None, Field(description="records to compare on; null: a share of `train`")
+        Records | None, Field(description="records of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="the published test set")]
     metamath: Annotated[
@@ -45,11 +46,11 @@ class Gsm8kTask(BenchmarkTask):
     ] = ()
     metamath_types: Annotated[
         tuple[str, ...],
-        Field(description="which of them: those whose `type` begins with one of these"),
+        Field(description="use only MetaMath records whose `type` begins with one of these"),
     ] = ("GSM_",)
     shown: Annotated[
         Literal["number", "solution"],
-        Field(description="what demonstrations show and adapters learn"),
+        Field(description="target of demonstrations and training"),
     ] = "number"
     question: Question = "Question: {input}\nAnswer:"
     answer: Answer = " {target}\n\n"
@@ -61,7 +62,7 @@ def gsm8k_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
     """Return the example in a record of GSM8K.
 
     Raises:
-        ValueError: naming the place, if a field is missing or the gold answer is no number.
+        ValueError: naming the record, if a field is missing or the gold answer is not a number.
     """
     question = text_of(record, "question", where)
     solution, mark, text = text_of(record, "answer", where).rpartition(GOLD_MARK)
@@ -76,7 +77,7 @@ def gsm8k_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
 
 
 def _tidy(solution: str) -> str:
-    """Return a solution without calculator notes and without empty lines, which end an answer."""
+    """Return a solution without calculator annotations and empty lines, which end an answer."""
     lines = _CALCULATOR.sub("", solution).splitlines()
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
@@ -102,11 +103,11 @@ def _metamath(
 
 
 def load_gsm8k(config: Gsm8kTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
 
     def read(source: Records) -> list[Example]:

@@ -1,11 +1,11 @@
 """IFEval: prompts with instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911).
 
-A record has `key`, `prompt`, `instruction_id_list` and `kwargs`. The score of a response is 1 if it
-follows all its instructions as it stands (strict, at prompt level), else 0; whether it does after
-the reference's loosening, and how many single instructions it follows, are kept beside it.
+A record has `key`, `prompt`, `instruction_id_list` and `kwargs`. A response scores 1 if it follows
+all instructions of its prompt unmodified (strict, at prompt level), else 0. Further columns hold
+the number of instructions and how many are followed, strictly and after the reference's loosening.
 
-The official set has no responses, so it can only be scored on. What demonstrations show and
-adapters learn are records of the same format with a `response`, or conversations
+The official set has no responses, so it serves for scoring only. Demonstrations and training use
+records of the same format with a `response`, or conversations
 (`evaluators.benchmarks.conversations`).
 """
 
@@ -34,18 +34,18 @@ _KEPT = ("instruction_id_list", "kwargs")
 
 
 class IfevalTask(BenchmarkTask):
-    """IFEval, from the hub or from its files."""
+    """Settings of IFEval, from the hub or from files."""
 
     kind: Annotated[Literal["ifeval"], Field(description="instructions that can be checked")]
     name: TaskName = "ifeval"
     train: Annotated[
-        Records | None, Field(description="records with a `response` to learn from")
+        Records | None, Field(description="records with a `response` for training")
     ] = None
     conversations: Annotated[
-        Records | None, Field(description="conversations to learn from, as LIMA has them")
+        Records | None, Field(description="conversations for training, in LIMA's format")
     ] = None
     search: Annotated[
-        Records | None, Field(description="records to compare on; null: a share of `train`")
+        Records | None, Field(description="records of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="the official set")]
     question: Question = "{input}\n\n"
@@ -56,14 +56,14 @@ class IfevalTask(BenchmarkTask):
     @model_validator(mode="after")
     def _sources(self) -> Self:
         if self.train is None and self.conversations is None:
-            raise ValueError("give `train` or `conversations`: there is nothing to learn from")
+            raise ValueError("give `train` or `conversations`: there are no training data")
         if self.search is None and self.train is None:
-            raise ValueError("give `search`: without `train` there is nothing to take a share of")
+            raise ValueError("give `search`: without `train` no share can be taken from it")
         return self
 
 
 class Ifeval(MeanMetric):
-    """1 if a response follows all instructions of its prompt as it stands, else 0."""
+    """Score 1 if a response follows all instructions of its prompt unmodified, else 0."""
 
     name = "ifeval"
     binary = True
@@ -73,7 +73,7 @@ class Ifeval(MeanMetric):
         return float(all(_followed(output, example).strict))
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
-        """Return how many instructions there are and are followed; both levels follow from it."""
+        """Return the number of instructions and how many are followed, strict and loose."""
         found = _followed(output, example)
         return {
             "instructions": len(found.strict),
@@ -87,7 +87,7 @@ def _followed(output: str, example: Example) -> Followed:
     return _checked(output, example.input, extra["key"], *(extra[name] for name in _KEPT))
 
 
-# Language detection takes milliseconds, and an output is asked about for its score and its columns.
+# Cached: language detection takes milliseconds, and score and columns check the same output.
 @lru_cache(maxsize=4096)
 def _checked(output: str, text: str, key: str, instructions: str, arguments: str) -> Followed:
     prompt = Prompt.of(
@@ -96,13 +96,13 @@ def _checked(output: str, text: str, key: str, instructions: str, arguments: str
     try:
         return check_response(prompt, output)
     except RecursionError:
-        # Brackets nested thousands deep are no JSON that the check of it could read.
+        # The JSON check fails on brackets nested thousands deep: no instruction is followed.
         nothing = (False,) * len(prompt.instructions)
         return Followed(nothing, nothing)
 
 
 def four_scores(outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Return the four scores that are published: strict and loose, of prompts and instructions.
+    """Return the four published scores: strict and loose, by prompts and by instructions.
 
     Raises:
         ValueError: if there are no outputs.
@@ -122,7 +122,7 @@ def ifeval_prompt(record: Mapping[str, Any], where: str) -> Prompt:
     """Return the prompt in a record.
 
     Raises:
-        ValueError: naming the place, if a field is missing or the harness can't use it.
+        ValueError: naming the record, if a field is missing or the harness can't use it.
     """
     text = text_of(record, "prompt", where)
     key: Any = record.get("key")
@@ -134,7 +134,7 @@ def ifeval_prompt(record: Mapping[str, Any], where: str) -> Prompt:
         raise ValueError(f"{where}: field 'instruction_id_list' must be a list of texts, not empty")
     if not _list_of(arguments, Mapping) or len(arguments) != len(types):
         raise ValueError(f"{where}: field 'kwargs' must hold an object for each instruction")
-    # The hub's form has every argument in every object, null where it has no meaning.
+    # In the hub's version every object has every argument; those that do not apply are null.
     given = tuple({k: v for k, v in one.items() if v is not None} for one in arguments)
     prompt = Prompt(key, text, tuple(types), given)
     try:
@@ -149,11 +149,11 @@ def _list_of(value: Any, kind: type) -> bool:
 
 
 def load_ifeval(config: IfevalTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set, or data that its checks need, are not on this machine.
-        ValueError: naming file and line of what can't be used, or packages that are missing.
+        ValueError: naming file and line, if a record is invalid, or the missing packages.
     """
     sealed = _read(config.sealed, folder)
     given = None if config.search is None else _read(config.search, folder)
@@ -166,7 +166,7 @@ def load_ifeval(config: IfevalTask, folder: Path) -> Task:
 
 
 def _read(source: Records, folder: Path, *, shown: bool = False) -> list[Example]:
-    """Return the examples of `source`; those that are shown need a response."""
+    """Return the examples of `source`; with `shown`, every record needs a response."""
     examples = []
     for where, record in read_records(source, folder):
         prompt = ifeval_prompt(record, where)

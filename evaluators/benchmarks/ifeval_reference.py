@@ -1,13 +1,13 @@
-"""The checks of IFEval as the lm-evaluation-harness has them, called and not rewritten.
+"""The checks of IFEval: calls of the lm-evaluation-harness, not a reimplementation.
 
-Two things make them give the same answer every time: language detection draws from a generator that
-is seeded here, and where a check draws its own argument, because the record has one that it can't
-use (two records of the official set ask to count `#` and `!`, and the harness counts a random
-letter instead), Python's generator is seeded with the record's key and put back afterwards.
+Seeding makes their results reproducible. Language detection uses a generator that is seeded here.
+Some checks draw an argument because they can't use the one in the record (two records of the
+official set ask to count `#` and `!`, and the harness counts a random letter instead): for these
+Python's generator is seeded with the record's key and restored afterwards.
 
-Sentences and capital words are counted with NLTK's Punkt data, which are no part of the package.
-Where they are needed and are not on this machine there is one message; nothing is fetched, and no
-other way of splitting takes their place.
+Sentences and capital words are counted with NLTK's Punkt data, which are not part of the package.
+If they are needed and not on this machine, one error says so; nothing is fetched, and no other
+splitter replaces them.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ _SAMPLE = "A first line.\n\nA second one, with a comma."
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and what its response has to follow.
+    """A prompt and the instructions that its response has to follow.
 
     Attributes:
         key: number of the record.
         text: the prompt.
         instructions: types of its instructions, such as `punctuation:no_comma`.
-        arguments: of each instruction, without those that are null.
+        arguments: the arguments of each instruction, without null values.
     """
 
     key: int
@@ -50,7 +50,7 @@ class Prompt:
     arguments: tuple[Mapping[str, Any], ...]
 
     def as_extra(self) -> dict[str, str]:
-        """Return all but the text as an example keeps it."""
+        """Return the fields except the text, encoded for `Example.extra`."""
         return {
             "key": str(self.key),
             "instruction_id_list": json.dumps(self.instructions),
@@ -66,7 +66,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Followed:
-    """Which instructions a response follows, in the order of the record."""
+    """Flags of the instructions that a response follows, in the record's order."""
 
     strict: tuple[bool, ...]
     loose: tuple[bool, ...]
@@ -74,7 +74,7 @@ class Followed:
 
 @cache
 def _harness() -> "ModuleType":
-    """Return the harness' module of IFEval, imported without reaching for the network.
+    """Return the harness' module of IFEval, imported without network access.
 
     Raises:
         ValueError: if a package is missing.
@@ -88,14 +88,14 @@ def _harness() -> "ModuleType":
     import langdetect
     import nltk
 
-    # Its import downloads Punkt where it is missing, and prints that it did.
+    # Importing it would download Punkt if missing, and print a message.
     with (
         patch.object(nltk, "download", lambda *_: False),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         from lm_eval.tasks.ifeval import utils
     langdetect.DetectorFactory.seed = LANGUAGE_SEED
-    # It logs every output whose language it can't tell as an error.
+    # It logs an error for every output of unknown language; silence it.
     logging.getLogger("lm_eval.tasks.ifeval.instructions").setLevel(logging.CRITICAL)
     found: ModuleType = utils
     return found
@@ -112,7 +112,7 @@ def _drawing_from(key: int) -> Iterator[None]:
 
 
 def instruction_types() -> tuple[str, ...]:
-    """Return the types of instructions that there are.
+    """Return the known types of instructions.
 
     Raises:
         ValueError: if the packages are missing.
@@ -121,7 +121,7 @@ def instruction_types() -> tuple[str, ...]:
 
 
 def has_punkt() -> bool:
-    """Say whether NLTK's Punkt data for English are on this machine."""
+    """Return whether NLTK's Punkt data for English are on this machine."""
     import nltk
 
     try:
@@ -147,13 +147,13 @@ def check_prompt(prompt: Prompt) -> None:
                 instruction.build_description(**{k: v for k, v in arguments.items() if v})
                 if name not in PUNKT_TYPES:
                     instruction.check_following(_SAMPLE)
-            except Exception as error:  # whatever its checks raise
+            except Exception as error:  # its checks raise many types
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(f"kwargs {dict(arguments)} don't fit {name}: {reason}") from error
 
 
 def check_punkt(prompts: Sequence[Prompt]) -> None:
-    """Check that Punkt's data are here if a prompt needs them.
+    """Check that Punkt's data are on this machine if a prompt needs them.
 
     Raises:
         DatasetMissingError: if they are not.
@@ -169,7 +169,7 @@ def check_punkt(prompts: Sequence[Prompt]) -> None:
 
 
 def check_response(prompt: Prompt, response: str) -> Followed:
-    """Return what `response` follows, as the harness says.
+    """Return the instructions that `response` follows according to the harness.
 
     Raises:
         ValueError: if the packages are missing.

@@ -1,14 +1,14 @@
-r"""Whether an output is the same mathematical answer as the gold one.
+r"""Equality of mathematical answers: an output and the gold answer in, a boolean out.
 
-The whole output, white space aside, has to be one answer: the same text as the gold answer, or what
-math-verify parses as one LaTeX expression and finds equal to it. So `0.5`, `$\frac12$` and
-`\boxed{1/2}` equal `\frac{1}{2}`, and a sentence that contains 1/2 does not. What math-verify takes
-for equal counts, an unfinished product such as `3*4` for 12 and `x=5` for 5 included. No answer is
-what has a line break, more than 500 characters, braces that don't close, or two numbers with only
-spaces between them, which math-verify would add up.
+The whole output, stripped of white space, must be one answer: the text of the gold answer, or a
+single LaTeX expression that math-verify parses and finds equal to it. So `0.5`, `$\frac12$` and
+`\boxed{1/2}` equal `\frac{1}{2}`, and a sentence that contains 1/2 does not. math-verify decides
+equality; it accepts an unfinished product such as `3*4` for 12, and `x=5` for 5. A text is not an
+answer if it has a line break, more than 500 characters, unbalanced braces, or two numbers separated
+only by white space, which math-verify would add.
 
-math-verify runs in a process of its own with 5 s of computing and 4 GiB for an answer. What takes
-more is not equal; that is the only case in which a score may depend on the machine.
+math-verify runs in a separate process with 5 s of CPU time and 4 GiB of memory per answer. An
+answer that needs more counts as not equal; only in this case may a score depend on the machine.
 """
 
 import atexit
@@ -25,34 +25,34 @@ from pathlib import Path
 
 MAX_CHARS = 500
 CPU_S = 5.0
-# By its timer, or by an error of math-verify's.
+# Exits caused by the answer: the CPU timer, or an error in math-verify.
 _OWN_ENDS = (-signal.SIGPROF, 1)
 _TRIES = 3
 _TWO_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
 
 
 class Judge:
-    """A process that compares answers; started when it is first asked, and again when it died.
+    """A process that compares answers, started at the first question and restarted if it dies.
 
     Args:
-        cpu_s: how long it may compute on an answer.
+        cpu_s: CPU time per answer in seconds.
     """
 
     def __init__(self, cpu_s: float = CPU_S) -> None:
         self._cpu_s = cpu_s
         self._process: subprocess.Popen[str] | None = None
-        # One question at a time, whatever thread it comes from.
+        # The pipe takes one question at a time, also from several threads.
         self._lock = threading.Lock()
 
     def equal(self, gold: str, output: str) -> bool:
-        """Return whether math-verify finds them equal.
+        """Return whether math-verify finds `output` equal to `gold`.
 
         Raises:
             ValueError: if math-verify can't be run here.
         """
         line = json.dumps([gold, output]) + "\n"
         with self._lock:
-            # What ends the process from outside, for example for want of memory, says nothing.
+            # If the process was killed from outside, e.g. for lack of memory, ask again.
             for _ in range(_TRIES):
                 found, status = self._ask(self._running(), line)
                 if found or status in _OWN_ENDS:
@@ -60,7 +60,7 @@ class Judge:
             return found == "1\n"
 
     def _ask(self, process: "subprocess.Popen[str]", line: str) -> tuple[str, int | None]:
-        """Return the answer, or nothing and how the process ended."""
+        """Return the reply, or an empty text and the exit status of the process."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -99,7 +99,7 @@ class Judge:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            # What it did not read any more can't be written.
+            # Closing flushes text that the dead process can no longer read.
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
@@ -113,17 +113,17 @@ def judge() -> Judge:
 
 
 def check_installed() -> None:
-    """Check that math-verify is there.
+    """Check that math-verify is installed.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not installed.
     """
     if find_spec("math_verify") is None:
         raise ValueError("the task math needs math-verify: pip install 'kilobit[bench]'")
 
 
 def is_one_answer(text: str) -> bool:
-    """Say whether `text` may be an answer at all; see the module's promise."""
+    """Return whether `text` has the form of one answer; see the module's docstring."""
     return (
         0 < len(text) <= MAX_CHARS
         and len(text.splitlines()) == 1

@@ -1,8 +1,8 @@
-"""Judges answers to mathematical problems by math-verify, one line in, one line out.
+"""Script that compares mathematical answers with math-verify, one line in, one line out.
 
-Run as a script in a process of its own (`evaluators.benchmarks.math_equality`): an answer such as
-9^9^9^9 may take all time and memory there are. After so many seconds of computing, or on too much
-memory, this process dies by the system's hand, and that is its answer.
+It runs in a separate process (`evaluators.benchmarks.math_equality`), because an answer such as
+9^9^9^9 may use unlimited time and memory. At the limit of CPU time a signal ends this process, at
+the limit of memory an error does; the caller takes its death as "not equal".
 """
 
 import json
@@ -15,14 +15,14 @@ MEMORY_BYTES = 4 << 30
 
 
 def main() -> None:
-    """Answer each line `[gold, output]` by 1 or 0; the argument is the seconds for each."""
+    """Answer each line `[gold, output]` with 1 or 0; the argument is the CPU seconds per line."""
     cpu_s = float(sys.argv[1])
-    # It warns that it was told not to keep the time itself.
+    # math-verify warns that its own time-outs are switched off.
     logging.disable()
     from math_verify import LatexExtractionConfig, parse, verify
 
     whole = [LatexExtractionConfig(boxed_match_priority=0)]
-    # Whoever started this may ignore signals, which would be inherited, and Ctrl-C is no verdict.
+    # A parent's ignored signals are inherited, so restore the timer's; Ctrl-C must not end a check.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

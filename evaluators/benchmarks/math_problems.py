@@ -1,9 +1,9 @@
 r"""MATH: competition problems with answers in `\boxed{}` (Hendrycks et al., arXiv 2103.03874).
 
-A record has `problem`, `level`, `type` (or `subject`) and `solution`; the gold answer is what the
-last `\boxed{}` of the solution holds. The score of an output is 1 if the whole of it is the same
-answer (`evaluators.benchmarks.math_equality`), else 0. Nothing is searched for in an output: taking
-what a model boxed is a step of the program and is counted.
+A record has `problem`, `level`, `type` (or `subject`) and `solution`; the gold answer is the
+content of the solution's last `\boxed{}`. An output scores 1 if the whole output is the same answer
+(`evaluators.benchmarks.math_equality`), else 0. No answer is searched for in an output: extracting
+the content of a box is a step of the program and counts in its bits.
 """
 
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ _BOXES = ("\\boxed", "\\fbox")
 
 
 class MathTask(BenchmarkTask):
-    """MATH, from the hub or from its files."""
+    """Settings of MATH, from the hub or from files."""
 
     kind: Annotated[Literal["math"], Field(description="competition problems")]
     name: TaskName = "math"
-    train: Annotated[Records, Field(description="records to learn from and to search on")]
+    train: Annotated[Records, Field(description="records for training and for the search split")]
     search: Annotated[
-        Records | None, Field(description="records to compare on; null: a share of `train`")
+        Records | None, Field(description="records of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Records, Field(description="the published test set")]
     shown: Annotated[
         Literal["answer", "solution"],
-        Field(description="what demonstrations show and adapters learn"),
+        Field(description="target of demonstrations and training"),
     ] = "answer"
     question: Question = "Problem: {input}\nAnswer:"
     answer: Answer = " {target}\n\n"
@@ -43,7 +43,7 @@ class MathTask(BenchmarkTask):
 
 
 class SameAnswer(MeanMetric):
-    """1 if the whole output is the same mathematical answer as the gold one, else 0."""
+    """Score 1 if the whole output is the same mathematical answer as the gold one, else 0."""
 
     name = "math"
     binary = True
@@ -58,7 +58,7 @@ class SameAnswer(MeanMetric):
 
 
 def last_boxed(solution: str) -> str | None:
-    r"""Return what the last `\boxed{}` holds, None if there is none or it does not close."""
+    r"""Return the content of the last `\boxed{}`, or None if there is none or it is not closed."""
     at = max(solution.rfind(box) for box in _BOXES)
     if at < 0:
         return None
@@ -79,7 +79,7 @@ def math_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
     """Return the example in a record.
 
     Raises:
-        ValueError: naming the place, if a field is missing or the solution has no boxed answer.
+        ValueError: naming the record, if a field is missing or the solution has no boxed answer.
     """
     problem, solution = text_of(record, "problem", where), text_of(record, "solution", where)
     subject = text_of(record, "type" if "type" in record else "subject", where)
@@ -94,17 +94,17 @@ def math_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
         "level": str(level).removeprefix("Level ").strip(),
         "subject": subject.strip(),
     }
-    # An empty line ends an answer.
+    # Drop empty lines, which would end an answer.
     lines = [line.rstrip() for line in solution.splitlines() if line.strip()]
     return make_example(problem, gold if shown == "answer" else "\n".join(lines), extra)
 
 
 def load_math(config: MathTask, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used, or math-verify if it is missing.
+        ValueError: naming file and line, if a record is invalid, or if math-verify is missing.
     """
 
     def read(source: Records) -> list[Example]:

@@ -1,6 +1,6 @@
-"""What translation tasks share: sentences in two languages, and how to ask for one of them.
+"""Common parts of translation tasks: pairs of sentences in two languages, and the question.
 
-`{from}` and `{to}` in a template stand for the names of the languages. Scores are corpus BLEU.
+`{from}` and `{to}` in a template stand for the names of the languages. The score is corpus BLEU.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,11 @@ from evaluators.text_task import Answer, LongestAnswer, Stop
 
 
 class TranslationTask(BenchmarkTask):
-    """How a translation is asked for."""
+    """Settings of a translation task."""
 
     question: Annotated[
         str,
-        Field(
-            description="what precedes an answer; contains {input}, and may name {from} and {to}"
-        ),
+        Field(description="text before an answer; contains {input}, may contain {from} and {to}"),
     ] = "{from}: {input}\n{to}:"
     answer: Answer = " {target}\n"
     stop: Stop = ("\n",)
@@ -36,13 +34,13 @@ class TranslationTask(BenchmarkTask):
 
 
 class Pairs(Records):
-    """Sentences in two languages: records with a `translation`, or one text file a language."""
+    """Sentences in two languages: records with a `translation`, or one text file per language."""
 
     texts: Annotated[
         dict[str, Path] | None,
         Field(
-            description="a text file for each language by its code, a sentence a line, relative to "
-            "the sweep file; or give `path` or `dataset`"
+            description="a text file per language code, one sentence per line, relative to the "
+            "sweep file; or give `path` or `dataset`"
         ),
     ] = None
 
@@ -60,15 +58,15 @@ def read_pairs(
     """Return sentences of language `first` as inputs and of `second` as targets.
 
     Args:
-        source: where they are.
-        folder: where relative paths start.
+        source: the files or the data set.
+        folder: the base of relative paths.
         first: code of the language of the inputs.
         second: code of the language of the targets.
-        to_learn: leave out pairs with an empty side, which published training data have.
+        to_learn: leave out pairs with an empty side, which occur in published training data.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
     if source.texts is not None:
         missing = [language for language in (first, second) if language not in source.texts]
@@ -89,14 +87,14 @@ def text_pairs(inputs: Path, targets: Path, *, to_learn: bool = False) -> list[E
     """Return the lines of two files as inputs and targets.
 
     Raises:
-        ValueError: naming file and line, if one can't be read, a line is empty and they are not
-            only to learn from, or the files differ in length.
+        ValueError: naming file and line, if a file can't be read, a line is empty (unless
+            `to_learn`), or the files differ in their number of lines.
     """
     asked, answers = text_lines(inputs), text_lines(targets)
     if len(asked) != len(answers):
         raise ValueError(
-            f"{inputs} has {len(asked)} lines and {targets} has {len(answers)}: line by line they "
-            "must say the same"
+            f"{inputs} has {len(asked)} lines and {targets} has {len(answers)}: each "
+            "line must be the translation of the same line of the other file"
         )
     return [
         make_example(

@@ -1,9 +1,9 @@
 """WMT 2014, English and German (Bojar et al. 2014): news sentences, scored by corpus BLEU.
 
-A record has `translation: {en, de}`, or there is one text file a language. The score is sacrebleu's
-corpus BLEU with default settings over all outputs of a split, divided by 100. Racing within a rung
-and plots need a number for each sentence: sacrebleu's sentence BLEU with effective order, whose
-mean is not the corpus score; a program is never promoted or certified on it.
+A record has `translation: {en, de}`, or there is one text file per language. The score is
+sacrebleu's corpus BLEU with default settings over all outputs of a split, divided by 100. Racing
+within a rung and plots use a score per sentence: sacrebleu's sentence BLEU with effective order.
+Its mean is not the corpus score, and no program is promoted or certified on it.
 """
 
 from pathlib import Path
@@ -21,26 +21,24 @@ _NAMES = {"en": "English", "de": "German"}
 
 
 class Wmt14Task(TranslationTask):
-    """WMT14 English-German, from the hub or from its files."""
+    """Settings of WMT14 English-German, from the hub or from files."""
 
     kind: Annotated[Literal["wmt14"], Field(description="news sentences, English and German")]
     name: TaskName = "wmt14"
-    direction: Annotated[
-        Literal["en-de", "de-en"], Field(description="from which language to which")
-    ]
-    train: Annotated[Pairs, Field(description="pairs to learn from and to search on")]
+    direction: Annotated[Literal["en-de", "de-en"], Field(description="direction of translation")]
+    train: Annotated[Pairs, Field(description="pairs for training and for the search split")]
     search: Annotated[
-        Pairs | None, Field(description="pairs to compare on; null: a share of `train`")
+        Pairs | None, Field(description="pairs of the search split; null: a share of `train`")
     ] = None
     sealed: Annotated[Pairs, Field(description="the published test set")]
 
 
 def load_wmt14(config: Wmt14Task, folder: Path) -> Task:
-    """Return the task, paths relative to `folder`.
+    """Return the task that `config` describes; its paths are relative to `folder`.
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line of what can't be used.
+        ValueError: naming file and line, if a record is invalid.
     """
     first, second = config.direction.split("-")
     given = None if config.search is None else read_pairs(config.search, folder, first, second)

@@ -15,7 +15,7 @@ _FORMATS: tuple[Format, ...] = ("pdf", "png")
 
 
 def figures(report: Report) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file; what there is nothing of has no picture."""
+    """Yield the name and the bytes of each picture; empty parts of the report have none."""
     styles = {model.label: model.style for model in report.models}
     for kind in _FORMATS:
         for number, task in enumerate(report.tasks):
@@ -33,7 +33,7 @@ def figures(report: Report) -> Iterator[tuple[str, bytes]]:
 
 
 def _plain(name: str) -> str:
-    """Return a name that any file system takes."""
+    """Return a name that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
 
 

@@ -1,4 +1,4 @@
-"""Empty pictures, and pictures as bytes."""
+"""Creation and encoding of pictures."""
 
 import io
 from typing import Literal
@@ -17,7 +17,7 @@ def new_figure(width: float = 8, height: float = 4.8) -> Figure:
 
 
 def plain(text: str) -> str:
-    """Return a text that is drawn as it is: no formula, and no label that a legend leaves out."""
+    """Return a text that matplotlib draws literally: no formula, no label hidden from legends."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

@@ -1,4 +1,4 @@
-"""The picture of what programs are made of: bytes of each section as stacked bars."""
+"""The picture of the composition of programs: bytes of each section as stacked bars."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from evaluators.report.contents import ShownProgram
 
 
 def draw_composition(programs: Sequence[ShownProgram], kind: Format) -> bytes:
-    """Return the bytes of the sections of programs whose files were looked at, and their shares."""
+    """Return the picture of the sections of programs whose files were read: bytes and shares."""
     bars = [program for program in programs if program.sections is not None]
     figure = new_figure(9, 1.2 + 0.26 * len(bars))
     left, right = figure.subplots(1, 2, sharey=True)

@@ -11,10 +11,10 @@ from evaluators.report.contents import Course, RungCount
 
 
 def draw_course(courses: Sequence[Course], styles: Mapping[str, int], kind: Format) -> bytes:
-    """Return the hypervolume of fronts over examples scored and over seconds.
+    """Return the picture of the hypervolume over examples scored and over seconds.
 
     Args:
-        courses: one a run and base model.
+        courses: one per run and base model.
         styles: number of the colour and dash of each base model.
         kind: format of the bytes.
     """
@@ -24,7 +24,7 @@ def draw_course(courses: Sequence[Course], styles: Mapping[str, int], kind: Form
     for course in courses:
         number = styles[course.model]
         for axes, along in ((left, course.examples), (right, course.seconds)):
-            # One of several runs in the legend stands for all.
+            # Only the first run of a base model has an entry in the legend.
             name = "_again" if course.model in labels else plain(course.model)
             axes.step(along, course.hypervolume, where="post", color=COLOURS[number % len(COLOURS)],
                       dashes=DASHES[number % len(DASHES)] or (None, None), linewidth=1.5,
@@ -42,7 +42,7 @@ def draw_course(courses: Sequence[Course], styles: Mapping[str, int], kind: Form
 
 
 def draw_rungs(counts: Sequence[RungCount], styles: Mapping[str, int], kind: Format) -> bytes:
-    """Return how many candidates of each base model went on from each rung, stopped or failed."""
+    """Return the picture of the candidates that each rung promoted, stopped or saw failing."""
     figure = new_figure(7, 3.6)
     axes = figure.add_subplot()
     rungs = sorted({(one.rung, one.num_examples) for one in counts})

@@ -1,4 +1,4 @@
-"""The picture of a front: bits on a logarithmic axis, score with its interval, a line a regime."""
+"""The picture of a front: logarithmic bits, score with its interval, one line per regime."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ _MANY_DECADES, _FEW_DECADES = 3.2, 1.6
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return lengths to mark: decades, and steps between where these are few.
+    """Return the ticks of the axis of lengths: decades, and steps between if these are few.
 
-    A payload is whole bytes: the tick at one bit would only crowd the one at none.
+    A payload is whole bytes: a tick at 1 bit would only crowd the one at 0 bit.
     """
     decades = math.log10(high / max(low, _LINEAR_UP_TO_BITS))
     steps = (1,) if decades > _MANY_DECADES else (1, 3) if decades > _FEW_DECADES else (1, 2, 3, 5)
@@ -40,11 +40,11 @@ def draw_front(
 
     Args:
         curves: for each label its points by increasing `bits`, each with `score`, `lower`
-            and `upper` (the bounds may be None). A point is filled if it says `certified`, and
-            dotted if it says `certified_at`, a lower target.
+            and `upper` (the bounds may be None). A point is filled if `certified` is true, and
+            dotted if `certified_at`, a lower target, is set.
         targets: scores to mark by a line.
-        title: what stands above the picture.
-        length: what the bits are the length of.
+        title: heading of the picture.
+        length: label of the axis of bits.
         others: points of the same labels that are on no front.
         published: points of other curves, by their label.
         kind: format of the bytes.
@@ -63,7 +63,7 @@ def draw_front(
         axes.axhline(target, color="0.6", linewidth=0.8, linestyle=":")
         axes.annotate(f"δ = {target:g}", (1, target), xycoords=("axes fraction", "data"),
                       ha="right", va="bottom", fontsize=8, color="0.4")  # fmt: skip
-    # Logarithmic, but with room for the program that adds nothing.
+    # Logarithmic, with room for a program of 0 bits.
     axes.set_xscale("symlog", linthresh=_LINEAR_UP_TO_BITS, linscale=0.4)
     shortest = min(bits, default=0)
     left = -1 if shortest < _LINEAR_UP_TO_BITS else shortest / 1.3

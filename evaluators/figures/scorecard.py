@@ -1,4 +1,4 @@
-"""The picture of a scorecard: what programs change elsewhere, as a map of colours with numbers."""
+"""The picture of a scorecard: side effects of programs as a heat map with numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _LEAST_SCALE = 0.05
 
 
 def draw_scorecard(lines: Sequence[Mapping[str, Any]], kind: Format) -> bytes:
-    """Return the changes of whole items against the bare base models.
+    """Return the picture of the changes of whole items against the bare base models.
 
     Args:
         lines: rows of scorecard.parquet.
@@ -24,7 +24,7 @@ def draw_scorecard(lines: Sequence[Mapping[str, Any]], kind: Format) -> bytes:
     """
     whole = [line for line in lines if line["tag"] is None]
     whole = [line for line in whole if line["change"] is not None or line["error"]]
-    # An item that no program has a number for would be a column of nothing.
+    # Leave out items without a number for any program: their columns would be empty.
     items = list(dict.fromkeys(line["item"] for line in whole if line["change"] is not None))
     programs = list(dict.fromkeys(_program(line) for line in whole))
     cells = {(_program(line), line["item"]): line for line in whole}

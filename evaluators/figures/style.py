@@ -1,6 +1,6 @@
-"""How curves look in every picture and on the page: colours, markers, dashes, lengths with units.
+"""Style of curves in every picture and on the page: colours, markers, dashes, lengths with units.
 
-No two differ by colour alone.
+No two curves differ by colour alone.
 """
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
@@ -16,7 +16,7 @@ DASHES: tuple[tuple[float, ...], ...] = (
     (3, 2),
     (9, 3),
 )
-# What a program's bytes are, in the order of its files: colour and hatch.
+# Colour and hatch of each section of a program, in the order of its files.
 SECTIONS = {
     "script": ("#56B4E9", ""),
     "prompt": ("#E69F00", "///"),
@@ -30,7 +30,7 @@ _THREE_DIGITS = 0.9995
 def bits_label(bits: float) -> str:
     """Return a length with its unit, for example `96 bit`, `1.4 kbit`, `3.8 Mbit`."""
     for unit, size in (("Gbit", 1e9), ("Mbit", 1e6), ("kbit", 1e3)):
-        # What would be written as a thousand of a unit is one of the next.
+        # A length that rounds to a thousand of a unit is written as one of the next unit.
         if bits >= _THREE_DIGITS * size:
             return f"{bits / size:.3g} {unit}"
     return f"{bits:.0f} bit"

@@ -1,14 +1,14 @@
 """Three small synthetic tasks whose items are generated, not downloaded.
 
-The same generators feed the embedded model family (`examples/tiny/`). An item belongs to one split
-by the hash of its input, and the models were trained on the *train* bucket only, so *search* and
-*sealed* are unseen by construction.
+The same generators produced the training data of the embedded models (`examples/tiny/`). The hash
+of an item's input decides its split, and the models were trained on the *train* bucket only, so
+*search* and *sealed* are unseen by construction.
 """
 
 import hashlib
 
 SPLIT_NAMES = ("train", "search", "sealed")
-# Of eight hash buckets one is for search, one is sealed, and six may be trained on.
+# Of eight hash buckets one is search, one is sealed, and six are for training.
 _BUCKETS = ("search", "sealed", "train", "train", "train", "train", "train", "train")
 
 

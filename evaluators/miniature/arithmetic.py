@@ -1,8 +1,8 @@
 """Word problems with one or two steps on numbers up to 60, in plain English.
 
 `problem(rng)` draws one; nothing here raises. The answer is always a non-negative integer. One
-problem in six is of a kind that the embedded models never met (`novel`): no demonstration explains
-it, but a trained adapter can learn it, so a longer program has something to gain.
+problem in six is of a kind that the embedded models were not trained on (`novel`): demonstrations
+do not suffice for it, but an adapter can learn it, so a longer program can score higher.
 """
 
 import random
@@ -27,7 +27,7 @@ _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eigh
 
 @dataclass(frozen=True)
 class Problem:
-    """One word problem: what is asked, the steps that solve it, and who or what it is about."""
+    """One word problem: question, solution steps, answer, and the name and objects in it."""
 
     question: str
     steps: str
@@ -46,7 +46,7 @@ def in_words(number: int) -> str:
 
 
 def problem(rng: random.Random) -> Problem:
-    """Draw one word problem; one third of all takes two steps, one sixth is of a novel kind."""
+    """Draw one word problem; a third need two steps, a sixth are of a novel kind."""
     name, other = rng.sample(sorted(NAMES), 2)
     pronoun, things = NAMES[name], rng.choice(OBJECTS)
     start, more = rng.randint(4, 20), rng.randint(2, 12)

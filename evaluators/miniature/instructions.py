@@ -1,9 +1,9 @@
-"""Short writing instructions, each with a constraint that a program can check.
+"""Short writing instructions, each with a constraint that code can check.
 
 `instruction(rng)` draws one with a response that satisfies it. `satisfies(text, kind, argument,
 topic)` checks any response: it must name the topic, be at most twelve words long and meet the
-constraint, so neither an empty text nor an echo of the instruction passes. The constraints in
-`NOVEL_KINDS` are ones that the embedded models never met; one instruction in six has one.
+constraint, so neither an empty text nor an echo of the instruction passes. The embedded models were
+not trained on the constraints in `NOVEL_KINDS`; one instruction in six has one of them.
 """
 
 import random
@@ -34,7 +34,7 @@ class Instruction:
 
     @property
     def novel(self) -> bool:
-        """Say whether the embedded models never met this constraint."""
+        """Return whether the embedded models were not trained on this constraint."""
         return self.kind in NOVEL_KINDS
 
 
@@ -109,7 +109,7 @@ KNOWN_KINDS = tuple(kind for kind in _CHECKS if kind not in NOVEL_KINDS)
 
 
 def satisfies(text: str, kind: str, argument: str, topic: str) -> bool:
-    """Say whether `text` names `topic`, is a short text, and meets the constraint.
+    """Return whether `text` names `topic`, is short enough, and meets the constraint.
 
     Raises:
         KeyError: if there is no constraint `kind`.

@@ -43,7 +43,7 @@ def load_miniature(name: str, seed: int) -> Task:
     """Return the built-in task `name`, its items drawn and ordered by `seed`.
 
     Raises:
-        KeyError: if `name` is none of `MINIATURE_TASKS`.
+        KeyError: if `name` is not in `MINIATURE_TASKS`.
     """
     make, question, answer, metric, max_new_tokens = _TASKS[name]
     rng = stream(seed, "miniature", name)

@@ -1,8 +1,8 @@
 """A small English-German grammar: articles, cases, adjective endings, verb-second order, modals.
 
 `sentence(rng)` draws one pair with a few English variants of the same clause (past tense, negation,
-the bare subject) that the pre-training sheets use. Nothing here raises. Some words are *novel*: the
-embedded models never met them, so a program has to bring their translations along.
+the bare subject) for the pre-training data. Nothing here raises. Some words are *novel*: the
+embedded models were not trained on them, so a program has to contain their translations.
 """
 
 import random
@@ -71,7 +71,7 @@ class Sentence:
 
 
 class _Words:
-    """Draws words and remembers whether one of them was novel."""
+    """A generator of words that records whether any drawn word was novel."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng, self.novel = rng, False

@@ -1,5 +1,5 @@
 "use strict";
-// What all parts of the page share: the data, which base models are shown, the theme, and elements
+// Shared by all parts of the page: the data, the base models that are hidden, the theme, and elements
 // that are made of text nodes, so that no text of a run becomes markup.
 
 const report = JSON.parse(document.getElementById("data").textContent);
@@ -31,7 +31,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Return a text for Plotly, which reads a few tags in what it draws. */
+/** Escape a text for Plotly, which interprets a few tags in the texts it draws. */
 function plain(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
@@ -47,7 +47,7 @@ function dark() {
 function styleOf(label) {
   const number = models.get(label)?.style ?? 0;
   let colour = report.colours[number % report.colours.length];
-  // The palette's black is for white paper.
+  // Black and dark blue of the palette can't be seen on a dark page.
   if (dark() && colour === "#000000") colour = "#F2F2F2";
   if (dark() && colour === "#0072B2") colour = "#3A9BDC";
   return { colour, symbol: SYMBOLS[number % SYMBOLS.length], dash: DASHES[number % DASHES.length] };
@@ -87,7 +87,7 @@ const MARKS = {
   x: "M11.5 2L15 5.5 18.5 2 20 3.5 16.5 7 20 10.5 18.5 12 15 8.5 11.5 12 10 10.5 13.5 7 10 3.5z",
 };
 
-/** Return a line with a marker, as the base model has it in the plots, or the marker alone. */
+/** Return the line with the marker of a base model in the plots, or its marker alone. */
 function swatch(label, withLine = true) {
   const { colour, symbol, dash } = styleOf(label);
   const mark = svg("path", { d: MARKS[symbol], fill: colour });
@@ -100,7 +100,7 @@ function swatch(label, withLine = true) {
   return svg("svg", { ...size, width: 30 }, line, mark);
 }
 
-/** Return CSS for a bar in a colour with a pattern, so that grey print tells them apart. */
+/** Return CSS for a bar in a colour with a pattern, so that bars also differ in grey print. */
 function filled(colour, pattern) {
   const stripe = dark() ? "rgb(0 0 0 / 45%)" : "rgb(255 255 255 / 60%)";
   const images = {
@@ -112,7 +112,7 @@ function filled(colour, pattern) {
   return { background: pattern ? `${images[pattern]}, ${colour}` : colour };
 }
 
-// Numbers as text; what is unknown is a dash.
+// Numbers as text; an unknown value is a dash.
 function whole(value) {
   return value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en");
 }

@@ -1,6 +1,7 @@
-"""What a report says, as plain values: made from results by `cluster`, drawn as page or pictures.
+"""Contents of a report as plain values: made from results by `cluster`, drawn as page or pictures.
 
-Unknown is None. Texts are what the runs hold, whatever it is; whoever draws them escapes them.
+Unknown values are None. Texts are unchanged from the runs and may hold markup; code that draws them
+has to escape them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ class ShownModel:
 
     Attributes:
         label: its name in the runs.
-        regime: which stage of training it stands for.
+        regime: the stage of training that it stands for.
         style: number of its colour, marker and dash.
     """
 
@@ -30,20 +31,20 @@ class ShownProgram:
     Attributes:
         bits: the length by which the report compares.
         on_front: no shorter program of its task and base model scores as well.
-        certified: the sealed split bears out the largest target that it claims; None if it claims
+        certified: the sealed split confirms the largest target that it reaches; None if it reaches
             none or was not run there.
-        certified_at: the largest target that the sealed split bears out, None if it does none.
+        certified_at: the largest target that the sealed split confirms, None if there is none.
         certificate: score and bounds on the sealed split, None if it was not run there.
-        about: the candidate in a line.
+        about: the candidate in one line.
         prompt: its text.
-        exact_prompt: the text is what the payload says, not the candidate's without a template.
-        sections: bytes of each part of both files; None where they were not looked at.
-        codecs: how each section is written.
-        recipe: as JSON; None where it was not looked at.
-        script: program.py before it was made short.
-        counted: program.py as it is, with bytes that are no letters as escapes.
-        link: its folder, relative to the page; None where there is none.
-        folder: where it lies or what there is instead.
+        exact_prompt: the text is the payload's, not the candidate's without a template.
+        sections: bytes of each section of both files; None if the files were not read.
+        codecs: codec of each section.
+        recipe: as JSON; None if it was not read.
+        script: program.py before it was shortened.
+        counted: program.py as its bytes are counted, with bytes that are not text as escapes.
+        link: its folder, relative to the page; None if there is none.
+        folder: path of its folder, or a note if there is none.
         trouble: why its files can't be read.
     """
 
@@ -82,7 +83,7 @@ class ShownProgram:
 
 @dataclass(frozen=True)
 class Needed:
-    """What each base model needs for a score.
+    """Bits that each base model needs for a score.
 
     Attributes:
         target: the score.
@@ -120,7 +121,7 @@ class ShownTask:
 
 @dataclass(frozen=True)
 class Course:
-    """How the front of a base model grew in a run, a value each time it did.
+    """Growth of the front of a base model in a run, one value each time it grew.
 
     Attributes:
         examples: scored so far for this base model.
@@ -138,7 +139,7 @@ class Course:
 
 @dataclass(frozen=True)
 class RungCount:
-    """How many candidates of a base model did what at a rung, over all runs with such a rung.
+    """Outcomes of the candidates of a base model at a rung, counted over all runs with such a rung.
 
     Attributes:
         coarser: versions of a candidate's adapter that were made and scored after its last rung;
@@ -157,7 +158,7 @@ class RungCount:
 
 @dataclass(frozen=True)
 class ReasonCount:
-    """How many candidates of a base model were stopped or failed for a reason."""
+    """Number of candidates of a base model that were stopped or failed for one reason."""
 
     task: str
     model: str
@@ -171,7 +172,7 @@ class Published:
 
     Attributes:
         label: its curve.
-        task: where it is drawn; None for all tasks.
+        task: the task in whose plot it is drawn; None for all tasks.
     """
 
     label: str
@@ -184,13 +185,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run's results come from, and how to get them again.
+    """Provenance of the results of a run, and how to reproduce them.
 
     Attributes:
         facts: name and value, in order.
-        commands: one an attempt, with when and where.
+        attempts: command, time and host of each attempt.
         models: facts of each base model.
-        sweep: what was asked for, as JSON.
+        versions: version of each library by its name.
+        sweep: the sweep as JSON.
     """
 
     run: str
@@ -204,16 +206,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report shows.
+    """All contents of a report.
 
     Attributes:
-        title: what stands above it.
-        made_at: when, and by what version.
-        length: what the bits are the length of.
-        programs: of the fronts all, of the others a sample; the front's first.
-        num_completed: programs that completed the last rung in all.
-        num_coarser: those of them that are coarser versions of a candidate's adapter.
-        scorecard: lines of scorecard.parquet; None where nothing was measured.
+        title: its heading.
+        made_at: time, and version of kilobit.
+        length: whether bits are the length of the program or of the payload.
+        programs: all programs of the fronts, then a sample of the others.
+        num_completed: number of all programs that completed the last rung.
+        num_coarser: number of those that are coarser versions of a candidate's adapter.
+        scorecard: lines of scorecard.parquet; None if nothing was measured.
         overlay: points of published curves.
     """
 

@@ -20,7 +20,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Return which column of a file stands for what; by default each is called as it is here.
+    """Parse the value of `--columns`; a field without a column is read from that of its own name.
 
     Args:
         text: `bits=COLUMN,score=COLUMN,...`, or None.
@@ -47,12 +47,12 @@ def read_overlay(path: Path, columns: Mapping[str, str]) -> list[Published]:
     """Return the points of a file.
 
     Args:
-        path: a CSV file with a line of heads, or JSON Lines with an object a line.
-        columns: which column stands for what. Points without a label are a curve that is called
-            like the file.
+        path: a CSV file with a header, or JSON Lines with one object per line.
+        columns: column of each field. Points without a label form a curve with the name of the
+            file.
 
     Raises:
-        ValueError: naming the file, the line, the column and what is there.
+        ValueError: naming the file, the line, the column and the value found.
     """
     rows = list(_rows(path))
     if not rows:
@@ -95,11 +95,14 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 heads = [cell.strip() for cell in cells]
                 twice = next((head for head in heads if heads.count(head) > 1), None)
                 if twice is not None:
-                    raise ValueError(f"{path}, line {lines.line_num}: two columns {twice!r}")
+                    raise ValueError(
+                        f"{path}, line {lines.line_num}: two columns are called {twice!r}"
+                    )
                 continue
             if len(cells) != len(heads):
                 raise ValueError(
-                    f"{path}, line {lines.line_num}: {len(cells)} cells, the heads are {len(heads)}"
+                    f"{path}, line {lines.line_num}: {len(cells)} values, but the header names "
+                    f"{len(heads)} columns"
                 )
             yield lines.line_num, dict(zip(heads, cells, strict=True))
     except csv.Error as error:
@@ -135,10 +138,10 @@ def _point(path: Path, line: int, row: Mapping[str, Any], columns: Mapping[str, 
 
 
 def _given(where: str, row: Mapping[str, Any], columns: Mapping[str, str], name: str) -> bool:
-    """Return whether a row says an optional value; an empty cell says nothing.
+    """Return whether a row has an optional value; an empty cell has none.
 
     Raises:
-        ValueError: if a column was named that is not there.
+        ValueError: if `columns` names a column that is missing.
     """
     column = columns.get(name, name)
     if column not in row and name in columns:
@@ -175,6 +178,6 @@ def _number(where: str, row: Mapping[str, Any], column: str, needed: str) -> flo
 def _missing(where: str, row: Mapping[str, Any], column: str) -> ValueError:
     there: Sequence[str] = [repr(name)[:60] for name in row]
     return ValueError(
-        f"{where}: no column {column!r}; there are {', '.join(there)}. Name it by --columns "
+        f"{where}: no column {column!r}; there are {', '.join(there)}. Name it with --columns "
         f"bits=COLUMN,score=COLUMN"
     )

@@ -1,8 +1,8 @@
 """A report as one HTML file: style, scripts, plotly.js and data are all in it.
 
-No text of a run becomes markup: the page gets them as JSON, in which `<` is escaped, and its
+No text of a run becomes markup: the page gets texts as JSON, in which `<` is escaped, and its
 scripts make text nodes of them. A content security policy names the scripts by their digests and
-forbids every request, so that what slips through runs nothing and reaches nobody.
+forbids every request, so that even injected markup can't run a script or send data.
 """
 
 import base64
@@ -17,12 +17,12 @@ from typing import Any
 from evaluators.figures.style import COLOURS
 from evaluators.report.contents import Report
 
-# In the order in which they need each other.
+# In the order of their dependencies.
 _SCRIPTS = ("base.js", "plots.js", "parts.js", "table.js", "panel.js", "start.js")
 
 
 def page(report: Report) -> bytes:
-    """Return the page."""
+    """Return the HTML page of a report."""
     folder = files("evaluators.report")
     data = report.as_json() | {"colours": COLOURS}
     scripts = [
@@ -42,7 +42,7 @@ def page(report: Report) -> bytes:
 
 
 def as_script_json(value: Any) -> str:
-    r"""Return JSON that may stand in a script element: no `<`, no NaN, no lone surrogates.
+    r"""Return JSON that is safe in a script element: no `<`, no NaN, no lone surrogates.
 
     >>> as_script_json(["</script>", float("nan")])
     '["\\u003c/script>", null]'
@@ -52,7 +52,7 @@ def as_script_json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value without numbers that JSON does not have."""
+    """Return a value whose NaN and infinite numbers, which JSON lacks, are None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -67,7 +67,7 @@ def _plotly() -> str:
 
 
 def _script(text: str) -> str:
-    """Return a script as a browser will see it between the tags of its element."""
+    """Return a script as a browser reads it between the tags of its element."""
     # Both would be read as markup.
     assert "</script" not in text.lower(), "the script would end early"
     assert "<!--" not in text, "the script would become a comment"

@@ -1,4 +1,4 @@
-// One program: in short beside the pointer, and all of it in a panel.
+// One program: a summary beside the pointer, and all details in a panel.
 
 const hoverCard = document.getElementById("hover");
 const panel = document.getElementById("panel");
@@ -8,13 +8,13 @@ function headline(program) {
   return `${whole(program.bits)} ${report.length === "payload" ? "payload " : ""}bits · ${modelName(program.model)}${several}`;
 }
 
-/** Return how to say that a program was not verified: what is off the front never is. */
+/** Return the text for a program that is not verified: programs off the front never are. */
 function unverified(program) {
   return program.on_front ? "not yet" : "–";
 }
 
 function standing(program) {
-  const texts = { yes: "verified", no: "not verified", "not yet": "not yet verified", "–": "off the front, so not to be verified" };
+  const texts = { yes: "verified", no: "not verified", "not yet": "not yet verified", "–": "off the front, so not verified" };
   const verified = texts[yesNo(program.verified, unverified(program))];
   const certified = program.certified_at !== null ? `certified at δ = ${program.certified_at}` : program.certificate ? "not certified" : "not run on the sealed split";
   return [verified, certified];
@@ -44,12 +44,12 @@ function showHover(program, event) {
   hoverCard.style.top = `${Math.max(8, top)}px`;
 }
 
-/** Return where a program's files are: from the page where it links there, so that both may move. */
+/** Return a program's folder, relative to the page if it links there, so that both may move. */
 function folderText(program) {
   try {
     return program.link ? decodeURI(program.link) : program.folder;
   } catch {
-    // The name is no UTF-8.
+    // The name is not UTF-8.
     return program.link;
   }
 }
@@ -106,20 +106,20 @@ function openPanel(program) {
       ["can't be read", program.trouble],
     ]),
     make("h3", {}, "Certificate"), make("p", {}, certificateText(program)),
-    make("h3", {}, program.exact_prompt ? "Prompt text, as the payload holds it" : "Prompt text, without the task's template"),
+    make("h3", {}, program.exact_prompt ? "Prompt text of the payload" : "Prompt text, without the task's template"),
     program.prompt ? make("pre", { class: "prompt" }, program.prompt) : make("p", { class: "note" }, "none"),
     ...bytesPart(program),
-    ...(program.script ? [make("h3", {}, "program.py, before it was made short"), make("pre", { class: "script" }, program.script),
-      make("details", {}, make("summary", {}, "program.py as it is counted"), make("pre", {}, program.counted))] : []),
+    ...(program.script ? [make("h3", {}, "program.py before it was shortened"), make("pre", { class: "script" }, program.script),
+      make("details", {}, make("summary", {}, "program.py as counted"), make("pre", {}, program.counted))] : []),
     ...(program.recipe ? [make("h3", {}, "Recipe"), make("pre", { class: "recipe" }, program.recipe)] : []),
-    program.sections ? null : make("p", { class: "note" }, "Files are read for programs on a front only; those of this one are in the ledger of its run."),
+    program.sections ? null : make("p", { class: "note" }, "The report reads the files of programs on a front only; those of this program are in the ledger of its run."),
   ].filter(Boolean));
   if (!panel.open) panel.showModal();
   panel.scrollTop = 0;
 }
 
 panel.addEventListener("click", (event) => {
-  // Beside the panel: on what lies behind it.
+  // A click on the page behind the panel closes it.
   if (event.target === panel && event.clientX < panel.getBoundingClientRect().left) panel.close();
 });
 window.addEventListener("scroll", hideHover, { passive: true });

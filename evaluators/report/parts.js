@@ -1,4 +1,4 @@
-// The parts of the page that are tables and bars: needed bits, reasons, composition, scorecard, origin.
+// The tables and bars of the page: needed bits, reasons, composition, scorecard, provenance.
 
 function modelName(label) {
   const regime = models.get(label)?.regime;
@@ -22,7 +22,7 @@ function neededTable(task, rows) {
       rows.map((row) => cell(row, label)))))));
 }
 
-/** Return what a factor says; below 1 the second model needs more, which is no collapse. */
+/** Return a factor as text; below 1 the second model needs more bits, so there is no collapse. */
 function factorText(factor) {
   return factor < 1 ? `needs ${(1 / factor).toFixed(2)} times as many bits` : factor.toFixed(2);
 }
@@ -42,9 +42,9 @@ function collapseTable(task) {
         make("td", { class: "number" }, factorText(one.factor), make("br"), make("small", {}, one.certified ? "certified" : "found")),
         make("td", { class: "number" }, whole(one.information))))))),
     make("p", { class: "note" },
-      "Bits. The last column is proven as far as its program is: whoever has the first model and that program does " +
-      "the task, so the second model holds no more information about the task that the first lacks. The factor " +
-      "says how many times fewer bits the second needs. It compares what was found; a shorter program may exist under either model."));
+      "In bits. The last column is an upper bound, proven as far as the score of its program is: the first model with that " +
+      "program does the task, so the second model holds no more information about the task that the first lacks. The factor " +
+      "says how many times fewer bits the second model needs. It compares the programs found; shorter ones may exist for either model."));
 }
 
 function frontSection(task) {
@@ -56,14 +56,14 @@ function frontSection(task) {
   const completed = Object.values(task.num_completed).reduce((sum, count) => sum + count, 0);
   const fronts = report.programs.filter((p) => p.task === task.name && p.on_front).length;
   const sampled = fronts + others < completed
-    ? ` ${whole(completed)} programs completed the last rung; drawn are the ${whole(fronts)} of the fronts and ${whole(others)} of the others, a uniform sample with all that were certified.`
+    ? ` ${whole(completed)} programs completed the last rung. The plot shows the ${whole(fronts)} on the fronts and ${whole(others)} of the others: a uniform sample with all that are certified.`
     : "";
   const section = make("section", { class: "front" },
     make("h2", {}, several ? `Length against score: ${task.name}` : "Length against score"),
     plot,
     frontKey(task),
     make("p", { class: "note" },
-      `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for having taken the best of many; certificates do.${sampled} Hover over a point, or click it for the whole program.`),
+      `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for choosing the best of many; certificates do.${sampled} Hover over a point for a summary, or click it for the whole program.`),
     make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden);
   drawn(() => drawFront(task, plot));
   drawn(() => {
@@ -112,12 +112,12 @@ function courseSection(section) {
     make("span", { class: "chip", style: chipStyle(pattern) }), make("span", {}, name)));
   section.append(make("div", { class: "pair" },
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Area below the front"), axis), grown,
-      make("p", { class: "note" }, "Hypervolume: how much length and score the front covers so far. It grows whenever a program scores better than all before it that are not longer. Counted in doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; examples count where an answer was generated for them.")),
+      make("p", { class: "note" }, "Hypervolume: how much length and score the front covers so far. It grows whenever a program scores better than all earlier programs that are not longer. Its unit is doublings of length, up to 2²⁶ bits, times score. Pauses between attempts are left out of the seconds; an example counts only if an answer was generated for it.")),
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Candidates of each rung")), rungs,
       make("ul", { class: "key" }, chips))));
   drawn(draw);
   drawn(() => drawRungs(rungs));
-  tallySection(section, "Why candidates were stopped", report.reasons, "Nobody was stopped.");
+  tallySection(section, "Why candidates were stopped", report.reasons, "No candidate was stopped.");
   if (report.errors.length) tallySection(section, "How candidates failed", report.errors, "");
 }
 
@@ -130,7 +130,7 @@ function chipStyle(pattern) {
   return { border: "1px solid currentColor", background: pattern ? lines[pattern] : "currentColor" };
 }
 
-/** Append bars that say how many candidates of the shown base models had each reason. */
+/** Append a bar per reason with the number of candidates of the shown base models. */
 function tallySection(section, title, counts, nothing) {
   const bars = make("div", { class: "reasons" });
   section.append(make("h3", {}, title), bars);
@@ -152,7 +152,7 @@ function tallySection(section, title, counts, nothing) {
   });
 }
 
-/** Return the segments of a bar, one a section, as shares of `whole`. */
+/** Return the segments of a bar, one per section, as shares of `all` bytes. */
 function segments(program, all) {
   return Object.entries(program.sections).filter(([, bytes]) => bytes).map(([name, bytes]) => {
     const { name: text, colour, pattern } = SECTIONS[name];
@@ -169,7 +169,7 @@ function totalBytes(program) {
 function compositionSection(section) {
   const programs = report.programs.filter((p) => p.on_front && p.sections);
   if (!programs.length) {
-    section.append(make("p", { class: "note" }, "There is no program on a front whose files could be read."));
+    section.append(make("p", { class: "note" }, "No program on a front has files that could be read."));
     return;
   }
   const bars = make("div", { class: "bars" });
@@ -199,13 +199,13 @@ function compositionSection(section) {
       })),
       choice("Bars show", [[false, "bytes"], [true, "share"]], share, (value) => { share = value; draw(); })),
     bars,
-    make("p", { class: "note" }, "Bytes of both files of each program. program.py is what every program pays; prompt text, scales and numbers are sections of payload.bin."));
+    make("p", { class: "note" }, "Bytes of both files of each program. Every program includes a program.py; prompt text, scales and numbers are sections of payload.bin."));
   drawn(draw);
 }
 
 function scorecardSection(section) {
   if (!report.scorecard) {
-    section.append(make("p", { class: "note" }, "Nothing was measured. `kilobit scorecard RUN` does, and the next report shows it."));
+    section.append(make("p", { class: "note" }, "Nothing was measured yet. Run `kilobit scorecard RUN`, then make the report again."));
     return;
   }
   const lines = report.scorecard.filter((line) => line.tag === null);
@@ -233,8 +233,8 @@ function scorecardSection(section) {
   });
   section.append(make("div", { class: "scroll" }, table),
     make("p", { class: "note" },
-      "Change against the bare base model on the same examples. Blue is better, orange is worse, the deeper the closer to the largest change of the column; ▲ helps and ▼ harms beyond noise, over all comparisons at once. Hover over a cell for its interval."),
-    missing.length ? make("p", { class: "note" }, `Without any number: ${missing.join(", ")}.`) : "");
+      "Change against the bare base model on the same examples. Blue is better, orange is worse; a deeper colour is closer to the largest change of the column; ▲ helps and ▼ harms beyond noise, over all comparisons at once. Hover over a cell for its interval."),
+    missing.length ? make("p", { class: "note" }, `No values for ${missing.join(", ")}.`) : "");
 }
 
 function heatRow(cells, items, largest) {
@@ -271,13 +271,13 @@ function originSection(section) {
       facts([["folder", origin.folder], ...origin.facts]),
       make("h3", {}, "Commands"),
       make("div", { class: "scroll" }, make("table", {},
-        make("thead", {}, make("tr", {}, ["attempt", "command", "begun", "host"].map((head) => make("th", {}, head)))),
+        make("thead", {}, make("tr", {}, ["attempt", "command", "started", "host"].map((head) => make("th", {}, head)))),
         make("tbody", {}, origin.attempts.map((one) => make("tr", {},
           make("td", {}, String(one.attempt ?? "–")), make("td", {}, make("code", {}, one.command || "–")),
           make("td", {}, one.started_at ?? "–"), make("td", {}, one.host ?? "–")))))),
       make("h3", {}, "Base models"),
       make("div", { class: "scroll" }, make("table", {},
-        make("thead", {}, make("tr", {}, ["model", "regime", "from", "weights", "type", "parameters", "digest of its weights"].map((head) => make("th", {}, head)))),
+        make("thead", {}, make("tr", {}, ["model", "regime", "from", "weights", "type", "parameters", "digest of the weights"].map((head) => make("th", {}, head)))),
         make("tbody", {}, origin.models.map((one) => make("tr", {},
           make("td", {}, one.model), make("td", {}, one.regime), make("td", {}, one.from), make("td", {}, one.weights),
           make("td", {}, `${one.dtype}, ${one.device}`), make("td", {}, whole(one.parameters)),

@@ -1,9 +1,9 @@
-// The plots that Plotly draws: the front of each task, how it grew, and the candidates of each rung.
+// The plots that Plotly draws: the front of each task, its growth, and the candidates of each rung.
 
 const CONFIG = {
   displaylogo: false,
   responsive: true,
-  // Of two quick clicks on two points the second would otherwise change what is seen.
+  // Otherwise quick clicks on two points count as a double click, which changes the visible range.
   doubleClick: "reset",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   toImageButtonOptions: { format: "svg" },
@@ -13,7 +13,7 @@ function narrow() {
   return document.documentElement.clientWidth < 600;
 }
 
-/** Return what all plots have in common, in the colours of the theme. */
+/** Return the common layout of all plots, in the colours of the theme. */
 function layoutOf(extra) {
   const axis = {
     gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false, showline: true,
@@ -23,7 +23,7 @@ function layoutOf(extra) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: css("font-family") || "system-ui, sans-serif", size: narrow() ? 11 : 13, color: css("--ink") },
-    // Above is room for the buttons, which would otherwise hide what reaches the top.
+    // The top margin has room for the buttons, which would otherwise hide points at the top.
     margin: { l: 48, r: 12, t: 38, b: 44 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--ink") },
     showlegend: false,
@@ -55,14 +55,14 @@ function bitTicks(low, high, zero) {
     ?? stepsBetween(low, high, STEPS.at(-1));
   const ticktext = tickvals.map(bitsLabel);
   if (zero !== null) {
-    // A length of no bits has no place on a logarithmic axis: it stands left of all.
+    // A logarithmic axis has no 0 bits: draw this length left of all others.
     const kept = tickvals.map((value, place) => [value, ticktext[place]]).filter(([value]) => value > 1.5 * zero);
     return { tickvals: [zero, ...kept.map(([v]) => v)], ticktext: ["0 bit", ...kept.map(([, t]) => t)] };
   }
   return { tickvals, ticktext };
 }
 
-/** Return the lengths that a task's plot spans, and where a length of no bits stands. */
+/** Return the range of lengths of a task's plot, and the position of a length of 0 bits. */
 function spanOf(task, published) {
   const bits = [
     ...report.programs.filter((p) => p.task === task.name).map((p) => p.bits),
@@ -199,7 +199,7 @@ function publishedTraces(published, at) {
   });
 }
 
-/** Show a program where the pointer is, and all of it after a click. */
+/** Show a summary of the program under the pointer, and all details after a click. */
 function listen(plot, span) {
   plot.dataset.listening = "yes";
   const programAt = (event) => {
@@ -216,7 +216,7 @@ function listen(plot, span) {
     if (program) openPanel(program);
   });
   plot.on("plotly_relayout", (change) => {
-    // Other lengths are seen now, so other ticks are needed.
+    // The visible range has changed, so its ticks have to change too.
     if (!("xaxis.range[0]" in change)) return;
     const [low, high] = [change["xaxis.range[0]"], change["xaxis.range[1]"]].map((power) => 10 ** power);
     const { tickvals, ticktext } = bitTicks(low, high, span.zero);
@@ -247,7 +247,7 @@ function drawCourse(plot, along) {
 }
 
 const OUTCOMES_OF_ALL = [
-  { key: "went_on", name: "went on, or completed the last", pattern: "", opacity: 1 },
+  { key: "went_on", name: "promoted, or completed the last rung", pattern: "", opacity: 1 },
   { key: "stopped", name: "stopped", pattern: "/", opacity: 1 },
   { key: "failed", name: "failed", pattern: "x", opacity: 1 },
   { key: "coarser", name: "coarser versions of those that completed", pattern: ".", opacity: 1 },
@@ -277,7 +277,7 @@ function drawRungs(plot) {
   }));
   const layout = layoutOf({
     barmode: "stack", bargap: 0.25, bargroupgap: 0.08,
-    xaxis: { type: "category", title: { text: "rung, and its examples" }, showgrid: false },
+    xaxis: { type: "category", title: { text: "rung and its examples" }, showgrid: false },
     yaxis: { rangemode: "tozero", nticks: 6, title: { text: "candidates" } },
   });
   Plotly.react(plot, traces, layout, CONFIG);

@@ -1,4 +1,4 @@
-// Puts the page together, and follows the switches for base models and theme.
+// Builds the page, and handles the switches for base models and theme.
 
 const wantsDark = window.matchMedia("(prefers-color-scheme: dark)");
 const themeButton = document.getElementById("theme");
@@ -21,7 +21,7 @@ themeButton.addEventListener("click", () => {
 });
 wantsDark.addEventListener("change", () => { useTheme(currentTheme()); redraw(); });
 
-// Paper is white, and as wide as it is.
+// Print in light colours and at the width of the paper.
 window.addEventListener("beforeprint", () => {
   useTheme("light");
   redraw();

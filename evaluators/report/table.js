@@ -19,7 +19,7 @@ const COLUMNS = [
   { key: "certified", head: "certified", show: (p) => yesNo(p.certified, "–") },
   { key: "verified", head: "verified", show: (p) => yesNo(p.verified, unverified(p)) },
   { key: "on_front", head: "front", show: (p) => yesNo(p.on_front, "–") },
-  { key: "about", head: "what it is", show: (p) => make("span", {}, p.about) },
+  { key: "about", head: "description", show: (p) => make("span", {}, p.about) },
 ];
 
 function valueOf(column, program) {
@@ -30,7 +30,7 @@ function classOf(column) {
   return column.number ? "number" : column.key === "about" ? "what" : null;
 }
 
-/** Return how two values compare; what is unknown comes last, whatever the direction. */
+/** Compare two values for sorting; unknown values come last in both directions. */
 function compare(one, other, direction) {
   const unknown = [one, other].map((value) => value === null || value === undefined);
   if (unknown[0] || unknown[1]) return Number(unknown[0]) - Number(unknown[1]);
@@ -76,7 +76,7 @@ function programsSection(section) {
     }))));
     const more = rows.length - shown.length;
     count.replaceChildren(
-      make("span", {}, `${whole(shown.length)} of ${whole(rows.length)} programs${report.num_completed > report.programs.length ? `; ${whole(report.num_completed)} completed, those drawn above are listed` : ""}`),
+      make("span", {}, `${whole(shown.length)} of ${whole(rows.length)} programs${report.num_completed > report.programs.length ? `; ${whole(report.num_completed)} completed, only those drawn above are listed` : ""}`),
       ...(more > 0 ? [
         make("button", { type: "button", click: () => { state.rows += 100; fill(); } }, `Show ${whole(Math.min(100, more))} more`),
         make("button", { type: "button", click: () => { state.rows = Infinity; fill(); } }, `Show all ${whole(rows.length)}`),

@@ -1,1 +1,1 @@
-"""What is tried next: proposers that are asked for candidates and told what came of them."""
+"""Proposers: asked for the next candidate to try, then told its results."""

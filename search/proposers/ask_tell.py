@@ -1,15 +1,16 @@
 """Optuna's samplers by ask and tell: multi-objective TPE and NSGA-II, without storage or threads.
 
-Both minimise log2 of bits and maximise the score. The space is defined while it is walked: first
-the family, then what that family lists; numbers are ordered, everything else is a plain choice, and
-demonstrations are one of `sets` seeded sets. `candidates` of a family says only that it takes part.
+Both minimise log2 of bits and maximise the score. The space is defined during sampling: first the
+family, then the values that it lists; numbers are ordered, all other values are categorical, and
+demonstrations are one of `sets` seeded sets. A family takes part if its `candidates` is above 0;
+the number has no other meaning here.
 
 Optuna can't prune with several objectives, so a candidate counts with the bits and the score of the
-rung where it ended, however low: of a prompt that score is unbiased, only noisier; of an adapter it
-is what so much training gives. A candidate without a score is a failed trial, which the samplers
-leave out. A candidate that is known already is a failed trial too, and asked again; TPE then
-weighs fewer draws against each other, so that it does not insist. After a few of them a random walk
-through the space takes its place, and the study is told of what came of it.
+rung where it ended, however low: for a prompt that score is unbiased, only noisier; for an adapter
+it is the score after that much training. A candidate without a score is a failed trial, which the
+samplers ignore. A candidate that is already known is a failed trial too, and the sampler is asked
+again; TPE then compares fewer draws, so that it is less likely to repeat itself. After a few such
+trials a random draw from the space replaces the sampler's, and its result is added to the study.
 
 Optuna is imported when the first of these proposers is made.
 """
@@ -41,14 +42,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-# How many draws TPE compares by expected improvement: 24 is Optuna's own, 1 is a plain draw.
+# Numbers of draws TPE compares by expected improvement: 24 is Optuna's default, 1 a plain draw.
 _DRAWS_COMPARED = (24, 8, 2, 1)
 _MAX_RANDOM_WALKS = 200
 _Trial: TypeAlias = "Trial | _RandomWalk"
 
 
 class AskTell:
-    """Proposes what an Optuna sampler asks for, the candidate that adds nothing first."""
+    """Propose the candidates of an Optuna sampler, the one that adds nothing first."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class AskTell:
         self._taken: set[str] = set()
 
     def propose(self, model: str) -> Proposal | None:
-        """Return what the sampler asks for, or a random draw in place of what is known."""
+        """Return the sampler's candidate, or a random draw if the sampler repeats known ones."""
         count = self._counts[model]
         bare = first_candidate(self._families, self._task, model)
         found: Proposal | None
@@ -80,7 +81,7 @@ class AskTell:
         return found
 
     def observe(self, observation: Observation) -> None:
-        """Tell the study of a candidate that has ended."""
+        """Record in the study the result of a candidate that has ended."""
         self._taken.add(observation.candidate)
         if not observation.last:
             return
@@ -101,7 +102,7 @@ class AskTell:
     def _ask(self, model: str, count: int) -> Proposal | None:
         study = self._studies[model]
         for compared in _DRAWS_COMPARED:
-            # A sampler of its own for each draw: a stream by name, not one that goes on.
+            # A new sampler for each draw: its random stream depends on names, not on earlier draws.
             seed = stream_seed(self._seed, self._config.kind, model, count, compared)
             study.sampler = _sampler(self._config, seed % (1 << 32), compared)
             trial = study.ask()
@@ -176,7 +177,7 @@ class AskTell:
 
 
 def _choice(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
-    """Return one of some values that have no order."""
+    """Return the trial's choice among values that have no order."""
     found = unique(values)
     return (
         found[trial.suggest_categorical(name, list(range(len(found))))] if found[1:] else found[0]
@@ -184,7 +185,7 @@ def _choice(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
 
 
 def _level(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
-    """Return one of some numbers, known to the sampler by their order."""
+    """Return the trial's choice among numbers, known to the sampler by their order."""
     found = sorted(set(values))
     return found[trial.suggest_int(name, 0, len(found) - 1)] if found[1:] else found[0]
 
@@ -229,7 +230,7 @@ def _sampler(config: TpeProposer | Nsga2Proposer, seed: int, compared: int) -> "
 
 
 class _RandomWalk:
-    """What a trial is to `AskTell._walk`, drawn uniformly and known to no study."""
+    """Stand-in for a trial in `AskTell._walk`, drawn uniformly and unknown to any study."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -260,7 +261,7 @@ class _RandomWalk:
         return value
 
     def tell(self, study: "Study", values: tuple[float, float] | None) -> None:
-        """Enter the walk with what came of it."""
+        """Add the random trial and its result to the Optuna study."""
         from optuna.trial import TrialState, create_trial
 
         study.add_trial(

@@ -1,10 +1,11 @@
-"""Which operator is used next: the one that may gain most a second, by Thompson sampling.
+"""Choose the next operator by its gain per second, with Thompson sampling.
 
-Improvements of the front are rare events of different size. How many an operator brings a second of
-compute has a Gamma distribution, updated as for a Poisson process (Thompson sampling as in Chapelle
-and Li 2011); all records fade by a constant factor with each result, because what helped early need
-not help late (Raj and Kalyani 2017, arXiv 1707.09727). An event of mean size counts one, and the
-prior is one event at the rate of all operators together, so neither unit nor scale matters.
+Improvements of the front are rare events of different size. An operator's rate of improvements per
+second of compute has a Gamma distribution, updated as for a Poisson process (Thompson sampling as
+in Chapelle and Li 2011); all records fade by a constant factor with each result, because an
+operator that helped early need not help late (Raj and Kalyani 2017, arXiv 1707.09727). An event of
+mean size counts one, and the prior is one event at the rate of all operators together, so neither
+unit nor scale matters.
 """
 
 import random
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 
 class Bandit:
-    """The records of some operators.
+    """The gains and seconds of some operators.
 
     Args:
         operators: their names.
@@ -26,9 +27,9 @@ class Bandit:
         self._num_gains = 0.0
 
     def order(self, rng: random.Random) -> list[str]:
-        """Return the operators, the one that is to be used first, the others in case it can't be.
+        """Return the operators, the preferred one first, the others in case it can't be used.
 
-        It draws one number an operator from `rng`.
+        It draws one number per operator from `rng`.
         """
         mean_gain = sum(self._gain.values()) / self._num_gains if self._num_gains else 1.0
         all_seconds = sum(self._seconds.values())
@@ -40,7 +41,7 @@ class Bandit:
         return sorted(rates, key=lambda name: -rates[name])
 
     def spend(self, operator: str, seconds: float) -> None:
-        """Enter what an operator's candidate cost; a result."""
+        """Fade all records for a new result and charge its seconds to its operator."""
         for records in (self._gain, self._seconds):
             for name in records:
                 records[name] *= self._discount
@@ -48,7 +49,7 @@ class Bandit:
         self._seconds[operator] += seconds
 
     def reward(self, operator: str, gain: float) -> None:
-        """Enter by how much an operator's candidate improved the front."""
+        """Credit an operator with the improvement of the front by its candidate."""
         if gain > 0:
             self._gain[operator] += gain
             self._num_gains += 1

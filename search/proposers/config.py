@@ -20,9 +20,9 @@ class RandomProposer(Config):
 
 
 class GridProposer(Config):
-    """All combinations of what the families list, at most `candidates` of each."""
+    """All combinations of the values that the families list, at most `candidates` of each."""
 
-    kind: Annotated[Literal["grid"], Field(description="all combinations of what is listed")]
+    kind: Annotated[Literal["grid"], Field(description="all combinations of the listed values")]
     points: Annotated[
         int, Field(ge=1, le=100, description="values of a learning rate, on a logarithmic axis")
     ] = 3
@@ -45,37 +45,37 @@ class Nsga2Proposer(Config):
     kind: Annotated[
         Literal["nsga2"], Field(description="fewer bits and higher scores, Deb et al. 2002")
     ]
-    population: Annotated[int, Field(ge=2, description="candidates of a generation")] = 24
+    population: Annotated[int, Field(ge=2, description="candidates per generation")] = 24
     sets: Sets = 8
 
 
 class EvolutionProposer(Config):
-    """Candidates are varied by operators that are chosen by what they brought."""
+    """Variations of candidates near the front, by operators chosen by their past gains."""
 
-    kind: Annotated[Literal["evolution"], Field(description="programs evolve from the front")]
-    fresh: Annotated[int, Field(ge=1, description="random draws before anything is varied")] = 16
+    kind: Annotated[Literal["evolution"], Field(description="candidates near the front are varied")]
+    fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
     discount: Annotated[
         float,
-        Field(gt=0, le=1, description="how much of an operator's record each result leaves"),
+        Field(gt=0, le=1, description="factor by which each result fades the operators' records"),
     ] = 0.99
 
 
 class DescentProposer(Config):
-    """Cheaper instructions for short prompts, word by word."""
+    """Changes of instructions word by word, to ones with fewer bits under the base model."""
 
     kind: Annotated[
         Literal["descent"], Field(description="prompts that the model itself finds more likely")
     ]
     fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
     neighbours: Annotated[
-        int, Field(ge=1, le=10_000, description="changes of a prompt whose cost is computed")
+        int, Field(ge=1, le=10_000, description="changes of a prompt whose bits are computed")
     ] = 128
     tries: Annotated[
-        int, Field(ge=1, description="cheaper changes of a prompt that are tried, cheapest first")
+        int, Field(ge=1, description="changes of a prompt that are tried, fewest bits first")
     ] = 16
     tolerance: Annotated[
         float,
-        Field(ge=0, le=1, description="how far below where it began the score may be"),
+        Field(ge=0, le=1, description="how far the score may fall below that of the first prompt"),
     ] = 0.02
 
 
@@ -92,11 +92,11 @@ KINDS = ("random", "grid", "tpe", "nsga2", "evolution", "descent")
 
 
 def check_proposer(config: ProposerConfig, families: Families, *, ends: bool) -> None:
-    """Check what a proposer needs of the rest of a sweep.
+    """Check that the rest of a sweep has the settings that a proposer needs.
 
     Args:
         config: the proposer.
-        families: what is tried.
+        families: the families that are searched.
         ends: the sweep limits its candidates or its seconds.
 
     Raises:
@@ -104,7 +104,7 @@ def check_proposer(config: ProposerConfig, families: Families, *, ends: bool) ->
     """
     if not isinstance(config, RandomProposer | GridProposer) and not ends:
         raise ValueError(
-            f"proposer: {config.kind} has no end of its own: give budget.candidates or "
+            f"proposer: {config.kind} never ends by itself: give budget.candidates or "
             "budget.seconds"
         )
     prompt = families.prompt

@@ -1,4 +1,4 @@
-"""Where the words of new instructions come from: the families' own, and the train split."""
+"""The words of new instructions: from the families' instructions and the train split."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ _LONGEST_RUN = 3
 
 @dataclass(frozen=True)
 class Corpus:
-    """Instructions as lists of words, and words by themselves.
+    """Instructions as lists of words, and single words.
 
     Attributes:
         instructions: those that the families list, without the empty one.
@@ -48,7 +48,7 @@ def make_corpus(families: Iterable[PromptFamily], task: Task) -> Corpus:
     for example in task.splits.train[:_MOST_EXAMPLES]:
         counts.update(example.input.split())
         counts.update(example.target.split())
-    # By name where the number is the same, so that no order of insertion matters.
+    # Words of equal frequency are sorted by name, so that the order of insertion does not matter.
     frequent = sorted(counts, key=lambda word: (-counts[word], word))
     return Corpus(
         instructions=tuple(tuple(split(text)) for text in listed if text.strip()),
@@ -57,7 +57,7 @@ def make_corpus(families: Iterable[PromptFamily], task: Task) -> Corpus:
 
 
 def split(instruction: str) -> list[str]:
-    """Return the words of an instruction, line ends inside them; `join` gives it back."""
+    """Return the words of an instruction, line ends inside them; `join` reverses it."""
     return instruction.split(" ") if instruction else []
 
 

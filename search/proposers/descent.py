@@ -1,14 +1,14 @@
-"""Coordinate descent on what a prompt costs under the base model itself: -log2 p, in bits.
+"""Coordinate descent on the length of a prompt under the base model itself: -log2 p, in bits.
 
 It begins with `fresh` random draws. Then a prompt with an instruction is taken from the front of
-those that finished, the best first, and single words of its instruction are left out, replaced or
-put in. Of up to `neighbours` such changes those that cost less than the prompt are proposed,
-the cheapest first, at most `tries`. One whose score at the last rung is no more than `tolerance`
-below the score of the prompt where the descent began, or that improves the front, is where it goes
-on. Without a prompt to begin from there are more random draws.
+finished candidates, the best score first, and single words of its instruction are left out,
+replaced or inserted. Of up to `neighbours` such changes those with fewer bits than the prompt are
+proposed, the fewest bits first, at most `tries`. The descent continues from a change whose score at
+the last rung is no more than `tolerance` below the score of the prompt where the descent began, or
+that improves the front. Without a prompt to begin from, more random draws follow.
 
-The costs are computed by a function that is given, so what is promised about equal proposals holds
-if that function gives equal costs.
+The lengths are computed by a function that is passed in. Equal calls give equal proposals only if
+that function returns equal lengths.
 """
 
 import random
@@ -32,7 +32,7 @@ PromptBits = Callable[[str, Sequence[str]], Sequence[float]]
 
 @dataclass
 class _Descent:
-    """One descent: where it may go on, and how cheap it has become."""
+    """One descent: the lowest score from which it continues, and the fewest bits reached."""
 
     floor: float
     lowest_cost: float = float("inf")
@@ -40,7 +40,7 @@ class _Descent:
 
 @dataclass
 class _Base:
-    """A prompt whose changes are tried; None while they have not been computed."""
+    """A prompt whose changes are tried; `changes` is None until they are computed."""
 
     candidate: Candidate
     descent: _Descent
@@ -49,7 +49,7 @@ class _Base:
 
 @dataclass
 class _State:
-    """What is known of one base model."""
+    """The state of the search on one base model."""
 
     finished: Population = field(default_factory=Population)
     count: int = 0
@@ -60,7 +60,7 @@ class _State:
 
 
 class PromptDescent:
-    """Proposes cheaper changes of prompts on the front; see the module's text."""
+    """Propose changes of prompts on the front that need fewer bits; see the module's text."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class PromptDescent:
         self._states = {model: _State() for model in models}
 
     def propose(self, model: str) -> Proposal | None:
-        """Return a cheaper change of a prompt, or a random draw."""
+        """Return a change of a prompt that needs fewer bits, or a random draw."""
         state = self._states[model]
         rng = stream(self._seed, self._config.kind, model, state.count)
         bare = first_candidate(self._families, self._task, model)
@@ -91,7 +91,7 @@ class PromptDescent:
         return None if drawn is None else self._enter(state, Proposal(drawn, "random"))
 
     def observe(self, observation: Observation) -> None:
-        """Go on from a cheaper prompt that is good enough."""
+        """Record a result and continue from a prompt with fewer bits that is good enough."""
         state, name = self._states[observation.model], observation.candidate
         state.taken.add(name)
         if not observation.last:
@@ -135,7 +135,7 @@ class PromptDescent:
         return None
 
     def _begin(self, state: _State) -> bool:
-        """Begin a descent from the best prompt on the front where none has begun."""
+        """Begin a descent from the best unused prompt on the front; False if there is none."""
         member = next(
             (
                 member
@@ -152,9 +152,9 @@ class PromptDescent:
         return True
 
     def _cheapest(self, base: _Base, model: str) -> list[tuple[float, Candidate]]:
-        """Return the changes that cost least, the cheapest last.
+        """Return the changes with the fewest bits, the fewest last.
 
-        They depend on the prompt alone, so it does not matter when they are asked for.
+        They depend on the prompt alone, so the time of the call does not matter.
         """
         rng = stream(self._seed, self._config.kind, model, base.candidate.id)
         children = self._changes(base.candidate, rng)
@@ -165,7 +165,7 @@ class PromptDescent:
         return [(cost, children[i]) for cost, i in reversed(first)]
 
     def _changes(self, candidate: Candidate, rng: random.Random) -> list[Candidate]:
-        """Return candidates with one word out, then with a random one replaced or put in."""
+        """Return candidates with one word left out, then with a random one replaced or inserted."""
         words = split(candidate.prompt.instruction)
         most = most_words(self._families["prompt"])
         found = dict.fromkeys(tuple(words[:i] + words[i + 1 :]) for i in range(len(words)))

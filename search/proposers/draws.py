@@ -11,12 +11,12 @@ from search.candidate import Candidate
 from search.proposers.contract import Observation, Proposal
 from search.space import Families, PromptFamily, draw_candidate, draw_candidates
 
-# This many draws in a row that are all known say that the space is used up.
+# After this many draws in a row that are all known, the space counts as used up.
 _MAX_FRUITLESS_DRAWS = 200
 
 
 class RandomDraws:
-    """Proposes what `search.space.draw_candidates` draws, in its order."""
+    """Propose the candidates of `search.space.draw_candidates`, in its order."""
 
     def __init__(self, families: Families, task: Task, models: Sequence[str], seed: int) -> None:
         self._families, self._task, self._seed = families, task, seed
@@ -36,7 +36,7 @@ class RandomDraws:
         return None
 
     def observe(self, observation: Observation) -> None:
-        """Learn nothing but that the candidate is known."""
+        """Mark the candidate as known; nothing else is learned."""
         self._known.add(observation.candidate)
 
 
@@ -48,7 +48,7 @@ def searched(families: Families) -> dict[str, PromptFamily]:
 def first_candidate(
     families: Mapping[str, PromptFamily], task: Task, model: str
 ) -> Candidate | None:
-    """Return the candidate that adds nothing, None where prompts are not searched."""
+    """Return the candidate that adds nothing to the model, None if prompts are not searched."""
     return Candidate(task=task.name, model=model) if "prompt" in families else None
 
 
@@ -59,9 +59,9 @@ def draw_new(
     rng: random.Random,
     taken: Container[str],
 ) -> Candidate | None:
-    """Return a random candidate that is not taken, None if there seems to be none.
+    """Return a random candidate that is not taken, None if the space seems used up.
 
-    A family comes up in proportion to its `candidates`.
+    A family is drawn in proportion to its `candidates`.
     """
     names = list(families)
     weights = [family.candidates for family in families.values()]
@@ -74,7 +74,7 @@ def draw_new(
 
 
 def demonstration_set(task: Task, seed: int, count: int, index: int) -> list[Example]:
-    """Return the set number `index` of `count` demonstrations, the same for all models."""
+    """Return set number `index` of `count` demonstrations, the same for all models."""
     rng = stream(seed, "demonstrations", count, index)
     return rng.sample(task.splits.train, count)
 

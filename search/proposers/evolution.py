@@ -1,10 +1,11 @@
 """Evolution: candidates near the front are varied by operators that a bandit chooses.
 
-After `fresh` random draws every proposal begins with the bandit's choice of an operator, among them
-a random draw. Its parent comes from the front, or next to it, at the highest rung that has enough
-of them, spread over lengths. A child's operator is charged the seconds of all its rungs and
-credited with the hypervolume (score against log2 of bits) that it adds to the front of those that
-finished; a coarser program of it counts for it. The random draws at the beginning count for nobody.
+After `fresh` random draws every proposal begins with the bandit's choice of an operator, one of
+which is a random draw. The parent comes from the front, or the layer behind it, at the highest rung
+with enough members, spread over lengths. A child's operator is charged the seconds of all the
+child's rungs and credited with the hypervolume (score against log2 of bits) that the child adds to
+the front of finished candidates; a coarser program made from the child counts for the same
+operator. The first random draws count for no operator.
 
 Of a candidate that has ended little more than its id is kept, unless it is near the front.
 """
@@ -28,7 +29,7 @@ from search.space import Families
 
 OPERATORS = {**PROMPT_OPERATORS, **ADAPTER_OPERATORS}
 RANDOM = "random"
-# Where everything near is known already, a random draw is better than a long search.
+# Limits of the search for a new child: where all near candidates are known, a draw is better.
 _MAX_OPERATORS = 8
 _MAX_PARENTS = 2
 _MAX_STEPS = 3
@@ -36,13 +37,13 @@ _MAX_STEPS = 3
 
 @dataclass
 class _State:
-    """What is known of one base model.
+    """The state of the search on one base model.
 
     Attributes:
         population: results near the fronts.
         bandit: records of the operators.
         count: proposals so far.
-        operators: of each id that is taken, its operator if the bandit chose it.
+        operators: by id that is taken, the operator, None if the bandit did not choose it.
         running: candidates that have not ended.
     """
 
@@ -54,7 +55,7 @@ class _State:
 
 
 class Evolution:
-    """Proposes children of what is near the front; see the module's text."""
+    """Propose children of candidates near the front; see the module's text."""
 
     def __init__(
         self,
@@ -144,7 +145,8 @@ class Evolution:
             mate = pick(members, rng, lambda m: m.name != parent.name)
             around = replace(around, mate=mate.candidate if mate else None)
         child: Candidate | None = parent.candidate
-        # A child that is known is varied again, but who begins from it has to know that it trained.
+        # A known child is varied again, except by `transfer`, which starts from trained numbers: the
+        # known child may have none yet.
         for _ in range(1 if operator == "transfer" else _MAX_STEPS):
             child = OPERATORS[operator](child, around, rng) if child is not None else None
             if child is not None and child.id not in state.operators:
@@ -153,5 +155,5 @@ class Evolution:
 
 
 def has_adapter(member: Member) -> bool:
-    """Say whether a member has an adapter that operators can change."""
+    """Return whether a member has an adapter that operators can change."""
     return member.candidate is not None and member.candidate.adapter is not None

@@ -1,4 +1,4 @@
-"""All combinations of what the families list.
+"""All combinations of the values that the families list.
 
 A learning rate has `points` values on its logarithmic axis, a number of demonstrations `sets`
 seeded sets, and a family's adapters share one seed. The combinations come in an order that the seed
@@ -24,7 +24,7 @@ Axes = dict[str, list[Any]]
 
 
 class Grid:
-    """Proposes the combinations of all families, mixed, the one that adds nothing first."""
+    """Propose the combinations of all families, shuffled, the one that adds nothing first."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Grid:
         return None
 
     def observe(self, observation: Observation) -> None:
-        """Learn nothing but that the candidate is known."""
+        """Mark the candidate as known; nothing else is learned."""
         self._taken.add(observation.candidate)
 
     def _combinations(self, model: str) -> Iterator[Candidate]:
@@ -85,7 +85,7 @@ class Grid:
 
 
 def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Axes:
-    """Return the values of everything that a family lists, without repetitions."""
+    """Return the values of each axis of a family, without repetitions."""
     found: Axes = {
         "instruction": unique(family.instructions),
         "demonstrations": [
@@ -120,7 +120,7 @@ def unique(values: Sequence[Any]) -> list[Any]:
 
 
 def log_points(values: LogRange, points: int) -> list[float]:
-    """Return `points` values from low to high by equal factors; one is in the middle."""
+    """Return `points` values from low to high by equal factors; a single value is in the middle."""
     if points == 1:
         found = [math.sqrt(values.low * values.high)]
     else:
@@ -130,7 +130,7 @@ def log_points(values: LogRange, points: int) -> list[float]:
 
 
 def two_digits(value: float) -> float:
-    """Return a number that a person can type: two significant digits."""
+    """Return a number rounded to two significant digits, so that a person can type it."""
     return float(f"{value:.1e}")
 
 

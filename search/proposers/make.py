@@ -1,4 +1,4 @@
-"""From the settings of a sweep to its proposer."""
+"""The proposer that a sweep file asks for."""
 
 from collections.abc import Sequence
 
@@ -28,12 +28,12 @@ def make_proposer(
     *,
     prompt_bits: PromptBits | None = None,
 ) -> Proposer:
-    """Return a new proposer; `contract.replay` brings it to where a recorded one was.
+    """Return a new proposer; `contract.replay` brings it to the state of a recorded one.
 
     Args:
         config: its kind and settings.
-        families: what is tried.
-        task: whose train split demonstrations and words come from.
+        families: the families that are searched.
+        task: its train split supplies demonstrations and words.
         models: labels of the base models.
         seed: names its random streams.
         prompt_bits: for `descent`: the lengths of whole prompts in bits under a model.
@@ -49,6 +49,6 @@ def make_proposer(
         return Evolution(config, families, task, models, seed)
     if isinstance(config, DescentProposer):
         if prompt_bits is None:
-            raise ValueError("descent needs prompt_bits: what prompts cost under a model")
+            raise ValueError("descent needs prompt_bits: the lengths of prompts in bits under a model")
         return PromptDescent(config, families, task, models, seed, prompt_bits)
     return AskTell(config, families, task, models, seed)

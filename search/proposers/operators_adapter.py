@@ -1,10 +1,10 @@
-"""Operators on an adapter, its training and coding, and on which prompt goes with which adapter.
+"""Operators on an adapter, its training and coding, and the prompt that goes with it.
 
-A change stays within what the adapter's family declares: ranks, sizes and training steps move by
+A change stays within the limits of the adapter's family: ranks, sizes and training steps move by
 factors of two or to a listed neighbour, from 1 up to the largest that is listed; layers and modules
 come from those that are listed; learning rates stay in their range, prices within a factor of ten
-of the listed ones. Quantisation steps and kept fractions move by factors of two, within what a rate
-search tries.
+of the listed ones. Quantisation steps and kept fractions move by factors of two, within the range
+of a rate search.
 """
 
 import random
@@ -26,7 +26,7 @@ from search.space import AdapterFamily
 
 COARSEST_STEP, LEAST_KEPT = 2.0, 0.0625
 _PRICE_REACH = 10.0
-# Where numbers stay what they were when the shape changes: nothing frozen and random around them.
+# Methods without fixed random numbers: the trained ones keep their meaning in another shape.
 _KEEPS_MEANING = ("lora", "soft_prompt", "ia3", "ln_tuning", "weights")
 
 
@@ -48,7 +48,10 @@ def _parts(
 
 
 def changed(candidate: Candidate, **changes: Any) -> Candidate | None:
-    """Return a candidate whose adapter is changed, checked again; None if it can't be so."""
+    """Return the candidate with its adapter changed and validated again.
+
+    None if there would be more examples of data than the training steps can use.
+    """
     assert candidate.adapter is not None
     values = candidate.adapter.model_dump() | changes
     if values["method"] == "data" and values["size"] > values["steps"] * values["batch_size"]:
@@ -74,7 +77,7 @@ def _number(field: str) -> Operator:
 def change_layers(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Take one layer in or leave one out; between all layers and a listed choice."""
+    """Add or drop one layer, or switch between all layers and a listed choice."""
     spec, family = _parts(candidate, around)
     listed = getattr(family, "layers", ())
     universe = sorted({layer for layers in listed for layer in layers or ()})
@@ -93,7 +96,7 @@ def change_layers(
 def change_modules(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Take one of the listed modules in or leave one out."""
+    """Add or drop one of the listed modules."""
     spec, family = _parts(candidate, around)
     if spec is None or spec.target_modules is None:
         return None
@@ -115,7 +118,7 @@ def change_tokens(
 def change_learning_rate(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Multiply or divide the learning rate, by 1.3 to 4."""
+    """Multiply or divide the learning rate by 1.3, 2 or 4."""
     spec, family = _parts(candidate, around)
     if spec is None or family is None:
         return None
@@ -144,7 +147,7 @@ def change_training(
 def change_price(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Make bits cheaper or dearer in training, by 1.5 to 3."""
+    """Multiply or divide the price of bits in training by 1.5 or 3."""
     spec, family = _parts(candidate, around)
     if spec is None or family is None or spec.nats_per_kbit is None:
         return None
@@ -176,7 +179,7 @@ def change_kept(candidate: Candidate, around: Surroundings, rng: random.Random) 
 
 
 def cross_over(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
-    """Give this adapter the prompt of the mate, and its steps, as far as this family has them."""
+    """Combine this adapter with the mate's prompt and steps, as far as its family allows."""
     spec, family = _parts(candidate, around)
     mate = around.mate
     if spec is None or family is None or mate is None:
@@ -211,9 +214,9 @@ _TRAINING_OPERATORS: dict[str, Operator] = {
 
 
 def transfer(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
-    """Train a neighbour of this adapter on from its numbers.
+    """Train a neighbour of this adapter, starting from its trained numbers.
 
-    Where frozen random numbers depend on the shape, only the training changes.
+    Where fixed random numbers depend on the shape, only the training settings change.
     """
     spec, _ = _parts(candidate, around)
     if spec is None or spec.method == "data" or not around.trained:

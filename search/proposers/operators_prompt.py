@@ -1,10 +1,10 @@
-"""Operators on what a prompt says and what is done to the output.
+"""Operators on the text of a prompt and on the steps applied to the output.
 
 An operator takes a candidate and returns a changed one, or None where it has nothing to change. A
-change stays within what the candidate's family declares: instructions only where it lists one, at
-most twice as many words as its longest (and eight at least); numbers of demonstrations between its
-smallest and its largest; steps, limits and chat as it lists them, and no more steps than it can
-put together.
+change stays within the limits of the candidate's family: instructions only where it lists one, of
+at most twice as many words as its longest (or eight, if that is more); numbers of demonstrations
+between its smallest and its largest; steps, limits and chat as it lists them, and no more steps
+than a draw from it may have.
 """
 
 import random
@@ -23,14 +23,14 @@ _LEAST_WORDS = 8
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an operator may use besides the candidate.
+    """The inputs of an operator besides the candidate.
 
     Attributes:
-        families: those that are searched, by name.
-        task: whose train split demonstrations come from.
+        families: the families that are searched, by name.
+        task: its train split supplies the demonstrations.
         corpus: words and phrases for instructions.
         mate: another candidate to take a part from, None if there is none.
-        trained: the candidate has ended, so its trained adapter is the last that there will be.
+        trained: the candidate has ended, so its adapter will not be trained further.
     """
 
     families: Mapping[str, PromptFamily]
@@ -44,12 +44,12 @@ Operator = Callable[[Candidate, Surroundings, random.Random], Candidate | None]
 
 
 def with_prompt(candidate: Candidate, **changes: Any) -> Candidate:
-    """Return a candidate with another instruction or other demonstrations."""
+    """Return the candidate with another instruction or other demonstrations."""
     return candidate.model_copy(update={"prompt": candidate.prompt.model_copy(update=changes)})
 
 
 def most_words(family: PromptFamily) -> int:
-    """Return how long an instruction may become; 0 where the family lists none."""
+    """Return the largest number of words of an instruction, 0 if the family lists none."""
     longest = max(len(split(text)) for text in family.instructions)
     return max(2 * longest, _LEAST_WORDS) if longest else 0
 
@@ -61,7 +61,7 @@ def all_steps(family: PromptFamily) -> list[str]:
 
 
 def most_steps(family: PromptFamily) -> int:
-    """Return how many steps a draw from the family may have."""
+    """Return the largest number of steps that a draw from the family may have."""
     combined = min(family.postprocess_most, len(family.postprocess_combine))
     return max(map(len, family.postprocess)) + combined
 
@@ -91,7 +91,7 @@ def delete_words(
 
 
 def swap_words(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
-    """Let two words of the instruction change places."""
+    """Swap two words of the instruction."""
     words = split(candidate.prompt.instruction)
     if len(words) < 2:
         return None
@@ -103,7 +103,7 @@ def swap_words(candidate: Candidate, around: Surroundings, rng: random.Random) -
 def replace_words(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Put a piece of the corpus in place of one or two words of the instruction."""
+    """Replace one or two words of the instruction by a piece of the corpus."""
     words = split(candidate.prompt.instruction)
     if not words:
         return None
@@ -114,7 +114,7 @@ def replace_words(
 def insert_words(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Put a piece of the corpus somewhere into the instruction."""
+    """Insert a piece of the corpus at a random position of the instruction."""
     words = split(candidate.prompt.instruction)
     at = rng.randint(0, len(words))
     return _reworded(candidate, around, [*words[:at], *around.corpus.piece(rng), *words[at:]])
@@ -123,9 +123,9 @@ def insert_words(
 def _another_example(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> tuple[str, str] | None:
-    """Return a train example that the candidate does not show."""
+    """Return a train example that the candidate does not show, None if there is none."""
     train, shown = around.task.splits.train, candidate.prompt.demonstrations
-    # One more than are shown: if all of them are, the split has no other.
+    # Draw one more than are shown: if all of the drawn are shown, the split has no other.
     for example in rng.sample(train, min(len(train), len(shown) + 1)):
         if (example.input, example.target) not in shown:
             return example.input, example.target
@@ -135,7 +135,7 @@ def _another_example(
 def add_demonstration(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Show one more example, at any place."""
+    """Add a demonstration at a random position."""
     shown = candidate.prompt.demonstrations
     example = _another_example(candidate, around, rng)
     if len(shown) >= max(around.families[candidate.family].demonstrations) or example is None:
@@ -147,7 +147,7 @@ def add_demonstration(
 def drop_demonstration(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Show one example less."""
+    """Remove a random demonstration."""
     shown = candidate.prompt.demonstrations
     if len(shown) <= min(around.families[candidate.family].demonstrations):
         return None
@@ -158,7 +158,7 @@ def drop_demonstration(
 def swap_demonstration(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Show another example in place of one."""
+    """Replace a random demonstration by another example."""
     shown = candidate.prompt.demonstrations
     example = _another_example(candidate, around, rng)
     if not shown or example is None:
@@ -191,7 +191,7 @@ def flip_chat(candidate: Candidate, around: Surroundings, rng: random.Random) ->
 def change_limit(
     candidate: Candidate, around: Surroundings, rng: random.Random
 ) -> Candidate | None:
-    """Choose another of the listed limits of a generation."""
+    """Choose another of the listed limits of generated tokens."""
     listed = around.families[candidate.family].max_new_tokens
     others = [limit for limit in dict.fromkeys(listed) if limit != candidate.max_new_tokens]
     return candidate.model_copy(update={"max_new_tokens": rng.choice(others)}) if others else None

@@ -1,7 +1,7 @@
-"""The candidates that others are made from, and what a result adds to the front.
+"""The candidates that new ones are made from, and the gain of each result on the front.
 
-Only results of one rung are compared with each other. Of each rung the front and the front of the
-rest are kept, the others are forgotten, so the state does not grow with the number of results.
+Only results of the same rung are compared. Of each rung the front and the second layer (the front
+of the rest) are kept and all other results dropped, so the state does not grow with their number.
 """
 
 import math
@@ -14,9 +14,9 @@ from search import pareto
 from search.candidate import Candidate
 from search.pareto import Measured, pareto_front
 
-# A program of 8 MiB adds nothing. Fixed, so that gains of different runs and times compare.
+# A program of 8 MiB adds no hypervolume. Fixed, so that gains of different runs are comparable.
 REFERENCE_BITS = 2.0**26
-# With fewer members than this a rung says little about where to go on.
+# A rung with fewer members than this is too sparse to choose parents from.
 _ENOUGH_MEMBERS = 4
 
 
@@ -31,12 +31,12 @@ class Member:
 
     @cached_property
     def length(self) -> float:
-        """Return the logarithm of its bits."""
+        """Return log2 of its bits."""
         return log2_bits(self.bits)
 
 
 def log2_bits(bits: int) -> float:
-    """Return the logarithm of a length; no bits at all count as one."""
+    """Return log2 of a length in bits; a length of 0 counts as 1."""
     return math.log2(max(bits, 1))
 
 
@@ -52,9 +52,9 @@ class Population:
         self._rungs: dict[int, list[Member]] = {}
 
     def add(self, rung: int, member: Member) -> float:
-        """Take in a result and return what it adds to the hypervolume of its rung.
+        """Add a result and return its gain in hypervolume at its rung.
 
-        The first result of a rung has nothing to be compared with and adds 0.
+        The first result of a rung has nothing to be compared with and gains 0.
         """
         before = self._rungs.get(rung, [])
         first = pareto_front([*before, member])
@@ -66,7 +66,7 @@ class Population:
         return hypervolume(first) - hypervolume(before)
 
     def members(self) -> list[Member]:
-        """Return the front and what is next to it at the highest rung that has enough of them."""
+        """Return the front and second layer of the highest rung with enough members."""
         known = {
             rung: [member for member in members if member.candidate is not None]
             for rung, members in sorted(self._rungs.items(), reverse=True)
@@ -82,7 +82,7 @@ class Population:
 def pick(
     members: Iterable[Member], rng: random.Random, fit: Callable[[Member], bool] = lambda _: True
 ) -> Member | None:
-    """Return one of the members that fit, spread over lengths: all log2 of bits come up alike."""
+    """Return a random member that fits, spread evenly over log2 of bits; None if none fits."""
     found = [member for member in members if fit(member)]
     if not found:
         return None

@@ -1,8 +1,8 @@
-"""Cheap information first: a finite list of candidates in rounds, each from short to long.
+"""A finite list of candidates in rounds, each from short to long.
 
-What a candidate may weigh at most is known before anything is trained. Where the short ones come
-first, a longer one meets incumbents that it has to beat; and because every round goes over all
-lengths, a run that ends early has seen some of each.
+An upper bound of a candidate's length is known before training. With short candidates first, a
+longer one meets incumbents that it has to beat; and because every round covers all lengths, a run
+that ends early has tried some of each.
 """
 
 import math
@@ -19,7 +19,7 @@ class ShortFirst:
     """Another proposer's candidates in the order of their lengths, in rounds of about `ROUND`.
 
     Args:
-        proposer: one that has an end of its own and learns nothing from results.
+        proposer: a proposer of a finite list that learns nothing from results.
         bound_bits: an upper bound of a candidate's length; None counts as the longest.
     """
 
@@ -35,7 +35,7 @@ class ShortFirst:
         return queue.popleft() if queue else None
 
     def observe(self, observation: Observation) -> None:
-        """Pass a result on."""
+        """Pass a result to the wrapped proposer."""
         self._proposer.observe(observation)
 
     def _ordered(self, model: str) -> list[Proposal]:

@@ -1,1 +1,1 @@
-"""Who goes on after a rung: the rules that a sweep file can choose between."""
+"""Schedulers: the rules that promote or stop a candidate after a rung."""

@@ -1,7 +1,7 @@
 """Asynchronous successive halving on score (ASHA, Li et al. 2018, arXiv 1810.05934).
 
-The stopping variant: each result is judged when it comes. Of two equal scores the shorter program
-ranks first, then the one that reported first, so ties stop as they should.
+The stopping variant: each result is judged on arrival. Of two equal scores the shorter program
+ranks first, then the earlier report, so ties do not promote more candidates than allowed.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from search.schedulers.scheduler import Result, RungRule, Standing
 
 
 class Asha(RungRule):
-    """At each rung the best 1/eta of those that have reported so far go on."""
+    """Promote the best 1/eta by score of the results reported so far at a rung."""
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
         scores, bits, others = standing.scores, standing.bits, len(standing) - 1
         ahead = (scores > scores[-1]) | ((scores == scores[-1]) & (bits <= bits[-1]))
         better = np.flatnonzero(ahead[:others])
         places = max(1, len(standing) // self._eta)
-        reason = f"rank {len(better) + 1} of {len(standing)} by score, {places} may go on"
-        # The best of those ahead stands for all of them.
+        reason = f"rank {len(better) + 1} of {len(standing)} by score, {places} may be promoted"
+        # The best candidate ahead is enough to explain the decision.
         best = [standing.names[i] for i in better[np.argsort(-scores[better], kind="stable")][:1]]
         return len(better) < places, reason, tuple(best)

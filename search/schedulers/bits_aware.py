@@ -1,19 +1,19 @@
-"""Bits-aware successive halving: goes on who can still raise the front.
+"""Bits-aware successive halving: promote a candidate while it can still improve the Pareto front.
 
 The length of a program is known and free of noise, its score is neither. So a candidate is compared
-only with candidates that are no longer, paired by example, and there are two kinds of it:
+only with candidates that are not longer, paired by example. There are two kinds of candidates:
 
-- one that no more training will change (a prompt, an adapter after its last step) has to be above
-  the incumbent at its length: the best of those that are not longer.
-- one that is still in training may yet overtake, so it is compared only with others that are as far
-  from their end, and may be below. While less than 1/eta^2 of its training is done, where scores
-  say little yet, it is not judged at all.
+- A candidate that no more training will change (a prompt, an adapter after its last step) has to
+  score above the incumbent at its length: the best candidate that is not longer.
+- A candidate that is still in training may yet overtake, so it is compared only with candidates
+  that have as many rungs of training left, and may score below them. While less than 1/eta^2 of its
+  training is done, where scores say little yet, it is not judged at all.
 
-Who is left goes on unless too many beat it: they are no longer and at least as good at this rung.
-An epsilon-net of cells in log2 of the bits says how many may, one in eta of those that reported in
-its cell, so one crowded length does not take all the examples, and who nobody beats always goes on.
-The incumbent is chosen by the lower end of what is known of it, because the best of many scores on
-a few examples is mostly luck.
+A candidate that passes is promoted unless too many dominate it, that is, are not longer and at
+least as good at this rung. An epsilon-net of cells in log2 of the bits sets the limit: one in eta
+of the results reported in its cell. So one crowded length does not take all the examples, and a
+candidate without a dominating one is always promoted. The incumbent is chosen by a lower bound of
+its score, because the best of many scores on a few examples is mostly luck.
 """
 
 import math
@@ -27,19 +27,19 @@ from search.schedulers.scheduler import Result, RungRule, Standing
 
 # Half the width of a cell in doublings of the length.
 CELL = 1.0
-# Candidates in training are judged this many rungs before its end.
+# A candidate in training is judged only when at most this many rungs of training are left.
 _RUNGS_THAT_TELL = 2
 
 
 class _Front:
-    """What is known of the candidates that passed a rung, and who of them raises its front."""
+    """The candidates that passed a rung, and their front by length and lower bound of the score."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, float]] = {}
         self._members: tuple[Incumbent, ...] | None = None
 
     def add(self, candidate: str, bits: int, low: float) -> None:
-        """Take in what is known of a candidate now, in place of what was known before."""
+        """Record a candidate's length and lower bound; they replace its earlier ones."""
         self._known[candidate] = bits, low
         if self._members is None:
             return
@@ -49,7 +49,7 @@ class _Front:
             self._members = None
 
     def members(self) -> tuple[Incumbent, ...]:
-        """Return the front by increasing length; of equals the first."""
+        """Return the front by increasing length; of equal candidates the earliest."""
         if self._members is None:
             names = list(self._known)
             numbers = np.array(list(self._known.values()))
@@ -60,11 +60,11 @@ class _Front:
 
 
 class BitsAware(RungRule):
-    """See the module's text.
+    """Promote a candidate while it can still improve the Pareto front; see the module's text.
 
     Args:
-        num_rungs: length of the ladder.
-        eta: one in `eta` goes on where places are limited.
+        num_rungs: number of rungs of the ladder.
+        eta: one in `eta` may be promoted where the number is limited.
         sizes: number of examples of each rung.
     """
 
@@ -75,11 +75,11 @@ class BitsAware(RungRule):
         assert len(sizes) == num_rungs
         self._sizes = tuple(sizes)
         self._fronts: dict[tuple[str, int, int], _Front] = {}
-        # From which rung on no more training changes a candidate.
+        # By candidate, the first rung from which no more training changes it.
         self._trained_at: dict[str, int] = {}
 
     def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
-        """Return whom a candidate has to beat at `rung`, by increasing length.
+        """Return the incumbents that a candidate has to beat at `rung`, by increasing length.
 
         Args:
             model: its base model.
@@ -97,30 +97,29 @@ class BitsAware(RungRule):
         assert result.bits is not None
         gap, rivals = result.gap, () if result.against is None else (result.against,)
         if gap is None:
-            return True, "nobody is as short", ()
-        versus = f"{gap:+.3f} against the best of those that are not longer"
+            return True, "no incumbent is as short", ()
+        versus = f"{gap:+.3f} against the incumbent at its length"
         if result.verdict == "loses" and not result.left:
-            reason = f"it can't beat the best of those that are not longer ({gap:+.3f})"
-            return False, reason, rivals
+            return False, f"it can't beat the incumbent at its length ({gap:+.3f})", rivals
         if not result.left and gap <= 0:
-            return False, f"it does not raise the front: {versus}", rivals
+            return False, f"it does not improve the front: {versus}", rivals
         if result.left > _RUNGS_THAT_TELL:
             return True, f"its training has hardly begun ({versus})", rivals
-        # No bits at all count as one.
+        # A length of 0 bits counts as 1.
         log_bits = np.log2(np.maximum(standing.bits, 1))
         cell = np.abs(log_bits - log_bits[-1]) <= CELL
         places = max(1, int(cell.sum()) // self._eta)
-        # Who beats it: no longer and at least as good. A shorter one is never in the way of it.
+        # Dominating candidates: not longer and at least as good.
         beats = (standing.bits <= result.bits) & (standing.scores >= result.score) & cell
         ahead = int(beats[:-1].sum())
         reason = (
-            f"{versus}, beaten by {ahead} of {int(cell.sum())} at its length, fewer than {places} "
-            "may beat it"
+            f"{versus}, dominated by {ahead} of {int(cell.sum())} of similar length, "
+            f"promoted if by fewer than {places}"
         )
         return ahead < places, reason, rivals
 
     def note_finished(self, result: Result) -> None:
-        """Make it an incumbent at the last rung, where alone it was scored."""
+        """Make it an incumbent at the last rung, the only one where it was scored."""
         assert result.score is not None
         assert result.bits is not None
         key = (result.model, self._num_rungs - 1, 0)
@@ -128,12 +127,12 @@ class BitsAware(RungRule):
         self._fronts.setdefault(key, _Front()).add(result.candidate, result.bits, low)
 
     def _low(self, result: Result) -> float:
-        """Return the lower end of what is known of a score: it less one standard error at most."""
+        """Return a lower bound of a score: the score minus its largest possible standard error."""
         assert result.score is not None
         return result.score - math.sqrt(0.25 / self._sizes[result.rung])
 
     def _passed(self, result: Result) -> None:
-        """Make the candidate an incumbent at this rung, and at those below by what is known now."""
+        """Make the candidate an incumbent at this rung and below, by its newest lower bound."""
         assert result.bits is not None
         low = self._low(result)
         trained_at = self._trained_at.setdefault(result.candidate, result.rung + result.left)

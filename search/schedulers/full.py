@@ -1,10 +1,10 @@
-"""Full evaluation: every candidate goes to the last rung at once and is stopped by nobody."""
+"""Full evaluation: every candidate goes straight to the last rung and is never stopped early."""
 
 from search.schedulers.scheduler import RungRule
 
 
 class Full(RungRule):
-    """What others are measured against, and what a small space can afford."""
+    """Baseline: every candidate goes straight to the last rung; affordable for a small space."""
 
     def __init__(self, *, num_rungs: int, eta: int) -> None:
         super().__init__(num_rungs=num_rungs, eta=eta)

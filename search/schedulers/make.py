@@ -15,14 +15,14 @@ from search.schedulers.scheduler import Scheduler
 
 
 class SchedulerConfig(Config):
-    """Who goes on after a rung."""
+    """The rule that promotes or stops a candidate after a rung."""
 
     kind: Annotated[
         Literal["bits_aware", "asha", "multi_objective", "full"],
         Field(
-            description="bits_aware: who can still raise the front at its length; asha: the best "
-            "by score; multi_objective: the best by non-dominated rank of bits and score; full: "
-            "all, at the last rung at once"
+            description="promotes, for bits_aware: a candidate while it can still improve the "
+            "front at its length; asha: the best by score; multi_objective: the best by "
+            "non-dominated rank of bits and score; full: every candidate, straight to the last rung"
         ),
     ] = "bits_aware"
     racing: Annotated[

@@ -1,8 +1,9 @@
 """Multi-objective ASHA (Schmucker et al. 2021, arXiv 2106.12639): non-dominated rank, then spread.
 
 Results of a rung are ordered by the layer of their Pareto front (bits and score), and within the
-layer that has not room enough by an epsilon-net: first the one that came first, then always the one
-farthest from those already taken, on axes scaled to the rung's own range. The best 1/eta go on.
+layer that does not fit as a whole by an epsilon-net: first the oldest result, then always the one
+farthest from those already taken, on axes scaled to the rung's own range. The best 1/eta are
+promoted.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class MultiObjectiveAsha(RungRule):
-    """The stopping variant: each result is judged when it comes."""
+    """The stopping variant: each result is judged on arrival."""
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
         mine = len(standing) - 1
@@ -35,19 +36,20 @@ class MultiObjectiveAsha(RungRule):
                         int(np.flatnonzero(members == mine)[0])
                     )
                 reason = (
-                    f"on front {layer} of {len(standing)} results, place {taken + place + 1}, "
-                    f"{places} may go on"
+                    f"on front {layer} of {len(standing)} results, rank {taken + place + 1}, "
+                    f"{places} may be promoted"
                 )
                 return place < room, reason, ()
             taken += len(members)
             left = left[~on_front]
-        return False, f"behind {layer} fronts of {len(standing)} results, {places} may go on", ()
+        reason = f"behind {layer} fronts of {len(standing)} results, {places} may be promoted"
+        return False, reason, ()
 
 
 def first_layer(scores: Numbers) -> npt.NDArray[np.bool_]:
-    """Return which points nobody beats, given scores in the order of bits, the better score first.
+    """Return the mask of the non-dominated points, given their scores in the order of bits.
 
-    Of equal points the first is on the layer.
+    Of equal bits the better score comes first. Of equal points the first is on the layer.
     """
     best_before = np.concatenate([[-np.inf], np.maximum.accumulate(scores)[:-1]])
     return np.asarray(scores > best_before)

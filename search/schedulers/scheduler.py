@@ -1,7 +1,7 @@
-"""What every scheduler is: results of rungs in, decisions out, the same for the same order.
+"""The contract of schedulers: results of rungs in, decisions out, the same for the same order.
 
 No clock, no random numbers, no files, no global state. A candidate without a score (failed, NaN)
-stops and is compared with nobody. A candidate is compared only with those of its base model.
+is stopped and compared with none. A candidate is compared only with those of its base model.
 """
 
 import math
@@ -18,7 +18,7 @@ Action = Literal["promote", "stop", "finish"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a candidate did at a rung.
+    """The result of a candidate at a rung.
 
     Attributes:
         candidate: its id.
@@ -45,9 +45,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a candidate after a rung, why, and whom it was compared with (their ids).
+    """The decision on a candidate after a rung, with its reason.
 
-    Of many rivals only those are named that decided.
+    `compared_with` lists the ids of only the rivals that determined the decision.
     """
 
     candidate: str
@@ -58,37 +58,37 @@ class Decision:
 
 
 class Scheduler(Protocol):
-    """Decides who goes on.
+    """Interface of a scheduler: decide whether a candidate is promoted, stopped or finished.
 
     Attributes:
         first_rung: where a candidate begins.
-        races: whether the scheduler wants candidates to be raced within a rung.
+        races: whether candidates race against an incumbent within a rung.
     """
 
     first_rung: int
     races: bool
 
     def report(self, result: Result) -> Decision:
-        """Take in a result and return what happens to its candidate.
+        """Record a result and return the decision on its candidate.
 
         A repeated report changes nothing and gets the first answer.
         """
         ...
 
     def decided(self, candidate: str, rung: int) -> Decision | None:
-        """Return what was decided about a candidate at a rung, None if nothing was yet."""
+        """Return the decision on a candidate at a rung, None if there is none yet."""
         ...
 
     def replay(self, result: Result, decision: Decision) -> None:
-        """Take in a result that was decided before: what was recorded stands."""
+        """Record a result that was decided before; the recorded decision stands."""
         ...
 
     def note_finished(self, result: Result) -> None:
-        """Take in a program that was made at the last rung and needs no decision."""
+        """Record a program that was made at the last rung and needs no decision."""
         ...
 
     def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
-        """Return whom a candidate has to beat at a rung, by increasing length.
+        """Return the incumbents that a candidate has to beat at a rung, by increasing length.
 
         Args:
             model: its base model.
@@ -106,7 +106,7 @@ class Standing:
     _numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((2, 16)))
 
     def add(self, candidate: str, score: float, bits: int) -> None:
-        """Take in one more result."""
+        """Append a result."""
         size = len(self.names)
         if size == self._numbers.shape[1]:
             self._numbers = np.concatenate([self._numbers, np.empty_like(self._numbers)], axis=1)
@@ -128,11 +128,11 @@ class Standing:
 
 
 class RungRule:
-    """The frame of a scheduler by rungs; a subclass says who goes on from one.
+    """Base class of schedulers that decide rung by rung; a subclass judges each result.
 
     Args:
-        num_rungs: length of the ladder; the last rung is never followed by another.
-        eta: one in `eta` goes on.
+        num_rungs: number of rungs of the ladder; the last rung promotes no candidate.
+        eta: one in `eta` is promoted.
     """
 
     first_rung = 0
@@ -146,7 +146,7 @@ class RungRule:
         self._decisions: dict[tuple[str, int], Decision] = {}
 
     def report(self, result: Result) -> Decision:
-        """Take in a result and return what happens to its candidate."""
+        """Record a result and return the decision on its candidate."""
         assert 0 <= result.rung < self._num_rungs
         key = (result.candidate, result.rung)
         if key not in self._decisions:
@@ -154,21 +154,21 @@ class RungRule:
         return self._decisions[key]
 
     def decided(self, candidate: str, rung: int) -> Decision | None:
-        """Return what was decided about a candidate at a rung."""
+        """Return the decision on a candidate at a rung."""
         return self._decisions.get((candidate, rung))
 
     def incumbents(self, model: str, rung: int, *, left: int) -> tuple[Incumbent, ...]:
-        """Return nobody: this rule runs no races."""
+        """Return no incumbents; this scheduler does not race."""
         return ()
 
     def replay(self, result: Result, decision: Decision) -> None:
-        """Take in a result that was decided before."""
+        """Record a result that was decided before."""
         self._decisions[result.candidate, result.rung] = decision
         if self._stand(result) is not None and decision.action != "stop":
             self._passed(result)
 
     def note_finished(self, result: Result) -> None:
-        """Ignore it: it is compared with nobody."""
+        """Ignore the program; this scheduler compares it with none."""
 
     def _decide(self, result: Result) -> Decision:
         standing = self._stand(result)
@@ -188,7 +188,7 @@ class RungRule:
         return Decision(result.candidate, result.rung, action, reason, rivals)
 
     def _stand(self, result: Result) -> Standing | None:
-        """Put a result beside the others and return them all, None if it has no score."""
+        """Add a result to its group and return the group, None if the result has no score."""
         score, bits = result.score, result.bits
         if score is None or bits is None or math.isnan(score):
             return None
@@ -197,12 +197,12 @@ class RungRule:
         return standing
 
     def _group(self, result: Result) -> tuple[str, int, int]:
-        """Return with whom a candidate is compared: here all of its model at its rung."""
+        """Return the key of the group it is compared with: here all of its model at its rung."""
         return result.model, result.rung, 0
 
     def _passed(self, result: Result) -> None:
-        """Note a candidate that goes on or has completed the last rung."""
+        """Record a candidate that was promoted or completed the last rung; here do nothing."""
 
     def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
-        """Return whether the newest of `standing` goes on, why, and who decided that."""
-        return True, "everybody goes on", ()
+        """Return whether the newest result is promoted, the reason and the deciding rivals."""
+        return True, "every candidate is promoted", ()

@@ -225,7 +225,7 @@ def test_a_file_of_others_among_the_tables_is_named_and_nothing_is_written(
     (out / name).write_text("mine")
     assert aggregate(two, "-o", out) == 2
     foreign = out.joinpath(*Path(name).parts[:2])
-    assert f"-o: {foreign} is not of the data set {out}" in capsys.readouterr().err
+    assert f"-o: {foreign} does not belong to the data set {out}" in capsys.readouterr().err
     assert (out / name).read_text() == "mine"
     assert said(out, "rungs") == before
 
@@ -350,7 +350,7 @@ def test_a_program_names_no_file_elsewhere(
     with reopen_run(one) as run:
         run.ledger.write("programs", "a-r0", [{"candidate": "a", "payload_file": name}])
     assert aggregate(one, "-o", tmp_path / "all") == 2
-    assert "is no payload's file" in capsys.readouterr().err
+    assert "is not a payload file" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
 
 
@@ -388,7 +388,10 @@ def test_a_damaged_part_is_named_and_nothing_is_written(
         (["{}/nothing", "-o", "{}/new"], "nothing holds no run: there is no such folder"),
         (["{}/run", "-o", "{}/run"], "run holds .* and is no data set: name a folder that is new"),
         (["{}/run", "-o", "{}/run.yaml"], "run.yaml is a file; a data set is a folder"),
-        (["{}/run", "-o", "s3://bucket/set"], "is on a store: a data set is written to a disk"),
+        (
+            ["{}/run", "-o", "s3://bucket/set"],
+            "is on an object store: write the data set to a disk",
+        ),
         (["{}/run", "--import", "x.csv", "-o", "{}/new"], "--import and --map go together"),
         (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not what a data set says"),
         (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not what a data set says"),

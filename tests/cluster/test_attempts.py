@@ -82,7 +82,7 @@ def test_of_two_processes_one_holds_the_run_and_the_other_hears_who(
     winner = processes[[line.startswith("holds") for line in heard].index(True)]
     refusal = next(line for line in heard if line.startswith("refused"))
     assert f"process {winner.process.pid} (-c {ledger})" in refusal
-    assert "last sign of life 0 s ago" in refusal
+    assert "last heartbeat 0 s ago" in refusal
     assert "--take-over" in refusal
     holder = holder_of(ledger)
     assert holder is not None
@@ -118,7 +118,7 @@ def test_another_process_that_got_the_number_of_a_dead_one_is_no_holder(ledger: 
 def test_a_held_run_is_taken_over_by_force_and_only_once(ledger: Path) -> None:
     with ExitStack() as stack:
         assert stack.enter_context(hold(ledger)) == 1
-        with pytest.raises(HeldError, match=r"is held by attempt 1 on .*, process \d+ "):
+        with pytest.raises(HeldError, match=r"is locked by attempt 1 on .*, process \d+ "):
             stack.enter_context(hold(ledger))
         assert stack.enter_context(hold(ledger, take_over=True)) == 2
     assert latest_attempt(ledger) == 2

@@ -89,7 +89,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"proposer": {"kind": "evolution"}},
         "name",
-        "proposer: evolution has no end of its own: give budget.candidates or budget.seconds",
+        "proposer: evolution never ends by itself: give budget.candidates or budget.seconds",
     ),
     ({"base_models": []}, "base_models", "base_models: List should have at least 1 item"),
     (
@@ -153,7 +153,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     path.write_text("seed: &a 1\nname: *a\n")
     assert "line 2: YAML aliases (*a) are not allowed" in fails(capsys, "run", str(path))
     path.write_text("name: x\n2001-01-01: 3\n")
-    message = "line 2: the key 2001-01-01 is no text: write it in quotes"
+    message = "line 2: the key 2001-01-01 is not text: write it in quotes"
     assert message in fails(capsys, "run", str(path))
     for digits in ("0x" + "f" * 6000, "9" * 6000):
         path.write_text(f"name: x\nseed: {digits}\n")
@@ -182,7 +182,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         (".seed=1", "'.seed=1': an override is written key=value"),
         ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
         ("seed=" + "9" * 6000, "the value is not valid YAML"),
-        ("rungs={2001-01-01: 3}", "'rungs={2001-01-01: 3}': a key of the value is no text"),
+        ("rungs={2001-01-01: 3}", "'rungs={2001-01-01: 3}': a key of the value is not text"),
     ],
 )
 def test_a_bad_override_is_named(
@@ -289,7 +289,7 @@ def test_a_folder_that_is_taken_is_refused(
     )
     assert "belongs to --continue" in fails(capsys, "run", path, "--out", str(out), "--take-over")
     (out / "run.json").rename(out / "thesis.tex")
-    assert "is not empty and no run" in fails(capsys, "run", path, "--out", str(out))
+    assert "is neither empty nor a run" in fails(capsys, "run", path, "--out", str(out))
     assert (out / "thesis.tex").exists()
 
 
@@ -308,18 +308,18 @@ def test_a_run_that_is_held_is_not_written_by_another(
         assert run.attempt == 2
         for command in ("resume", "verify"):
             message = fails(capsys, command, str(begun))
-            assert f"{begun} is held by attempt 2 on " in message
+            assert f"{begun} is locked by attempt 2 on " in message
             assert f"process {os.getpid()}" in message
             assert f"kilobit resume {begun} --take-over" in message
         # Looking is free.
         assert launch.main(["status", str(begun)]) == 0
-        assert "held by attempt 2 on " in capsys.readouterr().out
+        assert "locked by attempt 2 on " in capsys.readouterr().out
         with reopen_run(begun, take_over=True) as other:
             assert other.attempt == 3
             with pytest.raises(SupersededError):
                 run.ledger.write("rungs", "x", [{"candidate": "x"}])
     assert launch.main(["status", str(begun)]) == 0
-    assert "nobody holds it" in capsys.readouterr().out
+    assert "not running" in capsys.readouterr().out
 
 
 def test_a_folder_whose_run_was_killed_as_it_began_can_be_used(
@@ -345,9 +345,9 @@ def test_resuming_changes_the_budget_and_nothing_else(
     overrides = [(one["attempt"], one["overrides"]) for one in attempts]
     assert overrides == [(1, []), (2, ["budget.seconds=60", "budget.candidates=9"])]
     for override, message in (
-        ("seed=3", "'seed=3': a run goes on with what it began with; what may change is budget.c"),
-        ("budget=3", "'budget=3': a run goes on with what it began with"),
-        ("budget.hours=3", "'budget.hours=3': a run goes on with what it began with"),
+        ("seed=3", "'seed=3': a resumed run keeps its settings; only these may change: budget.c"),
+        ("budget=3", "'budget=3': a resumed run keeps its settings"),
+        ("budget.hours=3", "'budget.hours=3': a resumed run keeps its settings"),
         ("budget.candidates=0", "command line: budget.candidates: Input should be greater than"),
         ("budget.seconds", "an override is written key=value"),
     ):
@@ -409,7 +409,7 @@ def test_a_folder_without_a_run_is_refused(
         ("127.0.0.1:1", "Connection refused"),
         ("127.0.0.1:99999999", "answers at 127.0.0.1:9999"),
         ("ray://x y", "answers at ray://x y"),
-        ("ray://", "answers at ray://: it names no host"),
+        ("ray://", "answers at ray://: the address names no host"),
         ("ray://127.0.0.1:1", "Connection refused"),
         ("ray://here:port", "Port could not be cast"),
         ("nonsense", "answers at nonsense"),
@@ -425,7 +425,7 @@ def test_an_address_where_nobody_answers_is_named_and_leaves_no_run(
     out = tmp_path / "out"
     found = fails(capsys, "run", str(write_sweep()), "--out", str(out), "--address", address)
     assert message in found
-    assert found.startswith("--address: no Ray cluster that takes our token answers at")
+    assert found.startswith("--address: no Ray cluster that accepts our token answers at")
     assert not out.exists()
 
 

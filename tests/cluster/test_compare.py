@@ -106,7 +106,7 @@ def test_a_judge_of_the_place_is_at_50_percent_with_a_warning(
     assert launch.main(command) == 0
     out = capsys.readouterr().out
     assert "WARNING: position bias: on 8 of 8 prompts (100 %)" in out
-    assert "asked: 0 requests, 0 replies; 16 were known; 0 tokens in, 0 out, 0.0000 dollars" in out
+    assert "asked: 0 requests, 0 replies; 16 were cached; 0 tokens in, 0 out, 0.0000 dollars" in out
     assert len(server.asked) == 16
 
 
@@ -121,7 +121,7 @@ def test_an_endpoint_that_refuses_is_one_message_and_status_1(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "kilobit: judge http://127.0.0.1:" in captured.err
-    assert "status 401: bad key; it wants a key" in captured.err
+    assert "status 401: bad key; it requires a key" in captured.err
     assert "Traceback" not in captured.err
 
 
@@ -180,7 +180,7 @@ def test_candidates_of_a_run_are_compared_by_what_the_ledger_holds(
     assert launch.main(["compare", f"{path}:{one}", f"{path}:{two[:12]}", *judge]) == 0
     assert json.loads(capsys.readouterr().out)["wins"] == 4
     assert launch.main(["compare", f"{path}:{one}", f"{path}:nobody", *judge]) == 2
-    assert "no candidate begins with 'nobody'; one has to" in capsys.readouterr().err
+    assert "no candidate begins with 'nobody'; name exactly one" in capsys.readouterr().err
     shutil.rmtree(path / "ledger" / "predictions")
     assert launch.main(["compare", f"{path}:{one}", f"{path}:{two}", *judge]) == 2
     assert f"{one} has no outputs on the search split" in capsys.readouterr().err

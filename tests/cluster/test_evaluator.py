@@ -322,7 +322,7 @@ def test_a_changed_base_model_stops_the_worker(
         return run(self, *args)
 
     monkeypatch.setattr(RungRunner, "run", vandal)
-    with pytest.raises(BaseModelChangedError, match="are not what they were"):
+    with pytest.raises(BaseModelChangedError, match="of the base model have changed"):
         evaluator.run_rung(lora().canonical(), FIRST)
 
 

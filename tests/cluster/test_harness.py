@@ -218,7 +218,7 @@ def test_documents_become_rows_and_what_is_not_there_is_named(
         HarnessEvaluator("ours_group", "acc", 2, tasks).evaluate(subject)
     with pytest.raises(ValueError, match="no metric f1"):
         HarnessEvaluator("ours_choice", "f1", 4, tasks).evaluate(subject)
-    with pytest.raises(ValueError, match="no_such_task is no task of the harness in"):
+    with pytest.raises(ValueError, match="no_such_task is not a task of the harness in"):
         HarnessEvaluator("no_such_task", "acc", 4, tasks)
 
 

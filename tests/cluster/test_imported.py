@@ -70,7 +70,7 @@ def test_they_change_nothing_about_ours(
     assert launch.main(["front", str(tmp_path / "all")]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(shown_alone)
-    assert "numbers, tiny: imported, by payload bits as others published them" in shown
+    assert "numbers, tiny: imported, by payload bits as published" in shown
     assert "no complexity counts them" in shown
     # Ours reach 0.5 with eight bits; theirs, with none, are not looked at.
     assert "score ≥ 0.5 on the search split: at most 8 payload bits (not certified)" in shown
@@ -85,9 +85,7 @@ def test_imported_alone_take_the_length_that_most_have(
     assert "by payload bits" in shown
     assert "No candidate" not in shown
     assert launch.main(["front", str(theirs), "--length", "program"]) == 0
-    assert (
-        "3 imported points do not say this length; try --length payload" in capsys.readouterr().out
-    )
+    assert "3 imported points lack this length; try --length payload" in capsys.readouterr().out
 
 
 def test_the_same_file_twice_is_one_source(tmp_path: Path, theirs: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_course_counts_and_estimates() -> None:
     course.add("m", row("b", 0, None, None), Decision("b", 0, "stop", ""))
     assert course.left_s() == 10.0
     assert course.line() == (
-        "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 2 examples/s, 0:10 gone, 0:10 left"
+        "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 2 examples/s, 0:10 elapsed, 0:10 left"
     )
 
 
@@ -90,7 +90,7 @@ def test_what_earlier_attempts_finished_is_counted_but_says_nothing_of_the_speed
         ],
     )
     assert course.line() == (
-        "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 0 examples/s, 0:00 gone, ? left"
+        "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 0 examples/s, 0:00 elapsed, ? left"
     )
     clock.now += 10
     course.add("m", row("c", 0, 0.5, 80), Decision("c", 0, "stop", ""))

@@ -88,7 +88,7 @@ def test_a_missing_or_huge_file_is_named(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(program_files._MAX_BYTES, name, 3)
-    refused(folder, name, "larger than the 3 bytes that it may have")
+    refused(folder, name, "larger than the allowed 3 bytes")
     (folder / name).unlink()
     refused(folder, name, "holds no program")
 

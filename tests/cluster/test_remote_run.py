@@ -157,7 +157,7 @@ def test_a_holder_elsewhere_lives_by_the_clock_of_the_store(
         monkeypatch.setattr(time, "time_ns", lambda: 0)
         assert is_held(ledger, 1)
         assert "process" in str(holder_of(ledger))
-        with pytest.raises(HeldError, match="is held by attempt 1"), hold(ledger):
+        with pytest.raises(HeldError, match="is locked by attempt 1"), hold(ledger):
             pass
     assert not is_held(ledger, 1)
 
@@ -168,7 +168,7 @@ def test_a_run_that_never_began_leaves_nothing_on_a_store(
     path = write_sweep()
     (folder / "log.txt").write_bytes(b"mine")
     with (
-        pytest.raises(SweepError, match=r"is not empty and no run: it holds log\.txt"),
+        pytest.raises(SweepError, match=r"is neither empty nor a run: it holds log\.txt"),
         create_run(load_sweep(path), path, folder),
     ):
         pass
@@ -257,7 +257,7 @@ def test_what_has_to_be_local_may_not_be_a_url(
     write_sweep: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [{"regime": "x", "path": "s3://bucket/model"}]
-    assert "a local path is needed, no URL" in refused(
+    assert "a local path is needed, not a URL" in refused(
         capsys, "run", str(write_sweep(base_models=models))
     )
 

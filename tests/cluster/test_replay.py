@@ -194,7 +194,7 @@ def test_another_proposal_than_the_recorded_one_is_an_error(
     search, _ = a_search(run.sweep, four)
     a_recorder(run, task, search).propose(four[0].model)
     other, _ = a_search(run.sweep, four[1:])
-    with pytest.raises(ReplayError, match=f"{four[0].id} of .* does not come up again"):
+    with pytest.raises(ReplayError, match=f"{four[0].id} of .* is not proposed again"):
         replay(run.ledger, other)
 
 

@@ -38,7 +38,7 @@ def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(
     (out / name).write_text("mine")
     before = sorted(out.rglob("*"))
     with (
-        pytest.raises(SweepError, match="is not empty and no run: it holds"),
+        pytest.raises(SweepError, match="is neither empty nor a run: it holds"),
         create_run(load_sweep(path), path, out),
     ):
         pass
@@ -101,7 +101,7 @@ def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
     assert holds_run(sweep, out)
     with continue_run(load_sweep(path, ["budget.candidates=2"]), out) as run:
         assert (run.attempt, run.sweep.budget.candidates) == (2, 2)
-        with pytest.raises(HeldError, match="is held by attempt 2"), continue_run(sweep, out):
+        with pytest.raises(HeldError, match="is locked by attempt 2"), continue_run(sweep, out):
             pass
         with continue_run(sweep, out, take_over=True) as newer:
             assert (newer.attempt, newer.sweep.budget.candidates) == (3, None)

@@ -92,7 +92,7 @@ def test_harm_is_red_and_has_a_sign() -> None:
     text = io.StringIO()
     print_card(Console(file=text, force_terminal=True, soft_wrap=True), lines, {"mmlu": "not here"})
     assert "\x1b[31m-0.75 (-0.92 -0.58) ▼\x1b[0m" in text.getvalue()
-    assert "not there: mmlu: not here" in text.getvalue()
+    assert "not available: mmlu: not here" in text.getvalue()
     plain = Text.from_ansi(text.getvalue()).plain
     assert "a (m, 4000 bits) helps nothing here and harms x -0.75" in plain
     text = io.StringIO()
@@ -267,7 +267,7 @@ def test_the_command_writes_what_it_prints(
     items = ["translation", "text bits/byte", "safety", "no_such_task"]
     assert {line["item"] for line in whole} == set(items)
     assert all(
-        "no task of the harness" in line["error"] for line in lines if line["item"] == items[3]
+        "not a task of the harness" in line["error"] for line in lines if line["item"] == items[3]
     )
     bare_lines = [line for line in whole if line["candidate"] == CANDIDATES[0].id]
     # A program of no text and no adapter changes nothing.
@@ -281,7 +281,7 @@ def test_the_command_writes_what_it_prints(
     assert text["change"] == pytest.approx(text["value"] - text["base"]) != 0
     assert launch.main(words) == 0
     shown = capsys.readouterr().out
-    assert "not there: no_such_task" in shown
+    assert "not available: no_such_task" in shown
     assert "safety, bare: intent=explicit" in shown
     assert not list(run.path.glob(".*.tmp"))
 

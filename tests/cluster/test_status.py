@@ -79,7 +79,7 @@ def a_watch(story: Story) -> Watch:
 def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story) -> None:
     watch, text = a_watch(story), io.StringIO()
     status._watch_lines(watch, Console(file=text, soft_wrap=True, width=300), 5, story.sleep)
-    first, *_ = text.getvalue().split("held by attempt 1")
+    first, *_ = text.getvalue().split("locked by attempt 1")
     assert "small, attempt 1" in first
     lines = [line for line in text.getvalue().splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
     told = [line[9:] for line in lines]
@@ -93,8 +93,8 @@ def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story
     assert told[3] == "failed: b: ValueError: \ufffd[31mno"
     assert told[4].startswith("rung 0: 3 finished; 3 of 4 candidates ended")
     assert ending(watch) == (
-        "nobody holds it, and it is not complete: 3 of 4 candidates ended: 1 completed the last "
-        f"rung, 2 stopped before; 0 were in hand, 0 programs verified. Go on with:\n"
+        "not running, and not complete: 3 of 4 candidates ended: 1 completed the last "
+        f"rung, 2 stopped before; 0 were in progress, 0 programs verified. Go on with:\n"
         f"  kilobit resume {story.run.path}"
     )
 
@@ -111,7 +111,7 @@ def test_a_terminal_renews_a_table(story: Story) -> None:
     assert ["small", "2", "2", "0.500", "900", "8", "1", "900"] in rows
     assert ["large", "1", "1", "0"] in rows
     assert ["0", "4", "2", "3", "1"] in rows
-    assert "nobody holds it" in last
+    assert "not running" in last
     assert "\x1b[31mno" not in last
 
 
@@ -162,10 +162,10 @@ def test_one_look_says_how_to_go_on_where_nobody_holds_the_run(
         assert launch.main(["status", str(story.run.path)]) == 0
         return capsys.readouterr().out
 
-    assert "3 are in hand" in shown()
+    assert "3 are in progress" in shown()
     story.let_go()
-    assert "3 were in hand" in shown()
-    assert "nobody holds it, and it is not complete. Go on with:\n" in shown()
+    assert "3 were in progress" in shown()
+    assert "not running, and not complete. Go on with:\n" in shown()
     assert shown().endswith(f"  kilobit resume {story.run.path}\n")
 
 
@@ -190,8 +190,8 @@ def test_a_watch_of_a_run_that_nobody_holds_ends_at_once(
     story.let_go()
     assert launch.main(["status", str(story.run.path), "--watch"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("nobody holds it") == 1
-    assert "it is not complete: 0 of 4 candidates ended" in shown
+    assert shown.count("not running") == 1
+    assert "and not complete: 0 of 4 candidates ended" in shown
 
 
 def test_a_run_on_a_store_is_watched_too(
@@ -206,7 +206,7 @@ def test_a_run_on_a_store_is_watched_too(
             watch.holder = None
 
         status._watch_lines(watch, Console(file=text, soft_wrap=True), 1, sleep)
-    assert "held by attempt 1" in text.getvalue()
+    assert "locked by attempt 1" in text.getvalue()
     assert launch.main(["status", str(folder), "--watch"]) == 0
     shown = capsys.readouterr().out
     assert "1 stopped before" in shown

@@ -117,7 +117,7 @@ def test_text_that_the_tokenizer_changes_is_refused(model_folders: dict[str, Pat
     from tokenizers import normalizers
 
     frozen.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(CodingError, match="does not give the text back"):
+    with pytest.raises(CodingError, match="does not reproduce the text"):
         encode_text(frozen, "Emma")
     assert decode_text(frozen, encode_text(frozen, "emma")) == "emma"
 
@@ -131,5 +131,5 @@ def test_text_beyond_the_context_is_refused_and_so_is_a_claim_of_it(
     assert len(frozen.tokenizer(text, add_special_tokens=False)["input_ids"]) == 257
     with pytest.raises(CodingError, match="257 tokens"):
         encode_text(frozen, text)
-    with pytest.raises(PayloadError, match="more tokens than the model takes"):
+    with pytest.raises(PayloadError, match="more tokens than the model's context"):
         decode_text(frozen, b"\x00\xff\x02" + bytes(range(20)))

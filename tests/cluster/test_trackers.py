@@ -94,7 +94,7 @@ def test_each_candidate_is_begun_told_of_and_ended() -> None:
 def test_a_tracker_that_fails_is_warned_of_once(at: str, caplog: pytest.LogCaptureFixture) -> None:
     inner, told = Inner(at), list[str]()
     tell(tracking(inner, told))
-    text = "tracker fake is left out from here on, the search goes on: no server at http://127"
+    text = "tracker fake failed and gets no more results, the search continues: no server at http://127"
     assert len(told) == 1
     assert told[0].startswith(text)
     assert at not in [note[0] for note in inner.notes]
@@ -110,7 +110,7 @@ def test_a_tracker_that_hangs_holds_nobody_up() -> None:
     one.on_trial_result(1, [], trial(), result(0))
     one.finish(timeout_s=0.05)
     assert time.monotonic() - began < 10
-    assert told == ["tracker fake has not taken everything within 0.05 s; the ledger has it all"]
+    assert told == ["tracker fake did not take all results within 0.05 s; the ledger has them"]
     go_on.set()
 
 
@@ -122,14 +122,16 @@ def test_a_server_that_is_down_is_warned_of(write_sweep: Write, tmp_path: Path) 
     one._regimes = {"small": "pretrained"}
     tell(one)
     assert len(told) == 1
-    assert told[0].startswith("tracker mlflow is left out from here on, the search goes on: ")
+    assert told[0].startswith(
+        "tracker mlflow failed and gets no more results, the search continues: "
+    )
     assert "127.0.0.1" in told[0]
 
 
 def test_a_kind_is_named_once(write_sweep: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_sweep(trackers=[{"kind": "mlflow"}, {"kind": "mlflow", "experiment": "other"}])
     assert launch.main(["run", str(path), "--dry-run"]) == 2
-    assert "trackers: two are of kind 'mlflow': give each kind once" in capsys.readouterr().err
+    assert "trackers: two have kind 'mlflow': give each kind once" in capsys.readouterr().err
 
 
 def test_the_example_of_the_page_is_one(write_sweep: Write) -> None:
@@ -172,7 +174,7 @@ def test_a_subject_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_event_files_need_a_disk(write_sweep: Write) -> None:
     sweep = load_sweep(write_sweep(trackers=[{"kind": "tensorboard"}]))
     run = a_run(StoredPath("s3:", "bucket", "run"), sweep)  # type: ignore[arg-type]
-    with pytest.raises(SweepError, match=r"trackers\.0\.folder: the run lies on a store"):
+    with pytest.raises(SweepError, match=r"trackers\.0\.folder: the run is in object storage"):
         make_trackers(run, print)
 
 

@@ -121,8 +121,8 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     model = str(run.sweep.base_models[0].path)
     assert launch.main(["verify", str(folder), "--model", model]) == 0
     shown = capsys.readouterr().out
-    assert "8 of 8 predictions are those that were recorded" in shown
-    assert "program.py is what this version makes of its recipe" in shown
+    assert "8 of 8 predictions equal the recorded ones" in shown
+    assert "program.py is the script that this version builds from its recipe" in shown
 
 
 @pytest.mark.timeout(60)
@@ -262,7 +262,7 @@ def test_what_was_left_out_is_said_by_whoever_begins(
     monkeypatch.setattr("cluster.check.check_sweep", stop)
     assert launch.main([command, str(run.path)]) == (2 if command == "resume" else 1)
     shown = capsys.readouterr().out
-    assert f"left out and to be done again: {run.path}/ledger/predictions/" in shown
+    assert f"damaged, will be recomputed: {run.path}/ledger/predictions/" in shown
     assert command == "resume" or f"kilobit resume {run.path}" in shown
     assert run.ledger.rows("openings") == []
 

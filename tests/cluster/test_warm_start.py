@@ -115,7 +115,7 @@ def test_a_state_without_a_place_and_a_missing_one_are_errors(frozen: Frozen) ->
     with installed(frozen, adapter_spec("lora")) as adapter:
         with pytest.raises(ValueError, match=f"{NAME}: none of its tensors"):
             begin_from(adapter, NAME, state)
-        with pytest.raises(ValueError, match=f"{NAME}: it has no saved state"):
+        with pytest.raises(ValueError, match=f"{NAME}: it has no checkpoint"):
             begin_from(adapter, NAME, None)
 
 
@@ -168,4 +168,4 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
 
 def test_a_start_without_a_state_is_a_row_that_says_so(evaluator: Evaluator) -> None:
     row = evaluator.run_rung(lora(start=NAME).canonical(), Rung(0, 4, 2))
-    assert f"ValueError: the adapter can't begin from {NAME}: it has no saved state" in row["error"]
+    assert f"ValueError: the adapter can't begin from {NAME}: it has no checkpoint" in row["error"]

@@ -39,10 +39,10 @@ def test_a_search_is_watched_and_told_to_trackers(
     scores = {(row["candidate"], row["rung"]): row["score"] for row in rows}
 
     lines = seen.splitlines()
-    assert "held by attempt 1" in seen
+    assert "locked by attempt 1" in seen
     assert any("rung 0: 3 finished" in line for line in lines)
     assert any("3 of 3 candidates ended" in line for line in lines)
-    assert "nobody holds it, and nothing is left to try" in seen
+    assert "not running, and nothing is left to try" in seen
     assert "\x1b" not in seen
 
     log = (run / "run.log").read_text()

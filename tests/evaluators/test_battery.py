@@ -146,7 +146,7 @@ def test_a_file_of_requests_is_read_and_what_is_wrong_in_it_is_named(tmp_path: P
         (json.dumps({**good, "severity": "bad"}), "line 2: severity: Input should be 'benign'"),
         ("{", "line 2: not JSON"),
         ("[]", "line 2: the line: "),
-        (json.dumps({**good, "id": "line 1"}), "line 2: id 'line 1' was there before"),
+        (json.dumps({**good, "id": "line 1"}), "line 2: duplicate id 'line 1'"),
     ):
         path.write_text(json.dumps(good) + "\n" + line + "\n", "utf-8")
         with pytest.raises(ValueError, match=message):

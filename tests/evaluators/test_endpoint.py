@@ -198,7 +198,7 @@ def test_requests_keep_their_distance(server: Server, tmp_path: Path) -> None:
     assert time.now == pytest.approx(3 * 2)
 
 
-@pytest.mark.parametrize(("value", "message"), [("", "is not set"), ("a b", "can be no key")])
+@pytest.mark.parametrize(("value", "message"), [("", "is not set"), ("a b", "hold a valid key")])
 def test_a_key_that_is_none_is_said_before_anything_is_asked(
     server: Server,
     tmp_path: Path,

@@ -59,9 +59,9 @@ def test_a_column_may_have_a_comma_or_an_equals_sign_in_its_name(tmp_path: Path)
     ("content", "message"),
     [
         ("name,performance\na,0.5\n", r"t.csv: no column 'bits' for payload_bits; there are "
-         r"'name', 'performance'; if it is to be the value in all rows write payload_bits:=bits"),
+         r"'name', 'performance'; to use it as the value of all rows, write payload_bits:=bits"),
         ("name,performance,bits\na,45.3,8\n", r"t.csv, line 2, column 'performance': a number "
-         r"from 0 to 1 is needed, found '45.3'; percentages are to be divided by 100"),
+         r"from 0 to 1 is needed, found '45.3'; divide percentages by 100"),
         ("name,performance,bits\na,high,8\n", r"line 2, column 'performance': .* found 'high'"),
         ("name,performance,bits\na,,8\n", r"line 2, column 'performance': a score from 0 to 1 is "
          r"needed, found none"),
@@ -72,7 +72,7 @@ def test_a_column_may_have_a_comma_or_an_equals_sign_in_its_name(tmp_path: Path)
         ("name,performance,bits\na,0.5,inf\n", r"line 2, column 'bits': .* found 'inf'"),
         ("name,performance,bits\na,0.5\n", r"line 2: 2 values, but line 1 names 3 columns"),
         ("name,bits,bits\na,0.5,8\n", r"line 1: two columns are called 'bits'"),
-        ('name,performance,bits\n"a,0.5,8\n', r"t.csv, line 2: no CSV"),
+        ('name,performance,bits\n"a,0.5,8\n', r"t.csv, line 2: not CSV"),
         ("name,performance,bits\n", r"t.csv: the file holds no points"),
         ("", r"t.csv: the file holds no points"),
     ],
@@ -91,8 +91,8 @@ def test_an_error_names_line_and_column_and_what_is_allowed(
         ("t.jsonl", "{\n", "t.jsonl, line 1: not JSON"),
         ("t.jsonl", '{"name": {}, "performance": 1, "bits": 1}', "line 1, column 'name': a text"),
         ("t.jsonl", '{"name": "a", "performance": true, "bits": 1}', "column 'performance'"),
-        ("t.parquet", "no", "t.parquet: no Parquet file that can be read"),
-        ("t.xlsx", "no", r"t.xlsx: what the name ends in .* known: .csv, .tsv, .jsonl, .ndjson"),
+        ("t.parquet", "no", "t.parquet: not a readable Parquet file"),
+        ("t.xlsx", "no", r"t.xlsx: .* has to end in one of .csv, .tsv, .jsonl, .ndjson"),
     ],
 )
 def test_other_files_have_errors_of_their_own(
@@ -116,14 +116,14 @@ def test_not_utf8_is_said(tmp_path: Path) -> None:
     [
         ("payload_bits=bits", "--map: score is needed"),
         ("score=s", "--map: program_bits or payload_bits is needed"),
-        ("score=s,bits=b", "--map: no field 'bits'; there are task, model"),
-        ("accuracy=s,payload_bits=b", "--map: no field 'accuracy'; there are task, model"),
-        ("score=s,payload_bits=b,tsk:=object", "--map: no field 'tsk'; there are task, model"),
-        ("score=s, modle = m,payload_bits=b", "--map: no field 'modle'; there are task, model"),
+        ("score=s,bits=b", "--map: unknown field 'bits'; the fields are task, model"),
+        ("accuracy=s,payload_bits=b", "--map: unknown field 'accuracy'; the fields are task"),
+        ("score=s,payload_bits=b,tsk:=object", "--map: unknown field 'tsk'; the fields are task"),
+        ("score=s, modle = m,payload_bits=b", "--map: unknown field 'modle'; the fields are task"),
         ("score=s,score=t,payload_bits=b", "--map: score is given twice"),
-        ("score=,payload_bits=b", "--map: 'score=' is no FIELD=COLUMN and no FIELD:=VALUE"),
-        ("score", "--map: 'score' is no FIELD=COLUMN"),
-        ("", "--map: '' is no FIELD=COLUMN"),
+        ("score=,payload_bits=b", "--map: 'score=' is neither FIELD=COLUMN nor FIELD:=VALUE"),
+        ("score", "--map: 'score' is neither FIELD=COLUMN"),
+        ("", "--map: '' is neither FIELD=COLUMN"),
     ],
 )
 def test_a_mapping_that_makes_no_sense_is_said(mapping: str, message: str) -> None:

@@ -134,6 +134,6 @@ def test_duckdb_and_pandas_read_every_table(tmp_path: Path, table: str) -> None:
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "", "a\0b", "a\\b"])
 def test_a_part_can_not_lie_elsewhere(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a part"):
+    with pytest.raises(ValueError, match="is not a valid part name"):
         Ledger(tmp_path / "ledger", 1).write("rungs", name, [{"candidate": "x"}])
     assert list(tmp_path.iterdir()) == []

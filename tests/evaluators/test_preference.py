@@ -190,7 +190,7 @@ def test_answers_are_paired_by_id_or_by_line(tmp_path: Path) -> None:
     [
         ([1], "line 2: a JSON object is needed, found a list"),
         ({"output": "x"}, "line 2: `id` must be a text or a whole number, found None"),
-        ({"id": 1, "output": "x"}, "line 2: the id '1' is that of .*line 1 too"),
+        ({"id": 1, "output": "x"}, "line 2: the id '1' is also used by .*line 1"),
         ({"id": 2, "output": 3}, "line 2: `output` must be a text, found 3"),
         ({"id": 2, "text": "x"}, r"line 2: `output` must be a text, found nothing.*'id', 'text'"),
         ({"id": 2, "output": "\ud800"}, "line 2: `output` holds half of a surrogate pair"),
@@ -213,7 +213,7 @@ def test_files_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
             pair_answers(*pair, None)
     with pytest.raises(ValueError, match=r"the first answers lack 1 of 2 prompts, .* '2'"):
         pair_answers(one, more, {"1": "p", "2": "q"})
-    with pytest.raises(ValueError, match=r"3, line 1: no file says the `input` of '1'"):
+    with pytest.raises(ValueError, match=r"3, line 1: no file has the `input` of '1'"):
         pair_answers(more, more, None)
     with pytest.raises(ValueError, match="no lines"):
         read_answers(write(tmp_path / "empty"))

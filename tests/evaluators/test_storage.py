@@ -52,8 +52,8 @@ def test_a_url_keeps_its_form_through_everything_that_is_done_to_paths() -> None
         ("s3://bucket/run?secret=sesame", "no user name, password"),
         ("s3://bucket", "names no folder in a bucket"),
         ("s3://bucket/../other", "names no folder in a bucket"),
-        ("memory://bucket/run", "no store that several processes can share"),
-        ("http://bucket/run", "no store that several processes can share"),
+        ("memory://bucket/run", "not an object store that processes can share"),
+        ("http://bucket/run", "not an object store that processes can share"),
     ],
 )
 def test_a_url_that_can_not_be_a_run_is_refused_without_its_secrets(url: str, message: str) -> None:

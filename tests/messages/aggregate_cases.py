@@ -55,7 +55,9 @@ AGGREGATE = [
         "-o {here}/file/all: can't be written: {here}/file: Not a directory",
         given=lambda scene: scene.file("file", "x"),
     ),
-    Case("aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on a store: a data set is"),
+    Case(
+        "aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on an object store: write the"
+    ),
     Case(
         "aggregate {run} -o {here}/all",
         "-o: {here}/all is a file; a data set is a folder",
@@ -74,7 +76,7 @@ AGGREGATE = [
     Case("aggregate {run} -o {here}/all", "{run} holds no run: there is no such folder"),
     Case(
         "aggregate {run} -o {here}/set",
-        "-o: {here}/set/rungs/mine.txt is not of the data set {here}/set, ",
+        "-o: {here}/set/rungs/mine.txt does not belong to the data set {here}/set and ",
         given=a_mixed_data_set,
     ),
     Case(
@@ -91,18 +93,18 @@ AGGREGATE = [
         "{here}/t.csv, line 3: 1 values, but line 1 names 2 columns",
         given=table("accuracy,bits\n0.5,80\n0.5\n"),
     ),
-    Case(f"{IMPORT} --map x", "--map: 'x' is no FIELD=COLUMN and no FIELD:=VALUE"),
-    Case(f"{IMPORT} --map speed=x", "--map: no field 'speed'; there are "),
+    Case(f"{IMPORT} --map x", "--map: 'x' is neither FIELD=COLUMN nor FIELD:=VALUE"),
+    Case(f"{IMPORT} --map speed=x", "--map: unknown field 'speed'; the fields are "),
     Case(
         f"{IMPORT} --map score=s,payload_bits=b,tsk:=object",
-        "--map: no field 'tsk'; there are task, model",
+        "--map: unknown field 'tsk'; the fields are task, model",
     ),
     Case(f"{IMPORT} --map task:=x", "--map: score is needed: a column with numbers from 0 to 1"),
 ]
 FRONT = [
     Case(
         "front {here}/set",
-        "{here}/set/dataset.json is not what a data set",
+        "{here}/set/dataset.json is not a valid manifest of a data set",
         given=data_set({"sources": []}),
     ),
     Case(

@@ -64,13 +64,13 @@ SLURM = [
     Case("slurm {here}/none.yaml", "{here}/none.yaml: No such file or directory"),
     Case(
         "slurm {sweep} {here}/second.yaml --chain 3 --print",
-        "--chain takes one sweep file; several go on by slurm.requeue",
+        "--chain takes one sweep file; for several set slurm.requeue",
         given=two_sweeps(name="other"),
     ),
-    Case("slurm 'a\nb.yaml' --print", "a batch script takes no line ends and signs of control"),
+    Case("slurm 'a\nb.yaml' --print", "a batch script takes no line breaks and control characters"),
     Case(
         "slurm {sweep} {here}/second.yaml --print",
-        "{here}/second.yaml: slurm differs from that of {sweep}: one job has one",
+        "{here}/second.yaml: slurm differs from that of {sweep}: a job has only one",
         given=two_sweeps(name="other", slurm={"nodes": 2}),
     ),
     Case(
@@ -85,7 +85,7 @@ SLURM = [
         cpus_per_node=2,
     ),
     slurm(
-        "slurm: 1 nodes with 4 CPUs each have no place for 3 ranks of workers with 4.01 CPUs each: "
+        "slurm: 1 nodes with 4 CPUs each have no room for 3 ranks of workers with 4.01 CPUs each: "
         "change slurm.nodes, slurm.cpus_per_node or workers",
         "slurm {sweep} workers.cpus=4 workers.per_model=3 --print",
         nodes=1,
@@ -142,7 +142,7 @@ KUBERNETES = [
     ),
     pods("kubernetes.out is missing: pods keep nothing when they end, so name an", claim=None),
     pods(
-        "kubernetes.out: '/elsewhere' would end with its pod: a path below /data or",
+        "kubernetes.out: '/elsewhere' would be deleted with its pod: a path below /data or",
         out="/elsewhere",
     ),
     pods("kubernetes: `min_replicas` and `max_replicas` need `autoscale: true`", max_replicas=2),
@@ -153,7 +153,9 @@ KUBERNETES = [
         autoscale=True,
         max_replicas=1,
     ),
-    pods("kubernetes.ray_version: 2.9.0 is not the Ray of this kilobit", ray_version="2.9.0"),
+    pods(
+        "kubernetes.ray_version: 2.9.0 is not the Ray version of this kilobit", ray_version="2.9.0"
+    ),
     pods(
         "workers.cpus: a rank needs 64, and a machine has no more than 3.99 for it (kubernetes.cp",
         "kubernetes {sweep} workers.cpus=64 --print",
@@ -162,7 +164,7 @@ KUBERNETES = [
     pods("env.AWS_SECRET_ACCESS_KEY looks like a secret", env={"AWS_SECRET_ACCESS_KEY": "sesame"}),
     Case(
         "kubernetes {sweep} --print",
-        "base_models.0.path: 'model' is relative to the sweep file, which is alone where the pods",
+        "base_models.0.path: 'model' is relative to the sweep file, but the pods see no other",
         sweep={"base_models": [{"regime": "r", "path": "model"}], "kubernetes": POD},
     ),
     Case(

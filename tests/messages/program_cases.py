@@ -143,7 +143,7 @@ CERTIFY = [
     Case(
         "certify {run}",
         "the sealed split of {run} was opened on 2026-01-02 00:00 UTC for another choice of 1 "
-        "programs, and what it said may have guided this one; --again certifies all the same",
+        "programs, and its results may have guided this one; --again certifies all the same",
         given=lambda scene: scene.opened(),
     ),
     Case(
@@ -271,7 +271,7 @@ SCORECARD = [
     ),
     Case(
         "scorecard {run} --battery {here}/battery.yaml",
-        "; do its rung again by `kilobit resume {run}`",
+        "; recompute its rung by `kilobit resume {run}`",
         given=a_program_that_is_damaged,
     ),
 ]
@@ -294,7 +294,7 @@ JUDGES = [
     Case(COMPARE, "verdicts.jsonl: No such file", given=judge(PEOPLE, a=ANSWER, b=ANSWER)),
     Case(
         COMPARE.replace("{here}/a.jsonl", "{run}:dead"),
-        "{run}: no candidate begins with 'dead'; one has to",
+        "{run}: no candidate begins with 'dead'; name exactly one",
         given=a_run_without_outputs,
     ),
     Case(

@@ -44,12 +44,12 @@ CASES = [
     Case("report {run} --length words", "argument --length: invalid choice: 'words'"),
     Case(
         "report {run} {here}/second",
-        "say by -o FILE.html where the report of several runs is to lie",
+        "a report of several runs has no default path: give -o FILE.html",
         given=two_runs(),
     ),
     Case(
         "report {run} -o {here}",
-        "-o {here}: that is a folder; a file such as {here}/report.html fits",
+        "-o {here}: that is a folder; give a file such as {here}/report.html",
         given=Scene.finished,
     ),
     Case(
@@ -76,7 +76,7 @@ CASES = [
     ),
     Case(
         "report {here}/set -o {here}/r.html",
-        "there is no run in it, only points of others",
+        "there is no run in it, only imported points",
         given=only_of_others,
     ),
     Case(
@@ -101,12 +101,12 @@ CASES = [
     Case(OVERLAY, "{here}/curve.csv: not UTF-8 at byte 1", given=curve(b"b\xff")),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 1: two columns 'bits'",
+        "{here}/curve.csv, line 1: two columns are called 'bits'",
         given=curve("bits,bits\n1,1\n"),
     ),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 2: 3 cells, the heads are 2",
+        "{here}/curve.csv, line 2: 3 values, but the header names 2 columns",
         given=curve("bits,score\n1,1,1\n"),
     ),
     Case(

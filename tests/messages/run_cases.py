@@ -101,39 +101,39 @@ WORDS = [
     Case("status {run} --deep", "unrecognized arguments: --deep"),
     Case("status {run} more", "unrecognized arguments: more"),
     Case("status s3://me:sesame@bucket/run", "give credentials by the environment"),
-    Case("status ftp://host/run", "ftp:// is no store that several processes can share; known: s3"),
+    Case("status ftp://host/run", "ftp:// is not an object store that processes can share; known"),
     Case("status s3://bucket", "names no folder in a bucket: give s3://BUCKET/FOLDER"),
     Case("status {run} --watch 0", "argument --watch: '0': 0.2 to 3600 seconds are allowed"),
     Case("verify {run} --timeout 0", "argument --timeout: '0': whole seconds from 1 to 1000000"),
     Case("slurm a.yaml --chain x", "argument --chain: 'x': 1 to 1000 jobs are allowed"),
     Case("front {run} --length file", "argument --length: invalid choice: 'file'"),
     Case("resume {run} --log-level loud", "argument --log-level: invalid choice: 'loud'"),
-    Case("run {sweep} --take-over", "--take-over belongs to --continue: a new run is h", sweep={}),
+    Case("run {sweep} --take-over", "--take-over belongs to --continue: a new run is n", sweep={}),
     Case(
         "run {sweep} --out {run} --address 127.0.0.1:1",
-        "--address: no Ray cluster that takes our token answers at 127.0.0.1:1: ",
+        "--address: no Ray cluster that accepts our token answers at 127.0.0.1:1: ",
         sweep={},
     ),
     Case(
         "doctor --address 127.0.0.1:1",
-        "--address: no Ray cluster that takes our token answers at 127.0.0.1:1: ",
+        "--address: no Ray cluster that accepts our token answers at 127.0.0.1:1: ",
     ),
 ]
 FOLDERS = [
     Case("run {sweep} --out /proc/kilobit", "'/proc/kilobit' can't be written: ", sweep={}),
     Case(
         "run {sweep} --out {run}",
-        "{run} holds a run of this sweep: go on with it by `kilobit resume {run}`, or choose",
+        "{run} holds a run of this sweep: continue it with `kilobit resume {run}`, or choose",
         given=begun,
     ),
     Case(
         "run {sweep} --out {run}",
-        "{run} holds a run of this sweep, held now by attempt 1 on ",
+        "{run} holds a run of this sweep, locked by attempt 1 on ",
         given=held,
     ),
     Case(
         "run {sweep} --out {run}",
-        "{run} holds a run of another sweep (seed differs): go on with it by `kilobit resume",
+        "{run} holds a run of another sweep (seed differs): continue it with `kilobit resume",
         given=a_run_of_another_sweep,
     ),
     Case(
@@ -144,7 +144,7 @@ FOLDERS = [
     ),
     Case(
         "run {sweep} --out {run}",
-        "{run} is not empty and no run: it holds thesis.tex; choose another folder with --out",
+        "{run} is neither empty nor a run: it holds thesis.tex; choose another folder with --out",
         sweep={},
         given=lambda scene: scene.file("run/thesis.tex", "x"),
     ),
@@ -191,7 +191,7 @@ RUNS = [
     ),
     Case(
         "certify {run}",
-        "{run} is no run but holds runs: {run}/a, {run}/b\n",
+        "{run} is not a run but contains runs: {run}/a, {run}/b\n",
         given=lambda scene: (scene.begun("run/a"), scene.begun("run/b")),
     ),
     Case(
@@ -210,7 +210,7 @@ RUNS = [
         given=lambda scene: scene.file("run/run.json", "half"),
     ),
     Case("resume {run}", "was written by an older version: it", given=edited(ledger_schema=None)),
-    Case("resume {run}", "{run} is held by attempt 1 on ", given=held),
+    Case("resume {run}", "{run} is locked by attempt 1 on ", given=held),
     Case("resume {run}", "or take the run from it: `kilobit resume {run} --take-over", given=held),
     Case(
         "resume {run}",
@@ -219,7 +219,7 @@ RUNS = [
     ),
     Case(
         "resume {run} seed=3",
-        "'seed=3': a run goes on with what it began with; what may change is budget.candidates",
+        "'seed=3': a resumed run keeps its settings; only these may change: budget.candidates",
         given=begun,
     ),
     Case("resume {run} budget", "'budget': an override is written key=value, e.g.", given=begun),
@@ -235,7 +235,7 @@ RUNS = [
         given=begun,
     ),
     Case("resume {run}", "accepted.a2.k0.json: not a list of", given=a_list_that_is_damaged),
-    Case("resume {run}", "{run} can't go on: ", given=of_another_search),
+    Case("resume {run}", "{run} can't be resumed: ", given=of_another_search),
     Case(
         "resume {run}",
         "kilobit: [Errno 28] No space left on device: '{run}/ledger/attempts/0002.json'",

@@ -67,7 +67,7 @@ YAML = [
     text("name: 2020-13-45\n", "s.yaml: not valid YAML: month must be in 1..12"),
     text("- 1\n", "{here}/s.yaml: a YAML mapping is needed, found list"),
     text("seed: &a 1\nname: *a\n", "s.yaml, line 2: YAML aliases (*a) are not allowed"),
-    text("seed: 1\n1: 3\n", "s.yaml, line 2: the key 1 is no text: write it in quotes"),
+    text("seed: 1\n1: 3\n", "s.yaml, line 2: the key 1 is not text: write it in quotes"),
     text("seed: 1\nseed: 2\n", "s.yaml, line 2: the key 'seed' is given twice"),
     text(f"seed: {'9' * 200}\n", "line 1: not valid YAML: a whole number has at most 100 digits"),
     text(b"name: \xe4\n", "{here}/s.yaml: "),
@@ -76,7 +76,7 @@ OVERRIDES = [
     override("eta", "'eta': an override is written key=value, e.g. budget.seconds=60"),
     override("name.x=1", "'name.x=1': 'name' is not a mapping in this file"),
     override("seed=[", "'seed=[': the value is not valid YAML"),
-    override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is no text"),
+    override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is not text"),
     override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
 ]
 FIELDS = [
@@ -92,7 +92,7 @@ FIELDS = [
     bad("'task.name' is missing", task={"kind": "miniature"}),
     bad("length: Input should be 'program' or 'payload' (found 'bits')", length="bits"),
     bad(
-        "line 1: proposer: evolution has no end of its own: give budget.",
+        "line 1: proposer: evolution never ends by itself: give budget.",
         proposer={"kind": "evolution"},
     ),
     bad("line 1: two base models are called 'r': give each a `name`", base_models=model() * 2),
@@ -205,7 +205,7 @@ WORKERS = [
 CACHES = [
     Case(
         DRY,
-        "cache: {here}/shared/cache can't be written: {here}/shared is no folder",
+        "cache: {here}/shared/cache can't be written: {here}/shared is not a folder",
         sweep={"cache": "shared/cache"},
         given=lambda scene: scene.file("shared", "a file"),
     ),
@@ -222,6 +222,6 @@ CACHES = [
         sweep={"cache": "s3://bucket/cache"},
         given=no_store,
     ),
-    bad("ftp:// is no store that several processes can share", cache="ftp://host/folder"),
+    bad("ftp:// is not an object store that processes can share", cache="ftp://host/folder"),
 ]
 CASES = [*YAML, *OVERRIDES, *FIELDS, *TASKS, *MODELS, *WORKERS, *CACHES]

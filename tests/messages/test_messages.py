@@ -32,7 +32,7 @@ CASES: list[Case] = [
 ]
 # A piece of the source of each place that no case reaches, and why.
 NOT_REACHED = {
-    "the run lies on a store, and event files are written": "needs a store that answers; "
+    "the run is in object storage, but event files need": "needs a store that answers; "
     "tests/cluster/test_trackers.py has it",
 }
 DONE: set[str] = set()

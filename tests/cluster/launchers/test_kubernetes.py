@@ -55,13 +55,16 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SECTIONS: list[tuple[dict[str, Any], str]] = [
     ({"image": None}, "kubernetes.image is missing"),
     ({"claim": None}, "kubernetes.out is missing: pods keep nothing when they end"),
-    ({"claim": None, "out": "/data/x"}, "kubernetes.out: '/data/x' would end with its pod"),
+    ({"claim": None, "out": "/data/x"}, "kubernetes.out: '/data/x' would be deleted with its pod"),
     ({"out": "/elsewhere"}, "a path below /data or the URL"),
     ({"out": "/data/../etc"}, "a path below /data or the URL"),
     ({"out": "runs/x"}, "kubernetes.out: String should match pattern"),
     ({"name": "Small_1"}, "kubernetes.name: String should match pattern"),
     ({"name": "s" * 48}, "kubernetes.name: String should have at most 47 characters"),
-    ({"ray_version": "2.9.0"}, "kubernetes.ray_version: 2.9.0 is not the Ray of this kilobit"),
+    (
+        {"ray_version": "2.9.0"},
+        "kubernetes.ray_version: 2.9.0 is not the Ray version of this kilobit",
+    ),
     ({"autoscale": True, "min_replicas": 3, "max_replicas": 2}, "max_replicas 2 is less than min"),
     ({"max_replicas": 2}, "need `autoscale: true`"),
     ({"autoscale": True, "queue": "a"}, "`queue` and `autoscale` exclude each other"),
@@ -90,7 +93,7 @@ def test_a_sweep_that_pods_can_not_run_is_refused(
         base_models=[{"regime": "a", "path": "tiny"}]
     )
     assert "cache: 'outputs' is relative" in refused(cache="outputs")
-    assert "out: 'runs/a' would end with its pod" in refused(out="runs/a")
+    assert "out: 'runs/a' would be deleted with its pod" in refused(out="runs/a")
     workers: dict[str, Any] = {"gpus": 9}
     assert "a machine has no more than 8" in refused(workers=workers)
     workers = {"threads": 8}

@@ -164,7 +164,7 @@ def test_a_job_without_a_place_for_its_workers_is_refused(write_sweep: Write) ->
     path = write_sweep(workers={"gpus": 1, "per_model": 4, "min_per_model": 3})
     assert plan(path, "slurm.nodes=3", "slurm.gpus_per_node=1").gpus == 1
     assert plan(path, "slurm.nodes=1-3", "slurm.gpus_per_node=1").nodes == "1-3"
-    with pytest.raises(SweepError, match="2 nodes with 1 GPUs each have no place for 3 ranks"):
+    with pytest.raises(SweepError, match="2 nodes with 1 GPUs each have no room for 3 ranks"):
         plan(path, "slurm.nodes=2", "slurm.gpus_per_node=1")
     with pytest.raises(SweepError, match="more than gpus_per_node"):
         plan(path, "slurm.gpus_per_node=0")
@@ -180,7 +180,7 @@ def test_several_sweeps_are_one_array(write_sweep: Write, tmp_path: Path) -> Non
     assert job.cpus == 3
     with pytest.raises(SweepError, match="called 'small' too"):
         plan_job([first, first], (), None, None)
-    with pytest.raises(SweepError, match="one job has one"):
+    with pytest.raises(SweepError, match="a job has only one"):
         plan_job([first, write_sweep(name="x", slurm={"nodes": 2})], (), None, None)
     with pytest.raises(SweepError, match="--chain takes one"):
         plan_job([first, second], (), None, None, chain=2)

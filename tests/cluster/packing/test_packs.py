@@ -306,7 +306,7 @@ def test_what_has_no_form_for_packs_is_left_to_run_alone(
 def test_an_error_in_a_pass_leaves_no_hooks(llama: Frozen) -> None:
     _, change = beside(llama, spec())
     with (
-        pytest.raises(ValueError, match="sees 2 rows where there are 3"),
+        pytest.raises(ValueError, match="gets 2 rows, expected 3"),
         Pack(llama.model, [change]) as pack,
         pack.rows(torch.zeros(3, dtype=torch.long)),
     ):

@@ -76,7 +76,7 @@ def test_layout_is_tensor_where_the_plan_fits(
 @pytest.mark.parametrize(
     ("architecture", "world_size", "message"),
     [
-        ("gpt2", 2, "GPT2LMHeadModel has no tensor parallel plan; take layout `zero3`"),
+        ("gpt2", 2, "GPT2LMHeadModel has no tensor parallel plan; use layout `zero3`"),
         ("llama", 4, "num_key_value_heads = 2 of LlamaForCausalLM can't be split over 4 ranks"),
         ("llama", 3, "num_attention_heads = 4 of LlamaForCausalLM can't be split over 3 ranks"),
     ],
@@ -104,7 +104,7 @@ def test_plan_of_a_style_that_is_not_known_is_refused(qwen3: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"world_size": 2, "layout": "one"}, "layout `one` is of one rank, `world_size` is 2"),
+        ({"world_size": 2, "layout": "one"}, "layout `one` has one rank, but `world_size` is 2"),
         ({"layout": "tensor"}, "needs a `world_size` of at least 2"),
         ({"world_size": 2, "layout": "tensor", "offload": {}}, "has no `offload`"),
         ({"offload": {"device": "nvme"}}, "`nvme_path` belongs to device `nvme`"),
@@ -120,5 +120,5 @@ def test_settings_that_contradict_one_another_are_refused(
 
 
 def test_one_named_gpu_is_no_place_for_ranks(model_folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="device cuda:1 names one GPU"):
+    with pytest.raises(ValueError, match="device cuda:1 is one GPU"):
         device_of(config(model_folders["llama"], device="cuda:1"))

@@ -83,7 +83,7 @@ def test_conversations_are_a_task_with_a_named_metric(tmp_path: Path) -> None:
     ("turns", "message"),
     [
         (None, "must be a list of at least two texts, found nothing"),
-        (["hello"], "must be a list of at least two texts, found 1 of it"),
+        (["hello"], "must be a list of at least two texts, found 1"),
         (["hello", 3], "turn 2 must be a text, found int"),
         (["", "x"], "turn 1 is empty"),
     ],

@@ -126,7 +126,7 @@ def test_a_search_file_and_what_repeats_in_it(tmp_path: Path) -> None:
     write_pairs(tmp_path, "val", 115, 125)
     splits = wmt14(tmp_path, search={"path": "dev.jsonl"}).splits
     assert [len(split) for split in (splits.train, splits.search, splits.sealed)] == [90, 25, 10]
-    with pytest.raises(ValueError, match="with `search` it has no meaning"):
+    with pytest.raises(ValueError, match="give it or `search`, not both"):
         wmt14(tmp_path, search={"path": "dev.jsonl"}, search_share=0.5)
 
 

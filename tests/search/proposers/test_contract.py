@@ -69,7 +69,7 @@ def test_a_replayed_proposer_goes_on_as_the_recorded_one(kind: str) -> None:
 
 def test_a_record_of_another_search_is_refused() -> None:
     events = drive(make("evolution"), 10)
-    with pytest.raises(ReplayError, match="does not come up again"):
+    with pytest.raises(ReplayError, match="is not proposed again"):
         replay(make("evolution", seed=1), events)
 
 
@@ -170,7 +170,7 @@ def test_only_a_proposer_that_ends_may_go_without_a_budget(kind: str) -> None:
         check_proposer(CONFIGS[kind], FAMILIES, ends=False)
         return
     check_proposer(CONFIGS[kind], FAMILIES, ends=True)
-    with pytest.raises(ValueError, match=f"{kind} has no end of its own: give budget.candidates"):
+    with pytest.raises(ValueError, match=f"{kind} never ends by itself: give budget.candidates"):
         check_proposer(CONFIGS[kind], FAMILIES, ends=False)
 
 

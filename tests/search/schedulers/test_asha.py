@@ -14,7 +14,7 @@ def test_the_first_goes_on_and_a_worse_one_stops_and_says_why() -> None:
     assert rule.report(Result("a", "m", 0, 0.5, 8)).action == "promote"
     decision = rule.report(Result("b", "m", 0, 0.4, 4))
     assert decision.action == "stop"
-    assert decision.reason == "rank 2 of 2 by score, 1 may go on"
+    assert decision.reason == "rank 2 of 2 by score, 1 may be promoted"
     assert decision.compared_with == ("a",)
 
 

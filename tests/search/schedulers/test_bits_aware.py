@@ -29,7 +29,7 @@ def names(scheduler: BitsAware, rung: int, left: int = 0) -> list[str]:
 
 def test_who_has_nobody_to_beat_goes_on() -> None:
     decision = report(rule(), "a", 0, 0.1, 8)
-    assert (decision.action, decision.reason) == ("promote", "nobody is as short")
+    assert (decision.action, decision.reason) == ("promote", "no incumbent is as short")
 
 
 @pytest.mark.parametrize(("gap", "action"), [(0.1, "promote"), (0.0, "stop"), (-0.1, "stop")])
@@ -63,7 +63,7 @@ def test_one_in_training_may_be_below_and_is_not_held_against_the_trained() -> N
     report(scheduler, "t4", 0, 0.1, 800, left=2, gap=-0.4, against="t0")
     better = report(scheduler, "t5", 0, 0.45, 800, left=2, gap=-0.05, against="t0")
     assert better.action == "promote"
-    assert "beaten by 1 of 6 at its length, fewer than 2 may beat it" in better.reason
+    assert "dominated by 1 of 6 of similar length, promoted if by fewer than 2" in better.reason
 
 
 def test_one_that_has_hardly_been_trained_is_not_judged_yet() -> None:

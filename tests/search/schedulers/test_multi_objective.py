@@ -18,14 +18,14 @@ def test_who_is_on_the_front_goes_on_where_there_is_room() -> None:
     # Six results, two places; the new one is on the front with two others and far from the oldest.
     decision = rule.report(Result("new", "m", 0, 0.9, 1024))
     assert decision.action == "promote"
-    assert decision.reason == "on front 1 of 6 results, place 2, 2 may go on"
+    assert decision.reason == "on front 1 of 6 results, rank 2, 2 may be promoted"
 
 
 def test_who_is_beaten_waits_behind_the_front() -> None:
     rule = rule_with([(8, 0.5), (16, 0.6), (32, 0.7)])
     decision = rule.report(Result("new", "m", 0, 0.4, 8))
     assert decision.action == "stop"
-    assert decision.reason == "behind 1 fronts of 4 results, 1 may go on"
+    assert decision.reason == "behind 1 fronts of 4 results, 1 may be promoted"
 
 
 def test_the_second_front_comes_after_the_whole_first() -> None:
@@ -35,7 +35,7 @@ def test_the_second_front_comes_after_the_whole_first() -> None:
     assert (
         rule_with([(8, 0.9), (256, 0.2), (256, 0.1), (256, 0.1), (256, 0.1)])
         .report(Result("new", "m", 0, 0.8, 16))
-        .reason.startswith("on front 2 of 6 results, place 2, 2 may go on")
+        .reason.startswith("on front 2 of 6 results, rank 2, 2 may be promoted")
     )
 
 
