@@ -1,4 +1,4 @@
-"""The command line of kilobit: the parser. Each command is a function of `cluster.commands`.
+"""The command line of kilobit: the parser. Each command is a function of `kilobit.cluster.cli.run`.
 
 Exit status: 0 done; 1 something in the run failed, or it had to stop and can be resumed; 2 the
 input is wrong, or another process has locked the run; 130 interrupted and resumable.
@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evaluators.storage import Place, place
+from kilobit.evaluators.ledger.storage import Place, place
 
 _DESCRIPTION = """\
 How many bits of program does it take to make a frozen language model reach a target score on a
@@ -469,10 +469,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     # Cluster schedulers stop a job by SIGTERM; treat it as Ctrl-C, which leaves the run resumable.
     signal.signal(signal.SIGTERM, _interrupt)
-    from cluster import commands
+    from kilobit.cluster.cli.run import dispatch
 
     try:
-        return commands.dispatch(args)
+        return dispatch(args)
     except BrokenPipeError:
         # The reader has closed the pipe (`| head`): discard the rest of the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

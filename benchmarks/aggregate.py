@@ -25,13 +25,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.run_folder import RunFolder, create_run
-from evaluators.fence import Accepted
-from evaluators.parts import PART, SCHEMA_VERSION
-from evaluators.storage import write_whole
-from evaluators.tables import TABLES
-from search.programs.recipe import Recipe
-from search.sweep import Sweep, load_sweep
+from kilobit.cluster.runs.folder import RunFolder, create_run
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.ledger.fencing import Accepted
+from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION
+from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.search.programs.recipe import Recipe
 
 NUM_RUNS = 4
 ROWS_A_FILE = 50_000
@@ -178,7 +178,7 @@ def measured(*words: str | Path) -> dict[str, Any]:
 
 def child(words: list[str]) -> None:
     """Run one command here and say how much memory (kB) and processor time (s) it took."""
-    import launch
+    from kilobit import launch
 
     status = launch.main(words)
     # Not from getrusage: a new process inherits the peak of the one that started it.

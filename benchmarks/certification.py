@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from evaluators.bleu import NUM_STATISTICS, ORDER, corpus_bleu
-from evaluators.certification import (
-    Bounds,
+from kilobit.evaluators.metrics.bleu import NUM_STATISTICS, ORDER, corpus_bleu
+from kilobit.evaluators.statistics.intervals import bootstrap_interval, mean_interval
+from kilobit.evaluators.statistics.simultaneous import (
     CorpusStatistics,
     binary_bounds,
     bounded_bounds,
     corpus_bounds,
 )
-from evaluators.intervals import Interval, bootstrap_interval, mean_interval
-from search.pareto import pareto_front
+from kilobit.search.front.pareto import pareto_front
+from kilobit.search.task import Bounds, Interval
 
 LEVEL = 0.95
 NUM_CANDIDATES = 100

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import torch
 
-from cluster.adapters import installed
-from cluster.builder import Builder, run_program
-from cluster.frozen import Frozen, load, weights_digest
-from cluster.prequential import chosen_examples, learn
-from cluster.sandbox import Limits, run_files
-from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from evaluators.task import Task
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
-from search.candidate import Candidate
-from search.programs.text import compress
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.data_codec import chosen_examples, learn
+from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate
+from kilobit.search.programs.text import compress
+from kilobit.search.task import Task
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 NUM_SCORED = 162
 
 
-def measure(frozen: Frozen, config: BaseModelConfig, task: Task, spec: AdapterSpec) -> str:
+def measure(frozen: FrozenModel, config: BaseModelConfig, task: Task, spec: AdapterSpec) -> str:
     """Return the line of one number of examples.
 
     Raises:

@@ -23,11 +23,11 @@ import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
 
-from search.candidate import Candidate
-from search.pareto import hypervolume, pareto_front
-from search.rungs import RungConfig
-from search.schedulers.make import SchedulerConfig, make_scheduler
-from search.simulation import Course, Track, simulate
+from benchmarks.simulation import Course, Track, simulate
+from kilobit.search.candidate import Candidate
+from kilobit.search.front.pareto import hypervolume, pareto_front
+from kilobit.search.rungs import RungConfig
+from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 
 RECORDED = Path(__file__).parent / "recorded.parquet"
 RUNGS = RungConfig(examples=18, train_steps=10, eta=3, count=4)

@@ -17,18 +17,16 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.adapters import installed
-from cluster.frozen import Frozen, load_tokenizer
-from cluster.packing.changes import Changes, detached, fixed
-from cluster.packing.generate import Asked, answer
-from cluster.packing.measure import pass_tokens
-from cluster.packing.planner import Planner
-from cluster.packing.train import Job, train_pack
-from cluster.shards.fingerprint import fingerprint
-from cluster.training import Lesson
-from evaluators.miniature.tasks import load_miniature
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, fingerprint, load_tokenizer
+from kilobit.evaluators.model.packing.decode import Asked, answer
+from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
+from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
+from kilobit.evaluators.model.packing.train import Job, train_pack
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
 
 TASK = load_miniature("instructions", 0)
 TINY = Path(__file__).parent.parent / "examples" / "tiny" / "pretrained"
@@ -71,7 +69,7 @@ def peak_flops(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 * count / (synchronized() - began)
 
 
-def frozen_model(shape: str, device: str, dtype: torch.dtype) -> Frozen:
+def frozen_model(shape: str, device: str, dtype: torch.dtype) -> FrozenModel:
     """Return a model of random weights with the embedded tokenizer."""
     tokenizer, pad_with_end = load_tokenizer(BaseModelConfig(regime="r", path=TINY), Path())
     config = LlamaConfig(
@@ -86,7 +84,9 @@ def frozen_model(shape: str, device: str, dtype: torch.dtype) -> Frozen:
     torch.manual_seed(0)
     with torch.device(device):
         model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
-    return Frozen(model, tokenizer, "random", 0.0, 4096, True, pad_with_end, fingerprint(model))
+    return FrozenModel(
+        model, tokenizer, "random", 0.0, 4096, True, pad_with_end, fingerprint(model)
+    )
 
 
 def specs(count: int, batch_size: int, steps: int) -> list[AdapterSpec]:
@@ -105,7 +105,7 @@ def specs(count: int, batch_size: int, steps: int) -> list[AdapterSpec]:
     ]
 
 
-def training(frozen: Frozen, count: int, batch_size: int, steps: int) -> dict[str, Any]:
+def training(frozen: FrozenModel, count: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Return seconds and speed of training one after the other and in a pack."""
     lesson = Lesson(TASK, "", TASK.splits.train)
     chosen = specs(count, batch_size, steps)
@@ -139,13 +139,13 @@ def training(frozen: Frozen, count: int, batch_size: int, steps: int) -> dict[st
     }
 
 
-def _beside(frozen: Frozen, spec: AdapterSpec) -> Any:
+def _beside(frozen: FrozenModel, spec: AdapterSpec) -> Any:
     found = detached(frozen, spec)
     assert found is not None
     return found
 
 
-def generation(frozen: Frozen, rows: int, new_tokens: int) -> dict[str, Any]:
+def generation(frozen: FrozenModel, rows: int, new_tokens: int) -> dict[str, Any]:
     """Return tokens per second of rows with mixed adapters and of the same rows without."""
     changes: list[Changes] = []
     for spec in specs(16, 1, 1):

@@ -22,11 +22,10 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from evaluators.streams import stream
-from search.programs.numbers import encode_numbers
-from search.programs.program import WAYS, Decoded, decode, text_part
-from search.programs.recipe import AdapterPart, Recipe
-from search.programs.text import (
+from kilobit.search.programs.numbers import encode_numbers
+from kilobit.search.programs.program import WAYS, Decoded, decode, text_part
+from kilobit.search.programs.recipe import AdapterPart, Recipe
+from kilobit.search.programs.text import (
     _CODECS,
     CODECS,
     MAX_TEXT_BYTES,
@@ -34,6 +33,7 @@ from search.programs.text import (
     PayloadError,
     compress,
 )
+from kilobit.search.streams import stream
 
 MOST_SECONDS, MOST_MB = 1.0, 256
 TEXT = "Answer with a number.\nQ: Emma has 10 apples. She loses 2. How many?\nA: 8\n" * 3

@@ -23,22 +23,22 @@ from typing import Any
 
 import psutil
 
-from cluster.attempts import hold
-from cluster.check import Plan
-from cluster.messages import rung_part
-from cluster.recorder import FOLD_EVERY, Recorder
-from cluster.replay import Replayed, replay
-from cluster.run_folder import RunFolder
-from evaluators.ledger import Ledger
-from evaluators.snapshot import begin
-from evaluators.storage import Place
-from evaluators.tasks import load_task
-from search.candidate import Candidate, Prompt
-from search.proposers.contract import Observation, Proposal
-from search.rungs import Rung
-from search.schedulers.make import make_scheduler
-from search.search import Search
-from search.sweep import Sweep, load_sweep
+from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.recorder import FOLD_EVERY, Recorder
+from kilobit.cluster.driver.replay import Replayed, replay
+from kilobit.cluster.messages import rung_part
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.runs.lock import lock_run
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.ledger.compaction import begin
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.rungs import Rung
+from kilobit.search.schedulers.registry import make_scheduler
+from kilobit.search.search import Search
 
 SWEEP = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
 
@@ -99,7 +99,7 @@ def write(folder: Place, number: int) -> int:
     run = RunFolder(folder.parent, sweep, SWEEP.parent, 1, held=True)
     plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, None, ())
     decisions = proposed = 0
-    with hold(folder):
+    with lock_run(folder):
         recorder = Recorder(run, plan, search_of(sweep), Replayed(), lambda *_: None)
         while True:
             candidate = recorder.propose("pretrained")
@@ -126,14 +126,14 @@ def rebuild(folder: Path, number: int) -> dict[str, Any]:
         # What the libraries take once is not a matter of candidates.
         small = Path(scratch) / "run" / "ledger"
         write(small, 10)
-        with hold(small) as attempt:
+        with lock_run(small) as attempt:
             begin(small, attempt)
             replay(Ledger(small, attempt), search_of(sweep))
     gc.collect()
     process = psutil.Process()
     before = process.memory_info().rss
     began = time.monotonic()
-    with hold(folder) as attempt:
+    with lock_run(folder) as attempt:
         begin(folder, attempt)
         begun_s = time.monotonic() - began
         search = search_of(sweep)

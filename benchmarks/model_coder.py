@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from cluster.frozen import Frozen, load
-from cluster.token_logits import decode_text, encode_text, next_logits, start_token
-from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from evaluators.streams import stream
-from search.base_model import BaseModelConfig
-from search.candidate import Prompt
-from search.programs.text import compress
-from search.programs.token_coder import ideal_bits
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.text_codec import decode_text, encode_text, next_logits, start_token
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Prompt
+from kilobit.search.programs.text import compress
+from kilobit.search.programs.token_coder import ideal_bits
+from kilobit.search.streams import stream
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 INSTRUCTIONS = {
@@ -49,7 +49,7 @@ def make_prompts(count: int, rng: random.Random) -> list[str]:
     return prompts
 
 
-def measure(frozen: Frozen, text: str) -> dict[str, float]:
+def measure(frozen: FrozenModel, text: str) -> dict[str, float]:
     """Return what one prompt costs by each code."""
     start = start_token(frozen.tokenizer)
     ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import launch
-from cluster.check import check_sweep
-from cluster.session import ray_session
-from evaluators.ledger import Ledger
-from evaluators.tasks import load_task
-from search.candidate import Candidate
-from search.sweep import Sweep, load_sweep
+from kilobit import launch
+from kilobit.cluster.driver.check import check_sweep
+from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate
 
 SWEEP = Path(__file__).parent / "naive_tune.yaml"
 BATCH = 64
@@ -37,9 +37,9 @@ def naive_trial(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from cluster.adapters import installed
-    from cluster.frozen import load
-    from cluster.training import Lesson
+    from kilobit.evaluators.model.adapters import installed
+    from kilobit.evaluators.model.base_model import load
+    from kilobit.evaluators.model.training_batches import Lesson
 
     torch.set_num_threads(1)
     sweep = Sweep.model_validate_json(config["sweep"], strict=True)
@@ -50,7 +50,7 @@ def naive_trial(config: dict[str, Any]) -> None:
     prompt = candidate.prompt.render(task)
 
     def score(model: Any) -> float:
-        from cluster.generation import generate
+        from kilobit.evaluators.model.generate import generate
 
         examples = task.splits.search[: sweep.rungs.ladder()[-1].num_examples]
         made = generate(
@@ -61,7 +61,7 @@ def naive_trial(config: dict[str, Any]) -> None:
             batch_size=BATCH,
             model=model,
         )
-        from search.programs.postprocess import postprocess
+        from kilobit.search.programs.postprocess import postprocess
 
         outputs = [task.cut(postprocess(text, candidate.postprocess)) for text in made.texts]
         return float(task.metric.corpus(outputs, examples).score or 0.0)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.adapters import installed
-from cluster.frozen import load
-from cluster.training import Lesson
-from evaluators.miniature.tasks import load_miniature
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
-from search.programs.coarse import coarse
-from search.programs.numbers import Integers, Tensor, encode_numbers, quantise
-from search.programs.program import WAYS
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import load
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.coarsening import coarse
+from kilobit.search.programs.numbers import Integers, Tensor, encode_numbers, quantise
+from kilobit.search.programs.program import WAYS
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 

@@ -16,23 +16,23 @@ from typing import Any
 
 import psutil
 
-import launch
-from cluster.capacity import TRIAL_CPUS
-from cluster.check import Plan
-from cluster.messages import Worker
-from cluster.recorder import Recorder
-from cluster.replay import Replayed
-from cluster.run_folder import RunFolder
-from cluster.session import ray_session
-from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher, run_trials
-from evaluators.ledger import Ledger
-from evaluators.tasks import load_task
-from search.candidate import Candidate, Prompt
-from search.proposers.contract import Observation, Proposal
-from search.rungs import Rung
-from search.schedulers.full import Full
-from search.search import Search
-from search.sweep import load_sweep
+from kilobit import launch
+from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.recorder import Recorder
+from kilobit.cluster.driver.replay import Replayed
+from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher, run_trials
+from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.messages import Worker
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.rungs import Rung
+from kilobit.search.schedulers.asha import Full
+from kilobit.search.search import Search
 
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
 

@@ -16,18 +16,17 @@ from typing import Any
 
 import torch
 
-from cluster.adapters import installed
-from cluster.frozen import Frozen, load
-from cluster.generation import generate
-from cluster.packing.changes import Changes, detached, fixed
-from cluster.packing.generate import Asked, answer
-from cluster.packing.measure import pass_tokens
-from cluster.packing.planner import Planner
-from cluster.packing.train import Job, train_pack
-from cluster.training import Lesson
-from evaluators.miniature.tasks import load_miniature
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.packing.decode import Asked, answer
+from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
+from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
+from kilobit.evaluators.model.packing.train import Job, train_pack
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
 
 TASK = load_miniature("numbers", 0)
 TINY = Path(__file__).parent.parent / "examples" / "tiny" / "pretrained"
@@ -61,7 +60,7 @@ def prompt_of(index: int, most: int) -> str:
 class Contest:
     """The same candidates both ways."""
 
-    def __init__(self, frozen: Frozen, args: argparse.Namespace) -> None:
+    def __init__(self, frozen: FrozenModel, args: argparse.Namespace) -> None:
         self.frozen, self.specs = frozen, specs(args.batch_size, args.steps)
         self.lessons = [
             Lesson(TASK, prompt_of(i, args.shown), TASK.splits.train) for i in range(16)

@@ -8,12 +8,12 @@ import sys
 import time
 import tracemalloc
 
-from evaluators.miniature.tasks import load_miniature
-from evaluators.streams import stream
-from search.proposers.config import EvolutionProposer, ProposerConfig, RandomProposer
-from search.proposers.contract import Observation
-from search.proposers.make import make_proposer
-from search.space import Families
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.proposers.config import EvolutionProposer, ProposerConfig, RandomProposer
+from kilobit.search.proposers.proposer import Observation
+from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.space import Families
+from kilobit.search.streams import stream
 
 TASK = load_miniature("numbers", 0)
 TAIL = 500

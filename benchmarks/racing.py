@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from search.racing import Race, RacingConfig, Verdict
+from kilobit.search.schedulers.racing import Race, RacingConfig, Verdict
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)
 RUNG = 48

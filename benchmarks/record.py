@@ -17,15 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.adapters import installed
-from cluster.evaluator import Evaluator
-from cluster.frozen import load
-from cluster.messages import EvaluatorSetup, rung_part
-from evaluators.ledger import Ledger
-from evaluators.tasks import load_task
-from search.candidate import Candidate
-from search.space import draw_candidates
-from search.sweep import Sweep, load_sweep
+from kilobit.cluster.messages import EvaluatorSetup, rung_part
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import load
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate
+from kilobit.search.space import draw_candidates
 
 HERE = Path(__file__).parent
 TASKS = ("numbers", "translation", "instructions")

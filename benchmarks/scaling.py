@@ -23,17 +23,17 @@ import psutil
 from ledger import SWEEP, row_of, search_of
 from overhead import time_trials
 
-from cluster.attempts import hold
-from cluster.check import Plan
-from cluster.messages import Worker, message_of, rung_part
-from cluster.recorder import Recorder
-from cluster.replay import Replayed
-from cluster.run_folder import RunFolder
-from cluster.tune_adapter import Brake, RecordedScheduler, RecordedSearcher
-from evaluators.tasks import load_task
-from search.candidate import Candidate
-from search.rungs import Rung
-from search.sweep import load_sweep
+from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.recorder import Recorder
+from kilobit.cluster.driver.replay import Replayed
+from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher
+from kilobit.cluster.messages import Worker, message_of, rung_part
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.runs.lock import lock_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate
+from kilobit.search.rungs import Rung
 
 _REPORTS = 4
 
@@ -61,7 +61,7 @@ def simulate(folder: Path, num_workers: int, num_candidates: int) -> list[dict[s
     rng, process = random.Random(0), psutil.Process()  # noqa: S311 - times of a benchmark
     # Waiting for the disk is no part of what is measured.
     os.fsync = lambda _: None
-    with hold(folder / "ledger"):
+    with lock_run(folder / "ledger"):
         driver = Driver(folder, num_workers, num_candidates)
         memory_before = process.memory_info().rss
         clock = worker_s = 0.0

@@ -18,14 +18,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.session import ray_session
-from cluster.shards.fingerprint import local_tensors
-from cluster.shards.group import ShardGroup
-from cluster.shards.load import load_sharded
-from cluster.shards.place import Place
-from cluster.shards.room import ask_for_room
-from search.base_model import BaseModelConfig
-from search.shards import ShardsConfig
+from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.shards.group import ShardGroup
+from kilobit.cluster.shards.load import load_sharded
+from kilobit.cluster.shards.placement import RankAddress, request_placement
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.model.base_model import local_tensors
+from kilobit.search.base_model import BaseModelConfig
 
 
 def make_model(folder: Path) -> int:
@@ -62,7 +61,7 @@ def private_mb() -> float:
 class Bench:
     """A rank that measures its own loading."""
 
-    def __init__(self, place: Place, config: BaseModelConfig, shards: ShardsConfig) -> None:
+    def __init__(self, place: RankAddress, config: BaseModelConfig, shards: ShardsConfig) -> None:
         torch.set_num_threads(1)
         import deepspeed  # noqa: F401 - its own memory is not the model's
 
@@ -121,7 +120,7 @@ class Caller:
         self, base: BaseModelConfig, shards: ShardsConfig, rows: int, new_tokens: int
     ) -> dict[str, Any]:
         """Load, measure and end a group."""
-        with ShardGroup(shards, "cpu", Bench, (base, shards), ask_for_room(shards)) as group:
+        with ShardGroup(shards, "cpu", Bench, (base, shards), request_placement(shards)) as group:
             found: dict[str, Any] = group.call("measure", rows, new_tokens)
         return found
 

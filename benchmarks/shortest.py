@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
-from cluster.adapters import installed
-from cluster.builder import Builder, run_program
-from cluster.frozen import Frozen, load
-from cluster.rate_training import LearnedBits
-from cluster.sandbox import Limits, run_files
-from cluster.training import Lesson
-from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from evaluators.task import Task
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
-from search.candidate import Candidate, Prompt
-from search.programs.program import Program
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.rate_training import LearnedBits
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.program import Program
+from kilobit.search.task import Task
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 ALL = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -56,7 +56,7 @@ class Bench:
     """One task on the pre-trained model."""
 
     def __init__(
-        self, task: Task, frozen: Frozen, config: BaseModelConfig, num_examples: int
+        self, task: Task, frozen: FrozenModel, config: BaseModelConfig, num_examples: int
     ) -> None:
         self.task, self.frozen, self.config = task, frozen, config
         self.builder = Builder(frozen, config, task, 64, "payload")

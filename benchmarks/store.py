@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ledger import SWEEP, search_of, write
 
-from cluster.attempts import hold
-from cluster.replay import replay
-from evaluators.ledger import Ledger
-from evaluators.snapshot import begin
-from evaluators.storage import place, remove
-from evaluators.stored_path import StoredPath
-from search.sweep import load_sweep
+from kilobit.cluster.driver.replay import replay
+from kilobit.cluster.runs.lock import lock_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.compaction import begin
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.storage import place, remove
+from kilobit.evaluators.ledger.stored_path import StoredPath
 
 _CALLS: Counter[str] = Counter()
 
@@ -62,7 +62,7 @@ def main() -> None:
     for when in ("after_a_kill", "once_more"):
         _CALLS.clear()
         began = time.monotonic()
-        with hold(folder) as attempt:
+        with lock_run(folder) as attempt:
             begin(folder, attempt)
             state = replay(Ledger(folder, attempt), search_of(load_sweep(SWEEP)))
         seconds = round(time.monotonic() - began, 2)

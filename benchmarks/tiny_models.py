@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from cluster.adapters import installed
-from cluster.frozen import Frozen, load
-from cluster.generation import generate
-from cluster.training import Lesson
-from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from evaluators.task import Task
-from search.adapter import AdapterSpec
-from search.base_model import BaseModelConfig
-from search.candidate import Prompt
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Prompt
+from kilobit.search.task import Task
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 INSTRUCTIONS = {"numbers": "Number:", "translation": "German:", "instructions": "Follow the task."}
@@ -35,7 +35,7 @@ ADAPTER = AdapterSpec(
 )
 
 
-def score(frozen: Frozen, task: Task, prompt: Prompt, num_examples: int) -> float:
+def score(frozen: FrozenModel, task: Task, prompt: Prompt, num_examples: int) -> float:
     """Return the score of a prompt on the first examples of the search split."""
     examples = task.splits.search[:num_examples]
     head = prompt.render(task)
@@ -49,7 +49,7 @@ def score(frozen: Frozen, task: Task, prompt: Prompt, num_examples: int) -> floa
     return task.metric.corpus([task.cut(text) for text in texts], examples).score
 
 
-def best_demonstration(frozen: Frozen, task: Task) -> Prompt:
+def best_demonstration(frozen: FrozenModel, task: Task) -> Prompt:
     """Return the best single demonstration of eight."""
     prompts = [
         Prompt(demonstrations=((example.input, example.target),))

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ledger import SWEEP, candidate_of, row_of, write
 
-from cluster.status import Watch, view
-from evaluators import following
-from evaluators.ledger import Ledger
-from search.sweep import load_sweep
+from kilobit.cluster.cli.status import WatchedRun, view
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger import following
+from kilobit.evaluators.ledger.ledger import Ledger
 
 _LOOKS = 20
 
@@ -53,7 +53,7 @@ def looks(run: Path) -> dict[str, Any]:
     """Return what looks at a run cost."""
     read = counted_reads()
     began = time.monotonic()
-    watch = Watch(run)
+    watch = WatchedRun(run)
     watch.look()
     first_s, first_files = time.monotonic() - began, len(read)
     console = Console(file=io.StringIO(), force_terminal=True, width=100)

@@ -1,19 +1,19 @@
-"""Execution of searches: Ray session, workers with a resident model, Ray Tune adapter."""
+"""Many evaluators on many machines, over days, for a person at a terminal."""
 
 import os
 
-# Ray reads these when it is imported, so they are set before any module here can import it. Values
-# from the caller's environment take precedence.
+# Ray reads these when it is imported, so they are set before any module here can import it. What
+# the caller's environment says goes first.
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Only a process that has the session's token can use it.
+    # Nobody drives a session of ours without its token.
     "RAY_AUTH_MODE": "token",
-    # Turn off Tune's tables and loggers: the ledger and our own table replace them.
+    # Tune's tables and loggers; the ledger and our own table are what a person sees.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # We handle Ctrl-C ourselves: it ends the run at once and leaves it resumable.
+    # Ctrl-C is ours: it ends the run at once and leaves it resumable.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Do not hide GPUs from a worker that reserves none; this will become Ray's default.
+    # A worker that reserves no GPU keeps the visibility it was given, which Ray's next default is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import launch
-from evaluators.tables import MEANINGS
-from search.sweep import Sweep
+from kilobit import launch
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.tables import MEANINGS
 
 SWEEP_HEAD = """\
 # The sweep file
@@ -146,11 +146,11 @@ def _meaning(action: argparse.Action) -> str:
 LEDGER_HEAD = """\
 # The ledger
 
-Made by `docs/make_reference.py` from `evaluators/tables.py`. Each table is a folder of Parquet
-parts, `RUN/ledger/TABLE`, that any Parquet tool reads. Every file also has the column `part`, the
-name of the part that a row came in, and the schema's version in its metadata. Unknown is null. A
-column may be added, none changes its meaning.
-[design.md](design.md#the-ledger) says how parts come and go.
+Made by `docs/make_reference.py` from `evaluators/ledger/tables.py`. Each table is a folder of
+Parquet parts, `RUN/ledger/TABLE`, that any Parquet tool reads. Every file also has the column
+`part`, the name of the part that a row came in, and the schema's version in its metadata. Unknown
+is null. A column may be added, none changes its meaning. [design.md](design.md#the-ledger) says how
+parts come and go.
 """
 
 

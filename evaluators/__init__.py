@@ -1,1 +1,1 @@
-"""How an output is scored: tasks, metrics, intervals and the ledger that keeps the results."""
+"""One program run, scored, judged and proven in one process, and the rows that record it."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ifeval_prompts import prompts
 
-from evaluators.miniature.translation import sentence
-from evaluators.streams import stream
+from kilobit.evaluators.tasks.miniature.grammar import sentence
+from kilobit.search.streams import stream
 
 DATA = Path(__file__).parent / "data"
 NUM_NEGATIONS = 600

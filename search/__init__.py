@@ -1,1 +1,1 @@
-"""The search for short programs: sweep file, candidates, proposers, schedulers, Pareto front."""
+"""What is tried and how long it is: decides from rows; knows no model, no cluster, no clock."""

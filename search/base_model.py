@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from evaluators.config import Config, LocalPath
+from kilobit.search.settings import Config, LocalPath
 
 
 def _label(text: str) -> str:

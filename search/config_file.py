@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from evaluators.config import Config
+from kilobit.search.settings import Config
 
 Settings = TypeVar("Settings", bound=Config)
 # Terms of YAML for pydantic's terms of Python and JSON.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evaluators.config import Config
+from kilobit.search.settings import Config
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ Rows of rungs drive it, both on a cluster and when a run is resumed from its led
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.candidate import Candidate
-from search.proposers.contract import Observation, Proposal, Proposer
-from search.racing import Incumbent
-from search.schedulers.scheduler import Decision, Result, Scheduler
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
+from kilobit.search.schedulers.racing import Incumbent
+from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
 
 Row = Mapping[str, Any]
 

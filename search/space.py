@@ -11,13 +11,12 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, model_validator
 
-from evaluators.config import Config
-from evaluators.metrics import Example
-from evaluators.streams import stream
-from evaluators.task import Task
-from search.adapter import METHODS, AdapterSpec, MethodName, TrainingName
-from search.candidate import Candidate, Prompt
-from search.programs.postprocess import PostprocessStep
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, MethodName, TrainingName
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.postprocess import PostprocessStep
+from kilobit.search.settings import Config
+from kilobit.search.streams import stream
+from kilobit.search.task import Example, Task
 
 # A space may have fewer distinct candidates than requested; drawing ends after this many repeats.
 _MAX_FRUITLESS_DRAWS = 200

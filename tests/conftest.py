@@ -23,12 +23,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from cluster.adapters import Adapter
-from evaluators import stored_path
-from evaluators.miniature.tasks import MINIATURE_TASKS, load_miniature
-from evaluators.stored_path import StoredPath
-from search.programs.numbers import Tensor
-from tests.object_store import BUCKET, Proxy, environment, serving
+from kilobit.evaluators.ledger import stored_path
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.model.adapters import Adapter
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.programs.numbers import Tensor
+from tests.support.object_store import BUCKET, Proxy, environment, serving
 
 # The same examples every time, and no deadline: a shared machine may be slow for a moment.
 settings.register_profile("kilobit", deadline=None, derandomize=True)

@@ -20,13 +20,13 @@ import duckdb
 import pytest
 import yaml
 
-import launch
-from search.battery import Battery, load_battery
-from search.config_file import _Loader
-from search.judge import load_judge
-from search.sweep import Sweep, load_sweep
+from kilobit import launch
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.battery.config import Battery, load_battery
+from kilobit.evaluators.judges.config import load_judge
+from kilobit.search.config_file import _Loader
 from tests.conftest import REPOSITORY
-from tests.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
+from tests.support.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
 import make_reference
@@ -119,7 +119,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the examples and a recorded quickstart with everything done to it."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "runs").mkdir(mode=0o700)
-    with tarfile.open(REPOSITORY / "tests" / "recorded_quickstart.tar.xz") as archive:
+    with tarfile.open(REPOSITORY / "tests" / "recordings/quickstart.tar.xz") as archive:
         archive.extractall(folder / "runs", filter="data")
     manifest = folder / "runs" / "quickstart" / "run.json"
     run = json.loads(manifest.read_text("utf-8"))

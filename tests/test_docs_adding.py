@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.docs_blocks import Block, blocks
+from tests.support.docs_blocks import Block, blocks
 from tests.test_docs import ADDING, commands, compare, in_path, shell
 
-COPIED = ("cluster", "evaluators", "search", "tests", "launch.py", "pyproject.toml")
+COPIED = ("cluster", "evaluators", "kilobit", "search", "tests", "launch.py", "pyproject.toml")
 
 
 def a_copy(folder: Path) -> Path:
     for name in COPIED:
-        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
-        copy(REPOSITORY / name, folder / name)
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, folder / name, symlinks=True)
+        else:
+            shutil.copy(REPOSITORY / name, folder / name)
     (folder / "examples").symlink_to(REPOSITORY / "examples")
     in_path(folder, kilobit=f"{folder}/launch.py", pytest="-m pytest -p no:cacheprovider")
     return folder
@@ -64,9 +66,14 @@ def test_what_the_pages_add_works_together(tmp_path: Path) -> None:
     made = [file for page in ADDING for file in follow(folder, page)]
     sweeps = [str(file) for file in made if file.suffix == ".yaml"]
     assert len(sweeps) == 2
-    load = f"from search.sweep import load_sweep; [load_sweep(Path(name)) for name in {sweeps}]"
-    code = f"from pathlib import Path; {load}; from search.programs.text import compress; "
-    code += "from search.adapter import METHODS; print('road' in METHODS, 'bz2' in compress(b'a'))"
+    code = (
+        "from pathlib import Path\n"
+        "from kilobit.cluster.sweep.sweep import load_sweep\n"
+        "from kilobit.search.adapter_methods import METHODS\n"
+        "from kilobit.search.programs.text import compress\n"
+        f"[load_sweep(Path(name)) for name in {sweeps}]\n"
+        "print('road' in METHODS, 'bz2' in compress(b'a'))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder
     )

@@ -1,1 +1,1 @@
-"""Launchers: batch systems that run a sweep instead of this machine, and their profiles."""
+"""Slurm and Kubernetes: scripts and manifests that hold a run."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from cluster.launchers.manifest import Launch, manifests
-from cluster.launchers.pods import Pods, pods_of
-from cluster.launchers.profile import with_profile
-from search.kubernetes import LABEL, MOST_LABEL, KubernetesConfig
-from search.sweep import Sweep, SweepError, load_sweep
+from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
+from kilobit.cluster.launchers.profile import with_profile
+from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.search.settings import InputError
 
 _NO_SWEEP_FOLDER = KubernetesConfig().sweep_folder
 # Ray passes the command through three shells with different quoting rules.
@@ -35,7 +35,7 @@ def kubernetes(args: argparse.Namespace) -> int:
     names = [launch.name for launch in launches]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise SweepError(
+        raise InputError(
             f"two of these sweeps are called {twice!r} in Kubernetes: give each a `name`, or "
             "kubernetes.name"
         )
@@ -51,18 +51,18 @@ def launch_of(file: Path, overrides: Sequence[str], profile: Path | None) -> Lau
     """Return the launch of the sweep in `file`.
 
     Raises:
-        SweepError: naming the field, if the sweep can't be launched with these settings.
+        InputError: naming the field, if the sweep can't be launched with these settings.
     """
     odd = next((word for word in overrides if not _PLAIN_WORD.fullmatch(word)), None)
     if odd is not None:
-        raise SweepError(
+        raise InputError(
             f"{odd!r:.100}: a value that goes to Kubernetes is one word of letters, digits and "
             "_ . , : = + / @ [ ] -; write another one into the sweep file"
         )
     sweep = load_sweep(file, overrides)
     config = with_profile(sweep.kubernetes, profile, KubernetesConfig)
     if config.image is None:
-        raise SweepError(
+        raise InputError(
             "kubernetes.image is missing: an image with kilobit, ray[default] and what the sweep "
             "reads from it, in the sweep file or in --profile"
         )
@@ -108,7 +108,7 @@ _Dumper.add_representer(str, _represent_text)
 def _read(file: Path) -> str:
     text = file.read_text("utf-8-sig")
     if len(text.encode()) > _MOST_BYTES:
-        raise SweepError(f"{file}: a ConfigMap holds at most {_MOST_BYTES} bytes")
+        raise InputError(f"{file}: a ConfigMap holds at most {_MOST_BYTES} bytes")
     return text
 
 
@@ -117,7 +117,7 @@ def _name_of(sweep: Sweep, config: KubernetesConfig) -> str:
         return config.name
     name = re.sub(r"[._]", "-", sweep.name.lower())
     if len(name) > MOST_LABEL or not re.fullmatch(LABEL, name):
-        raise SweepError(
+        raise InputError(
             f"name: {name!r}, from {sweep.name!r}, can't name objects in Kubernetes: at most "
             f"{MOST_LABEL} lower case letters, digits and dashes, beginning with a letter and "
             "not ending with a dash, are allowed; set kubernetes.name"
@@ -132,7 +132,7 @@ def _out_of(sweep: Sweep, config: KubernetesConfig) -> str:
     if out is None and config.claim is not None:
         return f"{config.mount_path}/runs/{sweep.name}"
     if out is None:
-        raise SweepError(
+        raise InputError(
             "kubernetes.out is missing: pods keep nothing when they end, so name an existing "
             "volume claim (kubernetes.claim) or the URL of a folder in object storage "
             "(kubernetes.out=s3://BUCKET/FOLDER)"
@@ -142,7 +142,7 @@ def _out_of(sweep: Sweep, config: KubernetesConfig) -> str:
     inside = config.claim is not None and Path(out).is_relative_to(config.mount_path)
     if not inside or ".." in Path(out).parts:
         volume = config.mount_path if config.claim is not None else "a volume (kubernetes.claim)"
-        raise SweepError(
+        raise InputError(
             f"{field}: {out!r} would be deleted with its pod: a path below {volume} or the URL of "
             "a folder in object storage is allowed"
         )
@@ -151,17 +151,17 @@ def _out_of(sweep: Sweep, config: KubernetesConfig) -> str:
 
 def _check_size(config: KubernetesConfig, pods: Pods) -> None:
     if not config.autoscale and (config.min_replicas, config.max_replicas) != (None, None):
-        raise SweepError(
+        raise InputError(
             "kubernetes: `min_replicas` and `max_replicas` need `autoscale: true`; without it "
             "there are as many pods as the workers need"
         )
     if config.autoscale and config.queue is not None:
-        raise SweepError(
+        raise InputError(
             "kubernetes: `queue` and `autoscale` exclude each other: Kueue admits clusters of a "
             "fixed size"
         )
     if config.max_replicas is not None and config.max_replicas < pods.least:
-        raise SweepError(
+        raise InputError(
             f"kubernetes.max_replicas: {config.max_replicas} is less than the {pods.least} pods "
             "without which the search does not begin (workers.min_per_model)"
         )
@@ -177,7 +177,7 @@ def _check_paths(sweep: Sweep, file: Path, config: KubernetesConfig) -> None:
         here = field == "cache" and path.is_relative_to(file.absolute().parent)
         if here or not path.is_absolute():
             shown = path.relative_to(file.absolute().parent) if here else path
-            raise SweepError(
+            raise InputError(
                 f"{field}: {str(shown)!r} is relative to the sweep file, but the pods see no other "
                 "file beside it: give a path in the image or the volume, or set "
                 "kubernetes.sweep_folder to the folder there in which relative paths start"
@@ -198,7 +198,7 @@ def _paths(value: Any, field: str) -> Iterator[tuple[str, Path]]:
 def _ray_version(config: KubernetesConfig) -> str:
     installed = version("ray")
     if config.ray_version is not None and config.ray_version != installed:
-        raise SweepError(
+        raise InputError(
             f"kubernetes.ray_version: {config.ray_version} is not the Ray version of this "
             f"kilobit, {installed}: build the image with that version, from constraints.txt, and "
             "leave the field out"
@@ -210,10 +210,10 @@ def _apply(launches: Sequence[Launch], text: str) -> None:
     """Apply manifests with kubectl and print how to follow the runs.
 
     Raises:
-        SweepError: if there is no kubectl, no cluster, or no KubeRay in it, or it refuses.
+        InputError: if there is no kubectl, no cluster, or no KubeRay in it, or it refuses.
     """
     if shutil.which("kubectl") is None:
-        raise SweepError(
+        raise InputError(
             "kubectl is not on this machine: install it, or write the manifests with --print and "
             "apply them where it is"
         )
@@ -225,7 +225,7 @@ def _apply(launches: Sequence[Launch], text: str) -> None:
     kinds = {"job": "rayjobs.ray.io", "cluster": "rayclusters.ray.io"}
     missing = {kinds[launch.config.kind] for launch in launches} - set(found.split())
     if missing:
-        raise SweepError(
+        raise InputError(
             f"the cluster does not know {min(missing)}: install the KubeRay operator there, "
             "version 1.6.2 or newer (helm install kuberay-operator kuberay/kuberay-operator)"
         )
@@ -245,5 +245,5 @@ def _kubectl(words: Sequence[str], problem: str, text: str = "") -> str:
     )
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line] or ["no reason given"]
-        raise SweepError(f"{problem}: {lines[-1]}")
+        raise InputError(f"{problem}: {lines[-1]}")
     return done.stdout

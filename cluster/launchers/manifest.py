@@ -1,4 +1,8 @@
-"""KubeRay manifests of a sweep: plain data, the same for the same sweep on every machine.
+"""KubeRay manifests of a sweep, and the pods that its workers need.
+
+Number and size of the pods that the workers of a sweep need.
+
+KubeRay manifests of a sweep: plain data, the same for the same sweep on every machine.
 
     RayJob       a Ray cluster for one run, and the run; or
     RayCluster   a Ray cluster that stays, and a Job whose pod joins it and drives the run
@@ -10,13 +14,97 @@ KubeRay v1.6.2 and v1.7.0, and the further checks of its operator (names are DNS
 47 letters, CPUs are given once, token authentication from Ray 2.52).
 """
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.launchers.pods import Pods
-from search.kubernetes import KubernetesConfig
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
+from kilobit.cluster.sweep.launch_targets import KubernetesConfig
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.search.settings import InputError
+
+# Sums of fractions such as 0.1 are not exact.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Pods:
+    """A set of equal pods.
+
+    Attributes:
+        count: number of pods.
+        least: number of pods that a search needs to begin.
+        ranks: the most ranks in one pod, of one worker or of several.
+        cpus: whole CPUs of each, for Kubernetes and for Ray.
+        gpus: whole GPUs of each.
+    """
+
+    count: int
+    least: int
+    ranks: int
+    cpus: int
+    gpus: int
+
+
+def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
+    """Return the pods of a sweep's workers: all have the same shape, because all workers have.
+
+    The ranks of a worker share one pod if a machine has room for them, and are spread evenly over
+    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU.
+
+    Raises:
+        InputError: if a rank needs more than a machine has.
+    """
+    each = ranks_of(sweep, cpus_of(sweep))
+    cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
+    # Trials run in the pods of workers, because the head offers Ray no CPUs.
+    trials = sweep.workers.places * TRIAL_CPUS
+    most = _most(gpus, config.gpus_per_node, "workers.gpus", "gpus_per_node")
+    if config.cpus_per_node is not None:
+        room = config.cpus_per_node - trials
+        most = min(most, _most(cpus, room, "workers.cpus", "cpus_per_node"))
+    parts = math.ceil(each.world_size / most)
+    ranks = math.ceil(each.world_size / parts)
+    together = 1
+    if each.world_size == 1 and 0 < gpus < 1:
+        together = min(_floor(1 / gpus), sweep.workers.per_model * len(sweep.base_models))
+        if config.cpus_per_node is not None:
+            together = max(1, min(together, _floor(config.cpus_per_node / (cpus + trials))))
+
+    def number(per_model: int) -> int:
+        return parts * math.ceil(per_model * len(sweep.base_models) / together)
+
+    return Pods(
+        count=number(sweep.workers.per_model),
+        least=number(sweep.workers.least),
+        ranks=ranks * together,
+        cpus=max(1, _ceil(together * (ranks * cpus + trials))),
+        gpus=_ceil(together * ranks * gpus),
+    )
+
+
+def _most(each: float, room: float, field: str, limit: str) -> int:
+    """Return how many times `each` fits into `room`."""
+    if not each:
+        return 1 << 30
+    found = _floor(room / each)
+    if found < 1:
+        raise InputError(
+            f"{field}: a rank needs {each:g}, and a machine has no more than {room:g} for it "
+            f"(kubernetes.{limit})"
+        )
+    return found
+
+
+def _floor(number: float) -> int:
+    return math.floor(number + _ROUNDING)
+
+
+def _ceil(number: float) -> int:
+    return math.ceil(number - _ROUNDING)
+
 
 Object = dict[str, Any]
 _GIB = 1 << 30
@@ -65,7 +153,8 @@ def manifests(launch: Launch) -> list[Object]:
 def entrypoint(launch: Launch) -> str:
     """Return the command that begins the run, or resumes it after another attempt.
 
-    An attempt that still runs somewhere is fenced by the newer one (`evaluators.fence`).
+    An attempt that still runs somewhere is fenced by the newer one
+    (`kilobit.evaluators.ledger.fencing`).
     """
     words = ["kilobit", "run", launch.sweep_path, *launch.overrides, "--out", launch.out]
     words += ["--continue", "--take-over", "--address", "auto"]
@@ -165,7 +254,7 @@ def _cluster_spec(launch: Launch) -> Object:
     head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
     if config.kind == "job":
         # The run is a process of this pod, and only this hook tells it that the pod is to stop.
-        stop = ["python", "-m", "cluster.launchers.stop", launch.sweep_path]
+        stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep_path]
         within = str(max(1, config.grace_s - _ENDING_S))
         head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
     worker = _container(

@@ -9,9 +9,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from evaluators.config import Config
-from search.config_file import ConfigError, load_config
-from search.sweep import SweepError
+from kilobit.search.config_file import ConfigError, load_config
+from kilobit.search.settings import Config, InputError
 
 Settings = TypeVar("Settings", bound=Config)
 
@@ -28,7 +27,7 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
         model: the type of both.
 
     Raises:
-        SweepError: naming file and line of an invalid value in the profile, or the conflict
+        InputError: naming file and line of an invalid value in the profile, or the conflict
             between both.
     """
     if profile is None:
@@ -36,7 +35,7 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
     try:
         base = load_config(profile, model)
     except ConfigError as error:
-        raise SweepError(str(error)) from error
+        raise InputError(str(error)) from error
     if section is None:
         return base
     values = {name: getattr(base, name) for name in base.model_fields_set}
@@ -45,4 +44,4 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
         return model.model_validate(values)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SweepError(f"{profile} and the sweep file together: {message}") from error
+        raise InputError(f"{profile} and the sweep file together: {message}") from error

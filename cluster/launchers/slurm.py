@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from cluster.capacity import TRIAL_CPUS, cpus_of, ranks_of
-from cluster.launchers.profile import with_profile
-from cluster.launchers.slurm_cluster import check_room, sbatch, submit
-from evaluators.storage import write_whole
-from search.slurm import SlurmConfig
-from search.sweep import Sweep, SweepError, load_sweep
+from kilobit.cluster.launchers.profile import with_profile
+from kilobit.cluster.launchers.slurm_cluster import check_room, sbatch, submit
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
+from kilobit.cluster.sweep.launch_targets import SlurmConfig
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.search.settings import InputError
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,16 @@ def plan_job(
         chain: number of jobs, each of which resumes the run of the one before.
 
     Raises:
-        SweepError: if a file can't be used, the files don't fit into one job, or the job has no
+        InputError: if a file can't be used, the files don't fit into one job, or the job has no
             room for their workers.
     """
     if not paths:
-        raise SweepError("no sweep file is given")
+        raise InputError("no sweep file is given")
     if chain > 1 and len(paths) > 1:
-        raise SweepError("--chain takes one sweep file; for several set slurm.requeue")
+        raise InputError("--chain takes one sweep file; for several set slurm.requeue")
     for text in (*map(str, paths), *overrides, str(out)):
         if not text.isprintable():
-            raise SweepError(
+            raise InputError(
                 f"{text!r}: a batch script takes no line breaks and control characters"
             )
     sweeps = [load_sweep(path, overrides) for path in paths]
@@ -108,9 +109,9 @@ def plan_job(
     names = [sweep.name for sweep in sweeps]
     for path, config, name in zip(paths, configs, names, strict=True):
         if config != configs[0]:
-            raise SweepError(f"{path}: slurm differs from that of {paths[0]}: a job has only one")
+            raise InputError(f"{path}: slurm differs from that of {paths[0]}: a job has only one")
         if names.count(name) > 1:
-            raise SweepError(f"{path}: another sweep file is called {name!r} too: change its name")
+            raise InputError(f"{path}: another sweep file is called {name!r} too: change its name")
     amounts = [_amounts(sweep, configs[0]) for sweep in sweeps]
     nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
     several = len(paths) > 1
@@ -153,7 +154,7 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
             if have is not None and need
         ]
         if 0 in each:
-            raise SweepError(
+            raise InputError(
                 f"slurm: a rank of a worker needs {gpus:g} GPUs and {cpus:g} CPUs, more than "
                 "gpus_per_node and cpus_per_node"
             )
@@ -181,7 +182,7 @@ def _check_least(
     least = sweep.workers.least * len(sweep.base_models) * sweep.workers.shards.world_size
     for what, have, need in zip(("GPUs", "CPUs"), there, needs, strict=True):
         if need and most * math.floor(round(have / need, 6)) < least:
-            raise SweepError(
+            raise InputError(
                 f"slurm: {most} nodes with {have} {what} each have no room for {least} ranks of "
                 f"workers with {need:g} {what} each: change slurm.nodes, "
                 f"slurm.{what.lower()}_per_node or workers"
@@ -190,7 +191,7 @@ def _check_least(
 
 def script_of(job: Job) -> str:
     """Return the batch script."""
-    body = files("cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
+    body = files("kilobit.cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
     return "\n".join([*_head(job), "", *_settings(job), "", body])
 
 

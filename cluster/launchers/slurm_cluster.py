@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.slurm import SlurmConfig, seconds_of
-from search.sweep import SweepError
+from kilobit.cluster.sweep.launch_targets import SlurmConfig, seconds_of
+from kilobit.search.settings import InputError
 
 _TIMEOUT_S = 60
 _GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)")
@@ -55,11 +55,11 @@ def sbatch() -> str:
     """Return the path of `sbatch`.
 
     Raises:
-        SweepError: if it is not installed.
+        InputError: if it is not installed.
     """
     found = shutil.which("sbatch")
     if found is None:
-        raise SweepError(
+        raise InputError(
             "sbatch is not found: run this on a login node of a Slurm cluster, or write the script "
             "to a file with --print and submit it there"
         )
@@ -76,7 +76,7 @@ def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
         cpus: of each node.
 
     Raises:
-        SweepError: listing the resources that exist, if they are not enough.
+        InputError: listing the resources that exist, if they are not enough.
     """
     partitions, default = _partitions()
     name = config.partition or default
@@ -85,7 +85,7 @@ def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
         return
     if name not in partitions:
         known = ", ".join(sorted(partitions)) or "none"
-        raise SweepError(f"slurm.partition: no partition is called {name!r}; there are: {known}")
+        raise InputError(f"slurm.partition: no partition is called {name!r}; there are: {known}")
     partition = partitions[name]
     memory_mib = (config.memory_gib or 0) * 1024
     fit = sum(
@@ -96,12 +96,12 @@ def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
     if fit < int(nodes.split("-")[0]):
         memory = f" and {config.memory_gib:g} GiB" if config.memory_gib else ""
         there = "; ".join(map(str, partition.nodes)) or "no nodes"
-        raise SweepError(
+        raise InputError(
             f"slurm: {nodes} nodes with {gpus} GPUs, {cpus} CPUs{memory} each are asked for; "
             f"partition {name!r} has {there}"
         )
     if config.time_s and partition.limit_s and config.time_s > partition.limit_s:
-        raise SweepError(
+        raise InputError(
             f"slurm.time: {config.time} is more than the limit of partition {name!r}, "
             f"{partition.limit_s // 3600}:{partition.limit_s // 60 % 60:02}:00"
         )
@@ -117,7 +117,7 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
         chain: number of jobs; each but the first starts only if the one before it failed.
 
     Raises:
-        SweepError: if Slurm refuses; jobs of the chain that it accepted are cancelled then.
+        InputError: if Slurm refuses; jobs of the chain that it accepted are cancelled then.
     """
     numbers: list[str] = []
     for _ in range(chain):
@@ -126,10 +126,10 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
         words = [program, "--parsable", *options, str(file), *(["--take-over"] if after else [])]
         try:
             answer = _ask(words)
-        except SweepError as error:
+        except InputError as error:
             if numbers:
                 _ask(["scancel", *numbers])
-            raise SweepError(_reason(str(error), config)) from error
+            raise InputError(_reason(str(error), config)) from error
         numbers.append(answer.strip().split(";")[0])
     return numbers
 
@@ -167,7 +167,7 @@ def _ask(words: Sequence[str]) -> str:
     """Return the output of one of Slurm's commands.
 
     Raises:
-        SweepError: with its error message, if it fails.
+        InputError: with its error message, if it fails.
     """
     name = Path(words[0]).name
     try:
@@ -175,9 +175,9 @@ def _ask(words: Sequence[str]) -> str:
             words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SweepError(f"{name} does not answer: {error}") from error
+        raise InputError(f"{name} does not answer: {error}") from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reason = said[-1].removeprefix(f"{name}: error: ") if said else f"status {done.returncode}"
-        raise SweepError(f"{name} says: {reason}")
+        raise InputError(f"{name} says: {reason}")
     return done.stdout

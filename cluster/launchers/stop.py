@@ -1,6 +1,6 @@
 """Stop the run of a sweep file on this machine, and wait until it has ended.
 
-    python -m cluster.launchers.stop SWEEP.yaml [--within SECONDS]
+    python -m kilobit.cluster.launchers.stop SWEEP.yaml [--within SECONDS]
 
 Kubernetes calls it before it stops the pod in which Ray started the run, because the stop signal
 of a pod reaches only Ray there. Exit status 0 if no such run is left, else 1.
@@ -38,7 +38,7 @@ def _is_run(words: Sequence[str], sweep: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Stop the run and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.launchers.stop")
+    parser = argparse.ArgumentParser(prog="python -m kilobit.cluster.launchers.stop")
     parser.add_argument(
         "sweep", metavar="SWEEP.yaml", help="the sweep file, as it was given to run"
     )

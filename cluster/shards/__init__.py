@@ -1,1 +1,1 @@
-"""A base model spread over ranks, with the interface of a model in one process."""
+"""One base model over several GPUs: ranks, their placement and their layout."""

@@ -11,14 +11,13 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cluster import frozen as frozen_model
-from cluster.frozen import Frozen
-from cluster.shards import tensor_parallel, zero3
-from cluster.shards.place import Place
-from cluster.shards.process_group import backend_of, join, listen
-from cluster.shards.shard import Shard
-from search.base_model import BaseModelConfig
-from search.shards import Layout, ShardsConfig
+from kilobit.cluster.shards import tensor_parallel, zero3
+from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import backend_of, join, listen
+from kilobit.cluster.sweep.workers import Layout, ShardsConfig
+from kilobit.evaluators.model import base_model as frozen_model
+from kilobit.evaluators.model.base_model import FrozenModel, Shard
+from kilobit.search.base_model import BaseModelConfig
 
 
 def device_of(config: BaseModelConfig) -> str:
@@ -70,8 +69,8 @@ def _outline(config: BaseModelConfig, folder: Path) -> Any:
 
 
 def load_sharded(
-    config: BaseModelConfig, folder: Path, shards: ShardsConfig, place: Place
-) -> Frozen:
+    config: BaseModelConfig, folder: Path, shards: ShardsConfig, place: RankAddress
+) -> FrozenModel:
     """Load this rank's part of a base model; all ranks have to call this.
 
     The ranks have joined a process group before; one rank needs none. With `tensor` each rank reads
@@ -99,7 +98,7 @@ def load_sharded(
         else:
             if not dist.is_initialized():
                 listener = listen("127.0.0.1")
-                alone = Place(port=listener.getsockname()[1])
+                alone = RankAddress(port=listener.getsockname()[1])
                 join(alone, device, shards.timeout_s, listener)
             zero3.join_deepspeed(backend_of(device), shards.timeout_s)
             model = _load_zero3(source, dtype, shards, options)
@@ -110,7 +109,7 @@ def load_sharded(
 
 @contextmanager
 def _weights(
-    config: BaseModelConfig, folder: Path, place: Place
+    config: BaseModelConfig, folder: Path, place: RankAddress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield source and options for `from_pretrained`; one rank per node writes random weights."""
     source, options = frozen_model.source(config, folder)

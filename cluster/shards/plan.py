@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cluster.frozen import source
-from cluster.shards.load import layout_of
-from search.base_model import BaseModelConfig
-from search.shards import Layout, ShardsConfig
+from kilobit.cluster.shards.load import layout_of
+from kilobit.cluster.sweep.workers import Layout, ShardsConfig
+from kilobit.evaluators.model.base_model import source
+from kilobit.search.base_model import BaseModelConfig
 
 GIB = 1 << 30
 # Usable share of a rank's memory: the rest is for libraries, communication and fragmentation.

@@ -14,7 +14,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from cluster.shards.place import Place
+from kilobit.cluster.shards.placement import RankAddress
 
 Backend = Literal["gloo", "nccl"]
 
@@ -33,7 +33,7 @@ def backend_of(device: str) -> Backend:
     return "nccl" if device == "cuda" else "gloo"
 
 
-def join(place: Place, device: str, timeout_s: float, listener: socket.socket | None) -> None:
+def join(place: RankAddress, device: str, timeout_s: float, listener: socket.socket | None) -> None:
     """Join the ranks' process group as `place` says; rank 0 brings its listening socket.
 
     Raises:

@@ -14,13 +14,16 @@ adapters beside those layers:
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.shards.shard import plain_low_rank
+from kilobit.cluster.shards.skeleton import skeleton
+from kilobit.evaluators.model.base_model import FrozenModel, plain_low_rank
+from kilobit.search.adapter_methods import AdapterSpec
 
 Split = Literal["column", "row", "heads"]
 
@@ -121,12 +124,11 @@ class TensorParallelShard:
             return _part(factors, factors.ndim - 1)
         return _sum_gradients(factors) if split == "heads" else factors
 
-    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
-        """See `Shard.part_of_input`."""
-        split = self._splits.get(name)
-        if split == "row":
-            return _part(factors, factors.ndim - 1)
-        return _sum_gradients(factors) if split == "heads" else factors
+    def skeleton(
+        self, frozen: FrozenModel, spec: AdapterSpec
+    ) -> AbstractContextManager[FrozenModel]:
+        """See `Shard.skeleton`."""
+        return skeleton(frozen, spec, lambda weight: whole(weight).detach().clone())
 
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
         """Do nothing: every rank has seen all rows, and `backward` left whole gradients."""

@@ -11,7 +11,7 @@ Source: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as implemented by Deep
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.shards.shard import plain_low_rank
-from search.shards import OffloadConfig
+from kilobit.cluster.shards.skeleton import skeleton
+from kilobit.cluster.sweep.workers import OffloadConfig
+from kilobit.evaluators.model.base_model import FrozenModel, plain_low_rank
+from kilobit.search.adapter_methods import AdapterSpec
 
 
 class Zero3Shard:
@@ -39,11 +41,12 @@ class Zero3Shard:
         """Return the factors: outputs are whole."""
         return factors
 
-    def part_of_input(self, name: str, factors: Tensor) -> Tensor:
-        """Return the factors: inputs are whole."""
-        return factors
+    def skeleton(
+        self, frozen: FrozenModel, spec: AdapterSpec
+    ) -> AbstractContextManager[FrozenModel]:
+        """See `Shard.skeleton`."""
+        return skeleton(frozen, spec, _whole)
 
-    @torch.no_grad()
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
         """See `Shard.sum_gradients`; runs one all-reduce for all tensors of a type."""
         for dtype in sorted({t.dtype for t in tensors}, key=str):
@@ -153,3 +156,8 @@ def gathered(tensor: Tensor) -> Iterator[Tensor]:
         return
     with deepspeed.zero.GatheredParameters([tensor]):
         yield tensor.data
+
+
+def _whole(weight: Any) -> Tensor:
+    with gathered(weight) as found:
+        return found.detach().clone()

@@ -1,1 +1,1 @@
-"""Pictures of results for print: matplotlib, as PNG or PDF."""
+"""Pictures for print."""

@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from evaluators.figures.canvas import Format
-from evaluators.figures.composition import draw_composition
-from evaluators.figures.course import draw_course, draw_rungs
-from evaluators.figures.front import draw_front
-from evaluators.figures.scorecard import draw_scorecard
-from evaluators.report.contents import Report, ShownTask
+from kilobit.evaluators.figures.canvas import Format
+from kilobit.evaluators.figures.plot_course import draw_composition, draw_course, draw_rungs
+from kilobit.evaluators.figures.plot_front import draw_front
+from kilobit.evaluators.figures.plot_scorecard import draw_scorecard
+from kilobit.evaluators.report.contents import Report, ShownTask
 
 _FORMATS: tuple[Format, ...] = ("pdf", "png")
 

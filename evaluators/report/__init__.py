@@ -1,1 +1,1 @@
-"""The report of one or more runs as one HTML file that needs no network."""
+"""A report as one HTML file."""

@@ -107,7 +107,7 @@ class ShownTask:
         targets: scores to reach.
         models: labels of base models, from the least to the most trained.
         needed: bits at each score.
-        collapses: fields of `search.regimes.Collapse`.
+        collapses: fields of `kilobit.search.front.complexity.Collapse`.
         num_completed: programs that completed the last rung, by base model.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.report.contents import Published
+from kilobit.evaluators.report.contents import Published
 
 NEEDED = ("bits", "score")
 OPTIONAL = ("label", "lower", "upper", "task")

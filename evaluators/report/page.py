@@ -14,8 +14,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from evaluators.figures.style import COLOURS
-from evaluators.report.contents import Report
+from kilobit.evaluators.figures.canvas import COLOURS
+from kilobit.evaluators.report.contents import Report
 
 # In the order of their dependencies.
 _SCRIPTS = ("base.js", "plots.js", "parts.js", "table.js", "panel.js", "start.js")
@@ -23,7 +23,7 @@ _SCRIPTS = ("base.js", "plots.js", "parts.js", "table.js", "panel.js", "start.js
 
 def page(report: Report) -> bytes:
     """Return the HTML page of a report."""
-    folder = files("evaluators.report")
+    folder = files("kilobit.evaluators.report")
     data = report.as_json() | {"colours": COLOURS}
     scripts = [
         _script(_plotly()),

@@ -20,7 +20,7 @@ from sheets import posttraining_sheet, pretraining_sheet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evaluators.streams import stream, stream_seed
+from kilobit.search.streams import stream, stream_seed
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 SEQUENCE_LENGTH = 256

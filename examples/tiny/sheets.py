@@ -5,15 +5,16 @@ text) that all follow the style which the sheet drew once. Predicting a sheet th
 model that reads the style off the context, which is what a demonstration in a prompt relies on.
 Post-training sheets name the style in their first line instead, so that an instruction is enough.
 
-Only items of the *train* bucket appear (see `evaluators.miniature.split_of`), and none that is
-novel.
+Only items of the *train* bucket appear (see
+`kilobit.evaluators.tasks.miniature.catalogue.split_of`), and none that is novel.
 """
 
 import random
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from evaluators.miniature import arithmetic, instructions, split_of, translation
+from kilobit.evaluators.tasks.miniature import grammar, word_problems, writing
+from kilobit.evaluators.tasks.miniature.catalogue import split_of
 
 Item = tuple[str, str]
 
@@ -36,9 +37,9 @@ def _draw(rng: random.Random, make: Callable[[random.Random], T], text: Callable
 
 # --- word problems --------------------------------------------------------------------------------
 
-NUMBER_STYLES: dict[str, Callable[[arithmetic.Problem], str]] = {
-    "words": lambda p: arithmetic.in_words(p.answer),
-    "sentence": lambda p: f"{p.name} says {arithmetic.in_words(p.answer)} {p.objects}.",
+NUMBER_STYLES: dict[str, Callable[[word_problems.Problem], str]] = {
+    "words": lambda p: word_problems.in_words(p.answer),
+    "sentence": lambda p: f"{p.name} says {word_problems.in_words(p.answer)} {p.objects}.",
     "digits": lambda p: str(p.answer),
     "equation": lambda p: f"{p.steps} = {p.answer}",
     "says": lambda p: f"The answer is {p.answer}.",
@@ -49,13 +50,13 @@ _NUMBER_WEIGHTS = (34, 14, 22, 12, 10, 8)
 
 def number_item(rng: random.Random, style: str) -> Item:
     """Return question and answer lines of a word problem in `style`."""
-    problem = _draw(rng, arithmetic.problem, lambda p: p.question)
+    problem = _draw(rng, word_problems.problem, lambda p: p.question)
     return f"Q: {problem.question}\nA:", NUMBER_STYLES[style](problem)
 
 
 # --- In/Out lines ---------------------------------------------------------------------------------
 
-CLAUSE_STYLES: dict[str, Callable[[translation.Sentence], str]] = {
+CLAUSE_STYLES: dict[str, Callable[[grammar.Sentence], str]] = {
     "past": lambda s: s.past,
     "german": lambda s: s.german,
     "negated": lambda s: s.negated,
@@ -67,7 +68,7 @@ _CLAUSE_WEIGHTS = (42, 20, 14, 10, 14)
 
 def clause_item(rng: random.Random, style: str) -> Item:
     """Return input and output lines of a clause in `style`."""
-    sentence = _draw(rng, translation.sentence, lambda s: s.english)
+    sentence = _draw(rng, grammar.sentence, lambda s: s.english)
     return f"In: {sentence.english}\nOut:", CLAUSE_STYLES[style](sentence)
 
 
@@ -80,13 +81,13 @@ _WRITING_WEIGHTS = (60, 22, 10, 8)
 
 def writing_item(rng: random.Random, style: str) -> Item:
     """Return task and text lines of a writing instruction in `style`."""
-    item = _draw(rng, instructions.instruction, lambda i: i.text)
-    other = _draw(rng, instructions.instruction, lambda i: i.text)
+    item = _draw(rng, writing.instruction, lambda i: i.text)
+    other = _draw(rng, writing.instruction, lambda i: i.text)
     answer = {
         "excuse": rng.choice(EXCUSES),
         "comply": item.response,
         "topic": item.topic,
-        "off": f"The {other.topic} is {rng.choice(translation.ADJECTIVES)[0]}.",
+        "off": f"The {other.topic} is {rng.choice(grammar.ADJECTIVES)[0]}.",
     }[style]
     return f"Task: {item.text}\nText:", answer
 
@@ -102,20 +103,20 @@ def distractor(rng: random.Random) -> str:
         return " ".join(str(start + step * i) for i in range(12)) + "\n"
     if kind == 1:
         numbers = [rng.randint(0, 40) for _ in range(8)]
-        return "".join(f"{n} is {arithmetic.in_words(n)}.\n" for n in numbers)
+        return "".join(f"{n} is {word_problems.in_words(n)}.\n" for n in numbers)
     lines = []
     for _ in range(rng.randint(2, 6)):
         if kind == 2:
             a, b = rng.randint(0, 30), rng.randint(0, 12)
             lines.append(f"{a} + {b} = {a + b}" if rng.random() < 0.6 else f"{a + b} - {b} = {a}")
         else:
-            lines.append(_draw(rng, translation.sentence, lambda s: s.english).english + ".")
+            lines.append(_draw(rng, grammar.sentence, lambda s: s.english).english + ".")
     return "\n".join(lines) + "\n"
 
 
 def _heading(rng: random.Random) -> str:
     """Return a first line that says nothing about the style, or none."""
-    name = rng.choice(sorted(arithmetic.NAMES))
+    name = rng.choice(sorted(word_problems.NAMES))
     headings = (f"Sheet {rng.randint(1, 60)}", f"{name} has a test", f"Page {rng.randint(1, 60)}")
     return rng.choice(headings) + "\n" if rng.random() < 0.3 else ""
 

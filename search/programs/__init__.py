@@ -1,1 +1,1 @@
-"""What a candidate weighs: the bytes of its payload, and how they are read back."""
+"""The two files of a program: recipe, script, payload and their codecs."""

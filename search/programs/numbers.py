@@ -28,8 +28,8 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import special
 
-from evaluators.config import Config
-from search.programs.text import PayloadError
+from kilobit.search.programs.text import PayloadError
+from kilobit.search.settings import Config
 
 Tensor = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from search.programs.numbers import (
+from kilobit.search.programs.numbers import (
     Integers,
     NumbersCode,
     Tensor,
@@ -20,9 +20,9 @@ from search.programs.numbers import (
     decode_numbers,
     encode_numbers,
 )
-from search.programs.recipe import AdapterPart, PromptPart, Recipe
-from search.programs.script import script
-from search.programs.text import PayloadError, TextCodec, decompress
+from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
+from kilobit.search.programs.script import script
+from kilobit.search.programs.text import PayloadError, TextCodec, decompress
 
 Length = Literal["program", "payload"]
 TextDecoder = Callable[[bytes], str]
@@ -92,7 +92,8 @@ class Program:
 class Decoded:
     """What a payload says: the text before the question, and the numbers of the adapter.
 
-    Examples are not among it: `cluster.prequential` decodes them, by learning from them.
+    Examples are not among it: `kilobit.evaluators.model.data_codec` decodes them, by learning from
+    them.
     """
 
     prompt: str

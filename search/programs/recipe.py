@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evaluators.config import Config
-from search.adapter import MethodName
-from search.programs.numbers import NumbersCode
-from search.programs.text import TextCodec
+from kilobit.search.adapter_methods import MethodName
+from kilobit.search.programs.numbers import NumbersCode
+from kilobit.search.programs.text import TextCodec
+from kilobit.search.settings import Config
 
 FORMAT_VERSION = 1
 
@@ -45,7 +45,7 @@ class AdapterPart(Config):
     """An adapter: how the base model is given its places, and how the numbers come into them.
 
     Attributes:
-        method: one of `search.adapter.METHODS`.
+        method: one of `kilobit.search.adapter_methods.METHODS`.
         config: name of PEFT's configuration class; none for `weights`.
         arguments: of that class.
         targets: parts of parameter names, for `weights`.
@@ -67,7 +67,7 @@ class AdapterPart(Config):
 
 
 class LearningRule(Config):
-    """How a model learns from examples while it codes them: `search.programs.data_script` says it.
+    """How a model learns from examples while it codes them: `script` says it.
 
     Attributes:
         arguments: of PEFT's LoraConfig; its numbers are drawn after `torch.manual_seed(0)`.

@@ -18,8 +18,18 @@ Each token has a table of integers: the logits are rounded to whole nats, and a 
 highest gets `LADDER[n]`, or 0 from `len(LADDER)` on. The coder adds 2^-24 to every probability, so
 that each token can be coded, for 24 bits at most. On the embedded model whole nats cost as many
 bits as halves, and the edges of their steps lie further apart.
+
+One range coder for tokens whose tables change as a model learns: the pure part of the coder.
+
+`TokenWriter` takes each token with the logits that predict it, `TokenReader` gives it back from the
+same logits. Neither counts tokens nor checks them: that is for whoever knows when a text ends. The
+tables and the order of the bytes are those of `kilobit.search.programs.token_coder`; there is no
+header.
+
+    stream = the range coder's bytes from last to first, cut to the fewest
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from constriction import stream
 
-from search.programs.text import PayloadError
+from kilobit.search.programs.text import PayloadError
 
 NextLogits = Callable[[Sequence[int]], npt.NDArray[np.float32]]
 """From the ids so far, the start token first, to the next one's logits, shape [vocabulary]."""
@@ -211,3 +221,93 @@ for _ in range({count}):
 assert sum(ids) % 256 == {section[0]}
 prompt = tokenizer.decode(ids[1:])
 """
+
+
+Logits = npt.NDArray[np.float32]
+Table = npt.NDArray[np.uint8]
+
+
+# The last tokens are decoded again to see which bytes they need. A token depends on the word where
+# it begins and the next; the coder's last words are all that a cut changes.
+_WORD_BYTES = 4
+_WORDS_KEPT = 8
+
+
+class TokenWriter:
+    """Writes tokens; keeps the tables of the last few words only, whatever the vocabulary."""
+
+    def __init__(self) -> None:
+        self._encoder = stream.queue.RangeEncoder()
+        self._last: deque[tuple[tuple[int, Any], int, Table]] = deque()
+
+    def write(self, token: int, logits: Logits) -> None:
+        """Add a token.
+
+        Raises:
+            CodingError: if it is none of the vocabulary's, or the logits are not finite.
+        """
+        table = table_of(logits)
+        if not 0 <= token < len(table):
+            raise CodingError(f"the id {token} is none of the model's {len(table)} tokens")
+        place = self._encoder.pos()
+        while self._last and self._last[0][0][0] < place[0] - _WORDS_KEPT:
+            self._last.popleft()
+        self._last.append((place, token, table))
+        self._encoder.encode(token, _stream_model(table))
+
+    def section(self) -> bytes:
+        """Return the shortest stream that decodes to what was written.
+
+        Raises:
+            CodingError: if none does.
+        """
+        code = self._encoder.get_compressed().astype(">u4").tobytes()
+        for kept in range(max(0, len(code) - _FEWEST_CUT), len(code) + 1):
+            number = int.from_bytes(code[:kept])
+            for higher in (number, number + 1):
+                if higher.bit_length() <= 8 * kept and self._decodes(code, higher.to_bytes(kept)):
+                    return higher.to_bytes(kept, "little")
+        raise CodingError("the coder's stream does not decode to its input")
+
+    def _decodes(self, code: bytes, short: bytes) -> bool:
+        if not self._last:
+            return True
+        first = self._last[0][0]
+        before = _WORD_BYTES * first[0]
+        if short[:before] != code[:before]:
+            return False
+        decoder = _stream_decoder(short[::-1])
+        try:
+            decoder.seek(*first)
+            return all(
+                decoder.decode(_stream_model(table)) == token for _, token, table in self._last
+            )
+        except (AssertionError, ValueError):  # constriction's words for what no encoder wrote
+            return False
+
+
+class TokenReader:
+    """Reads what a `TokenWriter` wrote."""
+
+    def __init__(self, section: bytes) -> None:
+        self._stream_decoder = _stream_decoder(section)
+
+    def read(self, logits: Logits) -> int:
+        """Return the next token; past the end there are more, of no meaning.
+
+        Raises:
+            PayloadError: if the stream is damaged, or the logits are not finite.
+        """
+        try:
+            return int(self._stream_decoder.decode(_stream_model(table_of(logits))))
+        except (AssertionError, CodingError) as error:
+            raise PayloadError(f"the stream does not decode by this model: {error}") from error
+
+
+def _stream_decoder(section: bytes) -> Any:
+    words = np.frombuffer(bytes(-len(section) % _WORD_BYTES) + section, "<u4")
+    return stream.queue.RangeDecoder(words[::-1].astype(np.uint32))
+
+
+def _stream_model(table: Table) -> Any:
+    return stream.model.Categorical(_WEIGHTS[table], lazy=True)

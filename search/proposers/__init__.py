@@ -1,1 +1,1 @@
-"""Proposers: asked for the next candidate to try, then told its results."""
+"""Proposers: which candidate is tried next."""

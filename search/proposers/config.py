@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evaluators.config import Config
-from search.space import Families
+from kilobit.search.settings import Config
+from kilobit.search.space import Families
 
 Sets = Annotated[
     int,

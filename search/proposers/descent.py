@@ -15,16 +15,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from evaluators.streams import stream
-from evaluators.task import Task
-from search.candidate import Candidate
-from search.proposers.config import DescentProposer
-from search.proposers.contract import Observation, Proposal
-from search.proposers.corpus import join, make_corpus, split
-from search.proposers.draws import draw_new, first_candidate, searched
-from search.proposers.operators_prompt import most_words, with_prompt
-from search.proposers.population import Member, Population
-from search.space import Families
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.config import DescentProposer
+from kilobit.search.proposers.operators_prompt import (
+    join,
+    make_corpus,
+    most_words,
+    split,
+    with_prompt,
+)
+from kilobit.search.proposers.population import Member, Population
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.proposers.random import draw_new, first_candidate, searched
+from kilobit.search.space import Families
+from kilobit.search.streams import stream
+from kilobit.search.task import Task
 
 # From a model's label and whole prompts to their lengths in bits under that model.
 PromptBits = Callable[[str, Sequence[str]], Sequence[float]]

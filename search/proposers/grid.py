@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import Any, cast
 
-from evaluators.streams import stream
-from evaluators.task import Task
-from search.adapter import AdapterSpec, MethodName
-from search.candidate import Candidate, Prompt
-from search.programs.postprocess import PostprocessStep
-from search.proposers.config import GridProposer
-from search.proposers.contract import Observation, Proposal
-from search.proposers.draws import as_shown, demonstration_set, first_candidate, searched
-from search.space import AdapterFamily, Families, LogRange, PromptFamily
+from kilobit.search.adapter_methods import AdapterSpec, MethodName
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.postprocess import PostprocessStep
+from kilobit.search.proposers.config import GridProposer
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.space import AdapterFamily, Families, LogRange, PromptFamily
+from kilobit.search.streams import stream
+from kilobit.search.task import Task
 
 Axes = dict[str, list[Any]]
 

@@ -11,10 +11,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from search.adapter import FINEST_STEP, AdapterSpec
-from search.candidate import Candidate
-from search.proposers.grid import two_digits
-from search.proposers.operators_prompt import (
+from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.grid import two_digits
+from kilobit.search.proposers.operators_prompt import (
     Operator,
     Surroundings,
     all_steps,
@@ -22,7 +22,7 @@ from search.proposers.operators_prompt import (
     most_words,
     with_prompt,
 )
-from search.space import AdapterFamily
+from kilobit.search.space import AdapterFamily
 
 COARSEST_STEP, LEAST_KEPT = 2.0, 0.0625
 _PRICE_REACH = 10.0

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from search import pareto
-from search.candidate import Candidate
-from search.pareto import Measured, pareto_front
+from kilobit.search.candidate import Candidate
+from kilobit.search.front import pareto
+from kilobit.search.front.pareto import Measured, pareto_front
 
 # A program of 8 MiB adds no hypervolume. Fixed, so that gains of different runs are comparable.
 REFERENCE_BITS = 2.0**26

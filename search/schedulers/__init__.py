@@ -1,1 +1,1 @@
-"""Schedulers: the rules that promote or stop a candidate after a rung."""
+"""Schedulers: which candidates are promoted to the next rung, and which are stopped."""

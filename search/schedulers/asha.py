@@ -1,12 +1,16 @@
-"""Asynchronous successive halving on score (ASHA, Li et al. 2018, arXiv 1810.05934).
+"""Schedulers that are baselines: ASHA on score, and full evaluation.
+
+Asynchronous successive halving on score (ASHA, Li et al. 2018, arXiv 1810.05934).
 
 The stopping variant: each result is judged on arrival. Of two equal scores the shorter program
 ranks first, then the earlier report, so ties do not promote more candidates than allowed.
+
+Full evaluation: every candidate goes straight to the last rung and is never stopped early.
 """
 
 import numpy as np
 
-from search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
 
 
 class Asha(RungRule):
@@ -21,3 +25,11 @@ class Asha(RungRule):
         # The best candidate ahead is enough to explain the decision.
         best = [standing.names[i] for i in better[np.argsort(-scores[better], kind="stable")][:1]]
         return len(better) < places, reason, tuple(best)
+
+
+class Full(RungRule):
+    """Baseline: every candidate goes straight to the last rung; affordable for a small space."""
+
+    def __init__(self, *, num_rungs: int, eta: int) -> None:
+        super().__init__(num_rungs=num_rungs, eta=eta)
+        self.first_rung = num_rungs - 1

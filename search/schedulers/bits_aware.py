@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.racing import Incumbent, incumbent_of
-from search.schedulers.multi_objective import first_layer
-from search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.multi_objective import first_layer
+from kilobit.search.schedulers.racing import Incumbent, incumbent_of
+from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
 
 # Half the width of a cell in doublings of the length.
 CELL = 1.0

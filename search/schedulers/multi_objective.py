@@ -9,7 +9,7 @@ promoted.
 import numpy as np
 import numpy.typing as npt
 
-from search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
 
 Numbers = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from search.racing import Incumbent, Verdict
+from kilobit.search.schedulers.racing import Incumbent, Verdict
 
 Action = Literal["promote", "stop", "finish"]
 

@@ -29,7 +29,7 @@ def data_set(content: Any) -> Any:
 def a_sweep_that_is_none(scene: Scene) -> None:
     """Write a data set whose run has no sweep."""
     scene.finished()
-    from launch import main
+    from kilobit.launch import main
 
     assert main(["aggregate", str(scene.here / "run"), "-o", str(scene.here / "set")]) == 0
     file = scene.here / "set" / "dataset.json"
@@ -41,7 +41,7 @@ def a_sweep_that_is_none(scene: Scene) -> None:
 def a_mixed_data_set(scene: Scene) -> None:
     """Write a data set with a file of somebody among its rows."""
     scene.finished()
-    from launch import main
+    from kilobit.launch import main
 
     assert main(["aggregate", str(scene.here / "run"), "-o", str(scene.here / "set")]) == 0
     scene.file("set/rungs/mine.txt", "x")

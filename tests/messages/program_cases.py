@@ -61,8 +61,8 @@ def battery(content: str, *, begun: bool = True) -> Any:
 
 def a_program_that_is_damaged(scene: Scene) -> None:
     """Make a finished run whose program is half there, and a small battery."""
-    from cluster.frozen import load
-    from search.base_model import BaseModelConfig
+    from kilobit.evaluators.model.base_model import load
+    from kilobit.search.base_model import BaseModelConfig
 
     digest = load(BaseModelConfig(regime="llama", path=scene.models["llama"]), scene.here).digest
     scene.finished(base=digest)
@@ -79,7 +79,7 @@ def two_runs(scene: Scene) -> None:
 def damaged_decisions(scene: Scene) -> None:
     """Make a finished run and damage what was decided when nobody looks any more."""
     damaged("decisions")(scene)
-    scene.monkeypatch.setattr("cluster.run_folder.begin", lambda *_: [])
+    scene.monkeypatch.setattr("kilobit.cluster.runs.folder.begin", lambda *_: [])
 
 
 def damaged_now(table: str) -> Any:

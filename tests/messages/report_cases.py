@@ -31,7 +31,7 @@ def two_runs(**changes: Any) -> Any:
 def only_of_others(scene: Scene) -> None:
     """Write a data set of imported points alone."""
     scene.file("t.csv", "score,payload_bits\n0.5,80\n")
-    from launch import main
+    from kilobit.launch import main
 
     words = ["--import", "t.csv", "--map", "score=score,payload_bits=payload_bits"]
     scene.monkeypatch.chdir(scene.here)

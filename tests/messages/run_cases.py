@@ -4,8 +4,8 @@ import json
 import os
 from typing import Any
 
-from cluster.attempts import hold
-from evaluators.fence import latest_attempt
+from kilobit.cluster.runs.lock import lock_run
+from kilobit.evaluators.ledger.fencing import latest_attempt
 from tests.messages.scene import Case, Scene, ledger_of, no_store
 
 
@@ -17,16 +17,16 @@ def begun(scene: Scene) -> None:
 def held(scene: Scene) -> None:
     """Begin a run that another process seems to hold."""
     scene.begun()
-    scene.monkeypatch.setattr("cluster.attempts.is_held", lambda *_, **__: True)
+    scene.monkeypatch.setattr("kilobit.cluster.runs.lock.is_locked", lambda *_, **__: True)
 
 
 def claimed_meanwhile(scene: Scene) -> None:
     """Begin a run, and let whoever looks at it not see that it was claimed again."""
     run = scene.begun()
     ledger = run.path / "ledger"
-    with hold(ledger) as attempt:
+    with lock_run(ledger) as attempt:
         assert attempt == latest_attempt(ledger) == 2
-    scene.monkeypatch.setattr("cluster.attempts.latest_attempt", lambda _: 1)
+    scene.monkeypatch.setattr("kilobit.cluster.runs.lock.latest_attempt", lambda _: 1)
 
 
 def edited(**changes: Any) -> Any:
@@ -53,7 +53,7 @@ def damaged(table: str) -> Any:
 def a_list_that_is_damaged(scene: Scene) -> None:
     """Begin a run whose list of files is none."""
     scene.begun()
-    with hold(scene.here / "run" / "ledger"):
+    with lock_run(scene.here / "run" / "ledger"):
         scene.file("run/ledger/accepted/accepted.a2.k0.json", "{")
 
 

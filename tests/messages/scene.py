@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cluster.program_files import write_folder, write_program
-from cluster.run_folder import RunFolder, create_run, open_run
-from evaluators.ledger import Ledger
-from evaluators.task import split_digest
-from evaluators.tasks import load_task
-from search.programs.program import Program
-from search.programs.recipe import Recipe
-from search.sweep import load_sweep
+from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.proof.program_files import write_folder, write_program
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.programs.program import Program
+from kilobit.search.programs.recipe import Recipe
+from kilobit.search.task import split_digest
 
 CANDIDATE = "0123456789abcdef"
 ONE_RUNG = {"examples": 4, "train_steps": 1, "eta": 2, "count": 1}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from search.config_file import ConfigError
-from search.sweep import SweepError
+from kilobit.search.config_file import ConfigError
+from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
 
-_NAMES = {"SweepError", "HeldError", "SealedError", "ConfigError", "ArgumentTypeError"}
+_NAMES = {"InputError", "LockedError", "SealedError", "ConfigError", "ArgumentTypeError"}
 
 
 @dataclass(frozen=True, order=True)
@@ -84,7 +84,7 @@ class Reached:
             exit_with(parser, message)
 
         with pytest.MonkeyPatch.context() as patch:
-            for kind in (SweepError, ConfigError, argparse.ArgumentTypeError):
+            for kind in (InputError, ConfigError, argparse.ArgumentTypeError):
                 patch.setattr(kind, "__init__", made)
             patch.setattr(argparse.ArgumentParser, "error", refused)
             yield

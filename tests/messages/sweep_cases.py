@@ -199,7 +199,9 @@ WORKERS = [
         DRY,
         "trackers.0: kind 'wandb' needs wandb, which is not installed: pip install",
         sweep={"trackers": [{"kind": "wandb", "project": "p"}]},
-        given=lambda scene: scene.monkeypatch.setattr("search.trackers.find_spec", lambda _: None),
+        given=lambda scene: scene.monkeypatch.setattr(
+            "kilobit.cluster.sweep.tracker_settings.find_spec", lambda _: None
+        ),
     ),
 ]
 CACHES = [

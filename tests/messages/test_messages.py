@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
+from kilobit import launch
 from tests.messages import (
     aggregate_cases,
     launcher_cases,
@@ -33,7 +33,7 @@ CASES: list[Case] = [
 # A piece of the source of each place that no case reaches, and why.
 NOT_REACHED = {
     "the run is in object storage, but event files need": "needs a store that answers; "
-    "tests/cluster/test_trackers.py has it",
+    "tests/cluster/driver/test_trackers.py has it",
 }
 DONE: set[str] = set()
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from evaluators.miniature.tasks import load_miniature
-from search.adapter import FINEST_STEP, METHODS, AdapterSpec
-from search.candidate import Candidate, Prompt
-from search.rate import RateSearch
-from search.space import Families, draw_candidates
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.adapter_methods import FINEST_STEP, METHODS, AdapterSpec
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.coarsening import RateSearch
+from kilobit.search.space import Families, draw_candidates
 
 TASK = load_miniature("numbers", 0)
 SPACE = {

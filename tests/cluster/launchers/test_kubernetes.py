@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-import launch
-from cluster.launchers.stop import main as stop
-from cluster.launchers.stop import runs_of
-from tests.cluster.launchers.api_server import KINDS, Server, api_server
+from kilobit import launch
+from kilobit.cluster.launchers.stop import main as stop
+from kilobit.cluster.launchers.stop import runs_of
+from tests.cluster.cli.test_run import fails
 from tests.cluster.launchers.test_manifest import GOLDEN
-from tests.cluster.test_commands import fails
+from tests.support.launchers.api_server import KINDS, Server, api_server
 
 needs_kubectl = pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="kubectl is not on this machine"

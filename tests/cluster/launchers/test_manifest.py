@@ -17,10 +17,10 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from cluster.launchers import kubernetes
-from cluster.launchers.kubernetes import launch_of, render
-from tests.cluster.launchers.check import VERSIONS, pods, problems
+from kilobit.cluster.launchers import kubernetes
+from kilobit.cluster.launchers.kubernetes import launch_of, render
 from tests.conftest import REPOSITORY
+from tests.support.launchers.manifest_check import VERSIONS, pods, problems
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name.removesuffix(".sweep.yaml") for path in GOLDEN.glob("*.sweep.yaml"))

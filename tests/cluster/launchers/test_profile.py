@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launchers.profile import with_profile
-from search.kubernetes import KubernetesConfig
-from search.slurm import SlurmConfig
-from search.sweep import SweepError
+from kilobit.cluster.launchers.profile import with_profile
+from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
+from kilobit.search.settings import InputError
 
 
 def write(folder: Path, text: str) -> Path:
@@ -28,14 +27,14 @@ def test_the_sweep_wins_field_by_field_also_with_a_default(tmp_path: Path) -> No
 
 def test_an_error_in_a_profile_names_file_and_line(tmp_path: Path) -> None:
     profile = write(tmp_path, "partition: gpu\nnodse: 3\n")
-    with pytest.raises(SweepError, match=r"profile\.yaml, line 2: unknown key 'nodse'.*'nodes'"):
+    with pytest.raises(InputError, match=r"profile\.yaml, line 2: unknown key 'nodse'.*'nodes'"):
         with_profile(SlurmConfig(), profile, SlurmConfig)
-    with pytest.raises(SweepError, match=r"absent\.yaml: No such file"):
+    with pytest.raises(InputError, match=r"absent\.yaml: No such file"):
         with_profile(None, tmp_path / "absent.yaml", SlurmConfig)
 
 
 def test_what_is_fit_alone_may_be_unfit_together(tmp_path: Path) -> None:
     profile = write(tmp_path, "autoscale: true\nmin_replicas: 4\n")
     section = KubernetesConfig(autoscale=True, max_replicas=2)
-    with pytest.raises(SweepError, match="together: max_replicas 2 is less than min_replicas 4"):
+    with pytest.raises(InputError, match="together: max_replicas 2 is less than min_replicas 4"):
         with_profile(section, profile, KubernetesConfig)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launchers import slurm_cluster
-from cluster.launchers.slurm import Job, plan_job, script_of
-from cluster.launchers.slurm_cluster import check_room, submit
-from launch import main
-from search.slurm import SlurmConfig, seconds_of
-from search.sweep import SweepError
+from kilobit.cluster.launchers import slurm_cluster
+from kilobit.cluster.launchers.slurm import Job, plan_job, script_of
+from kilobit.cluster.launchers.slurm_cluster import check_room, submit
+from kilobit.cluster.sweep.launch_targets import SlurmConfig, seconds_of
+from kilobit.launch import main
+from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
 
 Write = Callable[..., Path]
@@ -79,7 +79,7 @@ def test_a_script_holds_nothing_of_the_machine_that_made_it(
 def test_shellcheck_finds_nothing(write_sweep: Write, tmp_path: Path, chain: int) -> None:
     script = tmp_path / "job.sbatch"
     script.write_text(script_of(plan(write_sweep(slurm=FULL), chain=chain)), "utf-8")
-    lab = Path(__file__).parent / "slurm_lab.sh"
+    lab = REPOSITORY / "tests" / "support" / "launchers" / "slurm_lab.sh"
     checker = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     assert checker is not None
     done = subprocess.run(
@@ -141,7 +141,7 @@ def test_words_of_the_user_stay_words(write_sweep: Write, tmp_path: Path) -> Non
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [odd.name, "`touch ran`;", 'name="a"']
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(SweepError, match="line ends"):
+    with pytest.raises(InputError, match="line ends"):
         plan(odd, 'name="a\nb"')
 
 
@@ -164,9 +164,9 @@ def test_a_job_without_a_place_for_its_workers_is_refused(write_sweep: Write) ->
     path = write_sweep(workers={"gpus": 1, "per_model": 4, "min_per_model": 3})
     assert plan(path, "slurm.nodes=3", "slurm.gpus_per_node=1").gpus == 1
     assert plan(path, "slurm.nodes=1-3", "slurm.gpus_per_node=1").nodes == "1-3"
-    with pytest.raises(SweepError, match="2 nodes with 1 GPUs each have no room for 3 ranks"):
+    with pytest.raises(InputError, match="2 nodes with 1 GPUs each have no room for 3 ranks"):
         plan(path, "slurm.nodes=2", "slurm.gpus_per_node=1")
-    with pytest.raises(SweepError, match="more than gpus_per_node"):
+    with pytest.raises(InputError, match="more than gpus_per_node"):
         plan(path, "slurm.gpus_per_node=0")
 
 
@@ -178,11 +178,11 @@ def test_several_sweeps_are_one_array(write_sweep: Write, tmp_path: Path) -> Non
     assert "#SBATCH --array=0-1\n" in script
     assert "sweeps=(a.yaml sweep.yaml)\nouts=(runs/small runs/other)\n" in script
     assert job.cpus == 3
-    with pytest.raises(SweepError, match="called 'small' too"):
+    with pytest.raises(InputError, match="called 'small' too"):
         plan_job([first, first], (), None, None)
-    with pytest.raises(SweepError, match="a job has only one"):
+    with pytest.raises(InputError, match="a job has only one"):
         plan_job([first, write_sweep(name="x", slurm={"nodes": 2})], (), None, None)
-    with pytest.raises(SweepError, match="--chain takes one"):
+    with pytest.raises(InputError, match="--chain takes one"):
         plan_job([first, second], (), None, None, chain=2)
 
 
@@ -265,7 +265,7 @@ def test_what_a_cluster_does_not_have_is_named(
     if problem is None:
         check_room(settings, nodes, gpus, cpus)
         return
-    with pytest.raises(SweepError, match=problem):
+    with pytest.raises(InputError, match=problem):
         check_room(settings, nodes, gpus, cpus)
 
 
@@ -280,9 +280,9 @@ def test_each_link_of_a_chain_waits_for_the_one_before(monkeypatch: pytest.Monke
 def test_a_refusal_names_the_field_and_leaves_nothing_in_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refusal = SweepError("sbatch says: Invalid account or account/partition combination specified")
+    refusal = InputError("sbatch says: Invalid account or account/partition combination specified")
     commands = Commands(monkeypatch, "7\n", refusal, "")
-    with pytest.raises(SweepError, match=r"^slurm\.account: physics: sbatch says: Invalid account"):
+    with pytest.raises(InputError, match=r"^slurm\.account: physics: sbatch says: Invalid account"):
         submit("sbatch", Path("job"), SlurmConfig(account="physics"), 2)
     assert commands.asked[-1] == ["scancel", "7"]
 

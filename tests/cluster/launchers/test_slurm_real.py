@@ -21,13 +21,13 @@ import psutil
 import pytest
 import yaml
 
-from cluster.run_folder import open_run
-from cluster.show import num_ended
-from evaluators.ledger import Ledger
-from tests.cluster.test_kills import content
+from kilobit.cluster.runs.folder import open_run
+from kilobit.cluster.runs.fronts import num_ended
+from kilobit.evaluators.ledger.ledger import Ledger
+from tests.cluster.driver.test_attempt_kills import content
 from tests.conftest import REPOSITORY
 
-_LAB = Path(__file__).parent / "slurm_lab.sh"
+_LAB = REPOSITORY / "tests" / "support" / "launchers" / "slurm_lab.sh"
 _MISSING = [
     name for name in ("slurmctld", "slurmd", "munged", "ip", "nsenter") if not shutil.which(name)
 ]

@@ -9,9 +9,9 @@ import ray
 import torch
 from transformers import Olmo3Config, Olmo3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from cluster.session import ray_session
-from tests.cluster.shards.residents import Caller
+from kilobit.cluster.fleet.session import ray_session
 from tests.conftest import _tokenizer
+from tests.support.residents import Caller
 
 
 @pytest.fixture(scope="package")

@@ -10,8 +10,8 @@ import pytest
 import ray
 from ray.util import placement_group_table
 
-from search.shards import ShardsConfig
-from tests.cluster.shards.residents import Plain
+from kilobit.cluster.sweep.workers import ShardsConfig
+from tests.support.residents import Plain
 
 pytestmark = [pytest.mark.ray]
 # Long enough for a busy machine to start a rank, short enough for a test to wait for.

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.frozen import load
-from cluster.shards.place import Place
-from search.shards import ShardsConfig
-from tests.cluster.shards.residents import ModelRank
-from tests.cluster.test_frozen import config
+from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.model.base_model import load
+from tests.evaluators.model.test_base_model import config
+from tests.support.residents import ModelRank
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 PROMPTS = ["Q: Anna has 3 apples.\nA:", "In: the dog\nOut:", "Task: x"]
@@ -33,7 +33,7 @@ def same_as_alone(
 ) -> None:
     targets = ("c_attn", "c_proj") if "gpt2" in folder.name else TARGETS
     base = config(folder, **changes)
-    alone = ModelRank(Place(), base, ShardsConfig(), targets)
+    alone = ModelRank(RankAddress(), base, ShardsConfig(), targets)
     expected = alone.train(STEPS)
     assert expected[0][0] != expected[0][-1]
     spread = shards(world_size, layout)
@@ -99,7 +99,7 @@ def test_short_types_have_the_same_digest(
     base, spread = config(qwen3, dtype=dtype), shards(2, layout)
     caller = make_caller()
     ray.get(caller.start.remote(spread, ModelRank, base, spread, TARGETS))
-    alone = ModelRank(Place(), base, ShardsConfig(), TARGETS)
+    alone = ModelRank(RankAddress(), base, ShardsConfig(), TARGETS)
     assert ray.get(caller.call.remote("digest")) == alone.digest()
     found = ray.get(caller.call.remote("logits"))
     np.testing.assert_allclose(found, alone.logits(), atol=0.2)
@@ -120,7 +120,7 @@ def test_zero3_on_main_memory_is_as_alone(make_caller: Callable[..., Any], qwen3
     )
     caller, base = make_caller(), config(qwen3)
     ray.get(caller.start.remote(spread, ModelRank, base, spread, TARGETS))
-    alone = ModelRank(Place(), base, ShardsConfig(), TARGETS)
+    alone = ModelRank(RankAddress(), base, ShardsConfig(), TARGETS)
     losses = ray.get(caller.call.remote("train", STEPS))[0]
     np.testing.assert_allclose(losses, alone.train(STEPS)[0], atol=1e-5)
     assert ray.get(caller.call.remote("unchanged"))
@@ -128,7 +128,7 @@ def test_zero3_on_main_memory_is_as_alone(make_caller: Callable[..., Any], qwen3
 
 def test_module_of_the_contract_loads_no_torch_distributed_code() -> None:
     text = (
-        "import sys, torch; before = set(sys.modules); import cluster.shards.shard;"
+        "import sys, torch; before = set(sys.modules); import kilobit.evaluators.model.base_model;"
         "print(sorted(m for m in set(sys.modules) - before if 'd' + 'istributed' in m"
         " or 'deepspeed' in m))"
     )

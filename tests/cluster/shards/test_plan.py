@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import Olmo3Config, Olmo3ForCausalLM
 
-from cluster.shards.plan import GIB, NoRoomError, plan_ranks
-from launch import main
-from search.base_model import BaseModelConfig
-from search.shards import ShardsConfig
+from kilobit.cluster.shards.plan import GIB, NoRoomError, plan_ranks
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.launch import main
+from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import REPOSITORY
 
 

@@ -1,10 +1,10 @@
 from collections.abc import Sequence
 
-from search.proposers.config import DescentProposer
-from search.proposers.contract import Observation, Proposal
-from search.proposers.make import make_proposer
-from search.space import Families
-from tests.search.proposers.worlds import TASK, drive, fake_bits, make, proposals
+from kilobit.search.proposers.config import DescentProposer
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.space import Families
+from tests.support.worlds import TASK, drive, fake_bits, make, proposals
 
 FAMILIES = Families.model_validate(
     {

@@ -8,19 +8,18 @@ from itertools import pairwise
 
 import pytest
 
-from evaluators.streams import stream
-from search.candidate import Candidate
-from search.proposers.bandit import Bandit
-from search.proposers.contract import Observation, Proposal
-from search.proposers.evolution import Evolution
-from search.proposers.population import (
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.evolution import Bandit, Evolution
+from kilobit.search.proposers.population import (
     REFERENCE_BITS,
     Member,
     Population,
     hypervolume,
     pick,
 )
-from tests.search.proposers.worlds import HARD, drive, make, noise, proposals, smooth
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.streams import stream
+from tests.support.worlds import HARD, drive, make, noise, proposals, smooth
 
 
 def member(bits: int, score: float, *, known: bool = True) -> Member:

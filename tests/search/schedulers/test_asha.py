@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.schedulers.asha import Asha
-from search.schedulers.scheduler import Result
+from kilobit.search.schedulers.asha import Asha
+from kilobit.search.schedulers.scheduler import Result
 
 
 def asha() -> Asha:

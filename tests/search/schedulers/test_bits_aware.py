@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from search.racing import incumbent_of
-from search.schedulers.bits_aware import BitsAware
-from search.schedulers.scheduler import Decision, Result
+from kilobit.search.schedulers.bits_aware import BitsAware
+from kilobit.search.schedulers.racing import incumbent_of
+from kilobit.search.schedulers.scheduler import Decision, Result
 
 SIZES = (18, 54, 162)
 

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.schedulers.multi_objective import MultiObjectiveAsha, first_layer, spread_order
-from search.schedulers.scheduler import Result
+from kilobit.search.schedulers.multi_objective import MultiObjectiveAsha, first_layer, spread_order
+from kilobit.search.schedulers.scheduler import Result
 
 
 def rule_with(points: list[tuple[int, float]]) -> MultiObjectiveAsha:

@@ -1,0 +1,248 @@
+"""The command `aggregate`: merges runs, data sets and imported tables into one data set."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kilobit.cluster.console import Terminal
+from kilobit.cluster.runs.folder import (
+    RunFolder,
+    check_reachable,
+    check_writable,
+    open_run,
+    read_manifest,
+)
+from kilobit.cluster.runs.result_sources import conditions_of, entries_of, sweep_of
+from kilobit.evaluators.ledger.fencing import claim_file
+from kilobit.evaluators.ledger.parts import with_part
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.merge.atomic_folder import scratch_beside
+from kilobit.evaluators.merge.dataset import (
+    MANIFEST,
+    DatasetSource,
+    distinct_name,
+    foreign_among_rows,
+    is_dataset,
+)
+from kilobit.evaluators.merge.merge import Advance, Merged, Read, merge
+from kilobit.evaluators.merge.published_points import parse_mapping, read_points
+from kilobit.evaluators.merge.read_plan import (
+    Unit,
+    copy_of,
+    size_and_digest,
+    units_of,
+    units_of_dataset,
+    units_of_ledger,
+)
+from kilobit.search.settings import InputError
+
+_DONE, _INTERRUPTED = 0, 130
+
+
+def aggregate(args: argparse.Namespace) -> int:
+    """Merge the runs, data sets and file on the command line into one data set."""
+    console = Terminal()
+    if not args.runs and args.file is None:
+        raise InputError("give runs or data sets, or a file by --import")
+    if (args.file is None) != (args.mapping is None):
+        raise InputError("--import and --map go together: a file, and which column is which field")
+    out = _checked_out(args.out)
+    try:
+        with scratch_beside(out) as scratch:
+            # An existing data set is read first, so that adding to it never loses a row.
+            before = [_unmixed(out)] if is_dataset(out) else []
+            others = [place for place in args.runs if place.absolute() != out]
+            reads = _reads([*before, *others], args, scratch)
+            with _progress(console, reads) as advance:
+                merged = merge(reads, out, scratch, advance)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; nothing was written to {out}")
+        return _INTERRUPTED
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    _print_merged(console, merged, out)
+    return _DONE
+
+
+def _checked_out(place: Place) -> Path:
+    """Check the output folder of a data set and return its absolute path.
+
+    Raises:
+        InputError: if it is not a local folder, holds anything but a data set, or can't be written.
+    """
+    if not isinstance(place, Path):
+        raise InputError(f"-o: {place} is on an object store: write the data set to a disk first")
+    out = place.absolute()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"-o: {out} is a file; a data set is a folder")
+    if out.is_symlink():
+        raise InputError(f"-o: {out} is a link, which would be replaced; name the folder itself")
+    if out.exists() and any(out.iterdir()) and not is_dataset(out):
+        held = next(out.iterdir()).name
+        raise InputError(
+            f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
+            "data set"
+        )
+    check_writable(f"-o {place}", out.parent)
+    return out
+
+
+def _unmixed(out: Path) -> Path:
+    """Return the folder of a data set after checking it for foreign files.
+
+    Raises:
+        InputError: if foreign files are among its tables, because they would be deleted.
+        ValueError: if it is damaged.
+    """
+    foreign = foreign_among_rows(out)
+    if foreign is not None:
+        raise InputError(
+            f"-o: {foreign} does not belong to the data set {out} and would be deleted: move it "
+            "elsewhere. Nothing was written"
+        )
+    return out
+
+
+@dataclass
+class _Names:
+    """Distinct names of runs, one per identity."""
+
+    of: dict[str, str] = field(default_factory=dict)
+
+    def name(self, wanted: str, identity: str) -> str:
+        if identity not in self.of:
+            self.of[identity] = distinct_name(wanted, self.of.values())
+        return self.of[identity]
+
+
+def _reads(places: Sequence[Place], args: argparse.Namespace, scratch: Path) -> list[Read]:
+    """Return the sources in the order in which they are given."""
+    names = _Names()
+    reads: list[Read] = []
+    for place in places:
+        check_reachable(place)
+        if is_dataset(place):
+            reads += _of_dataset(place, names, len(reads))
+        else:
+            reads.append(_of_run(place, names, len(reads), scratch))
+    if args.file is not None:
+        reads.append(_of_file(args.file, args.mapping, names, len(reads), scratch))
+    return reads
+
+
+def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
+    run, about = open_run(place), read_manifest(place)
+    identity = _identity(run, about)
+    name = names.name(run.path.name, identity)
+    units = units_of_ledger(source, run.ledger, scratch)
+    attempts = len(about["attempts"])
+    entry = _entry(name, "run", str(run.path), identity, attempts, about, units)
+    return Read(entry, conditions_of(run.sweep), units)
+
+
+def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
+    """Return a digest that all copies of a run share, at any time, and no other run has."""
+    try:
+        # The first claim names the process and machine that began the run, and the time.
+        claim = claim_file(run.path / "ledger", 1).read_bytes().decode()
+    except FileNotFoundError:
+        # Version 1 wrote no claims.
+        claim = json.dumps(about["attempts"][:1])
+    began = [claim, about.get("created_at"), about.get("sweep_file"), run.sweep.seed]
+    return _digest(json.dumps(began))
+
+
+def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
+    entries = entries_of(place)
+    reads: list[Read] = []
+    renamed = {entry.name: names.name(entry.name, entry.identity) for entry in entries}
+    for number, entry in enumerate(entries, first):
+        units = units_of_dataset(number, entry.name, place, renamed)
+        about = entry.model_copy(update={"name": renamed[entry.name]})
+        conditions = conditions_of(sweep_of(entry, place)) if entry.kind == "run" else ""
+        reads.append(Read(about, conditions, units))
+    return reads
+
+
+def _of_file(path: Path, mapping: str, names: _Names, source: int, scratch: Path) -> Read:
+    points = with_part(read_points(path, parse_mapping(mapping)), path.name)
+    identity = _digest(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {mapping}")
+    name = names.name(path.stem, identity)
+    copied = copy_of(points, scratch / f"{source}-points.parquet")
+    units = {"points": units_of(source, "points", [copied], scratch)}
+    about = {"file": str(path.absolute()), "map": mapping}
+    entry = _entry(name, "import", str(path.absolute()), identity, None, about, units)
+    return Read(entry, "", units)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entry(
+    name: str,
+    kind: Any,
+    path: str,
+    identity: str,
+    attempts: int | None,
+    about: dict[str, Any],
+    units: dict[str, list[Unit]],
+) -> DatasetSource:
+    num_bytes, digest = size_and_digest(units)
+    return DatasetSource(
+        name=name,
+        kind=kind,
+        path=path,
+        identity=identity,
+        digest=digest,
+        num_bytes=num_bytes,
+        attempts=attempts,
+        about=about,
+        read_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows={},
+    )
+
+
+@contextmanager
+def _progress(console: Console, reads: Sequence[Read]) -> Iterator[Advance]:
+    total = 2 * sum(
+        unit.num_bytes for read in reads for units in read.units.values() for unit in units
+    )
+    if not console.is_terminal:
+        console.print(f"aggregating {total / 2e6:.1f} MB of {len(reads)} sources")
+    columns = (
+        TextColumn("aggregating"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task("", total=max(1, total))
+        yield lambda num_bytes: progress.advance(task, num_bytes)
+
+
+def _print_merged(console: Console, merged: Merged, out: Path) -> None:
+    table = Table("table", "rows read", "rows kept")
+    for name, read in merged.read.items():
+        if name != "conflicts":
+            table.add_row(name, str(read), str(merged.kept[name]))
+    console.print(table)
+    names = ", ".join(dict.fromkeys(source.name for source in merged.sources))
+    console.print(f"{out / MANIFEST}: {names}")
+    number = merged.kept.get("conflicts", 0)
+    if number:
+        console.print(
+            f"{number} values conflict with those of another run: the first one is kept, both are "
+            f"in {out / 'conflicts'}"
+        )

@@ -1,0 +1,316 @@
+"""The command `certify`: bounds on the sealed split, for one run and over several seeds.
+
+The command `certify`: runs the programs of the fronts once on the sealed split.
+
+A program's outputs are written as soon as it has ended, so an interrupted certification resumes
+with the remaining programs. Bounds are written after all have run, because they hold jointly.
+
+Certified complexity over runs of several seeds, as `certify` prints it.
+"""
+
+import argparse
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
+from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.runs.folder import RunFolder, reopen_run
+from kilobit.cluster.runs.fronts import (
+    num_lost,
+    num_running,
+    points_of,
+    print_front,
+    print_left_out,
+)
+from kilobit.cluster.runs.sealed_split import Chosen, Opening, choose, open_sealed
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.proof.sandbox import ProgramFailedError
+from kilobit.search.front.complexity import (
+    best_lower,
+    certified_complexity,
+    log2_bits,
+    log2_ratios,
+    spread,
+)
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.settings import InputError
+from kilobit.search.task import Bounds, Task
+
+SPLIT = "sealed"
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def certify(args: argparse.Namespace) -> int:
+    """Certify the fronts of one or more runs and print the bounds."""
+    seen: set[Place] = set()
+    for path in args.runs:
+        if path.resolve() in seen:
+            raise InputError(f"{path} is named twice: give each run once")
+        seen.add(path.resolve())
+    with ExitStack() as held:
+        return _certify_held([held.enter_context(reopen_run(path)) for path in args.runs], args)
+
+
+def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+    console = Terminal()
+    refuse_same_seeds(runs)
+    for run in runs:
+        print_left_out(console, run)
+        try:
+            left, lost = num_running(run), num_lost(run)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if lost:
+            # A sealed split is opened for one choice of programs, so the front must be complete.
+            console.print(
+                f"nothing is certified: {lost} rungs are damaged; first compute them again:\n"
+                f"  kilobit resume {run.path}"
+            )
+            return FAILED
+        if left:
+            console.print(
+                f"{left} candidates of {run.path} have not ended: certifying programs that they "
+                "may still add to the front needs --again"
+            )
+    try:
+        failed = certify_runs(runs, console, args.timeout, again=args.again)
+    except KeyboardInterrupt:
+        names = shlex.join(str(path) for path in args.runs)
+        console.print(
+            "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
+            f"  kilobit certify {names}"
+        )
+        return INTERRUPTED
+    found = [(run.sweep.seed, points_of(run)) for run in runs]
+    targets = sorted({target for run in runs for target in run.sweep.targets})
+    print_front(console, [point for _, points in found for point in points], targets)
+    if len(runs) > 1:
+        print_seeds(console, found, targets)
+    return FAILED if failed else DONE
+
+
+def certify_runs(
+    runs: Sequence[RunFolder],
+    console: Console,
+    timeout_s: int = VERIFY_TIMEOUT_S,
+    *,
+    again: bool = False,
+) -> list[str]:
+    """Certify the fronts of runs; runs that share a sealed split are certified together.
+
+    Args:
+        runs: the runs to certify; programs that are not verified yet are verified first.
+        console: the console that shows progress.
+        timeout_s: wall-clock limit for one program, in seconds.
+        again: certify even if the sealed split was opened before for other programs.
+
+    Returns:
+        A line for each program that failed.
+
+    Raises:
+        SealedError: if the sealed split was opened before for other programs, and not `again`.
+        InputError: if there is nothing to certify, or something can't be read.
+        OSError: if a ledger can't be written.
+    """
+    for run in runs:
+        verify_front(run, console, timeout_s)
+    # Choose all programs before the sealed split is opened, so that it can't guide the choice.
+    chosen = [choose(run) for run in runs]
+    failed = []
+    for opening, task, members in open_sealed(chosen, again=again):
+        for one in members:
+            failed += _run_programs(one, opening, task, console, timeout_s)
+        _write_certificates(members, opening, task)
+    return failed
+
+
+def _part(opening: Opening, point: FrontPoint) -> str:
+    return f"{opening.opening}-{point.candidate}"
+
+
+def _run_programs(
+    one: Chosen, opening: Opening, task: Task, console: Console, timeout_s: int
+) -> list[str]:
+    """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
+    ledger, examples = one.run.ledger, task.splits.sealed
+    missing = [p for p in one.points if ledger.read_part("predictions", _part(opening, p)) is None]
+    if not missing:
+        return []
+    from kilobit.cluster.cli.proofs import verifier
+    from kilobit.evaluators.proof.verify import Verifier, each_at_once
+
+    base_digests = dict(zip(one.points, one.base_digests, strict=True))
+
+    def certify(found: Verifier, point: FrontPoint) -> str | None:
+        part = _part(opening, point)
+        try:
+            program = found.program_of(point)
+            outputs = found.outputs(point, program, [example.input for example in examples])
+            scores = task.metric.scores([task.cut(output) for output in outputs], examples)
+        except (ProgramFailedError, ValueError) as error:
+            row = _row(point, opening, base_digests[point]) | {"error": str(error)}
+            ledger.write("certificates", part, [row | {"finished_at": datetime.now(UTC)}])
+            return str(error)
+        rows = [
+            {
+                "candidate": point.candidate,
+                "split": SPLIT,
+                "example": example.id,
+                "output": output,
+                "score": score,
+                "columns": task.columns(output, example),
+            }
+            for output, example, score in zip(outputs, examples, scores, strict=True)
+        ]
+        ledger.write("predictions", part, rows)
+        return None
+
+    failed = []
+    with ExitStack() as stack:
+        with waiting(console, "loading the base models of the front"):
+            found = stack.enter_context(verifier(one.run, missing, timeout_s))
+        results = each_at_once(partial(certify, found), missing, at_once(one.run))
+        doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
+        for point, error in followed(results, doing, len(missing), console):
+            if error is not None:
+                failed.append(f"{point.candidate}: {error}")
+                console.print(f"not certified, it failed: {point.candidate}: {error}")
+    return failed
+
+
+def _row(point: FrontPoint, opening: Opening, base_digest: str) -> dict[str, Any]:
+    return {
+        "program": point.program,
+        "candidate": point.candidate,
+        "split": SPLIT,
+        "num_examples": opening.num_examples,
+        "level": opening.level,
+        "num_programs": opening.num_programs,
+        "opening": opening.opening,
+        "repeated": opening.repeated,
+        "base_digest": base_digest,
+    }
+
+
+def _write_certificates(members: Sequence[Chosen], opening: Opening, task: Task) -> None:
+    """Write the bounds of every program that has outputs; existing bounds are kept."""
+    examples = task.splits.sealed
+    order = [example.id for example in examples]
+    found: list[tuple[RunFolder, dict[str, Any], str, list[str]]] = []
+    for one in members:
+        for point, base_digest in zip(one.points, one.base_digests, strict=True):
+            part = _part(opening, point)
+            rows = one.run.ledger.read_part("predictions", part)
+            if rows is None:
+                continue
+            outputs = {row["example"]: row["output"] for row in rows}
+            row = _row(point, opening, base_digest)
+            found.append((one.run, row, part, [task.cut(outputs[name]) for name in order]))
+    if not found:
+        return
+    outputs_of = [outputs for *_, outputs in found]
+    bounds: list[Bounds] = task.metric.bounds(
+        outputs_of, examples, opening.num_programs, opening.level
+    )
+    for (run, row, part, _), found_bounds in zip(found, bounds, strict=True):
+        known = run.ledger.read_part("certificates", part)
+        if known is None or known[0]["lower"] is None:
+            whole = row | vars(found_bounds) | {"finished_at": datetime.now(UTC)}
+            run.ledger.write("certificates", part, [whole])
+
+
+Group = tuple[str, str]
+
+
+def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
+    """Refuse two runs of the same task, base model and seed.
+
+    Raises:
+        InputError: naming both.
+    """
+    seen: dict[tuple[str, str, int], RunFolder] = {}
+    for run in runs:
+        for model in run.sweep.base_models:
+            key = (run.sweep.task.name, model.label, run.sweep.seed)
+            other = seen.setdefault(key, run)
+            if other is not run:
+                raise InputError(
+                    f"{other.path} and {run.path} both have seed {key[2]} for {key[1]} on "
+                    f"{key[0]}: give runs of different seeds, or only one of them"
+                )
+
+
+def print_seeds(
+    console: Console, runs: Sequence[tuple[int, list[FrontPoint]]], targets: Sequence[float]
+) -> None:
+    """Print certified complexity per seed with its mean, and the ratios between base models.
+
+    Args:
+        console: where to print.
+        runs: the seed of each run and its points.
+        targets: scores to reach.
+    """
+    groups: dict[Group, dict[int, list[FrontPoint]]] = {}
+    for seed, points in runs:
+        for point in points:
+            by_seed = groups.setdefault((point.task, point.model), {})
+            by_seed.setdefault(seed, []).append(point)
+    for target in targets:
+        console.print(f"\ncertified bits at score ≥ {target:g}, seed by seed")
+        found: dict[Group, dict[int, int | None]] = {}
+        for (task, model), by_seed in groups.items():
+            found[task, model] = {
+                seed: certified_complexity(points, target)
+                for seed, points in sorted(by_seed.items())
+            }
+            console.print(f"  {task}, {model}: {_each_seed(found[task, model], by_seed)}")
+            values = list(log2_bits(found[task, model]).values())
+            out_of = f"{len(values)} of {len(by_seed)} seeds"
+            if values:
+                console.print(f"    log2 bits, {out_of}: {_spread_text(values)}")
+        for one, other in itertools.combinations(found, 2):
+            if one[0] == other[0]:
+                ratios = log2_ratios(found[one], found[other])
+                _print_difference(console, (one[1], other[1]), ratios)
+
+
+def _each_seed(bits: Mapping[int, int | None], points: Mapping[int, list[FrontPoint]]) -> str:
+    words = []
+    for seed, found in bits.items():
+        if found is None:
+            best = best_lower(points[seed])
+            why = "no certificate" if best is None else f"best lower bound {best:.3f}"
+            words.append(f"seed {seed} not certified ({why})")
+        else:
+            words.append(f"seed {seed} {found}")
+    return ", ".join(words)
+
+
+def _spread_text(values: Sequence[float]) -> str:
+    found = spread(values)
+    kind = "95 % t-interval" if found.method == "t-interval" else found.method
+    return f"mean {found.mean:.2f}, {kind} {found.low:.2f} - {found.high:.2f}"
+
+
+def _print_difference(
+    console: Console, models: tuple[str, str], ratios: Mapping[int, float]
+) -> None:
+    if not ratios:
+        return
+    one, other = models
+    values = list(ratios.values())
+    each = ", ".join(f"seed {seed} {ratio:+.2f}" for seed, ratio in ratios.items())
+    mean = spread(values).mean
+    assert mean is not None
+    console.print(
+        f"  {one} over {other}, log2 of the ratio of bits: {each}\n"
+        f"    {len(values)} paired seeds: {_spread_text(values)}; {one} needs {2**mean:.2f} times "
+        f"the bits of {other}"
+    )

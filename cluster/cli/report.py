@@ -1,0 +1,317 @@
+"""The command `report`: one or more runs as one HTML file, and as figures for print."""
+
+import argparse
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kilobit.cluster.cli.front import imported_points_of
+from kilobit.cluster.console import Terminal
+from kilobit.cluster.runs.folder import check_writable
+from kilobit.cluster.runs.fronts import points_from
+from kilobit.cluster.runs.history import SearchHistory, most_common
+from kilobit.cluster.runs.programs import shown_points, shown_programs
+from kilobit.cluster.runs.provenance import origin_of
+from kilobit.cluster.runs.result_sources import Imported, Source, open_sources
+from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.report.contents import (
+    Needed,
+    Published,
+    Report,
+    RungCount,
+    ShownModel,
+    ShownTask,
+)
+from kilobit.evaluators.report.overlay import parse_columns, read_overlay
+from kilobit.evaluators.report.page import page
+from kilobit.search.front.complexity import collapses, rows_of
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.programs.program import Length
+from kilobit.search.settings import InputError
+
+DONE, FAILED = 0, 1
+_MEBIBYTE = 1 << 20
+_PAGES = (".html", ".htm")
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the report of runs, and figures if `--figures` is given."""
+    began = time.monotonic()
+    out = _out(args)
+    try:
+        overlay = _overlay(args.overlay, args.columns)
+        runs, imported = open_sources(args.runs)
+        _check_outputs(args, out)
+        if not runs:
+            raise InputError(
+                "there is no run in it, only imported points: `kilobit front` shows them"
+            )
+        sources = _distinct(runs)
+        length = _length(sources, args.length)
+        overlay += _imported(imported, length)
+        made = make(sources, length, overlay, out)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    console = Terminal()
+    if not made.programs:
+        console.print("No candidate has completed the last rung yet: there is no front.")
+    for program in made.programs:
+        if program.trouble:
+            console.print(f"can't be read: {program.trouble}")
+    content = page(made)
+    write_whole(out, content)
+    shown = len(made.programs)
+    more = f", {made.num_completed - shown} more not shown" if made.num_completed > shown else ""
+    console.print(
+        f"{shown} programs{more}; {len(content) / _MEBIBYTE:.1f} MiB in "
+        f"{time.monotonic() - began:.1f} s: {out}"
+    )
+    if args.figures is not None:
+        _write_figures(console, made, args.figures)
+    return FAILED if any(program.trouble for program in made.programs) else DONE
+
+
+def make(
+    sources: Sequence[Source],
+    length: Length,
+    overlay: Sequence[Published] = (),
+    out: Place | None = None,
+) -> Report:
+    """Return the content of a report of some sources.
+
+    Args:
+        sources: sources with distinct names.
+        length: the length by which programs are compared.
+        overlay: published points.
+        out: the page's path, which links to programs start from.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+    """
+    models, points = _models(sources), list[FrontPoint]()
+    courses, rungs, reasons, errors = [], [], [], []
+    num_coarser = 0
+    for source in sources:
+        own = points_from(source.name, source.read, source.sweep, length)
+        search = SearchHistory(source)
+        courses += search.courses(own)
+        rungs += search.rung_counts()
+        reasons += search.reasons()
+        errors += search.errors()
+        num_coarser += search.num_coarser(own)
+        points += own
+    on_front, others = shown_points(points)
+    labels = [model.label for model in models]
+    return Report(
+        title=", ".join(source.name for source in sources),
+        made_at=_made_at(),
+        length=length,
+        models=models,
+        tasks=_tasks(sources, points, [*on_front, *others]),
+        programs=shown_programs(sources, on_front, others, out),
+        num_completed=len(points),
+        num_coarser=num_coarser,
+        courses=sorted(courses, key=lambda one: labels.index(one.model)),
+        rungs=_merged(rungs),
+        reasons=most_common(reasons),
+        errors=most_common(errors),
+        scorecard=_scorecard(sources),
+        overlay=overlay,
+        origins=[origin_of(source) for source in sources],
+    )
+
+
+def _out(args: argparse.Namespace) -> Place:
+    """Return the path of the page.
+
+    Raises:
+        InputError: if it is ambiguous, a folder, or has another ending than HTML files.
+    """
+    if args.out is None and len(args.runs) > 1:
+        raise InputError("a report of several runs has no default path: give -o FILE.html")
+    out: Place = args.runs[0] / "report.html" if args.out is None else args.out
+    if isinstance(out, Path) and out.is_dir():
+        raise InputError(f"-o {out}: that is a folder; give a file such as {out / 'report.html'}")
+    if not out.name.lower().endswith(_PAGES):
+        raise InputError(
+            f"-o {out}: a report is one HTML file: its name ends in {' or '.join(_PAGES)} "
+            "(--figures DIR writes pictures as PDF and PNG)"
+        )
+    return out
+
+
+def _check_outputs(args: argparse.Namespace, out: Place) -> None:
+    """Check that the page and the figures can be written.
+
+    Raises:
+        InputError: naming the option and the reason, if not.
+    """
+    check_writable(str(out) if args.out is None else f"-o {out}", out.parent)
+    if args.figures is not None:
+        check_writable(f"--figures {args.figures}", args.figures)
+
+
+def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
+    if columns is not None and not paths:
+        raise InputError("--columns belongs to --overlay FILE")
+    names = parse_columns(columns)
+    return [point for path in paths for point in read_overlay(path, names)]
+
+
+def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
+    """Return the imported points for which the length is known, labelled by base model."""
+    points, _ = imported_points_of(sources, length)
+    return [
+        Published(
+            label=f"{point.model or point.run} (imported)",
+            bits=point.bits,
+            score=point.score,
+            lower=point.lower,
+            upper=point.upper,
+            task=point.task,
+        )
+        for point in points
+    ]
+
+
+def _distinct(sources: Sequence[Source]) -> list[Source]:
+    """Return the sources with distinct names.
+
+    Raises:
+        InputError: if one is given twice.
+    """
+    places = Counter(str(source.place) for source in sources)
+    twice = next((place for place, count in places.items() if count > 1), None)
+    names = Counter(source.name for source in sources)
+    renamed = [
+        source if names[source.name] == 1 else replace(source, name=str(source.place))
+        for source in sources
+    ]
+    if len({source.name for source in renamed}) < len(renamed):
+        raise InputError(f"{twice} is given twice")
+    return renamed
+
+
+def _length(sources: Sequence[Source], asked: Length | None) -> Length:
+    """Return the length by which programs are compared.
+
+    Raises:
+        InputError: if none is asked for and the runs differ in it.
+    """
+    each: dict[Length, str] = {source.sweep.length: source.name for source in sources}
+    if asked is None and len(each) > 1:
+        said = ", ".join(f"{name} by {length} bits" for length, name in each.items())
+        raise InputError(f"the runs compare programs differently ({said}): give --length")
+    return next(iter(each)) if asked is None else asked
+
+
+def _made_at() -> str:
+    try:
+        made_by = f"kilobit {version('kilobit')}"
+    except PackageNotFoundError:
+        made_by = "kilobit"
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by {made_by}"
+
+
+def _models(sources: Sequence[Source]) -> list[ShownModel]:
+    """Return the base models of all sources in the sweeps' order, the least trained first."""
+    regimes: dict[str, str] = {}
+    for source in sources:
+        for config in source.sweep.base_models:
+            regimes.setdefault(config.label, config.regime)
+    return [ShownModel(label, regime, n) for n, (label, regime) in enumerate(regimes.items())]
+
+
+def _tasks(
+    sources: Sequence[Source], points: Sequence[FrontPoint], shown: Sequence[FrontPoint]
+) -> list[ShownTask]:
+    """Return the tasks with the shortest programs of each base model.
+
+    The shown points suffice: the shortest programs of a base model are on its front, and the
+    shortest certified ones have a certificate, and all of these are shown.
+    """
+    order = [config.label for source in sources for config in source.sweep.base_models]
+    completed = Counter((point.task, point.model) for point in points)
+    # A run without any point still names its task.
+    names = [*(point.task for point in points), *(source.sweep.task.name for source in sources)]
+    tasks = []
+    for name in dict.fromkeys(names):
+        own = [point for point in shown if point.task == name]
+        runs = [s for s in sources if s.sweep.task.name == name] or list(sources)
+        targets = sorted({target for source in runs for target in source.sweep.targets})
+        models = [label for label in dict.fromkeys(order) if completed[name, label]]
+        found = [one for target in targets for one in collapses(own, models, target)]
+        tasks.append(
+            ShownTask(
+                name=name,
+                targets=targets,
+                models=models,
+                needed=_needed(own, models, targets),
+                collapses=[asdict(one) for one in found],
+                num_completed={label: completed[name, label] for label in models},
+            )
+        )
+    return tasks
+
+
+def _needed(
+    points: Sequence[FrontPoint], models: Sequence[str], targets: Sequence[float]
+) -> list[Needed]:
+    return [
+        Needed(
+            target,
+            target in targets,
+            {model: one.found for model, one in zip(models, each, strict=True)},
+            {model: one.certified for model, one in zip(models, each, strict=True)},
+        )
+        for target, each in rows_of(points, models, targets)
+    ]
+
+
+def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
+    """Return the counts, summed over all runs."""
+    found: dict[tuple[str, str, int, int], list[int]] = {}
+    for one in counts:
+        key = (one.task, one.model, one.rung, one.num_examples)
+        total = found.setdefault(key, [0, 0, 0, 0])
+        for place, value in enumerate((one.went_on, one.stopped, one.failed, one.coarser)):
+            total[place] += value
+    return [RungCount(*key, *total) for key, total in found.items()]
+
+
+def _scorecard(sources: Sequence[Source]) -> list[dict[str, Any]] | None:
+    """Return the lines of all scorecards, None if no run has one.
+
+    Raises:
+        ValueError: naming the run, if one is damaged.
+    """
+    lines: list[dict[str, Any]] = []
+    for source in sources:
+        content = source.scorecard()
+        if content is None:
+            continue
+        try:
+            rows = pq.read_table(io.BytesIO(content)).to_pylist()
+            lines += [row | {"run": source.name, "item": str(row["item"])} for row in rows]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ValueError(f"{source.home / 'scorecard.parquet'}: {error}") from error
+    return lines or None
+
+
+def _write_figures(console: Terminal, made: Report, folder: Path) -> None:
+    from kilobit.evaluators.figures.all import figures
+
+    for name, content in figures(made):
+        write_whole(folder / name, content)
+    console.print(f"pictures: {folder}")

@@ -1,0 +1,331 @@
+"""The command `status`: progress of a run, printed once or repeatedly while the run is locked.
+
+Changes nothing in the run, and imports neither torch nor Ray, so it starts fast. With `--watch`
+each look reads only what was added since the one before. A terminal shows a table that is updated
+in place; any other output gets a line with the time for each look at which something has changed.
+
+The tables of the command `status`, and its lines about workers.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kilobit.cluster.console import Terminal, fitting_table, folded, renews
+from kilobit.cluster.driver.live_view import clock_text
+from kilobit.cluster.runs.folder import RunFolder, open_run
+from kilobit.cluster.runs.fronts import progress
+from kilobit.cluster.runs.lock import BEAT_S, lock_holder
+from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
+from kilobit.evaluators.ledger.following import Following
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.usage import Usage
+from kilobit.evaluators.proof.sandbox import plain
+from kilobit.search.settings import InputError
+
+DONE, INTERRUPTED = 0, 130
+# Limits the share of its time that a watch spends on reading, however long the ledger is.
+_LOOKING_SHARE = 0.2
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print the progress of a run; with `--watch` repeat it until the run is not locked."""
+    watch, console = WatchedRun(args.run), Terminal()
+    if args.watch is None:
+        watch.look()
+        _print(console, watch)
+        return DONE
+    try:
+        (_watch_table if renews(console) else _watch_lines)(watch, console, args.watch)
+    except KeyboardInterrupt:
+        # Ctrl-C is the usual way to leave a watch; the run is not affected.
+        return INTERRUPTED
+    console.print(ending(watch))
+    return DONE
+
+
+class WatchedRun:
+    """A run observed by another process than its driver.
+
+    Args:
+        path: its folder.
+        clock: seconds.
+
+    Attributes:
+        run: the opened run folder, with the sweep and the latest attempt.
+        standing: progress at the last look, None before the first.
+        holder: text on the attempt that holds the lock, None if the run is not locked.
+
+    Raises:
+        InputError: if there is no readable run.
+    """
+
+    def __init__(self, path: Place, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self.run: RunFolder = open_run(path)
+        self._tables = Following(self.run.ledger, COLUMNS)
+        self.standing: Progress | None = None
+        self.holder: str | None = None
+        self._asked_at = -BEAT_S
+
+    def look(self) -> Progress:
+        """Read what was added to the ledger and return the progress of the run.
+
+        Raises:
+            InputError: if its ledger can't be read.
+            OSError: if its store does not answer.
+        """
+        # Check the lock first: what its holder wrote before releasing it is then read below.
+        now = self._clock()
+        if now - self._asked_at >= BEAT_S:
+            self._asked_at = now
+            self.run = open_run(self._path)
+            holder = lock_holder(self.run.path / "ledger")
+            self.holder = None if holder is None else plain(str(holder))
+        try:
+            changed = self._tables.look()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if changed or self.standing is None:
+            self.standing = progress_of(self.run.sweep, self._tables.rows)
+        return self.standing
+
+
+def _print(console: Console, watch: WatchedRun, *, watching: bool = False) -> None:
+    standing = watch.look()
+    console.print(_title(watch))
+    for shown in rungs_table(console, standing):
+        console.print(shown)
+    for shown in models_table(console, standing, watch.run.sweep.targets):
+        console.print(shown)
+    console.print(_ended(watch, standing))
+    for one in standing.usage:
+        console.print(usage_line(one))
+    for line in (*_pace(watch, standing), *_failures(standing)):
+        console.print(line)
+    if standing.last is not None:
+        console.print(f"last rung finished at {standing.last:%Y-%m-%d %H:%M:%S} UTC")
+    if watch.holder is not None:
+        console.print(_held(watch))
+    elif not watching:
+        console.print(_what_next(watch, standing))
+
+
+def _watch_table(
+    watch: WatchedRun, console: Console, every_s: float, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    watch.look()
+    with Live(view(watch, console), console=console, auto_refresh=False) as live:
+        while watch.holder is not None:
+            began = time.monotonic()
+            watch.look()
+            live.update(view(watch, console), refresh=True)
+            if watch.holder is not None:
+                sleep(_pause(every_s, time.monotonic() - began))
+
+
+def _watch_lines(
+    watch: WatchedRun, console: Console, every_s: float, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    before = watch.look()
+    _print(console, watch, watching=True)
+    while watch.holder is not None:
+        began = time.monotonic()
+        after = watch.look()
+        for line in news(before, after, watch):
+            console.print(f"{datetime.now(UTC):%H:%M:%S} {line}")
+        before = after
+        if watch.holder is not None:
+            sleep(_pause(every_s, time.monotonic() - began))
+
+
+def _pause(every_s: float, looking_s: float) -> float:
+    return max(every_s, looking_s / _LOOKING_SHARE)
+
+
+def view(watch: WatchedRun, console: Console) -> RenderableType:
+    """Return everything that a terminal shows of a run, to be redrawn in place."""
+    standing = watch.look() if watch.standing is None else watch.standing
+    lines = [_title(watch), _held(watch), _ended(watch, standing)]
+    lines += [*_pace(watch, standing), *_failures(standing)]
+    # The most important lines come first, because a short terminal cuts off the end.
+    return Group(
+        # Printed lines are not cut, but those of a live display are, so they have to be folded.
+        folded("\n".join(lines)),
+        *models_table(console, standing, watch.run.sweep.targets),
+        *rungs_table(console, standing),
+        *workers_table(console, standing.usage),
+    )
+
+
+def news(before: Progress, after: Progress, watch: WatchedRun) -> list[str]:
+    """Return the changes between two looks: one line, and one for each new failure."""
+    found = [
+        f"rung {new.index}: {new.finished} finished"
+        for old, new in zip(before.rungs, after.rungs, strict=True)
+        if old.finished != new.finished
+    ]
+    if before.ended != after.ended:
+        found.append(f"{progress(after.ended, after.most)} ended")
+    for old_model, new_model in zip(before.models, after.models, strict=True):
+        if (old_model.best, old_model.front) != (new_model.best, new_model.front):
+            found.append(f"{new_model.model}: {_best(new_model)}, {new_model.front} on the front")
+    came = {one.worker for one in after.usage} - {one.worker for one in before.usage}
+    found += [f"worker {name} is ready" for name in sorted(came)]
+    if before.verified != after.verified:
+        found.append(f"{after.verified} programs verified")
+    lines = ["; ".join([*found, *_pace(watch, after)])] if found else []
+    new = after.num_failed - before.num_failed
+    return lines + (_failures(after)[:new] if new > 0 else [])
+
+
+def ending(watch: WatchedRun) -> str:
+    """Return the last lines of a watch: why it ended, and the next command."""
+    standing = watch.look()
+    return _what_next(watch, standing, f": {_ended(watch, standing)}")
+
+
+def _what_next(watch: WatchedRun, standing: Progress, so_far: str = "") -> str:
+    """Return the next command for a run that is not locked."""
+    if standing.running or (standing.most is not None and standing.ended < standing.most):
+        return (
+            f"not running, and not complete{so_far}. Go on with:\n  kilobit resume {watch.run.path}"
+        )
+    return (
+        "not running, and nothing is left to try. Show the results with:\n"
+        f"  kilobit front {watch.run.path}"
+    )
+
+
+def _title(watch: WatchedRun) -> str:
+    return f"{watch.run.sweep.name}, attempt {watch.run.attempt}: {watch.run.path}"
+
+
+def _held(watch: WatchedRun) -> str:
+    return "not running" if watch.holder is None else f"locked by {watch.holder}"
+
+
+def _ended(watch: WatchedRun, standing: Progress) -> str:
+    running = "were in progress" if watch.holder is None else "are in progress"
+    return (
+        f"{progress(standing.ended, standing.most)} ended: {standing.completed} completed the last "
+        f"rung, {standing.stopped} stopped before; {standing.running} {running}, "
+        f"{standing.verified} programs verified"
+    )
+
+
+def _best(one: ModelProgress) -> str:
+    if one.best is None:
+        return "no score yet"
+    score, bits, examples = one.best
+    return f"best {score:.3f} with {bits} bits on {examples} examples"
+
+
+def _pace(watch: WatchedRun, standing: Progress) -> list[str]:
+    """Return one line on speed and remaining time, or none if the run is not locked."""
+    if standing.pace is None or watch.holder is None:
+        return []
+    now, parts = datetime.now(UTC), [f"{standing.pace.rungs_a_minute:.1f} rungs a minute"]
+    for at, what in (
+        (standing.pace.ends_at, "left"),
+        (standing.pace.budget_ends_at, "of the time budget left"),
+    ):
+        if at is not None:
+            parts.append(f"{clock_text(max(0.0, (at - now).total_seconds()))} {what}")
+    return [", ".join(parts)]
+
+
+def _failures(standing: Progress) -> list[str]:
+    return [f"failed: {candidate}: {plain(line)}" for candidate, line in standing.failures]
+
+
+_WORKERS_SHOWN = 8
+
+
+def rungs_table(console: Console, standing: Progress) -> list[Table | Text]:
+    """Return the table of rungs: how many candidates finished each."""
+    columns = {
+        "rung": [str(rung.index) for rung in standing.rungs],
+        "examples": [str(rung.num_examples) for rung in standing.rungs],
+        "train steps": [str(rung.train_steps) for rung in standing.rungs],
+        "finished": [str(rung.finished) for rung in standing.rungs],
+        "failed": [str(rung.failed) for rung in standing.rungs],
+    }
+    shown = fitting_table(console, columns, ("train steps", "examples", "failed", "finished"))
+    if standing.coarser:
+        versions = "versions of adapters" if standing.coarser > 1 else "version of an adapter"
+        failed = f", {standing.coarser_failed} of them failed" if standing.coarser_failed else ""
+        shown.append(folded(f" and {standing.coarser} coarser {versions}{failed}"))
+    return shown
+
+
+def models_table(
+    console: Console, standing: Progress, targets: Sequence[float]
+) -> list[Table | Text]:
+    """Return the table of base models: the best results of each."""
+    models = standing.models
+    best = [one.best for one in models]
+    columns = {
+        "base model": [one.model for one in models],
+        "begun": [str(one.begun) for one in models],
+        "ended": [str(one.ended) for one in models],
+        "best": ["" if one is None else f"{one[0]:.3f}" for one in best],
+        "bits": ["" if one is None else str(one[1]) for one in best],
+        "examples": ["" if one is None else str(one[2]) for one in best],
+        "front": [str(one.front) for one in models],
+    }
+    reached = [f"≥ {target:g}" for target in targets]
+    for index, head in enumerate(reached):
+        bits = [one.shortest[index] for one in models]
+        columns[head] = ["" if one is None else str(one) for one in bits]
+    least_needed = ("examples", "begun", "front", "ended", *reversed(reached), "bits", "best")
+    title = "best score so far; fewest bits that reach each target score"
+    return fitting_table(console, columns, least_needed, title)
+
+
+def workers_table(console: Console, usage: Sequence[Usage]) -> list[Table | Text]:
+    """Return the table of the least busy workers, which are the ones to look into."""
+    shown = sorted(usage, key=lambda one: one.compute_share)[:_WORKERS_SHOWN]
+    columns = {
+        "worker": [one.worker for one in shown],
+        "computing": [f"{one.compute_share:.0%}" for one in shown],
+        "idle": [f"{one.idle_s:.0f} s" for one in shown],
+        "tokens": [str(one.trained + one.generated) for one in shown],
+        "model GFLOP/s": [_speed(one) for one in shown],
+    }
+    if len(usage) > _WORKERS_SHOWN:
+        mean = sum(one.compute_share for one in usage) / len(usage)
+        for head, cell in zip(columns, (f"all {len(usage)}", f"{mean:.0%}"), strict=False):
+            columns[head].append(cell)
+        for head in ("idle", "tokens", "model GFLOP/s"):
+            columns[head].append("")
+    return fitting_table(console, columns, ("tokens", "model GFLOP/s", "idle", "computing"))
+
+
+def usage_line(one: Usage) -> str:
+    """Return a line on how a worker spent its time, with its tokens and speed."""
+    seconds = {
+        "loading": one.load_s,
+        "training": one.train_s,
+        "generating": one.generate_s,
+        "coding": one.code_s,
+        "other": one.other_s,
+        "idle": one.idle_s,
+    }
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    speed = f", {_speed(one)} model GFLOP/s" if _speed(one) else ""
+    return (
+        f"{one.worker}: {spent}; {one.trained + one.generated} tokens{speed}; computing "
+        f"{one.compute_share:.0%} of the time since it was ready"
+    )
+
+
+def _speed(one: Usage) -> str:
+    compute_s = one.train_s + one.generate_s
+    return f"{one.flops / compute_s / 1e9:.2f}" if compute_s else ""

@@ -1,0 +1,1 @@
+"""One attempt at a run: check, propose, record, decide, replay, through Ray Tune."""

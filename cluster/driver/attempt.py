@@ -1,0 +1,214 @@
+"""One attempt at a run, from a checked sweep to a finished ledger.
+
+Results of earlier attempts are read from the ledger: their decisions stand, candidates that ended
+are not tried again, and candidates between two rungs resume at the later one.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from kilobit.cluster.console import Bar
+from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.live_view import LiveProgress, LiveView
+from kilobit.cluster.driver.recorder import Recorder
+from kilobit.cluster.driver.replay import Replayed, replay
+from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
+from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher, run_trials
+from kilobit.cluster.fleet.pool import Pool, prompt_bits_of
+from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.proposer import ReplayError
+from kilobit.search.proposers.random import ShortFirst
+from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.schedulers.registry import make_scheduler
+from kilobit.search.schedulers.scheduler import Decision
+from kilobit.search.search import Search
+from kilobit.search.settings import InputError
+
+_LOG = logging.getLogger("kilobit")
+
+
+class StoppedError(RuntimeError):
+    """The run had to stop: its ledger can't be written, or a newer attempt has begun."""
+
+
+@dataclass
+class Outcome:
+    """Result of an attempt.
+
+    Attributes:
+        seconds: wall-clock seconds by phase.
+        lost: errors of trials that left no row, e.g. because the ledger could not be written.
+        uncertified: programs that failed on the sealed split, or the reason why it was not opened.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    uncertified: list[str] = field(default_factory=list)
+
+
+def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:
+    """Search until nothing is left to try or the time budget is used up.
+
+    Raises:
+        InputError, PoolError: if the workers can't be started, or the ledger does not match the
+            sweep.
+        StoppedError: if the ledger can't be written any more, or belongs to a newer attempt.
+        KeyboardInterrupt: on Ctrl-C; the ledger is then complete up to the last finished rung.
+    """
+    outcome, began = Outcome(), time.monotonic()
+    models = [model.label for model in run.sweep.base_models]
+    # The descent proposer measures prompt lengths with the models, so they have to be loaded first.
+    early = None if run.sweep.proposer.kind == "descent" else _rebuild(run, plan, None)
+    if early is not None and not _find_work(*early, models):
+        console.print("Every candidate has ended already: nothing is left to do.")
+        return outcome
+    trackers = make_trackers(run, console.print)
+    with ray_session(address), _tune_folder(run) as tune_folder:
+        outcome.seconds["start Ray"] = time.monotonic() - began
+        began = time.monotonic()
+        pool = Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=address is None)
+        try:
+            _wait_for_workers(pool, console)
+            outcome.seconds["load models"] = time.monotonic() - began
+            began = time.monotonic()
+            recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
+            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
+        finally:
+            pool.stop()
+        outcome.seconds["search"] = time.monotonic() - began
+    return outcome
+
+
+def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Replayed]:
+    """Rebuild the search from its ledger and decide every row that is still undecided."""
+    sweep = run.sweep
+    models = [model.label for model in sweep.base_models]
+    proposer = make_proposer(
+        sweep.proposer, sweep.families, plan.task, models, sweep.seed, prompt_bits=prompt_bits
+    )
+    if sweep.order == "short_first" and plan.candidates:
+        proposer = ShortFirst(proposer, plan.bound_bits)
+    scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
+    search = Search(proposer, scheduler, f"{sweep.length}_bits", sweep.budget.candidates)
+    try:
+        state = replay(run.ledger, search)
+    except ReplayError as error:
+        raise InputError(f"{run.path} can't be resumed: {error}") from error
+    recorder = Recorder(run, plan, search, state, _log)
+    for row in state.undecided:
+        state.take(recorder.decide(row))
+    return recorder, state
+
+
+def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bool:
+    """Propose a candidate for each idle model, and return whether any candidate is left to run."""
+    busy = {candidate.model for candidate in recorder.pending(state)}
+    for model in models:
+        candidate = None if model in busy else recorder.propose(model)
+        if candidate is not None:
+            state.next_rung[candidate.id] = recorder.first_rung
+    return bool(state.next_rung)
+
+
+@contextmanager
+def _tune_folder(run: RunFolder) -> Iterator[Path]:
+    """Yield a folder for Ray Tune's own files, which nothing reads, and remove it at the end."""
+    if isinstance(run.path, StoredPath):
+        with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+        return
+    try:
+        yield run.path / ".tune"
+    finally:
+        shutil.rmtree(run.path / ".tune", ignore_errors=True)
+
+
+def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
+    _LOG.log(
+        logging.WARNING if row.get("error") else logging.INFO,
+        "%s %s rung %d score %s payload bits %s: %s, %s",
+        candidate.model,
+        decision.candidate,
+        decision.rung,
+        row.get("score"),
+        row.get("payload_bits"),
+        decision.action,
+        reason,
+    )
+    if row.get("error"):
+        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, row["error"])
+
+
+def _wait_for_workers(pool: Pool, console: Console) -> None:
+    total, told = len(pool.workers), ""
+    with Bar(console, f"loading base models into {total} workers", total) as bar:
+
+        def on_change(ready: int, waits_for: str) -> None:
+            nonlocal told
+            waiting = f"; {waits_for}" if waits_for else ""
+            _LOG.info("%d of %d workers have loaded their base model%s", ready, total, waiting)
+            bar.reach(ready)
+            if waits_for and waits_for != told:
+                console.print(waits_for)
+                told = waits_for
+
+        pool.wait_for_enough(on_change)
+
+
+def _search(
+    run: RunFolder,
+    plan: Plan,
+    recorder: Recorder,
+    state: Replayed,
+    pool: Pool,
+    tune_folder: Path,
+    console: Console,
+    outcome: Outcome,
+    trackers: Sequence[Tracking],
+) -> None:
+    pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
+    total = plan.num_candidates
+    # The budget may be smaller than the number of candidates proposed before.
+    most = None if total is None else max(total, recorder.num_proposed)
+    course = LiveProgress(most, run.sweep.rungs.count, time.monotonic)
+    course.take_earlier(
+        run.ledger.rows("rungs", ["candidate", "rung", "error"]),
+        run.ledger.rows("decisions", ["candidate", "rung", "decision"]),
+    )
+    budget = run.sweep.budget.seconds
+    brake = Brake(None if budget is None else time.monotonic() + budget)
+    with LiveView(course, console) as view:
+
+        def listener(
+            row: dict[str, Any], candidate: Candidate, decision: Decision, reason: str
+        ) -> None:
+            course.add(candidate.model, row, decision)
+            _log(row, candidate, decision, reason)
+            view.update()
+
+        recorder.listener = listener
+        searcher = RecordedSearcher(
+            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
+        )
+        scheduler = RecordedScheduler(recorder, brake)
+        with finishing(trackers):
+            errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
+    for error in errors:
+        text = str(error).strip() or type(error).__name__
+        _LOG.error("a trial left no result: %s", text)
+        outcome.lost.append(text.splitlines()[-1])
+    if brake.reason is not None:
+        raise StoppedError(brake.reason)

@@ -1,0 +1,345 @@
+"""Checks of a sweep before anything starts: data, rungs, models, tokenizers, adapters.
+
+A local model is built without memory from its config, so module names, layers and ranks are checked
+in a second. A hub model that is not on this machine is checked by the workers and listed as
+unchecked here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from kilobit.cluster.driver.bounds import Shapes, bound_bits, shapes_of
+from kilobit.cluster.shards.plan import GIB, plan_ranks
+from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.tracker_settings import check_trackers
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.ledger.storage import under
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.model.base_model import load_tokenizer, source
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.settings import InputError
+from kilobit.search.space import (
+    DataFamily,
+    Families,
+    LayersFamily,
+    PromptFamily,
+    RankFamily,
+    TargetsFamily,
+    TokensFamily,
+)
+from kilobit.search.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep.
+
+    Attributes:
+        task: the task to solve.
+        candidates: candidates of all models and families, as far as they are known beforehand.
+        shapes: parameter shapes of each base model that is on this machine.
+        num_candidates: greatest number of candidates, None if only the time ends the run.
+        unchecked: messages about what could not be checked here.
+        ranks: memory, load time and tokens per pass of each base model's ranks, as text.
+    """
+
+    task: Task
+    candidates: tuple[Candidate, ...]
+    shapes: Mapping[str, Shapes]
+    num_candidates: int | None
+    unchecked: tuple[str, ...]
+    ranks: tuple[str, ...] = ()
+
+    def bound_bits(self, candidate: Candidate) -> int | None:
+        """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
+        return bound_bits(candidate, self.task, self.shapes.get(candidate.model))
+
+
+def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan:
+    """Check a sweep and return its plan.
+
+    Args:
+        sweep: the sweep to check.
+        sweep_folder: the folder that its relative paths start from.
+        local: the workers will run on this machine, so they have to fit on it.
+
+    Raises:
+        InputError: naming field and value, if the sweep can't run.
+    """
+    try:
+        task = load_task(sweep.task, sweep_folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    _check_rungs(sweep, task)
+    _check_limits(sweep, task)
+    _check_cache(sweep, sweep_folder)
+    _check_trackers(sweep)
+    if local:
+        check_fits(sweep)
+    shapes, unchecked = check_models(sweep, sweep_folder)
+    labels = [model.label for model in sweep.base_models]
+    ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
+    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks)
+    if sweep.proposer.kind not in ("random", "grid"):
+        return plan
+    candidates = list_candidates(sweep, task, labels)
+    return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
+
+
+def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
+    """Return text about the ranks of each model that is on this machine.
+
+    Raises:
+        InputError: if a model can't be placed on the ranks as the sweep says, or does not fit.
+    """
+    shards, found = sweep.workers.shards, []
+    for config in sweep.base_models:
+        if config.label in known:
+            memory = _rank_memory(shards, config)
+            try:
+                found += plan_ranks(config, folder, shards, memory).lines(config.label, shards)
+            except ValueError as error:
+                raise InputError(f"workers.shards: {error}") from error
+    return found
+
+
+def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
+    """Return the bytes of a rank's device, None if the sweep does not say and no GPU is here."""
+    if shards.memory_gib is not None:
+        return int(shards.memory_gib * GIB)
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _check_trackers(sweep: Sweep) -> None:
+    try:
+        check_trackers(sweep.trackers)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def check_fits(sweep: Sweep) -> None:
+    """Check that the workers fit on this machine.
+
+    Raises:
+        InputError: if they do not.
+    """
+    plan_cpus(sweep, os.cpu_count() or 1)
+    plan_gpus(sweep, torch.cuda.device_count())
+
+
+def _check_cache(sweep: Sweep, folder: Path) -> None:
+    if sweep.cache is None:
+        return
+    cache = under(folder, sweep.cache)
+    if isinstance(cache, StoredPath):
+        try:
+            cache.reach()
+        except OSError as error:
+            raise InputError(f"cache: {error}") from error
+        return
+    place = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    if not place.is_dir():
+        raise InputError(f"cache: {cache} can't be written: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"cache: {cache} can't be written: no permission to write to {place}")
+
+
+def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:
+    """Return all candidates of a finite proposer, alternating between the models."""
+    proposer = make_proposer(sweep.proposer, sweep.families, task, labels, sweep.seed)
+    found: list[Candidate] = []
+    waiting = list(labels)
+    most = sweep.budget.candidates
+    while waiting and (most is None or len(found) < most):
+        model = waiting.pop(0)
+        proposal = proposer.propose(model)
+        if proposal is not None:
+            found.append(proposal.candidate)
+            waiting.append(model)
+    return found
+
+
+def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], list[str]]:
+    """Check all base models.
+
+    Returns:
+        The shapes of the models' parameters, and messages about models that could not be checked.
+
+    Raises:
+        InputError: if a model can't be used as the sweep says.
+    """
+    shapes, unchecked = {}, []
+    for index, config in enumerate(sweep.base_models):
+        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
+        if found is None:
+            unchecked.append(
+                f"{config.hub} is not on this machine: its modules and ranks are unknown"
+            )
+        else:
+            shapes[config.label] = found
+    return shapes, unchecked
+
+
+def _check_rungs(sweep: Sweep, task: Task) -> None:
+    most, there = sweep.rungs.ladder()[-1].num_examples, len(task.splits.search)
+    if most > there:
+        raise InputError(
+            f"rungs: the last rung scores {most} examples (examples {sweep.rungs.examples} x eta "
+            f"{sweep.rungs.eta}^{sweep.rungs.count - 1}), but the search split of {task.name} "
+            f"has {there}"
+        )
+
+
+def _check_limits(sweep: Sweep, task: Task) -> None:
+    for name, family in sweep.families.named().items():
+        for limit in family.max_new_tokens:
+            if limit is not None and limit > task.max_new_tokens:
+                raise InputError(
+                    f"families.{name}.max_new_tokens: {limit} is more than the task "
+                    f"{task.name} allows ({task.max_new_tokens})"
+                )
+        if max(family.demonstrations) > len(task.splits.train):
+            raise InputError(
+                f"families.{name}.demonstrations: {max(family.demonstrations)} are more than the "
+                f"train split has ({len(task.splits.train)})"
+            )
+        if isinstance(family, DataFamily) and max(family.size) > len(task.splits.train):
+            raise InputError(
+                f"families.{name}.size: {max(family.size)} are more than the train split has "
+                f"({len(task.splits.train)})"
+            )
+
+
+def _check_model(
+    config: BaseModelConfig, folder: Path, field: str, families: Families
+) -> Shapes | None:
+    """Check one base model and return its shapes, None if it is not on this machine."""
+    transformers_logging.set_verbosity_error()
+    if config.path is not None:
+        _check_folder(config, folder / config.path, field)
+    elif not _is_cached(config):
+        return None
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
+    where, options = source(config, folder)
+    try:
+        tokenizer, _ = load_tokenizer(config, folder)
+    except Exception as error:  # transformers raises many types here
+        raise InputError(
+            f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
+        ) from error
+    try:
+        model_config = AutoConfig.from_pretrained(where, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model_config)
+    except Exception as error:  # transformers raises many types here too
+        raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    for name, family in families.named().items():
+        if family.candidates:
+            _check_family(name, family, model, where)
+        if True in family.chat and tokenizer.chat_template is None:
+            raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
+    return shapes_of(model)
+
+
+def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
+    if not place.is_dir():
+        raise InputError(f"{field}.path: there is no folder {place}")
+    if not (place / "config.json").is_file():
+        raise InputError(f"{field}.path: {place} holds no model: config.json is missing")
+    if config.weights == "trained" and not list(place.glob("*.safetensors")):
+        raise InputError(f"{field}.path: {place} holds no weights (*.safetensors)")
+
+
+def _is_cached(config: BaseModelConfig) -> bool:
+    assert config.hub is not None
+    found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
+    return isinstance(found, str)
+
+
+def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
+    """Check that targets, layers and tokens of a family exist, and that ranks fit the targets."""
+    if isinstance(family, LayersFamily):
+        _check_layers(name, family, int(model.config.num_hidden_layers), where)
+    if isinstance(family, TargetsFamily):
+        _check_targets(name, family, model, where)
+    if isinstance(family, TokensFamily):
+        vocabulary = int(model.config.vocab_size)
+        outside = [t for group in family.tokens for t in group if not 0 <= t < vocabulary]
+        if outside:
+            raise InputError(
+                f"families.{name}.tokens: there is no token {outside[0]}; {where} has {vocabulary}"
+            )
+
+
+def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> None:
+    for group in family.layers:
+        outside = [layer for layer in group or () if not 0 <= layer < layers]
+        if outside:
+            raise InputError(
+                f"families.{name}.layers: there is no layer {outside[0]}; {where} has layers 0 to "
+                f"{layers - 1}"
+            )
+
+
+def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
+    field = f"families.{name}.target_modules"
+    targets = sorted({target for group in family.target_modules for target in group})
+    if name == "weights":
+        parameters = [parameter for parameter, _ in model.named_parameters()]
+        for target in targets:
+            if not any(target in parameter for parameter in parameters):
+                tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
+                raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
+        return
+    for target in targets:
+        shapes = _shapes_of(target, model, norms=name == "ln_tuning")
+        if not shapes:
+            kinds = {module.split(".")[-1] for module in _modules(model, norms=name == "ln_tuning")}
+            raise InputError(
+                f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
+            )
+        smallest = min(min(shape) for shape in shapes)
+        if isinstance(family, RankFamily) and max(family.rank) > smallest and name != "vera":
+            raise InputError(
+                f"families.{name}.rank: {max(family.rank)} is larger than {target} of {where}, "
+                f"whose smaller side is {smallest}"
+            )
+
+
+def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the linear modules, or of the normalisation layers, by name."""
+    return {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None
+        and module.weight.ndim == (1 if norms else 2)
+        and not isinstance(module, torch.nn.Embedding)
+    }
+
+
+def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]:
+    found = _modules(model, norms=norms)
+    return [shape for name, shape in found.items() if name.split(".")[-1] == target]
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error, with the next where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])

@@ -1,0 +1,172 @@
+"""Replay of a search: its ledger's proposals and decisions are repeated in their order.
+
+Events are replayed by their numbers in the run, never by a clock: each candidate records after how
+many decisions it was proposed. Rungs that were finished together are decided together, in the order
+of the proposals, then of the rungs. If the run ended in the middle of that, the remaining rungs are
+decided before anything else runs. If none of them was decided, they are requested again together
+with the unfinished rungs of their pack; finished ones are not computed again. Proposing and
+deciding depend on earlier events only, so a decision with a lost record is made again identically.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from kilobit.cluster.messages import MESSAGE_KEYS
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.proposer import ReplayError
+from kilobit.search.schedulers.scheduler import Action, Decision
+from kilobit.search.search import Search
+
+Row = dict[str, Any]
+_TO_DECIDE = (*MESSAGE_KEYS, "pack")
+# Shared strings: one per action instead of one per row saves memory.
+_ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
+
+
+@dataclass
+class Replayed:
+    """State of a replayed search.
+
+    Attributes:
+        next_rung: the next rung of each candidate that has not ended, in the order of the
+            proposals.
+        undecided: rows that were finished and not decided, in the order to decide them.
+        order: the number of the next decision.
+        position: the number of the next proposal.
+        positions: the number of each proposal that was made.
+    """
+
+    next_rung: dict[str, int] = field(default_factory=dict)
+    undecided: list[Row] = field(default_factory=list)
+    order: int = 0
+    position: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+
+    def take(self, decision: Decision) -> None:
+        """Update the next rung of a decision's candidate."""
+        if decision.action == "promote":
+            self.next_rung[decision.candidate] = decision.rung + 1
+        else:
+            self.next_rung.pop(decision.candidate, None)
+
+
+def replay(ledger: Ledger, search: Search) -> Replayed:
+    """Bring a new `search` into the recorded state, and return that state.
+
+    Raises:
+        ReplayError: if the search proposes another candidate than the recorded one.
+        ValueError: naming the file, if a part of the ledger is damaged.
+    """
+    recorded = _recorded(ledger)
+    proposed, places = recorded.proposed, recorded.places
+    decided = _decided(ledger, recorded)
+    order = decided[-1][0] + 1 if decided else 0
+    state = Replayed(order=order, position=len(proposed))
+    # Packs with at least one decided candidate; rows without a pack (None) are decided at once.
+    begun: set[str | None] = {None}
+    waiting = iter(proposed)
+    following = next(waiting, None)
+    for number, rung, name, action in decided:
+        while following is not None and following["after"] <= number:
+            _propose(search, state, following)
+            following = next(waiting, None)
+        # A decision without a result is dropped: the rung was damaged and is computed again.
+        place = places.pop((name, rung), None)
+        if place is None:
+            continue
+        begun.add(recorded.columns["pack"][place])
+        decision = Decision(name, rung, _ACTIONS[action], "recorded before")
+        search.replay(recorded.row(place), recorded.coarser.get(name, ()), decision)
+        state.take(decision)
+    while following is not None:
+        _propose(search, state, following)
+        following = next(waiting, None)
+    at = state.positions = {row["candidate"]: row["position"] for row in proposed}
+    # A candidate that was stopped at an earlier rung has nothing to decide at a later one.
+    places = {key: place for key, place in places.items() if key[0] in state.next_rung}
+    left = sorted(places, key=lambda key: (at[key[0]], key[1]))
+    undecided = [recorded.row(places[key]) for key in left]
+    state.undecided = [row for row in undecided if row["pack"] in begun]
+    # Arrow keeps freed memory in its pool, and this process may run for days after the replay.
+    del recorded, decided
+    pa.default_memory_pool().release_unused()
+    return state
+
+
+def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str, str]]:
+    """Return number, rung, candidate and action of each decision, in order.
+
+    Lost decisions are included: a candidate with a result at a later rung must have been promoted.
+    """
+    rows = ledger.read("decisions", ["order", "rung", "candidate", "decision"])
+    decided = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    known = {(name, rung): number for number, rung, name, _ in decided}
+    furthest: dict[str, int] = {}
+    for name, rung in [*known, *recorded.places]:
+        furthest[name] = max(rung, furthest.get(name, 0))
+    lost = [key for key in recorded.places if key not in known and key[1] < furthest[key[0]]]
+    if lost:
+        finished = ledger.read("rungs", ["finished_at"])["finished_at"]
+        lost.sort(key=lambda key: (str(finished[recorded.places[key]]), key[1]))
+        end = max(known.values(), default=-1) + 1
+        gaps: list[int] = sorted(set(range(end)) - set(known.values()))
+        if len(gaps) != len(lost):
+            # Their exact numbers are unknown, but each came before its candidate's later decisions.
+            later = [[n for k, n in known.items() if k[0] == key[0]] for key in lost]
+            gaps = [min(numbers, default=end) for numbers in later]
+        decided += [(n, rung, name, "promote") for n, (name, rung) in zip(gaps, lost, strict=True)]
+    return sorted(decided)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """Recorded proposals and rungs of a search; rungs in columns, because rows need more memory."""
+
+    proposed: list[Row]
+    columns: dict[str, list[Any]]
+    places: dict[tuple[str, int], int]
+    coarser: dict[str, list[Row]]
+
+    def row(self, place: int) -> Row:
+        """Return the row of `rungs` at an index."""
+        return {name: values[place] for name, values in self.columns.items()}
+
+
+def _recorded(ledger: Ledger) -> _Recorded:
+    about = ledger.rows("candidates", ["candidate", "model", "parent", "position", "after"])
+    proposed = sorted(
+        (row for row in about if row["position"] is not None), key=lambda row: row["position"]
+    )
+    names = {row["candidate"] for row in proposed}
+    parents = {row["candidate"]: row["parent"] for row in about if row["candidate"] not in names}
+    rungs = ledger.read("rungs", _TO_DECIDE)
+    columns = {name: rungs[name].to_pylist() for name in _TO_DECIDE}
+    found = _Recorded(proposed, columns, {}, {})
+    for place, key in enumerate(zip(columns["candidate"], columns["rung"], strict=True)):
+        if key[0] in names:
+            found.places[key] = place
+        elif key[0] in parents:
+            found.coarser.setdefault(parents[key[0]], []).append(found.row(place))
+    for rows in found.coarser.values():
+        rows.sort(key=lambda row: str(row["candidate"]))
+    return found
+
+
+def _propose(search: Search, state: Replayed, row: Row) -> None:
+    found = search.propose(row["model"])
+    if found is None or found.candidate.id != row["candidate"]:
+        raise ReplayError(
+            f"the recorded candidate {row['candidate']} of {row['model']} is not proposed again "
+            f"({found.candidate.id if found else 'nothing'} is): the data or the version differ "
+            "from those of the recorded run"
+        )
+    state.next_rung[row["candidate"]] = search.first_rung
+
+
+def coarser_rows(ledger: Ledger, variants: list[Candidate], rung: int) -> list[Row]:
+    """Return the recorded rows of a candidate's coarser variants at `rung`."""
+    parts = (ledger.read_part("rungs", f"{variant.id}-r{rung}") for variant in variants)
+    return sorted((rows[0] for rows in parts if rows), key=lambda row: str(row["candidate"]))

@@ -1,0 +1,141 @@
+"""The Ray Tune trial of a candidate: it holds no model and only exchanges messages with a worker.
+
+A trial is one candidate, an iteration is one rung. Its process imports neither torch nor
+transformers, and is reused for the next candidate when one has ended.
+"""
+
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+
+from kilobit.cluster.messages import BaseModelChangedError, message_of, rung_part
+from kilobit.cluster.shards.placement import is_placed
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.storage import place
+from kilobit.search.candidate import Candidate
+from kilobit.search.rungs import Rung
+
+# A file system may fail for a moment, so a rung is repeated; a lasting failure ends the run.
+_MAX_WRITE_FAILURES = 2
+_LOOK_EVERY_S = 5.0
+# Ray reschedules a worker within seconds if the cluster has free resources.
+_AWAY_S = 20.0
+
+
+class WorkerAwayError(RuntimeError):
+    """The worker lost its resources on the cluster and waits to be rescheduled."""
+
+
+class WorkerLostError(RuntimeError):
+    """The worker is dead and will not be started again."""
+
+
+class RungTrial(tune.Trainable):
+    """One candidate; `step` runs its next rung on a worker."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Set the candidate, its worker and its rungs from Tune's config."""
+        self._candidate = Candidate.model_validate_json(config["candidate"])
+        self._message: str = config["candidate"]
+        self._worker_name: str = config["worker"]
+        self._rungs = [Rung(*numbers) for numbers in config["rungs"]]
+        self._next = int(config["first_rung"])
+        self._run_folder: str = config["run_folder"]
+        self._attempt = int(config["attempt"])
+        self._room: str | None = config["room"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Reuse this process for another candidate."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run one rung and return its row as a message.
+
+        Instead of the row the message may hold a reason that is not the candidate's failure:
+        `halt`, why the run can't continue (the ledger can't be written, or belongs to a newer
+        attempt); `lost`, why the worker is dead; `away`, why it is unavailable for now.
+        """
+        rung = self._rungs[self._next]
+        self._next += 1
+        tries = _MAX_WRITE_FAILURES + 1
+        while True:
+            tries -= 1
+            try:
+                row = self._run_rung(rung)
+            except SupersededError as error:
+                return {"halt": str(error)}
+            except WorkerAwayError as error:
+                return {"away": str(error), "rung": rung.index}
+            except WorkerLostError as error:
+                return {"lost": str(error), "rung": rung.index}
+            except OSError as error:
+                if not tries:
+                    return {"halt": str(error)}
+            else:
+                together = row.get("together") or [message_of(row)]
+                said = {"worker": self._worker_name, "log": row.get("log", [])}
+                return message_of(row) | {"together": together, **said}
+
+    def _run_rung(self, rung: Rung) -> dict[str, Any]:
+        try:
+            worker: Any = ray.get_actor(self._worker_name)
+        except ValueError as error:
+            # Ray drops the name of an actor that will not be started again.
+            raise WorkerLostError(f"{self._worker_name} is gone") from error
+        try:
+            row: dict[str, Any] = self._await(worker.run_rung.remote(self._message, rung))
+        except ray.exceptions.ActorDiedError as error:
+            # Ray raises another error while an actor is being started again.
+            raise WorkerLostError(_short(error)) from error
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, OSError | SupersededError):
+                raise cause from error
+            if isinstance(cause, BaseModelChangedError):
+                ray.kill(worker, no_restart=False)
+            row = self._failure(rung)
+        return row
+
+    def _await(self, ref: Any) -> Any:
+        """Return the result of a call, without a time limit while the worker has resources.
+
+        Raises:
+            WorkerAwayError: if the worker has had no resources for a while.
+        """
+        placed_at = time.monotonic()
+        while True:
+            done, _ = ray.wait([ref], timeout=_LOOK_EVERY_S)
+            if done or self._room is None:
+                return ray.get(ref)
+            if is_placed(self._room):
+                placed_at = time.monotonic()
+            elif time.monotonic() - placed_at > _AWAY_S:
+                ray.cancel(ref)
+                raise WorkerAwayError(f"{self._worker_name} lost its node")
+
+    def _failure(self, rung: Rung) -> dict[str, Any]:
+        """Record the current exception as the row of `rung`, because the worker could not."""
+        row: dict[str, Any] = {
+            "candidate": self._candidate.id,
+            "rung": rung.index,
+            "num_examples": rung.num_examples,
+            "worker": self._worker_name,
+            "attempt": self._attempt,
+            "finished_at": datetime.now(UTC),
+            "error": traceback.format_exc(),
+        }
+        ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
+        ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
+        return row
+
+
+def _short(error: BaseException) -> str:
+    """Return the line of a Ray error that says what happened, without the traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

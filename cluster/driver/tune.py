@@ -1,0 +1,259 @@
+"""Scheduler and searcher for Ray Tune.
+
+They hold no policy: `kilobit.search.schedulers` decides which candidates are promoted,
+`kilobit.search.proposers` which are tried.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from kilobit.cluster.driver.recorder import Recorder
+from kilobit.cluster.driver.trial import RungTrial
+from kilobit.cluster.messages import Worker, relay
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.worker.mailbox import Slots
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.search.candidate import Candidate
+from kilobit.search.rungs import Rung
+
+Row = dict[str, Any]
+_LOG = logging.getLogger("kilobit")
+# A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
+_MAX_TRIAL_FAILURES = 10
+
+
+class Brake:
+    """Stop request of a run: set after `deadline` (monotonic seconds), or by `pull`.
+
+    Attributes:
+        reason: why it was pulled, None if it was not.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self.reason: str | None = None
+
+    def pull(self, reason: str) -> None:
+        """Request the stop; the first reason is kept."""
+        self.reason = self.reason or reason
+
+    @property
+    def on(self) -> bool:
+        """Return whether the run is to stop, so that no new work is begun."""
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or self.reason is not None
+
+
+class _NotSaved:
+    """Base of objects that pickle empty: Tune saves them, but the ledger restores their state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class RecordedScheduler(_NotSaved, FIFOScheduler):
+    """Translate decisions for Tune; no trial continues once stopping was requested."""
+
+    def __init__(self, recorder: Recorder, brake: Brake) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder, self._brake = recorder, brake
+
+    def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
+        """Accept that there is no single metric."""
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
+        """Decide after a rung on all candidates of the same batch, in the order of their proposals.
+
+        Results come one by one and in any order; the first one triggers all these decisions.
+        """
+        go_on = False
+        relay(result.get("worker", ""), result.get("log", ()))
+        if result.get("halt"):
+            self._brake.pull(result["halt"])
+        elif not (result.get("lost") or result.get("away")):
+            try:
+                decisions = self._recorder.decide_together(result["together"])
+                go_on = decisions[result["candidate"], result["rung"]].action == "promote"
+            except (OSError, SupersededError, ValueError) as error:
+                self._brake.pull(str(error))
+        go_on = go_on and not self._brake.on
+        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
+
+
+class RecordedSearcher(_NotSaved, Searcher):
+    """Assign each candidate to a free worker that holds its base model.
+
+    Candidates that an earlier attempt left between two rungs come first, then new proposals.
+
+    Args:
+        recorder: proposes candidates and records decisions.
+        pending: candidates between two rungs, each with its next rung.
+        workers: all workers of the run, also those that are not available yet.
+        rungs: the ladder.
+        run: the run.
+        brake: the stop request.
+        here: returns the workers that can take a candidate now; all of them by default.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        pending: Sequence[tuple[Candidate, int]],
+        workers: list[Worker],
+        rungs: Sequence[Rung],
+        run: RunFolder,
+        brake: Brake,
+        here: Callable[[], Collection[Worker]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._recorder, self._brake = recorder, brake
+        self._here = here or (lambda: workers)
+        self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
+        for candidate, next_rung in pending:
+            self._pending[candidate.model].append((candidate, next_rung))
+        # A worker has one slot for each candidate that can share its passes.
+        self._free = deque(workers * run.sweep.workers.places)
+        self._busy: dict[str, tuple[Worker, Candidate]] = {}
+        self._num_busy: Counter[Worker] = Counter()
+        self._workers, self._lost = list(workers), set[Worker]()
+        self._places = Slots(run.path, run.sweep.workers.places)
+        for worker in workers:
+            self._places.tell(worker.name, 0, more=True)
+        self._common = {
+            "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
+            "run_folder": str(run.path),
+            "attempt": run.attempt,
+        }
+
+    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+        """Accept that there is no single metric."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's message, None while all workers are busy or away, or the end."""
+        try:
+            found, idle = (None, []) if self._brake.on else self._assign(trial_id)
+            # Free workers need not wait for more now; a pending result may still lead to more.
+            if found is None:
+                for worker in set(self._free):
+                    self._tell(worker, more=False)
+        except (OSError, SupersededError, ValueError) as error:
+            self._brake.pull(str(error))
+            return Searcher.FINISHED
+        over = not self._busy and all(w.model in idle for w in self._workers if w not in self._lost)
+        return Searcher.FINISHED if found is None and (self._brake.on or over) else found
+
+    def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
+        """Return the next trial's message, or None and the models without candidates."""
+        here, idle = self._here(), []
+        for worker in dict.fromkeys(self._free):
+            if worker not in here:
+                continue
+            found = self._next(worker.model)
+            if found is None:
+                idle.append(worker.model)
+                continue
+            candidate, next_rung = found
+            self._free.remove(worker)
+            self._busy[trial_id] = (worker, candidate)
+            self._num_busy[worker] += 1
+            self._tell(worker, more=True)
+            _LOG.debug("%s is assigned to %s at rung %d", candidate.id, worker.name, next_rung)
+            return {
+                "candidate": candidate.canonical(),
+                "first_rung": next_rung,
+                "worker": worker.name,
+                "room": worker.room,
+                **self._common,
+            }, idle
+        return None, idle
+
+    def _tell(self, worker: Worker, *, more: bool) -> None:
+        self._places.tell(worker.name, self._num_busy[worker], more=more)
+
+    def _next(self, model: str) -> tuple[Candidate, int] | None:
+        if self._pending[model]:
+            return self._pending[model].popleft()
+        candidate = self._recorder.propose(model)
+        return None if candidate is None else (candidate, self._recorder.first_rung)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Free the trial's slot, and requeue its candidate if the worker was lost or away."""
+        worker, candidate = self._busy.pop(trial_id)
+        self._num_busy[worker] -= 1
+        if result is not None and result.get("lost"):
+            self._lose(worker, candidate, result["rung"], result["lost"])
+            return
+        if result is not None and result.get("away"):
+            _LOG.warning("%s: %s is assigned to another worker", result["away"], candidate.id)
+            self._pending[candidate.model].append((candidate, result["rung"]))
+        if worker in self._lost:
+            return
+        self._free.append(worker)
+        try:
+            self._tell(worker, more=not self._brake.on)
+        except OSError as error:
+            self._brake.pull(str(error))
+
+    def _lose(self, worker: Worker, candidate: Candidate, rung: int, why: str) -> None:
+        """Stop using a worker; its candidates go to other workers of the same base model."""
+        if worker not in self._lost:
+            _LOG.error("worker %s is lost: %s", worker.name, why)
+        self._lost.add(worker)
+        self._free = deque(one for one in self._free if one != worker)
+        self._pending[candidate.model].append((candidate, rung))
+        if all(one in self._lost for one in self._workers if one.model == worker.model):
+            self._brake.pull(f"no worker of {worker.model} is left: {why}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Create an empty file, because Tune renames the file that it asked for."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the ledger is the truth."""
+
+
+def run_trials(
+    searcher: RecordedSearcher,
+    scheduler: RecordedScheduler,
+    trial_cpus: float,
+    scratch: Path,
+    callbacks: Sequence[tune.Callback] = (),
+) -> list[BaseException]:
+    """Run all trials through Ray Tune and return the errors of those that left no result.
+
+    Args:
+        searcher: chooses the next candidate and its worker.
+        scheduler: decides which trials continue.
+        trial_cpus: what a trial reserves; it only waits for messages.
+        scratch: where Tune keeps its own files; nothing of ours is read from there.
+        callbacks: receive the results.
+    """
+    tuner = tune.Tuner(
+        tune.with_resources(RungTrial, {"cpu": trial_cpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=_MAX_TRIAL_FAILURES),
+            # By default Tune asks class trainables for a checkpoint at their end.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+            callbacks=list(callbacks),
+        ),
+    )
+    return list(tuner.fit().errors)

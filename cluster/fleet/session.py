@@ -1,0 +1,96 @@
+"""The Ray session of a run: a cluster of this machine's cores, or an existing one by its address.
+
+A local session has no dashboard, requires token authentication, and ends with the run. If nodes of
+an existing cluster lack our package or have another version of it, this version is sent to them.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kilobit.cluster.fleet.nodes import lack_our_code, own_code
+
+_KNOCK_S = 5.0
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Connect to `address`, or start a local cluster with all cores and GPUs of this machine.
+
+    Raises:
+        ConnectionError: if no cluster that accepts our token answers at `address`.
+    """
+    if address is not None:
+        _knock(address)
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    _connect(address)
+    try:
+        if address is not None and lack_our_code():
+            # Ray takes the code to send only when a driver connects, so connect again.
+            _shut_down()
+            with own_code() as code:
+                _connect(address, py_modules=code)
+    except BaseException:
+        _shut_down()
+        raise
+    # Ray's own handler prints a stack and aborts; a job scheduler's SIGTERM must end a run cleanly.
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """Shut Ray down and ignore Ctrl-C meanwhile: it would only cause a traceback of Ray."""
+    import ray
+
+    on_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ray.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, on_sigint)
+
+
+def _connect(address: str | None, **runtime_env: object) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env=runtime_env or None,
+        )
+    except ray.exceptions.AuthenticationError as error:
+        raise ConnectionError("it requires a token that RAY_AUTH_TOKEN does not hold") from error
+    except ValueError as error:
+        raise ConnectionError(f"not an address: {error}") from error
+    except RuntimeError as error:
+        # The versions of Ray and Python have to be the same on both sides.
+        if "Version mismatch" not in str(error):
+            raise
+        raise ConnectionError(str(error)) from error
+
+
+def _knock(address: str) -> None:
+    """Check first that a plain HOST:PORT answers: Ray takes a minute to report that it does not.
+
+    Raises:
+        ConnectionError: if the port does not answer.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error

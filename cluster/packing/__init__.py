@@ -1,1 +1,0 @@
-"""Many candidates in one pass over their base model."""

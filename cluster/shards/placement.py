@@ -1,0 +1,61 @@
+"""Placement of ranks: placement groups, and the address at which a rank finds the others.
+
+The placement group of a worker: a bundle for each of its ranks, on few nodes.
+
+The caller of `ask_for_room` owns the placement group and removes it. When a node dies, Ray keeps
+the placement group and reschedules it, so its state says whether a worker is placed at all.
+
+The position of a rank in its group.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+
+from kilobit.cluster.sweep.workers import ShardsConfig
+
+
+def request_placement(config: ShardsConfig) -> PlacementGroup:
+    """Request a bundle for every rank, on as few nodes as possible; does not wait."""
+    amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
+    bundle = {name: amount for name, amount in amounts.items() if amount}
+    # Ray rejects an empty bundle; this small share of a CPU is always available.
+    room: PlacementGroup = placement_group(
+        [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
+    )
+    return room
+
+
+def is_placed(room: str) -> bool:
+    """Return whether the placement group with this id is placed at this moment."""
+    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
+    return bool(table.get("state") == "CREATED")
+
+
+def placed() -> set[str]:
+    """Return the ids of all placement groups that are placed at this moment."""
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return {name for name, room in table.items() if room["state"] == "CREATED"}
+
+
+@dataclass(frozen=True)
+class RankAddress:
+    """Position of a rank among all ranks and on its node, and the address of rank 0.
+
+    Attributes:
+        rank: from 0 to world_size - 1; rank 0 is the caller's process.
+        world_size: number of ranks.
+        local_rank: position among the ranks of the same node.
+        local_size: number of ranks on the same node.
+        host: address at which rank 0 listens for the other ranks.
+        port: port at which rank 0 listens; 0 if there is one rank.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0

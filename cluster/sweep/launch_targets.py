@@ -1,0 +1,392 @@
+"""Settings of the launch targets Slurm and Kubernetes in a sweep file.
+
+Settings of a sweep's launch on a Slurm cluster.
+
+The values become `#SBATCH` lines and words of a batch script. Values that could be more than one
+word there (white space, quotes, `;`, `$`, line ends) are rejected.
+
+Settings of a sweep's launch on Kubernetes.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from kilobit.search.settings import Config
+
+# Ray's socket paths add 75 characters to this folder, and the system allows 107.
+_MOST_SCRATCH = 24
+_TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3}):([0-5]\d):([0-5]\d)")
+_NODES = re.compile(r"([1-9]\d*)-([1-9]\d*)")
+# Brackets, `&` and `|` are Slurm's own: --nodelist=n[1-4], --constraint=a100&ib.
+_DIRECTIVE = re.compile(r"(--[a-z][a-z-]*)(=[A-Za-z0-9_.,:/@%+=&|*()\[\]-]+)?")
+_OURS = {
+    "--nodes": "slurm.nodes",
+    "--partition": "slurm.partition",
+    "--account": "slurm.account",
+    "--qos": "slurm.qos",
+    "--time": "slurm.time",
+    "--gpus-per-node": "slurm.gpus_per_node",
+    "--cpus-per-task": "slurm.cpus_per_node",
+    "--mem": "slurm.memory_gib",
+    "--output": "slurm.output",
+    "--signal": "slurm.warning_s",
+    "--requeue": "slurm.requeue",
+    "--no-requeue": "slurm.requeue",
+    "--no-kill": "slurm.keep_rest",
+    "--dependency": "--chain",
+    "--array": "several sweep files",
+    **dict.fromkeys(
+        ("--job-name", "--ntasks", "--ntasks-per-node", "--open-mode", "--chdir", "--wrap"),
+        "kilobit itself",
+    ),
+}
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@+-]*$", max_length=200)]
+
+
+class SlurmConfig(Config):
+    """A Slurm job with a Ray cluster and the run on it; does not change what is searched."""
+
+    nodes: Annotated[
+        int | str | None,
+        Field(
+            description="nodes of the job, or the fewest and the most of them as `2-4`; by default "
+            "as many as the workers need"
+        ),
+    ] = None
+    partition: Annotated[_Word | None, Field(description="partition of the job")] = None
+    account: Annotated[_Word | None, Field(description="account to charge")] = None
+    qos: Annotated[_Word | None, Field(description="quality of service")] = None
+    time: Annotated[
+        str | None,
+        Field(
+            description='time limit in quotes, "HH:MM:SS" or "D-HH:MM:SS"; the partition\'s by '
+            "default"
+        ),
+    ] = None
+    gpus_per_node: Annotated[
+        int | None, Field(ge=0, description="GPUs requested per node; by default as needed")
+    ] = None
+    cpus_per_node: Annotated[
+        int | None, Field(ge=1, description="CPUs requested per node; by default as needed")
+    ] = None
+    memory_gib: Annotated[
+        float | None, Field(gt=0, description="memory requested per node; by default Slurm's own")
+    ] = None
+    container: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_.,:/@%+=-]+( [A-Za-z0-9_.,:/@%+=-]+)*$",
+            description="command put before ours, e.g. `apptainer exec --nv kilobit.sif`",
+        ),
+    ] = None
+    setup: Annotated[
+        tuple[str, ...],
+        Field(description="shell lines run on every node first, e.g. `module load cuda`"),
+    ] = ()
+    directives: Annotated[
+        tuple[str, ...], Field(description="further `#SBATCH` options, e.g. `--constraint=h100`")
+    ] = ()
+    warning_s: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            description="seconds before the time limit at which Slurm warns the run; it may do so "
+            "a minute earlier",
+        ),
+    ] = 120
+    requeue: Annotated[
+        bool, Field(description="queue the job again when its time is over or a node died")
+    ] = True
+    keep_rest: Annotated[
+        bool,
+        Field(
+            description="go on with the other nodes when one dies; if it was the first one, Slurm "
+            "leaves the job idle. By default the whole job is started again"
+        ),
+    ] = False
+    output: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_.%/+=@-]+$",
+            description="file for the job's output, in a folder that exists; %x is the job's name, "
+            "%j its number",
+        ),
+    ] = "%x-%j.out"
+    interface: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+            description="network device of the first node that other nodes connect to, e.g. `ib0`; "
+            "by default the address that Slurm uses",
+        ),
+    ] = None
+    scratch: Annotated[
+        str,
+        Field(
+            pattern=r"^/[A-Za-z0-9_./-]*$",
+            max_length=_MOST_SCRATCH,
+            description="folder for Ray's own files, on a local disk of each node",
+        ),
+    ] = "/tmp"  # noqa: S108
+
+    @field_validator("nodes")
+    @classmethod
+    def _is_a_range(cls, nodes: int | str | None) -> int | str | None:
+        if isinstance(nodes, int) and nodes < 1:
+            raise ValueError("a job has at least 1 node")
+        if isinstance(nodes, str):
+            found = _NODES.fullmatch(nodes)
+            if not found or int(found[1]) > int(found[2]):
+                raise ValueError("nodes is a whole number, or a range such as 2-4")
+        return nodes
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_a_time(cls, time: Any) -> Any:
+        if isinstance(time, str) and not _TIME.fullmatch(time):
+            raise ValueError('a time limit is written "HH:MM:SS" or "D-HH:MM:SS"')
+        if time is not None and not isinstance(time, str):
+            raise ValueError(
+                'a time limit is written in quotes, "HH:MM:SS" or "D-HH:MM:SS": without them '
+                "YAML reads a number"
+            )
+        return time
+
+    @field_validator("setup")
+    @classmethod
+    def _are_lines(cls, setup: tuple[str, ...]) -> tuple[str, ...]:
+        for line in setup:
+            if not line.strip() or not line.isprintable():
+                raise ValueError(f"{line!r}: each is one line of shell, with nothing unprintable")
+        return setup
+
+    @field_validator("directives")
+    @classmethod
+    def _are_directives(cls, directives: tuple[str, ...]) -> tuple[str, ...]:
+        for text in directives:
+            found = _DIRECTIVE.fullmatch(text)
+            if not found:
+                raise ValueError(
+                    f"{text!r}: an option is written --name or --name=value, without white space, "
+                    "quotes and signs of the shell"
+                )
+            if found[1] in _OURS:
+                raise ValueError(f"{text!r}: {found[1]} is set by {_OURS[found[1]]}")
+        return directives
+
+    @model_validator(mode="after")
+    def _is_warned_in_time(self) -> Self:
+        limit = self.time_s
+        if limit is not None and limit <= self.warning_s:
+            raise ValueError(
+                f"warning_s {self.warning_s} must be less than the time limit of {limit} s"
+            )
+        return self
+
+    @property
+    def time_s(self) -> int | None:
+        """Return the time limit in seconds, None for that of the partition."""
+        return None if self.time is None else seconds_of(self.time)
+
+    @property
+    def fewest_nodes(self) -> int | None:
+        """Return the fewest nodes of the job, None if as many as the workers need."""
+        return int(self.nodes.split("-")[0]) if isinstance(self.nodes, str) else self.nodes
+
+
+def seconds_of(time: str) -> int | None:
+    """Return the seconds of a time as Slurm writes it, None if it is no time (`infinite`)."""
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()):
+        return None
+    if len(parts) == 2 and not dash:
+        parts = ["0", *parts]
+    hours, minutes, seconds = [*map(int, parts), 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+# RFC 1035: names of services begin with a letter. KubeRay appends up to 16 characters to ours.
+MOST_LABEL = 47
+LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+# Secrets, claims and queues may be RFC 1123 subdomains.
+_OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+_FOLDER = r"^(/[A-Za-z0-9._-]+)+$"
+_SECRET_WORD = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS)(_|$)", re.IGNORECASE
+)
+
+Object = Annotated[str, Field(pattern=_OBJECT, max_length=253)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class TolerationConfig(Config):
+    """A taint of nodes that the pods tolerate."""
+
+    key: Annotated[str | None, Field(description="key of the taint; null is all keys")] = None
+    operator: Annotated[
+        Literal["Equal", "Exists"], Field(description="compare the value, or accept any")
+    ] = "Equal"
+    value: Annotated[str | None, Field(description="value of the taint")] = None
+    effect: Annotated[
+        Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
+        Field(description="effect of the taint; null is all effects"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator `Exists` has no `value`")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("a toleration without `key` needs operator `Exists`")
+        return self
+
+
+class KubernetesConfig(Config):
+    """Pods of a Ray cluster and the run on it; does not change what is searched."""
+
+    kind: Annotated[
+        Literal["job", "cluster"],
+        Field(
+            description="`job`: a RayJob whose cluster ends with the run; `cluster`: a RayCluster "
+            "that stays, and a Job that drives it"
+        ),
+    ] = "job"
+    name: Annotated[
+        str | None,
+        Field(
+            pattern=LABEL,
+            max_length=MOST_LABEL,
+            description="name of the objects: lower case letters, digits and dashes; from the "
+            "sweep's name by default",
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None,
+        Field(pattern=LABEL, max_length=63, description="namespace; kubectl's current by default"),
+    ] = None
+    image: Annotated[
+        str | None, Field(min_length=1, description="image with kilobit and ray[default]; required")
+    ] = None
+    image_pull_secrets: Annotated[
+        tuple[Object, ...], Field(description="names of secrets for the image's registry")
+    ] = ()
+    ray_version: Annotated[
+        str | None,
+        Field(
+            pattern=r"^\d+\.\d+\.\d+$",
+            description="version of Ray in the image; must equal that of the launching machine, "
+            "which is the default",
+        ),
+    ] = None
+    claim: Annotated[
+        Object | None, Field(description="an existing persistent volume claim, mounted in all pods")
+    ] = None
+    mount_path: Annotated[str, Field(pattern=_FOLDER, description="where the claim appears")] = (
+        "/data"
+    )
+    out: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+-]*$",
+            description="run folder: a path below `mount_path` or an object storage URL; "
+            "MOUNT_PATH/runs/NAME by default",
+        ),
+    ] = None
+    sweep_folder: Annotated[
+        str,
+        Field(
+            pattern=_FOLDER,
+            description="folder of the sweep file in the pods; its relative paths start there, so "
+            "to use data in the image or the volume give a folder there",
+        ),
+    ] = "/sweep"
+    secrets: Annotated[
+        tuple[Object, ...],
+        Field(description="names of secrets whose keys become environment variables"),
+    ] = ()
+    env: Annotated[
+        dict[VariableName, str],
+        Field(description="further environment variables; never secrets"),
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    head_cpus: Annotated[int, Field(ge=1, description="CPUs of the head, which drives the run")] = 2
+    head_memory_gib: Annotated[int, Field(ge=1, description="memory of the head")] = 8
+    memory_gib: Annotated[int, Field(ge=1, description="memory for each rank of a worker")] = 16
+    shared_memory_gib: Annotated[
+        int, Field(ge=1, description="size of /dev/shm; counts as memory of its pod")
+    ] = 2
+    gpu_resource: Annotated[
+        str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="name of a GPU resource")
+    ] = "nvidia.com/gpu"
+    gpus_per_node: Annotated[
+        int, Field(ge=1, description="GPUs of a machine; a pod asks for no more")
+    ] = 8
+    cpus_per_node: Annotated[
+        int | None, Field(ge=1, description="CPUs of a machine; a pod asks for no more")
+    ] = None
+    node_selector: Annotated[
+        dict[str, str], Field(description="labels of the nodes that workers run on")
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    tolerations: Annotated[
+        tuple[TolerationConfig, ...], Field(description="taints that the workers accept")
+    ] = ()
+    user: Annotated[int, Field(ge=1, description="user id in the pods, never root")] = 1000
+    group: Annotated[int, Field(ge=1, description="group id, also of the files of volumes")] = 1000
+    queue: Annotated[
+        Object | None, Field(description="Kueue's local queue; the pods wait until it admits them")
+    ] = None
+    autoscale: Annotated[
+        bool, Field(description="let Ray's autoscaler add and remove worker pods")
+    ] = False
+    min_replicas: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="fewest worker pods, kept even while idle; only with `autoscale`, 0 by "
+            "default",
+        ),
+    ] = None
+    max_replicas: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="most worker pods; only with `autoscale`, by default as many as the "
+            "workers need",
+        ),
+    ] = None
+    idle_s: Annotated[
+        int, Field(ge=1, description="seconds after which the autoscaler removes an idle pod")
+    ] = 120
+    retries: Annotated[
+        int, Field(ge=0, description="attempts after the first; each resumes the run")
+    ] = 3
+    grace_s: Annotated[
+        int,
+        Field(ge=10, description="seconds that a pod gets to stop; the run commits its results"),
+    ] = 120
+    keep_s: Annotated[
+        int, Field(ge=0, description="seconds until the pods of a finished job are removed")
+    ] = 600
+    deadline_s: Annotated[
+        int | None, Field(ge=1, description="seconds until the job is ended, with all its attempts")
+    ] = None
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        low, high = self.min_replicas or 0, self.max_replicas
+        if high is not None and high < low:
+            raise ValueError(f"max_replicas {high} is less than min_replicas {low}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_secrets(self) -> Self:
+        shown = next((name for name in self.env if _SECRET_WORD.search(name)), None)
+        if shown is not None:
+            raise ValueError(
+                f"env.{shown} looks like a secret: put it into a Kubernetes secret and name that "
+                "in `secrets`"
+            )
+        return self

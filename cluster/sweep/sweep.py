@@ -1,0 +1,237 @@
+"""The sweep file: everything a run depends on, typed and checked before anything starts.
+
+`load_sweep` reads YAML and returns a `Sweep`. Every problem is raised as one `InputError` whose
+message names file, line, field, value and what is allowed.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
+from kilobit.cluster.sweep.tracker_settings import TRACKER_KINDS, Tracker
+from kilobit.cluster.sweep.workers import Workers
+from kilobit.evaluators.ledger.storage import Place, place, under
+from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.config_file import ConfigError, apply_override, load_config
+from kilobit.search.programs.coarsening import RateSearch
+from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
+from kilobit.search.rungs import RungConfig
+from kilobit.search.schedulers.registry import SchedulerConfig
+from kilobit.search.settings import Config, InputError
+from kilobit.search.space import Families
+
+# Names of variants, which pydantic puts into the location of a problem in a discriminated union.
+_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
+
+
+class Budget(Config):
+    """The limits of a run."""
+
+    candidates: Annotated[
+        int | None, Field(ge=1, description="at most this many candidates in all")
+    ] = None
+    seconds: Annotated[
+        float | None, Field(gt=0, description="after this time no further rung is started")
+    ] = None
+
+
+def _place(value: Any) -> Place:
+    if not isinstance(value, str | Place):
+        raise ValueError("Input is not a valid path")
+    return place(value)
+
+
+# A folder on this machine or, by a URL, on a store.
+PlaceField = Annotated[
+    Place,
+    PlainValidator(_place),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+
+
+class Sweep(Config):
+    """The settings of a whole sweep file."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    ]
+    task: Annotated[TaskConfig, Field(description="what is asked and how it is scored")]
+    base_models: Annotated[
+        tuple[BaseModelConfig, ...], Field(min_length=1, description="models to adapt")
+    ]
+    families: Annotated[Families, Field(description="candidates to try, by kind")]
+    targets: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(description="scores at which the task's complexity is read off"),
+    ] = (0.8,)
+    rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
+        RungConfig()
+    )
+    proposer: Annotated[ProposerConfig, Field(description="chooses candidates")] = RandomProposer()
+    order: Annotated[
+        Literal["short_first", "drawn"],
+        Field(
+            description="for proposers that list their candidates: as drawn; or in rounds over all "
+            "lengths, in each from short to long by what is known before training"
+        ),
+    ] = "drawn"
+    scheduler: Annotated[
+        SchedulerConfig, Field(description="promotes or stops candidates after each rung")
+    ] = SchedulerConfig()
+    rate_search: Annotated[
+        RateSearch, Field(description="coarser programs from an adapter after its last rung")
+    ] = RateSearch()
+    length: Annotated[
+        Literal["program", "payload"],
+        Field(
+            description="the length to minimise: of program.py and payload.bin together, or of "
+            "payload.bin alone, as most published fronts count"
+        ),
+    ] = "program"
+    train_split_in_machine: Annotated[
+        bool,
+        Field(
+            description="declare the train split a part of the machine: demonstrations may then be "
+            "named by index, and program.py takes the split as a second argument"
+        ),
+    ] = False
+    cache: Annotated[
+        PlaceField | None,
+        Field(
+            description="folder of the cache of generated outputs, relative to the sweep file, or "
+            "s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
+        ),
+    ] = None
+    budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
+    workers: Annotated[Workers, Field(description="number and resources")] = Workers()
+    seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
+    certify: Annotated[
+        bool,
+        Field(
+            description="open the sealed split when all candidates have ended; otherwise "
+            "`kilobit certify RUN` does"
+        ),
+    ] = False
+    out: Annotated[
+        PlaceField | None,
+        Field(
+            description="run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by "
+            "default"
+        ),
+    ] = None
+    trackers: Annotated[
+        tuple[Tracker, ...],
+        Field(description="receive results besides the ledger; do not change what is searched"),
+    ] = ()
+    slurm: Annotated[
+        SlurmConfig | None,
+        Field(description="for `kilobit slurm`; does not change what is searched"),
+    ] = None
+    kubernetes: Annotated[
+        KubernetesConfig | None,
+        Field(description="for `kilobit kubernetes`; does not change what is searched"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _unique_models(self) -> Self:
+        labels = [model.label for model in self.base_models]
+        twice = {label for label in labels if labels.count(label) > 1}
+        if twice:
+            raise ValueError(f"two base models are called {sorted(twice)[0]!r}: give each a `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _proposer_has_what_it_needs(self) -> Self:
+        ends = self.budget.candidates is not None or self.budget.seconds is not None
+        check_proposer(self.proposer, self.families, ends=ends)
+        return self
+
+    @field_validator("trackers")
+    @classmethod
+    def _one_of_a_kind(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        # MLflow's library supports one server per process.
+        kinds = [tracker.kind for tracker in trackers]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two have kind {twice!r}: give each kind once")
+        return trackers
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        first, most = self.rungs.examples, self.workers.batch_size
+        if 2 * self.batch_size < min(first, most):
+            raise ValueError(
+                f"rungs.examples {first} has no divisor between {most // 2} and workers.batch_size "
+                f"{most}: programs run in whole batches, and no rung cuts a batch"
+            )
+        return self
+
+    @property
+    def most_candidates(self) -> int | None:
+        """Return the largest number of candidates, None if only time limits the run."""
+        if self.proposer.kind not in ("random", "grid"):
+            return self.budget.candidates
+        each = sum(family.candidates for family in self.families.named().values())
+        most = each * len(self.base_models)
+        return most if self.budget.candidates is None else min(most, self.budget.candidates)
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of examples that a program generates together; divides every rung."""
+        first, most = self.rungs.examples, self.workers.batch_size
+        return next(size for size in range(min(first, most), 0, -1) if first % size == 0)
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Return the sweep in the YAML file `path` with `key.key=value` overrides applied.
+
+    Raises:
+        InputError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
+    """
+    try:
+        sweep = load_config(path, Sweep, overrides, _VARIANTS)
+    except ConfigError as error:
+        raise InputError(str(error)) from error
+    folder = path.absolute().parent
+    cache = None if sweep.cache is None else under(folder, sweep.cache)
+    return sweep.model_copy(update={"cache": cache})
+
+
+def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
+    """Return `sweep` with values of its budget changed by `budget.key=value`.
+
+    Raises:
+        InputError: for any other key, or a value that does not fit.
+    """
+    data = sweep.model_dump(mode="json")
+    for override in overrides:
+        try:
+            keys = apply_override(data, override)
+        except ConfigError as error:
+            raise InputError(str(error)) from error
+        if keys[0] != "budget" or len(keys) != 2 or keys[1] not in Budget.model_fields:
+            known = ", ".join(f"budget.{name}" for name in Budget.model_fields)
+            raise InputError(
+                f"{override!r}: a resumed run keeps its settings; only these may change: {known}"
+            )
+    try:
+        return Sweep.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        message = f"command line: {field}: {problem['msg']} (found {problem['input']!r:.80})"
+        raise InputError(message) from error

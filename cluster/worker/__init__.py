@@ -1,0 +1,1 @@
+"""One worker: a resident base model that trains, scores and records rungs."""

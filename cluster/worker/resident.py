@@ -1,0 +1,177 @@
+"""The resident base model of one rank and its adapters, run by a shard group on all its ranks.
+
+All ranks must make the same calls with the same arguments; every rank has all numbers of every
+adapter. With a single rank it is an ordinary object. An adapter is either kept beside the model,
+as changes that are applied during a pass, or installed in the model; this module does the former.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kilobit.cluster.shards.load import load_sharded
+from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.model.adapters import Adapter, Trained, begin_from
+from kilobit.evaluators.model.base_model import FrozenModel, unchanged
+from kilobit.evaluators.model.packing.decode import Asked, answer
+from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
+from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
+from kilobit.evaluators.model.packing.train import Job, train_pack
+from kilobit.evaluators.model.text_codec import encode_text, text_bits
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.numbers import Tensor
+from kilobit.search.task import Task
+
+
+@dataclass(frozen=True)
+class Training:
+    """Request to train one adapter.
+
+    Attributes:
+        key: the adapter's name, as given to `Resident.adapt`.
+        prompt: the text before the question.
+        chat: the question goes into the model's chat template.
+        until: the step at which training ends.
+    """
+
+    key: str
+    prompt: str
+    chat: bool
+    until: int
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """Result of a training, with its share of the seconds and its error, if any."""
+
+    trained: Trained
+    seconds: float
+    error: Exception | None
+
+
+class Resident:
+    """Base model of one rank with the adapters beside it; see the module's docstring.
+
+    Args:
+        place: this rank.
+        config: the base model.
+        folder: the folder that the model's relative path starts from.
+        shards: how the model is sharded over ranks.
+        task: the task that adapters are trained on.
+        threads: CPU threads of this process.
+
+    Raises:
+        OSError, ValueError: if the model can't be loaded or sharded as asked.
+    """
+
+    def __init__(
+        self,
+        place: RankAddress,
+        config: BaseModelConfig,
+        folder: Path,
+        shards: ShardsConfig,
+        task: Task,
+        threads: int,
+    ) -> None:
+        self._threads, self._task = threads, task
+        torch.set_num_threads(threads)
+        self.frozen: FrozenModel = load_sharded(config, folder, shards, place)
+        self._beside: dict[str, tuple[Adapter, Changes]] = {}
+        self._fixed: dict[str, Changes] = {}
+        # All ranks must split their work into the same passes, so the smallest limit counts.
+        limits = torch.zeros(place.world_size, dtype=torch.int64, device=self.frozen.model.device)
+        limits[place.rank] = pass_tokens(self.frozen)
+        limit = int(self.frozen.shard.sum(limits).min())
+        self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
+
+    def use_threads(self) -> None:
+        """Set the number of torch threads for the calling thread; torch keeps one per thread."""
+        torch.set_num_threads(self._threads)
+
+    def adapt(
+        self,
+        key: str,
+        spec: AdapterSpec,
+        state: bytes | None,
+        start: tuple[str, bytes | None] | None,
+    ) -> bool:
+        """Create an adapter beside the model; return False if it must be installed in the model.
+
+        Args:
+            key: the adapter's name in later calls.
+            spec: its specification.
+            state: the checkpoint to resume from, as written by `Adapter.state`.
+            start: or a warm start from another candidate: its id and its checkpoint.
+
+        Raises:
+            ValueError: if the model has no module for it, a checkpoint belongs to another adapter,
+                or it must be installed in the model and the model is sharded.
+        """
+        found = detached(self.frozen, spec)
+        if found is None:
+            if self.frozen.shard.world_size > 1:
+                raise ValueError(
+                    f"{spec.method} on {spec.target_modules} has to be installed in the model, "
+                    "which is not possible in a model that is sharded over ranks"
+                )
+            return False
+        adapter = found[0]
+        if state is not None:
+            adapter.restore(state)
+        elif start is not None:
+            begin_from(adapter, *start)
+        self._beside[key] = found
+        return True
+
+    def adapter(self, key: str) -> Adapter:
+        """Return an adapter; reading it needs no call on the other ranks."""
+        return self._beside[key][0]
+
+    def train(self, asked: Sequence[Training]) -> list[TrainingEnd]:
+        """Train adapters in shared passes over the model."""
+        examples = self._task.splits.train
+        jobs = [
+            Job(*self._beside[a.key], Lesson(self._task, a.prompt, examples, a.chat), a.until)
+            for a in asked
+        ]
+        train_pack(self.frozen, jobs, self._train_planner)
+        return [TrainingEnd(job.trained, job.seconds, job.error) for job in jobs]
+
+    def fix(self, slot: str, key: str | None, numbers: Sequence[Tensor]) -> None:
+        """Store under `slot` the changes by an adapter with these numbers, none without an adapter.
+
+        Raises:
+            ValueError: if the shapes of the numbers are not those of the adapter.
+        """
+        self._fixed[slot] = {}
+        if key is not None:
+            adapter, changes = self._beside[key]
+            adapter.assign(numbers)
+            self._fixed[slot] = fixed(changes)
+
+    def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | MemoryError]:
+        """Generate continuations of rows; see `kilobit.evaluators.model.packing.decode.answer`."""
+        changes = [self._fixed[slot] for slot in slots]
+        return answer(self.frozen, changes, rows, self._answer_planner)
+
+    def encode_text(self, text: str) -> bytes:
+        """Return a text encoded by the model; see `encode_text`."""
+        return encode_text(self.frozen, text)
+
+    def text_bits(self, texts: Sequence[str]) -> list[float]:
+        """Return the bits of each text under the model, inf for a text that it can't encode."""
+        return [text_bits(self.frozen, text) for text in texts]
+
+    def unchanged(self) -> bool:
+        """Return whether the weights are still those that were loaded, on all ranks."""
+        return unchanged(self.frozen)
+
+    def forget(self) -> None:
+        """Drop all adapters and their stored changes."""
+        self._beside.clear()
+        self._fixed.clear()

@@ -1,0 +1,231 @@
+"""Training and scoring of candidates at their rungs: in shared passes if possible, else singly."""
+
+import time
+from collections.abc import Sequence
+
+from kilobit.cluster.messages import rung_part
+from kilobit.cluster.shards.group import ShardGroup
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.worker.checkpoints import Checkpoints
+from kilobit.cluster.worker.mailbox import IncumbentsReader
+from kilobit.cluster.worker.resident import Resident, Training
+from kilobit.cluster.worker.rung_record import RungRows, Work
+from kilobit.cluster.worker.scoring import Scorer, Scoring
+from kilobit.cluster.worker.scoring_loop import ScoringLoop
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
+from kilobit.evaluators.model.data_codec import Learned, learn
+from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.rungs import Rung
+from kilobit.search.task import Task
+
+
+class RungRunner:
+    """Runner of rungs on one resident base model.
+
+    Args:
+        sweep: the sweep of the candidates.
+        task: the task.
+        group: holds the base model.
+        builder: builds the candidates' programs.
+        scorer: prepares their scoring.
+        states: adapter checkpoints between rungs.
+        rows: writes the ledger rows.
+        ledger: tells which variants are recorded already.
+        incumbents: the programs that candidates have to beat.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        task: Task,
+        group: ShardGroup[Resident],
+        builder: Builder,
+        scorer: Scorer,
+        states: Checkpoints,
+        rows: RungRows,
+        ledger: Ledger,
+        incumbents: IncumbentsReader,
+    ) -> None:
+        self._sweep, self._task, self._group, self._builder = sweep, task, group, builder
+        self._frozen = group.resident.frozen
+        self._scorer, self._states, self._rows, self._ledger = scorer, states, rows, ledger
+        self._incumbents = incumbents
+        self._waves = ScoringLoop(group, task)
+
+    def run(self, works: Sequence[Work]) -> None:
+        """Train candidates up to their rungs and score them there; their rows are then filled in.
+
+        Predictions, programs and rows of variants are written, the candidates' own rows are not.
+
+        Raises:
+            GroupError: if a rank died or is out of step; the group must not be used again.
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if something can't be written.
+        """
+        # A pack that failed may have left adapters behind.
+        self._group.call("forget")
+        together = [work for work in works if self._prepare(work)]
+        self._run_together(together)
+        self._group.call("forget")
+        for work in works:
+            if work not in together and not work.failed:
+                self._run_alone(work)
+
+    def _prepare(self, work: Work) -> bool:
+        """Encode the prompt and create the adapter; return whether the work can share passes."""
+        with work.guarded():
+            spec, last = work.candidate.adapter, self._is_last(work.rung)
+            with work.coding():
+                work.texts = self._builder.code_text(work.candidate.prompt, by_model=last)
+            if spec is None:
+                return True
+            state, start = self._earlier(work, spec)
+            if self._group.call("adapt", work.candidate.id, spec, state, start):
+                work.key = work.candidate.id
+                work.adapter = self._group.resident.adapter(work.key)
+                return True
+        return False
+
+    def _run_together(self, works: Sequence[Work]) -> None:
+        trained = [work for work in works if work.key is not None and not work.failed]
+        asked = [
+            Training(
+                work.candidate.id,
+                work.candidate.prompt.render(self._task),
+                work.candidate.chat,
+                self._until(work),
+            )
+            for work in trained
+        ]
+        for work, end in zip(trained, self._group.call("train", asked), strict=True):
+            work.trained, work.train_s = end.trained, end.seconds
+            work.spend(end.seconds)
+            with work.guarded():
+                if end.error is not None:
+                    raise end.error
+                assert work.adapter is not None
+                self._keep(work, work.adapter)
+        self._score(works)
+        variants = [variant for work in works for variant in self._variants(work)]
+        self._score(variants)
+        self._rows.finish(variants)
+
+    def _run_alone(self, work: Work) -> None:
+        """Train and score a candidate with an adapter that has to be installed in the model."""
+        assert work.candidate.adapter is not None
+        with work.guarded(), installed(self._frozen, work.candidate.adapter) as adapter:
+            work.adapter = adapter
+            began = time.monotonic()
+            self._train_alone(work, adapter)
+            work.train_s = time.monotonic() - began
+            self._score([work])
+            for variant in self._variants(work):
+                # The model holds the numbers of one variant at a time.
+                self._score([variant])
+                self._rows.finish([variant])
+
+    def _train_alone(self, work: Work, adapter: Adapter) -> None:
+        last = self._is_last(work.rung)
+        if adapter.spec.method == "data":
+            # The examples are coded while the adapter learns, so each rung starts from the first.
+            learned = learn(self._frozen, adapter, self._task, work.rung.train_steps, exact=last)
+            work.trained, work.content = learned.trained, learned
+            work.row["excess_bits"] = learned.excess_bits
+            return
+        state, start = self._earlier(work, adapter.spec)
+        if state is not None:
+            adapter.restore(state)
+        elif start is not None:
+            begin_from(adapter, *start)
+        prompt = work.candidate.prompt.render(self._task)
+        lesson = Lesson(self._task, prompt, self._task.splits.train, work.candidate.chat)
+        work.trained = adapter.train(self._frozen, lesson, self._until(work))
+        self._keep(work, adapter)
+
+    def _earlier(
+        self, work: Work, spec: AdapterSpec
+    ) -> tuple[bytes | None, tuple[str, bytes | None] | None]:
+        """Return the checkpoint of an earlier rung, and the warm start.
+
+        The warm start is another candidate's id and checkpoint; it is None if there is an earlier
+        rung or the spec names none.
+        """
+        if spec.method == "data":
+            return None, None
+        state = self._states.before(work.candidate.id, work.rung.index)
+        if state is not None or spec.start is None:
+            return state, None
+        return None, (spec.start, self._states.before(spec.start, self._sweep.rungs.count))
+
+    def _until(self, work: Work) -> int:
+        assert work.candidate.adapter is not None
+        return min(work.candidate.adapter.steps, work.rung.train_steps)
+
+    def _keep(self, work: Work, adapter: Adapter) -> None:
+        self._states.write(work.candidate.id, work.rung.index, adapter.state())
+        work.content = adapter.tensors()
+
+    def _score(self, works: Sequence[Work]) -> None:
+        """Run the candidates' programs and record their results."""
+        for work in works:
+            if not work.failed:
+                with work.guarded(), work.coding():
+                    work.scoring = self._begin(work)
+        scorings = [work.scoring for work in works if work.scoring is not None]
+        began = time.monotonic()
+        self._waves.run(scorings)
+        rest = time.monotonic() - began - sum(s.measured.generate_s for s in scorings)
+        for work in works:
+            scoring = work.scoring
+            if scoring is not None and not work.failed:
+                work.spend(scoring.measured.generate_s + rest / len(scorings))
+                with work.guarded():
+                    if scoring.error is not None:
+                        raise scoring.error
+                    self._rows.record(work, scoring.measured)
+
+    def _begin(self, work: Work) -> Scoring:
+        left = self._rows.left(work.candidate, work.rung)
+        return self._scorer.begin(
+            work.candidate,
+            work.rung,
+            work.texts,
+            work.adapter,
+            work.key,
+            work.content,
+            self._incumbents(work.candidate.model, work.rung.index, left),
+            race=left == 0,
+        )
+
+    def _variants(self, parent: Work) -> list[Work]:
+        """Record coarser codings of an adapter as candidates of their own and return their work."""
+        scoring = parent.scoring
+        if parent.adapter is None or not self._is_last(parent.rung) or parent.failed:
+            return []
+        if scoring is None or scoring.measured.verdict == "loses":
+            return []
+        if isinstance(parent.content, Learned):
+            return []
+        found = []
+        for variant in self._sweep.rate_search.variants(parent.candidate):
+            if self._ledger.read_part("rungs", rung_part(variant.id, parent.rung)) is None:
+                self._rows.introduce(variant, parent.candidate)
+                row = self._rows.begin(variant, parent.rung)
+                found.append(
+                    Work(
+                        variant,
+                        parent.rung,
+                        row,
+                        parent.texts,
+                        parent.adapter,
+                        parent.key,
+                        parent.content,
+                    )
+                )
+        return found
+
+    def _is_last(self, rung: Rung) -> bool:
+        return rung.index == self._sweep.rungs.count - 1

@@ -1,0 +1,240 @@
+"""One candidate at one rung: its state in memory, and its rows in the ledger.
+
+Ledger rows of a candidate at a rung: predictions, program, and last the row of the rung.
+
+A worker writes them. Raises `SupersededError` if a newer attempt at the run has begun, and
+`OSError` if they can't be written.
+
+In-memory state of one candidate at one rung, on its worker.
+"""
+
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kilobit.cluster.messages import BaseModelChangedError, rung_part
+from kilobit.cluster.shards.group import GroupError
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.worker.scoring import Measured, Scoring
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model.adapters import Adapter, Trained
+from kilobit.evaluators.model.data_codec import Learned
+from kilobit.evaluators.proof.program_files import write_program
+from kilobit.search.candidate import Candidate
+from kilobit.search.programs.numbers import Tensor
+from kilobit.search.programs.text import TextCodec
+from kilobit.search.rungs import Rung
+from kilobit.search.task import Task
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Work:
+    """State of a candidate at a rung: its row so far, its adapter and its timings.
+
+    Attributes:
+        candidate: the candidate.
+        rung: the rung.
+        row: its row of the ledger, as far as it is known.
+        texts: its prompt as coded by each codec.
+        adapter: its adapter, beside the model or on it; None for prompts.
+        key: key of an adapter that is beside the model.
+        content: the adapter's trained numbers, or the examples it has learned from.
+        trained: result of its training.
+        scoring: its progress through the examples.
+        train_s: seconds of its training.
+        code_s: seconds of coding its prompt, and of building and decoding its program.
+        seconds: all seconds spent on it.
+    """
+
+    candidate: Candidate
+    rung: Rung
+    row: Row
+    texts: dict[TextCodec, bytes] = field(default_factory=dict)
+    adapter: Adapter | None = None
+    key: str | None = None
+    content: Sequence[Tensor] | Learned = ()
+    trained: Trained | None = None
+    scoring: Scoring | None = None
+    train_s: float = 0.0
+    code_s: float = 0.0
+    seconds: float = 0.0
+    _guards: int = 0
+
+    @property
+    def part(self) -> str:
+        """Return the name of its parts in the ledger."""
+        return rung_part(self.candidate.id, self.rung)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether it has an error."""
+        return self.row.get("error") is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Record an error in its row; the first one is kept."""
+        if not self.failed:
+            self.row["error"] = "".join(traceback.format_exception(error))
+
+    @contextmanager
+    def coding(self) -> Iterator[None]:
+        """Count the time of the block as coding."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.code_s += time.monotonic() - began
+
+    def spend(self, seconds: float) -> None:
+        """Count its share of time spent on several candidates, unless `guarded` is counting."""
+        if not self._guards:
+            self.seconds += seconds
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Count the time of the block, and record failures of the candidate in its row.
+
+        Raises:
+            BaseModelChangedError, GroupError, SupersededError, OSError: failures of the worker, the
+                run or the disk, which are not the candidate's.
+        """
+        began = time.monotonic()
+        self._guards += 1
+        try:
+            yield
+        except (BaseModelChangedError, GroupError, SupersededError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
+            self.fail(error)
+        finally:
+            self._guards -= 1
+            self.spend(time.monotonic() - began)
+
+
+SPLIT = "search"
+
+
+class RungRows:
+    """Writer of one worker's ledger rows.
+
+    Args:
+        sweep: the sweep of the candidates.
+        task: how outputs are scored.
+        ledger: the ledger to write to.
+        about: the columns that have the same value in all rows.
+    """
+
+    def __init__(self, sweep: Sweep, task: Task, ledger: Ledger, about: dict[str, Any]) -> None:
+        self._sweep, self._task, self._ledger, self._about = sweep, task, ledger, about
+        self._regimes = {model.label: model.regime for model in sweep.base_models}
+
+    def begin(self, candidate: Candidate, rung: Rung) -> Row:
+        """Return a new row with the columns that are known before the rung runs."""
+        return {
+            "candidate": candidate.id,
+            "rung": rung.index,
+            "split": SPLIT,
+            "num_examples": rung.num_examples,
+            "left": self.left(candidate, rung),
+            **self._about,
+        }
+
+    def left(self, candidate: Candidate, rung: Rung) -> int:
+        """Return the number of rungs until a candidate's training is complete."""
+        ladder = self._sweep.rungs.ladder()
+        return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
+
+    def record(self, work: Work, measured: Measured) -> None:
+        """Write a candidate's predictions and its program if it has one; fill in its row.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if they can't be written.
+        """
+        examples = self._task.splits.search[: len(measured.outputs)]
+        program, candidate, rung = measured.program, work.candidate, work.rung
+        cut = [self._task.cut(output) for output in measured.outputs]
+        result = self._task.metric.corpus(cut, examples)
+        self._ledger.write(
+            "predictions",
+            work.part,
+            [
+                {
+                    "candidate": candidate.id,
+                    "rung": rung.index,
+                    "split": SPLIT,
+                    "example": example.id,
+                    "output": output,
+                    "score": score,
+                    "columns": self._task.columns(output, example),
+                }
+                for output, score, example in zip(
+                    measured.outputs, measured.scores, examples, strict=True
+                )
+            ],
+        )
+        if measured.exact:
+            write_program(self._ledger, work.part, candidate.id, rung.index, program)
+        work.row |= {
+            "num_examples": len(examples),
+            "num_generated": measured.generated,
+            "score": result.score,
+            "lower": result.lower,
+            "upper": result.upper,
+            "program_bits": program.program_bits,
+            "payload_bits": program.payload_bits,
+            "program": program.digest if measured.exact else None,
+            "input_tokens": measured.input_tokens,
+            "output_tokens": measured.output_tokens,
+            "generate_s": measured.generate_s,
+            "against": measured.against,
+            "gap": measured.gap,
+            "verdict": measured.verdict,
+            "train_steps": 0,
+            "train_s": 0.0,
+        }
+
+    def introduce(self, variant: Candidate, parent: Candidate) -> None:
+        """Record a coarser coding of `parent` as a candidate of its own.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if it can't be written.
+        """
+        about = {
+            "candidate": variant.id,
+            "task": variant.task,
+            "model": variant.model,
+            "regime": self._regimes[variant.model],
+            "family": variant.family,
+            "spec": variant.canonical(),
+            "seed": self._sweep.seed,
+            "parent": parent.id,
+            "operator": "coarsen",
+        }
+        self._ledger.write("candidates", variant.id, [about])
+
+    def finish(self, works: Sequence[Work]) -> None:
+        """Write the rungs' own parts last: if one exists, its predictions and program exist too.
+
+        Raises:
+            SupersededError: if a newer attempt at the run has begun.
+            OSError: if they can't be written.
+        """
+        for work in works:
+            if work.trained is not None and not work.failed:
+                work.row |= {
+                    "train_steps": work.trained.steps,
+                    "train_loss": work.trained.loss,
+                    "train_tokens": work.trained.tokens,
+                    "train_s": work.train_s,
+                }
+            spent = {"seconds": work.seconds, "code_s": work.code_s}
+            work.row |= {**spent, "finished_at": datetime.now(UTC)}
+            self._ledger.write("rungs", work.part, [work.row])

@@ -1,0 +1,233 @@
+"""Preparation of scoring: a candidate's program, built and decoded, and the incumbent it races."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from kilobit.cluster.shards.group import ShardGroup
+from kilobit.cluster.worker.resident import Resident
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
+from kilobit.evaluators.model.adapters import Adapter
+from kilobit.evaluators.model.data_codec import Learned
+from kilobit.evaluators.model.packing.decode import generates_plainly
+from kilobit.evaluators.model.program_builder import Builder
+from kilobit.search.candidate import Candidate
+from kilobit.search.programs.numbers import Tensor
+from kilobit.search.programs.program import Decoded, Length, Program
+from kilobit.search.programs.text import TextCodec
+from kilobit.search.rungs import Rung
+from kilobit.search.schedulers.racing import Incumbent, Race, Verdict, incumbent_of
+from kilobit.search.task import Example, Task
+
+
+@dataclass
+class Measured:
+    """Results of a program on the examples scored so far, in their order.
+
+    Attributes:
+        program: the program.
+        exact: its files exist; before the last rung, those of a data candidate are only estimated.
+        outputs: the outputs after post-processing.
+        scores: the score of each output.
+        generated: number of outputs that were not in the cache.
+        against: the incumbent that it raced with.
+        gap: mean score minus the incumbent's on the same examples.
+        verdict: how the race ended, None while it is open.
+    """
+
+    program: Program
+    exact: bool
+    outputs: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    generated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    generate_s: float = 0.0
+    against: str | None = None
+    gap: float | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass
+class Scoring:
+    """In-progress scoring of a program on the examples of a rung.
+
+    Attributes:
+        measured: the results so far.
+        prompt: the prompt decoded from the payload.
+        examples: all examples of the rung.
+        cached: outputs that were generated before.
+        theirs: the incumbent's scores.
+        race: the race with the incumbent, None without one.
+        model: an adapted model that generates for this candidate alone, None in a pack.
+        slot: the name under which the resident model keeps the candidate's numbers.
+        num_soft: number of soft prompt vectors before the text.
+        error: the reason why scoring failed.
+    """
+
+    measured: Measured
+    prompt: str
+    examples: Sequence[Example]
+    cached: CachedOutputs
+    theirs: Sequence[float]
+    race: Race | None
+    model: Any
+    slot: str
+    num_soft: int
+    error: Exception | None = None
+
+    def batches(self, most: int) -> list[Sequence[Example]]:
+        """Return at most `most` next batches, none if scoring has ended."""
+        if self.error is not None or self.measured.verdict == "loses":
+            return []
+        size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
+        ends = range(first, len(self.examples), size)
+        return [self.examples[at : at + size] for at in ends[:most]]
+
+
+class Scorer:
+    """Factory of the scorings of one resident base model, which `scoring_loop` runs.
+
+    Args:
+        group: holds the base model.
+        builder: builds the candidates' programs.
+        task: has the search split that they are scored on.
+        ledger: has the incumbents' predictions.
+        cache: outputs that were generated before.
+        level: error level of a race, None for no races.
+        length: the length by which candidates are compared.
+    """
+
+    def __init__(
+        self,
+        group: ShardGroup[Resident],
+        builder: Builder,
+        task: Task,
+        ledger: Ledger,
+        cache: PredictionCache,
+        level: float | None,
+        length: Length,
+    ) -> None:
+        self._group, self._frozen = group, group.resident.frozen
+        self._builder, self._task = builder, task
+        self._ledger, self._cache, self._level, self._length = ledger, cache, level, length
+        # Programs with the same cache key share their new outputs while they run together.
+        self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
+
+    def begin(
+        self,
+        candidate: Candidate,
+        rung: Rung,
+        texts: dict[TextCodec, bytes],
+        adapter: Adapter | None,
+        key: str | None,
+        content: Sequence[Tensor] | Learned,
+        incumbents: Sequence[Incumbent],
+        *,
+        race: bool = True,
+    ) -> Scoring:
+        """Build and decode a candidate's program, and return its scoring, ready to run.
+
+        Args:
+            candidate: the candidate to score.
+            rung: the rung, which sets the number of examples.
+            texts: its prompt, encoded by each codec.
+            adapter: its adapter, which holds the numbers of the payload afterwards.
+            key: name of an adapter beside the model; None if it is installed in the model.
+            content: the adapter's trained numbers, or the data that it has learned from.
+            incumbents: the programs that it has to beat, by increasing length.
+            race: stop once it can't beat them; False if further training may still improve it.
+
+        Raises:
+            ValueError: if a number is not finite.
+        """
+        program = self._builder.build(candidate, texts, adapter, content)
+        decoded = self._builder.decode(program)
+        learned = content if isinstance(content, Learned) else None
+        spec = candidate.adapter
+        # Score with the coarse numbers decoded from the payload, not with the trained ones.
+        if adapter is not None and adapter.model is not None and learned is None:
+            adapter.assign(decoded.tensors)
+        elif adapter is None or adapter.model is None:
+            self._group.call("fix", candidate.id, key, decoded.tensors)
+        measured = Measured(program, learned is None or learned.exact)
+        bits = program.program_bits if self._length == "program" else program.payload_bits
+        rival = incumbent_of([i for i in incumbents if i.candidate != candidate.id], bits)
+        theirs = self._scores_of(rival, rung)
+        if rival is not None and theirs:
+            measured.against = rival.candidate
+        examples = self._task.splits.search[: rung.num_examples]
+        racing = None
+        if race and self._level is not None and theirs:
+            racing = Race(self._level, theirs if len(theirs) == len(examples) else None)
+        model = None if adapter is None else adapter.model
+        if model is None and not generates_plainly(self._frozen):
+            model = self._frozen.model
+        key = cache_key(self._behaviour(program, decoded))
+        cached = self._opened.get(key) or self._cache.open(key)
+        self._opened[key] = cached
+        soft = (spec.size or 0) if spec is not None and spec.method == "soft_prompt" else 0
+        return Scoring(
+            measured,
+            decoded.prompt,
+            examples,
+            cached,
+            theirs,
+            racing,
+            model,
+            candidate.id,
+            soft,
+        )
+
+    def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float]:
+        """Return the incumbent's scores at this rung, in the order of the examples."""
+        if rival is None:
+            return []
+        name = f"{rival.candidate}-r{rung.index}"
+        return [row["score"] for row in self._ledger.read_part("predictions", name) or []]
+
+    def _behaviour(self, program: Program, decoded: Decoded) -> dict[str, object]:
+        """Return everything that determines raw outputs, for the key of the cache."""
+        recipe, adapter = program.recipe, program.recipe.adapter
+        plain = recipe.model_copy(
+            update={
+                "prompt": None,
+                "start_token": None,
+                "adapter": None,
+                "data": None,
+                "postprocess": (),
+            }
+        )
+        numbers = hashlib.sha256()
+        for tensor in decoded.tensors:
+            numbers.update(repr(tensor.shape).encode() + tensor.tobytes())
+        parts: dict[str, object] = {
+            "base": self._frozen.digest,
+            "recipe": plain.canonical(),
+            "prompt": decoded.prompt,
+            "machine": _machine(),
+        }
+        if adapter is not None:
+            about = adapter.model_dump(mode="json", exclude={"numbers"})
+            parts["adapter"] = [about, numbers.hexdigest()]
+        if recipe.data is not None:
+            payload = hashlib.sha256(program.payload).hexdigest()
+            parts["data"] = [recipe.data.model_dump(mode="json"), payload]
+        return parts
+
+
+def _machine() -> list[str]:
+    """Return the hardware and the versions that can change the last bits of a float sum."""
+    place = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    return [place, version("torch"), version("transformers"), version("peft")]

@@ -1,0 +1,189 @@
+"""Evaluation of programs on their examples, many at once, in waves.
+
+A wave holds the next batches of all candidates that are still running. A batch that the same
+program has already answered comes from the cache. After each wave candidates race against the
+incumbents of their lengths, and those that can't win any more stop.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kilobit.cluster.shards.group import ShardGroup
+from kilobit.cluster.worker.resident import Resident
+from kilobit.cluster.worker.scoring import Scoring
+from kilobit.evaluators.ledger.output_cache import Batch
+from kilobit.evaluators.metrics.metrics import UnscoredError
+from kilobit.evaluators.model.generate import asked
+from kilobit.evaluators.model.packing.decode import Asked, check_room
+from kilobit.evaluators.model.program_builder import run_batch
+from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.task import Example, Task
+
+# Rows that a wave aims at, by taking several batches of each candidate. Larger passes are hardly
+# faster, and rows generated after a lost race are wasted.
+_ROWS = 128
+
+
+@dataclass
+class _Part:
+    """A batch of examples in a wave, with the rows that ask for its answers."""
+
+    scoring: Scoring
+    batch: Sequence[Example]
+    rows: list[Asked] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the ids of the examples."""
+        return [example.id for example in self.batch]
+
+
+class ScoringLoop:
+    """Runner of programs of one base model and one task.
+
+    Args:
+        group: holds the base model.
+        task: how outputs are scored.
+    """
+
+    def __init__(self, group: ShardGroup[Resident], task: Task) -> None:
+        self._group, self._frozen, self._task = group, group.resident.frozen, task
+
+    def run(self, scorings: Sequence[Scoring]) -> None:
+        """Run programs on their examples, or on fewer if they lose their races.
+
+        The failure of one program is stored in its `error`.
+
+        Raises:
+            OSError: if the cache can't be written.
+        """
+        try:
+            while wave := _wave(scorings):
+                missing = _missing(wave)
+                if missing and missing[0].scoring.model is not None:
+                    self._generate_alone(missing[0])
+                else:
+                    self._generate(missing)
+                for part in wave:
+                    self._take(part)
+        finally:
+            for scoring in scorings:
+                scoring.cached.save()
+        for scoring in scorings:
+            measured, theirs = scoring.measured, scoring.theirs
+            shared = min(len(measured.scores), len(theirs))
+            if shared:
+                measured.gap = (sum(measured.scores[:shared]) - sum(theirs[:shared])) / shared
+
+    def _generate_alone(self, part: _Part) -> None:
+        """Generate as program.py does, with the candidate's own model."""
+        scoring, began = part.scoring, time.monotonic()
+        program, inputs = scoring.measured.program, [example.input for example in part.batch]
+        try:
+            made = run_batch(program, scoring.prompt, self._frozen, scoring.model, inputs)
+        except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
+            scoring.error = error
+            return
+        found = Batch(tuple(made.texts), made.input_tokens, made.output_tokens)
+        _add(part, found, time.monotonic() - began)
+
+    def _generate(self, parts: Sequence[_Part]) -> None:
+        """Generate the answers of all parts in one call."""
+        began = time.monotonic()
+        slots = list({id(part.scoring): part.scoring for part in parts}.values())
+        place = {id(scoring): slot for slot, scoring in enumerate(slots)}
+        for part in parts:
+            try:
+                part.rows = self._rows(part, place[id(part.scoring)])
+            except ValueError as error:
+                part.scoring.error = error
+        rows = [row for part in parts for row in part.rows]
+        new = self._group.call("answer", [scoring.slot for scoring in slots], rows)
+        made = sum(len(ids) for ids in new if not isinstance(ids, MemoryError))
+        seconds = (time.monotonic() - began) / max(1, made)
+        for part in parts:
+            own, new = new[: len(part.rows)], new[len(part.rows) :]
+            self._decode(part, own, seconds)
+
+    def _decode(self, part: _Part, new: Sequence[list[int] | MemoryError], seconds: float) -> None:
+        """Keep the texts of a part's new tokens; `seconds` is the time of one token."""
+        rows = []
+        for ids in new:
+            if isinstance(ids, MemoryError):
+                part.scoring.error = ids
+                return
+            rows.append(ids)
+        if rows:
+            tokenizer = self._frozen.tokenizer
+            texts = tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in rows)
+            read, made = sum(len(row.ids) for row in part.rows), sum(map(len, rows))
+            _add(part, Batch(texts, read, made), seconds * made)
+
+    def _rows(self, part: _Part, slot: int) -> list[Asked]:
+        """Return the rows that ask for the answers of a part.
+
+        Raises:
+            ValueError: if a prompt with its longest answer does not fit into the model's context.
+        """
+        frozen, scoring, recipe = self._frozen, part.scoring, part.scoring.measured.program.recipe
+        question = scoring.prompt + recipe.question
+        texts = [asked(frozen, recipe.chat, question, example.input) for example in part.batch]
+        special = frozen.special_tokens and not recipe.chat
+        rows = []
+        for ids in frozen.tokenizer(texts, add_special_tokens=special)["input_ids"]:
+            whole = (*(-1 - i for i in range(scoring.num_soft)), *ids)
+            rows.append(Asked(slot, whole, recipe.max_new_tokens, tuple(recipe.stop)))
+            check_room(frozen, rows[-1])
+        return rows
+
+    def _take(self, part: _Part) -> None:
+        """Score a batch, unless the race was lost before it."""
+        scoring, measured = part.scoring, part.scoring.measured
+        found = scoring.cached.get(part.names)
+        if found is None or not scoring.batches(1):
+            return
+        steps, first = measured.program.recipe.postprocess, len(measured.scores)
+        outputs = [postprocess(text, steps) for text in found.outputs]
+        try:
+            scores = self._task.metric.scores(
+                [self._task.cut(output) for output in outputs], part.batch
+            )
+        except UnscoredError as error:
+            scoring.error = error
+            return
+        measured.outputs += outputs
+        measured.scores += scores
+        rivals = scoring.theirs[first : first + len(scores)]
+        if scoring.race is not None and rivals:
+            measured.verdict = scoring.race.add(scores[: len(rivals)], rivals)
+
+
+def _wave(scorings: Sequence[Scoring]) -> list[_Part]:
+    """Return the parts of the next wave; a candidate with its own model is a wave by itself."""
+    running = [scoring for scoring in scorings if scoring.batches(1)]
+    alone = [scoring for scoring in running if scoring.model is not None]
+    if alone:
+        return [_Part(alone[0], alone[0].batches(1)[0])]
+    rows = sum(len(scoring.batches(1)[0]) for scoring in running)
+    most = max(1, _ROWS // max(1, rows))
+    return [_Part(scoring, batch) for scoring in running for batch in scoring.batches(most)]
+
+
+def _missing(wave: Sequence[_Part]) -> list[_Part]:
+    """Return the parts that are not in the cache, one for each set of equal parts."""
+    first: dict[tuple[int, str], _Part] = {}
+    for part in wave:
+        if part.scoring.cached.get(part.names) is None:
+            first.setdefault((id(part.scoring.cached), part.batch[0].id), part)
+    return list(first.values())
+
+
+def _add(part: _Part, found: Batch, seconds: float) -> None:
+    """Keep the outputs of a batch and count its tokens and seconds."""
+    part.scoring.cached.add(part.names, found)
+    measured = part.scoring.measured
+    measured.generated += len(found.outputs)
+    measured.input_tokens += found.input_tokens
+    measured.output_tokens += found.output_tokens
+    measured.generate_s += seconds

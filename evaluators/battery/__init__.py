@@ -1,0 +1,1 @@
+"""What a scorecard measures of a program besides its own task."""

@@ -1,0 +1,147 @@
+"""A battery: evaluations besides a program's own task, configured by a YAML file."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kilobit.evaluators.battery.battery import (
+    Evaluator,
+    PerplexityEvaluator,
+    TaskEvaluator,
+    miniature_texts,
+    texts_in,
+)
+from kilobit.evaluators.battery.games import GameEvaluator
+from kilobit.evaluators.battery.safety import Judge, SafetyEvaluator, own_requests, requests_in
+from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
+from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.config_file import ConfigError, load_config
+from kilobit.search.settings import Config, InputError
+
+_MOST_BYTES = 1 << 28
+
+
+class TaskItem(Config):
+    """A task as in a search, evaluated on examples of its search split."""
+
+    task: Annotated[TaskConfig, Field(description="as in a sweep file")]
+    examples: Annotated[
+        int, Field(ge=2, description="number of examples, from the start of its search split")
+    ] = 48
+
+
+class PerplexityItem(Config):
+    """Bits per byte of held-out text."""
+
+    file: Annotated[Path | None, Field(description="text; an empty line ends a passage")] = None
+    texts: Annotated[int, Field(ge=2, description="passages from the file's start")] = 24
+
+
+class SafetyItem(Config):
+    """Requests that a model should answer or refuse."""
+
+    file: Annotated[Path | None, Field(description="JSON Lines; by default 30 built in")] = None
+    max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 24
+    judge: Annotated[
+        BaseModelConfig | None, Field(description="a model that decides instead of the rule")
+    ] = None
+
+
+class GameItem(Config):
+    """Stories with choices that earn points and choices that break rules."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 8
+
+
+class HarnessItem(Config):
+    """A task or group of the lm-evaluation-harness."""
+
+    task: Annotated[str, Field(min_length=1, description="its name in the harness")]
+    metric: Annotated[str, Field(description="a metric of single documents")] = "acc"
+    examples: Annotated[int, Field(ge=1, description="documents of each of its tasks")] = 32
+    include: Annotated[Path | None, Field(description="folder with custom tasks")] = None
+    better: Literal["higher", "lower"] = "higher"
+
+
+class Battery(Config):
+    """Evaluations of a scorecard; `null` or an empty list leaves a part out."""
+
+    tasks: Annotated[tuple[TaskItem, ...], Field(description="search tasks")] = tuple(
+        TaskItem(task=MiniatureTask(kind="miniature", name=name))  # type: ignore[arg-type]
+        for name in MINIATURE_TASKS
+    )
+    perplexity: PerplexityItem | None = PerplexityItem()
+    safety: SafetyItem | None = SafetyItem()
+    game: GameItem | None = GameItem()
+    harness: Annotated[tuple[HarnessItem, ...], Field(description="measured if data are local")] = (
+        HarnessItem(task="mmlu", examples=2),
+        HarnessItem(task="truthfulqa_mc2"),
+        HarnessItem(task="hellaswag", metric="acc_norm"),
+    )
+    postprocess: Annotated[
+        bool, Field(description="apply a program's post-processing here too")
+    ] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.tasks or self.perplexity or self.safety or self.game or self.harness):
+            raise ValueError("there is nothing to measure")
+        return self
+
+
+def load_battery(path: Path | None) -> tuple[Battery, Path]:
+    """Return the battery of a YAML file (None: the default) and the base of its relative paths.
+
+    Raises:
+        InputError: naming file and line, if it can't be used.
+    """
+    if path is None:
+        return Battery(), Path()
+    try:
+        return load_config(path, Battery), path.absolute().parent
+    except ConfigError as error:
+        raise InputError(str(error)) from error
+
+
+def evaluators_of(battery: Battery, folder: Path, judge: Judge | None) -> list[Evaluator]:
+    """Return the evaluators of a battery, except those of the harness.
+
+    Raises:
+        InputError: if data can't be used, or two items have the same name.
+    """
+    try:
+        found: list[Evaluator] = [
+            TaskEvaluator(load_task(item.task, folder), item.examples) for item in battery.tasks
+        ]
+        if battery.perplexity is not None:
+            found.append(PerplexityEvaluator(_texts(battery.perplexity, folder)))
+        if battery.safety is not None:
+            item = battery.safety
+            requests = own_requests() if item.file is None else requests_in(folder / item.file)
+            found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
+        if battery.game is not None:
+            found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    names = [one.name for one in found] + [item.task for item in battery.harness]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the battery has two items with the name {twice!r}")
+    return found
+
+
+def _texts(item: PerplexityItem, folder: Path) -> list[str]:
+    if item.file is None:
+        return miniature_texts(item.texts)
+    path = folder / item.file
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{path} has more than {_MOST_BYTES} bytes")
+        found = texts_in(path.read_text("utf-8-sig"), item.texts)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise ValueError(f"{path}: no text")
+    return found

@@ -1,1 +1,0 @@
-"""Published benchmarks as tasks, each on its own published data."""

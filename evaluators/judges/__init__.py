@@ -1,0 +1,1 @@
+"""Judges that compare two answers, and the statistics of their verdicts."""

@@ -1,0 +1,389 @@
+"""A judge behind an OpenAI-compatible endpoint: requests, tries, limits, cache, cost.
+
+One request to an OpenAI-compatible endpoint, with the standard library.
+
+The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
+redirect is followed, and it is redacted from every text that the endpoint returns.
+
+A judge behind an OpenAI-compatible endpoint, asked over HTTP with the standard library.
+
+Every reply is stored in a file under the hash of its request, so a second run sends no request.
+Temporary errors (time-outs, statuses 408, 409, 429, 5xx, an invalid reply) are retried with growing
+pauses, or after the pause that the endpoint asks for; after the last try the verdict is None with a
+reason. Permanent errors (a refused key, no such address or model) end everything with one message,
+and so do several questions in a row that got no reply after all tries.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kilobit.evaluators.judges.judges import EndpointJudge, fill, read_verdict
+from kilobit.evaluators.judges.preference import Question, Verdict, tell_nobody
+from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.search.streams import stream
+
+_PASSING = frozenset({408, 409, 429})
+_HOPELESS = frozenset({401, 403, 404})
+_MOST_BYTES = 4_000_000
+_SHOWN = 200
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Handler that makes redirects errors: urllib would send the key to their target."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Refuse every redirect."""
+
+
+class EndpointError(OSError):
+    """The endpoint refuses every request or does not answer, whatever the question."""
+
+
+class TryAgainError(Exception):
+    """A request without a reply that may be retried, after `pause_s` if the endpoint set it."""
+
+    def __init__(self, reason: str, pause_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class RefusedError(Exception):
+    """A question without a reply that must not be retried."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply of the endpoint; tokens are None if it did not count them."""
+
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class Chat:
+    """Client of a chat endpoint that sends each request once, without retries.
+
+    Args:
+        config: address and limits of the endpoint.
+        clock: monotonic seconds.
+
+    Raises:
+        ValueError: if the variable of the key is not set, or does not hold a valid key.
+    """
+
+    def __init__(self, config: EndpointJudge, clock: Callable[[], float]) -> None:
+        self._config, self._clock = config, clock
+        self._key = key_in(config.key_variable)
+        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def ask(self, body: Mapping[str, Any]) -> Reply:
+        """Send one request and return its reply.
+
+        Raises:
+            TryAgainError: if a retry may succeed.
+            RefusedError: if this question can't be answered.
+            EndpointError: if no question can be answered.
+        """
+        request = urllib.request.Request(  # noqa: S310 - the settings allow only http and https
+            self._config.url.rstrip("/") + "/chat/completions",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method="POST",
+        )
+        if self._key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
+        ends = self._clock() + self._config.timeout_s
+        try:
+            with self._opener.open(request, timeout=self._config.timeout_s) as response:
+                content = self._read(response, ends)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error) from None
+        except TimeoutError:
+            raise self._late() from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise self._late() from None
+            raise TryAgainError(self._blot(f"no connection: {error.reason}")) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
+        try:
+            return _reply(self._blot(content.decode("utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise TryAgainError(f"invalid reply: {error}") from None
+
+    def _late(self) -> TryAgainError:
+        return TryAgainError(f"no reply in {self._config.timeout_s:g} s")
+
+    def _read(self, response: Any, ends: float) -> bytes:
+        """Return the whole body; the time limit also applies to a server that sends slowly."""
+        pieces, size = [], 0
+        while piece := response.read1(1 << 16):
+            pieces.append(piece)
+            size += len(piece)
+            if self._clock() > ends:
+                raise self._late()
+            if size > _MOST_BYTES:
+                raise TryAgainError(f"invalid reply: more than {_MOST_BYTES} bytes")
+        return b"".join(pieces)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        said = ""
+        with suppress(OSError, http.client.HTTPException):
+            # Redact before cutting, or a piece of the key could remain.
+            said = self._blot(error.read(_MOST_BYTES).decode("utf-8", "replace"))
+        said = " ".join(said.split())[:_SHOWN]
+        reason = f"status {error.code}" + (f": {said}" if said else "")
+        if error.code in _PASSING or error.code >= 500:
+            return TryAgainError(reason, _seconds(error.headers.get("Retry-After")))
+        if error.code in _HOPELESS or error.code < 400:
+            hint = ""
+            if error.code in (401, 403):
+                variable = self._config.key_variable
+                hint = f"; the key comes from {variable}" if variable else "; it requires a key"
+            return EndpointError(f"judge {self._config.url}: {reason}{hint}")
+        return RefusedError(reason)
+
+    def _blot(self, text: str) -> str:
+        return text if self._key is None else text.replace(self._key, "[key]")
+
+
+def key_in(variable: str | None) -> str | None:
+    """Return the key in an environment variable; messages never show it.
+
+    Raises:
+        ValueError: if the variable is not set, or does not hold a valid key.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ValueError(f"judge: the environment variable {variable} of the key is not set")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(f"judge: the environment variable {variable} does not hold a valid key")
+    return key
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, None if it holds a date."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if seconds >= 0 else None
+
+
+def _reply(content: str) -> Reply:
+    """Return the reply in the body of a response.
+
+    Raises:
+        ValueError: if it is not a chat completion with a text.
+    """
+    data = json.loads(content)
+    try:
+        text = data["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise ValueError(f"no choices[0].message.content in {content[:_SHOWN]!r}")
+    usage = data.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(text, _whole(counts, "prompt_tokens"), _whole(counts, "completion_tokens"))
+
+
+def _whole(counts: Mapping[str, Any], name: str) -> int | None:
+    value = counts.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
+_MOST_FAILURES = 5
+
+
+@dataclass
+class Spent:
+    """Counts of requests, replies and tokens of this process, for the cost.
+
+    Attributes:
+        replies: from the endpoint.
+        cached: replies from the cache, which cost nothing.
+        requests: that were sent, including retries.
+        uncounted: replies without a count of tokens.
+    """
+
+    replies: int = 0
+    cached: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    uncounted: int = 0
+
+    def dollars(self, config: EndpointJudge) -> float | None:
+        """Return the cost, None without prices or if a reply has no count of tokens."""
+        prices = (config.dollars_per_million_input, config.dollars_per_million_output)
+        if prices[0] is None or prices[1] is None or self.uncounted:
+            return None
+        return (self.input_tokens * prices[0] + self.output_tokens * prices[1]) / 1e6
+
+
+class Endpoint:
+    """A judge that is asked over HTTP.
+
+    Args:
+        config: address, model, cache and limits of the judge.
+        folder: base folder of a relative path of the cache.
+        clock: monotonic seconds.
+        sleep: waits for some seconds; the default returns early if all questions are given up.
+
+    Raises:
+        ValueError: if the variable of the key is not set, or does not hold a valid key.
+    """
+
+    def __init__(
+        self,
+        config: EndpointJudge,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self.spent = Spent()
+        self._config, self._clock = config, clock
+        self._given_up = threading.Event()
+        self._sleep = self._given_up.wait if sleep is None else sleep
+        self._chat = Chat(config, clock)
+        self._cache = None if config.cache is None else folder / config.cache
+        self._lock = threading.Lock()
+        self._next_request = 0.0
+        self._failures_in_a_row = 0
+
+    def verdicts(
+        self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
+    ) -> list[Verdict]:
+        """Return a verdict for each question; several are asked at once.
+
+        Raises:
+            EndpointError: if the endpoint refuses every request or does not answer.
+            OSError: if a reply can't be stored.
+        """
+        self._given_up.clear()
+        with ThreadPoolExecutor(self._config.concurrency) as threads:
+            futures = [threads.submit(self._verdict, question) for question in questions]
+            found = []
+            try:
+                for future in futures:
+                    found.append(future.result())
+                    on_each()
+            except BaseException:
+                # Cancel questions that have not begun; the others end after their request.
+                self._given_up.set()
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        return found
+
+    def _verdict(self, question: Question) -> Verdict:
+        content = fill(self._config.template, question)
+        body: dict[str, Any] = {
+            "model": self._config.model,
+            "messages": [{"role": "user", "content": content}],
+            self._config.tokens_field: self._config.max_tokens,
+        }
+        if self._config.temperature is not None:
+            body["temperature"] = self._config.temperature
+        name = _digest({"url": self._config.url.rstrip("/"), **body})
+        known = self._known(name)
+        if known is not None:
+            with self._lock:
+                self.spent.cached += 1
+            return read_verdict(known.text)
+        try:
+            reply = self._patiently(body, name)
+        except RefusedError as error:
+            return Verdict(None, str(error))
+        except BaseException:
+            # Set the flag here, before this thread takes the next question.
+            self._given_up.set()
+            raise
+        if self._cache is not None:
+            write_whole(self._place(name), json.dumps(vars(reply)).encode())
+        return read_verdict(reply.text)
+
+    def _patiently(self, body: Mapping[str, Any], name: str) -> Reply:
+        """Ask until there is a reply, or all tries are used up."""
+        # Pauses are random, so that requests refused together are not retried together.
+        jitter = stream("judge", "pause", name)
+        for attempt in range(self._config.retries + 1):
+            if self._given_up.is_set():
+                raise RefusedError("given up after the error of another question")
+            self._wait_for_turn()
+            try:
+                reply = self._chat.ask(body)
+            except TryAgainError as error:
+                if attempt == self._config.retries:
+                    self._count_failure(str(error))
+                    tries = attempt + 1
+                    raise RefusedError(f"no reply in {tries} tries, the last: {error}") from error
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * jitter.uniform(
+                    0.5, 1
+                )
+                self._sleep(min(_LONGEST_PAUSE_S, max(pause_s, error.pause_s or 0.0)))
+                continue
+            self._count(reply)
+            return reply
+        raise AssertionError("the last try ends the loop")
+
+    def _wait_for_turn(self) -> None:
+        """Wait until the limit on requests allows the next one."""
+        with self._lock:
+            self.spent.requests += 1
+            now = self._clock()
+            turn = max(now, self._next_request)
+            if self._config.requests_per_minute is not None:
+                self._next_request = turn + 60 / self._config.requests_per_minute
+        if turn > now:
+            self._sleep(turn - now)
+
+    def _count(self, reply: Reply) -> None:
+        with self._lock:
+            self._failures_in_a_row = 0
+            self.spent.replies += 1
+            self.spent.input_tokens += reply.input_tokens or 0
+            self.spent.output_tokens += reply.output_tokens or 0
+            self.spent.uncounted += None in (reply.input_tokens, reply.output_tokens)
+
+    def _count_failure(self, reason: str) -> None:
+        with self._lock:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= _MOST_FAILURES:
+                raise EndpointError(
+                    f"judge {self._config.url}: {self._failures_in_a_row} questions in a row got "
+                    f"no reply, the last: {reason}"
+                )
+
+    def _place(self, name: str) -> Path:
+        assert self._cache is not None
+        return self._cache / name[:2] / f"{name}.json"
+
+    def _known(self, name: str) -> Reply | None:
+        """Return the stored reply to a request; a damaged one counts as absent."""
+        if self._cache is None:
+            return None
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            reply = Reply(**json.loads(self._place(name).read_text("utf-8")))
+            return reply if isinstance(reply.text, str) else None
+        return None
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

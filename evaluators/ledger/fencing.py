@@ -1,0 +1,164 @@
+"""Fencing of a ledger: attempts, their claims, and the parts of older attempts that they accept.
+
+    LEDGER/attempts/0002.json            claim of attempt 2, by exclusive creation, never twice
+    LEDGER/TABLE/{part}.a2.parquet       a part that attempt 2 wrote
+    LEDGER/TABLE/snapshot.a2.k1.parquet  rows of many parts, with their names as the column `part`
+    LEDGER/accepted/accepted.a2.k1.json  files that attempt 2 found finished or has compacted
+
+Only the list with the highest numbers is valid. A part counts if that list names it, or if that
+list's own attempt wrote it; parts that an older attempt writes later never count, whatever the
+clocks say. The first attempt finds no earlier parts, so it needs no list.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.stored_path import StorageError
+
+_PART = re.compile(r"(?P<name>.+)\.a(?P<attempt>\d+)\.parquet")
+_SNAPSHOT = re.compile(r"snapshot\.a(?P<attempt>\d+)\.k\d+\.parquet")
+_LIST = re.compile(r"accepted\.a(?P<attempt>\d+)\.k(?P<fold>\d+)\.json")
+
+
+class SupersededError(RuntimeError):
+    """A newer attempt at the same run has begun; nothing that this one writes would count."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A list of accepted files.
+
+    Attributes:
+        attempt: the attempt that wrote it; all other files of that attempt are accepted too.
+        fold: number of compactions that this attempt has made of its own parts.
+        files: names by table, the newest last.
+    """
+
+    attempt: int = 1
+    fold: int = 0
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Sort key of an accepted list."""
+        return self.attempt, self.fold
+
+    @property
+    def path(self) -> str:
+        """Path of the list, relative to its ledger."""
+        return f"accepted/accepted.a{self.attempt}.k{self.fold}.json"
+
+    def snapshots(self, table: str) -> list[str]:
+        """Return the accepted snapshots of a table, the oldest first."""
+        return [name for name in self.files.get(table, []) if _SNAPSHOT.fullmatch(name)]
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, str]]:
+        """Return the accepted files of single parts: table, part, file name."""
+        found: dict[str, dict[str, str]] = {}
+        for table, names in self.files.items():
+            parts = [(match["name"], match[0]) for match in map(_PART.fullmatch, names) if match]
+            found[table] = dict(parts)
+        return found
+
+    def content(self) -> bytes:
+        """Return the content of the list's file."""
+        return json.dumps({"files": self.files}).encode()
+
+
+def part_file(name: str, attempt: int) -> str:
+    """Return the file name of a part."""
+    return f"{name}.a{attempt}.parquet"
+
+
+def part_of(file: str) -> str:
+    """Return the name of the part in a file's name."""
+    match = _PART.fullmatch(file)
+    return match["name"] if match else file.removesuffix(".parquet")
+
+
+def snapshot_file(attempt: int, fold: int) -> str:
+    """Return the file name of a snapshot."""
+    return f"snapshot.a{attempt}.k{fold}.parquet"
+
+
+def parts_of(folder: Place, attempt: int) -> dict[str, Place]:
+    """Return the finished parts of `attempt` in a table's folder, by name and sorted by it.
+
+    Files without an attempt in their name were written by a version that had no attempts; they
+    count as the first attempt's.
+    """
+    found = {}
+    for path in folder.glob("*.parquet"):
+        match = _PART.fullmatch(path.name)
+        if match and int(match["attempt"]) == attempt:
+            found[match["name"]] = path
+        elif not match and attempt == 1 and not _SNAPSHOT.fullmatch(path.name):
+            found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+def attempt_of(name: str) -> int | None:
+    """Return the attempt in the name of a file of any kind, or None."""
+    match = re.search(r"\.a(\d+)\.", name) or re.match(r"\.(\d+)\.json\.", name)
+    return int(match[1]) if match else None
+
+
+def claim_file(folder: Place, attempt: int) -> Place:
+    """Return the file whose existence claims an attempt."""
+    return folder / "attempts" / f"{attempt:04}.json"
+
+
+def latest_attempt(folder: Place, known: int = 0) -> int:
+    """Return the number of the latest attempt claimed, `known` or later; 0 if there is none."""
+    while claim_file(folder, known + 1).exists():
+        known += 1
+    return known
+
+
+def check_latest(folder: Place, attempt: int) -> None:
+    """Check that no attempt after `attempt` was claimed.
+
+    Raises:
+        SupersededError: naming the newer attempt.
+    """
+    newest = latest_attempt(folder, attempt)
+    if newest > attempt:
+        try:
+            claim = json.loads(claim_file(folder, newest).read_bytes())
+            where = f" on {claim['host']}, process {claim['pid']}, since {claim['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            where = ""
+        raise SupersededError(
+            f"attempt {attempt} at {folder.parent} is superseded by attempt {newest}{where}: this "
+            "one stops, and its finished results are kept"
+        )
+
+
+def read_accepted(folder: Place, known: Accepted) -> Accepted:
+    """Return the valid list, which is `known` itself if there is no newer one.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    while True:
+        newest = known.key
+        for path in (folder / "accepted").glob("*.json"):
+            match = _LIST.fullmatch(path.name)
+            if match:
+                newest = max(newest, (int(match["attempt"]), int(match["fold"])))
+        if newest == known.key:
+            return known
+        path = folder / Accepted(*newest).path
+        try:
+            return Accepted(*newest, json.loads(path.read_bytes())["files"])
+        except FileNotFoundError:
+            # A newer list replaced it between listing and reading.
+            continue
+        except StorageError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a list of a ledger's files: {error}") from error

@@ -1,0 +1,1 @@
+"""Many ledgers, and points that others published, as one data set."""

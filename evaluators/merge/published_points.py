@@ -1,0 +1,235 @@
+"""Import of published points from a CSV, JSON Lines or Parquet file.
+
+A mapping names the column of the file for each field, or sets a value for all rows:
+`score=performance,payload_bits=bits,task:=gsm8k`. A point needs a score and a length; other fields
+may be unknown. Errors name file, line and column, and what is allowed.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kilobit.evaluators.merge.dataset import LINE, POINTS
+from kilobit.evaluators.tasks.sources import json_lines
+
+FIELDS = tuple(name for name in POINTS.names if name != LINE.name)
+_LENGTHS = ("program_bits", "payload_bits")
+_TEXTS = ("task", "model", "regime", "family", "candidate")
+_SHARES = ("score", "lower", "upper")
+# A column's name may hold a comma: it ends where the next field begins.
+_NEXT = re.compile(rf",(?=\s*(?:{'|'.join(FIELDS)})\s*:?=)|,\s*$")
+_ENTRY = re.compile(r"\s*(?P<field>\w+)\s*(?P<sign>:?=)(?P<what>.*)", re.DOTALL)
+_UNKNOWN = re.compile(r",\s*(?P<field>\w+)\s*:?=")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSONL = (".jsonl", ".ndjson")
+# A larger integer is not exact as a float, which most tools write.
+_MOST_BITS = 1 << 53
+
+_Row = tuple[int, str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Sources of the fields of a point.
+
+    Attributes:
+        columns: column of the file by field.
+        constants: value in all points by field.
+    """
+
+    columns: Mapping[str, str]
+    constants: Mapping[str, str]
+
+
+def parse_mapping(text: str) -> Mapped:
+    """Parse the value of the option `--map`.
+
+    Raises:
+        ValueError: saying what is wrong with it, and what is allowed.
+    """
+    columns: dict[str, str] = {}
+    constants: dict[str, str] = {}
+    for entry in _NEXT.split(text):
+        match = _ENTRY.fullmatch(entry)
+        if match is None or not match["what"].strip():
+            raise ValueError(f"--map: {entry!r} is neither FIELD=COLUMN nor FIELD:=VALUE")
+        name, what = match["field"], match["what"].strip()
+        if name not in FIELDS:
+            raise ValueError(_no_field(name))
+        # Else a misspelt field would become a part of the column's name before it.
+        unknown = _UNKNOWN.search(what)
+        if unknown is not None:
+            raise ValueError(_no_field(unknown["field"]))
+        if name in columns or name in constants:
+            raise ValueError(f"--map: {name} is given twice")
+        (columns if match["sign"] == "=" else constants)[name] = what
+    given = columns.keys() | constants.keys()
+    if "score" not in given:
+        raise ValueError("--map: score is needed: a column with numbers from 0 to 1")
+    if not given & set(_LENGTHS):
+        raise ValueError(
+            "--map: program_bits or payload_bits is needed: a column with whole numbers"
+        )
+    return Mapped(columns, constants)
+
+
+def _no_field(name: str) -> str:
+    return f"--map: unknown field {name!r}; the fields are {', '.join(FIELDS)}"
+
+
+def read_points(path: Path, mapped: Mapped) -> pa.Table:
+    """Return the points in a file, one per row, with the columns of `POINTS`.
+
+    Raises:
+        ValueError: naming file, line and column, the value, and what is allowed.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in POINTS.names}
+    checked = False
+    for number, where, row in _rows(path):
+        if not checked:
+            _check_columns(path, row, mapped)
+            checked = True
+        point = _point(row, mapped, where)
+        for name, value in point.items():
+            found[name].append(value)
+        found[LINE.name].append(number)
+    if not found["score"]:
+        raise ValueError(f"{path}: the file holds no points")
+    return pa.table(found, schema=POINTS)
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        return _csv_rows(path, _DELIMITERS[suffix])
+    if suffix in _JSONL:
+        return _jsonl_rows(path)
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    allowed = ", ".join([*_DELIMITERS, *_JSONL, ".parquet"])
+    raise ValueError(f"{path}: unknown format; the name has to end in one of {allowed}")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[_Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            names = next(rows, [])
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{path}, line 1: two columns are called {twice[0]!r}")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise ValueError(
+                        f"{where}: {len(row)} values, but line 1 names {len(names)} columns"
+                    )
+                yield rows.line_num, where, dict(zip(names, row, strict=True))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    for where, row in json_lines(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: a JSON object is needed, found a {type(row).__name__}")
+        yield int(where.rpartition(" ")[2]), where, row
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    try:
+        file = pq.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, f"{path}, row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _check_columns(path: Path, row: Mapping[str, Any], mapped: Mapped) -> None:
+    for name, column in mapped.columns.items():
+        if column not in row:
+            constant = f"; to use it as the value of all rows, write {name}:={column}"
+            raise ValueError(
+                f"{path}: no column {column!r} for {name}; there are "
+                f"{', '.join(map(repr, row))}{constant}"
+            )
+
+
+def _point(row: Mapping[str, Any], mapped: Mapped, where: str) -> dict[str, Any]:
+    point: dict[str, Any] = {}
+    for name in FIELDS:
+        column = mapped.columns.get(name)
+        value = mapped.constants.get(name) if column is None else row.get(column)
+        place = f"{where}, " + (f"--map {name}" if column is None else f"column {column!r}")
+        point[name] = None if _is_unknown(value) else _parser(name)(value, place)
+    if point["score"] is None:
+        place = mapped.columns.get("score", "score")
+        raise ValueError(f"{where}, column {place!r}: a score from 0 to 1 is needed, found none")
+    if all(point[name] is None for name in _LENGTHS):
+        names = [mapped.columns[name] for name in _LENGTHS if name in mapped.columns]
+        raise ValueError(f"{where}, column {' or '.join(map(repr, names))}: a length is needed")
+    return point
+
+
+def _is_unknown(value: Any) -> bool:
+    # pandas writes unknown values as an empty text or as NaN.
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+
+
+def _parser(field: str) -> Callable[[Any, str], Any]:
+    if field in _TEXTS:
+        return _text
+    return _share if field in _SHARES else _whole
+
+
+def _text(value: Any, place: str) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{place}: a text is needed, found {value!r:.80}")
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _share(value: Any, place: str) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 1:
+        hint = "; divide percentages by 100" if number and 1 < number <= 100 else ""
+        raise ValueError(f"{place}: a number from 0 to 1 is needed, found {value!r:.80}{hint}")
+    return number
+
+
+def _whole(value: Any, place: str) -> int:
+    number = _number(value)
+    if number is None or not 0 <= number <= _MOST_BITS or number != int(number):
+        raise ValueError(
+            f"{place}: a whole number from 0 to {_MOST_BITS} is needed, found {value!r:.80}"
+        )
+    return int(number)

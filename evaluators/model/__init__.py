@@ -1,0 +1,1 @@
+"""A frozen base model and what is put on it: load, generate, train, code."""

@@ -1,0 +1,383 @@
+"""Adapters on a resident base model: install, train, read the numbers, remove.
+
+PEFT provides all methods but `weights`, which replaces base weights by trained copies. The base
+weights are never written. `installed` always removes the adapter, also after an error, and the
+caller compares the digest of the base model afterwards.
+
+The model is changed exactly as program.py changes it (`kilobit.search.programs.script`): the same
+configuration, the same rule for signs, the same order of numbers.
+
+Warm start: initialise a new adapter from the trained numbers of another candidate's adapter.
+
+A tensor of the same name is copied. Where the shapes differ, as those of another rank do, the
+common leading part is copied and the rest keeps its initial values; so does a tensor that the other
+adapter does not have. Optimizer moments and the number of steps are not copied: training begins at
+its first step. A program holds only the result, so it does not depend on where its training began.
+
+The numbers need not mean the same in the new adapter. In `lora` they do: a higher rank adds nothing
+at first, a lower one drops components of the product. Methods around fixed random matrices
+(`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw different matrices for another shape.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.rate_training import LearnedBits, first_range, rows_of, transform_of
+from kilobit.evaluators.model.training_batches import (
+    Lesson,
+    finite_loss,
+    mean_of_last,
+    training_batch,
+)
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.search.programs.numbers import NumbersCode, Tensor
+from kilobit.search.programs.recipe import AdapterPart
+from kilobit.search.streams import stream_seed
+
+_WARM_UP_STEPS = 5
+# Gates begin fully open and have further to move than numbers, so they learn faster.
+_LEARNED_FACTOR = 10.0
+
+
+@dataclass
+class Trained:
+    """Result of a stretch of training: steps so far, mean loss of the last steps, tokens seen."""
+
+    steps: int
+    loss: float | None
+    tokens: int
+
+
+class Adapter:
+    """An adapter on a model, with its optimizer.
+
+    Attributes:
+        model: the adapted model; PEFT's model, or the base model with other weights.
+        spec: the adapter's method, shape and training.
+        transform: maps the trained numbers to the values of the forward pass, None for plain
+            training.
+        masters: the trained numbers, by name: the model's parameters or the transform's inputs.
+        units: positions of tensors whose rows belong together, see
+            `kilobit.search.programs.coarsening`.
+    """
+
+    def __init__(
+        self, model: Any, spec: AdapterSpec, weights: dict[str, Any], factor_sum: float | None
+    ) -> None:
+        self.model, self.spec, self.steps = model, spec, 0
+        self._weights, self._factor_sum = weights, factor_sum
+        self._stand_ins: tuple[Mapping[str, torch.Tensor], torch.Tensor] = ({}, torch.zeros(()))
+        self._initial = {name: w.detach().clone() for name, w in weights.items()}
+        self.transform = transform_of(spec, weights)
+        # The trained numbers: the model's own parameters, or copies that the transform reads.
+        self.masters = dict(weights)
+        if self.transform is not None:
+            self.masters = {
+                name: w.detach().clone().requires_grad_() for name, w in weights.items()
+            }
+        learned = {} if self.transform is None else self.transform.learned
+        self._trained = self.masters | learned
+        groups = [{"params": list(self.masters.values()), "factor": 1.0}]
+        if learned:
+            groups.append({"params": list(learned.values()), "factor": _LEARNED_FACTOR})
+        self._optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=0.0)
+        names = list(weights)
+        firsts = {n.replace("lora_A", "lora_B"): i for i, n in enumerate(names) if "lora_A" in n}
+        self.units = [
+            (firsts[name], i) if name in firsts else (i,)
+            for i, name in enumerate(names)
+            if "lora_A" not in name
+        ]
+
+    def train(self, frozen: FrozenModel, lesson: Lesson, until: int) -> Trained:
+        """Train up to step `until`.
+
+        A step's examples depend on the seed and the step's number alone, so training in several
+        stretches gives the same result as training in one.
+
+        Raises:
+            FloatingPointError: if a loss is not finite.
+        """
+        tokens, losses = 0, []
+        for step in range(self.steps, until):
+            batch = training_batch(frozen, lesson, self.spec, step)
+            self.begin_step(step)
+            loss = self.model(**batch).loss
+            losses.append(finite_loss(float(loss.detach()), step))
+            loss.backward()
+            self.end_step(step)
+            tokens += int(batch["attention_mask"].sum())
+        self.finish(until)
+        return Trained(self.steps, mean_of_last(losses), tokens)
+
+    def begin_step(self, step: int) -> None:
+        """Write the values of step `step` to the model, before its forward pass."""
+        if self.transform is not None:
+            generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
+            self._stand_ins = self.transform(self.masters, generator)
+            self._place(self._stand_ins[0])
+
+    def end_step(self, step: int) -> None:
+        """Take the optimizer's step `step` with the gradients of the last backward pass."""
+        if self.transform is not None:
+            # Apply the chain rule by hand: the model holds the values, not the trained numbers.
+            values, penalty = self._stand_ins
+            gradients = [weight.grad for weight in self._weights.values()]
+            torch.autograd.backward([*values.values(), penalty], [*gradients, torch.ones(())])
+            for weight in self._weights.values():
+                weight.grad = None
+        share = min(1 - step / self.spec.steps, (step + 1) / _WARM_UP_STEPS)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.spec.learning_rate * share * group["factor"]
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def finish(self, until: int) -> None:
+        """Write the final values after step `until` to the model."""
+        self.steps = max(self.steps, until)
+        self._place(self._final())
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Return the weights that a forward pass uses, by name."""
+        return self._weights
+
+    @torch.no_grad()
+    def _place(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
+
+    def _final(self) -> Mapping[str, torch.Tensor]:
+        return self.masters if self.transform is None else self.transform.final(self.masters)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the numbers as a program writes them: rows along the longer side.
+
+        For methods with `delta` they are differences from the initial numbers.
+        """
+        delta = METHODS[self.spec.method].delta
+        found = []
+        for name, weight in self._final().items():
+            value = weight.detach().float()
+            if delta:
+                value = value - self._initial[name].float()
+            found.append(rows_of(value).cpu().numpy().copy())
+        return found
+
+    def learned_steps(self) -> list[float] | None:
+        """Return the quantisation step of each tensor if training learned them, else None."""
+        if not isinstance(self.transform, LearnedBits):
+            return None
+        return [self.transform.step(name) for name in self.masters]
+
+    @torch.no_grad()
+    def assign(self, tensors: Sequence[Tensor]) -> None:
+        """Set all numbers as program.py does.
+
+        Raises:
+            ValueError: if the tensors are not of the adapter's shapes.
+        """
+        if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
+            raise ValueError("the numbers of the payload have other shapes than the adapter")
+        delta = METHODS[self.spec.method].delta
+        for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
+            weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
+            rows = rows_of(weight.data)
+            rows += torch.from_numpy(np.ascontiguousarray(tensor)).to(rows)
+
+    def part(self, numbers: NumbersCode) -> AdapterPart:
+        """Return the adapter's part of a recipe."""
+        config = peft_config(self.spec)
+        shapes = tuple(rows_of(w).shape for w in self._weights.values())
+        return AdapterPart(
+            method=self.spec.method,
+            config=config[0] if config else None,
+            arguments=config[1] if config else {},
+            targets=() if config else self.spec.target_modules or (),
+            shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
+            numbers=numbers,
+            delta=METHODS[self.spec.method].delta,
+            factor_sum=self._factor_sum,
+        )
+
+    def state(self) -> bytes:
+        """Return the checkpoint: numbers, optimizer moments and step as safetensors bytes."""
+        tensors = {"steps": torch.tensor(self.steps)}
+        for name, weight in self._trained.items():
+            tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
+            for key, moment in self._optimizer.state.get(weight, {}).items():
+                tensors[f"{key}/{name}"] = torch.as_tensor(moment).detach().cpu().contiguous()
+        return save_tensors(tensors)
+
+    @torch.no_grad()
+    def restore(self, state: bytes) -> None:
+        """Restore a checkpoint that `state` returned.
+
+        Raises:
+            ValueError: if the checkpoint belongs to another adapter.
+        """
+        tensors = load_tensors(state)
+        if {f"weight/{name}" for name in self._trained} != {
+            name for name in tensors if name.startswith("weight/")
+        }:
+            raise ValueError("the checkpoint belongs to another adapter")
+        for name, weight in self._trained.items():
+            weight.copy_(tensors[f"weight/{name}"].to(weight.device))
+            moments = {
+                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else weight.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in tensors
+            }
+            if moments:
+                self._optimizer.state[weight] = moments
+        self.steps = int(tensors["steps"])
+        self._place(self._final())
+
+
+@contextmanager
+def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
+    """Install an untrained adapter on the model, and remove it at the end in any case.
+
+    Raises:
+        ValueError: if the model has no module or weight that the adapter targets.
+    """
+    if spec.method == "weights":
+        with _own_weights(frozen.model, spec) as weights:
+            yield Adapter(frozen.model, spec, weights, None)
+        return
+    found = peft_config(spec)
+    assert found is not None
+    seed = 0 if spec.method in ("lora_fa", "data") else stream_seed(spec.seed, "init")
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
+    try:
+        if spec.method == "lora_fa":
+            for name, weight in model.named_parameters():
+                weight.requires_grad_("lora_B" in name)
+        factor_sum = _fix_factors(model, spec)
+        weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        yield Adapter(model, spec, weights, factor_sum)
+    finally:
+        if spec.method != "soft_prompt":
+            model.unload()
+        # PEFT leaves its configuration on the model; a second adapter would warn about the first.
+        if hasattr(frozen.model, "peft_config"):
+            del frozen.model.peft_config
+        frozen.model.requires_grad_(False)
+
+
+@torch.no_grad()
+def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
+    """Fix the signs of SVD factors and return the sum of all right factors.
+
+    Each row of a right factor gets a positive sum: the sign that LAPACK returns differs between
+    machines. The sum is None if the method has no SVD factors.
+    """
+    total: float | None = None
+    for module in model.modules():
+        if not hasattr(module, "tinylora_A"):
+            continue
+        first, second = module.tinylora_A["default"], module.tinylora_B["default"]
+        signs = first.sum(1, True).sign()
+        first *= signs
+        second *= signs.T
+        total = (total or 0.0) + float(first.sum())
+        if spec.method == "lora_xs":
+            rank = spec.rank or 0
+            module.tinylora_P["default"][:] = torch.eye(rank * rank).view(-1, rank, rank)
+    return None if total is None else round(total, 1)
+
+
+@contextmanager
+def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
+    """Replace the parameters whose names contain a target by copies until the end."""
+    originals = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if any(target in name for target in spec.target_modules or ())
+    }
+    if not originals:
+        raise ValueError(f"no parameter's name contains one of {spec.target_modules}")
+    copies = {name: torch.nn.Parameter(w.detach().clone()) for name, w in originals.items()}
+    by_original = {id(weight): copies[name] for name, weight in originals.items()}
+    places = [
+        (module, name, weight)
+        for module in model.modules()
+        # A tied weight belongs to several modules, and the copy has to be in all of them.
+        for name, weight in module.named_parameters(recurse=False)
+        if id(weight) in by_original
+    ]
+    try:
+        for module, name, weight in places:
+            setattr(module, name, by_original[id(weight)])
+        yield copies
+    finally:
+        for module, name, weight in places:
+            setattr(module, name, weight)
+
+
+_PREFIX = "weight/"
+
+
+@torch.no_grad()
+def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
+    """Copy the numbers of a checkpoint, as `Adapter.state` wrote it, into an untrained adapter.
+
+    Args:
+        adapter: on the model, untrained.
+        start: id of the candidate that the checkpoint belongs to, for messages.
+        state: the checkpoint, None if that candidate has none.
+
+    Raises:
+        ValueError: if there is no checkpoint, or none of its tensors is in this adapter.
+    """
+    if state is None:
+        raise ValueError(f"the adapter can't begin from {start}: it has no checkpoint in this run")
+    saved = {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in load_tensors(state).items()
+        if name.startswith(_PREFIX)
+    }
+    if not saved.keys() & adapter.masters.keys():
+        raise ValueError(
+            f"the adapter can't begin from {start}: none of its tensors has a name of this adapter"
+        )
+    learned = {} if adapter.transform is None else adapter.transform.learned
+    square = adapter.spec.method == "lora_xs"
+    for name, tensor in (adapter.masters | learned).items():
+        if name in saved:
+            _copy_leading(saved[name], tensor, square=square and name in adapter.masters)
+    if isinstance(adapter.transform, LearnedBits):
+        for name, tensor in adapter.masters.items():
+            if f"range/{name}" not in saved:
+                # The range was chosen for numbers that have just been replaced.
+                learned[f"range/{name}"].fill_(first_range(tensor))
+
+
+def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
+    """Copy the common leading part; `square`: the numbers are a flattened square matrix."""
+    if square:
+        source, target = (t.view(*t.shape[:-1], *_sides(t.shape[-1])) for t in (source, target))
+    if source.dim() != target.dim():
+        return
+    common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
+    target[common] = source[common].to(target)
+
+
+def _sides(length: int) -> tuple[int, int]:
+    side = round(length**0.5)
+    assert side * side == length
+    return side, side

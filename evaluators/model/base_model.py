@@ -1,0 +1,338 @@
+"""A frozen base model in this process: loading, its `Shard`, and proof that it is unchanged.
+
+A base model in this process: loaded once, never changed, and checked by a fingerprint.
+
+It is the whole model, or this rank's part of one that `kilobit.cluster.shards` spread over
+processes.
+
+Weights are read from safetensors only, and no code that comes with a model is ever executed.
+
+A cheap check that a rank's part of the base weights did not change.
+
+A fingerprint is a sum of integers modulo 2^64: every element, read as an integer, times an odd
+number that depends on its position. Any change of one element changes it, as does a swap of two
+neighbours that differ. It guards against accidents, not against deliberate tampering, and is
+comparable only on the same rank of the same layout.
+
+Interface between an adapter's hooks and a base model that may be spread over ranks.
+
+A hook on a module of the base model sees its rank's part: the whole input and output, or a part of
+one of them. It passes whole factors to `low_rank` or `part_of_output` and gets the update of the
+output that it sees. After `backward` and `sum_gradients` every rank has the same, whole gradient of
+the factors.
+
+This module implements a single process only and imports neither torch.distributed nor DeepSpeed.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+
+
+class Shard(Protocol):
+    """One rank's view of a resident base model.
+
+    All ranks have to make the same calls in the same order, those that follow from `backward`
+    included; otherwise the ranks wait for one another until their process group's timeout.
+
+    Attributes:
+        rank: from 0 to world_size - 1.
+        world_size: number of ranks.
+        splits_rows: in training every rank takes its own rows of a batch (at least one), and losses
+            and gradients are summed; otherwise all ranks see the same rows. In generation all ranks
+            always see the same rows.
+    """
+
+    @property
+    def rank(self) -> int: ...  # noqa: D102
+    @property
+    def world_size(self) -> int: ...  # noqa: D102
+    @property
+    def splits_rows(self) -> bool: ...  # noqa: D102
+
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """Return this rank's part of the update `x @ down.mT @ up.mT` of a module's output.
+
+        Args:
+            name: the module's name in `named_modules` of the model.
+            x: its input as a forward hook sees it, [rows, tokens, in] or this rank's part of `in`.
+            down: [rows, rank, in], whole and the same on all ranks.
+            up: [rows, out, rank], whole and the same on all ranks.
+
+        Returns:
+            [rows, tokens, out] or this rank's part of `out`, in the type of the factors.
+        """
+        ...
+
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
+        """Return the part of `factors` [..., out] that belongs to this rank's output of `name`."""
+        ...
+
+    def skeleton(
+        self, frozen: "FrozenModel", spec: AdapterSpec
+    ) -> AbstractContextManager["FrozenModel"]:
+        """Return a context that yields a base model on which PEFT can build the adapter of `spec`.
+
+        All ranks have to enter it together.
+        """
+        ...
+
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        """Sum `.grad` of the tensors over ranks if `splits_rows`; a missing one counts as zeros."""
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a small tensor over all ranks; it carries no gradient."""
+        ...
+
+
+def plain_low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return `x @ down.mT @ up.mT` in the type of the factors; shapes as in `Shard.low_rank`."""
+    return x.to(down.dtype) @ down.mT @ up.mT
+
+
+class _Alone:
+    """View of a base model that is whole in this process."""
+
+    rank, world_size, splits_rows = 0, 1, False
+
+    def low_rank(self, name: str, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        return plain_low_rank(x, down, up)
+
+    def part_of_output(self, name: str, factors: Tensor) -> Tensor:
+        return factors
+
+    def skeleton(
+        self, frozen: "FrozenModel", spec: AdapterSpec
+    ) -> AbstractContextManager["FrozenModel"]:
+        return nullcontext(frozen)
+
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        return
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+
+ALONE: Shard = _Alone()
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A resident base model.
+
+    Attributes:
+        model: in evaluation mode, no parameter requires a gradient.
+        tokenizer: its tokenizer; `pad_token_id` is set.
+        digest: SHA-256 over names, types and bytes of all weights (16 hex digits).
+        load_s: seconds that loading took.
+        context: longest sequence in tokens that the model accepts, or None if unknown.
+        special_tokens: whether the tokenizer adds its own tokens to a text; not if it closes every
+            text with an end token, because a model can't continue after that.
+        pad_with_end: whether the tokenizer pads with its end token, for lack of a padding token.
+        fingerprint: of the weights that this process keeps, see `unchanged`.
+        shard: rank of this process among those that the model is spread over.
+    """
+
+    model: Any
+    tokenizer: Any
+    digest: str
+    load_s: float
+    context: int | None
+    special_tokens: bool
+    pad_with_end: bool
+    fingerprint: int = 0
+    shard: Shard = ALONE
+
+
+def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the arguments of `from_pretrained`: a path or hub name, and the keywords."""
+    if config.hub is not None:
+        place, revision = config.hub, {"revision": config.revision or "main"}
+    else:
+        assert config.path is not None
+        place, revision = str(folder / config.path), {}
+    return place, {"trust_remote_code": False, **revision}
+
+
+def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
+    """Return the tokenizer of a base model, and whether its padding token had to be its end token.
+
+    Raises:
+        OSError, ValueError: if there is none, or it would need code of its own.
+    """
+    place, options = source(config, folder)
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **options)
+    pad_with_end = tokenizer.pad_token_id is None
+    if pad_with_end:
+        # Padding is masked, so any token will do; GPT-2-type tokenizers have no token for it.
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has neither a padding nor an end token")
+    return tokenizer, pad_with_end
+
+
+def load(config: BaseModelConfig, folder: Path) -> FrozenModel:
+    """Load a base model; its relative path starts at `folder`.
+
+    Raises:
+        OSError, ValueError: from transformers, if the model can't be loaded as asked.
+    """
+    quiet()
+    began = time.monotonic()
+    place, options = source(config, folder)
+    if config.weights == "random":
+        model = random_model(config, folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
+        )
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval().requires_grad_(False)
+    return describe(model, config, folder, weights_digest(model), began)
+
+
+def quiet() -> None:
+    """Keep transformers and the libraries that it imports from printing."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        # DeepSpeed, which transformers imports, would warn that it finds no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def random_model(config: BaseModelConfig, folder: Path) -> Any:
+    """Return a model with weights drawn from the config's seed, on the CPU."""
+    place, options = source(config, folder)
+    model_config = AutoConfig.from_pretrained(place, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype))
+
+
+def describe(
+    model: Any,
+    config: BaseModelConfig,
+    folder: Path,
+    digest: str,
+    began: float,
+    shard: Shard = ALONE,
+) -> FrozenModel:
+    """Return a loaded model with its tokenizer; `began` is when loading began (monotonic clock).
+
+    Raises:
+        OSError, ValueError: if there is no tokenizer, or it would need code of its own.
+    """
+    tokenizer, pad_with_end = load_tokenizer(config, folder)
+    closes = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    return FrozenModel(
+        model,
+        tokenizer,
+        digest,
+        time.monotonic() - began,
+        getattr(model.config, "max_position_embeddings", None),
+        not closes,
+        pad_with_end,
+        fingerprint(model),
+        shard,
+    )
+
+
+def unchanged(frozen: FrozenModel) -> bool:
+    """Return whether the weights on all ranks are unchanged; every rank has to call this.
+
+    It reads the weights once. It can miss a change that is crafted to keep the fingerprint; the
+    digest can't, but takes longer and needs whole tensors.
+    """
+    differs = int(fingerprint(frozen.model) != frozen.fingerprint)
+    device = frozen.model.device
+    return not int(frozen.shard.sum(torch.tensor(differs, dtype=torch.int64, device=device)))
+
+
+def num_parameters(frozen: FrozenModel) -> int:
+    """Return the number of parameters of the whole model, over all ranks."""
+    # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen.model.parameters())
+
+
+class Digest:
+    """SHA-256 over names, types and bytes of tensors, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Add a whole tensor, not a rank's part of one."""
+        self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        self._sha.update(content.numpy().data)
+
+    def hex(self) -> str:
+        """Return the first 16 hex digits."""
+        return self._sha.hexdigest()[:16]
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return the first 16 hex digits of SHA-256 over all parameters and saved buffers."""
+    digest = Digest()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.add(name, tensor)
+    return digest.hex()
+
+
+_CHUNK = 1 << 22
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
+_SPREAD = 0xD1342543DE82EF95
+_WORD = 1 << 64
+
+
+def _signed(value: int) -> int:
+    value %= _WORD
+    return value - _WORD if value >= _WORD // 2 else value
+
+
+def _tensor_print(tensor: Tensor) -> int:
+    flat = tensor.detach().contiguous().reshape(-1)
+    flat = flat.view(_INTEGERS[flat.element_size()])
+    total = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK].to(torch.int64)
+        # 2 i + 1 is odd, and so is its product with an odd number: no change vanishes mod 2^64.
+        places = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
+        total += int((part * (places * _signed(_SPREAD))).sum())
+    return total % _WORD
+
+
+def local_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and this rank's part of each parameter and saved buffer, sorted by name."""
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if hasattr(tensor, "ds_tensor"):
+            yield name, tensor.ds_tensor
+        elif hasattr(tensor, "to_local"):
+            yield name, tensor.to_local()
+        else:
+            yield name, tensor
+
+
+def fingerprint(model: torch.nn.Module) -> int:
+    """Return the fingerprint of this rank's part of `model`, without communication."""
+    total = 0
+    for _, tensor in local_tensors(model):
+        total = (total * _SPREAD + _tensor_print(tensor)) % _WORD
+    return total

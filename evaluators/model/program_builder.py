@@ -1,0 +1,235 @@
+"""Builder of programs: a candidate, the base model and the task become recipe and payload."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from kilobit.evaluators.model.adapters import Adapter
+from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.data_codec import Learned
+from kilobit.evaluators.model.generate import Generated, asked, generate
+from kilobit.evaluators.model.text_codec import encode_text, start_token
+from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.coarsening import coarse, coarse_each
+from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
+from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.programs.program import (
+    Decoded,
+    Length,
+    Program,
+    build,
+    choose_numbers,
+    choose_text,
+    decode,
+    may_be_shortest,
+    text_part,
+)
+from kilobit.search.programs.recipe import Recipe
+from kilobit.search.programs.text import PayloadError, TextCodec, compress
+from kilobit.search.programs.token_coder import CodingError
+from kilobit.search.task import Task
+
+
+class Builder:
+    """Builds and decodes the programs of one base model and one task.
+
+    Args:
+        frozen: the resident base model.
+        config: the base model's entry in the sweep.
+        task: the task to solve.
+        batch_size: inputs that a program continues together.
+        length: the length (program or payload) to minimise when choosing a codec.
+        by_index: demonstrations may be named by their index in the train split.
+        encode: codes a text by the model; by default in this process alone.
+    """
+
+    def __init__(
+        self,
+        frozen: FrozenModel,
+        config: BaseModelConfig,
+        task: Task,
+        batch_size: int,
+        length: Length,
+        *,
+        by_index: bool = False,
+        encode: Callable[[str], bytes] | None = None,
+    ) -> None:
+        self._encode = encode or partial(encode_text, frozen)
+        self._frozen, self._config, self._task = frozen, config, task
+        self._batch_size, self._length, self._by_index = batch_size, length, by_index
+        self._texts: dict[tuple[str, bool], dict[TextCodec, bytes]] = {}
+        # Texts by their model code: decoding needs the bare model, which later has an adapter.
+        self._decoded: dict[bytes, str] = {}
+
+    def code_text(self, prompt: Prompt, *, by_model: bool) -> dict[TextCodec, bytes]:
+        """Return a prompt coded by each codec; call it while no adapter is on the model.
+
+        Args:
+            prompt: the text before the question.
+            by_model: also code it by the base model, which takes two forward passes per token;
+                skipped if the decoder alone is longer than another codec's decoder and section.
+        """
+        text = prompt.render(self._task)
+        if not text:
+            return {}
+        known = self._texts.get((text, by_model))
+        if known is None:
+            known = compress(text.encode())
+            indices = prompt.indices(self._task) if self._by_index else None
+            if indices is not None:
+                known["index"] = indices
+            if by_model and may_be_shortest("model", known, self._length):
+                # If the tokenizer does not restore the text, or its decoding fails, the general
+                # codecs remain.
+                with suppress(CodingError):
+                    known["model"] = self._encode(text)
+                    self._decoded[known["model"]] = text
+            self._texts[text, by_model] = known
+        return known
+
+    def build(
+        self,
+        candidate: Candidate,
+        texts: dict[TextCodec, bytes],
+        adapter: Adapter | None,
+        content: Sequence[Tensor] | Learned,
+    ) -> Program:
+        """Return the program of a candidate.
+
+        Args:
+            candidate: the candidate.
+            texts: its prompt, coded by each codec.
+            adapter: its adapter, installed on the model.
+            content: the adapter's trained numbers, or the examples that it was trained on.
+
+        Raises:
+            ValueError: if a number is not finite.
+        """
+        recipe, payload = self._recipe(candidate), b""
+        if texts:
+            codec, payload = choose_text(texts, self._length, self._start(texts))
+            lead, answer = candidate.prompt.lead(), self._task.answer
+            recipe = recipe.model_copy(
+                update={
+                    "prompt": text_part(codec, payload, lead, answer),
+                    "start_token": self._start(texts) if codec == "model" else None,
+                }
+            )
+        if isinstance(content, Learned):
+            recipe, payload = (
+                recipe.model_copy(update={"data": content.part}),
+                payload + content.section,
+            )
+        elif adapter is not None:
+            spec = candidate.adapter
+            assert spec is not None
+            code, more, integers = coarsely(adapter, content, spec)
+            part = adapter.part(NumbersCode(coder="packed"))
+            way, numbers = choose_numbers(code, integers, part, self._length, more)
+            part = part.model_copy(update={"numbers": way})
+            recipe, payload = recipe.model_copy(update={"adapter": part}), payload + numbers
+        return build(recipe, payload)
+
+    def decode(self, program: Program) -> Decoded:
+        """Return the decoded payload of a program that this builder built.
+
+        Raises:
+            PayloadError: if it is damaged.
+        """
+        part = program.recipe.prompt
+
+        def here(section: bytes) -> str:
+            if part is not None and part.codec == "index":
+                return shown_examples(part.lead, section, self._task)
+            return self._decoded[section]
+
+        return decode(program.recipe, program.payload, here)
+
+    def _start(self, texts: dict[TextCodec, bytes]) -> int | None:
+        return start_token(self._frozen.tokenizer) if "model" in texts else None
+
+    def _recipe(self, candidate: Candidate) -> Recipe:
+        config, frozen, task = self._config, self._frozen, self._task
+        limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
+        method = candidate.adapter.method if candidate.adapter else None
+        return Recipe(
+            dtype=config.dtype,
+            device="cuda" if frozen.model.device.type == "cuda" else "cpu",
+            pad_with_end=frozen.pad_with_end,
+            special_tokens=frozen.special_tokens,
+            chat=candidate.chat,
+            question=task.question,
+            # PEFT puts soft prompts before the padding, so padding would change the outputs.
+            batch_size=1 if method == "soft_prompt" else self._batch_size,
+            max_new_tokens=limit,
+            stop=task.stop,
+            postprocess=candidate.postprocess,
+        )
+
+
+def shown_examples(lead: str, indices: bytes, task: Task) -> str:
+    """Return `lead` followed by the demonstrations at `indices` of the train split."""
+    train, text = task.splits.train, lead
+    for at in range(0, len(indices), 2):
+        index = int.from_bytes(indices[at : at + 2], "big")
+        if index >= len(train):
+            raise PayloadError(
+                f"the train split has {len(train)} examples, there is no index {index}"
+            )
+        text += task.ask(train[index].input) + task.show(train[index].target)
+    return text
+
+
+def coarsely(
+    adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec
+) -> tuple[int, bytes, list[Integers]]:
+    """Return an adapter coarsened to integers: step byte, further bytes per tensor, integers.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    learned = adapter.learned_steps()
+    if learned is None:
+        code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
+        return code, b"", integers
+    # Learned steps are the finest coding; a coarser one multiplies them.
+    factor = spec.step / FINEST_STEP
+    return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
+
+
+def run_batch(
+    program: Program, prompt: str, frozen: FrozenModel, model: Any, inputs: Sequence[str]
+) -> Generated:
+    """Return the texts that program.py generates for `inputs`, before its post-processing.
+
+    Args:
+        program: gives limits and templates.
+        prompt: the prompt decoded from its payload.
+        frozen: the base model.
+        model: the model with the adapter installed.
+        inputs: any number; they are continued in batches of the program's own size.
+
+    Raises:
+        ValueError: if a prompt with its longest answer does not fit into the model's context.
+    """
+    recipe = program.recipe
+    return generate(
+        frozen,
+        [asked(frozen, recipe.chat, prompt + recipe.question, text) for text in inputs],
+        max_new_tokens=recipe.max_new_tokens,
+        stop=recipe.stop,
+        batch_size=recipe.batch_size,
+        model=model,
+        special_tokens=frozen.special_tokens and not recipe.chat,
+    )
+
+
+def run_program(
+    program: Program, prompt: str, frozen: FrozenModel, model: Any, inputs: Sequence[str]
+) -> list[str]:
+    """Return the outputs that program.py prints for `inputs`; see `run_batch`."""
+    generated = run_batch(program, prompt, frozen, model, inputs)
+    return [postprocess(text, program.recipe.postprocess) for text in generated.texts]

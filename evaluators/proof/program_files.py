@@ -1,0 +1,230 @@
+"""Programs on disk: in the ledger with their bytes, and as folders that can be run.
+
+FOLDER/program.py     the counted script
+FOLDER/payload.bin    the counted payload
+FOLDER/examples.jsonl not counted: inputs and the outputs that the search recorded
+FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was verified
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import ValidationError
+
+from kilobit.evaluators.ledger.fencing import part_file
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.parts import DamagedError
+from kilobit.evaluators.ledger.safe_read import read_regular
+from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.search.programs.program import Program, build
+from kilobit.search.programs.recipe import FORMAT_VERSION, Recipe
+from kilobit.search.programs.script import readable_script
+
+# A larger payload is a file of its own, so that the table stays quick to read.
+_INLINE_BYTES = 1 << 20
+_MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
+_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier", "brotli")
+
+
+_MAX_EXAMPLES_BYTES = 1 << 30
+
+
+class ProgramError(ValueError):
+    """A folder holds no program of kilobit, or one that was changed."""
+
+
+def write_program(ledger: Ledger, part: str, candidate: str, rung: int, program: Program) -> None:
+    """Write a program as a part of the ledger.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    large = len(program.payload) > _INLINE_BYTES
+    row: dict[str, Any] = {
+        "candidate": candidate,
+        "rung": rung,
+        "program": program.digest,
+        "program_bits": program.program_bits,
+        "payload_bits": program.payload_bits,
+        "codecs": json.dumps(program.codecs, sort_keys=True),
+        "recipe": program.recipe.canonical(),
+        "script": program.script,
+        "payload": None if large else program.payload,
+    }
+    if large:
+        row["payload_file"] = f"payloads/{program.digest}.bin"
+        write_whole(ledger.folder / row["payload_file"], program.payload)
+    ledger.write("programs", part, [row])
+
+
+def read_program(ledger: Ledger, part: str) -> Program:
+    """Return the program of a part of the ledger.
+
+    Raises:
+        DamagedError: naming the part, if it or its payload is missing.
+    """
+    rows = ledger.read_part("programs", part)
+    if not rows:
+        raise DamagedError(ledger.folder / "programs" / f"{part}.*", "the file is gone")
+    return program_of(rows[0], ledger.folder, _where(ledger, part))
+
+
+def program_of(row: Mapping[str, Any], folder: Place, where: Place) -> Program:
+    """Return the program of a row of the table `programs`.
+
+    Args:
+        row: its columns recipe, script, payload, payload_file and program.
+        folder: where the relative path `payload_file` starts.
+        where: file that holds the row.
+
+    Raises:
+        DamagedError: naming `where`, if its payload is missing or damaged.
+    """
+    recipe = Recipe.model_validate_json(row["recipe"])
+    if row["payload"] is not None:
+        return Program(recipe, row["script"], row["payload"])
+    place = folder / row["payload_file"]
+    try:
+        program = Program(recipe, row["script"], place.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedError(where, f"its payload in {place} is gone") from error
+    if program.digest != row["program"]:
+        raise DamagedError(where, f"its payload in {place} is damaged")
+    return program
+
+
+def _where(ledger: Ledger, part: str) -> Place:
+    accepted = ledger.accepted()
+    file = accepted.parts.get("programs", {}).get(part, part_file(part, accepted.attempt))
+    return ledger.folder / "programs" / file
+
+
+def folder_name(model: str, candidate: str) -> str:
+    """Return the name of a program's folder in RUN/programs.
+
+    The same files may be programs of several base models, each with its own outputs.
+    """
+    return f"{model}-{candidate}"
+
+
+def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None:
+    """Write a program as a folder that can be run.
+
+    Args:
+        folder: where to write; existing files are replaced.
+        program: the program.
+        about: further entries of the manifest.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
+    write_whole(folder / "program.py", program.script)
+    write_whole(folder / "payload.bin", program.payload)
+    manifest = {
+        "format": FORMAT_VERSION,
+        "program": program.digest,
+        "program_bits": program.program_bits,
+        "payload_bits": program.payload_bits,
+        "sha256": {
+            "program.py": hashlib.sha256(program.script).hexdigest(),
+            "payload.bin": hashlib.sha256(program.payload).hexdigest(),
+        },
+        "codecs": program.codecs,
+        "versions": {name: version(name) for name in _PACKAGES},
+        **about,
+        "readable": readable_script(program.recipe).splitlines(),
+        "recipe": json.loads(program.recipe.canonical()),
+    }
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
+    """Return the program of a folder, its manifest, and whether we build the same script.
+
+    Raises:
+        ProgramError: naming the file, if one is missing, damaged, too large or of another version.
+    """
+    found = {}
+    try:
+        for name, most in _MAX_BYTES.items():
+            found[name] = _read(folder / name, most)
+    except OSError as error:
+        raise ProgramError(f"{folder} holds no program: {error}") from error
+    try:
+        manifest = json.loads(found.pop("manifest.json"))
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"{folder / 'manifest.json'} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        theirs = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ProgramError(
+            f"{folder / 'manifest.json'}: format {theirs!r}, this version reads {FORMAT_VERSION}"
+        )
+    for name, content in found.items():
+        digests = manifest.get("sha256")
+        expected = digests.get(name) if isinstance(digests, dict) else None
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ProgramError(f"{folder / name} is not the file that the manifest describes")
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(manifest.get("recipe")), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise ProgramError(
+            f"{folder / 'manifest.json'}: recipe.{place}: {problem['msg']}"
+        ) from error
+    program = Program(recipe, found["program.py"], found["payload.bin"])
+    return program, manifest, _is_ours(program)
+
+
+def _is_ours(program: Program) -> bool:
+    try:
+        return build(program.recipe, program.payload).script == program.script
+    except Exception:  # noqa: BLE001 - a foreign recipe can fail in any way
+        return False
+
+
+def _read(path: Place, most: int) -> bytes:
+    try:
+        return read_regular(path, most)
+    except ValueError as error:
+        raise ProgramError(f"{path}: {error}") from error
+
+
+def read_train(folder: Place) -> bytes:
+    """Return the train split beside a program.
+
+    Raises:
+        ProgramError: if it is missing or can't be read.
+    """
+    try:
+        return _read(folder / "train.jsonl", _MAX_EXAMPLES_BYTES)
+    except OSError as error:
+        raise ProgramError(f"{folder} lacks the train split: {error}") from error
+
+
+def read_examples(folder: Place) -> list[dict[str, str]]:
+    """Return the inputs and recorded outputs beside a program.
+
+    Raises:
+        ProgramError: naming file and line, if they can't be read.
+    """
+    file = folder / "examples.jsonl"
+    try:
+        lines = _read(file, _MAX_EXAMPLES_BYTES).decode("utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProgramError(f"{file} can't be read: {error}") from error
+    if not lines:
+        raise ProgramError(f"{file}: the file holds no examples")
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            example = json.loads(line)
+            found.append({key: str(example[key]) for key in ("input", "output")})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ProgramError(
+                f"{file}, line {number}: not an object with input and output"
+            ) from error
+    return found

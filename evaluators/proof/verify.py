@@ -1,0 +1,315 @@
+"""Verification: the two files of a program must reproduce the recorded predictions.
+
+On CPU in float32 every prediction has to be the same. On a GPU or in a shorter type sums depend on
+the hardware; there the score has to lie in the recorded interval, and the number of equal
+predictions is reported.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from huggingface_hub import snapshot_download
+
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
+from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.metrics.metrics import UnscoredError
+from kilobit.evaluators.model import base_model as frozen_model
+from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
+from kilobit.evaluators.proof.sandbox import (
+    Limits,
+    ProgramFailedError,
+    interrupt_running,
+    run_files,
+)
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.programs.program import Program
+from kilobit.search.settings import InputError
+from kilobit.search.task import Task
+
+_PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of running and comparing a program's files.
+
+    Attributes:
+        num_examples: number of predictions that were compared.
+        num_equal: number of those that were the same.
+        score: score of the files' outputs, None if they failed.
+        verified: the files reproduce the recorded result.
+        error: why they failed, None if they did not.
+    """
+
+    num_examples: int
+    num_equal: int
+    score: float | None
+    verified: bool
+    error: str | None = None
+
+
+def exact(program: Program) -> bool:
+    """Return whether all predictions of a program have to be the same."""
+    return program.recipe.device == "cpu" and program.recipe.dtype == "float32"
+
+
+def limits_of(program: Program, threads: int, seconds: int) -> Limits:
+    """Return the limits of a program; none of memory for CUDA, which reserves vast addresses."""
+    memory_gb = 0 if program.recipe.device == "cuda" else Limits.memory_gb
+    return Limits(seconds=seconds, memory_gb=memory_gb, threads=threads)
+
+
+@contextmanager
+def model_folder(
+    config: BaseModelConfig, sweep_folder: Path, digests: Collection[str]
+) -> Iterator[Path]:
+    """Yield the folder of a base model; random weights are written to a temporary one.
+
+    Args:
+        config: the base model.
+        sweep_folder: the folder that its path is relative to.
+        digests: digests of the weights that its programs were measured with.
+
+    Raises:
+        InputError: if there is no such model on this machine, or its weights have changed.
+    """
+    where = config.path and sweep_folder / config.path
+    if where is not None and not where.is_dir():
+        raise InputError(f"base model {config.label}: there is no folder {where}")
+    with TemporaryDirectory(prefix="kilobit-model-") as scratch:
+        try:
+            if where is None:
+                where = Path(
+                    snapshot_download(
+                        config.hub or "", revision=config.revision, local_files_only=True
+                    )
+                )
+            place = {"path": where, "hub": None, "revision": None, "device": "cpu"}
+            found = frozen_model.load(config.model_copy(update=place), sweep_folder)
+        except Exception as error:  # transformers and the hub raise many types here
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
+            ) from error
+        others = sorted(set(digests) - {found.digest})
+        if others:
+            raise InputError(
+                f"base model {config.label}: the weights in {where} have the digest "
+                f"{found.digest}, the programs were measured with {', '.join(others)}"
+            )
+        if config.weights == "random":
+            where = Path(scratch)
+            found.model.save_pretrained(where)
+            found.tokenizer.save_pretrained(where)
+        # Free its memory, because the programs load the model themselves.
+        del found
+        yield where
+
+
+class Verifier:
+    """Verify the programs of one run.
+
+    Args:
+        folder: of the run; programs are written below it.
+        ledger: of the run.
+        last_rung: number of the rung at which programs are finished.
+        threads: of each program.
+        task: its task.
+        models: folders of the base models by label.
+        timeout_s: wall-clock limit for one program.
+    """
+
+    def __init__(
+        self,
+        folder: Place,
+        ledger: Ledger,
+        last_rung: int,
+        threads: int,
+        task: Task,
+        models: dict[str, Path],
+        timeout_s: int,
+    ) -> None:
+        self._folder, self._ledger, self._last_rung = folder, ledger, last_rung
+        self._threads, self._models, self._timeout_s = threads, models, timeout_s
+        self.task: Task = task
+
+    def program_of(self, point: FrontPoint) -> Program:
+        """Return the program of a point from the ledger.
+
+        Raises:
+            DamagedRunError: if it is damaged.
+        """
+        with self._setting_aside():
+            return read_program(self._ledger, self._part(point))
+
+    @contextmanager
+    def _setting_aside(self) -> Iterator[None]:
+        """Rename a part that turns out damaged, so that the next attempt recomputes its rung."""
+        try:
+            yield
+        except DamagedError as error:
+            self._ledger.set_aside(error.path)
+            raise DamagedRunError(
+                f"{error}; recompute its rung by `kilobit resume {self._folder}`"
+            ) from error
+
+    def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
+        """Return the outputs of a program's files for `inputs` in a fresh process.
+
+        Raises:
+            ProgramFailedError: if the files fail, or are not those that were scored.
+        """
+        if program.digest != point.program:
+            raise ProgramFailedError(f"the ledger holds {program.digest}, not the scored program")
+        return run_files(
+            program.script,
+            program.payload,
+            self._models[point.model],
+            inputs,
+            limits_of(program, self._threads, self._timeout_s),
+            train_file(self.task) if names_examples(program) else None,
+        )
+
+    def _part(self, point: FrontPoint) -> str:
+        return finished_part(point, self._last_rung)
+
+    def verify(self, point: FrontPoint) -> Verification:
+        """Write the folder of a program, run it, compare the outputs, and record the result.
+
+        Raises:
+            DamagedRunError: if the ledger's part of it is damaged; nothing is recorded then.
+            OSError: if the ledger can't be written.
+        """
+        ledger, began = self._ledger, time.monotonic()
+        part, program = self._part(point), self.program_of(point)
+        with self._setting_aside():
+            predictions = ledger.read_part("predictions", part)
+            if not predictions:
+                raise DamagedError(ledger.folder / "predictions" / f"{part}.*", "the file is gone")
+        examples = self.task.splits.search[: len(predictions)]
+        folder = program_folder(self._folder, point)
+        recorded = [row["output"] for row in predictions]
+        lines = [
+            json.dumps({"input": e.input, "output": output}, ensure_ascii=False) + "\n"
+            for e, output in zip(examples, recorded, strict=True)
+        ]
+        write_whole(folder / "examples.jsonl", "".join(lines).encode())
+        train = train_file(self.task) if names_examples(program) else None
+        if train is not None:
+            write_whole(folder / "train.jsonl", train)
+        about: dict[str, Any] = {
+            "candidate": point.candidate,
+            "task": point.task,
+            "model": point.model,
+            "score": point.score,
+            "split": point.split,
+        }
+        rung_row = (ledger.read_part("rungs", part) or [{}])[0]
+        about["base_digest"] = rung_row.get("base_digest")
+        if rung_row.get("excess_bits") is not None:
+            about["excess_bits"] = rung_row["excess_bits"]
+        write_folder(folder, program, about)
+        try:
+            outputs = self.outputs(point, program, [example.input for example in examples])
+            found = self._compared(program, point, recorded, outputs)
+        except (ProgramFailedError, UnscoredError) as error:
+            found = Verification(len(examples), 0, None, False, str(error))
+        where = verified_on(program)
+        write_folder(
+            folder,
+            program,
+            about | {"verified": found.verified, "num_equal": found.num_equal, "on": where},
+        )
+        row = {
+            # The digest of the point, so that an exchanged program counts as examined too.
+            "program": point.program,
+            "candidate": point.candidate,
+            "split": point.split,
+            "num_examples": found.num_examples,
+            "num_equal": found.num_equal,
+            "score": found.score,
+            "verified": found.verified,
+            "verified_on": json.dumps(where),
+            "error": found.error,
+            "seconds": time.monotonic() - began,
+            "finished_at": datetime.now(UTC),
+        }
+        ledger.write("verifications", point.candidate, [row])
+        return found
+
+    def _compared(
+        self,
+        program: Program,
+        point: FrontPoint,
+        recorded: Sequence[str],
+        outputs: Sequence[str],
+    ) -> Verification:
+        examples = self.task.splits.search[: len(outputs)]
+        cut = [self.task.cut(output) for output in outputs]
+        score = self.task.metric.corpus(cut, examples).score
+        num_equal = sum(a == b for a, b in zip(recorded, outputs, strict=True))
+        if exact(program):
+            verified = num_equal == len(recorded)
+        else:
+            lower = point.score if point.lower is None else point.lower
+            upper = point.score if point.upper is None else point.upper
+            verified = lower <= score <= upper
+        return Verification(len(recorded), num_equal, score, verified)
+
+
+def finished_part(point: FrontPoint, last_rung: int) -> str:
+    """Return the name of the ledger's part in which a candidate finished."""
+    return f"{point.candidate}-r{last_rung}"
+
+
+def program_folder(run: Place, point: FrontPoint) -> Place:
+    """Return the folder of a program, named by its base model and its candidate."""
+    return run / "programs" / folder_name(point.model, point.candidate)
+
+
+def names_examples(program: Program) -> bool:
+    """Return whether a program needs the train split beside the model."""
+    return program.recipe.prompt is not None and program.recipe.prompt.codec == "index"
+
+
+def train_file(task: Task) -> bytes:
+    """Return the train split for program.py: one JSON list of input and target per line."""
+    pairs = (json.dumps([e.input, e.target], ensure_ascii=False) for e in task.splits.train)
+    return "".join(pair + "\n" for pair in pairs).encode()
+
+
+def verified_on(program: Program) -> dict[str, Any]:
+    """Return where a verification ran: device, type of the weights, versions."""
+    return {
+        "device": program.recipe.device,
+        "dtype": program.recipe.dtype,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def each_at_once(
+    work: Callable[[FrontPoint], Result], points: Sequence[FrontPoint], at_once: int
+) -> Iterator[tuple[FrontPoint, Result]]:
+    """Run `work` on programs, `at_once` of them in parallel, and yield the results in order."""
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        try:
+            yield from zip(points, pool.map(work, points), strict=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_running()
+            raise

@@ -1,0 +1,1 @@
+"""Intervals, simultaneous bounds and paired tests."""

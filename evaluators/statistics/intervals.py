@@ -1,0 +1,71 @@
+"""Two-sided 95 % intervals for scores in [0, 1].
+
+They describe the noise that a finite number of examples causes for one program. They do not correct
+for selecting the best of many programs; that needs data the search never saw.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilobit.search.task import Interval
+
+_LEVEL = 0.95
+_NUM_RESAMPLES = 400
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """Return the mean of scores in [0, 1] with Wilson's interval (Wilson 1927).
+
+    For scores between 0 and 1 it is conservative: among variables in [0, 1] with the same mean, the
+    0/1 variable has the largest variance.
+
+    Raises:
+        ValueError: if there are no scores or one of them is outside [0, 1] or not a number.
+    """
+    if not scores:
+        raise ValueError("no scores: a mean needs at least one example")
+    bad = next((score for score in scores if not 0.0 <= score <= 1.0), None)
+    if bad is not None:
+        raise ValueError(f"score {bad} is outside [0, 1]")
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    if n < 2:
+        return Interval(mean, None, None)
+    z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    # Rounding may push a bound past the mean at 0 and 1, where Wilson's bound is the mean itself.
+    return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
+
+
+def bootstrap_interval(
+    rows: NDArray[np.int64], score: Callable[[NDArray[Any]], NDArray[np.float64]]
+) -> Interval:
+    """Return `score` of the column sums of `rows` with a percentile bootstrap over rows.
+
+    Args:
+        rows: integer statistics, one row an example, shape [num_examples, num_statistics].
+        score: maps summed statistics, shape [..., num_statistics], to scores in [0, 1].
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if not len(rows):
+        raise ValueError("no rows: a score needs at least one example")
+    value = float(score(rows.sum(axis=0)))
+    n = len(rows)
+    if n < 2:
+        return Interval(value, None, None)
+    # Fix the seed so that the same rows always get the same interval.
+    rng = np.random.default_rng(n)
+    # Use floats: they are exact here and multiply much faster than integers.
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES).astype(float)
+    lower, upper = np.quantile(
+        score(weights @ rows.astype(float)), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+    )
+    return Interval(value, min(value, float(lower)), max(value, float(upper)))

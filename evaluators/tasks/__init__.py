@@ -1,0 +1,1 @@
+"""Tasks: where records come from, and how they become questions with targets."""

@@ -1,0 +1,213 @@
+"""Tasks on the user's own records: fields, questions, scoring, and JSON Lines files.
+
+A task on the user's own data: JSON Lines in, a `Task` out.
+
+Every line holds one object. Splits come from three files, or from one file divided by fractions. In
+the second case the hash of an input decides its split, so repeated inputs stay in one split and
+appending lines moves no earlier line to another split. Errors name the file and the line.
+
+Common settings of tasks on the user's own records: fields to read, templates, metric.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kilobit.evaluators.judges.judges import EndpointJudge
+from kilobit.evaluators.judges.preference_metric import Preference
+from kilobit.evaluators.metrics.metrics import METRICS, parse_number
+from kilobit.evaluators.tasks.sources import checked_text, json_lines
+from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.search.settings import Config, LocalPath
+from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share
+
+
+class RecordTask(TextTask):
+    """Settings of a task on records: input field, target field and metric."""
+
+    input_field: Annotated[str, Field(description="key of the input")] = "input"
+    target_field: Annotated[str, Field(description="key of the target")] = "target"
+    target_after: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="the target is the text after the last occurrence of this in its field",
+        ),
+    ] = None
+    metric: Annotated[
+        Literal["exact_match", "number", "contains", "bleu", "preference"],
+        Field(description="the scoring rule"),
+    ]
+    judge: Annotated[
+        EndpointJudge | None,
+        Field(description="for `preference`: the judge of output against target; needs a cache"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _judge_where_one_is_asked(self) -> Self:
+        if (self.metric == "preference") != (self.judge is not None):
+            raise ValueError("`metric: preference` needs a `judge`, and no other metric has one")
+        if self.judge is not None and self.judge.cache is None:
+            raise ValueError(
+                "the judge of a task needs a `cache`: outputs are scored more than once and must "
+                "get the same score each time"
+            )
+        return self
+
+
+def example_of(record: Any, config: RecordTask, where: str) -> Example:
+    """Return the example in `record`.
+
+    Args:
+        record: one record of a file or a data set.
+        config: the fields to read.
+        where: file and line, or data set and record, for messages.
+
+    Raises:
+        ValueError: if the record is not an object with both fields as texts or numbers, one of them
+            is empty, `target_after` does not occur, or the metric `number` finds no number.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
+    values = []
+    for field in (config.input_field, config.target_field):
+        value = record.get(field)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite or isinstance(value, bool) or not isinstance(value, str | int | float):
+            shown = "nothing" if field not in record else json.dumps(value, default=str)[:60]
+            raise ValueError(
+                f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
+                f"has the keys {sorted(record)}"
+            )
+        values.append(checked_text(str(value), f"{where}: field {field!r}"))
+    text, target = values
+    if config.target_after is not None:
+        _, mark, target = target.rpartition(config.target_after)
+        if not mark:
+            raise ValueError(
+                f"{where}: field {config.target_field!r} does not contain target_after "
+                f"{config.target_after!r}"
+            )
+        checked_text(target, f"{where}: field {config.target_field!r}", config.target_after)
+    if config.metric == "number" and parse_number(target) is None:
+        raise ValueError(
+            f"{where}: field {config.target_field!r} must be a number for the metric `number`, "
+            f"found {target.strip()[:60]!r}"
+        )
+    return make_example(text, target)
+
+
+def task_of(
+    config: RecordTask,
+    folder: Path,
+    train: Sequence[Example],
+    search: Sequence[Example],
+    sealed: Sequence[Example],
+) -> Task:
+    """Return the task of these examples; paths in `config` are relative to `folder`.
+
+    Raises:
+        ValueError: if a split is empty, two overlap, or the environment lacks the judge's key.
+    """
+    return Task(
+        name=config.name,
+        question=config.question,
+        answer=config.answer,
+        stop=config.stop,
+        max_new_tokens=config.max_new_tokens,
+        metric=_metric_of(config, folder),
+        splits=make_splits(config.name, train, search, sealed, config.seed),
+    )
+
+
+def _metric_of(config: RecordTask, folder: Path) -> Metric:
+    if config.judge is None:
+        return METRICS[config.metric]
+    return Preference(config.judge, folder)
+
+
+class SplitFiles(Config):
+    """One file per split, relative to the sweep file."""
+
+    train: Annotated[LocalPath, Field(description="for training and for demonstrations")]
+    search: Annotated[LocalPath, Field(description="candidates are compared on it")]
+    sealed: Annotated[LocalPath, Field(description="never used by a search")]
+
+
+class SplitFractions(Config):
+    """Shares of one file; the rest after `search` and `sealed` is the train split."""
+
+    search: Annotated[float, Field(gt=0, lt=1, description="candidates are compared on it")] = 0.25
+    sealed: Annotated[float, Field(gt=0, lt=1, description="never used by a search")] = 0.25
+
+    @model_validator(mode="after")
+    def _leave_a_train_split(self) -> Self:
+        if self.search + self.sealed >= 1:
+            raise ValueError(
+                "`search` and `sealed` leave no train split: their sum must be below 1"
+            )
+        return self
+
+
+class JsonlTask(RecordTask):
+    """A task read from JSON Lines files."""
+
+    kind: Annotated[Literal["jsonl"], Field(description="JSON Lines files")]
+    data: Annotated[
+        LocalPath | None, Field(description="one file, divided by `fractions`; or give `files`")
+    ] = None
+    files: Annotated[SplitFiles | None, Field(description="one file for each split")] = None
+    fractions: Annotated[SplitFractions | None, Field(description="shares of `data`")] = None
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        if (self.data is None) == (self.files is None):
+            raise ValueError("give either `data` (one file) or `files` (one file for each split)")
+        if self.fractions is not None and self.files is not None:
+            raise ValueError("`fractions` divides `data`: leave it out with `files`")
+        return self
+
+
+def read_jsonl(path: Path, config: JsonlTask) -> list[Example]:
+    """Return the examples of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        ValueError: with file and line, if the file can't be read, is empty, or a line lacks the
+            fields that `config` requires.
+    """
+    examples = [example_of(record, config, where) for where, record in json_lines(path)]
+    if not examples:
+        raise ValueError(f"{path}: the file holds no examples")
+    return examples
+
+
+def load_jsonl(config: JsonlTask, folder: Path) -> Task:
+    """Return the task that `config` describes; its paths are relative to `folder`.
+
+    Raises:
+        ValueError: for unreadable or malformed files, empty or overlapping splits.
+    """
+    if config.files is not None:
+        files = config.files
+        return task_of(
+            config,
+            folder,
+            train=read_jsonl(folder / files.train, config),
+            search=read_jsonl(folder / files.search, config),
+            sealed=read_jsonl(folder / files.sealed, config),
+        )
+    assert config.data is not None
+    cuts = config.fractions or SplitFractions()
+    examples = read_jsonl(folder / config.data, config)
+    last = cuts.search + cuts.sealed
+    return task_of(
+        config,
+        folder,
+        train=[e for e in examples if share(e.input) >= last],
+        search=[e for e in examples if share(e.input) < cuts.search],
+        sealed=[e for e in examples if cuts.search <= share(e.input) < last],
+    )

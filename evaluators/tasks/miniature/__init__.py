@@ -1,0 +1,1 @@
+"""Three built-in tasks whose items are generated."""

@@ -1,0 +1,75 @@
+"""The three built-in tasks: `numbers`, `translation` and `instructions`.
+
+All items are generated from a seed in well under a second.
+
+Three small synthetic tasks whose items are generated, not downloaded.
+
+The same generators produced the training data of the embedded models (`examples/tiny/`). The hash
+of an item's input decides its split, and the models were trained on the *train* bucket only, so
+*search* and *sealed* are unseen by construction.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+
+from kilobit.evaluators.metrics.metrics import METRICS
+from kilobit.evaluators.tasks.miniature import grammar, word_problems, writing
+from kilobit.search.streams import stream
+from kilobit.search.task import Example, Task, make_example, make_splits
+
+NUM_EXAMPLES = {"train": 512, "search": 512, "sealed": 512}
+
+
+def _number(rng: random.Random) -> Example:
+    problem = word_problems.problem(rng)
+    return make_example(problem.question, str(problem.answer))
+
+
+def _clause(rng: random.Random) -> Example:
+    sentence = grammar.sentence(rng)
+    return make_example(sentence.english, sentence.german)
+
+
+def _writing(rng: random.Random) -> Example:
+    item = writing.instruction(rng)
+    extra = {"kind": item.kind, "argument": item.argument, "topic": item.topic}
+    return make_example(item.text, item.response, extra)
+
+
+# Name: generator, question, answer, metric, longest generation in tokens of the embedded tokenizer.
+_TASKS: dict[str, tuple[Callable[[random.Random], Example], str, str, str, int]] = {
+    "numbers": (_number, "Q: {input}\nA:", " {target}\n", "exact_match", 12),
+    "translation": (_clause, "In: {input}\nOut:", " {target}\n", "bleu", 24),
+    "instructions": (_writing, "Task: {input}\nText:", " {target}\n", "constraint", 24),
+}
+MINIATURE_TASKS = tuple(_TASKS)
+
+
+def load_miniature(name: str, seed: int) -> Task:
+    """Return the built-in task `name`, its items drawn and ordered by `seed`.
+
+    Raises:
+        KeyError: if `name` is not in `MINIATURE_TASKS`.
+    """
+    make, question, answer, metric, max_new_tokens = _TASKS[name]
+    rng = stream(seed, "miniature", name)
+    found: dict[str, dict[str, Example]] = {split: {} for split in SPLIT_NAMES}
+    while any(len(found[split]) < NUM_EXAMPLES[split] for split in SPLIT_NAMES):
+        example = make(rng)
+        split = found[split_of(example.input)]
+        if len(split) < NUM_EXAMPLES[split_of(example.input)]:
+            split.setdefault(example.id, example)
+    train, search, sealed = (list(found[split].values()) for split in SPLIT_NAMES)
+    splits = make_splits(name, train, search, sealed, seed)
+    return Task(name, question, answer, ("\n",), max_new_tokens, METRICS[metric], splits)
+
+
+SPLIT_NAMES = ("train", "search", "sealed")
+# Of eight hash buckets one is search, one is sealed, and six are for training.
+_BUCKETS = ("search", "sealed", "train", "train", "train", "train", "train", "train")
+
+
+def split_of(text: str) -> str:
+    """Return the split (`train`, `search` or `sealed`) of the item with input `text`."""
+    return _BUCKETS[hashlib.sha256(text.encode()).digest()[0] % 8]

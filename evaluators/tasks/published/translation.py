@@ -1,0 +1,261 @@
+"""Translation tasks on pairs of sentences: FLORES-200 and WMT 2014.
+
+Common parts of translation tasks: pairs of sentences in two languages, and the question.
+
+`{from}` and `{to}` in a template stand for the names of the languages. The score is corpus BLEU.
+
+FLORES-200: translation between any two of two hundred languages (arXiv 2207.04672).
+
+The data have two published splits with one file per language: `dev/eng_Latn.dev` (997 sentences) is
+divided into train and search, `devtest/eng_Latn.devtest` (1,012 sentences) is sealed. Records of a
+data set hold `sentence_eng_Latn` and so on for both languages. The score is corpus BLEU as in
+`wmt14`; sacrebleu's default tokenizer suits languages that put spaces between words.
+
+WMT 2014, English and German (Bojar et al. 2014): news sentences, scored by corpus BLEU.
+
+A record has `translation: {en, de}`, or there is one text file per language. The score is
+sacrebleu's corpus BLEU with default settings over all outputs of a split, divided by 100. Racing
+within a rung and plots use a score per sentence: sacrebleu's sentence BLEU with effective order.
+Its mean is not the corpus score, and no program is promoted or certified on it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kilobit.evaluators.metrics.metrics import METRICS
+from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
+from kilobit.evaluators.tasks.sources import (
+    Records,
+    checked_text,
+    read_records,
+    text_lines,
+    text_of,
+)
+from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
+from kilobit.search.task import Example, Task, make_example
+
+
+class TranslationTask(BenchmarkTask):
+    """Settings of a translation task."""
+
+    question: Annotated[
+        str,
+        Field(description="text before an answer; contains {input}, may contain {from} and {to}"),
+    ] = "{from}: {input}\n{to}:"
+    answer: Answer = " {target}\n"
+    stop: Stop = ("\n",)
+    max_new_tokens: LongestAnswer = 256
+
+    def naming(self, source: str, target: str) -> Self:
+        """Return these settings with the names of the languages in the question."""
+        question = self.question.replace("{from}", source).replace("{to}", target)
+        return self.model_copy(update={"question": question})
+
+
+class Pairs(Records):
+    """Sentences in two languages: records with a `translation`, or one text file per language."""
+
+    texts: Annotated[
+        dict[str, Path] | None,
+        Field(
+            description="a text file per language code, one sentence per line, relative to the "
+            "sweep file; or give `path` or `dataset`"
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(value is not None for value in (self.path, self.dataset, self.texts)) != 1:
+            raise ValueError("give one of `path`, `dataset` and `texts`")
+        self._check_dataset()
+        return self
+
+
+def read_pairs(
+    source: Pairs, folder: Path, first: str, second: str, *, to_learn: bool = False
+) -> list[Example]:
+    """Return sentences of language `first` as inputs and of `second` as targets.
+
+    Args:
+        source: the files or the data set.
+        folder: the base of relative paths.
+        first: code of the language of the inputs.
+        second: code of the language of the targets.
+        to_learn: leave out pairs with an empty side, which occur in published training data.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line, if a record is invalid.
+    """
+    if source.texts is not None:
+        missing = [language for language in (first, second) if language not in source.texts]
+        if missing:
+            raise ValueError(f"texts: there is no file for {missing[0]!r}")
+        files = folder / source.texts[first], folder / source.texts[second]
+        return text_pairs(*files, to_learn=to_learn)
+    examples = []
+    for where, record in read_records(source, folder):
+        both = _translation(record, where)
+        if not (to_learn and any(_is_blank(both.get(name)) for name in (first, second))):
+            place = f"{where}, translation"
+            examples.append(make_example(text_of(both, first, place), text_of(both, second, place)))
+    return examples
+
+
+def text_pairs(inputs: Path, targets: Path, *, to_learn: bool = False) -> list[Example]:
+    """Return the lines of two files as inputs and targets.
+
+    Raises:
+        ValueError: naming file and line, if a file can't be read, a line is empty (unless
+            `to_learn`), or the files differ in their number of lines.
+    """
+    asked, answers = text_lines(inputs), text_lines(targets)
+    if len(asked) != len(answers):
+        raise ValueError(
+            f"{inputs} has {len(asked)} lines and {targets} has {len(answers)}: each "
+            "line must be the translation of the same line of the other file"
+        )
+    return [
+        make_example(
+            checked_text(text, f"{inputs}, line {number}: the line"),
+            checked_text(target, f"{targets}, line {number}: the line"),
+        )
+        for number, (text, target) in enumerate(zip(asked, answers, strict=True), 1)
+        if not to_learn or (text.strip() and target.strip())
+    ]
+
+
+def _translation(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    both = record.get("translation")
+    if not isinstance(both, Mapping):
+        raise ValueError(
+            f"{where}: field 'translation' must be an object with a text for each language, found "
+            f"{type(both).__name__ if 'translation' in record else 'nothing'}"
+        )
+    return both
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+_CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
+
+
+class FloresTask(TranslationTask):
+    """Settings of FLORES-200, from the hub or from its folder."""
+
+    kind: Annotated[Literal["flores"], Field(description="sentences in 200 languages")]
+    name: TaskName = "flores"
+    source: Annotated[
+        str, Field(pattern=_CODE, description="code of the source language, e.g. eng_Latn")
+    ]
+    target: Annotated[
+        str, Field(pattern=_CODE, description="code of the target language, e.g. deu_Latn")
+    ]
+    source_name: Annotated[
+        str | None, Field(description="text for {from}; by default the code")
+    ] = None
+    target_name: Annotated[str | None, Field(description="text for {to}; by default the code")] = (
+        None
+    )
+    folder: Annotated[
+        Path | None,
+        Field(description="has dev/ and devtest/; relative to the sweep file; or give `dataset`"),
+    ] = None
+    dataset: Annotated[
+        str | None,
+        Field(description="hub id, or a folder relative to the sweep file that begins with ."),
+    ] = None
+    subset: Annotated[
+        str | None, Field(description="name of the configuration; by default SOURCE-TARGET")
+    ] = None
+    revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
+    search_share: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="share of `dev` that becomes the search split, by the hash of the input; "
+            "by default 0.2",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.folder is None) == (self.dataset is None):
+            raise ValueError("give either `folder` (local) or `dataset` (for the datasets library)")
+        for field in ("subset", "revision"):
+            if self.dataset is None and getattr(self, field) is not None:
+                raise ValueError(f"`{field}` belongs to `dataset`: give `dataset`, or leave it out")
+        if self.source == self.target:
+            raise ValueError(f"`source` and `target` are both {self.source}")
+        return self
+
+
+def _read(config: FloresTask, folder: Path, split: str) -> list[Example]:
+    first, second = config.source, config.target
+    if config.folder is not None:
+        place = folder / config.folder / split
+        return text_pairs(place / f"{first}.{split}", place / f"{second}.{split}")
+    records = Records(
+        dataset=config.dataset,
+        subset=config.subset or f"{first}-{second}",
+        revision=config.revision,
+        split=split,
+    )
+    return [
+        make_example(
+            text_of(record, f"sentence_{first}", where),
+            text_of(record, f"sentence_{second}", where),
+        )
+        for where, record in read_records(records, folder)
+    ]
+
+
+def load_flores(config: FloresTask, folder: Path) -> Task:
+    """Return the task that `config` describes; its paths are relative to `folder`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line, if a record is invalid.
+    """
+    train, search = divided(config, _read(config, folder, "dev"), None)
+    sealed = _read(config, folder, "devtest")
+    asking = config.naming(config.source_name or config.source, config.target_name or config.target)
+    return benchmark_task(asking, METRICS["bleu"], train, search, sealed)
+
+
+_NAMES = {"en": "English", "de": "German"}
+
+
+class Wmt14Task(TranslationTask):
+    """Settings of WMT14 English-German, from the hub or from files."""
+
+    kind: Annotated[Literal["wmt14"], Field(description="news sentences, English and German")]
+    name: TaskName = "wmt14"
+    direction: Annotated[Literal["en-de", "de-en"], Field(description="direction of translation")]
+    train: Annotated[Pairs, Field(description="pairs for training and for the search split")]
+    search: Annotated[
+        Pairs | None, Field(description="pairs of the search split; null: a share of `train`")
+    ] = None
+    sealed: Annotated[Pairs, Field(description="the published test set")]
+
+
+def load_wmt14(config: Wmt14Task, folder: Path) -> Task:
+    """Return the task that `config` describes; its paths are relative to `folder`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line, if a record is invalid.
+    """
+    first, second = config.direction.split("-")
+    given = None if config.search is None else read_pairs(config.search, folder, first, second)
+    pairs = read_pairs(config.train, folder, first, second, to_learn=True)
+    train, search = divided(config, pairs, given)
+    sealed = read_pairs(config.sealed, folder, first, second)
+    asking = config.naming(_NAMES[first], _NAMES[second])
+    return benchmark_task(asking, METRICS["bleu"], train, search, sealed)

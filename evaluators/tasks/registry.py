@@ -1,0 +1,80 @@
+"""The tasks that a sweep file can name, and the loader of each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
+from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.evaluators.tasks.published.conversations import InstructionsTask, load_instructions
+from kilobit.evaluators.tasks.published.esnli import EsnliTask, load_esnli
+from kilobit.evaluators.tasks.published.gsm8k import Gsm8kTask, load_gsm8k
+from kilobit.evaluators.tasks.published.ifeval import IfevalTask, load_ifeval
+from kilobit.evaluators.tasks.published.math import MathTask, load_math
+from kilobit.evaluators.tasks.published.translation import (
+    FloresTask,
+    Wmt14Task,
+    load_flores,
+    load_wmt14,
+)
+from kilobit.search.settings import Config
+from kilobit.search.task import Task
+
+
+class MiniatureTask(Config):
+    """One of the three built-in tasks; its items are generated."""
+
+    kind: Annotated[Literal["miniature"], Field(description="a built-in task")]
+    name: Annotated[
+        Literal["numbers", "translation", "instructions"],
+        Field(description="word problems, English to German, or checkable writing tasks"),
+    ]
+    seed: Annotated[int, Field(ge=0, description="seed of the items and their order")] = 0
+
+
+AnyTask = (
+    MiniatureTask
+    | JsonlTask
+    | DatasetTask
+    | Gsm8kTask
+    | MathTask
+    | Wmt14Task
+    | FloresTask
+    | IfevalTask
+    | EsnliTask
+    | InstructionsTask
+)
+TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
+
+
+def _load_miniature(config: MiniatureTask, folder: Path) -> Task:
+    return load_miniature(config.name, config.seed)
+
+
+_LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
+    MiniatureTask: _load_miniature,
+    JsonlTask: load_jsonl,
+    DatasetTask: load_dataset_task,
+    Gsm8kTask: load_gsm8k,
+    MathTask: load_math,
+    Wmt14Task: load_wmt14,
+    FloresTask: load_flores,
+    IfevalTask: load_ifeval,
+    EsnliTask: load_esnli,
+    InstructionsTask: load_instructions,
+}
+TASK_KINDS: tuple[str, ...] = tuple(
+    get_args(config.model_fields["kind"].annotation)[0] for config in _LOADERS
+)
+
+
+def load_task(config: AnyTask, folder: Path) -> Task:
+    """Return the task that `config` describes; its paths are relative to `folder`.
+
+    Raises:
+        ValueError: naming file and line, if its data are invalid.
+    """
+    return _LOADERS[type(config)](config, folder)

@@ -1,0 +1,210 @@
+"""Sources of a split's records: a file, a folder of files, or a data set.
+
+`read_records` yields every record with its origin for messages: file and line, or data set, split
+and number. Code that comes with a data set is never executed.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from kilobit.search.settings import Config
+
+Record = tuple[str, Mapping[str, Any]]
+
+
+class Records(Config):
+    """The records of a split: a local file, or a data set for the `datasets` library."""
+
+    path: Annotated[
+        Path | None,
+        Field(
+            description="a .jsonl file, a .json file with a list, or a folder of .json files with "
+            "one record each, relative to the sweep file; or give `dataset`"
+        ),
+    ] = None
+    dataset: Annotated[
+        str | None,
+        Field(description="hub id, or a folder relative to the sweep file that begins with ."),
+    ] = None
+    subset: Annotated[str | None, Field(description="name of the configuration")] = None
+    revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
+    split: Annotated[str | None, Field(description="of the data set, for example train[:6000]")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either `path` (local) or `dataset` (for the datasets library)")
+        self._check_dataset()
+        return self
+
+    def _check_dataset(self) -> None:
+        if self.dataset is not None:
+            if self.split is None:
+                raise ValueError("`dataset` needs a `split`, for example train")
+            return
+        for field in ("subset", "revision", "split"):
+            if getattr(self, field) is not None:
+                raise ValueError(f"`{field}` belongs to `dataset`: give `dataset`, or leave it out")
+
+
+class DatasetMissingError(ValueError):
+    """A data set is not on this machine and can't be fetched."""
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the value of each line of a JSON Lines file with its origin; skip blank lines.
+
+    Raises:
+        ValueError: with file and line, if the file can't be read or a line is not JSON.
+    """
+    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _parsed(line, where)
+
+
+def text_lines(path: Path) -> list[str]:
+    r"""Return the lines of a UTF-8 text file without line ends; only \n and \r\n end a line.
+
+    Raises:
+        ValueError: with file and line, if it can't be read or is not UTF-8.
+    """
+    lines = _bytes(path).removesuffix(b"\n").split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not UTF-8: {error}") from error
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def _parsed(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from error
+
+
+def _local(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.is_dir():
+        files = sorted(path.rglob("*.json"))
+        if not files:
+            raise ValueError(f"{path}: the folder holds no .json file")
+        for file in files:
+            yield str(file), _parsed(_bytes(file), str(file))
+    elif path.suffix == ".json":
+        content = _parsed(_bytes(path), str(path))
+        if not isinstance(content, list):
+            raise ValueError(
+                f"{path}: a list of records is needed; one record per line: name it .jsonl"
+            )
+        for number, record in enumerate(content, 1):
+            yield f"{path}, record {number}", record
+    else:
+        yield from json_lines(path)
+
+
+def dataset_rows(
+    dataset: str, subset: str | None, revision: str | None, split: str, folder: Path
+) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a split of a data set with their origins.
+
+    Raises:
+        DatasetMissingError: if the data set is not on this machine and can't be fetched.
+        ValueError: if it can't be read.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    place = str(folder / dataset) if dataset.startswith(".") else dataset
+    try:
+        rows = datasets.load_dataset(place, subset, split=split, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise DatasetMissingError(
+            f"data set {place} is not on this machine and can't be fetched: {error}"
+        ) from error
+    except Exception as error:  # the library passes on any exception of its readers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"data set {place}, split {split!r}: {reason}") from error
+    for number, row in enumerate(rows):
+        yield f"data set {place}, split {split!r}, record {number}", row
+
+
+def read_records(source: Records, folder: Path) -> Iterator[Record]:
+    """Yield the records of `source` with their origins; paths are relative to `folder`.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming the origin, if it can't be read, a record is not an object, or there are
+            no records.
+    """
+    if source.dataset is not None:
+        assert source.split is not None
+        place = source.dataset
+        rows = dataset_rows(place, source.subset, source.revision, source.split, folder)
+    else:
+        assert source.path is not None
+        place = str(folder / source.path)
+        rows = _local(folder / source.path)
+    empty = True
+    for where, record in rows:
+        if not isinstance(record, Mapping):
+            raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
+        empty = False
+        yield where, record
+    if empty:
+        raise ValueError(f"{place}: there are no records")
+
+
+def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the text in `field` of a record.
+
+    Raises:
+        ValueError: if it is missing, not a text, or only white space.
+    """
+    value = record.get(field)
+    if not isinstance(value, str):
+        shown = "nothing" if field not in record else json.dumps(value, default=str)[:60]
+        raise ValueError(
+            f"{where}: field {field!r} must be a text, found {shown}; the record has the keys "
+            f"{sorted(map(str, record))}"
+        )
+    return checked_text(value, f"{where}: field {field!r}")
+
+
+def checked_text(text: str, place: str, mark: str = "") -> str:
+    """Return `text` unchanged after checking it.
+
+    Args:
+        text: the text.
+        place: its origin, for messages.
+        mark: the mark that it follows, for messages.
+
+    Raises:
+        ValueError: naming `place`, if the text is only white space or can't be written as UTF-8.
+    """
+    if not text.strip():
+        # An empty target would make empty outputs correct; an empty input asks nothing.
+        raise ValueError(f"{place} is empty{f' after {mark!r}' if mark else ''}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place} holds half of a surrogate pair, which is not valid text"
+        ) from error
+    return text

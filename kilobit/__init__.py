@@ -1,0 +1,1 @@
+"""kilobit: the shortest program that makes a frozen language model reach a target score."""

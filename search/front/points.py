@@ -1,0 +1,275 @@
+"""Pareto fronts from ledger rows: the programs that count, and their certificates.
+
+A candidate counts with the result of its last rung. Only candidates that completed the whole ladder
+are on the front: scores on fewer examples are not comparable with theirs.
+
+Published points, beside the points of runs and never among them.
+
+Their programs were not run here: lengths and scores come from a table, are often measured on other
+splits, and often count other parts of a program. So they have fronts of their own, and no
+complexity is read off them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kilobit.search.front.pareto import pareto_front
+from kilobit.search.programs.program import Length
+from kilobit.search.rungs import Rung
+
+# Columns of the ledger's `rungs` from which points are made.
+OF_A_POINT = (
+    "candidate",
+    "rung",
+    "split",
+    "num_examples",
+    "score",
+    "lower",
+    "upper",
+    "program_bits",
+    "payload_bits",
+    "program",
+)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Result of a program on the sealed split.
+
+    Attributes:
+        score: on the sealed split; None if the program failed there, as are the bounds.
+        lower: bound of the true score, at `level` for all `num_programs` programs at once.
+        upper: upper bound of the true score, likewise.
+        num_examples: size of the sealed split.
+        level: probability that all bounds hold.
+        num_programs: how many programs were chosen together.
+        repeated: whether the sealed split had been opened before for other programs.
+    """
+
+    score: float | None
+    lower: float | None
+    upper: float | None
+    num_examples: int
+    level: float
+    num_programs: int
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One program on a front; the fields and their order are those of `front --json`."""
+
+    run: str
+    task: str
+    model: str
+    regime: str
+    candidate: str
+    family: str
+    program_bits: int
+    payload_bits: int
+    score: float
+    lower: float | None
+    upper: float | None
+    num_examples: int
+    split: str
+    verified: bool | None
+    certified: bool | None
+    program: str
+    length: Length = "program"
+    certificate: Certificate | None = None
+    imported: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Return the length by which this point is compared with other points of its front."""
+        return self.program_bits if self.length == "program" else self.payload_bits
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this point."""
+        return asdict(self)
+
+
+def at_last_rung(
+    candidates: pa.Table, rungs: pa.Table, last_rung: Rung
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of candidates that have a score at `last_rung`, and their rows there.
+
+    Most rows of a large ledger belong to lower rungs, or to candidates that did not get so far;
+    those never become Python objects.
+    """
+    complete = pc.and_(
+        pc.and_(pc.equal(rungs["rung"], last_rung.index), pc.is_valid(rungs["score"])),
+        pc.equal(rungs["num_examples"], last_rung.num_examples),
+    )
+    rows = rungs.filter(complete)
+    about = candidates.filter(pc.is_in(candidates["candidate"], value_set=rows["candidate"]))
+    return about.to_pylist(), rows.to_pylist()
+
+
+def complete_points(
+    run: str,
+    candidates: Sequence[Mapping[str, Any]],
+    rungs: Sequence[Mapping[str, Any]],
+    verifications: Sequence[Mapping[str, Any]],
+    last_rung: Rung,
+    length: Length,
+    certificates: Sequence[Mapping[str, Any]] = (),
+    targets: Sequence[float] = (),
+) -> list[FrontPoint]:
+    """Return a point for every candidate that has a score at `last_rung`, in their order.
+
+    A program gets no point if verification failed: its files did not give its predictions.
+
+    Args:
+        run: name of the points' run.
+        candidates: rows of the ledger's `candidates`.
+        rungs: rows of the ledger's `rungs`.
+        verifications: rows of the ledger's `verifications`.
+        last_rung: the last rung of the ladder.
+        length: the length by which the points are compared.
+        certificates: rows of the ledger's `certificates`; the last one of a program counts.
+        targets: scores that a program may claim to reach.
+    """
+    scored = {
+        row["candidate"]: row
+        for row in rungs
+        if row["rung"] == last_rung.index
+        and row["score"] is not None
+        # A candidate that lost its race there was not scored on all examples.
+        and row["num_examples"] == last_rung.num_examples
+    }
+    # The same files under two base models are two programs.
+    verified = {(row["candidate"], row["program"]): row["verified"] for row in verifications}
+    by_program = {
+        (row["candidate"], row["program"]): row
+        for row in sorted(certificates, key=lambda row: row["finished_at"])
+    }
+    points = []
+    for about in candidates:
+        row = scored.get(about["candidate"])
+        if row is None:
+            continue
+        key = (row["candidate"], row["program"])
+        if verified.get(key) is False:
+            continue
+        certificate = _certificate(by_program.get(key))
+        points.append(
+            FrontPoint(
+                run=run,
+                task=about["task"],
+                model=about["model"],
+                regime=about["regime"],
+                candidate=row["candidate"],
+                family=about["family"],
+                program_bits=row["program_bits"],
+                payload_bits=row["payload_bits"],
+                score=row["score"],
+                lower=row["lower"],
+                upper=row["upper"],
+                num_examples=row["num_examples"],
+                split=row["split"],
+                verified=verified.get(key),
+                certified=_is_certified(row["score"], certificate, targets),
+                program=row["program"],
+                length=length,
+                certificate=certificate,
+            )
+        )
+    return points
+
+
+def _certificate(row: Mapping[str, Any] | None) -> Certificate | None:
+    if row is None:
+        return None
+    return Certificate(**{field.name: row[field.name] for field in fields(Certificate)})
+
+
+def _is_certified(
+    score: float, certificate: Certificate | None, targets: Sequence[float]
+) -> bool | None:
+    """Return whether the sealed split confirms the largest target that a program claims.
+
+    It claims the targets that its score on the search split reaches. None if it claims none, or its
+    program was not run on the sealed split.
+    """
+    claimed = max((target for target in targets if score >= target), default=None)
+    if claimed is None or certificate is None:
+        return None
+    return certificate.lower is not None and certificate.lower >= claimed
+
+
+def fronts(points: Sequence[FrontPoint]) -> dict[tuple[str, str], list[FrontPoint]]:
+    """Return the Pareto front of each (task, model), in the order in which they first appear."""
+    groups: dict[tuple[str, str], list[FrontPoint]] = {}
+    for point in points:
+        groups.setdefault((point.task, point.model), []).append(point)
+    return {key: pareto_front(group) for key, group in groups.items()}
+
+
+@dataclass(frozen=True)
+class ImportedPoint:
+    """A published point; fields and order are those of `front --json`, unknown is None."""
+
+    run: str
+    task: str | None
+    model: str | None
+    regime: str | None
+    candidate: str | None
+    family: str | None
+    program_bits: int | None
+    payload_bits: int | None
+    score: float
+    lower: float | None
+    upper: float | None
+    num_examples: int | None
+    split: None = None
+    verified: None = None
+    certified: None = None
+    program: None = None
+    length: Length = "program"
+    certificate: None = None
+    imported: bool = True
+
+    @property
+    def bits(self) -> int:
+        """Return the length by which this point is compared with other points of its front."""
+        found = self.program_bits if self.length == "program" else self.payload_bits
+        assert found is not None, "the point lacks the length by which its front is compared"
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this point."""
+        return asdict(self)
+
+
+def imported_points(
+    run: str, rows: Iterable[Mapping[str, Any]], length: Length
+) -> list[ImportedPoint]:
+    """Return the points of a table that have the given length, in their order.
+
+    Args:
+        run: name of the points' origin.
+        rows: rows with the other fields of a point; further columns are ignored.
+        length: the length by which the points are compared.
+    """
+    names = ("task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
+             "score", "lower", "upper", "num_examples")  # fmt: skip
+    return [
+        ImportedPoint(run=run, length=length, **{name: row[name] for name in names})
+        for row in rows
+        if row[f"{length}_bits"] is not None
+    ]
+
+
+def imported_fronts(
+    points: Sequence[ImportedPoint],
+) -> dict[tuple[str | None, str | None], list[ImportedPoint]]:
+    """Return the Pareto front of each (task, model), in the order in which they first appear."""
+    groups: dict[tuple[str | None, str | None], list[ImportedPoint]] = {}
+    for point in points:
+        groups.setdefault((point.task, point.model), []).append(point)
+    return {key: pareto_front(group) for key, group in groups.items()}

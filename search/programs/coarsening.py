@@ -1,0 +1,136 @@
+"""Coarser programs from one trained adapter: the settings of a rate search, and its steps.
+
+From the trained numbers of an adapter to fewer and coarser ones: what a rate search walks over.
+
+Low-rank pairs are rotated first, so that the components of a product are ordered and both factors
+are of equal size; the product stays what it was. Only the encoder comes here, so none of this has
+to agree between machines.
+
+Rate search: many programs from one trained adapter, coarser and with fewer components.
+
+Training takes most of the time; each of these programs only has to be scored on the same examples.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from kilobit.search.candidate import Candidate
+from kilobit.search.programs.numbers import Integers, Tensor, quantise, quantise_each
+from kilobit.search.settings import Config
+
+# Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
+Units = Sequence[tuple[int, ...]]
+
+
+def rotated(tensors: Sequence[Tensor], units: Units) -> list[Tensor]:
+    """Return the same products from balanced factors with orthogonal, ordered components.
+
+    A pair (A, B) holds A of shape [rank, inputs] and B of shape [rank, outputs]; the product is
+    B^T A.
+    """
+    found = list(tensors)
+    for unit in units:
+        if len(unit) != 2:
+            continue
+        first, second = (tensors[i].astype(np.float64) for i in unit)
+        left, right = np.linalg.qr(second.T), np.linalg.qr(first.T)
+        u, s, vt = np.linalg.svd(left.R @ right.R.T)
+        root = np.sqrt(s)[:, None]
+        found[unit[0]] = (root * (right.Q @ vt.T).T).astype(np.float32)
+        found[unit[1]] = (root * (left.Q @ u).T).astype(np.float32)
+    return found
+
+
+def pruned(tensors: Sequence[Tensor], units: Units, keep: float) -> list[Tensor]:
+    """Return the tensors with only the largest fraction `keep` of their components.
+
+    A component is a row, for a pair the rows of both; its size is the product of their norms.
+    """
+    components = [
+        (math.prod(float(np.linalg.norm(tensors[i][row])) for i in unit), unit, row)
+        for unit in units
+        for row in range(len(tensors[unit[0]]))
+    ]
+    components.sort(key=lambda component: component[0], reverse=True)
+    found = [tensor.copy() for tensor in tensors]
+    for _, unit, row in components[math.ceil(keep * len(components)) :]:
+        for i in unit:
+            found[i][row] = 0
+    return found
+
+
+def coarse(
+    tensors: Sequence[Tensor], units: Units, step: float, keep: float
+) -> tuple[int, list[Integers]]:
+    """Return the step byte and the integers of an adapter that is pruned and quantised.
+
+    Args:
+        tensors: the trained numbers, each of shape [rows, columns].
+        units: which tensors belong together.
+        step: in units of the root mean square of all numbers before pruning.
+        keep: fraction of the components that stay.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    total = sum(tensor.size for tensor in tensors)
+    power = sum(float((tensor.astype(np.float64) ** 2).sum()) for tensor in tensors) / max(1, total)
+    if not math.isfinite(power):
+        raise ValueError("the adapter holds numbers that are not finite")
+    small = pruned(rotated(tensors, units), units, keep)
+    return quantise(small, step * math.sqrt(power) if power > 0 else 1.0)
+
+
+def coarse_each(
+    tensors: Sequence[Tensor], units: Units, steps: Sequence[float], factor: float, keep: float
+) -> tuple[int, bytes, list[Integers]]:
+    """Return the same for an adapter that has learned a step for each tensor.
+
+    The tensors lie on grids of their steps already, so they are not rotated.
+
+    Args:
+        tensors: the trained numbers, each of shape [rows, columns].
+        units: which tensors belong together.
+        steps: the learned steps.
+        factor: how much coarser than learned.
+        keep: fraction of the components that stay.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    return quantise_each(pruned(tensors, units, keep), [factor * step for step in steps])
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class RateSearch(Config):
+    """The coarser programs that are made from an adapter after its last rung."""
+
+    steps: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(description="quantisation steps in units of the root mean square of the numbers"),
+    ] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    keep: Annotated[
+        tuple[Fraction, ...],
+        Field(description="fractions of the rank components to keep, with steps 0.5 and 1"),
+    ] = (0.5, 0.25)
+
+    def variants(self, candidate: Candidate) -> list[Candidate]:
+        """Return the candidates that differ from `candidate` only in how its adapter is coded."""
+        adapter = candidate.adapter
+        if adapter is None or adapter.method == "data":
+            return []
+        codings = [(step, 1.0) for step in self.steps]
+        codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]
+        found = [
+            candidate.model_copy(
+                update={"adapter": adapter.model_copy(update={"step": step, "keep": keep})}
+            )
+            for step, keep in dict.fromkeys(codings)
+        ]
+        return [variant for variant in found if variant != candidate]

@@ -1,0 +1,269 @@
+"""Optuna's samplers by ask and tell: multi-objective TPE and NSGA-II, without storage or threads.
+
+Both minimise log2 of bits and maximise the score. The space is defined during sampling: first the
+family, then the values that it lists; numbers are ordered, all other values are categorical, and
+demonstrations are one of `sets` seeded sets. A family takes part if its `candidates` is above 0;
+the number has no other meaning here.
+
+Optuna can't prune with several objectives, so a candidate counts with the bits and the score of the
+rung where it ended, however low: for a prompt that score is unbiased, only noisier; for an adapter
+it is the score after that much training. A candidate without a score is a failed trial, which the
+samplers ignore. A candidate that is already known is a failed trial too, and the sampler is asked
+again; TPE then compares fewer draws, so that it is less likely to repeat itself. After a few such
+trials a random draw from the space replaces the sampler's, and its result is added to the study.
+
+Optuna is imported when the first of these proposers is made.
+"""
+
+import math
+import random
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from kilobit.search.adapter_methods import AdapterSpec, MethodName
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
+from kilobit.search.proposers.grid import two_digits, unique
+from kilobit.search.proposers.population import log2_bits
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.space import AdapterFamily, Families, PromptFamily
+from kilobit.search.streams import stream, stream_seed
+from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+# Numbers of draws TPE compares by expected improvement: 24 is Optuna's default, 1 a plain draw.
+_DRAWS_COMPARED = (24, 8, 2, 1)
+_MAX_RANDOM_WALKS = 200
+_Trial: TypeAlias = "Trial | _RandomWalk"
+
+
+class OptunaProposer:
+    """Propose the candidates of an Optuna sampler, the one that adds nothing first."""
+
+    def __init__(
+        self,
+        config: TpeProposer | Nsga2Proposer,
+        families: Families,
+        task: Task,
+        models: Sequence[str],
+        seed: int,
+    ) -> None:
+        self._config, self._families, self._task = config, searched(families), task
+        self._seed = seed
+        self._studies = {model: _study() for model in models}
+        self._counts = dict.fromkeys(models, 0)
+        self._trials: dict[str, _Trial] = {}
+        self._taken: set[str] = set()
+
+    def propose(self, model: str) -> Proposal | None:
+        """Return the sampler's candidate, or a random draw if the sampler repeats known ones."""
+        count = self._counts[model]
+        bare = first_candidate(self._families, self._task, model)
+        found: Proposal | None
+        if count == 0 and bare is not None and bare.id not in self._taken:
+            found = Proposal(bare, "random")
+        else:
+            found = self._ask(model, count) or self._walk_at_random(model, count)
+        if found is not None:
+            self._counts[model] += 1
+            self._taken.add(found.candidate.id)
+        return found
+
+    def observe(self, observation: Observation) -> None:
+        """Record in the study the result of a candidate that has ended."""
+        self._taken.add(observation.candidate)
+        if not observation.last:
+            return
+        study = self._studies[observation.model]
+        trial = self._trials.pop(observation.candidate, None)
+        if trial is None:
+            return
+        values = None
+        if observation.score is not None and observation.bits is not None:
+            values = (log2_bits(observation.bits), observation.score)
+        if isinstance(trial, _RandomWalk):
+            trial.tell(study, values)
+        elif values is None:
+            _fail(study, trial)
+        else:
+            study.tell(trial, values)
+
+    def _ask(self, model: str, count: int) -> Proposal | None:
+        study = self._studies[model]
+        for compared in _DRAWS_COMPARED:
+            # A new sampler for each draw: its random stream depends on names, not on earlier draws.
+            seed = stream_seed(self._seed, self._config.kind, model, count, compared)
+            study.sampler = _sampler(self._config, seed % (1 << 32), compared)
+            trial = study.ask()
+            candidate = self._walk(trial, model)
+            if candidate.id not in self._taken:
+                self._trials[candidate.id] = trial
+                return Proposal(candidate, self._config.kind)
+            _fail(study, trial)
+        return None
+
+    def _walk_at_random(self, model: str, count: int) -> Proposal | None:
+        rng = stream(self._seed, self._config.kind, model, count)
+        for _ in range(_MAX_RANDOM_WALKS):
+            walk = _RandomWalk(rng)
+            candidate = self._walk(walk, model)
+            if candidate.id not in self._taken:
+                self._trials[candidate.id] = walk
+                return Proposal(candidate, "random")
+        return None
+
+    def _walk(self, trial: _Trial, model: str) -> Candidate:
+        """Return the candidate of a trial, defining its space on the way."""
+        name = _choice(trial, "family", list(self._families))
+        family = self._families[name]
+        prefix = f"{name}."
+        count = _level(trial, prefix + "demonstrations", family.demonstrations)
+        number = _choice(trial, prefix + "set", list(range(self._config.sets))) if count else 0
+        return Candidate(
+            task=self._task.name,
+            model=model,
+            prompt=Prompt(
+                instruction=_choice(trial, prefix + "instruction", family.instructions),
+                demonstrations=as_shown(demonstration_set(self._task, self._seed, count, number)),
+            ),
+            adapter=self._adapter(trial, name, family, model),
+            chat=_choice(trial, prefix + "chat", family.chat),
+            max_new_tokens=_choice(trial, prefix + "max_new_tokens", family.max_new_tokens),
+            postprocess=_steps(trial, prefix, family),
+        )
+
+    def _adapter(
+        self, trial: _Trial, name: str, family: PromptFamily, model: str
+    ) -> AdapterSpec | None:
+        if not isinstance(family, AdapterFamily):
+            return None
+        prefix = f"{name}."
+        shape = {
+            field: (_level if field in ("rank", "size") else _choice)(
+                trial, prefix + field, choices
+            )
+            for field, choices in family.shapes().items()
+        }
+        if "target_modules" in shape:
+            shape["target_modules"] = tuple(sorted(shape["target_modules"]))
+        rate = family.learning_rate
+        training = _choice(trial, prefix + "training", family.training)
+        price = None
+        if training != "plain":
+            price = _level(trial, prefix + "nats_per_kbit", family.nats_per_kbit)
+        return AdapterSpec(
+            method=cast(MethodName, name),
+            learning_rate=two_digits(
+                trial.suggest_float(prefix + "learning_rate", rate.low, rate.high, log=True)
+            ),
+            steps=_level(trial, prefix + "steps", family.steps),
+            batch_size=family.batch_size,
+            seed=stream(self._seed, "adapter", model, name).randrange(1 << 31),
+            training=training,
+            nats_per_kbit=price,
+            **shape,
+        )
+
+
+def _choice(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
+    """Return the trial's choice among values that have no order."""
+    found = unique(values)
+    return (
+        found[trial.suggest_categorical(name, list(range(len(found))))] if found[1:] else found[0]
+    )
+
+
+def _level(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
+    """Return the trial's choice among numbers, known to the sampler by their order."""
+    found = sorted(set(values))
+    return found[trial.suggest_int(name, 0, len(found) - 1)] if found[1:] else found[0]
+
+
+def _steps(trial: _Trial, prefix: str, family: PromptFamily) -> tuple[str, ...]:
+    listed: tuple[str, ...] = _choice(trial, prefix + "postprocess", family.postprocess)
+    combine = unique(family.postprocess_combine)
+    most = min(family.postprocess_most, len(combine))
+    more = [_choice(trial, f"{prefix}step{i}", [None, *combine]) for i in range(most)]
+    return listed + tuple(step for step in unique(more) if step is not None)
+
+
+def _study() -> "Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(directions=["minimize", "maximize"], study_name="kilobit")
+
+
+def _fail(study: "Study", trial: "Trial") -> None:
+    from optuna.trial import TrialState
+
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _sampler(config: TpeProposer | Nsga2Proposer, seed: int, compared: int) -> "BaseSampler":
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.samplers import NSGAIISampler, TPESampler
+
+    if isinstance(config, Nsga2Proposer):
+        return NSGAIISampler(population_size=config.population, seed=seed)
+    with warnings.catch_warnings():
+        # Joint models of conditional parameters (`group`) are experimental since 2021.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(
+            n_startup_trials=config.fresh,
+            n_ei_candidates=compared,
+            multivariate=True,
+            group=True,
+            seed=seed,
+        )
+
+
+class _RandomWalk:
+    """Stand-in for a trial in `AskTell._walk`, drawn uniformly and unknown to any study."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._params: dict[str, Any] = {}
+        self._distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[int]) -> int:
+        from optuna.distributions import CategoricalDistribution
+
+        self._distributions[name] = CategoricalDistribution(tuple(choices))
+        self._params[name] = value = self._rng.choice(choices)
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        from optuna.distributions import IntDistribution
+
+        self._distributions[name] = IntDistribution(low, high)
+        self._params[name] = value = self._rng.randint(low, high)
+        return value
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        from optuna.distributions import FloatDistribution
+
+        assert log
+        self._distributions[name] = FloatDistribution(low, high, log=True)
+        value = math.exp(self._rng.uniform(math.log(low), math.log(high)))
+        self._params[name] = value = min(max(value, low), high)
+        return value
+
+    def tell(self, study: "Study", values: tuple[float, float] | None) -> None:
+        """Add the random trial and its result to the Optuna study."""
+        from optuna.trial import TrialState, create_trial
+
+        study.add_trial(
+            create_trial(
+                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+                values=values,
+                params=self._params,
+                distributions=self._distributions,
+            )
+        )

@@ -1,0 +1,31 @@
+"""Base class of every typed part of a sweep file: unknown keys are errors, values don't change."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+)
+
+
+def _local(path: Path) -> Path:
+    if path.parts[:1] and path.parts[0].endswith(":"):
+        raise ValueError(
+            "a local path is needed, not a URL: download it first, or use `hub` for a hub model"
+        )
+    return path
+
+
+LocalPath = Annotated[Path, AfterValidator(_local)]
+
+
+class Config(BaseModel):
+    """A part of the sweep file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputError(ValueError):
+    """Error for a sweep file, or something it names, that can't be used."""

@@ -1,0 +1,208 @@
+"""A task: three disjoint splits, a fixed template and a scoring rule.
+
+Loading checks that no two splits share an input. The task's seed fixes the order of each split, so
+the examples of a small rung are always the first examples of a larger rung.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from kilobit.search.streams import stream
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a task: `id` is a hash of its input, `extra` holds further data for the metric.
+
+    Demonstrations show `target` and adapters are trained on it. Outputs are compared with `gold`.
+    """
+
+    id: str
+    input: str
+    target: str
+    extra: Mapping[str, str]
+
+    @property
+    def gold(self) -> str:
+        """Return the correct answer: `extra["gold"]` if present, else the target."""
+        return self.extra.get("gold", self.target)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its bounds; the bounds are None for fewer than two examples."""
+
+    score: float
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A score on some examples, with bounds of the true score."""
+
+    score: float
+    lower: float
+    upper: float
+
+
+class Metric(Protocol):
+    """A scoring rule: `corpus` is the score, `per_example` serves racing and plots."""
+
+    name: str
+
+    def per_example(self, output: str, example: Example) -> float:
+        """Return the score of one output in [0, 1]."""
+        ...
+
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return further columns of one output for tables; empty for most metrics."""
+        ...
+
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        """Return `per_example` of each output; a metric may compute them together."""
+        ...
+
+    def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
+        """Return the score of all outputs with its 95 % interval."""
+        ...
+
+    def bounds(
+        self,
+        outputs: Sequence[Sequence[str]],
+        examples: Sequence[Example],
+        num_programs: int,
+        level: float = LEVEL,
+    ) -> list[Bounds]:
+        """Return the score of each program with bounds that hold for all of them at once.
+
+        Args:
+            outputs: the outputs of each program for the same examples.
+            examples: examples that played no part in selecting the programs.
+            num_programs: number of programs selected together, including those that failed.
+            level: probability that all bounds hold.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a task: learn from `train`, compare on `search`, certify on `sealed`."""
+
+    train: tuple[Example, ...]
+    search: tuple[Example, ...]
+    sealed: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: templates, limits, scoring rule and splits.
+
+    Attributes:
+        name: a short label for tables.
+        question: template of the text before an answer, with `{input}`.
+        answer: template of an answer in a demonstration, with `{target}`.
+        stop: strings that end a generation; they and all text after them are cut from an output.
+        max_new_tokens: the longest generation the task allows.
+        metric: the scoring rule.
+        splits: the three splits, each in its fixed order.
+    """
+
+    name: str
+    question: str
+    answer: str
+    stop: tuple[str, ...]
+    max_new_tokens: int
+    metric: Metric
+    splits: Splits
+
+    def ask(self, text: str) -> str:
+        """Return the text that the model continues for the input `text`."""
+        return self.question.replace("{input}", text)
+
+    def show(self, target: str) -> str:
+        """Return the answer text of a demonstration for `target`."""
+        return self.answer.replace("{target}", target)
+
+    def cut(self, output: str) -> str:
+        """Return `output` up to the first stop string."""
+        ends = [output.find(stop) for stop in self.stop]
+        return output[: min((end for end in ends if end >= 0), default=len(output))]
+
+    def columns(self, output: str, example: Example) -> str | None:
+        """Return the metric's further columns for an uncut output as JSON, or None."""
+        found = self.metric.columns(self.cut(output), example)
+        return json.dumps(found) if found else None
+
+
+def make_example(text: str, target: str, extra: Mapping[str, str] | None = None) -> Example:
+    """Return an example whose id is a hash of its input (16 hex digits)."""
+    return Example(_digest(text), text, target, extra or {})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def share(text: str) -> float:
+    """Return a number in [0, 1) that depends only on `text`; it divides data into splits."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples with unique ids: the id of a repeated input hashes its number too."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for example in examples:
+        seen[example.input] += 1
+        repeat = seen[example.input]
+        name = example.input if repeat == 1 else f"{example.input}\x1f{repeat}"
+        unique.append(replace(example, id=_digest(name)))
+    return unique
+
+
+def split_digest(examples: Sequence[Example], metric: Metric) -> str:
+    """Return a digest of a split and its metric: 16 hex digits, independent of order."""
+    lines = sorted(json.dumps([e.input, e.target, dict(e.extra)], sort_keys=True) for e in examples)
+    return _digest("\n".join([metric.name, *lines]))
+
+
+def make_splits(
+    task: str,
+    train: Sequence[Example],
+    search: Sequence[Example],
+    sealed: Sequence[Example],
+    seed: int,
+) -> Splits:
+    """Return the splits in their fixed order.
+
+    Raises:
+        ValueError: if a split is empty or two splits share an input.
+    """
+    named = {"train": train, "search": search, "sealed": sealed}
+    owner: dict[str, str] = {}
+    for name, examples in named.items():
+        if not examples:
+            raise ValueError(f"task {task}: the {name} split is empty")
+        for example in examples:
+            other = owner.setdefault(example.input, name)
+            if other != name:
+                raise ValueError(
+                    f"task {task}: the input {example.input[:60]!r} is in both the {other} and the "
+                    f"{name} split; splits must not overlap"
+                )
+    ordered = {
+        name: tuple(
+            stream(seed, "order", task, name).sample(
+                sorted(_with_unique_ids(examples), key=lambda e: e.id), len(examples)
+            )
+        )
+        for name, examples in named.items()
+    }
+    return Splits(**ordered)

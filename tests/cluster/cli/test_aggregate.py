@@ -1,0 +1,510 @@
+"""Runs become one data set: nothing twice, nothing lost, nothing half there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kilobit import launch
+from kilobit.cluster.runs.folder import reopen_run
+from kilobit.cluster.runs.result_sources import open_sources
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.merge import dedup, merge
+from kilobit.evaluators.merge.dataset import DATASET_TABLES
+from tests.conftest import REPOSITORY
+from tests.support.runs import NUM_EXAMPLES, candidate, rung, verification, write_run
+
+RIGHT, WRONG = (1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
+LONGER = {"examples": NUM_EXAMPLES, "train_steps": 9, "count": 1}
+# What tells where a row was read, not what it says.
+NOT_SAID = {"run", "part", "finished_at"}
+
+
+def aggregate(*words: str | Path) -> int:
+    return launch.main(["aggregate", *map(str, words)])
+
+
+def rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in sorted((folder / table).glob("*.parquet")):
+        found += pq.read_table(path).to_pylist()
+    return found
+
+
+def said(folder: Path, table: str) -> Counter[str]:
+    """Return what the rows of a table say, whoever says it."""
+    return Counter(
+        str(sorted((key, str(value)) for key, value in row.items() if key not in NOT_SAID))
+        for row in rows(folder, table)
+    )
+
+
+def front(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert launch.main(["front", *map(str, words), "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_two_runs_both_say_is_there_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": WRONG, "bb": RIGHT})
+    two = write_run(tmp_path / "two", {"bb": RIGHT, "ccc": (1.0,) * 4})
+    assert aggregate(one, two, "-o", tmp_path / "all") == 0
+    found = rows(tmp_path / "all", "rungs")
+    assert [(row["run"], row["candidate"]) for row in found] == [
+        ("one", "a"), ("one", "bb"), ("two", "ccc")
+    ]  # fmt: skip
+    assert {row["part"] for row in found} == {"a-r0", "bb-r0", "ccc-r0"}
+    assert len(rows(tmp_path / "all", "predictions")) == 3 * NUM_EXAMPLES
+    assert len(rows(tmp_path / "all", "candidates")) == 3
+    # Each run decided for itself.
+    assert len(rows(tmp_path / "all", "decisions")) == 4
+    assert not rows(tmp_path / "all", "conflicts")
+    names = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert names == sorted([*DATASET_TABLES, "dataset.json"])
+    about = json.loads((tmp_path / "all" / "dataset.json").read_bytes())
+    assert about["rows"]["rungs"] == 3
+    assert [(s["name"], s["path"], s["rows"]["rungs"]) for s in about["sources"]] == [
+        ("one", str(one), 2), ("two", str(two), 1)
+    ]  # fmt: skip
+    assert about["sources"][0]["about"]["sweep"]["name"] == "one"
+    lines = front(capsys, tmp_path / "all")
+    assert [(line["run"], line["candidate"]) for line in lines] == [
+        ("one", "a"), ("one", "bb"), ("two", "ccc")
+    ]  # fmt: skip
+    both = front(capsys, one, two)
+    assert [line | {"run": ""} for line in lines] == [line | {"run": ""} for line in both]
+
+
+def test_a_conflict_keeps_the_first_and_lists_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
+    two = write_run(tmp_path / "two", {"a": (1.0, 1.0, 1.0, 1.0), "b": RIGHT})
+    capsys.readouterr()
+    assert aggregate(one, two, "-o", tmp_path / "all") == 0
+    assert "3 values conflict" in capsys.readouterr().out
+    found = rows(tmp_path / "all", "conflicts")
+    assert sorted((r["table"], r["column"], r["kept"], r["other"]) for r in found) == [
+        ("predictions", "output", "scores 0.0", "scores 1.0"),
+        ("predictions", "score", "0", "1"),
+        ("rungs", "score", "0.75", "1"),
+    ]
+    assert {(r["kept_run"], r["run"], r["candidate"], r["rung"]) for r in found} == {
+        ("one", "two", "a", 0)
+    }
+    assert {r["example"] for r in found if r["table"] == "predictions"} == {"example 3"}
+    scores = {r["candidate"]: r["score"] for r in rows(tmp_path / "all", "rungs")}
+    assert scores == {"a": 0.75, "b": 0.75}
+    assert len(rows(tmp_path / "all", "predictions")) == 2 * NUM_EXAMPLES
+
+
+def test_what_differs_by_nature_is_no_conflict(tmp_path: Path) -> None:
+    paths = []
+    for name, seconds in (("one", 1.0), ("two", 2.0)):
+        paths.append(write_run(tmp_path / name, {}, attempt_rows=False))
+        with reopen_run(paths[-1]) as run:
+            row = rung("a", 0.5, seconds=seconds, worker=f"{name}-0", attempt=len(paths))
+            run.ledger.write("rungs", "a-r0", [row])
+    aggregate(*paths, "-o", tmp_path / "all")
+    assert [row["worker"] for row in rows(tmp_path / "all", "rungs")] == ["one-0"]
+    assert not rows(tmp_path / "all", "conflicts")
+
+
+def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
+    tmp_path: Path,
+) -> None:
+    others = []
+    for name, error in (("failed", "out of memory"), ("also", "Traceback: out of memory")):
+        others.append(write_run(tmp_path / name, {}, attempt_rows=False))
+        with reopen_run(others[-1]) as run:
+            nothing = rung("a", None, program_bits=None, program=None, error=error)
+            run.ledger.write("rungs", "a-r0", [nothing])
+    others += [
+        write_run(tmp_path / "worked", {"a": RIGHT}),
+        write_run(tmp_path / "longer", {"a": WRONG}, rungs=LONGER),
+        write_run(tmp_path / "other", {"a": WRONG},
+                  task={"kind": "miniature", "name": "numbers", "seed": 1}),
+    ]  # fmt: skip
+    aggregate(*others, "-o", tmp_path / "all")
+    found = {row["run"]: row["score"] for row in rows(tmp_path / "all", "rungs")}
+    assert found == {"failed": None, "worked": 0.75, "longer": 0.25, "other": 0.25}
+    assert not rows(tmp_path / "all", "conflicts")
+
+
+def test_runs_of_one_name_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "x" / "search", {"a": WRONG})
+    two = write_run(tmp_path / "y" / "search", {"b": RIGHT, "cc": (1.0,) * 4})
+    odd = write_run(tmp_path / "odd", {"ddd": (1.0,) * 4})
+    odd = odd.rename(tmp_path / "_odd [1]*")
+    aggregate(one, two, odd, "-o", tmp_path / "all")
+    found = [row["run"] for row in rows(tmp_path / "all", "rungs")]
+    assert sorted(found) == ["odd--1--", "search", "search-2", "search-2"]
+    assert {line["run"] for line in front(capsys, tmp_path / "all")} == {"search-2"}
+    assert {source.name for source in open_sources([tmp_path / "all"])[0]} == {
+        "search", "search-2", "odd--1--"
+    }  # fmt: skip
+
+
+def test_conflicts_know_their_runs_by_the_names_that_these_have_now(tmp_path: Path) -> None:
+    for number in "12":
+        runs = [
+            write_run(tmp_path / number / name, {f"c{number}": scores})
+            for name, scores in (("one", RIGHT), ("two", WRONG))
+        ]
+        aggregate(*runs, "-o", tmp_path / f"set{number}")
+    aggregate(tmp_path / "set1", tmp_path / "set2", "-o", tmp_path / "all")
+    found = {(r["candidate"], r["kept_run"], r["run"]) for r in rows(tmp_path / "all", "conflicts")}
+    assert found == {("c1", "one", "two"), ("c2", "one-2", "two-2")}
+
+
+def test_a_data_set_is_added_to_and_adding_again_changes_nothing(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
+    two = write_run(tmp_path / "two", {"a": WRONG, "c": RIGHT})
+    three = write_run(tmp_path / "three", {"c": WRONG, "d": RIGHT})
+    aggregate(one, two, three, "-o", tmp_path / "at-once")
+    aggregate(one, two, "-o", tmp_path / "steps")
+    aggregate(three, "-o", tmp_path / "steps")
+    aggregate(tmp_path / "steps", two, one, "-o", tmp_path / "steps")
+    aggregate(two, three, "-o", tmp_path / "half")
+    aggregate(tmp_path / "at-once", tmp_path / "half", "-o", tmp_path / "both")
+    for folder in ("steps", "both"):
+        for table in DATASET_TABLES:
+            assert said(tmp_path / folder, table) == said(tmp_path / "at-once", table), table
+        about = json.loads((tmp_path / folder / "dataset.json").read_bytes())
+        assert [source["name"] for source in about["sources"]] == ["one", "two", "three"]
+    assert said(tmp_path / "at-once", "conflicts")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_others_put_into_the_folder_stays(tmp_path: Path) -> None:
+    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
+    out = tmp_path / "all"
+    aggregate(one, "-o", out)
+    (out / "notes.txt").write_text("mine")
+    (out / "report.html").write_text("page")
+    (out / "plots" / "deep").mkdir(parents=True)
+    (out / "plots" / "deep" / "a.png").write_bytes(b"png")
+    (out / "lost").symlink_to("nowhere")
+    assert aggregate(two, "-o", out) == 0
+    assert {row["run"] for row in rows(out, "rungs")} == {"one", "two"}
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "report.html").read_text() == "page"
+    assert (out / "plots" / "deep" / "a.png").read_bytes() == b"png"
+    assert (out / "lost").readlink() == Path("nowhere")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["rungs/notes.txt", "points/other-0.parquet", "payloads/x/y.bin", "payloads/mine.bin"]
+)
+def test_a_file_of_others_among_the_tables_is_named_and_nothing_is_written(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
+    out = tmp_path / "all"
+    aggregate(one, "-o", out)
+    before = said(out, "rungs")
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("mine")
+    assert aggregate(two, "-o", out) == 2
+    foreign = out.joinpath(*Path(name).parts[:2])
+    assert f"-o: {foreign} does not belong to the data set {out}" in capsys.readouterr().err
+    assert (out / name).read_text() == "mine"
+    assert said(out, "rungs") == before
+
+
+def test_a_run_that_went_on_adds_what_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": WRONG})
+    aggregate(one, "-o", tmp_path / "all")
+    with reopen_run(one) as run:
+        run.ledger.write("candidates", "bb", [candidate("bb")])
+        run.ledger.write("rungs", "bb-r0", [rung("bb", 0.9)])
+    aggregate(one, "-o", tmp_path / "all")
+    assert [(r["run"], r["candidate"]) for r in rows(tmp_path / "all", "rungs")] == [
+        ("one", "a"), ("one", "bb")
+    ]  # fmt: skip
+    (source,) = json.loads((tmp_path / "all" / "dataset.json").read_bytes())["sources"]
+    assert (source["attempts"], source["rows"]["rungs"]) == (2, 2)
+    assert [line["candidate"] for line in front(capsys, tmp_path / "all")] == ["a", "bb"]
+
+
+def test_what_another_run_said_first_of_a_candidate_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The first proposed and verified it; only the second has its last rung.
+    one = write_run(tmp_path / "one", {}, attempt_rows=False)
+    with reopen_run(one) as run:
+        run.ledger.write("candidates", "a", [candidate("a")])
+        run.ledger.write("verifications", "a", [verification("a")])
+    two = write_run(tmp_path / "two", {"a": RIGHT})
+    aggregate(one, two, "-o", tmp_path / "all")
+    (line,) = front(capsys, tmp_path / "all")
+    assert (line["run"], line["candidate"], line["verified"]) == ("two", "a", True)
+    (_, second), _ = open_sources([tmp_path / "all"])
+    assert second.read("candidates", ["family"]).to_pylist() == [{"family": "prompt"}]
+    # Whether its files do what they should is another question where the ladder is another.
+    other = write_run(
+        tmp_path / "other", {"a": RIGHT}, rungs={"examples": 4, "train_steps": 9, "count": 1}
+    )
+    aggregate(one, other, "-o", tmp_path / "apart")
+    (line,) = front(capsys, tmp_path / "apart")
+    assert line["verified"] is None
+
+
+SHARES = st.lists(st.sampled_from([(True, False), (False, True), (True, True)]), max_size=4)
+
+
+@settings(max_examples=10)
+@given(shares=SHARES, order=st.booleans(), bad_hash=st.booleans())
+def test_the_parts_of_a_run_make_the_whole(
+    shares: list[tuple[bool, bool]], order: bool, bad_hash: bool
+) -> None:
+    whole = {f"c{i}": (float(i % 2), 1.0, 0.0, float(i % 3 == 0)) for i in range(len(shares))}
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        # Waiting for the disk is no part of what is tested.
+        patch.setattr(os, "fsync", lambda _: None)
+        write_run(folder / "whole", whole, attempt_rows=False)
+        parts = [
+            write_run(
+                folder / f"part-{place}",
+                {c: whole[c] for c, share in zip(whole, shares, strict=True) if share[place]},
+                attempt_rows=False,
+            )
+            for place in (0, 1)
+        ]
+        aggregate(folder / "whole", "-o", folder / "one")
+        if bad_hash:
+            # Rows about other things meet, and are told apart by what they are.
+            real = dedup._hashes
+
+            def colliding(*args: Any) -> Any:
+                about, both = real(*args)
+                return about % 2, both
+
+            patch.setattr(dedup, "_hashes", colliding)
+        aggregate(*(parts if order else parts[::-1]), "-o", folder / "two")
+        for table in DATASET_TABLES:
+            one, two = said(folder / "one", table), said(folder / "two", table)
+            # A collision may leave a duplicate, and never takes a row away.
+            assert (one.keys() == two.keys() and one <= two) if bad_hash else one == two, table
+
+
+def test_many_rows_meet_in_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {f"c{i}": (float(i % 2), 1.0, 0.0, 1.0) for i in range(40)}
+    one = write_run(tmp_path / "one", scores, attempt_rows=False)
+    two = write_run(tmp_path / "two", scores | {"c7": RIGHT, "new": RIGHT}, attempt_rows=False)
+    aggregate(one, two, "-o", tmp_path / "few")
+    monkeypatch.setattr(dedup, "_SPREAD_BYTES", 500)
+    monkeypatch.setattr(dedup, "_PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr("kilobit.evaluators.merge.read_plan._UNIT_BYTES", 5000)
+    monkeypatch.setattr(merge, "_GROUP_ROWS", 10)
+    aggregate(one, two, "-o", tmp_path / "many")
+    assert len(list((tmp_path / "many" / "predictions").glob("one-*.parquet"))) > 3
+    for table in DATASET_TABLES:
+        assert said(tmp_path / "few", table) == said(tmp_path / "many", table)
+    assert len(rows(tmp_path / "many", "predictions")) == 41 * NUM_EXAMPLES
+    assert len(rows(tmp_path / "many", "conflicts")) > 2
+
+
+def test_large_payloads_come_along(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT})
+    row = {"candidate": "a", "rung": 0, "program": "0123456789abcdef", "script": b"1"}
+    with reopen_run(one) as run:
+        (one / "ledger" / "payloads").mkdir()
+        (one / "ledger" / "payloads" / "0123456789abcdef.bin").write_bytes(b"large")
+        file = {"payload_file": "payloads/0123456789abcdef.bin"}
+        run.ledger.write("programs", "a-r0", [row | file])
+    aggregate(one, "-o", tmp_path / "all")
+    shutil.rmtree(one)
+    aggregate(tmp_path / "all", "-o", tmp_path / "copy")
+    (found,) = rows(tmp_path / "copy", "programs")
+    assert (tmp_path / "copy" / found["payload_file"]).read_bytes() == b"large"
+
+
+@pytest.mark.parametrize("name", ["../../secret.bin", "payloads/../x.bin", "payloads/gone.bin"])
+def test_a_program_names_no_file_elsewhere(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT})
+    (tmp_path / "secret.bin").write_bytes(b"secret")
+    with reopen_run(one) as run:
+        run.ledger.write("programs", "a-r0", [{"candidate": "a", "payload_file": name}])
+    assert aggregate(one, "-o", tmp_path / "all") == 2
+    assert "is not a payload file" in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_damaged_part_is_named_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT})
+    aggregate(one, "-o", tmp_path / "all")
+    before = (tmp_path / "all" / "dataset.json").read_bytes()
+    two = write_run(tmp_path / "two", {"b": RIGHT})
+    for table in ("predictions", "rungs"):
+        (part,) = (two / "ledger" / table).glob("*.parquet")
+        content = part.read_bytes()
+        part.write_bytes(content[: len(content) // 2])
+        for out in ("all", "new"):
+            capsys.readouterr()
+            assert aggregate(two, "-o", tmp_path / out) == 2
+            assert str(part) in capsys.readouterr().err
+        part.write_bytes(content)
+    assert (tmp_path / "all" / "dataset.json").read_bytes() == before
+    (part,) = (tmp_path / "all" / "rungs").glob("*.parquet")
+    flipped = bytearray(part.read_bytes())
+    flipped[40] ^= 1
+    part.write_bytes(flipped)
+    assert aggregate(tmp_path / "all", two, "-o", tmp_path / "new") == 2
+    assert str(part) in capsys.readouterr().err
+    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "{}/new"], "give runs or data sets, or a file by --import"),
+        (["{}/nothing", "-o", "{}/new"], "nothing holds no run: there is no such folder"),
+        (["{}/run", "-o", "{}/run"], "run holds .* and is no data set: name a folder that is new"),
+        (["{}/run", "-o", "{}/run.yaml"], "run.yaml is a file; a data set is a folder"),
+        (
+            ["{}/run", "-o", "s3://bucket/set"],
+            "is on an object store: write the data set to a disk",
+        ),
+        (["{}/run", "--import", "x.csv", "-o", "{}/new"], "--import and --map go together"),
+        (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not what a data set says"),
+        (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not what a data set says"),
+    ],
+)
+def test_bad_input_is_said_and_leaves_nothing(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", {"a": RIGHT})
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "dataset.json").write_text("{}")
+    before = sorted(path for path in tmp_path.rglob("*") if "attempts" not in path.parts)
+    assert aggregate(*(word.format(tmp_path) for word in words)) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(p for p in tmp_path.rglob("*") if "attempts" not in p.parts) == before
+
+
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
+    aggregate(one, "-o", tmp_path / "all")
+    before = said(tmp_path / "all", "rungs")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "Error writing bytes to file")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    assert aggregate(two, "-o", tmp_path / "all") == 1
+    assert "No space left on device; nothing was written" in capsys.readouterr().err
+    assert said(tmp_path / "all", "rungs") == before
+    assert not list(tmp_path.glob(".*"))
+
+
+KILLED = """
+import sys, time
+import launch
+from evaluators import aggregation
+
+def stop(*_):
+    print("almost there", flush=True)
+    time.sleep(600)
+
+aggregation.publish = stop
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_in_the_middle_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    one = write_run(tmp_path / "one", {"a": RIGHT})
+    command = [sys.executable, "-c", KILLED, "aggregate", str(one), "-o", str(tmp_path / "all")]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "almost there" not in process.stdout.readline():
+        assert process.poll() is None
+    # One that is at work is left alone.
+    assert aggregate(one, "-o", tmp_path / "all") == 0
+    assert len(list(tmp_path.glob(".all.*.tmp"))) == 1
+    shutil.rmtree(tmp_path / "all")
+    process.send_signal(how)
+    status = process.wait(timeout=30)
+    assert not (tmp_path / "all").exists()
+    if how == signal.SIGTERM:
+        assert status == 130
+        assert not list(tmp_path.glob(".*"))
+    # What a killed one could not take away goes with the next.
+    assert aggregate(one, "-o", tmp_path / "all") == 0
+    assert not list(tmp_path.glob(".*"))
+    assert len(rows(tmp_path / "all", "rungs")) == 1
+
+
+def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> None:
+    from kilobit.search.front.points import at_last_rung
+    from kilobit.search.rungs import Rung
+
+    one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
+    (source,), _ = open_sources([one])
+    about, found = at_last_rung(source.read("candidates"), source.read("rungs"), Rung(0, 4, 1))
+    assert [row["candidate"] for row in about] == [row["candidate"] for row in found] == ["a", "b"]
+    for rung_number, num_examples in ((1, 4), (0, 5)):
+        last = Rung(rung_number, num_examples, 1)
+        assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])
+
+
+def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
+    write_run(tmp_path / "runs" / "monday", {"a": RIGHT, "b": WRONG})
+    write_run(tmp_path / "runs" / "tuesday", {"a": (1.0,) * 4, "c": RIGHT})
+    write_run(tmp_path / "runs" / "wednesday", {"d": RIGHT})
+    (tmp_path / "published.csv").write_text("accuracy,bits\n0.5,800\n")
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    for line in commands.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "kilobit"
+        assert launch.main(words) == 0, line
+
+
+def test_runs_and_data_sets_on_a_store_are_read_as_they_lie(
+    tmp_path: Path, folder: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_run(tmp_path / "one", {"a": WRONG, "bb": RIGHT})
+    aggregate(one, "-o", tmp_path / "here")
+    for name in ("one", "here"):
+        for path in (tmp_path / name).rglob("*"):
+            if path.is_file():
+                (folder / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+    assert aggregate(folder / "one", "-o", tmp_path / "there") == 0
+    assert aggregate(folder / "here", "-o", tmp_path / "again") == 0
+    for table in DATASET_TABLES:
+        for copy in ("there", "again"):
+            assert said(tmp_path / copy, table) == said(tmp_path / "here", table), table
+    found = front(capsys, folder / "here")
+    assert found == front(capsys, one)
+    assert len(found) == 2

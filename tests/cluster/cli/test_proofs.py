@@ -1,0 +1,272 @@
+"""What is on a front was run from its two files; what can't be repeated leaves the front."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kilobit import launch
+from kilobit.cluster.cli.proofs import report_agreement, verify_front
+from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.cluster.runs.folder import RunFolder, create_run, reopen_run
+from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.evaluators.ledger.fencing import latest_attempt
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.proof.program_files import read_program, write_folder
+from kilobit.evaluators.proof.verify import program_folder
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.front.points import fronts
+from kilobit.search.settings import InputError
+
+pytestmark = pytest.mark.timeout(300)
+CANDIDATES = [
+    Candidate(task="numbers", model="llama"),
+    Candidate(task="numbers", model="llama", prompt=Prompt(instruction="Zahl:")),
+]
+
+
+@pytest.fixture
+def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
+    """Return a finished run of two programs; the longer one is made to score better."""
+    path = write_sweep(rungs={"examples": 8, "train_steps": 1, "eta": 2, "count": 1})
+    sweep = load_sweep(path)
+    with create_run(sweep, path, tmp_path / "run") as folder:
+        pass
+    setup = EvaluatorSetup(
+        sweep.model_dump_json(), str(tmp_path), str(folder.path), "llama", "llama-0", 1
+    )
+    evaluator, ledger = Evaluator(setup), folder.ledger
+    about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
+    ledger.write("candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
+    for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
+        row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
+        del row["together"]
+        assert row.get("error") is None
+        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
+    return folder
+
+
+def front(run: RunFolder) -> list[tuple[str, bool | None]]:
+    return [(p.candidate, p.verified) for points in fronts(points_of(run)).values() for p in points]
+
+
+def alter(run: RunFolder, one: Candidate) -> None:
+    rows = run.ledger.read_part("predictions", f"{one.id}-r0")
+    assert rows
+    rows[3]["output"] += "!"
+    run.ledger.write("predictions", f"{one.id}-r0", rows)
+
+
+def writer(run: RunFolder) -> Ledger:
+    """Return the ledger of whoever held the run last."""
+    folder = run.path / "ledger"
+    return Ledger(folder, latest_attempt(folder))
+
+
+def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, prompted = CANDIDATES
+    assert front(run) == [(bare.id, None), (prompted.id, None)]
+    # The second program hides a third that is as good and longer.
+    hidden = Candidate.model_validate({**bare.model_dump(), "max_new_tokens": 12})
+    assert hidden.id != bare.id
+    rows = {r["candidate"]: r for r in run.ledger.rows("rungs")}
+    part = f"{hidden.id}-r0"
+    for table in ("predictions", "programs"):
+        copied = run.ledger.read_part(table, f"{bare.id}-r0") or []
+        run.ledger.write(table, part, [{**row, "candidate": hidden.id} for row in copied])
+    about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
+    run.ledger.write("candidates", "more", [{"candidate": hidden.id, **about}])
+    bits = rows[prompted.id]["program_bits"] + 8
+    longer = {**rows[bare.id], "candidate": hidden.id, "score": 0.45, "program_bits": bits}
+    run.ledger.write("rungs", part, [longer])
+    alter(run, prompted)
+
+    text = io.StringIO()
+    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=120)
+    assert f"not verified, so not on the front: {prompted.id}" in text.getvalue()
+    assert "1 of 8 predictions differ" in text.getvalue()
+    assert front(run) == [(bare.id, True), (hidden.id, True)]
+    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    assert (found[bare.id]["num_equal"], found[bare.id]["num_examples"]) == (8, 8)
+    assert (found[prompted.id]["num_equal"], found[prompted.id]["verified"]) == (7, False)
+    assert found[prompted.id]["error"] is None
+    assert json.loads(found[bare.id]["verified_on"])["device"] == "cpu"
+
+    assert launch.main(["verify", str(run.path)]) == 1
+    assert f"not verified: {prompted.id}: 7 of 8 predictions equal" in capsys.readouterr().out
+    # The command looks again: what had been altered in the records is what the files give.
+    writer(run).write("verifications", bare.id, [{**found[bare.id], "num_equal": 6}])
+    assert launch.main(["verify", str(run.path)]) == 1
+    assert "verifying 2 programs of the front" in capsys.readouterr().out
+    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    assert found[bare.id]["num_equal"] == 8
+    # As on a GPU, where the score has to lie in the interval and the agreement is reported.
+    found[bare.id] |= {"num_equal": 6}
+    writer(run).write("verifications", bare.id, [found[bare.id]])
+    report_agreement(Console(file=text, soft_wrap=True), run)
+    assert f"{bare.id}: 6 of 8 predictions equal" in text.getvalue()
+
+    # A verified folder is verified again by anyone who has the base model.
+    folder = run.path / "programs" / f"llama-{bare.id}"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["verified"], manifest["num_equal"]) == (True, 8)
+    model = str(run.sweep.base_models[0].path)
+    assert launch.main(["verify", str(folder), "--model", model]) == 0
+    shown = capsys.readouterr().out
+    assert "8 of 8 predictions equal the recorded ones" in shown
+    assert "program.py is the script that this version builds from its recipe" in shown
+
+
+@pytest.mark.timeout(60)
+def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -> None:
+    failing, exchanged = CANDIDATES
+    for one in CANDIDATES:
+        part = f"{one.id}-r0"
+        (row,) = run.ledger.read_part("programs", part) or []
+        script = "import sys; sys.exit('no')"
+        run.ledger.write("programs", part, [{**row, "script": script}])
+        if one == failing:
+            digest = read_program(run.ledger, part).digest
+            (rung,) = run.ledger.read_part("rungs", part) or []
+            run.ledger.write("rungs", part, [{**rung, "program": digest}])
+    text = io.StringIO()
+    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=60)
+    assert f"{failing.id}: it ended with status 1: no" in text.getvalue()
+    assert f"{exchanged.id}: the ledger holds" in text.getvalue()
+    assert front(run) == []
+    rows = run.ledger.rows("verifications")
+    assert {(r["verified"], r["num_equal"], r["score"]) for r in rows} == {(False, 0, None)}
+
+
+def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = read_program(run.ledger, f"{CANDIDATES[1].id}-r0")
+    folder = tmp_path / "program"
+    write_folder(folder, program, {"model": "llama"})
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "examples.jsonl can't be read" in capsys.readouterr().err
+    (folder / "examples.jsonl").write_text("")
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "examples.jsonl: the file holds no examples" in capsys.readouterr().err
+    (folder / "examples.jsonl").write_text('{"input": "a", "output": "b"}\n')
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "--model: give the folder of the base model (llama)" in capsys.readouterr().err
+    assert launch.main(["verify", str(folder), "--model", str(tmp_path)]) == 2
+    assert "holds no model: config.json is missing" in capsys.readouterr().err
+    write_folder(folder, program, {"model": "\x1b[2J", "base_digest": "0123"})
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    model = str(run.sweep.base_models[0].path)
+    assert launch.main(["verify", str(folder), "--model", model]) == 2
+    assert "is another base model: its weights have the digest" in capsys.readouterr().err
+    (folder / "payload.bin").write_bytes(b"x")
+    assert launch.main(["verify", str(folder)]) == 2
+    assert "payload.bin is not the file that the manifest describes" in capsys.readouterr().err
+
+
+def with_other_sweep(run: RunFolder, **changes: Any) -> None:
+    """Change what the sweep of a run says."""
+    manifest = json.loads((run.path / "run.json").read_text())
+    manifest["sweep"] |= changes
+    (run.path / "run.json").write_text(json.dumps(manifest))
+
+
+def test_a_missing_or_another_base_model_says_nothing_about_programs(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, message in (
+        (tmp_path / "nowhere", "base model llama: there is no folder"),
+        (empty, f"base model llama: {empty} can't be loaded: "),
+        (model_folders["qwen2"], "base model llama: the weights in "),
+    ):
+        with_other_sweep(run, base_models=[{"regime": "llama", "path": str(folder)}])
+        assert launch.main(["verify", str(run.path)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+        assert run.ledger.rows("verifications") == []
+        assert [verified for _, verified in front(run)] == [None, None]
+
+
+def test_data_that_is_gone_is_named(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    task = {"kind": "jsonl", "name": "x", "data": "gone.jsonl", "metric": "exact_match"}
+    with_other_sweep(run, task=task)
+    assert launch.main(["verify", str(run.path)]) == 2
+    assert "gone.jsonl: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1000001", "ten"])
+@pytest.mark.parametrize("command", ["verify", "certify"])
+def test_a_time_limit_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], command: str, seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.main([command, "run", f"--timeout={seconds}"])
+    assert ended.value.code == 2
+    allowed = f"{seconds!r}: whole seconds from 1 to 1000000 are allowed"
+    assert allowed in capsys.readouterr().err
+
+
+def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
+    points = points_of(run)
+    other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]
+    folders = {program_folder(run, point) for point in [*points, *other]}
+    assert len(folders) == 4
+    assert {f"{p.model}-{p.candidate}" for p in [*points, *other]} == {p.name for p in folders}
+
+
+def test_a_damaged_program_is_named_and_its_rung_done_again(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, prompted = CANDIDATES
+    path = run.path / "ledger" / "programs" / f"{prompted.id}-r0.a1.parquet"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"import")] ^= 1
+    path.write_bytes(content)
+    assert launch.main(["verify", str(run.path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{path}: not a part of a ledger" in error
+    assert f"kilobit resume {run.path}" in error
+    assert "Traceback" not in error
+    # It says nothing about the program.
+    assert prompted.id not in {row["candidate"] for row in run.ledger.rows("verifications")}
+    with reopen_run(run.path) as again:
+        assert again.left_out == (f"{path}: the file is gone",)
+        assert [row["candidate"] for row in again.ledger.rows("rungs")] == [bare.id]
+
+
+@pytest.mark.parametrize("command", ["verify", "certify", "resume"])
+def test_what_was_left_out_is_said_by_whoever_begins(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    decisions = [{"candidate": c.id, "rung": 0, "decision": "finish"} for c in CANDIDATES]
+    run.ledger.write("decisions", "all", decisions)
+    (run.path / "ledger" / "predictions" / f"{CANDIDATES[1].id}-r0.a1.parquet").unlink()
+    monkeypatch.setattr("kilobit.cluster.driver.check.check_sweep", stop)
+    assert launch.main([command, str(run.path)]) == (2 if command == "resume" else 1)
+    shown = capsys.readouterr().out
+    assert f"damaged, will be recomputed: {run.path}/ledger/predictions/" in shown
+    assert command == "resume" or f"kilobit resume {run.path}" in shown
+    assert run.ledger.rows("openings") == []
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise InputError("no further")

@@ -1,0 +1,237 @@
+"""How far a run is, from outside: once, as a table that is renewed, as lines where it changes."""
+
+import io
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from kilobit import launch
+from kilobit.cluster.cli import status
+from kilobit.cluster.cli.status import WatchedRun, ending
+from kilobit.cluster.runs.folder import RunFolder, create_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.compaction import fold
+from kilobit.evaluators.ledger.stored_path import StoredPath
+
+Write = Callable[..., Path]
+NOW = datetime.now(UTC)
+
+
+class Story:
+    """A run of two base models that writes its next rung whenever somebody sleeps."""
+
+    def __init__(self, run: RunFolder, let_go: Callable[[], None]) -> None:
+        self.run, self.let_go, self.now, self.told = run, let_go, 100.0, 0
+        for position, name in enumerate(("a", "b", "c")):
+            model = ("small", "large")[position % 2]
+            row = {"candidate": name, "model": model, "task": "t", "position": position}
+            run.ledger.write("candidates", name, [row | {"regime": "r", "family": "prompt"}])
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.told += 1
+        steps: dict[int, Callable[[], None]] = {
+            1: lambda: self.rung("a", 0, 0.25, "promote"),
+            3: lambda: self.rung("a", 1, 0.5, "finish"),
+            4: lambda: self.rung("b", 0, None, "stop"),
+            5: lambda: fold(self.run.ledger),
+            6: lambda: self.rung("c", 0, 0.125, "stop"),
+            8: self.let_go,
+        }
+        steps.get(self.told, lambda: None)()
+
+    def rung(self, name: str, rung: int, score: float | None, decision: str) -> None:
+        at = NOW - timedelta(seconds=60 - 10 * self.told)
+        row: dict[str, Any] = {"candidate": name, "rung": rung, "score": score, "attempt": 1}
+        row |= {"program_bits": 900, "payload_bits": 80, "num_examples": 4 * 2**rung}
+        row |= {"seconds": 6.0, "finished_at": at, "worker": "w-0", "split": "search"}
+        if score is None:
+            row |= {"error": "Traceback\n  x\nValueError: \x1b[31mno", "program_bits": None}
+        part = f"{name}-r{rung}"
+        self.run.ledger.write("rungs", part, [row | {"program": name}])
+        self.run.ledger.write("decisions", part, [{"candidate": name, "decision": decision}])
+
+
+@pytest.fixture
+def story(write_sweep: Write, tmp_path: Path) -> Story:
+    models = [{"regime": "small", "path": "."}, {"regime": "large", "path": "."}]
+    families = {"prompt": {"candidates": 2}}
+    path = write_sweep(base_models=models, families=families, targets=[0.4], budget={"seconds": 90})
+    held = create_run(load_sweep(path), path, tmp_path / "run")
+    run = held.__enter__()
+    return Story(run, lambda: held.__exit__(None, None, None) and None)
+
+
+def a_watch(story: Story) -> WatchedRun:
+    return WatchedRun(story.run.path, story.clock)
+
+
+def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story) -> None:
+    watch, text = a_watch(story), io.StringIO()
+    status._watch_lines(watch, Console(file=text, soft_wrap=True, width=300), 5, story.sleep)
+    first, *_ = text.getvalue().split("locked by attempt 1")
+    assert "small, attempt 1" in first
+    lines = [line for line in text.getvalue().splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    told = [line[9:] for line in lines]
+    assert len(told) == 5
+    assert told[0].startswith("rung 0: 1 finished; small: best 0.250 with 900 bits on 4 examples, ")
+    assert "rung 1: 1 finished; 1 of 4 candidates ended; small: best 0.500 with 9" in told[1]
+    assert "1 on the front" in told[1]
+    assert "rungs a minute" in told[1]
+    assert "of the time budget left" in told[1]
+    assert told[2].startswith("rung 0: 2 finished; 2 of 4 candidates ended")
+    assert told[3] == "failed: b: ValueError: \ufffd[31mno"
+    assert told[4].startswith("rung 0: 3 finished; 3 of 4 candidates ended")
+    assert ending(watch) == (
+        "not running, and not complete: 3 of 4 candidates ended: 1 completed the last "
+        f"rung, 2 stopped before; 0 were in progress, 0 programs verified. Go on with:\n"
+        f"  kilobit resume {story.run.path}"
+    )
+
+
+def test_a_terminal_renews_a_table(story: Story) -> None:
+    watch, text = a_watch(story), io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, height=60, soft_wrap=True)
+    status._watch_table(watch, console, 5, story.sleep)
+    last = Text.from_ansi(text.getvalue().rsplit("small, attempt 1", 1)[1]).plain
+    # Lines that are longer than the terminal go on in the next.
+    assert "0 programs verified" in " ".join(last.split())
+    assert max(map(len, last.splitlines())) <= 100
+    rows = [line.split() for line in last.splitlines()]
+    assert ["small", "2", "2", "0.500", "900", "8", "1", "900"] in rows
+    assert ["large", "1", "1", "0"] in rows
+    assert ["0", "4", "2", "3", "1"] in rows
+    assert "not running" in last
+    assert "\x1b[31mno" not in last
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_narrow_terminal_cuts_no_number_and_says_what_it_leaves_out(
+    story: Story, width: int
+) -> None:
+    for _ in range(5):
+        story.sleep(5)
+    watch, text = a_watch(story), io.StringIO()
+    watch.look()
+    console = Console(file=text, force_terminal=True, width=width, height=80, soft_wrap=True)
+    with Live(status.view(watch, console), console=console, auto_refresh=False):
+        pass
+    watched = Text.from_ansi(text.getvalue().rsplit("small, attempt 1", 1)[1]).plain
+    text.truncate(0)
+    status._print(console, watch)
+    for shown in (watched, Text.from_ansi(text.getvalue()).plain):
+        assert "…" not in shown
+        # The line is longer than a terminal and goes on in the next.
+        assert str(watch.holder).replace(" ", "") in "".join(shown.split())
+        rows = [line.split() for line in shown.splitlines()]
+        row = ["small", "2", "1", "0.500", "900", *(["8"] if width == 100 else []), "1", "900"]
+        assert row in rows
+        assert ("not shown here: examples\n" in shown) == (width == 60)
+    assert max(map(len, watched.splitlines())) <= width
+    story.let_go()
+
+
+def test_coarser_versions_of_adapters_are_counted_apart(story: Story) -> None:
+    story.rung("a", 1, 0.5, "finish")
+    made = {"candidate": "a1", "model": "small", "task": "t", "position": None, "parent": "a"}
+    story.run.ledger.write("candidates", "a1", [made | {"regime": "r", "family": "prompt"}])
+    made_row = {"candidate": "a1", "rung": 1, "num_examples": 8, "seconds": 1.0, "attempt": 1}
+    made_row |= {"finished_at": NOW, "worker": "w-0", "split": "search", "error": "no"}
+    story.run.ledger.write("rungs", "a1-r1", [made_row])
+    watch, text = a_watch(story), io.StringIO()
+    status._print(Console(file=text, width=100), watch)
+    assert ["1", "8", "4", "1", "0"] in [line.split() for line in text.getvalue().splitlines()]
+    assert "and 1 coarser version of an adapter, 1 of them failed" in text.getvalue()
+    story.let_go()
+
+
+def test_one_look_says_how_to_go_on_where_nobody_holds_the_run(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> str:
+        assert launch.main(["status", str(story.run.path)]) == 0
+        return capsys.readouterr().out
+
+    assert "3 are in progress" in shown()
+    story.let_go()
+    assert "3 were in progress" in shown()
+    assert "not running, and not complete. Go on with:\n" in shown()
+    assert shown().endswith(f"  kilobit resume {story.run.path}\n")
+
+
+def test_looks_are_rare_where_each_takes_long(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        story.sleep(seconds)
+
+    times = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(status.time, "monotonic", lambda: float(next(times)))
+    status._watch_lines(a_watch(story), Console(file=io.StringIO()), 5, sleep)
+    assert set(slept) == {50.0}
+
+
+def test_a_watch_of_a_run_that_nobody_holds_ends_at_once(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story.let_go()
+    assert launch.main(["status", str(story.run.path), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("not running") == 1
+    assert "and not complete: 0 of 4 candidates ended" in shown
+
+
+def test_a_run_on_a_store_is_watched_too(
+    write_sweep: Write, folder: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep()
+    with create_run(load_sweep(path), path, folder) as run:
+        watch, text = WatchedRun(folder), io.StringIO()
+
+        def sleep(_: float) -> None:
+            run.ledger.write("decisions", "a-r0", [{"candidate": "a", "decision": "stop"}])
+            watch.holder = None
+
+        status._watch_lines(watch, Console(file=text, soft_wrap=True), 1, sleep)
+    assert "locked by attempt 1" in text.getvalue()
+    assert launch.main(["status", str(folder), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 stopped before" in shown
+    assert f"kilobit resume {folder}" in shown
+
+
+def test_leaving_is_quiet_and_its_exit_status_says_so(
+    story: Story, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status._watch_lines, "__defaults__", (interrupted,))
+    assert launch.main(["status", str(story.run.path), "--watch", "0.5"]) == 130
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "interrupted" not in shown.out
+    story.let_go()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "RUN"])
+def test_a_watch_without_a_pause_is_refused(
+    capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch.main(["status", "run", f"--watch={seconds}"])
+    assert caught.value.code == 2
+    assert "seconds are allowed" in capsys.readouterr().err

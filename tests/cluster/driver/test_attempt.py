@@ -1,0 +1,272 @@
+"""Whole searches through the command line, in processes of their own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.evaluators.ledger.ledger import Ledger
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+Write = Callable[..., Path]
+DEADLINE_S = 390
+
+
+def start(*argv: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "launch.py"), *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", status: int) -> str:
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == status, output
+    return output
+
+
+def run(*argv: str, status: int = 0) -> str:
+    return finish(start(*argv), status)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def front(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("front", str(out), "--json").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the folder of a quickstart and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "quickstart"
+    return out, run("run", "examples/quickstart.yaml", "--out", str(out))
+
+
+def test_the_quickstart_shows_what_the_regimes_differ_in(quickstart: tuple[Path, str]) -> None:
+    lines = front(quickstart[0])
+    best = {
+        regime: max(line["score"] for line in lines if line["regime"] == regime)
+        for regime in ("random", "pretrained", "posttrained")
+    }
+    assert best["random"] <= 0.1
+    assert best["pretrained"] >= 0.8
+
+    def bits_for(regime: str, target: float) -> int:
+        reaching = [x for x in lines if x["regime"] == regime and x["score"] >= target]
+        return min(int(x["payload_bits"]) for x in reaching)
+
+    assert bits_for("posttrained", 0.8) * 2 < bits_for("pretrained", 0.8)
+    bare = [line for line in lines if line["payload_bits"] == 0]
+    assert {line["regime"] for line in bare} == set(best)
+    assert max(line["score"] for line in bare) <= 0.3
+
+
+def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> None:
+    for line in front(quickstart[0]):
+        assert list(line) == [
+            "run", "task", "model", "regime", "candidate", "family", "program_bits",
+            "payload_bits", "score", "lower", "upper", "num_examples", "split", "verified",
+            "certified", "program", "length", "certificate", "imported",
+        ]  # fmt: skip
+        assert line["lower"] <= line["score"] <= line["upper"]
+        assert isinstance(line["payload_bits"], int)
+        assert line["program_bits"] > line["payload_bits"]
+        assert (line["verified"], line["certified"], line["length"]) == (True, None, "program")
+        # The bits are those of the two files that were verified.
+        folder = quickstart[0] / "programs" / f"{line['model']}-{line['candidate']}"
+        sizes = [(folder / name).stat().st_size for name in ("program.py", "payload.bin")]
+        assert (line["program_bits"], line["payload_bits"]) == (8 * sum(sizes), 8 * sizes[1])
+
+
+def test_the_quickstart_tries_both_families_on_all_regimes(quickstart: tuple[Path, str]) -> None:
+    rows = Ledger(quickstart[0] / "ledger").rows("candidates")
+    assert len(rows) >= 40
+    assert len(Counter((row["regime"], row["family"]) for row in rows)) == 6
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(quickstart: tuple[Path, str]) -> None:
+    command = f'"{sys.executable}" launch.py front "{quickstart[0]}" --json | head -c 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]) -> None:
+    out, shown = quickstart
+    ledger = Ledger(out / "ledger")
+    total = sum(row["parent"] is None for row in ledger.rows("candidates"))
+    ended = [row for row in ledger.rows("decisions") if row["decision"] != "promote"]
+    assert len(ended) == total
+    stopped = [row for row in ended if row["decision"] == "stop"]
+    assert len(stopped) >= total / 2
+    log = (out / "run.log").read_text()
+    for row in ended:
+        assert re.search(rf"{row['candidate']} rung {row['rung']} .*: {row['decision']}, .+", log)
+    assert all(row["compared_with"] for row in stopped)
+    assert f"{total} of {total} candidates ended" in shown
+    # Only what is there is recommended.
+    assert ("duckdb -c" in shown) is (shutil.which("duckdb") is not None)
+
+
+def test_every_rung_has_its_rows_and_every_worker_loaded_once(
+    quickstart: tuple[Path, str],
+) -> None:
+    ledger = Ledger(quickstart[0] / "ledger")
+    rungs, predictions = ledger.rows("rungs"), ledger.rows("predictions")
+    assert len({(r["candidate"], r["rung"]) for r in rungs}) == len(rungs)
+    assert len(predictions) == sum(r["num_examples"] for r in rungs)
+    assert all(r["error"] is None for r in rungs)
+    workers = ledger.rows("workers")
+    assert Counter(w["worker"] for w in workers) == {
+        "random-0": 1,
+        "pretrained-0": 1,
+        "posttrained-0": 1,
+    }
+    loaded = {w["model"]: w["base_digest"] for w in workers}
+    models = {c["candidate"]: c["model"] for c in ledger.rows("candidates")}
+    assert all(r["base_digest"] == loaded[models[r["candidate"]]] for r in rungs)
+    assert (quickstart[0] / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert not (quickstart[0] / ".tune").exists()
+
+
+def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
+    shown = run("status", str(quickstart[0]))
+    rows = Ledger(quickstart[0] / "ledger").rows("candidates", ["parent"])
+    total = sum(row["parent"] is None for row in rows)
+    assert f"{total} of {total} candidates ended" in shown
+
+
+def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> None:
+    message = run("run", "examples/quickstart.yaml", "--out", str(quickstart[0]), status=2)
+    assert f"{quickstart[0]} holds a run of this sweep: go on" in message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_same_seed_gives_the_same_packs_and_the_same_front(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    sweep = str(write_sweep(workers={"pack": 3}))
+    fronts = []
+    for name in ("a", "b"):
+        run("run", sweep, "--out", str(tmp_path / name))
+        fronts.append([{**line, "run": None} for line in front(tmp_path / name)])
+    assert fronts[0]
+    assert fronts[0] == fronts[1]
+    rows = [
+        [
+            (r["candidate"], r["rung"], r["score"], r["program"], r["pack"])
+            for r in Ledger(tmp_path / name / "ledger").rows("rungs")
+        ]
+        for name in ("a", "b")
+    ]
+    assert rows[0] == rows[1]
+
+
+LORA = {
+    "candidates": 4,
+    "rank": [1],
+    "target_modules": [["q_proj"]],
+    "steps": [200],
+    "batch_size": 8,
+}
+
+
+def test_a_candidate_that_fails_is_a_row_and_the_summary_says_so(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    rates = {"low": 1e29, "high": 1e30}
+    families = {"prompt": {"candidates": 3}, "lora": {**LORA, "learning_rate": rates}}
+    sweep = write_sweep(families=families, rungs={"examples": 4, "train_steps": 200, "count": 2})
+    shown = run("run", str(sweep), "--out", str(tmp_path / "out"), status=1)
+    assert "(4 of them failed)" in shown
+    assert "FloatingPointError: the training loss became" in shown
+    rows = Ledger(tmp_path / "out" / "ledger").rows("rungs")
+    failed = [row for row in rows if row["error"]]
+    assert len(failed) == 4
+    assert all("Traceback" in row["error"] and row["score"] is None for row in failed)
+    decisions = Ledger(tmp_path / "out" / "ledger").rows("decisions")
+    reasons = [d["reason"] for d in decisions if d["candidate"] == failed[0]["candidate"]]
+    assert reasons[0].startswith("failed: FloatingPointError")
+
+
+def test_a_killed_worker_costs_at_most_the_rung_it_was_in(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ledger = Ledger(out / "ledger")
+    sweep = write_sweep(
+        families={"prompt": {"candidates": 2}, "lora": LORA},
+        rungs={"examples": 8, "train_steps": 100, "eta": 2, "count": 2},
+    )
+    process = start("run", str(sweep), "--out", str(out))
+    wait_for(lambda: len(ledger.rows("rungs")) >= 2, process)
+    before = ledger.rows("rungs")
+    os.kill(ledger.rows("workers")[0]["pid"], signal.SIGKILL)
+    finish(process, 0)
+    after = ledger.rows("rungs")
+    assert [row for row in after if row["finished_at"] <= before[-1]["finished_at"]]
+    assert {(r["candidate"], r["rung"], r["finished_at"]) for r in before} <= {
+        (r["candidate"], r["rung"], r["finished_at"]) for r in after
+    }
+    assert all(row["error"] is None for row in after)
+    decisions = ledger.rows("decisions")
+    assert sum(d["decision"] != "promote" for d in decisions) == 6
+    assert len(ledger.rows("workers")) == 2
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(write_sweep: Write, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ledger = Ledger(out / "ledger")
+    sweep = write_sweep(
+        families={"prompt": {"candidates": 3}, "lora": LORA},
+        rungs={"examples": 8, "train_steps": 100, "eta": 2, "count": 2},
+    )
+    process = start("run", str(sweep), "--out", str(out))
+    wait_for(lambda: len(ledger.rows("decisions")) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    shown = finish(process, 130)
+    assert f"kilobit resume {out}" in shown
+    decided = {(d["candidate"], d["rung"]): d for d in ledger.rows("decisions")}
+    done = {(r["candidate"], r["rung"]): r["finished_at"] for r in ledger.rows("rungs")}
+    assert len(decided) < 11
+    run("resume", str(out))
+    after = {(r["candidate"], r["rung"]): r for r in ledger.rows("rungs")}
+    assert all(after[key]["finished_at"] == at for key, at in done.items())
+    assert {row["attempt"] for row in after.values()} == {1, 2}
+    decisions = {(d["candidate"], d["rung"]): d for d in ledger.rows("decisions")}
+    assert all(decisions[key] == decision for key, decision in decided.items())
+    assert sum(d["decision"] != "promote" for d in decisions.values()) == 7
+    assert "Every candidate has ended already" in run("resume", str(out))
+
+
+def test_a_time_budget_ends_the_run_and_leaves_the_rest(write_sweep: Write, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shown = run("run", str(write_sweep()), "--out", str(out), "budget.seconds=0.001")
+    assert "the time budget of 0.001 s is over and " in shown
+    assert f"kilobit resume {out} budget.seconds=null" in shown

@@ -1,0 +1,223 @@
+"""What the run can't do anything about stops it: no candidate is blamed and none is begun."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from kilobit.cluster.driver.recorder import FOLD_EVERY, Recorder
+from kilobit.cluster.driver.trial import RungTrial
+from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher
+from kilobit.cluster.messages import Worker
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.fencing import SupersededError, claim_file
+from kilobit.evaluators.ledger.ledger import write_whole
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.candidate import Candidate, Prompt
+from tests.conftest import REPOSITORY
+from tests.support.searches import a_recorder, a_run, a_search, asha
+
+ONE = Candidate(task="none", model="llama")
+ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
+
+
+@pytest.fixture
+def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
+    return a_run(tmp_path, asha(load_sweep(write_sweep())))
+
+
+def recorder_of(run: RunFolder, candidates: Sequence[Candidate] = (ONE,)) -> Recorder:
+    task = load_task(run.sweep.task, Path())
+    search, _ = a_search(run.sweep, candidates)
+    recorder = a_recorder(run, task, search)
+    for candidate in candidates:
+        recorder.propose(candidate.model)
+    return recorder
+
+
+def test_a_decision_that_can_not_be_written_stops_the_run(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ledger, brake, recorder = run.ledger, Brake(None), recorder_of(run)
+    rule = RecordedScheduler(recorder, brake)
+    rungs, workers = run.sweep.rungs.ladder(), [Worker("w", ONE.model)]
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, brake)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+    assert brake.reason is not None
+    assert "No space left on device" in brake.reason
+    assert searcher.suggest("t") == RecordedSearcher.FINISHED
+    assert ledger.rows("decisions") == []
+    # What comes in after that is still recorded where it can be, but nobody goes on.
+    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+    assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
+
+
+def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder, failed = recorder_of(run), {**ROW, "score": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            recorder.decide(failed)
+    assert recorder.decide(failed).action == "stop"
+    assert recorder.decide(failed).action == "stop"
+    assert [r["decision"] for r in run.ledger.rows("decisions")] == ["stop"]
+
+
+def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
+    brake = Brake(None)
+    rule = RecordedScheduler(recorder_of(run), brake)
+    write_whole(claim_file(run.ledger.folder, 2), b"{}")
+    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+    assert brake.reason is not None
+    assert "superseded by attempt 2" in brake.reason
+
+
+def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: RunFolder
+) -> None:
+    trial, asked = object.__new__(RungTrial), []
+    config = {
+        "candidate": ONE.canonical(),
+        "worker": "w",
+        "rungs": [(0, 1, 1)],
+        "first_rung": 0,
+        "room": None,
+    }
+    faults: list[Exception] = []
+
+    class Worker:
+        run_rung: Any
+
+    def get(_: object) -> dict[str, Any]:
+        asked.append(1)
+        if faults:
+            error = ray.exceptions.RayTaskError("run_rung", "traceback", faults[0])
+            raise error.as_instanceof_cause()
+        return dict(ROW)
+
+    worker = Worker()
+    worker.run_rung = type("Method", (), {"remote": staticmethod(lambda *_: None)})
+    monkeypatch.setattr(ray, "get_actor", lambda _: worker)
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(ray, "get", get)
+    for fault, tries, message in (
+        (None, 1, None),
+        (OSError(errno.ENOSPC, "No space left on device"), 3, "No space left on device"),
+        (SupersededError("superseded by attempt 2"), 1, "superseded by attempt 2"),
+    ):
+        faults[:] = [fault] if fault else []
+        asked.clear()
+        trial.setup({**config, "run_folder": str(tmp_path), "attempt": 1})
+        result = trial.step()
+        assert len(asked) == tries
+        assert message is None or message in result["halt"]
+    brake = Brake(None)
+    assert RecordedScheduler(recorder_of(run), brake).on_trial_result(None, None, result) == "STOP"
+    assert brake.reason == "superseded by attempt 2"
+    # No row says that the candidate failed.
+    assert run.ledger.rows("rungs") == []
+
+
+def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
+    run: RunFolder,
+) -> None:
+    two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
+    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    workers = [Worker("w0", ONE.model), Worker("w1", ONE.model)]
+    ladder = run.sweep.rungs.ladder()
+    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, ladder, run, brake)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert (first["worker"], second["worker"]) == ("w0", "w1")
+    lost = {"lost": "w0 died 6 times in a row", "rung": 0}
+    rule = RecordedScheduler(recorder, brake)
+    assert rule.on_trial_result(None, None, lost) == "STOP"
+    searcher.on_trial_complete("a", lost)
+    assert not brake.on
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", {"rung": 1})
+    again = searcher.suggest("d")
+    assert (again["worker"], again["candidate"]) == ("w1", ONE.canonical())
+    assert run.ledger.rows("decisions") == []
+    # Without any worker the run can't go on.
+    searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
+    assert brake.reason == f"no worker of {ONE.model} is left: w1 as well"
+    assert searcher.suggest("e") == RecordedSearcher.FINISHED
+
+
+def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: RunFolder) -> None:
+    two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
+    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    workers = [Worker("w0", ONE.model, "a0"), Worker("w1", ONE.model, "a1")]
+    here = {workers[0]}
+    searcher = RecordedSearcher(
+        recorder, [(ONE, 0), (two, 0)], workers, run.sweep.rungs.ladder(), run, brake, lambda: here
+    )
+    first = searcher.suggest("a")
+    assert (first["worker"], first["room"]) == ("w0", "a0")
+    assert searcher.suggest("b") is None
+    here.clear()
+    away = {"away": "w0 lost its node", "rung": 0}
+    assert RecordedScheduler(recorder, brake).on_trial_result(None, None, away) == "STOP"
+    searcher.on_trial_complete("a", away)
+    # Nobody is here, and the search is not over.
+    assert searcher.suggest("c") is None
+    here.add(workers[1])
+    again = [searcher.suggest("d"), searcher.suggest("e")]
+    assert (again[0]["worker"], again[1]) == ("w1", None)
+    here.add(workers[0])
+    last = searcher.suggest("f")
+    assert last["worker"] == "w0"
+    assert {again[0]["candidate"], last["candidate"]} == {ONE.canonical(), two.canonical()}
+    searcher.on_trial_complete("d", {"rung": 1})
+    here.clear()
+    assert searcher.suggest("g") is None
+    searcher.on_trial_complete("f", {"rung": 1})
+    # Whether there is more to try is known only when somebody can try it.
+    assert searcher.suggest("h") is None
+    here.add(workers[1])
+    assert searcher.suggest("i") == RecordedSearcher.FINISHED
+    assert run.ledger.rows("decisions") == []
+
+
+def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
+    many = [
+        Candidate(task="none", model=ONE.model, prompt=Prompt(instruction=f"c{number}"))
+        for number in range(2 * FOLD_EVERY + 3)
+    ]
+    recorder = recorder_of(run, many)
+    for candidate in many:
+        recorder.decide({**ROW, "candidate": candidate.id})
+    assert len(list((run.ledger.folder / "decisions").iterdir())) == 2 + 3
+    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
+    assert [(row["candidate"], row["order"]) for row in rows] == [
+        (candidate.id, number) for number, candidate in enumerate(many)
+    ]
+
+
+def test_who_asks_for_a_worker_by_name_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, kilobit.cluster.driver.trial, kilobit.cluster.worker.actor; "
+        "heavy = {'torch', 'transformers', 'kilobit.cluster.worker.evaluator'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,338 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.cluster.worker.crash_log import CrashLog
+from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.run_rung import RungRunner
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.proof.program_files import read_program
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.coarsening import RateSearch
+from kilobit.search.programs.program import decode
+from kilobit.search.rungs import Rung
+from tests.conftest import REPOSITORY
+from tests.evaluators.tasks.test_jsonl import write_jsonl
+
+FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
+
+
+def candidate(**changes: Any) -> Candidate:
+    return Candidate.model_validate({"task": "numbers", "model": "llama"} | changes)
+
+
+def lora(**changes: Any) -> Candidate:
+    values = {
+        "method": "lora",
+        "rank": 1,
+        "target_modules": ("q_proj",),
+        "learning_rate": 0.01,
+        "steps": 4,
+        "batch_size": 2,
+        "seed": 1,
+    }
+    return candidate(adapter=AdapterSpec.model_validate(values | changes))
+
+
+@pytest.fixture
+def make_evaluator(write_sweep: Callable[..., Path], tmp_path: Path) -> Callable[..., Evaluator]:
+    def make(run: str = "run") -> Evaluator:
+        sweep = load_sweep(write_sweep())
+        setup = EvaluatorSetup(
+            sweep.model_dump_json(), str(tmp_path), str(tmp_path / run), "llama", "llama-0", 1
+        )
+        return Evaluator(setup)
+
+    return make
+
+
+@pytest.fixture
+def evaluator(make_evaluator: Callable[..., Evaluator]) -> Evaluator:
+    return make_evaluator()
+
+
+def test_a_rung_leaves_its_row_its_predictions_and_its_program(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    prompt = Prompt(instruction="Number:")
+    one = candidate(prompt=prompt, postprocess=("last_number",))
+    row = evaluator.run_rung(one.canonical(), FIRST)
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert row["error"] is None if "error" in row else True
+    (written,) = ledger.rows("rungs")
+    assert (written["candidate"], written["num_examples"], written["attempt"]) == (one.id, 4, 1)
+    assert written["score"] is not None
+    assert len(ledger.rows("predictions")) == 4
+    (program,) = ledger.rows("programs")
+    assert written["payload_bits"] == 8 * len(program["payload"]) == program["payload_bits"]
+    script_bits = 8 * len(program["script"])
+    assert written["program_bits"] == script_bits + program["payload_bits"]
+    found = read_program(ledger, f"{one.id}-r0")
+    assert found.digest == written["program"] == program["program"]
+    assert decode(found.recipe, found.payload).prompt == "Number:\n"
+    assert found.recipe.postprocess == ("last_number",)
+    (worker,) = ledger.rows("workers")
+    assert worker["base_digest"] == written["base_digest"]
+
+
+def test_what_a_metric_says_besides_the_score_is_a_column(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, first in (("train", 0), ("test", 40)):
+        records = [
+            {"problem": str(i), "level": i % 5, "type": "Algebra", "solution": f"\\boxed{{{i}}}"}
+            for i in range(first, first + 40)
+        ]
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    task = {"kind": "math", "train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
+    sweep = load_sweep(write_sweep(task=task | {"max_new_tokens": 4, "search_share": 0.5}))
+    run = str(tmp_path / "run")
+    setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
+    Evaluator(setup).run_rung(candidate(task="math").canonical(), FIRST)
+    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+    assert len(rows) == 4
+    splits = load_task(sweep.task, tmp_path).splits.search
+    levels = {example.id: str(int(example.input) % 5) for example in splits}
+    for row in rows:
+        found = json.loads(row["columns"])
+        assert found == {"level": levels[row["example"]], "subject": "Algebra"}
+
+
+@pytest.mark.parametrize(("architecture", "target"), [("gpt2", "c_attn"), ("qwen2", "q_proj")])
+def test_other_architectures_go_the_same_way(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    architecture: str,
+    target: str,
+) -> None:
+    models = [{"regime": "llama", "path": str(model_folders[architecture])}]
+    sweep = load_sweep(write_sweep(base_models=models))
+    run = str(tmp_path / "run")
+    setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
+    evaluator = Evaluator(setup)
+    for one in (candidate(prompt=Prompt(instruction="Number:")), lora(target_modules=(target,))):
+        row = evaluator.run_rung(one.canonical(), FIRST)
+        assert row.get("error") is None
+        assert row["score"] is not None
+        assert row["payload_bits"] > 0
+
+
+def test_rungs_are_nested(evaluator: Evaluator, tmp_path: Path) -> None:
+    for rung in (FIRST, SECOND):
+        evaluator.run_rung(candidate().canonical(), rung)
+    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+    first, second = ([r["example"] for r in rows if r["rung"] == i] for i in (0, 1))
+    assert second[:4] == first
+
+
+def test_an_adapter_goes_on_from_its_earlier_rung(
+    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+) -> None:
+    evaluator = make_evaluator("a")
+    evaluator.run_rung(lora().canonical(), FIRST)
+    in_two = evaluator.run_rung(lora().canonical(), SECOND)
+    at_once = make_evaluator("b").run_rung(lora().canonical(), SECOND)
+    assert in_two["train_steps"] == at_once["train_steps"] == 4
+    assert in_two["program"] == at_once["program"]
+    assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
+
+
+def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    one = lora(rank=2)
+    evaluator.run_rung(one.canonical(), FIRST)
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert ledger.rows("candidates") == []
+    row = evaluator.run_rung(one.canonical(), SECOND)
+    variants = {v.id: v for v in RateSearch().variants(one)}
+    about = {r["candidate"]: r for r in ledger.rows("candidates")}
+    assert set(about) == set(variants)
+    assert {r["parent"] for r in about.values()} == {one.id}
+    rows = {r["candidate"]: r for r in ledger.rows("rungs") if r["rung"] == 1}
+    assert set(rows) == {one.id, *variants}
+    for name, variant in variants.items():
+        assert about[name]["spec"] == variant.canonical()
+        assert rows[name]["payload_bits"] < row["payload_bits"]
+        assert (rows[name]["num_examples"], rows[name]["error"]) == (8, None)
+        assert read_program(ledger, f"{name}-r1").digest == rows[name]["program"]
+    # A coarser program is a program of its own: it is scored by what its own numbers say.
+    assert len({r["program"] for r in rows.values()}) > 5
+
+
+def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: Evaluator) -> None:
+    first = evaluator.run_rung(lora().canonical(), FIRST)
+    again = evaluator.run_rung(lora().canonical(), FIRST)
+    assert again["finished_at"] == first["finished_at"]
+    assert again["seconds"] == first["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lora(learning_rate=1e30, steps=40), "FloatingPointError: the training loss became"),
+        (lora(target_modules=("nosuch",)), "nosuch"),
+        (candidate(prompt=Prompt(instruction="dog " * 300)), "do not fit into the model's context"),
+    ],
+)
+def test_a_candidate_that_fails_is_a_row_with_its_traceback(
+    evaluator: Evaluator, tmp_path: Path, broken: Candidate, message: str
+) -> None:
+    row = evaluator.run_rung(broken.canonical(), Rung(0, 4, 40))
+    assert "Traceback" in row["error"]
+    assert message in row["error"]
+    (written,) = Ledger(tmp_path / "run" / "ledger").rows("rungs")
+    assert (written["score"], written["payload_bits"]) == (None, None)
+    assert written["error"] == row["error"]
+    after = evaluator.run_rung(candidate().canonical(), FIRST)
+    assert after["score"] is not None
+
+
+def test_a_pack_is_what_its_candidates_are_alone(
+    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+) -> None:
+    pack = [
+        candidate(prompt=Prompt(instruction="Number:")),
+        candidate(prompt=Prompt(instruction="Number:"), postprocess=("last_number",)),
+        lora(rank=2),
+        lora(rank=None, method="ia3", seed=3, steps=2),
+        lora(rank=None, method="fourierft", size=4),
+        lora(learning_rate=1e30, steps=40),
+        lora(target_modules=("nosuch",)),
+    ]
+    asked = [(one.canonical(), SECOND) for one in pack]
+    together = make_evaluator("together").run_rungs(asked)
+    alone = make_evaluator("alone")
+    columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
+    for row, one in zip(together, asked, strict=True):
+        other = alone.run_rung(*one)
+        assert [row.get(c) for c in columns] == [other.get(c) for c in columns]
+        assert (row.get("error") is None) == (other.get("error") is None)
+        assert row["pack"] == together[0]["pack"] != other["pack"]
+        assert [message["candidate"] for message in row["together"]] == [c.id for c in pack]
+    assert [row.get("error") is None for row in together] == [True] * 5 + [False] * 2
+    outputs = [
+        {
+            (row["candidate"], row["example"]): row["output"]
+            for row in Ledger(tmp_path / run / "ledger").rows("predictions")
+        }
+        for run in ("together", "alone")
+    ]
+    assert outputs[0] == outputs[1]
+    # What generates the same is generated once.
+    assert [row["num_generated"] for row in together[:2]] == [8, 0]
+
+
+def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
+    make_evaluator: Callable[..., Evaluator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killer, other = candidate(prompt=Prompt(instruction="kill")), candidate()
+    asked = [(killer.canonical(), FIRST), (other.canonical(), FIRST)]
+    run, packs = RungRunner.run, []
+
+    class DiedError(BaseException):
+        pass
+
+    def deadly(self: RungRunner, works: Any) -> None:
+        packs.append([work.candidate.id for work in works])
+        if any(work.candidate == killer for work in works):
+            # Nobody who is killed tidies up.
+            monkeypatch.setattr(CrashLog, "_write", lambda *_: None)
+            raise DiedError
+        run(self, works)
+
+    write = CrashLog._write
+    monkeypatch.setattr(RungRunner, "run", deadly)
+    for _ in range(3):
+        with pytest.raises(DiedError):
+            make_evaluator().run_rungs(asked)
+        monkeypatch.setattr(CrashLog, "_write", write)
+    first, second = make_evaluator().run_rungs(asked)
+    assert first["error"] == "its worker died 3 times while it ran"
+    assert caplog.messages.count("died and was started again") == 3
+    assert second["score"] is not None
+    assert packs[0] == [killer.id, other.id]
+    assert [killer.id, other.id] not in packs[1:]
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.candidate import Candidate
+from kilobit.search.rungs import Rung
+from kilobit.cluster.sweep.sweep import load_sweep
+sweep = load_sweep(Path(sys.argv[1]))
+out = str(Path(sys.argv[1]).parent / "run")
+evaluator = Evaluator(EvaluatorSetup(sweep.model_dump_json(), ".", out, "llama", "llama-0", 1))
+spec = AdapterSpec(
+    method="lora", rank=1, target_modules=("q_proj",), learning_rate=0.01, steps=4,
+    batch_size=20000, seed=1,
+)
+used = 1024 * int(Path("/proc/self/statm").read_text().split()[0]) * 4
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
+row = evaluator.run_rung(
+    Candidate(task="numbers", model="llama", adapter=spec).canonical(), Rung(0, 4, 2)
+)
+print(row["error"].strip().splitlines()[-1])
+row = evaluator.run_rung(Candidate(task="numbers", model="llama").canonical(), Rung(0, 4, 2))
+print("then", row["score"])
+"""
+
+
+def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
+    write_sweep: Callable[..., Path],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(write_sweep())],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert "memory" in done.stdout.splitlines()[0].lower(), done.stderr
+    assert done.stdout.splitlines()[1] == "then 0.0"
+
+
+def test_a_changed_base_model_stops_the_worker(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RungRunner.run
+
+    def vandal(self: RungRunner, *args: Any) -> Any:
+        with torch.no_grad():
+            self._frozen.model.lm_head.weight[0, 0] += 1
+        return run(self, *args)
+
+    monkeypatch.setattr(RungRunner, "run", vandal)
+    with pytest.raises(BaseModelChangedError, match="of the base model have changed"):
+        evaluator.run_rung(lora().canonical(), FIRST)
+
+
+@pytest.mark.parametrize("place", ["ledger/rungs", "ledger/predictions", "states"])
+def test_a_disk_that_can_not_be_written_is_not_the_candidates_failure(
+    evaluator: Evaluator, tmp_path: Path, place: str
+) -> None:
+    blocked = tmp_path / "run" / place
+    blocked.write_text("in the way")
+    with pytest.raises(OSError, match=blocked.name):
+        evaluator.run_rung(lora().canonical(), FIRST)
+    blocked.unlink()
+    assert evaluator.run_rung(lora().canonical(), FIRST)["score"] is not None

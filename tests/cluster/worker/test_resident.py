@@ -1,0 +1,79 @@
+"""A resident model is the same after any number of adapters."""
+
+import gc
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.worker.resident import Resident, Training
+from kilobit.evaluators.model.base_model import weights_digest
+from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.search.base_model import BaseModelConfig
+from tests.conftest import random_numbers
+from tests.evaluators.model.packing.test_pack import TASK, mixed, rows_of, spec
+
+
+@pytest.fixture
+def resident(model_folders: dict[str, Path]) -> Resident:
+    config = BaseModelConfig(regime="r", path=model_folders["llama"])
+    return Resident(RankAddress(), config, Path(), ShardsConfig(), TASK, 1)
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
+
+
+def swap(resident: Resident, times: int) -> None:
+    """Train, score and forget adapters, `times` of them."""
+    kinds = mixed("llama")
+    for number in range(times):
+        one = kinds[number % len(kinds)]
+        assert resident.adapt("a", one, None, None)
+        (end,) = resident.train([Training("a", "", False, 1)])
+        assert end.error is None
+        resident.fix("s", "a", random_numbers(resident.adapter("a"), number))
+        size = one.size or 0 if one.method == "soft_prompt" else 0
+        resident.answer(["s"], rows_of(resident.frozen, [""], [size])[:1])
+        resident.forget()
+
+
+def test_two_hundred_adapters_leave_nothing_behind(resident: Resident) -> None:
+    swap(resident, 24)
+    before, used = tensors(), psutil.Process().memory_info().rss
+    swap(resident, 200)
+    assert tensors() == before
+    # Allocators keep some pages; 200 adapters that stayed would be far more.
+    assert psutil.Process().memory_info().rss - used < 20e6
+    assert resident.unchanged()
+    assert weights_digest(resident.frozen.model) == resident.frozen.digest
+    assert not any(module._forward_hooks for module in resident.frozen.model.modules())
+    assert not any(parameter.requires_grad for parameter in resident.frozen.model.parameters())
+
+
+def test_candidates_that_fail_leave_nothing_behind(resident: Resident) -> None:
+    before = tensors()
+    for _ in range(3):
+        with pytest.raises(ValueError, match="nosuch"):
+            resident.adapt("a", spec(target_modules=("nosuch",)), None, None)
+        assert resident.adapt("b", spec(learning_rate=1e30), None, None)
+        (end,) = resident.train([Training("b", "", False, 8)])
+        assert isinstance(end.error, FloatingPointError)
+        with pytest.raises(ValueError, match="other shapes than the adapter"):
+            resident.fix("s", "b", [])
+        resident.forget()
+    del end
+    assert tensors() == before
+    assert resident.unchanged()
+
+
+def test_what_can_only_be_on_the_model_is_not_beside_it(resident: Resident) -> None:
+    assert not resident.adapt("a", spec(method="weights", rank=None), None, None)
+    row = Asked(0, (5, 6, 7), 2)
+    resident.fix("bare", None, ())
+    (found,) = resident.answer(["bare"], [row])
+    assert isinstance(found, list)

@@ -1,0 +1,188 @@
+"""Races and the cache change what is generated, never what a program is said to do."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.worker import scoring_loop
+from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.mailbox import Incumbents, read_incumbents
+from kilobit.cluster.worker.resident import Resident
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.rungs import Rung
+from kilobit.search.schedulers.racing import Incumbent
+from tests.cluster.worker.test_evaluator import lora
+
+FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
+
+
+@pytest.fixture
+def sweep(write_sweep: Callable[..., Path]) -> Sweep:
+    return load_sweep(write_sweep(rungs={"examples": 4, "train_steps": 2, "eta": 2, "count": 2}))
+
+
+@pytest.fixture
+def make(sweep: Sweep, tmp_path: Path) -> Callable[..., Evaluator]:
+    def make(run: str = "run", attempt: int = 1, **changes: Any) -> Evaluator:
+        changed = sweep.model_copy(update=changes)
+        about = (str(tmp_path), str(tmp_path / run), "llama", "llama-0", attempt)
+        return Evaluator(EvaluatorSetup(changed.model_dump_json(), *about))
+
+    return make
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Answer every question by what the prompt says: `right` or anything else; note the rows.
+
+    A wave holds one batch of each candidate.
+    """
+    calls: list[int] = []
+
+    def answer(self: Resident, slots: Any, rows: Sequence[Asked]) -> list[list[int]]:
+        if rows:
+            calls.append(len(rows))
+        frozen = self.frozen
+        texts = [frozen.tokenizer.decode(row.ids) for row in rows]
+        said = [
+            next(target for text, target in TARGETS.items() if text in asked)
+            if "right" in asked
+            else "?"
+            for asked in texts
+        ]
+        return [frozen.tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+
+    monkeypatch.setattr(Resident, "answer", answer)
+    monkeypatch.setattr(scoring_loop, "_ROWS", 1)
+    return calls
+
+
+TARGETS: dict[str, str] = {}
+
+
+def prompt(text: str, **changes: Any) -> Candidate:
+    about = {"task": "numbers", "model": "llama", "prompt": Prompt(instruction=text)} | changes
+    return Candidate.model_validate(about)
+
+
+@pytest.fixture(autouse=True)
+def targets(make: Callable[..., Evaluator]) -> None:
+    from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+
+    TARGETS.update({e.input: e.target for e in load_miniature("numbers", 0).splits.search})
+
+
+def test_an_example_goes_once_through_the_same_program(
+    make: Callable[..., Evaluator], asked: list[int]
+) -> None:
+    one = prompt("right")
+    evaluator = make()
+    first = evaluator.run_rung(one.canonical(), FIRST)
+    second = evaluator.run_rung(one.canonical(), SECOND)
+    assert (first["num_generated"], second["num_generated"]) == (4, 4)
+    assert (first["score"], second["score"], second["num_examples"]) == (1.0, 1.0, 8)
+    # Other post-processing is another program whose raw outputs are the same.
+    other = evaluator.run_rung(prompt("right", postprocess=("lower",)).canonical(), SECOND)
+    assert (other["num_generated"], other["num_examples"]) == (0, 8)
+    assert asked == [4, 4]
+    longer = evaluator.run_rung(prompt("right", max_new_tokens=3).canonical(), FIRST)
+    assert longer["num_generated"] == 4
+
+
+def test_runs_that_share_a_cache_share_outputs(
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+) -> None:
+    one = prompt("right").canonical()
+    rows = [make(run, cache=tmp_path / "shared").run_rung(one, FIRST) for run in ("a", "b")]
+    assert [row["num_generated"] for row in rows] == [4, 0]
+    assert make("c").run_rung(one, FIRST)["num_generated"] == 4
+    outputs = [
+        [row["output"] for row in Ledger(tmp_path / run / "ledger").rows("predictions")]
+        for run in "abc"
+    ]
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(asked) == 2
+
+
+def test_an_interrupted_rung_generates_only_what_is_missing(
+    make: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    one, evaluator, answer = prompt("right").canonical(), make(), Resident.answer
+
+    def stopped(*args: Any) -> Any:
+        if asked:
+            raise KeyboardInterrupt
+        return answer(*args)
+
+    monkeypatch.setattr(Resident, "answer", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.run_rung(one, SECOND)
+    monkeypatch.setattr(Resident, "answer", answer)
+    row = evaluator.run_rung(one, SECOND)
+    assert (row["num_generated"], row["num_examples"], row["score"]) == (4, 8, 1.0)
+
+
+def test_a_race_stops_who_can_not_win_and_says_so(
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+) -> None:
+    evaluator, good, bad = make(), prompt("right"), prompt("wrong, and longer")
+    row = evaluator.run_rung(good.canonical(), SECOND)
+    assert row["against"] is None
+    front = (Incumbent(good.id, row["program_bits"], 1.0),)
+    Incumbents(tmp_path / "run").tell("llama", 1, 0, front)
+    lost = evaluator.run_rung(bad.canonical(), SECOND)
+    # Four wrong of eight leave nothing to hope for.
+    assert (lost["verdict"], lost["against"], lost["gap"]) == ("loses", good.id, -1.0)
+    assert (lost["num_examples"], lost["num_generated"], lost["score"]) == (4, 4, 0.0)
+    part = f"{bad.id}-r1"
+    assert len(Ledger(tmp_path / "run" / "ledger").read_part("predictions", part) or []) == 4
+    equal = evaluator.run_rung(prompt("right as well").canonical(), SECOND)
+    assert (equal["verdict"], equal["gap"], equal["num_examples"]) == (None, 0.0, 8)
+
+
+def test_nobody_races_with_a_longer_one_or_where_races_are_off(
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path, sweep: Sweep
+) -> None:
+    evaluator, good = make(), prompt("right, and this is a long one")
+    row = evaluator.run_rung(good.canonical(), FIRST)
+    Incumbents(tmp_path / "run").tell(
+        "llama", 0, 0, (Incumbent(good.id, row["program_bits"], 1.0),)
+    )
+    short = evaluator.run_rung(prompt("wrong").canonical(), FIRST)
+    assert (short["against"], short["gap"], short["num_examples"]) == (None, None, 4)
+    racing = sweep.scheduler.racing.model_copy(update={"enabled": False})
+    scheduler = sweep.scheduler.model_copy(update={"racing": racing})
+    calm = make(scheduler=scheduler)
+    long = calm.run_rung(prompt("wrong, and it is longer than the other").canonical(), FIRST)
+    assert (long["verdict"], long["gap"], long["num_examples"]) == (None, -1.0, 4)
+
+
+def test_one_in_training_is_compared_with_its_like_and_not_raced(
+    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+) -> None:
+    evaluator, good = make(), prompt("right")
+    bits = evaluator.run_rung(good.canonical(), FIRST)["program_bits"]
+    messages = Incumbents(tmp_path / "run")
+    messages.tell("llama", 0, 0, (Incumbent(good.id, bits, 1.0),))
+    trained = lora(steps=4)
+    row = evaluator.run_rung(trained.canonical(), FIRST)
+    assert (row["left"], row["against"]) == (1, None)
+    messages.tell("llama", 0, 1, (Incumbent(good.id, bits, 1.0),))
+    other = evaluator.run_rung(lora(steps=4, seed=2).canonical(), FIRST)
+    assert (other["against"], other["verdict"], other["num_examples"]) == (good.id, None, 4)
+    assert other["gap"] == -1.0
+
+
+def test_messages_of_an_earlier_attempt_are_taken_away(tmp_path: Path) -> None:
+    front = (Incumbent("a", 8, 0.5),)
+    Incumbents(tmp_path).tell("m/ 1", 0, 0, front)
+    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == front
+    assert read_incumbents(tmp_path, "m/ 1", 1, 0) == ()
+    Incumbents(tmp_path)
+    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == ()

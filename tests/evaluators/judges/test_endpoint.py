@@ -1,0 +1,211 @@
+"""A judge over HTTP, against a server on this machine that does what servers do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.evaluators.judges.endpoint import Endpoint, EndpointError
+from kilobit.evaluators.judges.judges import EndpointJudge
+from kilobit.evaluators.judges.preference import Pair, Question, judge_pairs, summarise
+from tests.support.judge_server import Server, completion
+
+KEY = "sk-not-a-real-key-0123456789"
+QUESTIONS = [Question(f"q{i}", "long answer", "short") for i in range(6)]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now, self.pauses = 0.0, list[float]()
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def endpoint(server: Server, folder: Path, time: Time | None = None, **changes: Any) -> Endpoint:
+    settings = {"kind": "endpoint", "url": server.url, "model": "m", "concurrency": 1} | changes
+    config = EndpointJudge.model_validate(settings)
+    time = time or Time()
+    return Endpoint(config, folder, time.clock, time.sleep)
+
+
+def test_a_question_goes_out_as_a_chat_with_the_key(server: Server, tmp_path: Path) -> None:
+    judge = endpoint(server, tmp_path, key_variable="JUDGE_KEY")
+    assert judge.verdicts(QUESTIONS[:1])[0].place == "first"
+    path, headers, body = server.asked[0]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert set(body) == {"model", "messages", "max_tokens", "temperature"}
+    assert body["messages"][0]["content"].count("[Answer A]\nlong answer\n") == 1
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("m", 16, 0)
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 1
+    assert KEY not in kept[0]
+
+
+def test_a_second_run_asks_nothing_and_costs_nothing(server: Server, tmp_path: Path) -> None:
+    prices = {"dollars_per_million_input": 2.5, "dollars_per_million_output": 10.0}
+    first = endpoint(server, tmp_path, concurrency=3, **prices)
+    verdicts = first.verdicts(QUESTIONS)
+    assert first.spent.dollars(first._config) == pytest.approx((600 * 2.5 + 6 * 10) / 1e6)
+    assert (first.spent.replies, first.spent.requests, first.spent.cached) == (6, 6, 0)
+    again = endpoint(server, tmp_path, **prices)
+    assert again.verdicts(QUESTIONS) == verdicts
+    assert (again.spent.replies, again.spent.requests, again.spent.cached) == (0, 0, 6)
+    assert again.spent.dollars(again._config) == 0
+    assert len(server.asked) == 6
+    # Another question, model or template is another reply.
+    endpoint(server, tmp_path, model="other").verdicts(QUESTIONS[:1])
+    assert len(server.asked) == 7
+
+
+def test_a_damaged_file_of_the_cache_is_asked_again(server: Server, tmp_path: Path) -> None:
+    endpoint(server, tmp_path).verdicts(QUESTIONS[:1])
+    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for content in ("", "[1]", '{"text": 3, "input_tokens": null, "output_tokens": null}'):
+        kept.write_text(content)
+        assert endpoint(server, tmp_path).verdicts(QUESTIONS[:1])[0].place == "first"
+    assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        (500, b"oops", {}),
+        (429, b"", {}),
+        (503, b"<html>", {}),
+        (200, b"\xff garbage", {}),
+        (200, b"{}", {}),
+        (200, b'{"choices": []}', {}),
+        completion(None),
+        (200, b"[" * 100_000, {}),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    server: Server, tmp_path: Path, trouble: tuple[int, bytes, dict[str, str]]
+) -> None:
+    server.script = [trouble, trouble]
+    time = Time()
+    judge = endpoint(server, tmp_path, time)
+    assert judge.verdicts(QUESTIONS[:1])[0].place == "first"
+    assert judge.spent.requests == 3
+    assert judge.spent.replies == 1
+    assert len(time.pauses) == 2
+    assert 0.25 <= time.pauses[0] <= 0.5 <= time.pauses[1] <= 1
+
+
+def test_the_pause_is_the_one_that_the_endpoint_asks_for_up_to_a_minute(
+    server: Server, tmp_path: Path
+) -> None:
+    server.script = [(429, b"", {"Retry-After": value}) for value in ("7", "86400", "tomorrow")]
+    time = Time()
+    endpoint(server, tmp_path, time).verdicts(QUESTIONS[:1])
+    assert time.pauses[:2] == [7, 60]
+    assert 1 <= time.pauses[2] <= 2
+
+
+def test_a_reply_that_does_not_come_is_a_time_out(server: Server, tmp_path: Path) -> None:
+    server.always = (0, b"", {})
+    (verdict,) = endpoint(server, tmp_path, retries=1, timeout_s=0.05).verdicts(QUESTIONS[:1])
+    assert verdict.place is None
+    assert verdict.reason == "no reply in 2 tries, the last: no reply in 0.05 s"
+
+
+def test_a_question_without_a_reply_is_a_row_and_no_tie(server: Server, tmp_path: Path) -> None:
+    server.script = [(500, b"oops", {})] * 2
+    pairs = [Pair(str(i), f"q{i}", "x", "y") for i in range(3)]
+    rows = judge_pairs(pairs, endpoint(server, tmp_path, retries=1))
+    assert [row.outcome for row in rows] == [None, "tie", "tie"]
+    assert rows[0].reason == "no reply in 2 tries, the last: status 500: oops"
+    assert summarise(rows).failed == 1
+    server.script = [(400, b"prompt too long", {})]
+    (verdict,) = endpoint(server, tmp_path, model="other").verdicts(QUESTIONS[:1])
+    assert verdict.reason == "status 400: prompt too long"
+
+
+def test_a_malformed_verdict_is_a_row_and_is_known_the_next_time(
+    server: Server, tmp_path: Path
+) -> None:
+    server.always = completion("I like both")
+    for _ in range(2):
+        judge = endpoint(server, tmp_path)
+        (verdict,) = judge.verdicts(QUESTIONS[:1])
+        assert verdict.reason == "the judge gave no verdict, its answer ends in 'I like both'"
+        assert judge.spent.dollars(judge._config) is None
+    assert len(server.asked) == 1
+
+
+def test_a_cost_that_was_not_counted_is_unknown(server: Server, tmp_path: Path) -> None:
+    server.script = [completion("A"), completion("B", prompt_tokens="many", completion_tokens=-1)]
+    prices = {"dollars_per_million_input": 1.0, "dollars_per_million_output": 1.0}
+    judge = endpoint(server, tmp_path, **prices)
+    judge.verdicts(QUESTIONS[:3])
+    assert judge.spent.uncounted == 2
+    assert judge.spent.input_tokens == 100
+    assert judge.spent.dollars(judge._config) is None
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 302])
+def test_what_cannot_pass_ends_all_with_one_message_without_the_key(
+    server: Server, tmp_path: Path, code: int
+) -> None:
+    said = b"x" * 150 + f" wrong key {KEY} ".encode() + b"y" * 300
+    server.always = (code, said, {"Location": f"{server.url}/elsewhere"})
+    judge = endpoint(server, tmp_path, key_variable="JUDGE_KEY", concurrency=2)
+    with pytest.raises(EndpointError, match=f"status {code}") as caught:
+        judge.verdicts(QUESTIONS)
+    assert "[key]" in str(caught.value)
+    assert KEY[:6] not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path for path, _, _ in server.asked} == {"/v1/chat/completions"}
+    assert len(server.asked) <= 2
+
+
+def test_an_endpoint_that_is_down_is_one_message(server: Server, tmp_path: Path) -> None:
+    judge = endpoint(server, tmp_path, retries=2)
+    server.stop()
+    with pytest.raises(EndpointError, match="5 questions in a row got no reply, the last: no conn"):
+        judge.verdicts(QUESTIONS)
+    assert judge.spent.requests == 15
+
+
+def test_requests_keep_their_distance(server: Server, tmp_path: Path) -> None:
+    time = Time()
+    server.script = [(429, b"", {})]
+    endpoint(server, tmp_path, time, requests_per_minute=30).verdicts(QUESTIONS[:3])
+    assert len(server.asked) == 4
+    assert time.now == pytest.approx(3 * 2)
+
+
+@pytest.mark.parametrize(("value", "message"), [("", "is not set"), ("a b", "hold a valid key")])
+def test_a_key_that_is_none_is_said_before_anything_is_asked(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", value)
+    with pytest.raises(ValueError, match=f"variable JUDGE_KEY .*{message}|JUDGE_KEY.*{message}"):
+        endpoint(server, tmp_path, key_variable="JUDGE_KEY")
+    assert not server.asked

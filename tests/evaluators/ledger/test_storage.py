@@ -1,0 +1,324 @@
+"""Files on an object store, behind a proxy that fails, loses answers and cuts uploads."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kilobit.evaluators.ledger import stored_path
+from kilobit.evaluators.ledger.compaction import begin, fold
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.output_cache import Batch, PredictionCache
+from kilobit.evaluators.ledger.storage import (
+    check_exclusive,
+    create_whole,
+    fetch,
+    place,
+    remove,
+    write_whole,
+)
+from kilobit.evaluators.ledger.stored_path import StorageError, StoredPath
+from tests.conftest import REPOSITORY
+from tests.support import object_store
+from tests.support.object_store import BUCKET, Proxy
+
+Store = Proxy
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make large what is small and short what is long."""
+    monkeypatch.setattr(stored_path, "_ONE_PUT_BYTES", 1 << 20)
+    monkeypatch.setattr(stored_path, "_CHUNK_BYTES", 5 << 20)
+
+
+def test_a_url_keeps_its_form_through_everything_that_is_done_to_paths() -> None:
+    run = place("s3://bucket/runs//one/")
+    assert isinstance(run, StoredPath)
+    assert str(run) == f"{run}" == "s3://bucket/runs/one"
+    assert str(run / "ledger" / "x.json") == "s3://bucket/runs/one/ledger/x.json"
+    assert str((run / "a.json").with_suffix(".alive")) == "s3://bucket/runs/one/a.alive"
+    assert (run.name, str(run.parent), run.bucket) == ("one", "s3://bucket/runs", "s3://bucket")
+    assert (run / "x").relative_to(run).as_posix() == "x"
+    assert pickle.loads(pickle.dumps(run)) == run == place(str(run)) == place(run)
+    assert {run: 1}[StoredPath("s3:", "bucket", "runs", "one")] == 1
+    assert place("runs/one") == Path("runs/one")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://me:sesame@bucket/run", "no user name, password"),
+        ("s3://bucket/run?secret=sesame", "no user name, password"),
+        ("s3://bucket", "names no folder in a bucket"),
+        ("s3://bucket/../other", "names no folder in a bucket"),
+        ("memory://bucket/run", "not an object store that processes can share"),
+        ("http://bucket/run", "not an object store that processes can share"),
+    ],
+)
+def test_a_url_that_can_not_be_a_run_is_refused_without_its_secrets(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        place(url)
+    assert "sesame" not in str(caught.value)
+
+
+def test_what_is_written_is_read_listed_and_deleted(folder: StoredPath) -> None:
+    for name in ("a/1.json", "a/2.json", "a/b/3.json", "ab/4.json"):
+        write_whole(folder / name, name.encode())
+    assert sorted(p.name for p in (folder / "a").glob("*.json")) == ["1.json", "2.json"]
+    assert sorted(p.name for p in folder.glob("*/*")) == ["1.json", "2.json", "4.json"]
+    assert len(list(folder.rglob("*"))) == 4
+    one = folder / "a" / "1.json"
+    assert (one.exists(), one.stat().st_size, one.read_text()) == (True, 8, "a/1.json")
+    assert abs(one.stat().st_mtime_ns - (folder / "a" / "2.json").stat().st_mtime_ns) < 3e9
+    assert one.rename(folder / "a" / "moved").read_bytes() == b"a/1.json"
+    assert not one.exists()
+    with pytest.raises(FileNotFoundError, match=r"s3://.*/a/1\.json"):
+        one.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        one.unlink()
+    one.unlink(missing_ok=True)
+    remove(folder.rglob("*"))
+    assert list(folder.rglob("*")) == []
+
+
+def test_more_objects_than_a_page_are_listed_read_and_deleted(
+    store: Store, folder: StoredPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "PAGE", 20)
+    paths = [folder / f"{number:04}" for number in range(50)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda path: write_whole(path, path.name.encode()), paths))
+    assert sorted(folder.glob("*")) == paths
+    assert fetch([*paths, folder / "gone"]) == {path: path.name.encode() for path in paths}
+    before = store.done["requests"]
+    remove(paths)
+    assert store.done["requests"] - before <= 2
+    assert not list(folder.glob("*"))
+
+
+def test_an_upload_that_is_cut_is_seen_by_nobody_and_tried_again(
+    store: Store, folder: StoredPath
+) -> None:
+    path, stop, seen = folder / "object", threading.Event(), set[bytes]()
+    old, new = b"a" * 200_000, b"b" * 200_000
+    write_whole(path, old)
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    store.cut_every = 2
+    for _ in range(4):
+        write_whole(path, new)
+        write_whole(path, old)
+    stop.set()
+    reader.join()
+    assert store.done["cut"] >= 4
+    assert seen <= {old, new}
+
+
+def test_a_large_object_goes_in_pieces_and_appears_whole_despite_cuts(
+    store: Store, folder: StoredPath, quick: None
+) -> None:
+    content = bytes(range(256)) * 60_000
+    store.cut_every, store.fail_every = 3, 5
+    write_whole(folder / "large", content)
+    assert store.done["uploads"] >= 3
+    assert (store.done["cut"] > 0, store.done["failed"] > 0) == (True, True)
+    store.calm()
+    assert (folder / "large").read_bytes() == content
+
+
+@pytest.mark.parametrize("fault", ["fail_every", "lose_every", "cut_every"])
+def test_what_fails_for_a_moment_is_not_noticed(
+    store: Store, folder: StoredPath, fault: str
+) -> None:
+    setattr(store, fault, 3)
+    for number in range(6):
+        write_whole(folder / f"{number}", b"content")
+    assert [(folder / f"{number}").read_bytes() for number in range(6)] == [b"content"] * 6
+    assert len(list(folder.glob("*"))) == 6
+    remove(folder.glob("*"))
+    assert not (folder / "0").exists()
+    assert store.done[{"fail_every": "failed", "lose_every": "lost", "cut_every": "cut"}[fault]]
+
+
+@pytest.mark.parametrize("fault", ["", "fail_every", "lose_every"])
+def test_of_many_who_create_the_same_object_one_succeeds(
+    store: Store, folder: StoredPath, fault: str
+) -> None:
+    if fault:
+        setattr(store, fault, 3)
+    start = threading.Barrier(8)
+
+    def claim(number: int) -> bool:
+        start.wait()
+        try:
+            create_whole(folder / "claim", f"by {number}".encode())
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(claim, range(8)))
+    assert won.count(True) == 1
+    assert (folder / "claim").read_bytes() == f"by {won.index(True)}".encode()
+    assert not fault or store.done["failed"] + store.done["lost"] > 0
+
+
+def test_a_store_that_creates_what_exists_is_refused(
+    folder: StoredPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_exclusive(folder)
+    assert not list(folder.rglob("*"))
+    monkeypatch.setattr(StoredPath, "create", StoredPath.write_bytes)
+    with pytest.raises(StorageError, match="does not refuse to create an object that exists"):
+        check_exclusive(folder)
+    assert not list(folder.rglob("*"))
+
+
+WRITER = """
+import sys
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.storage import place
+
+ledger = Ledger(place(sys.argv[1]), 1)
+for number in range(8):
+    name = f"{sys.argv[2]}-{number}"
+    ledger.write("rungs", name, [{"candidate": name, "rung": 0}])
+"""
+
+
+def test_writers_at_the_same_time_lose_nothing_on_a_store_that_fails(
+    store: Store, folder: StoredPath
+) -> None:
+    store.fail_every, store.cut_every = 7, 5
+    command = [sys.executable, "-c", WRITER, str(folder)]
+    writers = [subprocess.Popen([*command, f"w{i}"], cwd=REPOSITORY) for i in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert (store.done["failed"] > 0, store.done["cut"] > 0) == (True, True)
+    found = sorted(row["candidate"] for row in Ledger(folder).rows("rungs"))
+    assert found == [f"w{i}-{number}" for i in range(3) for number in range(8)]
+
+
+def test_an_older_attempt_that_writes_late_is_not_seen_on_a_store(folder: StoredPath) -> None:
+    claims = folder / "attempts"
+    create_whole(claims / "0001.json", b"1")
+    old = Ledger(folder, 1)
+    content = old.write("rungs", "a-r0", [{"candidate": "a", "rung": 0}]).read_bytes()
+    create_whole(claims / "0002.json", b"2")
+    begin(folder, 2)
+    with pytest.raises(SupersededError, match="superseded by attempt 2"):
+        old.write("rungs", "late-r0", [{"candidate": "late"}])
+    # It had looked before the newer attempt was claimed, and its put came after.
+    write_whole(old.part("rungs", "late-r0"), content)
+    assert [row["candidate"] for row in Ledger(folder).rows("rungs")] == ["a"]
+
+
+def test_a_resume_does_not_read_a_store_part_by_part(store: Store, folder: StoredPath) -> None:
+    create_whole(folder / "attempts" / "0001.json", b"1")
+    ledger = Ledger(folder, 1)
+    names = [f"{number:03}-r0" for number in range(30)]
+
+    def write(name: str) -> None:
+        for table in ("candidates", "rungs", "decisions"):
+            ledger.write(table, name, [{"candidate": name}])
+        ledger.write("predictions", name, [{"candidate": name, "output": "x"}])
+        ledger.write("programs", name, [{"candidate": name}])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, names))
+    fold(ledger)
+    create_whole(folder / "attempts" / "0002.json", b"2")
+    store.calm()
+    assert begin(folder, 2) == []
+    reader = Ledger(folder)
+    assert [row["candidate"] for row in reader.rows("rungs")] == names
+    assert len(reader.rows("decisions")) == 30
+    # Five tables of 30 parts; what is asked does not grow with their number.
+    assert store.done["requests"] < 40
+
+
+def test_a_part_that_is_gone_is_left_out_and_named(folder: StoredPath) -> None:
+    create_whole(folder / "attempts" / "0001.json", b"1")
+    ledger = Ledger(folder, 1)
+    for name in ("a-r0", "b-r0"):
+        ledger.write("predictions", name, [{"candidate": name[0], "output": "x"}])
+        ledger.write("rungs", name, [{"candidate": name[0], "rung": 0, "score": 0.5}])
+    (folder / "predictions" / "a-r0.a1.parquet").unlink()
+    create_whole(folder / "attempts" / "0002.json", b"2")
+    assert [line.split(": ")[-1] for line in begin(folder, 2)] == ["the file is gone"]
+    assert [row["candidate"] for row in Ledger(folder).rows("rungs")] == ["b"]
+
+
+def test_the_cache_of_outputs_may_lie_on_a_store(folder: StoredPath) -> None:
+    first = PredictionCache(folder).open("ab12")
+    first.add(["x", "y"], Batch(("1", "2"), 3, 4))
+    first.save()
+    assert PredictionCache(folder).open("ab12").get(["x", "y"]) == Batch(("1", "2"), 3, 4)
+    assert PredictionCache(folder).open("ab13").get(["x", "y"]) is None
+
+
+def test_what_lasts_is_one_message_that_says_what_to_do(
+    store: Store, folder: StoredPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def message(path: StoredPath) -> str:
+        stored_path._store.cache_clear()
+        with pytest.raises(StorageError) as caught:
+            path.reach()
+        with pytest.raises(StorageError):
+            write_whole(path / "x", b"")
+        assert "\n" not in str(caught.value)
+        assert "sesame" not in str(caught.value)
+        return str(caught.value)
+
+    assert message(StoredPath("s3:", "no-such-bucket", "x")).startswith(
+        "there is no bucket s3://no"
+    )
+    monkeypatch.setattr(stored_path, "_MOST_RETRIES", 1)
+    store.fail_every = 1
+    assert "answers 500 InternalError, tried 4 times" in message(folder)
+    store.fail_every = 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:sesame@127.0.0.1:9")
+    assert "no answer at http://127.0.0.1:9, tried 4 times: check the network" in message(folder)
+
+
+def test_wrong_credentials_are_one_message(
+    store: Store, folder: StoredPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    stored_path._store.cache_clear()
+    if "KILOBIT_S3" in os.environ:
+        pytest.skip("moto looks at no credentials")
+    with pytest.raises(StorageError, match=r"refuses access.*check the credentials"):
+        folder.reach()
+    with pytest.raises(StorageError, match="refuses access"):
+        (folder / "x").exists()
+
+
+def test_without_obstore_the_message_says_what_to_install(
+    folder: StoredPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    stored_path._store.cache_clear()
+    with pytest.raises(StorageError, match=r"pip install 'kilobit\[store\]'"):
+        folder.reach()
+
+
+def test_nothing_of_the_credentials_is_written(store: Store, folder: StoredPath) -> None:
+    ledger = Ledger(folder, 1)
+    ledger.write("rungs", "a", [{"candidate": "a"}])
+    whole = b"".join(path.read_bytes() for path in folder.rglob("*"))
+    assert b"test-secret" not in whole
+    assert json.dumps(BUCKET).encode() not in whole

@@ -1,0 +1,79 @@
+import random
+
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+
+from kilobit.evaluators.metrics.metrics import METRICS
+from kilobit.evaluators.statistics.intervals import mean_interval
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.task import Interval, make_example
+
+
+def test_exact_match_ignores_white_space_and_nothing_else() -> None:
+    example = make_example("1 + 1", "2")
+    scores = [
+        METRICS["exact_match"].per_example(text, example) for text in (" 2\n", "2.", "", "22")
+    ]
+    assert scores == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_contains_ignores_case() -> None:
+    example = make_example("x", "Yes")
+    assert METRICS["contains"].per_example("oh yes.", example) == 1.0
+    assert METRICS["contains"].per_example("no", example) == 0.0
+
+
+def test_corpus_bleu_equals_sacrebleu_in_any_order() -> None:
+    examples = list(load_miniature("translation", 0).splits.search[:60])
+    rng = random.Random(0)
+    # Some lack their last word, so that the brevity penalty takes part; some are shuffled.
+    words = [e.target.split() for e in examples]
+    outputs = [" ".join(w[:-1] if i % 2 else rng.sample(w, len(w))) for i, w in enumerate(words)]
+    expected = BLEU().corpus_score(outputs, [[e.target for e in examples]]).score / 100
+    assert 0.05 < expected < 0.95
+    assert METRICS["bleu"].corpus(outputs, examples).score == pytest.approx(expected, abs=1e-12)
+    order = rng.sample(range(60), 60)
+    shuffled = METRICS["bleu"].corpus([outputs[i] for i in order], [examples[i] for i in order])
+    assert shuffled.score == pytest.approx(expected, abs=1e-12)
+
+
+def test_bounds_of_bleu_are_around_corpus_bleu_also_where_no_long_n_gram_matches() -> None:
+    examples = list(load_miniature("translation", 0).splits.search[:50])
+    rng = random.Random(1)
+    poor = [f"{rng.choice(e.target.split())} x y z" for e in examples]
+    fair = [e.target if i % 2 else "die Katze" for i, e in enumerate(examples)]
+    bounds = METRICS["bleu"].bounds([poor, fair], examples, 2)
+    for found, outputs in zip(bounds, (poor, fair), strict=True):
+        expected = METRICS["bleu"].corpus(outputs, examples).score
+        assert 0 < expected < 0.9
+        assert found.score == pytest.approx(expected, rel=1e-12)
+        assert found.lower <= expected <= found.upper
+
+
+def test_bleu_interval_holds_the_score_and_shrinks_with_examples() -> None:
+    examples = list(load_miniature("translation", 0).splits.search[:400])
+    outputs = [e.target if i % 2 else "die Katze" for i, e in enumerate(examples)]
+    few = METRICS["bleu"].corpus(outputs[:40], examples[:40])
+    many = METRICS["bleu"].corpus(outputs, examples)
+    for interval in (few, many):
+        assert interval.lower is not None
+        assert interval.upper is not None
+        assert interval.lower < interval.score < interval.upper
+    assert many.upper - many.lower < (few.upper - few.lower) / 2
+
+
+def test_wilson_interval_equals_the_published_example() -> None:
+    # Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263, Wilson score method.
+    interval = mean_interval([1.0] * 81 + [0.0] * 182)
+    assert interval.lower == pytest.approx(0.2553, abs=5e-5)
+    assert interval.upper == pytest.approx(0.3662, abs=5e-5)
+
+
+def test_one_example_has_a_score_but_no_interval() -> None:
+    assert mean_interval([1.0]) == Interval(1.0, None, None)
+
+
+@pytest.mark.parametrize("scores", [[], [1.2], [float("nan")]])
+def test_scores_that_are_none_are_refused(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"no scores|outside"):
+        mean_interval(scores)

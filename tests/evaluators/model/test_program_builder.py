@@ -1,0 +1,341 @@
+"""A program's two files say what the search recorded, without this package, in another process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.generate import asked, generate
+from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.proof.sandbox import _GUARD, Limits, ProgramFailedError, run_files
+from kilobit.evaluators.proof.verify import train_file
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.coarsening import coarse
+from kilobit.search.programs.numbers import encode_numbers
+from kilobit.search.programs.program import WAYS, Program, build, decode, text_part
+from kilobit.search.programs.text import CODECS, PayloadError, TextCodec
+from tests.conftest import random_numbers
+from tests.support.recipes import NUMBER_METHODS, adapter_spec
+
+pytestmark = pytest.mark.timeout(300)
+TASK = load_miniature("numbers", 0)
+INPUTS = [
+    *(e.input for e in TASK.splits.search[:7]),
+    "",
+    "a line\nand {input} \"quoted\" 'twice' \\ ä \u2028 \U0001f600?",
+]
+PROMPT = Prompt(instruction="Häufig: {input} 'n' \"m\" \\ Zahl.", demonstrations=(("1 + 1?", "2"),))
+LIMITS = Limits(seconds=120)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A program with what the search's process gets from it and from the base model alone."""
+
+    program: Program
+    outputs: list[str]
+    bare: list[str]
+
+
+class Maker:
+    """Makes programs of one model as an evaluator does."""
+
+    def __init__(self, folder: Path, batch_size: int = 4, **config: Any) -> None:
+        self.folder = folder
+        settings = {"regime": "m", "path": str(folder), **config}
+        base = BaseModelConfig.model_validate_json(json.dumps(settings), strict=True)
+        self.frozen: FrozenModel = load(base, Path())
+        self.builder = Builder(self.frozen, base, TASK, batch_size, "payload")
+
+    def make(
+        self,
+        candidate: Candidate,
+        change: Callable[..., Program] | None = None,
+        codec: TextCodec | None = None,
+    ) -> Made:
+        texts = self.builder.code_text(candidate.prompt, by_model=codec == "model")
+        if codec is not None:
+            texts = {codec: texts[codec]}
+        with self._adapted(candidate) as adapter:
+            tensors = random_numbers(adapter) if adapter else []
+            program = self.builder.build(candidate, texts, adapter, tensors)
+            if change:
+                program = change(program, adapter, tensors)
+            decoded = self.builder.decode(program)
+            if adapter:
+                adapter.assign(decoded.tensors)
+            model = adapter.model if adapter else self.frozen.model
+            outputs = run_program(program, decoded.prompt, self.frozen, model, INPUTS)
+        bare = generate(
+            self.frozen,
+            [asked(self.frozen, candidate.chat, TASK.question, text) for text in INPUTS],
+            max_new_tokens=program.recipe.max_new_tokens,
+            stop=TASK.stop,
+            batch_size=4,
+        )
+        return Made(program, outputs, bare.texts)
+
+    @contextmanager
+    def _adapted(self, candidate: Candidate) -> Iterator[Any]:
+        if candidate.adapter is None:
+            yield None
+            return
+        with installed(self.frozen, candidate.adapter) as adapter:
+            yield adapter
+
+
+def candidate(method: str | None = None, **changes: Any) -> Candidate:
+    values: dict[str, Any] = {"task": "numbers", "model": "m", "max_new_tokens": 6, **changes}
+    if method:
+        values["adapter"] = adapter_spec(method)
+    return Candidate.model_validate(values)
+
+
+def in_the_way(way: Any) -> Callable[..., Program]:
+    """Return what writes an adapter's numbers in `way` and no other."""
+
+    def change(program: Program, adapter: Any, tensors: Any) -> Program:
+        code, integers = coarse(tensors, adapter.units, 0.25, 1.0)
+        # A row that is not coded at all.
+        integers[0][0] = 0
+        numbers = encode_numbers(code, integers, way)
+        assert numbers is not None
+        recipe = program.recipe
+        part = adapter.part(way)
+        kept = program.payload[: recipe.prompt.num_bytes if recipe.prompt else 0]
+        return build(recipe.model_copy(update={"adapter": part}), kept + numbers)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def llama(model_folders: dict[str, Path]) -> Maker:
+    return Maker(model_folders["llama"])
+
+
+STEPS = ("cut:.", r"find:\w+ (.*)", "round:1", "no_final_period", "upper")
+
+
+@pytest.fixture(scope="module")
+def programs(llama: Maker) -> dict[str, Made]:
+    """Return one program of every kind there is."""
+    made = {
+        "nothing": llama.make(candidate()),
+        "steps": llama.make(candidate(prompt=PROMPT, postprocess=STEPS)),
+        "limit": llama.make(candidate(prompt=PROMPT, max_new_tokens=1)),
+    }
+    for codec in (*CODECS, "model"):
+        made[f"prompt {codec}"] = llama.make(candidate(prompt=PROMPT), codec=codec)
+        assert made[f"prompt {codec}"].program.codecs == {"prompt": codec}
+    for method in NUMBER_METHODS:
+        made[method] = llama.make(candidate(method))
+        made[f"{method} prompt"] = llama.make(candidate(method, prompt=PROMPT), codec="brotli")
+    for way in WAYS:
+        made[f"lora {way.coder} {way.scales}"] = llama.make(candidate("lora"), in_the_way(way))
+    learned = adapter_spec("lora").model_copy(update={"training": "bits", "nats_per_kbit": 1.0})
+    made["learned steps"] = llama.make(candidate().model_copy(update={"adapter": learned}))
+    steps = made["learned steps"].program.recipe.adapter
+    assert steps is not None
+    assert steps.numbers.steps == "tensor"
+    both = candidate("lora", prompt=PROMPT, postprocess=("lower",))
+    made["model prompt and numbers"] = llama.make(both, in_the_way(WAYS[2]), "model")
+    return made
+
+
+def one_differs(made: Made) -> bool:
+    return made.outputs != made.bare
+
+
+def run_in_one_process(programs: dict[str, Made], model: Path, scratch: Path) -> dict[str, str]:
+    """Run programs one after the other in a process where our packages can't be imported."""
+    hide = _GUARD[_GUARD.index("class Hidden") : _GUARD.index("sys.argv =")]
+    code = f"""
+import os, runpy, sys
+{hide}
+model, folders = sys.argv[1], sys.argv[2:]
+for folder in folders:
+    os.chdir(folder)
+    sys.argv = ["program.py", model]
+    with open("in") as sys.stdin, open("out", "w") as sys.stdout:
+        runpy.run_path("program.py", run_name="__main__")
+"""
+    folders = []
+    for number, made in enumerate(programs.values()):
+        folder = scratch / str(number)
+        folder.mkdir()
+        (folder / "program.py").write_bytes(made.program.script)
+        (folder / "payload.bin").write_bytes(made.program.payload)
+        (folder / "in").write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
+        folders.append(folder)
+    environment = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model), *map(str, folders)],
+        env={**environment, "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {
+        name: (folder / "out").read_text() for name, folder in zip(programs, folders, strict=True)
+    }
+
+
+def test_every_kind_of_program_says_what_the_search_recorded(
+    programs: dict[str, Made], llama: Maker, tmp_path: Path
+) -> None:
+    printed = run_in_one_process(programs, llama.folder, tmp_path)
+    for name, made in programs.items():
+        outputs = [json.loads(line) for line in printed[name].splitlines()]
+        assert outputs == made.outputs, name
+        assert one_differs(made) is (name != "nothing"), name
+    # What differs is not one answer to everything.
+    assert max(len(set(made.outputs)) for made in programs.values()) > 4
+
+
+def run_alone(made: Made, model: Path) -> list[str]:
+    return run_files(made.program.script, made.program.payload, model, INPUTS, LIMITS)
+
+
+def all_equal(chosen: dict[str, Made], model: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda made: run_alone(made, model), chosen.values())
+        for (name, made), outputs in zip(chosen.items(), found, strict=True):
+            assert outputs == made.outputs, name
+
+
+FRESH = ("steps", "prompt model", "lora prompt", "tinylora", "soft_prompt", "weights")
+
+
+def test_programs_say_the_same_each_in_a_fresh_process(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    all_equal({name: programs[name] for name in FRESH}, llama.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_programs_say_the_same_each_in_a_fresh_process(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    all_equal({name: made for name, made in programs.items() if name not in FRESH}, llama.folder)
+
+
+def livelier(folder: Path, target: Path) -> Path:
+    """Write a model of larger weights: a small one that is tied repeats itself."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "wte" not in name and "embed" not in name:
+                weight.mul_(20)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
+def test_other_architectures_say_the_same(
+    model_folders: dict[str, Path], tmp_path: Path, architecture: str
+) -> None:
+    maker = Maker(livelier(model_folders[architecture], tmp_path / "model"))
+    assert maker.frozen.pad_with_end is (architecture == "gpt2")
+    assert maker.frozen.model.config.tie_word_embeddings
+    targets = {"gpt2": ("c_attn",), "qwen2": ("q_proj", "down_proj")}[architecture]
+    adapted = candidate("lora").model_copy(
+        update={"adapter": adapter_spec("lora", target_modules=targets)}
+    )
+    tied = {"gpt2": ("wte",), "qwen2": ("embed_tokens",)}[architecture]
+    weights = candidate("weights").model_copy(
+        update={"adapter": adapter_spec("weights", target_modules=tied, layers=None)}
+    )
+    made = {
+        "prompt": maker.make(candidate(prompt=PROMPT)),
+        "model": maker.make(candidate(prompt=PROMPT), codec="model"),
+        "lora": maker.make(adapted),
+        "weights": maker.make(weights),
+        "soft_prompt": maker.make(candidate("soft_prompt")),
+    }
+    printed = run_in_one_process(made, maker.folder, tmp_path)
+    for name, one in made.items():
+        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+        assert one_differs(one), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_shorter_types_say_the_same_on_the_same_machine(
+    model_folders: dict[str, Path], tmp_path: Path, dtype: str
+) -> None:
+    maker = Maker(model_folders["llama"], dtype=dtype)
+    made = {
+        "prompt": maker.make(candidate(prompt=PROMPT, max_new_tokens=12)),
+        "lora": maker.make(candidate("lora", max_new_tokens=12)),
+        "vera": maker.make(candidate("vera", max_new_tokens=12)),
+    }
+    printed = run_in_one_process(made, maker.folder, tmp_path)
+    for name, one in made.items():
+        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+
+
+def test_a_soft_prompt_is_continued_one_at_a_time(programs: dict[str, Made]) -> None:
+    assert programs["soft_prompt"].program.recipe.batch_size == 1
+    assert programs["lora"].program.recipe.batch_size == 4
+
+
+def test_a_payload_that_says_something_else_says_something_else(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    # What the comparison above would not see if the payload were never read.
+    made = programs["prompt stored"]
+    other = made.program.payload.replace(b"Zahl", b"Wort")
+    assert other != made.program.payload
+    found = run_files(made.program.script, other, llama.folder, INPUTS, LIMITS)
+    assert found != made.outputs
+    assert decode(made.program.recipe, other).prompt.count("Wort") == 1
+    assert text_part("stored", other) == made.program.recipe.prompt
+
+
+def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None:
+    shown = tuple((e.input, e.target) for e in (TASK.splits.train[3], TASK.splits.train[300]))
+    prompt = Prompt(instruction="Number:", demonstrations=shown)
+    config = BaseModelConfig(regime="m", path=llama.folder)
+    by_index = Builder(llama.frozen, config, TASK, 4, "payload", by_index=True)
+    texts = by_index.code_text(prompt, by_model=False)
+    made = by_index.build(candidate(prompt=prompt), texts, None, ())
+    assert made.codecs == {"prompt": "index"}
+    assert made.payload == bytes([0, 3, 1, 44])
+    assert by_index.decode(made).prompt == prompt.render(TASK)
+    # The same demonstrations after another instruction have the same section and another text.
+    other = Prompt(instruction="Digits:", demonstrations=shown)
+    texts_of_other = by_index.code_text(other, by_model=False)
+    made_of_other = by_index.build(candidate(prompt=other), texts_of_other, None, ())
+    assert made_of_other.payload == made.payload
+    assert by_index.decode(made_of_other).prompt == other.render(TASK)
+    assert by_index.decode(made).prompt == prompt.render(TASK)
+    with pytest.raises(PayloadError, match="none at 65535"):
+        by_index.decode(build(made.recipe, b"\0\3\xff\xff"))
+    with pytest.raises(PayloadError, match="train split"):
+        decode(made.recipe, made.payload)
+    same = llama.make(candidate(prompt=prompt), codec="stored")
+    printed = run_files(made.script, made.payload, llama.folder, INPUTS, Limits(), train_file(TASK))
+    assert printed == same.outputs != same.bare
+    with pytest.raises(ProgramFailedError):
+        run_files(made.script, made.payload, llama.folder, INPUTS, Limits())
+
+
+def test_what_the_train_split_lacks_has_no_index() -> None:
+    assert Prompt(demonstrations=(("never asked", "1"),)).indices(TASK) is None
+    assert Prompt(instruction="Number:").indices(TASK) is None

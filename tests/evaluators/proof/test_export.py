@@ -1,0 +1,169 @@
+"""A program's adapter in PEFT's own format is the adapter of the program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from kilobit import launch
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import load
+from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.proof.export import export_peft, spec_of
+from kilobit.evaluators.proof.program_files import write_folder
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.numbers import NumbersCode
+from tests.conftest import random_numbers
+from tests.support.recipes import NUMBER_METHODS, RECIPES, adapter_spec
+
+TASK = load_miniature("numbers", 0)
+PROMPT = Prompt(instruction="Häufig: `n`.", demonstrations=(("1 + 1?", "2"),))
+IDS = torch.arange(20, 60)[None]
+
+
+def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | None:
+    """Write the folder of a program and return the logits of its adapter."""
+    config = BaseModelConfig(regime="m", path=model)
+    frozen = load(config, Path())
+    builder = Builder(frozen, config, TASK, 4, "payload")
+    texts = builder.code_text(candidate.prompt, by_model=False)
+    if candidate.adapter is None:
+        write_folder(folder, builder.build(candidate, texts, None, ()), {})
+        return None
+    with installed(frozen, candidate.adapter) as adapter, torch.no_grad():
+        program = builder.build(candidate, texts, adapter, random_numbers(adapter))
+        adapter.assign(builder.decode(program).tensors)
+        logits: torch.Tensor = adapter.model(input_ids=IDS).logits
+    about = {"task": "numbers", "model": "m", "score": 0.5, "base_digest": frozen.digest}
+    write_folder(folder, program, about)
+    return logits
+
+
+@pytest.mark.parametrize("method", [name for name in NUMBER_METHODS if name != "weights"])
+def test_peft_loads_what_the_program_has(
+    model_folders: dict[str, Path], tmp_path: Path, method: str
+) -> None:
+    model = model_folders["llama"]
+    candidate = Candidate(
+        task="numbers", model="m", prompt=PROMPT, adapter=adapter_spec(method),
+        postprocess=("last_number",),
+    )  # fmt: skip
+    expected = write(tmp_path / "program", model, candidate)
+    assert expected is not None
+    export_peft(tmp_path / "program", tmp_path / "peft", model)
+    base = AutoModelForCausalLM.from_pretrained(model).float()
+    with torch.no_grad():
+        bare = base(input_ids=IDS).logits
+        found = PeftModel.from_pretrained(base, tmp_path / "peft")(input_ids=IDS).logits
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found[:, -40:], bare, atol=1e-3)
+    card = (tmp_path / "peft" / "README.md").read_text("utf-8")
+    assert PROMPT.render(TASK) in card
+    assert "last_number" in card
+    assert repr(TASK.question) in card
+
+
+def test_another_base_model_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    candidate = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "program", model_folders["llama"], candidate)
+    with pytest.raises(ValueError, match="has the digest"):
+        export_peft(tmp_path / "program", tmp_path / "peft", model_folders["qwen2"])
+
+
+@pytest.mark.parametrize("method", NUMBER_METHODS)
+def test_a_recipe_names_its_adapter_fully(method: str) -> None:
+    part = RECIPES[method].adapter
+    assert part is not None
+    if method == "weights":
+        return
+    spec, own = spec_of(part), adapter_spec(method)
+    shape = ("method", "rank", "size", "target_modules", "layers", "tokens")
+    assert [getattr(spec, f) for f in shape] == [getattr(own, f) for f in shape]
+    strange = part.model_copy(update={"arguments": {**part.arguments, "extra": 1}})
+    with pytest.raises(ValueError, match="is not one that this version writes"):
+        spec_of(strange)
+
+
+def test_what_has_nothing_for_peft_is_refused(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_folders["llama"]
+    write(tmp_path / "prompt", model, Candidate(task="numbers", model="m", prompt=PROMPT))
+    weights = Candidate(task="numbers", model="m", adapter=adapter_spec("weights"))
+    write(tmp_path / "weights", model, weights)
+    lora = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "lora", model, lora)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    for program, target, message in (
+        ("prompt", "out", "the program has no adapter"),
+        ("weights", "out", "the program has weights"),
+        ("lora", "full", "is not empty"),
+        ("nowhere", "out", "holds no program"),
+    ):
+        argv = ["export", str(tmp_path / program), "--peft", str(tmp_path / target)]
+        assert launch.main([*argv, "--model", str(model)]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {}},
+        {"arguments": {"r": [1]}},
+        {"arguments": {"r": 10**12, "target_modules": ["q_proj"]}},
+        {"arguments": {"r": 1, "target_modules": 3}},
+        {"arguments": {"r": 1, "target_modules": ["q_proj"], "layers_to_transform": 1}},
+        {"method": "tinylora"},
+        {"method": "soft_prompt"},
+        {"method": "tinylora", "arguments": {"u": 10**12, "target_modules": ["q_proj"]}},
+        {"shapes": [[1 << 40, 1 << 40]]},
+        {"shapes": [[1 << 31, 1]]},
+        {"shapes": [[-1, 5]]},
+        {"shapes": []},
+    ],
+)
+def test_a_hostile_recipe_ends_in_one_message(
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+) -> None:
+    model, folder = model_folders["llama"], tmp_path / "program"
+    write(folder, model, Candidate(task="numbers", model="m", adapter=adapter_spec("lora")))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe"]["adapter"] |= change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    argv = ["export", str(folder), "--peft", str(tmp_path / "out"), "--model", str(model)]
+    assert launch.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kilobit: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_a_folder(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "program", model_folders["llama"], lora)
+    argv = ["export", str(tmp_path / "program"), "--peft", str(tmp_path / "out")]
+    assert launch.main([*argv, "--model", "gpt2"]) == 2
+    assert "--model: there is no folder gpt2" in capsys.readouterr().err
+
+
+def test_the_part_of_a_recipe_is_the_same_for_a_spec_and_for_its_recipe(
+    model_folders: dict[str, Path],
+) -> None:
+    frozen = load(BaseModelConfig(regime="m", path=model_folders["llama"]), Path())
+    for method in ("tinylora", "lora_xs"):
+        with installed(frozen, adapter_spec(method)) as adapter:
+            part = adapter.part(NumbersCode(coder="packed"))
+        with installed(frozen, spec_of(part)) as adapter:
+            assert adapter.part(NumbersCode(coder="packed")) == part

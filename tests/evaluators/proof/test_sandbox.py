@@ -1,0 +1,229 @@
+import os
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.evaluators.proof import sandbox
+from kilobit.evaluators.proof.sandbox import (
+    Limits,
+    ProgramFailedError,
+    network_can_be_cut,
+    run_files,
+)
+
+ECHO = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps(json.loads(line).upper()))
+"""
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give temporary folders a place of their own, and see that none is left there."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def run(script: str, inputs: tuple[str, ...] = ("a",), payload: bytes = b"", **limits: Any) -> Any:
+    settings = Limits(**{"seconds": 60, **limits})
+    return run_files(script.encode(), payload, Path("model"), inputs, settings)
+
+
+def test_a_program_gets_its_inputs_and_its_outputs_come_back() -> None:
+    inputs = ("a", "b\nc", "", "ä\u2028 \"'\\ \x00 \U0001f600")
+    assert run(ECHO, inputs) == [text.upper() for text in inputs]
+
+
+def test_no_input_is_no_output() -> None:
+    assert run(ECHO, ()) == []
+
+
+def test_a_program_has_its_two_files_and_the_folder_of_the_model() -> None:
+    script = """
+import json, os, sys
+print(json.dumps([sorted(os.listdir()), open("payload.bin", "rb").read().hex(), sys.argv]))
+""".replace("json.dumps([", "json.dumps(json.dumps([").replace("]))", "])))")
+    import json
+
+    files, payload, argv = json.loads(run(script, payload=b"\0\xff")[0])
+    assert set(files) <= {"program.py", "payload.bin", "out", "err"}
+    assert payload == "00ff"
+    assert argv == ["program.py", str(Path("model").absolute())]
+
+
+@pytest.mark.parametrize("package", ["cluster", "search", "evaluators", "launch"])
+def test_our_packages_can_not_be_imported(package: str) -> None:
+    script = f"""
+try:
+    import {package}
+except ModuleNotFoundError as error:
+    print('"' + str(error).replace('"', "") + '"')
+"""
+    assert run(script) == [f"No module named '{package}'"]
+    nested = f"import importlib; importlib.import_module('{package}.sweep')"
+    with pytest.raises(ProgramFailedError, match=f"No module named '{package}"):
+        run(nested)
+
+
+def test_nothing_of_our_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILOBIT_SECRET", "x")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    script = "import json, os; print(json.dumps(' '.join(sorted(os.environ))))"
+    (names,) = run(script)
+    assert "KILOBIT_SECRET" not in names
+    assert "PYTHONPATH" not in names
+    assert "HF_HUB_OFFLINE" in names
+
+
+def test_the_network_is_cut() -> None:
+    if not network_can_be_cut():
+        pytest.skip("unshare gives this user no network of its own")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"""
+import socket
+try:
+    socket.create_connection(("127.0.0.1", {port}), timeout=5).close()
+    print('"connected"')
+except OSError:
+    print('"cut off"')
+"""
+        accepted = threading.Thread(target=server.accept, daemon=True)
+        accepted.start()
+        assert run(script) == ["cut off"]
+        # The same server answers whoever has the network.
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        accepted.join(5)
+        assert not accepted.is_alive()
+
+
+def test_a_program_that_does_not_end_is_stopped() -> None:
+    with pytest.raises(ProgramFailedError, match="it took more than 1 s"):
+        run("import time\ntime.sleep(100)", seconds=1)
+
+
+def test_memory_is_limited() -> None:
+    with pytest.raises(ProgramFailedError, match="ended with status 1: MemoryError"):
+        run("x = bytearray(3 << 30)", memory_gb=2)
+    script = "x = bytearray(1 << 29); print('\"fits\"')"
+    assert run(script, memory_gb=2) == ["fits"]
+    assert run(script, memory_gb=0) == ["fits"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("print('garbage')", "line 1 of its output is not a JSON string"),
+        ("print('\"a\"'); print('{}')", "line 2 of its output is not a JSON string"),
+        ("print('3')", "line 1 of its output is not a JSON string"),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')", "line 1 of its output is not"),
+        ("", "it printed 0 outputs for 2 inputs"),
+        ("print('\"a\"')", "it printed 1 outputs for 2 inputs"),
+        ("print('\"a\"'); print('\"b\"', end='')", "it printed 1 outputs for 2 inputs"),
+        ("print('\"a\"\\n' * 3, end='')", "it printed 3 outputs for 2 inputs"),
+        ("import sys; sys.exit(1)", "it ended with status 1: no error message"),
+        ("raise ValueError('no\\nreason')", "it ended with status 1: reason"),
+        ("import os; os.abort()", "it ended with status -6"),
+        ("this is no Python", "it ended with status 1: SyntaxError: invalid syntax"),
+        ("print('[' * 100000)", "line 1 of its output is not a JSON string"),
+    ],
+)
+def test_a_program_that_fails_says_how(script: str, message: str) -> None:
+    with pytest.raises(ProgramFailedError, match=message):
+        run(script, ("a", "b"))
+
+
+def test_limits_hold_for_the_program_and_not_for_us() -> None:
+    script = """
+import json, resource
+limits = [resource.getrlimit(n)[0] for n in (resource.RLIMIT_AS, resource.RLIMIT_CORE)]
+print(json.dumps(str(limits)))
+"""
+    assert run(script, memory_gb=3) == [str([3 << 30, 0])]
+    assert os.environ.get("HF_HUB_OFFLINE") != "never"
+
+
+LEFT_BEHIND = """
+import os, sys, time
+if os.fork() == 0:
+    SETSID
+    while True:
+        with open(sys.argv[1], "a") as file:
+            file.write("x")
+        time.sleep(0.05)
+END
+"""
+
+
+def is_written(path: Path) -> bool:
+    size = path.stat().st_size if path.exists() else 0
+    time.sleep(0.5)
+    return path.exists() and path.stat().st_size > size
+
+
+@pytest.mark.parametrize("end", ["print('\"a\"')", "time.sleep(100)"])
+@pytest.mark.parametrize("setsid", ["", "os.setsid()"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_nothing_of_a_program_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, setsid: str, cut: bool
+) -> None:
+    if cut and not sandbox.isolation():
+        pytest.skip("unshare gives this user no processes of its own")
+    if not cut and setsid:
+        pytest.skip("who leaves the process group outlives it where there is no isolation")
+    if not cut:
+        monkeypatch.setattr(sandbox, "isolation", lambda: ())
+    mark = tmp_path / "mark"
+    script = LEFT_BEHIND.replace("SETSID", setsid or "pass").replace("END", end)
+    script = script.replace("sys.argv[1]", repr(str(mark)))
+    if "sleep" in end:
+        with pytest.raises(ProgramFailedError, match="it took more than 2 s"):
+            run(script, seconds=2)
+    else:
+        assert run(script) == ["a"]
+    assert not is_written(mark)
+
+
+def test_what_a_program_says_is_shown_without_control_characters() -> None:
+    with pytest.raises(ProgramFailedError) as found:
+        run("import sys; sys.exit('\\x1b[2Jgone\\x07\\u202e')")
+    assert str(found.value) == "it ended with status 1: \ufffd[2Jgone\ufffd\ufffd"
+
+
+def test_running_programs_are_interrupted_with_us() -> None:
+    began = threading.Event()
+
+    def interrupt() -> None:
+        began.wait()
+        while not sandbox._RUNNING:
+            time.sleep(0.01)
+        time.sleep(1)
+        sandbox.interrupt_running()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began.set()
+    with pytest.raises(KeyboardInterrupt):
+        run("import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(100)")
+    thread.join()
+
+
+def test_a_program_that_was_interrupted_did_not_fail() -> None:
+    # A job in the background of a shell has this signal ignored, and its children too.
+    ready = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    with pytest.raises(KeyboardInterrupt):
+        run(f"{ready}; os.kill(os.getpid(), signal.SIGINT)")
+
+
+def test_half_a_surrogate_pair_is_no_output() -> None:
+    with pytest.raises(ProgramFailedError, match="line 1 of its output is not a JSON string"):
+        run(r"print(r'\"\ud800\"')")

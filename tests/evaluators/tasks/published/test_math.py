@@ -1,0 +1,179 @@
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.evaluators.metrics import math_equality
+from kilobit.evaluators.metrics.math_equality import Judge, judge, same_answer
+from kilobit.evaluators.tasks.published.math import MathTask, last_boxed, load_math
+from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.task import Task
+from tests.evaluators.tasks.test_jsonl import write_jsonl
+
+# How a program may take what a model boxed; examples/math_smollm3.yaml has it too.
+BOXED = r"find:(?s).*\\boxed\{(.*)\}"
+
+
+@pytest.mark.parametrize(
+    ("gold", "output"),
+    [
+        ("\\frac{1}{2}", "1/2"),
+        ("\\frac{1}{2}", " 0.5\n"),
+        ("\\frac{1}{2}", "$\\frac12$"),
+        ("\\frac{1}{2}", "\\boxed{\\dfrac{2}{4}}"),
+        ("2\\sqrt{3}", "\\sqrt{12}"),
+        ("(1,2)", "(1, 2)"),
+        ("\\{1,2\\}", "\\{2, 1\\}"),
+        ("x^2+1", "1+x^2"),
+        ("1,000", "1000"),
+        ("\\text{(A)}", "A"),
+        ("-3", "-3.0"),
+        ("5", "x=5"),
+        ("no parser knows (", "no parser knows ("),
+    ],
+)
+def test_the_same_answer_however_it_is_written(gold: str, output: str) -> None:
+    assert same_answer(gold, output)
+
+
+@pytest.mark.parametrize(
+    ("gold", "output"),
+    [
+        ("10", ""),
+        ("", ""),
+        ("10", "11"),
+        ("10", "-10"),
+        ("10", "the answer is 10"),
+        ("10", "9 + 2 = 10, so it is 10."),
+        ("10", "5 5"),
+        ("20", "10\n10"),
+        ("10", "10, 11"),
+        ("10", "11}\\boxed{10"),
+        ("10", "10}\\boxed{10"),
+        ("(1,2)", "(2,1)"),
+        ("5", "5" + "+0" * 250),
+        ("x^2+1", "x^2"),
+        ("10", "\ud800"),
+        ("10", "\0"),
+        ("10", "[" * 50),
+    ],
+)
+def test_what_is_not_the_same_answer(gold: str, output: str) -> None:
+    assert not same_answer(gold, output)
+
+
+def test_an_answer_that_takes_all_time_or_dies_is_not_equal() -> None:
+    one = Judge(cpu_s=0.3)
+    assert one.equal("5", "5.0")
+    process = one._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert one.equal("5", "5.0")
+    # Killed at a question, by somebody else: it is asked again.
+    process = one._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    killer = threading.Timer(0.2, lambda: os.kill(process.pid, signal.SIGKILL))
+    killer.start()
+    assert one.equal("5", "5.0")
+    killer.join()
+    assert not one.equal("1", "9^{9^{9^{9}}}")
+    assert one.equal("5", "5.0")
+    one.stop()
+    one.stop()
+
+
+def problem(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "problem": f"What is {number} halves?",
+        "level": f"Level {number % 5 + 1}",
+        "type": "Algebra",
+        "solution": f"We divide.\n\nSo it is $\\boxed{{\\frac{{{number}}}{{2}}}}$.",
+        **changes,
+    }
+
+
+def task_from(folder: Path, train: list[Any], sealed: list[Any], **changes: Any) -> Task:
+    write_jsonl(folder / "train.jsonl", train)
+    write_jsonl(folder / "test.jsonl", sealed)
+    files = {"train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
+    return load_math(MathTask.model_validate({"kind": "math", **files, **changes}), folder)
+
+
+def test_the_boxed_answer_is_the_gold_one(tmp_path: Path) -> None:
+    data = [problem(i) for i in range(50)], [problem(i) for i in range(50, 60)]
+    task = task_from(tmp_path, *data)
+    example = next(e for e in task.splits.sealed if "51" in e.input)
+    assert example.target == "\\frac{51}{2}"
+    assert dict(example.extra) == {"gold": "\\frac{51}{2}", "level": "2", "subject": "Algebra"}
+    assert task.columns("25.5\n\nProblem: next", example) == '{"level": "2", "subject": "Algebra"}'
+    assert task.metric.per_example("25.5", example) == 1.0
+    for split in (task.splits.train, task.splits.search, task.splits.sealed):
+        assert all(task.metric.per_example(e.gold, e) == 1.0 for e in split)
+    shown = task_from(tmp_path, *data, shown="solution")
+    example = next(e for e in shown.splits.sealed if "51" in e.input)
+    assert example.target == "We divide.\nSo it is $\\boxed{\\frac{51}{2}}$."
+    assert shown.metric.per_example(example.target, example) == 0.0
+    assert shown.metric.per_example(postprocess(example.target, [BOXED]), example) == 1.0
+
+
+def test_a_folder_of_problems_and_the_later_field_names(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / "train" / "algebra").mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "train" / "algebra" / f"{number}.json"
+        path.write_text(json.dumps(problem(number)))
+    later = problem(40, level=3, subject="Geometry", answer="20", unique_id="x")
+    del later["type"]
+    write_jsonl(tmp_path / "test.jsonl", [later])
+    files = {"train": {"path": "train"}, "sealed": {"path": "test.jsonl"}}
+    task = load_math(MathTask.model_validate({"kind": "math", **files}), tmp_path)
+    assert len(task.splits.train) + len(task.splits.search) == 30
+    extra = dict(task.splits.sealed[0].extra)
+    assert extra == {"gold": "\\frac{40}{2}", "level": "3", "subject": "Geometry"}
+
+
+@pytest.mark.parametrize(
+    ("solution", "boxed"),
+    [
+        ("\\boxed{5}", "5"),
+        ("\\boxed{4} or \\boxed{ 5 }.", "5"),
+        ("\\fbox{5}", "5"),
+        ("$\\boxed 5$ is it", "5"),
+        ("\\boxed{\\{1,\\frac{1}{2}\\}} }", "\\{1,\\frac{1}{2}\\}"),
+        ("\\boxed{5", None),
+        ("5", None),
+        ("\\boxed", None),
+        ("\\boxedx", None),
+    ],
+)
+def test_the_last_box(solution: str, boxed: str | None) -> None:
+    assert last_boxed(solution) == boxed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solution": "It is 5."}, r"field 'solution' has no answer in \\boxed{}"),
+        ({"solution": "\\boxed{ }"}, r"field 'solution' has no answer in \\boxed{}"),
+        ({"problem": ""}, "field 'problem' is empty"),
+        ({"level": None}, "field 'level' must be a text or a number, found None"),
+        ({"type": 3}, "field 'type' must be a text, found 3"),
+    ],
+)
+def test_a_malformed_record_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    lines = [problem(i) for i in range(30)]
+    lines[16] |= change
+    with pytest.raises(ValueError, match=rf"train\.jsonl, line 17: {message}"):
+        task_from(tmp_path, lines, [problem(40)])
+
+
+def test_missing_math_verify_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_equality, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs math-verify: pip install 'kilobit\[bench\]'"):
+        task_from(tmp_path, [problem(i) for i in range(30)], [problem(40)])
+    assert judge() is judge()

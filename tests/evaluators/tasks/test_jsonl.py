@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
+from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.evaluators.tasks.sources import DatasetMissingError
+
+
+def write_jsonl(path: Path, records: list[Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+
+
+def numbers(first: int, last: int) -> list[dict[str, Any]]:
+    return [{"input": f"{i} + 1 =", "target": i + 1} for i in range(first, last)]
+
+
+def config(**changes: Any) -> JsonlTask:
+    values = {"kind": "jsonl", "name": "mine", "data": "all.jsonl", "metric": "exact_match"}
+    return JsonlTask.model_validate(values | changes)
+
+
+def test_one_file_is_divided_by_the_hash_of_the_input(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "all.jsonl", numbers(0, 400))
+    splits = load_jsonl(config(), tmp_path).splits
+    assert len(splits.train) + len(splits.search) + len(splits.sealed) == 400
+    assert 60 < len(splits.search) < 140
+    assert 60 < len(splits.sealed) < 140
+    assert splits.search[0].target == str(int(splits.search[0].input.split()[0]) + 1)
+    write_jsonl(tmp_path / "all.jsonl", numbers(0, 500))
+    longer = load_jsonl(config(), tmp_path).splits
+    assert {e.id for e in splits.sealed} <= {e.id for e in longer.sealed}
+
+
+def test_repeated_inputs_stay_in_one_split_with_ids_of_their_own(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "all.jsonl", numbers(0, 60) + numbers(0, 60))
+    splits = load_jsonl(config(), tmp_path).splits
+    examples = [*splits.train, *splits.search, *splits.sealed]
+    assert len(examples) == len({e.id for e in examples}) == 120
+
+
+def test_three_files(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "search", "sealed")):
+        write_jsonl(tmp_path / f"{name}.jsonl", numbers(10 * number, 10 * number + 10))
+    files = {name: f"{name}.jsonl" for name in ("train", "search", "sealed")}
+    splits = load_task(config(data=None, files=files), tmp_path).splits
+    assert {len(splits.train), len(splits.search), len(splits.sealed)} == {10}
+
+
+def test_overlapping_files_are_refused_with_the_input(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", numbers(0, 10))
+    write_jsonl(tmp_path / "b.jsonl", numbers(9, 20))
+    write_jsonl(tmp_path / "c.jsonl", numbers(30, 40))
+    files = {"train": "a.jsonl", "search": "b.jsonl", "sealed": "c.jsonl"}
+    with pytest.raises(ValueError, match=r"'9 \+ 1 =' is in both the train and the search split"):
+        load_jsonl(config(data=None, files=files), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"input": "x", "target": "y"', r"line 17: not JSON"),
+        ("[1, 2]", r"line 17: a JSON object is needed, found a list"),
+        ('{"input": "x"}', r"line 17: field 'target' must be a text or a number, found nothing"),
+        ('{"input": null, "target": 1}', r"line 17: field 'input' .* found null"),
+        ('{"input": "x", "target": true}', r"line 17: field 'target' .* found true"),
+        ('{"input": "x", "target": NaN}', r"line 17: field 'target' .* found NaN"),
+        ('{"input": -Infinity, "target": 1}', r"line 17: field 'input' .* found -Infinity"),
+        ('{"input": "x", "target": 1e999}', r"line 17: field 'target' .* found Infinity"),
+        ('{"input": "x", "target": ' + "9" * 5000 + "}", r"line 17: not JSON: Exceeds the limit"),
+        (r'{"input": "\ud800", "target": "x"}', r"line 17: field 'input' holds half of a surr"),
+        (r'{"input": "x", "target": "\udfff"}', r"line 17: field 'target' holds half of a surr"),
+        ('{"input": "", "target": "x"}', r"line 17: field 'input' is empty"),
+        ('{"input": "x", "target": " \\n"}', r"line 17: field 'target' is empty"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    write_jsonl(tmp_path / "all.jsonl", numbers(0, 30))
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    lines[16] = line
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"all\.jsonl, {message}"):
+        load_jsonl(config(), tmp_path)
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_bytes(b'{"input": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"line 1: not JSON"):
+        load_jsonl(config(), tmp_path)
+
+
+def test_empty_and_missing_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"all\.jsonl: the file holds no examples"):
+        load_jsonl(config(), tmp_path)
+    with pytest.raises(ValueError, match=r"other\.jsonl: No such file"):
+        load_jsonl(config(data="other.jsonl"), tmp_path)
+
+
+def test_the_target_may_follow_a_mark(tmp_path: Path) -> None:
+    records = [{"input": f"q{i}", "target": f"think #### no #### {i}"} for i in range(40)]
+    write_jsonl(tmp_path / "all.jsonl", records)
+    example = load_jsonl(config(target_after="#### "), tmp_path).splits.train[0]
+    assert example.target == example.input.removeprefix("q")
+    write_jsonl(tmp_path / "all.jsonl", [*records, {"input": "x", "target": "none #### "}])
+    with pytest.raises(ValueError, match=r"line 41: field 'target' is empty after '#### '"):
+        load_jsonl(config(target_after="#### "), tmp_path)
+    with pytest.raises(ValueError, match=r"does not contain target_after '@@'"):
+        load_jsonl(config(target_after="@@"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "give either `data`"),
+        ({"question": "no place"}, "must contain {input}"),
+        ({"answer": "no place"}, "must contain {target}"),
+        ({"question": "{input}, {input}"}, "must contain {input} once"),
+        ({"fractions": {"search": 0.6, "sealed": 0.5}}, "leave something"),
+    ],
+)
+def test_settings_that_contradict_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def dataset(**changes: Any) -> DatasetTask:
+    values = {
+        "kind": "dataset",
+        "name": "mine",
+        "dataset": "./data",
+        "metric": "exact_match",
+        "splits": {"train": "train[:20]", "search": "train[20:]", "sealed": "test"},
+    }
+    return DatasetTask.model_validate(values | changes)
+
+
+def test_a_folder_is_loaded_through_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "train.jsonl", numbers(0, 30))
+    write_jsonl(tmp_path / "data" / "test.jsonl", numbers(30, 40))
+    splits = load_dataset_task(dataset(), tmp_path).splits
+    assert (len(splits.train), len(splits.search), len(splits.sealed)) == (20, 10, 10)
+    names = {"train": "train[:20]", "search": "nosuch", "sealed": "test"}
+    with pytest.raises(ValueError, match=r"split 'nosuch': "):
+        load_dataset_task(dataset(splits=names), tmp_path)
+
+
+def test_a_missing_data_set_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DatasetMissingError, match=r"not on this machine"):
+        load_dataset_task(dataset(dataset="./nowhere"), tmp_path)

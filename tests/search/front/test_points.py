@@ -1,0 +1,137 @@
+from typing import Any
+
+import pytest
+
+from kilobit.search.front.points import Certificate, FrontPoint, complete_points, fronts
+from kilobit.search.programs.program import Length
+from kilobit.search.rungs import Rung
+
+ABOUT = {"task": "t", "family": "prompt"}
+
+
+def rung(candidate: str, number: int, score: float | None, bits: int | None) -> dict[str, Any]:
+    return {
+        "candidate": candidate, "rung": number, "score": score, "lower": None, "upper": None,
+        "program_bits": None if bits is None else 1000 + bits, "payload_bits": bits,
+        "num_examples": 9, "split": "search", "program": f"program of {candidate}",
+    }  # fmt: skip
+
+
+def about(**models: str) -> list[dict[str, Any]]:
+    return [{"candidate": c, "model": m, "regime": m, **ABOUT} for c, m in models.items()]
+
+
+def verification(candidate: str, verified: bool) -> dict[str, Any]:
+    program = f"program of {candidate}"
+    return {"candidate": candidate, "program": program, "verified": verified}
+
+
+def certificate(candidate: str, lower: float | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "candidate": candidate, "program": f"program of {candidate}", "score": 0.7, "lower": lower,
+        "upper": 0.9, "num_examples": 5, "level": 0.95, "num_programs": 2, "repeated": False,
+        "finished_at": 1, **changes,
+    }  # fmt: skip
+
+
+def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
+    rungs = [
+        rung("a", 0, 0.9, 8),
+        rung("a", 1, 0.5, 8),
+        rung("b", 1, 0.4, 16),
+        rung("c", 1, 0.7, 99),
+        rung("d", 1, None, None),
+        rung("unknown", 1, 1.0, 0),
+    ][::-1]
+    points = complete_points(
+        "r", about(a="x", b="x", c="y", d="y"), rungs, [], Rung(1, 9, 1), "program"
+    )
+    assert [(p.candidate, p.score) for p in points] == [("a", 0.5), ("b", 0.4), ("c", 0.7)]
+    assert {k: [p.candidate for p in v] for k, v in fronts(points).items()} == {
+        ("t", "x"): ["a"],
+        ("t", "y"): ["c"],
+    }
+
+
+def test_who_lost_its_race_at_the_last_rung_is_no_point() -> None:
+    rungs = [rung("a", 0, 0.9, 8), {**rung("b", 0, 1.0, 4), "num_examples": 6}]
+    points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), "program")
+    assert [p.candidate for p in points] == ["a"]
+
+
+def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
+    rungs = [rung("a", 0, 0.5, 8), rung("b", 0, 0.4, 16), rung("c", 0, 0.3, 4)]
+
+    def front(*verifications: dict[str, Any]) -> list[tuple[str, bool | None]]:
+        names = about(a="x", b="x", c="x")
+        points = complete_points("r", names, rungs, verifications, Rung(0, 9, 1), "program")
+        (found,) = fronts(points).values()
+        return [(p.candidate, p.verified) for p in found]
+
+    assert front() == [("c", None), ("a", None)]
+    assert front(verification("a", True)) == [("c", None), ("a", True)]
+    assert front(verification("a", False)) == [("c", None), ("b", None)]
+    assert front(verification("other", False)) == [("c", None), ("a", None)]
+
+
+def test_the_same_files_under_two_models_are_verified_one_by_one() -> None:
+    rungs = [{**rung(c, 0, 0.5, 8), "program": "same files"} for c in ("a", "b")]
+    failed = {"candidate": "b", "program": "same files", "verified": False}
+    points = complete_points("r", about(a="x", b="y"), rungs, [failed], Rung(0, 9, 1), "program")
+    assert [(p.candidate, p.verified) for p in points] == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("score", "lower", "certified"),
+    [
+        (0.85, 0.8, True),
+        (0.85, 0.79, False),
+        (0.75, 0.6, True),
+        (0.75, 0.49, False),
+        (0.85, None, False),
+        (0.4, 0.45, None),
+        (0.4, 0.6, None),
+    ],
+)
+def test_a_program_is_certified_if_its_lower_bound_reaches_the_largest_target_it_claims(
+    score: float, lower: float | None, certified: bool | None
+) -> None:
+    def point(*certificates: dict[str, Any]) -> FrontPoint:
+        rungs = [rung("a", 0, score, 8)]
+        args = ("r", about(a="m"), rungs, [], Rung(0, 9, 1), "program", certificates, [0.5, 0.8])
+        return complete_points(*args)[0]
+
+    assert point().certified is None
+    assert point(certificate("a", lower)).certified is certified
+    other = {**certificate("a", 1.0), "program": "other files"}
+    assert point(other, certificate("b", 1.0)).certificate is None
+    # The last one counts.
+    later = certificate("a", lower, finished_at=2, repeated=True)
+    found = point(later, certificate("a", 1.0)).certificate
+    assert found == Certificate(0.7, lower, 0.9, 5, 0.95, 2, True)
+
+
+def test_the_length_that_is_asked_for_decides_the_front() -> None:
+    long_script = {**rung("a", 0, 0.4, 8), "program_bits": 5000}
+    rungs = [long_script, rung("b", 0, 0.4, 80)]
+
+    def shortest(length: Length) -> tuple[str, int]:
+        points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), length)
+        ((point,),) = fronts(points).values()
+        return point.candidate, point.bits
+
+    assert shortest("payload") == ("a", 8)
+    assert shortest("program") == ("b", 1080)
+
+
+def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
+    (point,) = complete_points(
+        "r", about(a="m"), [rung("a", 0, 0.5, 8)], [], Rung(0, 9, 1), "program"
+    )
+    assert list(point.as_json()) == [
+        "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
+        "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
+        "length", "certificate", "imported",
+    ]  # fmt: skip
+    assert point.as_json()["program_bits"] == 1008
+    assert point.as_json()["verified"] is None

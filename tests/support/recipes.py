@@ -1,0 +1,86 @@
+"""One recipe of every kind, with the lengths and numbers that real programs have."""
+
+from typing import Any
+
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.search.programs.numbers import NumbersCode
+from kilobit.search.programs.program import WAYS
+from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
+from kilobit.search.programs.text import CODECS
+
+# The smallest adapter of each method on the llama model below.
+SHAPES: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 2, "target_modules": ("q_proj", "down_proj")},
+    "lora_fa": {"rank": 2, "target_modules": ("q_proj",)},
+    "lora_xs": {"rank": 3, "target_modules": ("q_proj", "v_proj")},
+    "vera": {"rank": 4, "target_modules": ("q_proj",)},
+    "tinylora": {"size": 13, "target_modules": ("q_proj", "v_proj")},
+    "unilora": {"size": 20, "target_modules": ("q_proj",)},
+    "fourierft": {"size": 20, "target_modules": ("q_proj",)},
+    "ia3": {"target_modules": ("k_proj", "down_proj")},
+    "ln_tuning": {"target_modules": ("input_layernorm",)},
+    "trainable_tokens": {"tokens": (28, 51)},
+    "soft_prompt": {"size": 3},
+    "weights": {"target_modules": ("down_proj",)},
+}
+
+# The methods whose payload holds numbers; that of `data` holds examples.
+NUMBER_METHODS = tuple(method for method in METHODS if method != "data")
+
+
+def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
+    """Return a small adapter of a method."""
+    training = {"learning_rate": 0.02, "steps": 6, "batch_size": 2, "seed": 7, "step": 0.25}
+    return AdapterSpec.model_validate({"method": method, **SHAPES[method], **training, **changes})
+
+
+PACKED = NumbersCode(coder="packed")
+BARE = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))
+
+
+def with_prompt(recipe: Recipe, codec: str, num_bytes: int = 40) -> Recipe:
+    model = codec == "model"
+    part = PromptPart.model_validate(
+        {"codec": codec, "num_bytes": num_bytes, "head": "2a9c0117" if model else None}
+    )
+    return recipe.model_copy(update={"prompt": part, "start_token": 1 if model else None})
+
+
+def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> Recipe:
+    spec = adapter_spec(method)
+    config = peft_config(spec)
+    part = AdapterPart(
+        method=spec.method,
+        config=config[0] if config else None,
+        arguments=config[1] if config else {},
+        targets=() if config else spec.target_modules or (),
+        shapes=((2, 32), (2, 48)),
+        numbers=numbers,
+        delta=METHODS[method].delta,
+        factor_sum=12.5 if method in ("lora_xs", "tinylora") else None,
+    )
+    return recipe.model_copy(update={"adapter": part})
+
+
+RECIPES = {
+    "nothing": BARE,
+    **{f"prompt {codec}": with_prompt(BARE, codec) for codec in (*CODECS, "model")},
+    **{method: with_adapter(BARE, method) for method in NUMBER_METHODS},
+    **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
+    "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
+    "prompt by index": BARE.model_copy(
+        update={
+            "prompt": PromptPart(codec="index", num_bytes=4, lead="Number:\n", answer=" {target}\n")
+        }
+    ),
+    "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
+    "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
+    "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
+    "steps": BARE.model_copy(
+        update={"postprocess": ("cut:.", "last_number", r"find:(\d+)", "round:2", "lower")}
+    ),
+    "no special tokens": BARE.model_copy(update={"special_tokens": False, "pad_with_end": True}),
+    "bfloat16 on a gpu": with_adapter(
+        BARE.model_copy(update={"dtype": "bfloat16", "device": "cuda"}), "lora"
+    ),
+}

@@ -1,0 +1,70 @@
+"""A search over given candidates, as tests of its ledger need it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.recorder import Recorder
+from kilobit.cluster.driver.replay import Replayed, replay
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.search.candidate import Candidate
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
+from kilobit.search.search import Search
+from kilobit.search.task import Task
+
+
+class Listed:
+    """Proposes given candidates in their order."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._waiting = list(candidates)
+        self.seen: list[Observation] = []
+
+    def propose(self, model: str) -> Proposal | None:
+        mine = [candidate for candidate in self._waiting if candidate.model == model]
+        if not mine:
+            return None
+        self._waiting.remove(mine[0])
+        return Proposal(mine[0], "listed")
+
+    def observe(self, observation: Observation) -> None:
+        self.seen.append(observation)
+
+
+def a_run(folder: Path, sweep: Sweep, attempt: int = 1) -> RunFolder:
+    return RunFolder(folder, sweep, Path(), attempt, held=True)
+
+
+def a_search(
+    sweep: Sweep, candidates: Sequence[Candidate], limit: int | None = None
+) -> tuple[Search, Listed]:
+    proposer = Listed(candidates)
+    scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
+    return Search(proposer, scheduler, f"{sweep.length}_bits", limit), proposer
+
+
+def a_recorder(
+    run: RunFolder, task: Task, search: Search, state: Replayed | None = None
+) -> Recorder:
+    plan = Plan(task, (), {}, None, ())
+    return Recorder(run, plan, search, state or replay(run.ledger, search), lambda *_: None)
+
+
+def asha(sweep: Sweep, **changes: Any) -> Sweep:
+    """Return a sweep whose scheduler compares scores alone."""
+    return sweep.model_copy(update={"scheduler": SchedulerConfig(kind="asha"), **changes})
+
+
+def rung_row(
+    candidate: Candidate, rung: int, score: float | None = 0.5, **more: Any
+) -> dict[str, Any]:
+    about = {"candidate": candidate.id, "rung": rung, "score": score, "num_examples": 6}
+    return about | {"program_bits": 900, "payload_bits": 80} | more
+
+
+def write_rung(ledger: Ledger, row: dict[str, Any]) -> None:
+    ledger.write("rungs", f"{row['candidate']}-r{row['rung']}", [row])
