@@ -21,8 +21,6 @@ from kilobit.search.task import Example, Task
 # A space may have fewer distinct candidates than requested; drawing ends after this many repeats.
 _MAX_FRUITLESS_DRAWS = 200
 
-Choices = Annotated[tuple[int, ...], Field(min_length=1)]
-
 
 class LogRange(Config):
     """A range that is sampled uniformly on a logarithmic axis."""

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
+from kilobit.cluster.fleet.session import ray_kept
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import points_of
 from kilobit.evaluators.battery.battery import Evaluator, Row
@@ -95,7 +96,7 @@ def scorecard(args: argparse.Namespace) -> int:
     torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
     console.quiet = args.json
-    with offline():
+    with offline(), ray_kept():
         evaluators, missing = _evaluators(battery, battery_folder)
         lines: list[SideEffect] = []
         for points in groups:

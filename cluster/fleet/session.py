@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,24 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         _shut_down()
+
+
+@contextmanager
+def ray_kept() -> Iterator[None]:
+    """Turn `ray.shutdown` into nothing while the context is open, for code that is not ours.
+
+    Models of the lm-evaluation-harness that run on vLLM end with one.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None:
+        yield
+        return
+    shutdown = ray.shutdown
+    ray.shutdown = lambda *_, **__: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        ray.shutdown = shutdown  # type: ignore[attr-defined]
 
 
 def _shut_down() -> None:

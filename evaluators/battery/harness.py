@@ -10,8 +10,8 @@ With a program, its prompt stands before the context of each request
 (`kilobit.evaluators.model.adapted`). A request that then does not fit is an error; for a bare model
 its beginning is cut off, as `hf` does.
 
-It can run in a Ray driver: no seed or setting stays changed for other code of the process, nothing
-is fetched, and a `ray.shutdown` by the harness (its vLLM models end with one) does nothing.
+It can run in a Ray driver: no seed or setting stays changed for other code of the process, and
+nothing is fetched.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from typing import Any
 import lm_eval.api.task
 import lm_eval.tasks
 import numpy as np
-import ray
 import torch
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
@@ -192,7 +191,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Isolate the harness from other code: no downloads, no Ray shutdown, no output, no seeds.
+    """Isolate the harness from other code: no downloads, no output, no seeds.
 
     Log levels and random states of the process are restored at the end.
     """
@@ -208,14 +207,7 @@ def undisturbed() -> Iterator[None]:
             np.random.set_state(drawn_by_numpy)  # noqa: NPY002 - see above
 
 
-def _not_now(*_: object, **__: object) -> None:
-    """Do nothing, in place of `ray.shutdown`."""
-
-
-_EXCHANGED = [
-    (ray, "shutdown", _not_now),
-    (lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True)),
-]
+_EXCHANGED = [(lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True))]
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,10 @@
 """Coarser programs from one trained adapter: the settings of a rate search, and its steps.
 
-From the trained numbers of an adapter to fewer and coarser ones: what a rate search walks over.
+A coarsening has fewer and coarser numbers than the trained adapter.
 
 Low-rank pairs are rotated first, so that the components of a product are ordered and both factors
-are of equal size; the product stays what it was. Only the encoder comes here, so none of this has
-to agree between machines.
+are of equal size; the product stays what it was. Only the encoder runs this code, so its results
+need not agree between machines.
 
 Rate search: many programs from one trained adapter, coarser and with fewer components.
 
@@ -88,15 +88,16 @@ def coarse(
 def coarse_each(
     tensors: Sequence[Tensor], units: Units, steps: Sequence[float], factor: float, keep: float
 ) -> tuple[int, bytes, list[Integers]]:
-    """Return the same for an adapter that has learned a step for each tensor.
+    """Return the step byte, each tensor's addition to it, and the integers, for learned steps.
 
-    The tensors lie on grids of their steps already, so they are not rotated.
+    The adapter has learned a step for each tensor. The tensors lie on grids of their steps already,
+    so they are not rotated.
 
     Args:
         tensors: the trained numbers, each of shape [rows, columns].
         units: which tensors belong together.
         steps: the learned steps.
-        factor: how much coarser than learned.
+        factor: multiplier of the learned steps.
         keep: fraction of the components that stay.
 
     Raises:

@@ -3,18 +3,18 @@
     section = step byte | scale bytes | range-coded integers      coders `laplace` and `gaussian`
             | step byte | base byte   | one integer in that base  coder `packed`
 
-Where each tensor has a step of its own, a byte for each stands before that: what is added to the
-step byte.
+Where each tensor has a step of its own, one byte per tensor precedes the section: the tensor's
+addition to the step byte.
 
 A number is `integer * 2 ** (step / 8 - 24)` in float32. A range coder has a scale byte for all rows
 or one for each, whichever is shorter; a row whose scale byte is 0 is all 0 and none of it is coded,
 which is how pruned layers and ranks are written. A scale byte s > 0 is a spread of
-`2 ** (s / 16 - 4)` steps. How many numbers there are is not stored: the adapter that they belong to
-knows its shapes.
+`2 ** (s / 16 - 4)` steps. The number of integers is not stored: it follows from
+the shapes of the adapter.
 
 Range coding is constriction's (Bamler 2022), whose models are integer tables of 24 bits. Its words
-are cut to the fewest bytes that still decode, and these come from last to first: what was cut off
-was the lowest of the last word, and zeros in front stand for it. `decode_numbers` raises
+are cut to the fewest bytes that still decode, and these come from last to first: the bytes cut off
+are the lowest of the last word, and zeros in front replace them. `decode_numbers` raises
 `PayloadError` and nothing else, and allocates a few times what the shapes ask for.
 """
 
@@ -38,7 +38,7 @@ Scales = Literal["one", "row"]
 
 LARGEST = 2047
 _LARGEST_BASE = 255
-# One integer of many digits takes time in the square of its length.
+# Coding one integer of many digits takes time quadratic in their number.
 MAX_PACKED = 4096
 _MODELS = {
     "laplace": constriction.stream.model.QuantizedLaplace,
@@ -48,9 +48,9 @@ MODEL_NAMES = {"laplace": "QuantizedLaplace", "gaussian": "QuantizedGaussian"}
 
 
 class NumbersCode(Config):
-    """How a numbers section is read: its coder and what a scale byte stands for."""
+    """Format of a numbers section: its coder, and the units of its scales and steps."""
 
-    coder: Annotated[Coder, Field(description="how the integers are written")]
+    coder: Annotated[Coder, Field(description="coder of the integers")]
     scales: Annotated[Scales, Field(description="what has a scale byte of its own")] = "one"
     steps: Annotated[Literal["one", "tensor"], Field(description="what has a step of its own")] = (
         "one"
@@ -58,7 +58,7 @@ class NumbersCode(Config):
 
 
 def step_of(code: int) -> float:
-    """Return the step that a step byte stands for."""
+    """Return the step that a step byte encodes."""
     return float(2.0 ** (code / 8 - 24))
 
 
@@ -76,7 +76,7 @@ def step_code(step: float) -> int:
 def quantise(tensors: Sequence[Tensor], step: float) -> tuple[int, list[Integers]]:
     """Return the step byte and the integers of `tensors`, each of shape [rows, columns].
 
-    A step so small that an integer would pass `LARGEST` is made larger.
+    A step so small that an integer would exceed `LARGEST` is made larger.
 
     Raises:
         ValueError: if a number is not finite.
@@ -88,14 +88,14 @@ def quantise(tensors: Sequence[Tensor], step: float) -> tuple[int, list[Integers
     while code < 255 and largest > LARGEST * step_of(code):
         code += 1
     if largest > LARGEST * step_of(code):
-        raise ValueError(f"the adapter holds a number as large as {largest:g}")
+        raise ValueError(f"the adapter holds a number that is too large: {largest:g}")
     return code, [np.rint(t / step_of(code)).astype(np.int32) for t in tensors]
 
 
 def quantise_each(
     tensors: Sequence[Tensor], steps: Sequence[float]
 ) -> tuple[int, bytes, list[Integers]]:
-    """Return the step byte, what each tensor adds to it, and the integers of each at its own step.
+    """Return the step byte, each tensor's addition to it, and its integers at its own step.
 
     Raises:
         ValueError: if a number is not finite.
@@ -109,13 +109,13 @@ def quantise_each(
 def encode_numbers(
     code: int, integers: Sequence[Integers], choice: NumbersCode, more: bytes = b""
 ) -> bytes | None:
-    """Return the section in the way of `choice`, or None where that way has no room for it.
+    """Return the section in the format of `choice`, None if that format can't hold it.
 
     Args:
         code: the step byte.
         integers: the tensors in steps.
-        choice: how they are written.
-        more: what each tensor adds to the step byte, where each has a step of its own.
+        choice: the format.
+        more: each tensor's addition to the step byte, where each has a step of its own.
     """
     assert len(more) == (len(integers) if choice.steps == "tensor" else 0)
     if choice.coder == "packed":
@@ -169,7 +169,7 @@ def decode_numbers(
 
 
 def shortest_body(words: bytes, decodes: Callable[[bytes], bool]) -> bytes:
-    """Return the shortest start of `words`, raised by one or not, that decodes.
+    """Return the shortest prefix of `words`, incremented by one or not, that decodes.
 
     A range decoder reads zeros past the end, so most of the last word is not needed.
     """
@@ -194,7 +194,7 @@ def _integers(
     try:
         found = [np.zeros(shape, np.int32) for shape in shapes]
     except (MemoryError, ValueError) as error:
-        raise PayloadError(f"there is no room for numbers of these shapes: {error}") from error
+        raise PayloadError(f"not enough memory for numbers of these shapes: {error}") from error
     groups = [row for tensor in found for row in tensor]
     num_scales = count_scales(shapes, choice)
     scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]
@@ -212,7 +212,7 @@ def _integers(
 
 
 def _range_coded(groups: Sequence[Integers], scales: Sequence[int], choice: NumbersCode) -> bytes:
-    """Return all that the coder writes, first byte first."""
+    """Return the full output of the coder, first byte first."""
     encoder = constriction.stream.queue.RangeEncoder()
     for group, scale in zip(groups, _each(scales, groups), strict=True):
         if scale:
@@ -222,7 +222,7 @@ def _range_coded(groups: Sequence[Integers], scales: Sequence[int], choice: Numb
 
 
 def count_scales(shapes: Sequence[tuple[int, int]], choice: NumbersCode) -> int:
-    """Return how many scale bytes a range-coded section has."""
+    """Return the number of scale bytes of a range-coded section."""
     return 1 if choice.scales == "one" else sum(rows for rows, _ in shapes)
 
 
@@ -246,7 +246,7 @@ def _scale_code(group: Integers, coder: str) -> int:
     candidates = np.arange(1, 256)
     spread = 2.0 ** (candidates / 16 - 4)
     edges = (sizes[:, None] + np.array([-0.5, 0.5])[:, None, None]) / spread
-    # Distances from the middle, so the tails don't cancel.
+    # Tails at distances from the middle, so that small differences don't cancel.
     above = _laplace_tail(edges) if coder == "laplace" else _gaussian_tail(edges)
     mass = above[0] - above[1]
     mass[sizes == 0] = 1 - 2 * above[1][sizes == 0]

@@ -1,4 +1,4 @@
-"""Deterministic steps that a program may apply to its output; each costs its bytes.
+"""Deterministic steps that a program may apply to its output; each adds to its length.
 
 A step is a name, or a name and its argument: `cut:STOP`, `find:PATTERN`, `round:DIGITS`. It is one
 Python expression over `text`; program.py holds that expression and the search evaluates the same
@@ -55,7 +55,7 @@ STEPS = (*_PLAIN, *(f"{name}:" for name in _WITH_ARGUMENT))
 
 
 def step_source(step: str) -> str:
-    """Return the Python expression over `text` that `step` stands for.
+    """Return the Python expression over `text` of `step`.
 
     Raises:
         ValueError: if there is no such step or its argument does not fit.
@@ -88,6 +88,6 @@ def postprocess(text: str, steps: Sequence[str]) -> str:
         ValueError: if a step does not exist.
     """
     for step in steps:
-        # The source is our own text around the repr of the step's argument.
+        # Safe: the source is our own text around the repr of the step's argument.
         text = eval(_compiled(step), {"re": re, "re2": re2}, {"text": text})  # noqa: S307
     return text

@@ -3,7 +3,7 @@
     payload = prompt section (num_bytes of the recipe) | numbers or examples section (the rest)
 
 `program_bits` is eight times the size of program.py and payload.bin, nothing else. `decode` is
-defensive: whatever the bytes are, it returns what they say or raises `PayloadError`.
+defensive: for any bytes it returns their contents or raises `PayloadError`.
 """
 
 import hashlib
@@ -69,10 +69,10 @@ class Program:
 
     @property
     def sections(self) -> dict[str, int]:
-        """Return the bytes of each section that there is; their sum is that of both files.
+        """Return the size of each present section in bytes; the sum is the size of both files.
 
-        `script` is program.py; of payload.bin `prompt` is the text, `scales` are the step, the
-        bases or the scales of an adapter's numbers, `numbers` what codes these, and `examples`
+        `script` is program.py; of payload.bin `prompt` is the text, `scales` are the steps, the
+        base or the scales of an adapter's numbers, `numbers` the coded numbers, and `examples`
         training examples that the model learns from.
         """
         found = {"script": len(self.script)}
@@ -90,9 +90,9 @@ class Program:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a payload says: the text before the question, and the numbers of the adapter.
+    """The contents of a payload: the text before the question, and the numbers of the adapter.
 
-    Examples are not among it: `kilobit.evaluators.model.data_codec` decodes them, by learning from
+    Examples are not included: `kilobit.evaluators.model.data_codec` decodes them, by learning from
     them.
     """
 
@@ -101,7 +101,7 @@ class Decoded:
 
 
 def count_head(part: AdapterPart) -> int:
-    """Return how many bytes say how the numbers of an adapter are read, before they begin."""
+    """Return the number of bytes before the coded numbers: the steps, and the base or scales."""
     code = part.numbers
     own_steps = len(part.shapes) if code.steps == "tensor" else 0
     return own_steps + 1 + (1 if code.coder == "packed" else count_scales(part.shapes, code))
@@ -113,13 +113,13 @@ def build(recipe: Recipe, payload: bytes) -> Program:
 
 
 def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = None) -> Decoded:
-    """Return what `payload` says.
+    """Return the contents of `payload`.
 
     Args:
-        recipe: how it is read.
+        recipe: the recipe of the program.
         payload: the bytes of payload.bin.
-        decode_here: decodes a text section that needs what is not in the payload: the base model
-            that coded it, or the train split that its indices point into.
+        decode_here: decodes a text section that needs more than the payload: the base model that
+            coded it, or the train split that its indices point into.
 
     Raises:
         PayloadError: if the payload is truncated, too long or damaged.
@@ -128,7 +128,7 @@ def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = Non
     rest = payload[recipe.prompt.num_bytes if recipe.prompt else 0 :]
     if recipe.data is not None:
         if -len(rest) % 4 != recipe.data.padding:
-            raise PayloadError(f"{len(rest)} bytes are no examples section of this program")
+            raise PayloadError(f"{len(rest)} bytes are not an examples section of this program")
         return Decoded(prompt, [])
     if recipe.adapter is None:
         if rest:
@@ -151,7 +151,7 @@ def _text(part: PromptPart, section: bytes, decode_here: TextDecoder | None) -> 
     if part.codec == "model" or part.codec == "index":
         if decode_here is None:
             needed = {"model": "base model", "index": "train split"}[part.codec]
-            raise PayloadError(f"the prompt needs the {needed}, which is not at hand")
+            raise PayloadError(f"the prompt can't be decoded without the {needed}")
         return decode_here(section)
     try:
         return decompress(part.codec, section).decode()
@@ -170,7 +170,7 @@ def text_part(codec: TextCodec, section: bytes, lead: str = "", answer: str = ""
 def choose_text(
     coded: Mapping[TextCodec, bytes], length: Length, start_token: int | None
 ) -> tuple[TextCodec, bytes]:
-    """Return the codec whose section and, for `program`, decoder are shortest together."""
+    """Return the codec of the shortest section, for `program` with its decoder, and the section."""
 
     def cost(codec: TextCodec) -> int:
         return len(coded[codec]) + (_text_cost(codec, start_token) if length == "program" else 0)
@@ -193,14 +193,14 @@ def choose_numbers(
     length: Length,
     more: bytes = b"",
 ) -> tuple[NumbersCode, bytes]:
-    """Return the way of writing numbers that is shortest, for `program` with its decoder.
+    """Return the format of the shortest section, for `program` with its decoder, and the section.
 
     Args:
         code: the step byte.
         integers: the quantised tensors.
         part: the adapter; its `numbers` are ignored.
-        length: what is to be short.
-        more: what each tensor adds to the step byte, where each has a step of its own.
+        length: the length to minimise.
+        more: each tensor's addition to the step byte, where each has a step of its own.
     """
     ways = [way.model_copy(update={"steps": "tensor"}) if more else way for way in WAYS]
 
@@ -228,7 +228,7 @@ _BARE = Recipe(question="{input}", batch_size=1, max_new_tokens=1)
 
 @lru_cache(maxsize=64)
 def _text_cost(codec: TextCodec, start_token: int | None) -> int:
-    """Return the bytes that program.py spends on a text section of `codec`."""
+    """Return the size in bytes of a minimal program.py that reads a text section of `codec`."""
     part = text_part(codec, bytes([0, 1, 0, 0]))
     return len(script(_BARE.model_copy(update={"prompt": part, "start_token": start_token})))
 

@@ -1,7 +1,7 @@
 """A recipe: everything that program.py is generated from; its canonical JSON is in the manifest.
 
-What a program has of its own (text, numbers and their scales) is in payload.bin, what shapes it is
-in the recipe. Both are counted, because the recipe's values stand in program.py.
+The contents of a program (text, numbers and their scales) are in payload.bin, its structure is in
+the recipe. Both count towards the length, because the recipe's values are written into program.py.
 """
 
 import json
@@ -21,12 +21,12 @@ class PromptPart(Config):
     """The text section: the first `num_bytes` of the payload.
 
     Attributes:
-        codec: how it is written.
-        num_bytes: its length.
+        codec: the codec of the section.
+        num_bytes: length of the section.
         head: its first four bytes in hexadecimal, for a section that the model coded: they hold
             the number of tokens and the checksum, which program.py has as numbers.
-        lead: for demonstrations named by index, the text before the first.
-        answer: for these, the template of an answer.
+        lead: for demonstrations named by index, the text before the first one.
+        answer: for demonstrations named by index, the template of an answer.
     """
 
     codec: TextCodec
@@ -42,18 +42,18 @@ class PromptPart(Config):
 
 
 class AdapterPart(Config):
-    """An adapter: how the base model is given its places, and how the numbers come into them.
+    """An adapter: how its parameters are added to the base model, and its numbers put into them.
 
     Attributes:
         method: one of `kilobit.search.adapter_methods.METHODS`.
-        config: name of PEFT's configuration class; none for `weights`.
-        arguments: of that class.
+        config: name of PEFT's configuration class; None for `weights`.
+        arguments: arguments of that class.
         targets: parts of parameter names, for `weights`.
         shapes: rows and columns of each tensor of numbers, in the order of the model's parameters.
-        numbers: how they are written.
-        delta: they are added to what is there, instead of replacing it.
-        factor_sum: sum over the factors of the frozen weights, where the method uses any; it tells
-            when another machine factors differently.
+        numbers: the format of the numbers.
+        delta: the numbers are added to the present weights instead of replacing them.
+        factor_sum: sum over the factors of the base model's weights, where the method uses any; it
+            detects a machine that factors differently.
     """
 
     method: MethodName
@@ -67,20 +67,20 @@ class AdapterPart(Config):
 
 
 class LearningRule(Config):
-    """How a model learns from examples while it codes them: `script` says it.
+    """Settings by which a model learns from examples while it codes them; see `script`.
 
     Attributes:
         arguments: of PEFT's LoraConfig; its numbers are drawn after `torch.manual_seed(0)`.
-        num_examples: how many are coded, the first as the first.
-        start_token: where the model begins to code each.
-        end_token: an example ends with it,
-        end_count: where it stands for the `end_count`th time, the start token counted too.
-        answer_tokens: after the first round only so many last tokens are learned.
-        steps: how many were taken.
-        full_steps: after how many the learning rate would be 0.
-        batch_size: examples of a step, in order, round and round.
-        learning_rate: of the first step.
-        momentum: what is left of a gradient for the next step.
+        num_examples: number of coded examples, which are coded in the order of learning.
+        start_token: the token before each example, where coding begins.
+        end_token: the token that ends an example.
+        end_count: an example ends at this occurrence of `end_token`, the start token counted too.
+        answer_tokens: number of last tokens that are learned after the first round.
+        steps: number of steps that were taken.
+        full_steps: number of steps after which the learning rate would be 0.
+        batch_size: examples of a step, in order, beginning again after the last.
+        learning_rate: learning rate of the first step.
+        momentum: fraction of a gradient that is kept for the next step.
     """
 
     arguments: dict[str, Any]
@@ -97,7 +97,7 @@ class LearningRule(Config):
 
 
 class DataPart(LearningRule):
-    """The examples section, the rest of the payload, and the adapter that comes of it.
+    """The examples section, the rest of the payload, and the adapter learned from it.
 
     Attributes:
         padding: zero bytes before the section that fill its first word.
@@ -109,7 +109,7 @@ class DataPart(LearningRule):
 
 
 class Recipe(Config):
-    """What a program does, in the order in which it does it."""
+    """The steps of a program, in the order in which it runs them."""
 
     version: Literal[1] = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -1,19 +1,17 @@
 """program.py from a recipe: a short script that runs without this package.
 
-It is put together from the statements that the recipe needs and no others, minified by
-python-minifier, and packed by brotli into a script that unpacks itself where that is shorter. The
-same recipe gives the same bytes. It reads JSON strings, one a line, and writes
-one JSON string a line; payload.bin lies beside it, the model's folder is its argument. Where
-demonstrations are named by index, the train split is its second argument: JSON lists of input and
-target, one a line.
+It contains only the statements that the recipe needs, minified by python-minifier, and is packed by
+brotli into a script that unpacks itself where that is shorter. The same recipe gives the same
+bytes. The script reads JSON strings, one a line, and writes one JSON string a line; payload.bin
+lies beside it, the model's folder is its argument. Where demonstrations are named by index, the
+train split is its second argument: JSON lists of input and target, one a line.
 
-The statements by which a program decodes its examples while it learns from them.
-
-They read `coded` and `model`, and leave `model` with the trained adapter on it. What they do is
-what `kilobit.evaluators.model.data_codec` did when the examples were coded, float for float: the
-model in evaluation mode, one example at a time, gradients on throughout. Each example is learned
-from as soon as it is known, all of its tokens; in later rounds only its last tokens, the answer,
-count.
+A program with training examples decodes them while the model learns from them. Its statements
+read `coded` and `model`, and leave `model` with the trained adapter on it. They repeat, float for
+float, what `kilobit.evaluators.model.data_codec` computed when it coded the examples: the model in
+evaluation mode, one example at a time, gradients on throughout. The model learns from an example as
+soon as it is decoded, from all of its tokens; in later rounds only from its last tokens, the
+answer.
 
 A step moves every number by the sign of its momentum (Signum, Bernstein et al. 2018, arXiv
 1802.04434). The gradient itself is the momentum, because it is damped instead of set to zero: so no
@@ -62,12 +60,12 @@ _MODULES = (
 
 
 def script(recipe: Recipe) -> bytes:
-    """Return program.py."""
+    """Return the bytes of program.py."""
     return _minified(tuple(_statements(recipe)))
 
 
 def readable_script(recipe: Recipe) -> str:
-    """Return program.py before it was minified."""
+    """Return the source of program.py before minification."""
     return _with_imports(_statements(recipe))
 
 
@@ -86,7 +84,7 @@ def _same(text: bytes, plain: bytes) -> bool:
 
 
 def _packed(plain: bytes) -> bytes:
-    """Return a script that runs `plain`, whose compressed bytes stand in it as Latin-1 text."""
+    """Return a script that runs `plain`, which it contains compressed, as Latin-1 text."""
     code = brotli.compress(plain, mode=brotli.MODE_TEXT, quality=11, lgwin=16)
     literal = code.decode("latin-1").replace("\\", "\\\\").replace("'", "\\'")
     literal = literal.replace("\n", "\\n").replace("\r", "\\r")
@@ -132,12 +130,12 @@ def _loading(recipe: Recipe) -> list[str]:
 def _dtype(recipe: Recipe) -> str:
     if recipe.dtype == "float32":
         return ").float()"
-    # Not `.half()`: that would also shorten what a model keeps in float32, such as its frequencies.
+    # Not `.half()`: that would also convert tensors that a model keeps in float32.
     return f", dtype={recipe.dtype!r})"
 
 
 def _prompt(recipe: Recipe) -> list[str]:
-    """Set `prompt` to the text, and `coded` to the numbers or examples section if there is one."""
+    """Return the statements that set `prompt`, and `coded` to a numbers or examples section."""
     everything, part = "open('payload.bin', 'rb').read()", recipe.prompt
     alone = recipe.adapter is None and recipe.data is None
     if part is None:
@@ -158,7 +156,7 @@ def _prompt(recipe: Recipe) -> list[str]:
 
 
 def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
-    """Put demonstrations together from the train split, the second argument of program.py."""
+    """Return the statements that read demonstrations from the train split."""
     before, _, after = recipe.question.partition("{input}")
     head, _, tail = part.answer.partition("{target}")
     texts = [repr(before), "train[i][0]", repr(after + head), "train[i][1]", repr(tail)]
@@ -171,7 +169,7 @@ def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
 
 
 def _place(recipe: Recipe) -> str:
-    """Return what brings a tensor to where the model is."""
+    """Return the call that converts a tensor to the model's device and number format."""
     return "" if recipe.device == "cpu" and recipe.dtype == "float32" else ".to(row)"
 
 
@@ -180,7 +178,7 @@ def _adapter(part: AdapterPart, place: str) -> list[str]:
     if part.method == "lora_fa":
         lines.append("torch.manual_seed(0)")
     if part.config is not None:
-        # Sorted, because the recipe's canonical JSON is, and both give the same script.
+        # Sorted like the recipe's canonical JSON, so that a recipe read from it gives this script.
         arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(part.arguments.items()))
         lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
     if part.factor_sum is not None:
@@ -189,7 +187,7 @@ def _adapter(part: AdapterPart, place: str) -> list[str]:
 
 
 def _factors(part: AdapterPart) -> list[str]:
-    """Fix the signs of SVD factors by rule, and see whether they are the ones that were meant."""
+    """Return the statements that fix the signs of SVD factors and check the factors' sum."""
     lines = [
         "total = 0",
         "for module in model.modules():",
@@ -208,7 +206,7 @@ def _factors(part: AdapterPart) -> list[str]:
 
 
 def _numbers(part: AdapterPart, place: str) -> list[str]:
-    """Read the numbers and put them into their places, row by row along the longer side."""
+    """Return the statements that fill parameters with numbers, in rows along the longer side."""
     code = part.numbers
     lines, step = [], "2 ** (coded[0] / 8 - 24)"
     if code.steps == "tensor":
@@ -253,7 +251,7 @@ def _numbers(part: AdapterPart, place: str) -> list[str]:
 
 
 def _condition(part: AdapterPart) -> str:
-    """Return the test that picks the parameters which the numbers are for."""
+    """Return the condition that selects the parameters to be filled with numbers."""
     if part.method == "lora_fa":
         return "'lora_B' in name"
     if part.method != "weights":
@@ -262,7 +260,7 @@ def _condition(part: AdapterPart) -> str:
 
 
 def _inputs(recipe: Recipe) -> list[str]:
-    """Set `inputs` to the texts that the model continues."""
+    """Return the statements that set `inputs` to the texts that the model continues."""
     before, _, after = recipe.question.partition("{input}")
     parts = [repr(before)] if before else []
     parts += ["json.loads(line)", *([repr(after)] if after else [])]
@@ -277,7 +275,7 @@ def _inputs(recipe: Recipe) -> list[str]:
 
 
 def _generation(recipe: Recipe) -> list[str]:
-    """Continue the inputs greedily in batches, and print what comes out."""
+    """Return the statements that continue the inputs greedily in batches and print the outputs."""
     size = recipe.batch_size
     special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
     place = ".cuda()" if recipe.device == "cuda" else ""
@@ -315,7 +313,7 @@ def data_statements(part: DataPart, cuda: bool) -> list[str]:
         f"        ids = [{part.start_token}]",
         f"        while ids.count({part.end_token}) < {part.end_count}:",
         f"            nats = numpy.round(model(torch.tensor([ids]){there}).logits[0, -1].tolist())",
-        # `1 > 0` is lazy=True: shorter after minification, and constriction takes no 1 for True.
+        # `1 > 0` is lazy=True: shorter after minification, and constriction rejects 1 for True.
         "            ids += (decoder.decode(stream.model.Categorical("
         f"2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1, 1 > 0)),)",
         f"        batch = torch.tensor([ids]){there}",

@@ -1,4 +1,4 @@
-"""General-purpose codecs for short texts; which is shortest is for the program to choose.
+"""General-purpose codecs for short texts; the caller chooses the shortest.
 
 Frames carry no magic number, checksum or size: the payload around them knows their length.
 `decompress` is bounded: it returns at most `MAX_TEXT_BYTES` or raises `PayloadError`.
@@ -48,7 +48,7 @@ def _unzstd(data: bytes) -> bytes:
     decompressor = zstandard.ZstdDecompressor(
         format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=1 << 27
     )
-    # The reader bounds what a small frame may expand to; only the object below knows where it ends.
+    # The reader limits the expansion of a small frame; only the object below reports its end.
     text = decompressor.stream_reader(data).read(MAX_TEXT_BYTES + 1)
     if len(text) > MAX_TEXT_BYTES:
         return text
@@ -105,7 +105,7 @@ CODECS = tuple(_CODECS)
 
 
 def compress(data: bytes) -> dict[TextCodec, bytes]:
-    """Return `data` as each codec writes it; every one was decoded.
+    """Return `data` encoded by each codec; each encoding was checked by decoding it.
 
     Raises:
         ValueError: if `data` is longer than `MAX_TEXT_BYTES`.
@@ -120,7 +120,7 @@ def compress(data: bytes) -> dict[TextCodec, bytes]:
 
 
 def decompress(codec: GeneralCodec, data: bytes) -> bytes:
-    """Return what `compress` was given.
+    """Return the data that `compress` encoded.
 
     Raises:
         PayloadError: if `data` is damaged, incomplete or expands beyond `MAX_TEXT_BYTES`.

@@ -1,9 +1,9 @@
-"""The frozen language model as a text codec: token ids to bytes and back, by its own predictions.
+"""The base model as a text codec: token ids to bytes and back, by its own predictions.
 
-What `encode_tokens` returns decodes to the same ids wherever the model gives the same logits up to
-their rounding, as it does on the machine and the number format it was encoded with; that was tried
-before the bytes are returned. A float that lies at the edge of a rounding step can make another
-machine or library decode something else: a checksum of 8 bits tells, but for 1 case in 256.
+The bytes of `encode_tokens` decode to the same ids wherever the model gives the same logits after
+rounding, as it does on the machine and in the number format of the encoding; this is checked before
+the bytes are returned. A float at the edge of a rounding step can make another machine or library
+decode other ids: a checksum of 8 bits detects this, except in 1 case of 256.
 
 A section is, in this order,
 
@@ -11,18 +11,18 @@ A section is, in this order,
 - 1 to 3 bytes: the number of tokens without the start token, 7 bits a byte, lowest first;
 - the range coder's bytes (Martin 1979, by constriction) from last to first, cut to the fewest.
 
-The last come last so that a program reads the whole section, filled with zero bytes in front to
-whole words, as the coder's words in reverse: what follows the stream is never looked at.
+The order is reversed for the sake of a short program: it pads the whole section with zero bytes in
+front to whole words and reads these in reverse. The header then follows the stream, where the
+decoder never reads.
 
 Each token has a table of integers: the logits are rounded to whole nats, and a logit `n` below the
 highest gets `LADDER[n]`, or 0 from `len(LADDER)` on. The coder adds 2^-24 to every probability, so
-that each token can be coded, for 24 bits at most. On the embedded model whole nats cost as many
+that each token can be coded, for 24 bits at most. On the embedded model whole nats need as many
 bits as halves, and the edges of their steps lie further apart.
 
-One range coder for tokens whose tables change as a model learns: the pure part of the coder.
-
-`TokenWriter` takes each token with the logits that predict it, `TokenReader` gives it back from the
-same logits. Neither counts tokens nor checks them: that is for whoever knows when a text ends. The
+Tokens whose tables change as a model learns have a coder that never runs the model itself:
+`TokenWriter` takes each token with the logits that predict it, `TokenReader` returns it from the
+same logits. Neither counts tokens nor checks them: the caller has to know when a text ends. The
 tables and the order of the bytes are those of `kilobit.search.programs.token_coder`; there is no
 header.
 
@@ -43,13 +43,13 @@ NextLogits = Callable[[Sequence[int]], npt.NDArray[np.float32]]
 """From the ids so far, the start token first, to the next one's logits, shape [vocabulary]."""
 
 MAX_TOKENS = 65536
-# A section is refused that claims more: its few bytes would cost a call of the model for each.
-# One that the model codes in less than 1/16 bit a token is filled with zero bytes.
+# A section that declares more tokens is rejected: each would take a call of the model.
+# A section that needs less than 1/16 bit per token is padded with zero bytes.
 MAX_TOKENS_PER_BYTE = 128
 IMPORTS = ("numpy", "torch")
 """The modules that a program imports before the statements of `decoder_source`."""
 
-# Integers, not rounded powers: no library's `exp` decides about a table.
+# Computed with integers, so that no table depends on a library's `exp`.
 LADDER = tuple(272**power // 100**power for power in range(13, -1, -1))
 _WEIGHTS = np.array([*LADDER, 0], np.float64)
 _MAX_VOCABULARY = 1 << 23  # of the coder's 2^24 steps of probability every token gets one
@@ -61,13 +61,13 @@ class CodingError(ValueError):
 
 
 def table_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return each token's place in `LADDER`; its length for every token below.
+    """Return each token's index in `LADDER`, the ladder's length for less likely tokens.
 
     Raises:
         CodingError: if the shape is wrong, or the highest logit is not a finite number.
     """
     if logits.ndim != 1 or not 2 <= len(logits) <= _MAX_VOCABULARY:
-        raise CodingError(f"logits of shape {logits.shape} are not one token's")
+        raise CodingError(f"logits of shape {logits.shape} are not the logits of one token")
     nats = np.rint(logits.astype(np.float64))
     highest = nats.max()
     if not np.isfinite(highest):
@@ -98,7 +98,7 @@ def _count(section: bytes) -> tuple[int, int]:
             if count > min(MAX_TOKENS, MAX_TOKENS_PER_BYTE * len(section)) or (place and not byte):
                 raise PayloadError(f"{len(section)} bytes can't hold {count} tokens")
             return count, place + 2
-    raise PayloadError("the section ends in its header or counts too many tokens")
+    raise PayloadError("the section ends within its header or declares too many tokens")
 
 
 def _decoder(section: bytes) -> Any:
@@ -112,7 +112,7 @@ def _decodes(section: bytes, ids: Sequence[int], tables: list[npt.NDArray[np.uin
         return all(
             decoder.decode(_model(table)) == token for token, table in zip(ids, tables, strict=True)
         )
-    except AssertionError:  # constriction's word for a stream that no encoder wrote
+    except AssertionError:  # constriction's error for a stream that no encoder wrote
         return False
 
 
@@ -137,8 +137,8 @@ def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> by
     Calls `next_logits` twice for each token: the second time the bytes are decoded.
 
     Raises:
-        CodingError: if there are too many tokens, one is none of the vocabulary's, the model gives
-            no finite logits, or the bytes do not decode to `ids`.
+        CodingError: if there are too many tokens, one is not in the vocabulary, the model's logits
+            are not finite, or the bytes do not decode to `ids`.
     """
     if len(ids) > MAX_TOKENS:
         raise CodingError(f"{len(ids)} tokens are more than a section may hold ({MAX_TOKENS})")
@@ -146,23 +146,23 @@ def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> by
     for place, token in enumerate(ids):
         tables.append(table_of(next_logits([start, *ids[:place]])))
         if not 0 <= token < len(tables[-1]):
-            raise CodingError(f"the id {token} is none of the model's {len(tables[-1])} tokens")
+            raise CodingError(f"the id {token} is not one of the model's {len(tables[-1])} tokens")
         encoder.encode(token, _model(tables[-1]))
     code = encoder.get_compressed().astype(">u4").tobytes()
-    # Filled to what `_cut` must keep at least.
+    # Padded to the fewest bytes that `_cut` has to keep.
     code = code.ljust(len(ids) // MAX_TOKENS_PER_BYTE, b"\0")
     section = _cut(_header(ids, start), code, ids, tables)
     try:
         decoded = decode_tokens(section, start, next_logits)
     except PayloadError as error:
-        raise CodingError(f"the second run of the model does not decode: {error}") from error
+        raise CodingError(f"decoding with a second run of the model fails: {error}") from error
     if decoded != list(ids):
-        raise CodingError("the second run of the model decodes other tokens")
+        raise CodingError("decoding with a second run of the model gives other tokens")
     return section
 
 
 def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]:
-    """Return the ids that `encode_tokens` was given.
+    """Return the ids that `encode_tokens` encoded.
 
     Calls `next_logits` once for each token, `MAX_TOKENS_PER_BYTE * len(data)` times at most.
 
@@ -176,7 +176,7 @@ def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]
         for _ in range(count):
             ids.append(decoder.decode(_model(table_of(next_logits([start, *ids])))))
     except (AssertionError, CodingError) as error:
-        raise PayloadError(f"the section does not decode by this model: {error}") from error
+        raise PayloadError(f"the section does not decode with this model: {error}") from error
     if (start + sum(ids)) % 256 != data[0]:
         raise PayloadError("the checksum differs: damaged, or coded by another model")
     return ids
@@ -194,11 +194,11 @@ def ideal_bits(ids: Sequence[int], start: int, next_logits: NextLogits) -> float
 
 
 def decoder_source(start: int, section: bytes) -> str:
-    """Return the statements by which a program on its own decodes `section`.
+    """Return the statements by which a standalone program decodes `section`.
 
     They read `coded`, the section, `model`, a causal language model of transformers on any device,
-    its `tokenizer`, and the modules `IMPORTS`; they set `prompt`. What the header says is written
-    into them, because a number is shorter than the code that would read it.
+    its `tokenizer`, and the modules `IMPORTS`; they set `prompt`. They contain the values of
+    the header as numbers, because a number is shorter than the code that would read it.
 
     Raises:
         PayloadError: if the header of `section` is damaged.
@@ -206,7 +206,7 @@ def decoder_source(start: int, section: bytes) -> str:
     count, _ = _count(section)
     padding = -len(section) % 4
     words = f"bytes({padding}) + coded" if padding else "coded"
-    # `1 > 0` is lazy=True: shorter after minification, and constriction takes no 1 for True.
+    # `1 > 0` is lazy=True: shorter after minification, and constriction rejects 1 for True.
     return f"""\
 from constriction import stream
 decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, "u4")[::-1])
@@ -228,13 +228,13 @@ Table = npt.NDArray[np.uint8]
 
 
 # The last tokens are decoded again to see which bytes they need. A token depends on the word where
-# it begins and the next; the coder's last words are all that a cut changes.
+# it begins and the next, and a cut changes only the coder's last words.
 _WORD_BYTES = 4
 _WORDS_KEPT = 8
 
 
 class TokenWriter:
-    """Writes tokens; keeps the tables of the last few words only, whatever the vocabulary."""
+    """A writer of tokens; it keeps the tables of the last few words only."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
@@ -244,11 +244,11 @@ class TokenWriter:
         """Add a token.
 
         Raises:
-            CodingError: if it is none of the vocabulary's, or the logits are not finite.
+            CodingError: if it is not in the vocabulary, or the logits are not finite.
         """
         table = table_of(logits)
         if not 0 <= token < len(table):
-            raise CodingError(f"the id {token} is none of the model's {len(table)} tokens")
+            raise CodingError(f"the id {token} is not one of the model's {len(table)} tokens")
         place = self._encoder.pos()
         while self._last and self._last[0][0][0] < place[0] - _WORDS_KEPT:
             self._last.popleft()
@@ -256,10 +256,10 @@ class TokenWriter:
         self._encoder.encode(token, _stream_model(table))
 
     def section(self) -> bytes:
-        """Return the shortest stream that decodes to what was written.
+        """Return the shortest stream that decodes to the written tokens.
 
         Raises:
-            CodingError: if none does.
+            CodingError: if no stream does.
         """
         code = self._encoder.get_compressed().astype(">u4").tobytes()
         for kept in range(max(0, len(code) - _FEWEST_CUT), len(code) + 1):
@@ -282,18 +282,18 @@ class TokenWriter:
             return all(
                 decoder.decode(_stream_model(table)) == token for _, token, table in self._last
             )
-        except (AssertionError, ValueError):  # constriction's words for what no encoder wrote
+        except (AssertionError, ValueError):  # constriction's errors for what no encoder wrote
             return False
 
 
 class TokenReader:
-    """Reads what a `TokenWriter` wrote."""
+    """A reader of the tokens that a `TokenWriter` wrote."""
 
     def __init__(self, section: bytes) -> None:
         self._stream_decoder = _stream_decoder(section)
 
     def read(self, logits: Logits) -> int:
-        """Return the next token; past the end there are more, of no meaning.
+        """Return the next token; past the end further tokens follow, without meaning.
 
         Raises:
             PayloadError: if the stream is damaged, or the logits are not finite.
@@ -301,7 +301,7 @@ class TokenReader:
         try:
             return int(self._stream_decoder.decode(_stream_model(table_of(logits))))
         except (AssertionError, CodingError) as error:
-            raise PayloadError(f"the stream does not decode by this model: {error}") from error
+            raise PayloadError(f"the stream does not decode with this model: {error}") from error
 
 
 def _stream_decoder(section: bytes) -> Any:

@@ -28,6 +28,7 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from kilobit.cluster.fleet.session import ray_kept
 from kilobit.evaluators.battery.harness import (
     HarnessEvaluator,
     HarnessModel,
@@ -236,7 +237,8 @@ from pathlib import Path
 import numpy as np, ray, torch
 from lm_eval.tasks import TaskManager
 from kilobit.evaluators.model.base_model import load
-from kilobit.evaluators.battery.harness import run_harness, undisturbed
+from kilobit.cluster.fleet.session import ray_kept
+from kilobit.evaluators.battery.harness import run_harness
 from kilobit.evaluators.model.adapted import bare
 from kilobit.search.base_model import BaseModelConfig
 ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
@@ -249,7 +251,7 @@ expected = random.random(), np.random.random(), float(torch.rand(()))
 random.seed(1), np.random.seed(1), torch.manual_seed(1)
 run_harness(subject, loaded)
 assert (random.random(), np.random.random(), float(torch.rand(()))) == expected
-with undisturbed():
+with ray_kept():
     ray.shutdown()
 assert ray.is_initialized() and ray.get(ray.remote(lambda: 7).remote()) == 7
 ray.shutdown()
@@ -289,10 +291,11 @@ def test_nothing_stays_changed(
 
     subject, loaded = bare(frozen_of(model_folders["llama"])), manager.load(["ours_choice"])
     before = state()
+    capfd.readouterr()
     run_harness(subject, loaded, 2)
     assert not capfd.readouterr().err
     assert state() == before
-    with undisturbed():
+    with undisturbed(), ray_kept():
         assert datasets.config.HF_HUB_OFFLINE
         assert ray.shutdown is not before[0]
         random.random(), np.random.random(), torch.rand(())  # noqa: NPY002

@@ -94,7 +94,7 @@ def test_what_the_model_coded_needs_the_model() -> None:
     assert recipe.prompt.head == section[:4].hex()
     assert recipe.prompt.section_head() == section[:4] + b"\0"
     assert decode(recipe, section, lambda data: f"<{data.hex()}>").prompt == "<1003616263>"
-    with pytest.raises(PayloadError, match="the prompt needs the base model, which is not at hand"):
+    with pytest.raises(PayloadError, match="the prompt can't be decoded without the base model"):
         decode(recipe, section)
 
 

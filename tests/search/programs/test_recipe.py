@@ -114,7 +114,7 @@ def test_a_prompt_stands_before_the_examples() -> None:
 @pytest.mark.parametrize("num_bytes", [0, 2, 3, 4])
 def test_a_section_of_another_length_is_refused(num_bytes: int) -> None:
     assert decode(recipe(), bytes(5)).tensors == []
-    with pytest.raises(PayloadError, match="no examples section"):
+    with pytest.raises(PayloadError, match="not an examples section"):
         decode(recipe(), bytes(num_bytes))
 
 

@@ -230,7 +230,7 @@ def test_a_model_that_forbids_a_token_can_still_code_it() -> None:
 
 @pytest.mark.parametrize(
     ("second", "message"),
-    [(6, "does not decode: the checksum"), (5 + 256, "other tokens")],  # a checksum misses 256
+    [(6, "second run of the model fails: the checksum"), (5 + 256, "other tokens")],  # a checksum misses 256
 )
 def test_a_model_that_changes_between_two_runs_is_an_error(second: int, message: str) -> None:
     def certain(ids: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -74,7 +74,7 @@ def test_only_the_tables_of_the_last_words_are_kept() -> None:
 
 @pytest.mark.parametrize("token", [-1, 3])
 def test_a_token_outside_the_vocabulary_is_refused(token: int) -> None:
-    with pytest.raises(CodingError, match="none of the model's 3 tokens"):
+    with pytest.raises(CodingError, match="not one of the model's 3 tokens"):
         TokenWriter().write(token, np.zeros(3, np.float32))
 
 
