@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="search as a sweep file says")
-    run.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="the sweep file")
+    run.add_argument("sweep", type=_local, metavar="SWEEP.yaml", help="the sweep file")
     run.add_argument(
         "overrides",
         nargs="*",
@@ -181,7 +181,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     aggregate.add_argument(
         "--import",
-        type=Path,
+        type=_local,
         dest="file",
         metavar="FILE",
         help="published points: a .csv, .tsv, .jsonl or .parquet file",
@@ -210,13 +210,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--figures",
-        type=Path,
+        type=_local,
         metavar="DIR",
         help="also write the report's pictures to DIR, as PDF and PNG",
     )
     report.add_argument(
         "--overlay",
-        type=Path,
+        type=_local,
         action="append",
         default=[],
         metavar="FILE",
@@ -241,7 +241,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="a run folder, or the folder of one program",
     )
     verify.add_argument(
-        "--model", type=Path, metavar="DIR", help="the base model's folder, for a program's folder"
+        "--model",
+        type=_local,
+        metavar="DIR",
+        help="the base model's folder, for a program's folder",
     )
     _add_timeout(verify)
 
@@ -262,10 +265,10 @@ def make_parser() -> argparse.ArgumentParser:
     scorecard = commands.add_parser(
         "scorecard", help="measure the side effects of the front's programs on other inputs"
     )
-    scorecard.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    scorecard.add_argument("run", type=_local, metavar="RUN", help="the run folder")
     scorecard.add_argument(
         "--battery",
-        type=Path,
+        type=_local,
         metavar="FILE",
         help="YAML file with the items to measure (default: see docs/scorecard.md)",
     )
@@ -279,24 +282,29 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("two", metavar="B", help="answers of the second, likewise")
     compare.add_argument(
-        "--judge", type=Path, required=True, metavar="FILE.yaml", help="the settings of the judge"
+        "--judge", type=_local, required=True, metavar="FILE.yaml", help="the settings of the judge"
     )
     compare.add_argument(
         "--prompts",
-        type=Path,
+        type=_local,
         metavar="FILE",
         help="JSON Lines with the prompts, if the answers lack them; only these prompts are judged",
     )
     compare.add_argument(
-        "--rows", type=Path, metavar="FILE", help="write the verdict of each prompt, as JSON Lines"
+        "--rows",
+        type=_local,
+        metavar="FILE",
+        help="write the verdict of each prompt, as JSON Lines",
     )
     compare.add_argument("--json", action="store_true", help="print one JSON object")
 
     export = commands.add_parser("export", help="write a program's adapter in PEFT's own format")
     export.add_argument("program", type=_place, metavar="PROGRAM", help="the folder of one program")
-    export.add_argument("--peft", type=Path, required=True, metavar="DIR", help="where to write it")
     export.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="the base model's folder"
+        "--peft", type=_local, required=True, metavar="DIR", help="where to write it"
+    )
+    export.add_argument(
+        "--model", type=_local, required=True, metavar="DIR", help="the base model's folder"
     )
 
     slurm = commands.add_parser(
@@ -314,7 +322,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     slurm.add_argument(
         "--profile",
-        type=Path,
+        type=_local,
         metavar="FILE",
         help="YAML with the keys of the section `slurm`; values in a sweep file override it",
     )
@@ -330,7 +338,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     slurm.add_argument(
         "--out",
-        type=Path,
+        type=_place,
         metavar="DIR",
         help="run folder (default: runs/NAME); with several sweep files DIR/NAME of each",
     )
@@ -343,7 +351,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_KUBERNETES_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    kubernetes.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="the sweep file")
+    kubernetes.add_argument("sweep", type=_local, metavar="SWEEP.yaml", help="the sweep file")
     kubernetes.add_argument(
         "words",
         nargs="*",
@@ -353,7 +361,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     kubernetes.add_argument(
         "--profile",
-        type=Path,
+        type=_local,
         metavar="FILE",
         help="YAML with the keys of the section `kubernetes`; values in a sweep file override it",
     )
@@ -369,7 +377,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument(
         "--out",
-        type=Path,
+        type=_place,
         default=Path("runs"),
         metavar="DIR",
         help="with --address: the folder for runs; check that all nodes see it",
@@ -416,6 +424,15 @@ def _place(text: str) -> Place:
         return place(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _local(text: str) -> Path:
+    found = _place(text)
+    if not isinstance(found, Path):
+        raise argparse.ArgumentTypeError(
+            f"{text}: a local path is needed here, not an object store"
+        )
+    return found
 
 
 def _seconds(text: str) -> int:

@@ -9,15 +9,20 @@ this one; its time is `decode`, with the start of the process and the answers to
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import torch
 
+# Scripts see only their own folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.oracles import run_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
 from kilobit.evaluators.model.data_codec import chosen_examples, learn
-from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.proof.sandbox import Limits, run_files
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.adapter_methods import AdapterSpec

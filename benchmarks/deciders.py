@@ -14,6 +14,7 @@ import argparse
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
+
+# Scripts see only their own folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.simulation import Course, Track, simulate
 from kilobit.search.candidate import Candidate

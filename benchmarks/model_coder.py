@@ -12,18 +12,22 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import torch
 
+# Scripts see only their own folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.oracles import ideal_bits
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.text_codec import decode_text, encode_text, next_logits, start_token
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Prompt
 from kilobit.search.programs.text import compress
-from kilobit.search.programs.token_coder import ideal_bits
 from kilobit.search.streams import stream
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"

@@ -13,6 +13,7 @@ same predictions. Candidates are chosen on the split that they are scored on, ou
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,9 +23,13 @@ from typing import Any
 
 import torch
 
+# Scripts see only their own folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.oracles import plain_bits, run_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.rate_training import LearnedBits
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.proof.sandbox import Limits, run_files
@@ -101,7 +106,7 @@ class Bench:
             tensors = adapter.tensors()
             transform = adapter.transform
             if isinstance(transform, LearnedBits):
-                bits = transform.plain_bits(adapter.masters)
+                bits = plain_bits(transform, adapter.masters)
             else:
                 tensors = [t.astype("float16").astype("float32") for t in tensors]
                 bits = 16 * sum(t.size for t in tensors)

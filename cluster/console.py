@@ -32,6 +32,7 @@ from rich.text import Text
 
 _PLAIN_EVERY_S = 10.0
 Item = TypeVar("Item")
+_UNBOUNDED = 10_000
 
 
 class Bar:
@@ -126,9 +127,6 @@ def waiting(console: Console, doing: str) -> Iterator[None]:
     else:
         console.print(doing)
         yield
-
-
-_UNBOUNDED = 10_000
 
 
 class Terminal(Console):

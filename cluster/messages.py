@@ -17,6 +17,23 @@ from typing import Any
 
 from kilobit.search.rungs import Rung
 
+MESSAGE_KEYS = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "num_generated",
+    "against",
+    "gap",
+    "verdict",
+    "left",
+    "error",
+    "seconds",
+)
+_LOG = logging.getLogger("kilobit")
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -71,23 +88,6 @@ def rung_part(candidate_id: str, rung: Rung) -> str:
     return f"{candidate_id}-r{rung.index}"
 
 
-MESSAGE_KEYS = (
-    "candidate",
-    "rung",
-    "score",
-    "program_bits",
-    "payload_bits",
-    "num_examples",
-    "num_generated",
-    "against",
-    "gap",
-    "verdict",
-    "left",
-    "error",
-    "seconds",
-)
-
-
 def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a rung's row that a decision needs."""
     return {key: row.get(key) for key in MESSAGE_KEYS}
@@ -96,7 +96,6 @@ def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
 Line = tuple[int, float, str]
 """Level, seconds since 1970, and text."""
 
-_LOG = logging.getLogger("kilobit")
 _MOST_LINES, _MOST_CHARACTERS = 200, 2000
 
 

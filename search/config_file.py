@@ -209,8 +209,9 @@ def _describe(
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
         where = "command line"
     message = problem["msg"].removeprefix("Value error, ")
-    for theirs, in_yaml in _IN_YAML.items():
-        message = message.replace(theirs, in_yaml)
+    if problem["type"] != "value_error":  # those are our own messages
+        for theirs, in_yaml in _IN_YAML.items():
+            message = message.replace(theirs, in_yaml)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)

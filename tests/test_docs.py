@@ -12,7 +12,6 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,13 @@ from kilobit.evaluators.battery.config import Battery, load_battery
 from kilobit.evaluators.judges.config import load_judge
 from kilobit.search.config_file import _Loader
 from tests.conftest import REPOSITORY
-from tests.support.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
+from tests.support.pages.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code
+from tests.support.pages.docs_commands import ADDING, commands, compare, in_path, shell
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
 import make_reference
 
 sys.path.pop(0)
-# Pages whose blocks are changes to the code; they are made in a copy by tests/test_docs_adding.py.
-ADDING = ("docs/add-task.md", "docs/add-method.md", "docs/add-codec.md")
 HANDLED = {"bash", "console", "diff", "json", "python", "sql", "text", "yaml"}
 # How many blocks of a page are not run. Whoever adds one says so here too.
 NOT_RUN = {"docs/tutorial.md": 3}
@@ -105,15 +103,6 @@ def test_every_block_is_run_or_says_why_not() -> None:
         assert block.page in ADDING, block.name
 
 
-def in_path(folder: Path, **scripts: str) -> None:
-    """Make commands of these names in `folder / "bin"`: what Python is given before arguments."""
-    (folder / "bin").mkdir()
-    for name, words in scripts.items():
-        script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n', "utf-8")
-        script.chmod(0o755)
-
-
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the examples and a recorded quickstart with everything done to it."""
@@ -131,39 +120,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     others = "--import published.csv --map score=accuracy,payload_bits=bits,task:=numbers"
     shell(folder, f"kilobit aggregate runs/quickstart {others} -o all")
     return folder
-
-
-def shell(folder: Path, command: str) -> str:
-    """Return what a command prints in a folder."""
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "COLUMNS": "100", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=environment | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def commands(block: Block) -> Iterator[tuple[str, str]]:
-    """Yield each command of a console block with what it is said to print."""
-    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        lines = part.splitlines(keepends=True)
-        last = next(i for i, line in enumerate(lines) if not line.rstrip("\n").endswith("\\"))
-        yield "".join(lines[: last + 1]), "".join(lines[last + 1 :])
-
-
-def compare(shown: str, printed: str) -> None:
-    """Compare what a page shows with what was printed; `...` stands for anything."""
-    checker = OutputChecker()
-    # Tables end in spaces, pages don't.
-    plain = "\n".join(line.rstrip() for line in printed.splitlines()) + "\n"
-    same = checker.check_output(shown, plain, ELLIPSIS | NORMALIZE_WHITESPACE)
-    assert same, f"the page shows\n{shown}\nand it prints\n{plain}"
 
 
 def consoles() -> Iterator[Any]:

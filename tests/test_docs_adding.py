@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.docs_blocks import Block, blocks
-from tests.test_docs import ADDING, commands, compare, in_path, shell
+from tests.support.pages.docs_blocks import Block, blocks
+from tests.support.pages.docs_commands import ADDING, commands, compare, in_path, shell
 
 COPIED = ("cluster", "evaluators", "kilobit", "search", "tests", "launch.py", "pyproject.toml")
 

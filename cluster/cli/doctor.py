@@ -25,6 +25,8 @@ from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.shards import process_group
 from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.versions import library_versions
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.stored_path import StoredPath
 
 _PACKAGES = (
     "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "zstandard", "brotli",
@@ -32,6 +34,10 @@ _PACKAGES = (
 )  # fmt: skip
 _OPEN_FILES, _SHARED_GB, _MEMORY_GB, _DISK_GB = 4096, 1.0, 4.0, 2.0
 _GB = 1e9
+_CLOCK_S = 5.0
+# Below this speed, ranks on two nodes wait for one another longer than they compute.
+_SLOW_MB_S = 100.0
+_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -112,11 +118,7 @@ def _gpus() -> Finding:
     )
 
 
-_CLOCK_S = 5.0
-# Below this speed, ranks on two nodes wait for one another longer than they compute.
-_SLOW_MB_S = 100.0
 _BLOCK_BYTES, _BLOCKS = 1 << 24, 4
-_WAIT_S = 60.0
 
 
 def examine() -> list[Finding]:
@@ -124,7 +126,7 @@ def examine() -> list[Finding]:
     return [*examine_machine(), _ports(), _ray()]
 
 
-def examine_cluster(address: str, folder: Path) -> list[Finding]:
+def examine_cluster(address: str, folder: Place) -> list[Finding]:
     """Return all findings of a cluster.
 
     Args:
@@ -200,8 +202,10 @@ def _clocks(times: Mapping[str, float], before: float, after: float) -> Finding:
     return finding("clock skew", found, bool(worst) and skew[worst] <= _CLOCK_S, remedy)
 
 
-def _storage(folder: Path) -> Finding:
+def _storage(folder: Place) -> Finding:
     """Check that all nodes see one another's files in the folder of the runs."""
+    if isinstance(folder, StoredPath):
+        return _store(folder)
     probe = folder / f".doctor.{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,6 +231,32 @@ def _storage(folder: Path) -> Finding:
         found = f"{folder} is missing, not shared or not writable on {', '.join(blind)}"
     remedy = "put runs on storage that all nodes share (NFS, or an s3:// URL), and name it by --out"
     return finding("shared storage", found, not blind, remedy)
+
+
+def _store(folder: StoredPath) -> Finding:
+    """Check that every node reads what this driver writes to an object store."""
+    probe = folder / f".doctor.{secrets.token_hex(8)}.tmp"
+    try:
+        probe.write_bytes(b"driver")
+        answers = on_every_node(_read_object, str(probe))
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = "check the bucket's name and the credentials in the environment (docs/storage.md)"
+        return Finding("shared storage", str(error), ok=False, remedy=remedy)
+    blind = [f"{node}: {answer}" for node, answer in answers.items() if answer != b"driver"]
+    found = f"can't be read on {'; '.join(blind)}" if blind else "shared by all nodes"
+    remedy = "install kilobit[store] on these nodes and give them the same credentials"
+    return finding("shared storage", found, not blind, remedy)
+
+
+def _read_object(path: str) -> bytes | str:
+    """Return the content of an object as this node reads it, or the reason why it can't."""
+    from kilobit.evaluators.ledger.storage import place
+
+    try:
+        return place(path).read_bytes()
+    except (ImportError, OSError) as error:
+        return str(error)
 
 
 def _touch(path: str) -> bool:

@@ -80,6 +80,8 @@ _SCHEMA = pa.schema(
 )
 Found = list[Row] | str
 """The rows of an evaluator, or the reason why there are none."""
+# Signs beside colours, for terminals and readers without colours.
+_SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
 
 def scorecard(args: argparse.Namespace) -> int:
@@ -270,10 +272,6 @@ def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenMo
                     f"base model {point.model}: its weights have the digest {frozen.digest}, the "
                     f"programs were measured with {row['base_digest']}"
                 )
-
-
-# Signs beside colours, for terminals and readers without colours.
-_SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
 
 def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ from kilobit.search.settings import InputError
 DONE, INTERRUPTED = 0, 130
 # Limits the share of its time that a watch spends on reading, however long the ledger is.
 _LOOKING_SHARE = 0.2
+_WORKERS_SHOWN = 8
 
 
 def status(args: argparse.Namespace) -> int:
@@ -243,9 +244,6 @@ def _pace(watch: WatchedRun, standing: Progress) -> list[str]:
 
 def _failures(standing: Progress) -> list[str]:
     return [f"failed: {candidate}: {plain(line)}" for candidate, line in standing.failures]
-
-
-_WORKERS_SHOWN = 8
 
 
 def rungs_table(console: Console, standing: Progress) -> list[Table | Text]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
-from kilobit.cluster.launchers.profile import with_profile
+from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
 from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.search.settings import InputError
@@ -28,9 +28,7 @@ _ANSWER_S = "30s"
 
 def kubernetes(args: argparse.Namespace) -> int:
     """Write the manifests of sweeps, and print them or apply them with kubectl."""
-    words: list[str] = [str(args.sweep), *args.words]
-    files = [Path(word) for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    files, overrides = sweeps_and_overrides([str(args.sweep), *args.words])
     launches = [launch_of(file, overrides, args.profile) for file in files]
     names = [launch.name for launch in launches]
     twice = next((name for name in names if names.count(name) > 1), None)

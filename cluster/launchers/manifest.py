@@ -27,6 +27,10 @@ from kilobit.search.settings import InputError
 
 # Sums of fractions such as 0.1 are not exact.
 _ROUNDING = 1e-9
+_GIB = 1 << 30
+_GCS_PORT = 6379
+# The part of the grace period that is left for Ray's processes to end after the run has stopped.
+_ENDING_S = 10
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,6 @@ def _ceil(number: float) -> int:
 
 
 Object = dict[str, Any]
-_GIB = 1 << 30
-_GCS_PORT = 6379
-# The part of the grace period that is left for Ray's processes to end after the run has stopped.
-_ENDING_S = 10
 
 
 @dataclass(frozen=True)

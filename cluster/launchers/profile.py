@@ -4,6 +4,7 @@ A profile describes a cluster once, for all sweeps that are launched there. It h
 the section of the launcher in a sweep file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,15 @@ from kilobit.search.config_file import ConfigError, load_config
 from kilobit.search.settings import Config, InputError
 
 Settings = TypeVar("Settings", bound=Config)
+
+
+def sweeps_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Sort words of a command line into sweep files and `key=value` overrides.
+
+    A word with `=` is an override unless it names a file.
+    """
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    return [Path(word) for word in words if word not in overrides], overrides
 
 
 def with_profile(section: Settings | None, profile: Path | None, model: type[Settings]) -> Settings:

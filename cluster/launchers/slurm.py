@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from kilobit.cluster.launchers.profile import with_profile
+from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
 from kilobit.cluster.launchers.slurm_cluster import check_room, sbatch, submit
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.search.settings import InputError
 
 
@@ -55,9 +55,7 @@ class Job:
 
 def slurm(args: argparse.Namespace) -> int:
     """Print the batch script of a job, or write and submit it."""
-    words = [*args.sweeps, *args.overrides]
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
-    paths = [Path(word) for word in words if word not in overrides]
+    paths, overrides = sweeps_and_overrides([*args.sweeps, *args.overrides])
     job = plan_job(paths, overrides, args.profile, args.out, args.chain)
     if args.print:
         sys.stdout.write(script_of(job))
@@ -79,7 +77,7 @@ def plan_job(
     paths: Sequence[Path],
     overrides: Sequence[str],
     profile: Path | None,
-    out: Path | None,
+    out: Place | None,
     chain: int = 1,
 ) -> Job:
     """Return the job of these sweep files.
@@ -123,7 +121,7 @@ def plan_job(
         gpus=gpus,
         cpus=cpus,
         sweeps=tuple(map(os.path.relpath, paths)),
-        outs=tuple("" if place is None else os.path.relpath(place) for place in places),
+        outs=tuple(map(_as_job_sees, places)),
         runs=tuple(
             str(place or sweep.out or Path("runs") / sweep.name)
             for place, sweep in zip(places, sweeps, strict=True)
@@ -133,9 +131,17 @@ def plan_job(
     )
 
 
-def _file_of(job: Job, out: Path | None) -> Path:
+def _as_job_sees(out: Place | None) -> str:
+    """Return a run folder as a word of the script: relative to where it is submitted, or a URL."""
+    if out is None:
+        return ""
+    return os.path.relpath(out) if isinstance(out, Path) else str(out)
+
+
+def _file_of(job: Job, out: Place | None) -> Path:
     # Not in the run folder, which accepts no foreign files.
-    return (Path("runs") if out is None else out.parent) / f"{job.name}.sbatch"
+    folder = out.parent if isinstance(out, Path) else Path("runs")
+    return folder / f"{job.name}.sbatch"
 
 
 def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:

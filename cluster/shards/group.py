@@ -30,6 +30,11 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 Resident = TypeVar("Resident")
 
 _GOODBYE_S = 10.0
+# Interval at which a thread of rank 0 checks for failed followers.
+_LOOK_S = 0.2
+# How long rank 0 waits after its own failure for a follower's, and the other way round: one may
+# have caused the other, or both may be the same error of the method that they ran.
+BLAME_S = 5.0
 
 
 class GroupError(RuntimeError):
@@ -247,13 +252,6 @@ def _start_follower(config: ShardsConfig, room: PlacementGroup, bundle: int) -> 
             placement_group=room, placement_group_bundle_index=bundle
         ),
     ).remote()
-
-
-# Interval at which a thread of rank 0 checks for failed followers.
-_LOOK_S = 0.2
-# How long rank 0 waits after its own failure for a follower's, and the other way round: one may
-# have caused the other, or both may be the same error of the method that they ran.
-BLAME_S = 5.0
 
 
 class RankWatch:

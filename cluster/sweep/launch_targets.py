@@ -43,6 +43,15 @@ _OURS = {
     ),
 }
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@+-]*$", max_length=200)]
+# RFC 1035: names of services begin with a letter. KubeRay appends up to 16 characters to ours.
+MOST_LABEL = 47
+LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+# Secrets, claims and queues may be RFC 1123 subdomains.
+_OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+_FOLDER = r"^(/[A-Za-z0-9._-]+)+$"
+_SECRET_WORD = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS)(_|$)", re.IGNORECASE
+)
 
 
 class SlurmConfig(Config):
@@ -208,16 +217,6 @@ def seconds_of(time: str) -> int | None:
     hours, minutes, seconds = [*map(int, parts), 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
-
-# RFC 1035: names of services begin with a letter. KubeRay appends up to 16 characters to ours.
-MOST_LABEL = 47
-LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-# Secrets, claims and queues may be RFC 1123 subdomains.
-_OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-_FOLDER = r"^(/[A-Za-z0-9._-]+)+$"
-_SECRET_WORD = re.compile(
-    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS)(_|$)", re.IGNORECASE
-)
 
 Object = Annotated[str, Field(pattern=_OBJECT, max_length=253)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

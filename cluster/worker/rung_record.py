@@ -32,6 +32,7 @@ from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 
 Row = dict[str, Any]
+SPLIT = "search"
 
 
 @dataclass
@@ -115,9 +116,6 @@ class Work:
         finally:
             self._guards -= 1
             self.spend(time.monotonic() - began)
-
-
-SPLIT = "search"
 
 
 class RungRows:

@@ -38,6 +38,7 @@ _PASSING = frozenset({408, 409, 429})
 _HOPELESS = frozenset({401, 403, 404})
 _MOST_BYTES = 4_000_000
 _SHOWN = 200
+_MOST_FAILURES = 5
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -209,7 +210,6 @@ def _whole(counts: Mapping[str, Any], name: str) -> int | None:
 
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
-_MOST_FAILURES = 5
 
 
 @dataclass

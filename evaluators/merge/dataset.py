@@ -79,6 +79,7 @@ CONFLICTS = pa.schema(
 DATASET_TABLES: dict[str, pa.Schema] = {**TABLES, "points": POINTS, "conflicts": CONFLICTS}
 # Files and folders that belong to a data set; all others in its folder are the user's.
 OWN = frozenset({MANIFEST, _PAYLOADS, *DATASET_TABLES})
+_CONFLICT = ("table", "candidate", "rung", "split", "example", "program", "column", "kept", "other")
 
 
 class DatasetSource(Config):
@@ -267,7 +268,6 @@ class Claim:
     fails: bool = False
 
 
-_CONFLICT = ("table", "candidate", "rung", "split", "example", "program", "column", "kept", "other")
 CLAIMS = {
     "candidates": Claim(
         Shared.NOTHING, ("candidate",), ("task", "model", "regime", "family", "spec")

@@ -43,6 +43,11 @@ _NULL = np.uint64(0x5851F42D4C957F2D)
 _WORD = 8
 # All texts of a batch are hashed word by word together; a few long ones would slow down all.
 _LONG_BYTES = 2048
+_ENTRY = np.dtype([("about", np.uint64), ("all", np.uint64), ("row", np.uint64)])
+_SPREAD_BYTES = 1 << 22
+_MOST_FILES = 256
+_PAIRS_AT_ONCE = 1 << 18
+_OTHER = 0x243F6A8885A308D3
 
 
 def hash_text(text: str) -> int:
@@ -132,12 +137,6 @@ def _hash_bytes(column: pa.Array, seed: np.uint64) -> Hashes:
         rows, at = rows[left > _WORD], at + _WORD
     return found
 
-
-_ENTRY = np.dtype([("about", np.uint64), ("all", np.uint64), ("row", np.uint64)])
-_SPREAD_BYTES = 1 << 22
-_MOST_FILES = 256
-_PAIRS_AT_ONCE = 1 << 18
-_OTHER = 0x243F6A8885A308D3
 
 Rows = npt.NDArray[np.uint64]
 Marks = npt.NDArray[np.bool_]

@@ -40,6 +40,14 @@ from kilobit.evaluators.merge.dedup import Duplicates, Marks, find_duplicates, h
 from kilobit.evaluators.merge.read_plan import File, Unit, Waiting, copy_of, in_order, units_of
 
 Advance = Callable[[int], None]
+_GROUP_ROWS = 1 << 17
+_GROUP_BYTES = 1 << 26
+_PAYLOAD = re.compile(r"payloads/[0-9a-f]{8,64}\.bin")
+_FEW_VALUES = {
+    "candidates": ["task", "model", "regime", "family"],
+    "predictions": ["candidate", "rung", "split", "example"],
+    "rungs": ["rung", "split", "base_digest", "worker", "error", "verdict"],
+}
 
 
 @dataclass(frozen=True)
@@ -189,16 +197,6 @@ def _made_of(reads: Sequence[Read], rows: Mapping[tuple[int, str], int]) -> list
         about.model_copy(update={"rows": {t: n for t, n in kept[name].items() if n}})
         for name, about in found.items()
     ]
-
-
-_GROUP_ROWS = 1 << 17
-_GROUP_BYTES = 1 << 26
-_PAYLOAD = re.compile(r"payloads/[0-9a-f]{8,64}\.bin")
-_FEW_VALUES = {
-    "candidates": ["task", "model", "regime", "family"],
-    "predictions": ["candidate", "rung", "split", "example"],
-    "rungs": ["rung", "split", "base_digest", "worker", "error", "verdict"],
-}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ _AHEAD = 3
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+# Large tables whose parts compaction never rewrites, so they are read in place.
+_IN_PARTS = ("predictions", "programs")
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,6 @@ def in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-# Large tables whose parts compaction never rewrites, so they are read in place.
-_IN_PARTS = ("predictions", "programs")
 
 
 def units_of_ledger(source: int, ledger: Ledger, scratch: Path) -> dict[str, list[Unit]]:

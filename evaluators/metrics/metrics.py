@@ -32,6 +32,12 @@ from kilobit.evaluators.statistics.simultaneous import (
 from kilobit.evaluators.tasks.miniature import writing
 from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric
 
+_NUMBER = re.compile(
+    # U+2212 is the typographic minus sign.
+    "(?P<minus>[-\u2212]?)[$]?(?P<inner>[-\u2212]?)"
+    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?P<part>\.[0-9]+)?\.?"
+)
+
 
 class UnscoredError(ValueError):
     """An output has no score, because the judge gave no verdict; it does not count as 0."""
@@ -181,13 +187,6 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (ExactMatch(), Number(), Contains(), Constraint(), CorpusBleu())
 }
-
-
-_NUMBER = re.compile(
-    # U+2212 is the typographic minus sign.
-    "(?P<minus>[-\u2212]?)[$]?(?P<inner>[-\u2212]?)"
-    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?P<part>\.[0-9]+)?\.?"
-)
 
 
 def parse_number(text: str) -> Decimal | None:

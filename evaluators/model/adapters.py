@@ -47,6 +47,7 @@ from kilobit.search.streams import stream_seed
 _WARM_UP_STEPS = 5
 # Gates begin fully open and have further to move than numbers, so they learn faster.
 _LEARNED_FACTOR = 10.0
+_PREFIX = "weight/"
 
 
 @dataclass
@@ -327,9 +328,6 @@ def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
     finally:
         for module, name, weight in places:
             setattr(module, name, weight)
-
-
-_PREFIX = "weight/"
 
 
 @torch.no_grad()

@@ -41,6 +41,12 @@ from transformers.utils import logging as transformers_logging
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 
+_CHUNK = 1 << 22
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
+_SPREAD = 0xD1342543DE82EF95
+_WORD = 1 << 64
+
 
 class Shard(Protocol):
     """One rank's view of a resident base model.
@@ -293,13 +299,6 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.add(name, tensor)
     return digest.hex()
-
-
-_CHUNK = 1 << 22
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
-_SPREAD = 0xD1342543DE82EF95
-_WORD = 1 << 64
 
 
 def _signed(value: int) -> int:

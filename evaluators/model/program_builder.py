@@ -15,7 +15,6 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import coarse, coarse_each
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
-from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.programs.program import (
     Decoded,
     Length,
@@ -225,11 +224,3 @@ def run_batch(
         model=model,
         special_tokens=frozen.special_tokens and not recipe.chat,
     )
-
-
-def run_program(
-    program: Program, prompt: str, frozen: FrozenModel, model: Any, inputs: Sequence[str]
-) -> list[str]:
-    """Return the outputs that program.py prints for `inputs`; see `run_batch`."""
-    generated = run_batch(program, prompt, frozen, model, inputs)
-    return [postprocess(text, program.recipe.postprocess) for text in generated.texts]

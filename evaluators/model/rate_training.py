@@ -112,11 +112,11 @@ class LearnedBits:
             gates = _sampled(logits, generator)
             values[name] = self._quantised(name, weight, gates)
             ranks = self.learned.get(f"rank/{name.replace('lora_A', 'lora_B')}")
-            alive = torch.ones(()) if ranks is None else _open(ranks).mean()
+            alive = torch.ones(()) if ranks is None else open_probability(ranks).mean()
             if f"rank/{name}" in self.learned:
                 assert ranks is not None
                 values[name] = _scaled(values[name], _sampled(ranks, generator))
-            chain = torch.cumprod(_open(logits), 0)
+            chain = torch.cumprod(open_probability(logits), 0)
             width = BIT_WIDTHS[0] + sum(
                 (wide - narrow) * chain[i] for i, (narrow, wide) in enumerate(pairwise(BIT_WIDTHS))
             )
@@ -128,17 +128,19 @@ class LearnedBits:
         """Return the quantised values with every gate either open or closed."""
         values = {}
         for name, weight in weights.items():
-            gates = (_open(self.learned[f"bits/{name}"]) > 0.5).float()
+            gates = (open_probability(self.learned[f"bits/{name}"]) > 0.5).float()
             values[name] = self._quantised(name, weight, gates)
             if f"rank/{name}" in self.learned:
-                ranks = (_open(self.learned[f"rank/{name}"]) > 0.5).float()
+                ranks = (open_probability(self.learned[f"rank/{name}"]) > 0.5).float()
                 values[name] = _scaled(values[name], ranks)
         return values
 
     def bit_width(self, name: str) -> int:
         """Return the bit width of a tensor's numbers."""
         width = BIT_WIDTHS[0]
-        for wide, gate in zip(BIT_WIDTHS[1:], _open(self.learned[f"bits/{name}"]), strict=True):
+        for wide, gate in zip(
+            BIT_WIDTHS[1:], open_probability(self.learned[f"bits/{name}"]), strict=True
+        ):
             if float(gate) <= 0.5:
                 break
             width = wide
@@ -148,22 +150,6 @@ class LearnedBits:
         """Return the quantisation step of a tensor."""
         limit = float(self.learned[f"range/{name}"].exp())
         return 2 * limit / float(2 ** self.bit_width(name) - 1)
-
-    def plain_bits(self, weights: Mapping[str, torch.Tensor]) -> int:
-        """Return the bits as the paper counts them, plus the ranges and widths that it omits.
-
-        Each number of a kept rank counts with its tensor's bit width, each tensor with 16 bits for
-        its range and 2 for its width, and each rank with 1 bit.
-        """
-        total = 0
-        for name, weight in weights.items():
-            ranks = self.learned.get(f"rank/{name.replace('lora_A', 'lora_B')}")
-            alive, count = weight.numel(), 0
-            if ranks is not None:
-                count = len(ranks)
-                alive = weight.numel() // count * int((_open(ranks) > 0.5).sum())
-            total += alive * self.bit_width(name) + 18 + (count if "lora_B" in name else 0)
-        return total
 
     def _quantised(self, name: str, weight: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
         limit = self.learned[f"range/{name}"].exp().to(weight)
@@ -221,6 +207,6 @@ def _sampled(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (soft * (_STRETCH_HIGH - _STRETCH_LOW) + _STRETCH_LOW).clamp(0, 1)
 
 
-def _open(logits: torch.Tensor) -> torch.Tensor:
+def open_probability(logits: torch.Tensor) -> torch.Tensor:
     """Return the probability that a gate is open."""
     return torch.sigmoid(logits - _TEMPERATURE * math.log(-_STRETCH_LOW / _STRETCH_HIGH))

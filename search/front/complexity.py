@@ -25,6 +25,9 @@ from kilobit.search.front.points import FrontPoint
 
 # Scores at which curves are compared besides the targets.
 _STEPS = tuple(step / 10 for step in range(1, 10))
+LEVEL = 0.95
+# A t-interval of two values is too wide to be useful; the values are shown instead.
+_FEWEST_FOR_T = 3
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,6 @@ def collapses(points: Sequence[FrontPoint], models: Sequence[str], target: float
                 factor = max(1, above) / max(1, below)
                 found.append(Collapse(before, after, target, factor, above, certified))
     return found
-
-
-LEVEL = 0.95
-# A t-interval of two values is too wide to be useful; the values are shown instead.
-_FEWEST_FOR_T = 3
 
 
 def certified_complexity(points: Iterable[FrontPoint], target: float) -> int | None:

@@ -54,6 +54,10 @@ LADDER = tuple(272**power // 100**power for power in range(13, -1, -1))
 _WEIGHTS = np.array([*LADDER, 0], np.float64)
 _MAX_VOCABULARY = 1 << 23  # of the coder's 2^24 steps of probability every token gets one
 _FEWEST_CUT = 9  # bytes: the coder writes one state of 64 bits more than it needs, at most
+# The last tokens are decoded again to see which bytes they need. A token depends on the word where
+# it begins and the next, and a cut changes only the coder's last words.
+_WORD_BYTES = 4
+_WORDS_KEPT = 8
 
 
 class CodingError(ValueError):
@@ -182,17 +186,6 @@ def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]
     return ids
 
 
-def ideal_bits(ids: Sequence[int], start: int, next_logits: NextLogits) -> float:
-    """Return the sum of -log2 p over `ids` by the model's own float64 softmax, in bits."""
-    bits = 0.0
-    for place, token in enumerate(ids):
-        logits = next_logits([start, *ids[:place]]).astype(np.float64)
-        highest = logits.max()
-        nats = highest + np.log(np.exp(logits - highest).sum()) - logits[token]
-        bits += float(nats / np.log(2))
-    return bits
-
-
 def decoder_source(start: int, section: bytes) -> str:
     """Return the statements by which a standalone program decodes `section`.
 
@@ -225,12 +218,6 @@ prompt = tokenizer.decode(ids[1:])
 
 Logits = npt.NDArray[np.float32]
 Table = npt.NDArray[np.uint8]
-
-
-# The last tokens are decoded again to see which bytes they need. A token depends on the word where
-# it begins and the next, and a cut changes only the coder's last words.
-_WORD_BYTES = 4
-_WORDS_KEPT = 8
 
 
 class TokenWriter:

@@ -34,6 +34,13 @@ from kilobit.search.space import Families
 from kilobit.search.streams import stream
 from kilobit.search.task import Task
 
+OPERATORS = {**PROMPT_OPERATORS, **ADAPTER_OPERATORS}
+RANDOM = "random"
+# Limits of the search for a new child: where all near candidates are known, a draw is better.
+_MAX_OPERATORS = 8
+_MAX_PARENTS = 2
+_MAX_STEPS = 3
+
 
 class Bandit:
     """The gains and seconds of some operators.
@@ -76,14 +83,6 @@ class Bandit:
         if gain > 0:
             self._gain[operator] += gain
             self._num_gains += 1
-
-
-OPERATORS = {**PROMPT_OPERATORS, **ADAPTER_OPERATORS}
-RANDOM = "random"
-# Limits of the search for a new child: where all near candidates are known, a draw is better.
-_MAX_OPERATORS = 8
-_MAX_PARENTS = 2
-_MAX_STEPS = 3
 
 
 @dataclass

@@ -22,6 +22,7 @@ from kilobit.search.task import Task
 # Of a large train split the first examples and the most frequent words are enough.
 _MOST_EXAMPLES, _MOST_WORDS = 2000, 2000
 _LONGEST_RUN = 3
+_LEAST_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,6 @@ def split(instruction: str) -> list[str]:
 def join(words: Iterable[str]) -> str:
     """Return words as an instruction."""
     return " ".join(words)
-
-
-_LEAST_WORDS = 8
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kilobit.search.task import Example, Task
 
 # After this many draws in a row that are all known, the space counts as used up.
 _MAX_FRUITLESS_DRAWS = 200
+ROUND = 16
 
 
 class RandomDraws:
@@ -91,9 +92,6 @@ def demonstration_set(task: Task, seed: int, count: int, index: int) -> list[Exa
 def as_shown(examples: Sequence[Example]) -> tuple[tuple[str, str], ...]:
     """Return examples as the demonstrations of a prompt."""
     return tuple((example.input, example.target) for example in examples)
-
-
-ROUND = 16
 
 
 class ShortFirst:

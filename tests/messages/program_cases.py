@@ -305,9 +305,10 @@ JUDGES = [
 ]
 EXPORT = "export {here}/program --peft {here}/peft --model {model}"
 EXPORTS = [
+    Case("scorecard s3://bucket/run", "s3://bucket/run: a local path is needed here"),
     Case(EXPORT, "{here}/program holds no program: "),
     Case(
-        EXPORT, "{here}/program: the program has no adapter: there is nothing fo", given=program()
+        EXPORT, "{here}/program: the program has no adapter: there is nothing to", given=program()
     ),
     Case(
         EXPORT,

@@ -32,9 +32,10 @@ class Site:
 
 
 def all_sites() -> list[Site]:
-    """Return every place in `cluster`, `search` and `launch.py` that makes an error for a user."""
+    """Return every line of the packages and launch.py that makes an error for a user."""
     files = [REPOSITORY / "launch.py"]
-    files += [path for name in ("cluster", "search") for path in (REPOSITORY / name).rglob("*.py")]
+    for name in ("search", "evaluators", "cluster"):
+        files += (REPOSITORY / name).rglob("*.py")
     return sorted(site for path in files for site in _sites_in(path))
 
 
@@ -66,7 +67,7 @@ class Reached:
     def _note(self) -> None:
         # Of this method, of what was put in place of the constructor, of who calls it.
         frame = sys._getframe(2)
-        path = Path(frame.f_code.co_filename)
+        path = Path(frame.f_code.co_filename).resolve()
         if path.is_relative_to(REPOSITORY):
             self.places.add((path.relative_to(REPOSITORY).as_posix(), frame.f_lineno))
 

@@ -10,6 +10,7 @@ from kilobit.search.adapter_methods import FINEST_STEP, METHODS, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.space import Families, draw_candidates
+from tests.support.adapters import ADAPTER
 
 TASK = load_miniature("numbers", 0)
 SPACE = {
@@ -67,9 +68,6 @@ def test_no_candidates_is_an_error() -> None:
             Families.model_validate(space)
 
 
-ADAPTER = {"learning_rate": 0.01, "steps": 5, "batch_size": 2, "seed": 3}
-
-
 def test_the_id_is_the_hash_of_the_canonical_json() -> None:
     spec = AdapterSpec(method="lora", rank=1, target_modules=("q",), **ADAPTER)
     candidate = Candidate(task="t", model="m", prompt=Prompt(instruction="ä"), adapter=spec)
@@ -96,29 +94,6 @@ def test_where_training_begins_is_part_of_the_id_only_if_it_is_given() -> None:
     data = {"method": "data", "rank": 1, "size": 2, "target_modules": ("q",), **ADAPTER}
     with pytest.raises(ValidationError, match="data has no start"):
         AdapterSpec.model_validate(data | start)
-
-
-SHAPES: dict[str, Any] = {
-    "rank": 1,
-    "size": 2,
-    "target_modules": ("q",),
-    "layers": (0,),
-    "tokens": (1,),
-}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_takes_its_own_fields_and_no_others(name: str) -> None:
-    method = METHODS[name]
-    own = {field: SHAPES[field] for field in method.needs}
-    AdapterSpec.model_validate({"method": name, **own, **ADAPTER})
-    for field in SHAPES.keys() - method.needs - method.may:
-        with pytest.raises(ValidationError, match=f"{name} has no {field}"):
-            AdapterSpec.model_validate({"method": name, **own, field: SHAPES[field], **ADAPTER})
-    for field in own:
-        less = {key: value for key, value in own.items() if key != field}
-        with pytest.raises(ValidationError, match=f"{name} needs {field}"):
-            AdapterSpec.model_validate({"method": name, **less, **ADAPTER})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,7 +1,6 @@
 import pytest
 
 from kilobit.evaluators.metrics.metrics import METRICS
-from kilobit.search.streams import stream, stream_seed
 from kilobit.search.task import Splits, Task, make_example, make_splits
 
 
@@ -41,14 +40,3 @@ def test_order_depends_on_the_seed_alone() -> None:
     first = make_splits("t", one, items, two, 0).search
     assert first == make_splits("t", one, items[::-1], two, 0).search
     assert first != make_splits("t", one, items, two, 1).search
-
-
-def test_streams_are_told_apart_by_every_part_of_their_name() -> None:
-    names = [(0, "a"), (0, "b"), (1, "a"), ("0", "a"), (0, "a", "")]
-    assert len({stream_seed(*name) for name in names}) == len(names)
-    assert stream(0, "a").random() == stream(0, "a").random()
-
-
-def test_streams_do_not_change_between_versions() -> None:
-    assert stream_seed(7, "space", "prompt") == 4392487997462636351
-    assert stream(7, "space", "prompt").randrange(10**6) == 978325

@@ -1,12 +1,9 @@
 """The three built-in tasks: `numbers`, `translation` and `instructions`.
 
-All items are generated from a seed in well under a second.
-
-Three small synthetic tasks whose items are generated, not downloaded.
-
-The same generators produced the training data of the embedded models (`examples/tiny/`). The hash
-of an item's input decides its split, and the models were trained on the *train* bucket only, so
-*search* and *sealed* are unseen by construction.
+All items are generated from a seed in well under a second, not downloaded. The same generators
+produced the training data of the embedded models (`examples/tiny/`). The hash of an item's input
+decides its split, and the models were trained on the *train* bucket only, so *search* and *sealed*
+are unseen by construction.
 """
 
 import hashlib
@@ -19,6 +16,9 @@ from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task, make_example, make_splits
 
 NUM_EXAMPLES = {"train": 512, "search": 512, "sealed": 512}
+SPLIT_NAMES = ("train", "search", "sealed")
+# Of eight hash buckets one is search, one is sealed, and six are for training.
+_BUCKETS = ("search", "sealed", "train", "train", "train", "train", "train", "train")
 
 
 def _number(rng: random.Random) -> Example:
@@ -63,11 +63,6 @@ def load_miniature(name: str, seed: int) -> Task:
     train, search, sealed = (list(found[split].values()) for split in SPLIT_NAMES)
     splits = make_splits(name, train, search, sealed, seed)
     return Task(name, question, answer, ("\n",), max_new_tokens, METRICS[metric], splits)
-
-
-SPLIT_NAMES = ("train", "search", "sealed")
-# Of eight hash buckets one is search, one is sealed, and six are for training.
-_BUCKETS = ("search", "sealed", "train", "train", "train", "train", "train", "train")
 
 
 def split_of(text: str) -> str:

@@ -51,6 +51,7 @@ PUNKT_TYPES = ("length_constraints:number_sentences", "change_case:capital_word_
 LANGUAGE_SEED = 0
 _NEEDS = ("lm_eval", "langdetect", "immutabledict", "nltk")
 _SAMPLE = "A first line.\n\nA second one, with a comma."
+_KEPT = ("instruction_id_list", "kwargs")
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,6 @@ def check_response(prompt: Prompt, response: str) -> Followed:
     with _drawing_from(prompt.key):
         loose = harness.test_instruction_following_loose(record, response)
     return Followed(tuple(strict.follow_instruction_list), tuple(loose.follow_instruction_list))
-
-
-_KEPT = ("instruction_id_list", "kwargs")
 
 
 class IfevalTask(BenchmarkTask):

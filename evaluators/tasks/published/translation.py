@@ -37,6 +37,9 @@ from kilobit.evaluators.tasks.sources import (
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
+_CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
+_NAMES = {"en": "English", "de": "German"}
+
 
 class TranslationTask(BenchmarkTask):
     """Settings of a translation task."""
@@ -142,9 +145,6 @@ def _is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-_CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
-
-
 class FloresTask(TranslationTask):
     """Settings of FLORES-200, from the hub or from its folder."""
 
@@ -227,9 +227,6 @@ def load_flores(config: FloresTask, folder: Path) -> Task:
     sealed = _read(config, folder, "devtest")
     asking = config.naming(config.source_name or config.source, config.target_name or config.target)
     return benchmark_task(asking, METRICS["bleu"], train, search, sealed)
-
-
-_NAMES = {"en": "English", "de": "German"}
 
 
 class Wmt14Task(TranslationTask):

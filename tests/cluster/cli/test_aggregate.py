@@ -5,15 +5,10 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,41 +16,13 @@ from hypothesis import strategies as st
 from kilobit import launch
 from kilobit.cluster.runs.folder import reopen_run
 from kilobit.cluster.runs.result_sources import open_sources
-from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.merge import dedup, merge
 from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from tests.conftest import REPOSITORY
-from tests.support.runs import NUM_EXAMPLES, candidate, rung, verification, write_run
+from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, rows, said
+from tests.support.runs import NUM_EXAMPLES, candidate, rung, write_run
 
-RIGHT, WRONG = (1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
 LONGER = {"examples": NUM_EXAMPLES, "train_steps": 9, "count": 1}
-# What tells where a row was read, not what it says.
-NOT_SAID = {"run", "part", "finished_at"}
-
-
-def aggregate(*words: str | Path) -> int:
-    return launch.main(["aggregate", *map(str, words)])
-
-
-def rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in sorted((folder / table).glob("*.parquet")):
-        found += pq.read_table(path).to_pylist()
-    return found
-
-
-def said(folder: Path, table: str) -> Counter[str]:
-    """Return what the rows of a table say, whoever says it."""
-    return Counter(
-        str(sorted((key, str(value)) for key, value in row.items() if key not in NOT_SAID))
-        for row in rows(folder, table)
-    )
-
-
-def front(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict[str, Any]]:
-    capsys.readouterr()
-    assert launch.main(["front", *map(str, words), "--json"]) == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_what_two_runs_both_say_is_there_once(
@@ -193,43 +160,6 @@ def test_a_data_set_is_added_to_and_adding_again_changes_nothing(tmp_path: Path)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_others_put_into_the_folder_stays(tmp_path: Path) -> None:
-    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
-    out = tmp_path / "all"
-    aggregate(one, "-o", out)
-    (out / "notes.txt").write_text("mine")
-    (out / "report.html").write_text("page")
-    (out / "plots" / "deep").mkdir(parents=True)
-    (out / "plots" / "deep" / "a.png").write_bytes(b"png")
-    (out / "lost").symlink_to("nowhere")
-    assert aggregate(two, "-o", out) == 0
-    assert {row["run"] for row in rows(out, "rungs")} == {"one", "two"}
-    assert (out / "notes.txt").read_text() == "mine"
-    assert (out / "report.html").read_text() == "page"
-    assert (out / "plots" / "deep" / "a.png").read_bytes() == b"png"
-    assert (out / "lost").readlink() == Path("nowhere")
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    "name", ["rungs/notes.txt", "points/other-0.parquet", "payloads/x/y.bin", "payloads/mine.bin"]
-)
-def test_a_file_of_others_among_the_tables_is_named_and_nothing_is_written(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
-    out = tmp_path / "all"
-    aggregate(one, "-o", out)
-    before = said(out, "rungs")
-    (out / name).parent.mkdir(parents=True, exist_ok=True)
-    (out / name).write_text("mine")
-    assert aggregate(two, "-o", out) == 2
-    foreign = out.joinpath(*Path(name).parts[:2])
-    assert f"-o: {foreign} does not belong to the data set {out}" in capsys.readouterr().err
-    assert (out / name).read_text() == "mine"
-    assert said(out, "rungs") == before
-
-
 def test_a_run_that_went_on_adds_what_is_new(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,29 +175,6 @@ def test_a_run_that_went_on_adds_what_is_new(
     (source,) = json.loads((tmp_path / "all" / "dataset.json").read_bytes())["sources"]
     assert (source["attempts"], source["rows"]["rungs"]) == (2, 2)
     assert [line["candidate"] for line in front(capsys, tmp_path / "all")] == ["a", "bb"]
-
-
-def test_what_another_run_said_first_of_a_candidate_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The first proposed and verified it; only the second has its last rung.
-    one = write_run(tmp_path / "one", {}, attempt_rows=False)
-    with reopen_run(one) as run:
-        run.ledger.write("candidates", "a", [candidate("a")])
-        run.ledger.write("verifications", "a", [verification("a")])
-    two = write_run(tmp_path / "two", {"a": RIGHT})
-    aggregate(one, two, "-o", tmp_path / "all")
-    (line,) = front(capsys, tmp_path / "all")
-    assert (line["run"], line["candidate"], line["verified"]) == ("two", "a", True)
-    (_, second), _ = open_sources([tmp_path / "all"])
-    assert second.read("candidates", ["family"]).to_pylist() == [{"family": "prompt"}]
-    # Whether its files do what they should is another question where the ladder is another.
-    other = write_run(
-        tmp_path / "other", {"a": RIGHT}, rungs={"examples": 4, "train_steps": 9, "count": 1}
-    )
-    aggregate(one, other, "-o", tmp_path / "apart")
-    (line,) = front(capsys, tmp_path / "apart")
-    assert line["verified"] is None
 
 
 SHARES = st.lists(st.sampled_from([(True, False), (False, True), (True, True)]), max_size=4)
@@ -341,129 +248,6 @@ def test_large_payloads_come_along(tmp_path: Path) -> None:
     assert (tmp_path / "copy" / found["payload_file"]).read_bytes() == b"large"
 
 
-@pytest.mark.parametrize("name", ["../../secret.bin", "payloads/../x.bin", "payloads/gone.bin"])
-def test_a_program_names_no_file_elsewhere(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = write_run(tmp_path / "one", {"a": RIGHT})
-    (tmp_path / "secret.bin").write_bytes(b"secret")
-    with reopen_run(one) as run:
-        run.ledger.write("programs", "a-r0", [{"candidate": "a", "payload_file": name}])
-    assert aggregate(one, "-o", tmp_path / "all") == 2
-    assert "is not a payload file" in capsys.readouterr().err
-    assert not (tmp_path / "all").exists()
-
-
-def test_a_damaged_part_is_named_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = write_run(tmp_path / "one", {"a": RIGHT})
-    aggregate(one, "-o", tmp_path / "all")
-    before = (tmp_path / "all" / "dataset.json").read_bytes()
-    two = write_run(tmp_path / "two", {"b": RIGHT})
-    for table in ("predictions", "rungs"):
-        (part,) = (two / "ledger" / table).glob("*.parquet")
-        content = part.read_bytes()
-        part.write_bytes(content[: len(content) // 2])
-        for out in ("all", "new"):
-            capsys.readouterr()
-            assert aggregate(two, "-o", tmp_path / out) == 2
-            assert str(part) in capsys.readouterr().err
-        part.write_bytes(content)
-    assert (tmp_path / "all" / "dataset.json").read_bytes() == before
-    (part,) = (tmp_path / "all" / "rungs").glob("*.parquet")
-    flipped = bytearray(part.read_bytes())
-    flipped[40] ^= 1
-    part.write_bytes(flipped)
-    assert aggregate(tmp_path / "all", two, "-o", tmp_path / "new") == 2
-    assert str(part) in capsys.readouterr().err
-    assert not list(tmp_path.glob(".*"))
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["-o", "{}/new"], "give runs or data sets, or a file by --import"),
-        (["{}/nothing", "-o", "{}/new"], "nothing holds no run: there is no such folder"),
-        (["{}/run", "-o", "{}/run"], "run holds .* and is no data set: name a folder that is new"),
-        (["{}/run", "-o", "{}/run.yaml"], "run.yaml is a file; a data set is a folder"),
-        (
-            ["{}/run", "-o", "s3://bucket/set"],
-            "is on an object store: write the data set to a disk",
-        ),
-        (["{}/run", "--import", "x.csv", "-o", "{}/new"], "--import and --map go together"),
-        (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not what a data set says"),
-        (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not what a data set says"),
-    ],
-)
-def test_bad_input_is_said_and_leaves_nothing(
-    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_run(tmp_path / "run", {"a": RIGHT})
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "dataset.json").write_text("{}")
-    before = sorted(path for path in tmp_path.rglob("*") if "attempts" not in path.parts)
-    assert aggregate(*(word.format(tmp_path) for word in words)) == 2
-    assert re.search(message, capsys.readouterr().err)
-    assert sorted(p for p in tmp_path.rglob("*") if "attempts" not in p.parts) == before
-
-
-def test_a_full_disk_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, two = (write_run(tmp_path / name, {name: RIGHT}) for name in ("one", "two"))
-    aggregate(one, "-o", tmp_path / "all")
-    before = said(tmp_path / "all", "rungs")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "Error writing bytes to file")
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    assert aggregate(two, "-o", tmp_path / "all") == 1
-    assert "No space left on device; nothing was written" in capsys.readouterr().err
-    assert said(tmp_path / "all", "rungs") == before
-    assert not list(tmp_path.glob(".*"))
-
-
-KILLED = """
-import sys, time
-import launch
-from evaluators import aggregation
-
-def stop(*_):
-    print("almost there", flush=True)
-    time.sleep(600)
-
-aggregation.publish = stop
-sys.exit(launch.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_kill_in_the_middle_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
-    one = write_run(tmp_path / "one", {"a": RIGHT})
-    command = [sys.executable, "-c", KILLED, "aggregate", str(one), "-o", str(tmp_path / "all")]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while "almost there" not in process.stdout.readline():
-        assert process.poll() is None
-    # One that is at work is left alone.
-    assert aggregate(one, "-o", tmp_path / "all") == 0
-    assert len(list(tmp_path.glob(".all.*.tmp"))) == 1
-    shutil.rmtree(tmp_path / "all")
-    process.send_signal(how)
-    status = process.wait(timeout=30)
-    assert not (tmp_path / "all").exists()
-    if how == signal.SIGTERM:
-        assert status == 130
-        assert not list(tmp_path.glob(".*"))
-    # What a killed one could not take away goes with the next.
-    assert aggregate(one, "-o", tmp_path / "all") == 0
-    assert not list(tmp_path.glob(".*"))
-    assert len(rows(tmp_path / "all", "rungs")) == 1
-
-
 def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> None:
     from kilobit.search.front.points import at_last_rung
     from kilobit.search.rungs import Rung
@@ -489,22 +273,3 @@ def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.Monke
         program, *words = shlex.split(line)
         assert program == "kilobit"
         assert launch.main(words) == 0, line
-
-
-def test_runs_and_data_sets_on_a_store_are_read_as_they_lie(
-    tmp_path: Path, folder: StoredPath, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = write_run(tmp_path / "one", {"a": WRONG, "bb": RIGHT})
-    aggregate(one, "-o", tmp_path / "here")
-    for name in ("one", "here"):
-        for path in (tmp_path / name).rglob("*"):
-            if path.is_file():
-                (folder / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
-    assert aggregate(folder / "one", "-o", tmp_path / "there") == 0
-    assert aggregate(folder / "here", "-o", tmp_path / "again") == 0
-    for table in DATASET_TABLES:
-        for copy in ("there", "again"):
-            assert said(tmp_path / copy, table) == said(tmp_path / "here", table), table
-    found = front(capsys, folder / "here")
-    assert found == front(capsys, one)
-    assert len(found) == 2

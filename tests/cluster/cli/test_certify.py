@@ -1,174 +1,29 @@
 """Sealed certification through the command line, with programs that need no model."""
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 from scipy.stats import binom
 
 import kilobit.cluster.cli.certify
 import kilobit.cluster.driver.attempt
 import kilobit.evaluators.proof.verify
-from kilobit import launch
 from kilobit.cluster.cli.run import _execute
 from kilobit.cluster.driver.attempt import Outcome
-from kilobit.cluster.runs.folder import RunFolder, create_run, open_run, reopen_run
+from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import points_of
-from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.proof.program_files import write_program
-from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.programs.program import Program
-from kilobit.search.programs.recipe import Recipe
-
-NUM_SEALED = 100
-# Right where the number ends in less than `right`; what follows may do anything.
-SCRIPT = """
-import json, os, signal, sys
-for line in sys.stdin:
-    text = json.loads(line).strip()
-    number = int(text[1:])
-    output = "the number is exactly " + (text[1:] if number % 20 < {right} else "none")
-    sealed = number >= 2000
-    {extra}
-    print(json.dumps(output))
-"""
-Make = Callable[..., RunFolder]
-Say = Callable[..., str]
-
-
-def example(number: int) -> str:
-    return json.dumps({"input": f"n{number}", "target": f"the number is exactly {number}"}) + "\n"
-
-
-@pytest.fixture
-def sealed_file(tmp_path: Path) -> Path:
-    for name, start, size in (("train", 0, 4), ("search", 1000, 40), ("sealed", 2000, NUM_SEALED)):
-        lines = [example(number) for number in range(start, start + size)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    return tmp_path / "sealed.jsonl"
-
-
-def writable(run: RunFolder) -> Ledger:
-    """Return the ledger of the latest attempt, to write to when nobody holds the run."""
-    return replace(open_run(run.path), held=True).ledger
-
-
-def add(
-    run: RunFolder, model: str, right: int, size: int, extra: str = "", score: Any = None
-) -> str:
-    """Add a program that gets `right` of 20 examples right, and return its candidate."""
-    candidate = f"{model}-{right}-{size}"
-    script = SCRIPT.format(right=right, extra=extra or "pass").encode()
-    recipe = Recipe(question="{input}", batch_size=8, max_new_tokens=8)
-    program = Program(recipe, script, bytes(size))
-    part, ledger = f"{candidate}-r0", writable(run)
-    write_program(ledger, part, candidate, 0, program)
-    about = {"candidate": candidate, "task": "count", "model": model, "regime": model}
-    position = len(ledger.rows("candidates"))
-    about |= {"family": "prompt", "position": position, "after": position}
-    ledger.write("candidates", candidate, [about])
-    row = {
-        "candidate": candidate, "rung": 0, "split": "search", "num_examples": 40,
-        "score": right / 20 if score is None else score, "lower": 0.0, "upper": 1.0,
-        "program_bits": 10_000 + 8 * size, "payload_bits": 8 * size, "program": program.digest,
-        "base_digest": f"weights of {model}",
-    }  # fmt: skip
-    ledger.write("rungs", part, [row])
-    decision = {"candidate": candidate, "rung": 0, "decision": "finish", "order": position}
-    ledger.write("decisions", part, [decision])
-    examples = load_task(run.sweep.task, run.sweep_folder).splits.search
-    outputs = [
-        "the number is exactly " + (e.input[1:] if int(e.input[1:]) % 20 < right else "none")
-        for e in examples
-    ]
-    predictions = [
-        {"candidate": candidate, "rung": 0, "example": e.id, "output": output}
-        for e, output in zip(examples, outputs, strict=True)
-    ]
-    ledger.write("predictions", part, predictions)
-    return candidate
-
-
-@pytest.fixture(autouse=True)
-def models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every folder hold a base model: the programs here ask none."""
-
-    def load(config: BaseModelConfig, _: Path) -> Any:
-        return SimpleNamespace(digest=f"weights of {config.label}")
-
-    monkeypatch.setattr("kilobit.evaluators.model.base_model.load", load)
-
-
-@pytest.fixture
-def make(tmp_path: Path, sealed_file: Path) -> Make:
-    """Return a function that makes a finished run of two base models and four programs."""
-
-    def made(name: str = "run", *, metric: str = "exact_match", **changes: Any) -> RunFolder:
-        files = {split: f"{split}.jsonl" for split in ("train", "search", "sealed")}
-        sweep: dict[str, Any] = {
-            "name": name,
-            "task": {"kind": "jsonl", "name": "count", "files": files, "metric": metric},
-            "base_models": [{"regime": label, "path": "."} for label in ("raw", "tuned")],
-            "families": {"prompt": {"candidates": 4}},
-            "rungs": {"examples": 40, "count": 1},
-            "targets": [0.5, 0.7],
-            **changes,
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(sweep))
-        with create_run(load_sweep(path), path, tmp_path / "runs" / name) as run:
-            for model, right, size in (
-                ("raw", 4, 0),
-                ("raw", 16, 90),
-                ("tuned", 8, 0),
-                ("tuned", 17, 20),
-            ):
-                add(run, model, right, size)
-        return open_run(run.path)
-
-    return made
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Return a function that runs a command and returns what it printed."""
-
-    def said(*argv: Any, status: int = 0) -> str:
-        found = launch.main([*map(str, argv)])
-        printed = capsys.readouterr()
-        assert found == status, printed
-        return printed.err if status == 2 else printed.out
-
-    return said
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list of the payload sizes of the programs that are run on sealed examples."""
-    sizes: list[str] = []
-    real = kilobit.evaluators.proof.verify.run_files
-
-    def run_files(script: bytes, payload: bytes, model: Path, inputs: Any, *rest: Any) -> list[str]:
-        if len(inputs) >= NUM_SEALED:
-            sizes.append(str(len(payload)))
-        return real(script, payload, model, inputs, *rest)
-
-    monkeypatch.setattr(kilobit.evaluators.proof.verify, "run_files", run_files)
-    monkeypatch.setattr(kilobit.cluster.cli.certify, "at_once", lambda _: 1)
-    return sizes
-
-
-def certificates(run: RunFolder) -> dict[str, dict[str, Any]]:
-    return {row["candidate"]: row for row in run.ledger.rows("certificates")}
+from tests.support.cli.sealed import (
+    Make,
+    Say,
+    add,
+    certificates,
+    writable,
+)
 
 
 def test_programs_are_run_on_the_sealed_split_and_their_bounds_hold_at_once(
@@ -228,55 +83,6 @@ def test_the_same_choice_again_runs_nothing_and_shows_the_same(
     assert run.ledger.rows("certificates") == rows
     say("certify", run.path, "--again")
     assert len(run.ledger.rows("openings")) == 1
-
-
-def test_another_choice_is_refused_and_marked_where_it_is_forced(
-    make: Make, say: Say, ran: list[str]
-) -> None:
-    run = make()
-    say("certify", run.path)
-    first = certificates(run)
-    add(run, "raw", 18, 100)
-    message = say("certify", run.path, status=2)
-    assert "was opened on 20" in message
-    assert "for another choice of 4 programs" in message
-    assert "--again certifies all the same" in message
-    assert len(ran) == 4
-    assert len(run.ledger.rows("openings")) == 1
-    assert certificates(run) == first
-    shown = say("certify", run.path, "--again")
-    assert "repeated: the sealed split had been opened before for other programs" in shown
-    assert len(ran) == 9
-    assert {(row["repeated"], row["num_programs"]) for row in run.ledger.rows("openings")} == {
-        (False, 4),
-        (True, 5),
-    }
-    points = {p.candidate: p for p in points_of(run)}
-    assert {p.certificate.num_programs for p in points.values() if p.certificate} == {5}
-    assert points["raw-18-100"].certificate is not None
-    assert points["raw-18-100"].certificate.repeated
-    # What was forced once goes on without force, and stays marked.
-    assert "repeated" in say("certify", run.path)
-    assert len(ran) == 9
-    forced = next(row["opening"] for row in run.ledger.rows("openings") if row["repeated"])
-    for table in ("predictions", "certificates"):
-        for part in (run.path / "ledger" / table).glob(f"{forced}-raw-18-100.a*.parquet"):
-            part.unlink()
-    say("certify", run.path)
-    assert len(ran) == 10
-    assert certificates(run)["raw-18-100"]["repeated"]
-
-
-def test_fewer_of_the_same_programs_are_no_other_choice(
-    make: Make, say: Say, ran: list[str]
-) -> None:
-    run = make()
-    say("certify", run.path)
-    row = {"candidate": "raw-16-90", "verified": False}
-    program = next(p.program for p in points_of(run) if p.candidate == "raw-16-90")
-    writable(run).write("verifications", "raw-16-90", [row | {"program": program}])
-    assert "the bounds of 4 programs" in say("certify", run.path)
-    assert len(ran) == 4
 
 
 def test_an_interrupted_certification_goes_on_with_the_others(
@@ -358,27 +164,6 @@ def test_outputs_of_any_kind_score_and_never_end_the_command(make: Make, say: Sa
     assert 0.7 < found["tuned-17-20"]["lower"] < found["tuned-17-20"]["score"] < 0.97
 
 
-def test_a_sealed_split_that_changed_is_refused(
-    make: Make, say: Say, ran: list[str], sealed_file: Path
-) -> None:
-    run = make()
-    say("certify", run.path)
-    lines = sealed_file.read_text().splitlines(keepends=True)
-    # The order of the lines is no change.
-    sealed_file.write_text("".join(lines[::-1]))
-    say("certify", run.path)
-    sealed_file.write_text("".join([*lines, example(2999)]))
-    message = say("certify", run.path, status=2)
-    assert "has changed since it was opened on 20" in message
-    assert len(ran) == 4
-    shown = say("certify", run.path, "--again")
-    assert "101 examples" in shown
-    assert "repeated" in shown
-    assert len(ran) == 8
-    sealed_file.write_text("")
-    assert "the file holds no examples" in say("certify", run.path, status=2)
-
-
 def test_runs_of_several_seeds_are_certified_together_and_compared(
     make: Make, say: Say, ran: list[str]
 ) -> None:
@@ -406,20 +191,6 @@ def test_runs_of_several_seeds_are_certified_together_and_compared(
     # One of them alone was among those, so nothing is new.
     assert "the bounds of 9 programs" in say("certify", runs[0].path)
     assert len(ran) == 9
-
-
-def test_runs_that_were_opened_one_by_one_are_shown_together_but_no_new_one_is_added(
-    make: Make, say: Say, ran: list[str]
-) -> None:
-    runs = [make(f"s{seed}", seed=seed) for seed in (0, 1, 2)]
-    say("certify", runs[0].path)
-    message = say("certify", runs[0].path, runs[1].path, status=2)
-    assert f"the sealed split of {runs[0].path} was opened" in message
-    assert runs[1].ledger.rows("openings") == []
-    say("certify", runs[1].path)
-    assert len(ran) == 8
-    assert "the bounds of 4 programs" in say("certify", runs[0].path, runs[1].path)
-    assert len(ran) == 8
 
 
 def test_two_runs_of_one_seed_or_of_none_are_refused(make: Make, say: Say, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
-from tests.support.judge_server import Server, completion
+from tests.support.judges.judge_server import Server, completion
 
 FIRST = Rung(0, 4, 2)
 

@@ -210,18 +210,6 @@ def test_data_that_is_gone_is_named(run: RunFolder, capsys: pytest.CaptureFixtur
     assert "gone.jsonl: No such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "1000001", "ten"])
-@pytest.mark.parametrize("command", ["verify", "certify"])
-def test_a_time_limit_that_is_none_is_refused(
-    capsys: pytest.CaptureFixture[str], command: str, seconds: str
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        launch.main([command, "run", f"--timeout={seconds}"])
-    assert ended.value.code == 2
-    allowed = f"{seconds!r}: whole seconds from 1 to 1000000 are allowed"
-    assert allowed in capsys.readouterr().err
-
-
 def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
     points = points_of(run)
     other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]

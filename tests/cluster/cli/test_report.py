@@ -1,29 +1,21 @@
-"""What the report says of runs, and what it refuses; test_report_page has how it behaves."""
+"""What the report says of runs and what it refuses; its page is tested in tests/evaluators/report."""
 
 import json
 import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kilobit.cluster.cli.report import make
-from kilobit.cluster.runs import programs as shown
-from kilobit.cluster.runs.fronts import points_from
-from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.report.contents import ReasonCount, Report
+from kilobit.evaluators.report.contents import Report
 from kilobit.evaluators.report.page import as_script_json, page
 from kilobit.launch import main
-from kilobit.search.front.pareto import hypervolume
-from kilobit.search.proposers.population import REFERENCE_BITS
 from tests.support.recorded import (
-    COMPLETED,
     HOSTILE,
     candidate_of,
     many,
@@ -48,46 +40,6 @@ def made(run: Path) -> Report:
 def data_of(html: str) -> Any:
     """Return what a browser would parse: the text up to the first end tag."""
     return json.loads(html.split('id="data">', 1)[1].split("</script", 1)[0])
-
-
-def test_the_front_has_files_and_the_others_have_not(made: Report) -> None:
-    front = {(p.model, p.candidate): p for p in made.programs if p.on_front}
-    expected = {
-        (model, candidate_of(model, text).id)
-        for model, text in (
-            *(("pretrained", text) for text in ("", "Answer with a number.", HOSTILE)),
-            *(("posttrained", text) for text in ("", "Number:")),
-        )
-    }
-    assert set(front) == expected
-    assert all(sum((p.sections or {}).values()) * 8 == p.program_bits for p in front.values())
-    hostile = front["pretrained", candidate_of("pretrained", HOSTILE).id]
-    assert hostile.exact_prompt
-    assert hostile.prompt == f"{HOSTILE}\n"
-    assert hostile.sections == {
-        "script": len(program_of(HOSTILE).script),
-        "prompt": len(HOSTILE.encode()) + 1,
-    }
-    assert hostile.link == f"programs/pretrained-{hostile.candidate}/"
-    assert hostile.certified_at == 0.5
-    assert hostile.certified is True
-    others = [p for p in made.programs if not p.on_front]
-    assert {p.prompt for p in others} == {
-        "Count. " * 40,
-        "Please think about the question and answer with a number.",
-    }
-    assert all(p.sections is None and p.link is None for p in others)
-
-
-def test_a_link_leads_from_the_page_to_the_folder(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep er" / "page.html"
-    made = make(open_sources([run])[0], "program", out=out)
-    links = [p.link for p in made.programs if p.link]
-    assert len(links) == 4
-    from urllib.parse import unquote
-
-    out.parent.mkdir()
-    assert all((out.parent / unquote(link) / "program.py").exists() for link in links)
 
 
 def test_needed_bits_and_collapse_are_those_of_the_points(made: Report) -> None:
@@ -126,96 +78,6 @@ def test_a_data_set_has_the_report_of_its_run_and_curves_of_others(
     )
     assert main(["report", "all", "-o", "all.html"]) == 0
     assert '"OLMo (imported)"' in (tmp_path / "all.html").read_text("utf-8")
-
-
-def test_the_course_ends_with_the_hypervolume_of_all_points(run: Path, made: Report) -> None:
-    (source,), _ = open_sources([run])
-    points = points_from(source.name, source.read, source.sweep, "program")
-    for course in made.courses:
-        own = [point for point in points if point.model == course.model]
-        assert course.hypervolume[-1] == pytest.approx(hypervolume(own, REFERENCE_BITS))
-        assert list(course.hypervolume) == sorted(course.hypervolume)
-        # Each completed candidate was scored on 4 and 8 examples, each other on 4, 10 s a rung.
-        completed = len(COMPLETED[course.model])
-        assert course.examples[-1] == 12 * completed + 3 * 4
-        gained = [1, 2, 3] if course.model == "pretrained" else [1, 2]
-        assert list(course.examples)[1:-1] == [12 * number for number in gained]
-        steps = [b - a for a, b in zip(course.seconds[1:-2], course.seconds[2:-1], strict=True)]
-        assert steps == [20.0] * (len(gained) - 1)
-
-
-def test_pauses_between_attempts_are_no_seconds_of_search(run: Path) -> None:
-    (source,), _ = open_sources([run])
-    search = SearchHistory(source)
-    # The later half of the rungs was done an hour later, by an attempt that began 7 s before.
-    rungs = search.rungs.sort_by("finished_at")
-    kind = rungs.schema.field("finished_at").type
-    times = rungs["finished_at"].cast(pa.int64()).to_pylist()
-    half = len(times) // 2
-    late = [at + 3_600_000_000 * (place >= half) for place, at in enumerate(times)]
-    attempts = [1 + (place >= half) for place in range(len(times))]
-    columns = {
-        "finished_at": pa.array(late, pa.int64()).cast(kind),
-        "attempt": pa.array(attempts, pa.int32()),
-    }
-    for name, values in columns.items():
-        rungs = rungs.set_column(rungs.schema.get_field_index(name), name, values)
-    began = datetime.fromtimestamp(late[half] / 1e6 - 7, UTC).isoformat()
-    search.rungs, search._about = rungs, {"attempts": [{"attempt": 2, "started_at": began}]}
-    expected = (times[half - 1] - times[0] + times[-1] - times[half]) / 1e6 + 7
-    assert search._seconds().max() == pytest.approx(expected)
-
-
-def test_counts_of_rungs_reasons_and_errors(made: Report) -> None:
-    counts = {(one.model, one.rung): (one.went_on, one.stopped, one.failed) for one in made.rungs}
-    assert counts == {
-        ("pretrained", 0): (4, 2, 1),
-        ("pretrained", 1): (4, 0, 0),
-        ("posttrained", 0): (3, 2, 1),
-        ("posttrained", 1): (3, 0, 0),
-    }
-    reasons = {(one.model, one.reason): one.count for one in made.reasons}
-    # Reasons that differ in numbers alone are one.
-    assert reasons["pretrained", "rank n of n by score"] == 2
-    assert reasons["posttrained", "it has no score"] == 1
-    assert {one.reason for one in made.errors} == {f"ValueError: {HOSTILE}"[:200]}
-
-
-def test_coarser_versions_are_counted_apart_from_candidates(tmp_path: Path) -> None:
-    path = record(tmp_path / "runs", coarser=True)
-    made = make(open_sources([path])[0], "program")
-    counts = {
-        (one.model, one.rung): (one.went_on, one.stopped, one.failed, one.coarser)
-        for one in made.rungs
-    }
-    assert counts["posttrained", 0] == (3, 2, 1, 0)
-    assert counts["posttrained", 1] == (3, 0, 0, 2)
-    assert counts["pretrained", 1] == (4, 0, 0, 0)
-    # The one that failed has no program.
-    assert (made.num_completed, made.num_coarser) == (8, 1)
-
-
-def test_the_commonest_reasons_stay_and_others_are_summed() -> None:
-    counts = [ReasonCount("t", "m", f"reason {n:02}", n) for n in range(1, 21)]
-    merged = {one.reason: one.count for one in most_common(counts)}
-    assert merged["reason 20"] == 20
-    assert merged["other reasons"] == sum(range(1, 9))
-    assert sum(merged.values()) == sum(range(1, 21))
-
-
-def test_of_many_programs_a_sample_is_shown_with_all_that_were_certified(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shown, "MOST_OTHERS", 1)
-    (source,), _ = open_sources([run])
-    on_front, others = shown.shown_points(
-        points_from(source.name, source.read, source.sweep, "program")
-    )
-    assert len(on_front) == 5
-    assert len(others) == 1
-    made = make([source], "program")
-    assert made.num_completed == 7
-    assert len(made.programs) == 6
 
 
 def test_no_text_of_a_run_becomes_markup(made: Report) -> None:

@@ -225,13 +225,3 @@ def test_leaving_is_quiet_and_its_exit_status_says_so(
     assert shown.err == ""
     assert "interrupted" not in shown.out
     story.let_go()
-
-
-@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "RUN"])
-def test_a_watch_without_a_pause_is_refused(
-    capsys: pytest.CaptureFixture[str], seconds: str
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        launch.main(["status", "run", f"--watch={seconds}"])
-    assert caught.value.code == 2
-    assert "seconds are allowed" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
-from tests.support.killer import HOOK
+from tests.support.hosts.killer import HOOK
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]

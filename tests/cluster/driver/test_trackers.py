@@ -1,6 +1,5 @@
 """Trackers are told of every result; whatever goes wrong with one holds nobody up."""
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -9,16 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
-from kilobit import launch
 from kilobit.cluster.driver.trackers import Subject, Tracking, finishing, make_trackers
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.sweep.tracker_settings import TRACKER_KINDS
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.settings import InputError
-from tests.conftest import REPOSITORY
 from tests.support.searches import a_run
 
 Write = Callable[..., Path]
@@ -129,19 +124,6 @@ def test_a_server_that_is_down_is_warned_of(write_sweep: Write, tmp_path: Path) 
     assert "127.0.0.1" in told[0]
 
 
-def test_a_kind_is_named_once(write_sweep: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_sweep(trackers=[{"kind": "mlflow"}, {"kind": "mlflow", "experiment": "other"}])
-    assert launch.main(["run", str(path), "--dry-run"]) == 2
-    assert "trackers: two have kind 'mlflow': give each kind once" in capsys.readouterr().err
-
-
-def test_the_example_of_the_page_is_one(write_sweep: Write) -> None:
-    page = (REPOSITORY / "docs" / "trackers.md").read_text("utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    trackers = load_sweep(write_sweep(**yaml.safe_load(example))).trackers
-    assert [tracker.kind for tracker in trackers] == list(TRACKER_KINDS)
-
-
 def test_a_search_that_did_not_begin_has_nothing_to_finish() -> None:
     with finishing([tracking(Inner(), [])]):
         pass
@@ -177,33 +159,3 @@ def test_event_files_need_a_disk(write_sweep: Write) -> None:
     run = a_run(StoredPath("s3:", "bucket", "run"), sweep)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"trackers\.0\.folder: the run is in object storage"):
         make_trackers(run, print)
-
-
-def test_a_missing_package_is_named_before_anything_starts(
-    write_sweep: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kilobit.cluster.sweep.tracker_settings.find_spec", lambda name: None)
-    path = write_sweep(trackers=[{"kind": "wandb", "project": "p"}])
-    assert launch.main(["run", str(path), "--dry-run"]) == 2
-    assert capsys.readouterr().err == (
-        "kilobit: trackers.0: kind 'wandb' needs wandb, which is not installed: pip install "
-        "'kilobit[trackers]'\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("tracker", "message"),
-    [
-        ({"kind": "neptune"}, "trackers.0.kind must be one of 'tensorboard', 'mlflow', 'wandb'"),
-        ({"kind": "wandb"}, "'trackers.0.project' is missing"),
-        ({"kind": "wandb", "project": "p", "api_key": "x"}, "unknown key 'trackers.0.api_key'"),
-        ({"kind": "mlflow", "tracking_uri": "http://me:sesame@host"}, "MLFLOW_TRACKING_TOKEN"),
-    ],
-)
-def test_keys_come_from_the_environment_alone(
-    write_sweep: Write, capsys: pytest.CaptureFixture[str], tracker: dict[str, Any], message: str
-) -> None:
-    assert launch.main(["run", str(write_sweep(trackers=[tracker])), "--dry-run"]) == 2
-    shown = capsys.readouterr().err
-    assert message in shown
-    assert "sesame" not in shown

@@ -16,7 +16,7 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.cluster.driver.test_attempt_kills import DIFFER, TABLES
-from tests.support.hosts import Hosts, address, are_possible
+from tests.support.hosts.hosts import Hosts, address, are_possible
 
 pytestmark = [
     pytest.mark.ray,

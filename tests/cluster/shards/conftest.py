@@ -11,7 +11,7 @@ from transformers import Olmo3Config, Olmo3ForCausalLM, Qwen3Config, Qwen3ForCau
 
 from kilobit.cluster.fleet.session import ray_session
 from tests.conftest import _tokenizer
-from tests.support.residents import Caller
+from tests.support.shards.residents import Caller
 
 
 @pytest.fixture(scope="package")

@@ -11,7 +11,7 @@ import ray
 from ray.util import placement_group_table
 
 from kilobit.cluster.sweep.workers import ShardsConfig
-from tests.support.residents import Plain
+from tests.support.shards.residents import Plain
 
 pytestmark = [pytest.mark.ray]
 # Long enough for a busy machine to start a rank, short enough for a test to wait for.

@@ -14,7 +14,7 @@ from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import load
 from tests.evaluators.model.test_base_model import config
-from tests.support.residents import ModelRank
+from tests.support.shards.residents import ModelRank
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 PROMPTS = ["Q: Anna has 3 apples.\nA:", "In: the dog\nOut:", "Task: x"]

@@ -9,7 +9,7 @@ import pytest
 from kilobit.evaluators.judges.endpoint import Endpoint, EndpointError
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.judges.preference import Pair, Question, judge_pairs, summarise
-from tests.support.judge_server import Server, completion
+from tests.support.judges.judge_server import Server, completion
 
 KEY = "sk-not-a-real-key-0123456789"
 QUESTIONS = [Question(f"q{i}", "long answer", "short") for i in range(6)]

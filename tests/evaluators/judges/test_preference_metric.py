@@ -13,7 +13,7 @@ from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
 from kilobit.search.task import Task
-from tests.support.judge_server import Server, completion
+from tests.support.judges.judge_server import Server, completion
 
 
 @pytest.fixture

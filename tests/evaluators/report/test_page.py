@@ -15,7 +15,7 @@ from kilobit.cluster.cli.report import make
 from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.report.contents import Published
 from kilobit.evaluators.report.page import page as html_of
-from tests.support.browser import Page, browser
+from tests.support.pages.browser import Page, browser
 from tests.support.recorded import HOSTILE, candidate_of, record, write_scorecard
 
 pytestmark = pytest.mark.browser

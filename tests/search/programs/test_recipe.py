@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from kilobit.cluster.driver.check import check_sweep
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.programs.program import decode
@@ -20,6 +19,7 @@ from kilobit.search.programs.script import data_statements, readable_script, scr
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.settings import InputError
 from kilobit.search.space import Families, draw_candidates
+from tests.support.adapters import spec
 
 PART = DataPart(
     arguments={"r": 4, "target_modules": ["q_proj"]},
@@ -68,20 +68,6 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(values | changes)
 
 
-def spec(**changes: Any) -> AdapterSpec:
-    values: dict[str, Any] = {
-        "method": "data",
-        "rank": 2,
-        "size": 8,
-        "target_modules": ("q_proj",),
-        "learning_rate": 1e-3,
-        "steps": 10,
-        "batch_size": 1,
-        "seed": 0,
-    }
-    return AdapterSpec.model_validate(values | changes)
-
-
 def test_the_statements_are_the_golden_ones() -> None:
     assert "\n".join(data_statements(PART, cuda=False)) == GOLDEN
 
@@ -121,27 +107,6 @@ def test_a_section_of_another_length_is_refused(num_bytes: int) -> None:
 def test_the_canonical_recipe_is_read_back() -> None:
     assert Recipe.model_validate_json(recipe().canonical(), strict=True) == recipe()
     assert '"data"' not in recipe(data=None).canonical()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"size": None}, "data needs size"),
-        ({"tokens": (3,)}, "data has no tokens"),
-        ({"step": 0.5}, "data has no step and no keep"),
-        ({"keep": 0.5}, "data has no step and no keep"),
-        ({"size": 11}, "10 steps of 1 do not reach 11 examples"),
-    ],
-)
-def test_what_has_no_meaning_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        spec(**changes)
-
-
-def test_the_adapter_is_a_lora_with_pefts_own_scale() -> None:
-    found = peft_config(spec(layers=(1,)))
-    expected = {"r": 2, "target_modules": ["q_proj"], "layers_to_transform": [1]}
-    assert found == ("LoraConfig", expected)
 
 
 def test_there_are_no_coarser_programs() -> None:

@@ -213,7 +213,7 @@ def test_logits_that_are_no_distribution_are_refused(logits: list[float], messag
 
 def test_ids_outside_the_vocabulary_and_too_many_are_refused() -> None:
     for token in (-1, VOCABULARY):
-        with pytest.raises(CodingError, match=f"id {token} is none"):
+        with pytest.raises(CodingError, match=f"id {token} is not one"):
             encode_tokens([token], 1, fake())
     with pytest.raises(CodingError, match="65537 tokens"):
         encode_tokens([0] * (MAX_TOKENS + 1), 1, fake())
@@ -230,7 +230,10 @@ def test_a_model_that_forbids_a_token_can_still_code_it() -> None:
 
 @pytest.mark.parametrize(
     ("second", "message"),
-    [(6, "second run of the model fails: the checksum"), (5 + 256, "other tokens")],  # a checksum misses 256
+    [
+        (6, "second run of the model fails: the checksum"),
+        (5 + 256, "other tokens"),
+    ],  # a checksum misses 256
 )
 def test_a_model_that_changes_between_two_runs_is_an_error(second: int, message: str) -> None:
     def certain(ids: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -1,19 +1,11 @@
 """What every proposer promises, and the ones that learn nothing."""
 
-import subprocess
-import sys
-from collections import Counter
-
 import pytest
 
 from kilobit.search.candidate import Candidate
-from kilobit.search.proposers.config import DescentProposer, GridProposer, check_proposer
-from kilobit.search.proposers.grid import log_points
 from kilobit.search.proposers.proposer import Observation, ReplayError, replay
-from kilobit.search.proposers.registry import make_proposer
-from kilobit.search.space import Families, LogRange, draw_candidates
+from kilobit.search.space import Families, draw_candidates
 from kilobit.search.streams import stream
-from tests.conftest import REPOSITORY
 from tests.support.worlds import (
     CONFIGS,
     FAMILIES,
@@ -110,90 +102,6 @@ def test_a_family_without_candidates_takes_no_part() -> None:
     for kind in ("tpe", "evolution"):
         found = proposals(drive(make(kind, families=some), 30))
         assert {p.candidate.family for p in found} == {"lora"}
-
-
-def test_a_grid_holds_every_combination_once() -> None:
-    families = Families.model_validate(
-        {
-            "prompt": {
-                "candidates": 1000,
-                "instructions": ("", "A", "A"),
-                "demonstrations": (0, 2),
-                "postprocess": ((), ("lower",)),
-                "postprocess_combine": ("upper", "last_word"),
-            },
-            "lora": {
-                "candidates": 1000,
-                "rank": (1, 2),
-                "training": ("plain", "rate", "bits"),
-                "nats_per_kbit": (0.1, 0.2),
-                "learning_rate": {"low": 0.01, "high": 0.1},
-            },
-        }
-    )
-    config = GridProposer(kind="grid", points=3, sets=2)
-    proposer = make_proposer(config, families, TASK, ["m"], 0)
-    found = [p.candidate for _ in range(400) if (p := proposer.propose("m")) is not None]
-    assert Counter(c.family for c in found) == {"prompt": 2 * (1 + 2) * 2 * 5, "lora": 2 * 5 * 3}
-    assert len({c.id for c in found}) == len(found)
-    adapters = [c.adapter for c in found if c.adapter]
-    assert {a.learning_rate for a in adapters} == {0.01, 0.032, 0.1}
-    assert {(a.training, a.nats_per_kbit) for a in adapters} == {
-        ("plain", None), ("rate", 0.1), ("rate", 0.2), ("bits", 0.1), ("bits", 0.2),
-    }  # fmt: skip
-    assert len({a.seed for a in adapters}) == 1
-    few = families.model_copy(
-        update={"lora": families.lora and families.lora.model_copy(update={"candidates": 7})}
-    )
-    proposer = make_proposer(config, few, TASK, ["m"], 0)
-    found = [p.candidate for _ in range(400) if (p := proposer.propose("m")) is not None]
-    assert Counter(c.family for c in found)["lora"] == 7
-
-
-def test_a_grid_has_its_points_on_a_logarithmic_axis() -> None:
-    assert log_points(LogRange(low=1e-3, high=1e-1), 3) == [1e-3, 1e-2, 1e-1]
-    assert log_points(LogRange(low=1e-3, high=1e-1), 1) == [1e-2]
-    assert log_points(LogRange(low=0.02, high=0.02), 5) == [0.02]
-
-
-def test_descent_needs_prompts_and_their_costs() -> None:
-    with pytest.raises(ValueError, match="descent needs prompt_bits"):
-        make_proposer(CONFIGS["descent"], FAMILIES, TASK, ["m"], 0)
-    bare = Families.model_validate({"prompt": {"candidates": 4}})
-    with pytest.raises(ValueError, match=r"give families\.prompt `candidates` above 0"):
-        check_proposer(DescentProposer(kind="descent"), bare, ends=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_a_proposer_that_ends_may_go_without_a_budget(kind: str) -> None:
-    if kind in ("random", "grid"):
-        check_proposer(CONFIGS[kind], FAMILIES, ends=False)
-        return
-    check_proposer(CONFIGS[kind], FAMILIES, ends=True)
-    with pytest.raises(ValueError, match=f"{kind} never ends by itself: give budget.candidates"):
-        check_proposer(CONFIGS[kind], FAMILIES, ends=False)
-
-
-def test_optuna_is_imported_only_where_it_is_used() -> None:
-    code = (
-        "import sys\n"
-        "import kilobit.cluster.sweep.sweep\n"
-        "from kilobit.search.proposers.registry import make_proposer\n"
-        "print('optuna' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
-    )
-    assert done.stdout == "False\n"
-
-
-def test_optuna_says_nothing(
-    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
-) -> None:
-    for kind in ("tpe", "nsga2"):
-        drive(make(kind), 12)
-    assert capfd.readouterr() == ("", "")
-    assert not [str(w.message) for w in recwarn.list]
 
 
 def test_streams_are_named_by_model() -> None:

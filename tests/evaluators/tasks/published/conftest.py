@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ifeval_cases import SENTENCES
+from tests.support.tasks.ifeval_cases import SENTENCES
 
 
 @pytest.fixture(scope="session")

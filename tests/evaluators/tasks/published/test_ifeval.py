@@ -23,7 +23,7 @@ from kilobit.evaluators.tasks.sources import DatasetMissingError, json_lines
 from kilobit.search.task import Task, make_example
 from tests.conftest import REPOSITORY
 from tests.evaluators.tasks.test_jsonl import write_jsonl
-from tests.support.ifeval_cases import KINDS, records
+from tests.support.tasks.ifeval_cases import KINDS, records
 
 # The harness alone, in a process of its own: what it draws itself is seeded, as docs/tasks.md says.
 REFERENCE = """

@@ -1,0 +1,62 @@
+"""The recorded quickstart reads as it did: front, report and program bytes of older versions."""
+
+import hashlib
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kilobit import launch
+from kilobit.cluster.runs.folder import open_run
+from kilobit.search.programs.recipe import Recipe
+from kilobit.search.programs.script import script
+from tests.conftest import REPOSITORY
+
+RECORDINGS = REPOSITORY / "tests" / "recordings"
+# Of the report's data as sorted JSON, without its time and the paths of its origins.
+REPORT_SHA256 = "833d3fda2573ec03adf41973cd7444388a0414dc0ffaa390f74de7c9ebaa1a7b"
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    with tarfile.open(RECORDINGS / "quickstart.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    run = folder / "quickstart"
+    manifest = json.loads((run / "run.json").read_text("utf-8"))
+    manifest["sweep_folder"] = str(REPOSITORY / "examples")
+    (run / "run.json").write_text(json.dumps(manifest), "utf-8")
+    run.chmod(0o700)
+    return run
+
+
+def test_the_front_is_the_same_to_the_byte(
+    quickstart: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main(["front", str(quickstart), "--json"]) == 0
+    recorded = (RECORDINGS / "quickstart_front.jsonl").read_text("utf-8")
+    assert capsys.readouterr().out == recorded
+
+
+def test_the_data_of_the_report_are_the_same(quickstart: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert launch.main(["report", str(quickstart), "-o", str(page)]) == 0
+    pattern = r'<script type="application/json" id="data">(.*?)</script>'
+    found = re.search(pattern, page.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    data = json.loads(found[1])
+    del data["made_at"], data["origins"]
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    assert digest == REPORT_SHA256
+
+
+def test_recipes_give_the_scripts_that_were_recorded(quickstart: Path) -> None:
+    rows = list(open_run(quickstart).ledger.rows("programs"))
+    assert len(rows) > 50
+    for row in rows:
+        assert script(Recipe.model_validate_json(row["recipe"])) == row["script"], row["candidate"]
+        payload = row["payload"] or b""
+        bits = 8 * (len(row["script"]) + len(payload)), 8 * len(payload)
+        assert bits == (row["program_bits"], row["payload_bits"])

@@ -1,0 +1,93 @@
+"""Runs to certify: what the tests of the command and of the sealed split share."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+import kilobit.cluster.cli.certify
+import kilobit.evaluators.proof.verify
+from kilobit import launch
+from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.search.base_model import BaseModelConfig
+from tests.support.cli.sealed import NUM_SEALED, Make, Say, add, example
+
+
+@pytest.fixture
+def sealed_file(tmp_path: Path) -> Path:
+    for name, start, size in (("train", 0, 4), ("search", 1000, 40), ("sealed", 2000, NUM_SEALED)):
+        lines = [example(number) for number in range(start, start + size)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    return tmp_path / "sealed.jsonl"
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every folder hold a base model: the programs here ask none."""
+
+    def load(config: BaseModelConfig, _: Path) -> Any:
+        return SimpleNamespace(digest=f"weights of {config.label}")
+
+    monkeypatch.setattr("kilobit.evaluators.model.base_model.load", load)
+
+
+@pytest.fixture
+def make(tmp_path: Path, sealed_file: Path, models: None) -> Make:
+    """Return a function that makes a finished run of two base models and four programs."""
+
+    def made(name: str = "run", *, metric: str = "exact_match", **changes: Any) -> RunFolder:
+        files = {split: f"{split}.jsonl" for split in ("train", "search", "sealed")}
+        sweep: dict[str, Any] = {
+            "name": name,
+            "task": {"kind": "jsonl", "name": "count", "files": files, "metric": metric},
+            "base_models": [{"regime": label, "path": "."} for label in ("raw", "tuned")],
+            "families": {"prompt": {"candidates": 4}},
+            "rungs": {"examples": 40, "count": 1},
+            "targets": [0.5, 0.7],
+            **changes,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(sweep))
+        with create_run(load_sweep(path), path, tmp_path / "runs" / name) as run:
+            for model, right, size in (
+                ("raw", 4, 0),
+                ("raw", 16, 90),
+                ("tuned", 8, 0),
+                ("tuned", 17, 20),
+            ):
+                add(run, model, right, size)
+        return open_run(run.path)
+
+    return made
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Return a function that runs a command and returns what it printed."""
+
+    def said(*argv: Any, status: int = 0) -> str:
+        found = launch.main([*map(str, argv)])
+        printed = capsys.readouterr()
+        assert found == status, printed
+        return printed.err if status == 2 else printed.out
+
+    return said
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of the payload sizes of the programs that are run on sealed examples."""
+    sizes: list[str] = []
+    real = kilobit.evaluators.proof.verify.run_files
+
+    def run_files(script: bytes, payload: bytes, model: Path, inputs: Any, *rest: Any) -> list[str]:
+        if len(inputs) >= NUM_SEALED:
+            sizes.append(str(len(payload)))
+        return real(script, payload, model, inputs, *rest)
+
+    monkeypatch.setattr(kilobit.evaluators.proof.verify, "run_files", run_files)
+    monkeypatch.setattr(kilobit.cluster.cli.certify, "at_once", lambda _: 1)
+    return sizes

@@ -1,0 +1,218 @@
+"""The command line itself: what is parsed, what is refused, and what a shell is told at the end."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit import launch
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.settings import InputError
+from tests.conftest import REPOSITORY
+
+
+def test_help_teaches_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import launch, sys\n"
+        "try: launch.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'ray', 'torch', 'transformers', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert "kilobit run examples/quickstart.yaml" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "RUN"])
+def test_a_watch_without_a_pause_is_refused(
+    capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch.main(["status", "run", f"--watch={seconds}"])
+    assert caught.value.code == 2
+    assert "seconds are allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1000001", "ten"])
+@pytest.mark.parametrize("command", ["verify", "certify"])
+def test_a_time_limit_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], command: str, seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.main([command, "run", f"--timeout={seconds}"])
+    assert ended.value.code == 2
+    allowed = f"{seconds!r}: whole seconds from 1 to 1000000 are allowed"
+    assert allowed in capsys.readouterr().err
+
+
+@pytest.fixture
+def _handler_kept() -> Iterator[None]:
+    """Put back what this process does on SIGTERM, which `main` changes."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return the message of a command line that must be refused with exit status 2."""
+    with pytest.raises(SystemExit) as ended:
+        launch.parse(argv)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_values_to_change_may_follow_options() -> None:
+    args = launch.parse(["run", "a.yaml", "seed=1", "--dry-run", "budget.seconds=2"])
+    assert (args.sweep, args.dry_run) == (Path("a.yaml"), True)
+    assert args.overrides == ["seed=1", "budget.seconds=2"]
+    args = launch.parse(["kubernetes", "a.yaml", "b.yaml", "--print", "seed=1"])
+    assert (args.sweep, args.words) == (Path("a.yaml"), ["b.yaml", "seed=1"])
+    args = launch.parse(["slurm", "a.yaml", "--print", "seed=1"])
+    assert (args.sweeps, args.overrides) == (["a.yaml"], ["seed=1"])
+
+
+def test_values_of_one_command_line_are_not_in_the_next() -> None:
+    launch.parse(["resume", "run", "--take-over", "budget.seconds=2"])
+    assert launch.parse(["resume", "run"]).overrides == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "unknown"),
+    [
+        (["run", "a.yaml", "--frobnicate"], "--frobnicate"),
+        (["status", "run", "other"], "other"),
+        (["doctor", "now", "please"], "now please"),
+        (["slurm", "a.yaml", "--print", "seed=1", "--chian=2"], "seed=1 --chian=2"),
+    ],
+)
+def test_words_that_a_command_does_not_take_are_named(
+    capsys: pytest.CaptureFixture[str], argv: list[str], unknown: str
+) -> None:
+    assert f"unrecognized arguments: {unknown}\n" in refusal(capsys, *argv)
+
+
+def test_a_command_is_needed_and_has_to_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "required: COMMAND" in refusal(capsys)
+    assert "invalid choice: 'serach'" in refusal(capsys, "serach")
+
+
+@pytest.mark.parametrize(
+    ("installed", "shown"),
+    [("7.8.9", "kilobit 7.8.9\n"), (None, "kilobit, not installed\n")],
+)
+def test_the_version_is_that_of_the_installed_package(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    installed: str | None,
+    shown: str,
+) -> None:
+    def version(name: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(launch, "version", version)
+    with pytest.raises(SystemExit) as ended:
+        launch.parse(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_a_url_is_a_place_only_where_a_run_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "s3://bucket/runs"
+    args = launch.parse(["run", "a.yaml", "--out", url])
+    assert isinstance(args.out, StoredPath)
+    assert str(args.out) == url
+    for argv in (["run", url], ["scorecard", url], ["report", "run", "--figures", url]):
+        assert f"{url}: a local path is needed here" in refusal(capsys, *argv)
+    message = refusal(capsys, "status", "s3://name:sesame@bucket/runs")
+    assert "AWS_" in message
+    assert "sesame" not in message
+    assert "ftp:// is not an object store" in refusal(capsys, "front", "ftp://host/runs")
+
+
+def test_a_watch_has_a_pause_of_its_own_and_takes_another() -> None:
+    assert launch.parse(["status", "run"]).watch is None
+    assert launch.parse(["status", "run", "--watch"]).watch == 2.0
+    for text, seconds in (("0.2", 0.2), ("3600", 3600.0)):
+        assert launch.parse(["status", "run", "--watch", text]).watch == seconds
+
+
+@pytest.mark.parametrize("number", ["0", "1001", "2.5", "-1", "\u0663"])
+def test_a_chain_of_no_or_too_many_jobs_is_refused(
+    capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    message = refusal(capsys, "slurm", "a.yaml", f"--chain={number}")
+    assert f"{number!r}: 1 to 1000 jobs are allowed" in message
+    assert launch.parse(["slurm", "a.yaml", "--chain=1000"]).chain == 1000
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (None, 0, ""),
+        (OSError(28, "No space left on device"), 1, "kilobit: [Errno 28] No space left"),
+        (InputError("the \x1b[31mfile is wrong"), 2, "kilobit: the "),
+        (KeyboardInterrupt(), 130, "interrupted before anything started"),
+    ],
+)
+@pytest.mark.usefixtures("_handler_kept")
+def test_the_exit_status_says_how_a_command_ended(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException | None,
+    status: int,
+    message: str,
+) -> None:
+    def command(_: Any) -> int:
+        if raised is not None:
+            raise raised
+        return 0
+
+    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    assert launch.main(["status", "run"]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert len(said.splitlines()) == (status != 0)
+    assert "\x1b" not in said
+
+
+@pytest.mark.usefixtures("_handler_kept")
+def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(_: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    assert launch.main(["status", "run"]) == 130
+
+
+def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
+    script = tmp_path / "printing.py"
+    script.write_text(
+        "import sys\n"
+        "from kilobit import launch\n"
+        "from kilobit.cluster.cli import run\n"
+        "run.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
+        "sys.exit(launch.main(['status', 'run']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), said) == (0, b"")
