@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from kilobit import launch
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
+from tests.support.cli.failing import refused
 
 
 def test_help_teaches_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,3 +217,29 @@ def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
     said = process.stderr.read()
     process.stderr.close()
     assert (process.wait(timeout=60), said) == (0, b"")
+
+
+Write = Callable[..., Path]
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "s3://me:sesame@bucket/run"
+    with pytest.raises(SystemExit) as caught:
+        launch.main(["status", url])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert "give credentials by the environment" in shown
+    shown += refused(capsys, "run", str(write_sweep(cache=url)))
+    shown += refused(capsys, "run", str(write_sweep()), f"out={url}")
+    assert "sesame" not in shown
+
+
+def test_what_has_to_be_local_may_not_be_a_url(
+    write_sweep: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [{"regime": "x", "path": "s3://bucket/model"}]
+    assert "a local path is needed, not a URL" in refused(
+        capsys, "run", str(write_sweep(base_models=models))
+    )

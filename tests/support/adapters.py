@@ -8,6 +8,7 @@ ADAPTER = {"learning_rate": 0.01, "steps": 5, "batch_size": 2, "seed": 3}
 
 
 def spec(**changes: Any) -> AdapterSpec:
+    """Return an adapter of the data recipe with changes."""
     values: dict[str, Any] = {
         "method": "data",
         "rank": 2,

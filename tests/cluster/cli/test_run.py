@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from kilobit.cluster.runs.folder import create_run, open_run, reopen_run
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.stored_path import StoredPath
 from tests.conftest import REPOSITORY
-from tests.support.cli.failing import fails
+from tests.support.cli.failing import fails, refused
+from tests.support.object_store import Proxy
 
 Write = Callable[..., Path]
 
@@ -233,3 +236,37 @@ def test_every_example_dry_runs_without_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert launch.main(["run", str(REPOSITORY / "examples" / example), "--dry-run"]) == 0
     assert "The sweep file is valid; nothing was started." in capsys.readouterr().out
+
+
+Store = Proxy
+
+
+def test_a_store_that_can_not_be_used_ends_a_command_with_one_message_and_status_2(
+    write_sweep: Write,
+    store: Store,
+    folder: StoredPath,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, run, none = str(write_sweep()), str(folder), "s3://no-such-bucket/run"
+    assert "holds no run: run.json is missing" in refused(capsys, "status", run)
+    for words in (["run", path, "--out", none], ["resume", none], ["front", none]):
+        assert "there is no bucket s3://no-such-bucket: make it" in refused(capsys, *words)
+    assert "cache: there is no bucket" in refused(capsys, "run", path, f"cache={none}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for words in (["run", path, "--out", run], ["resume", run], ["verify", run]):
+        assert "no answer at http://127.0.0.1:9" in refused(capsys, *words)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    assert "pip install 'kilobit[store]'" in refused(capsys, "run", path, "--out", run)
+
+
+def test_a_wrong_key_ends_a_command_with_one_message_and_status_2(
+    store: Store,
+    folder: StoredPath,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "KILOBIT_S3" in os.environ:
+        pytest.skip("moto takes every key")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    assert "refuses access (InvalidAccessKeyId)" in refused(capsys, "status", str(folder))

@@ -13,7 +13,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.task import Task
-from tests.support.searches import a_recorder, a_run, a_search, asha, rung_row, write_rung
+from tests.support.driver.searches import a_recorder, a_run, a_search, asha, rung_row, write_rung
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.settings import InputError
-from tests.support.searches import a_run
+from tests.support.driver.searches import a_run
 
 Write = Callable[..., Path]
 CANDIDATE = Candidate(task="t", model="small")

@@ -22,7 +22,7 @@ from kilobit.evaluators.ledger.ledger import write_whole
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from tests.conftest import REPOSITORY
-from tests.support.searches import a_recorder, a_run, a_search, asha
+from tests.support.driver.searches import a_recorder, a_run, a_search, asha
 
 ONE = Candidate(task="none", model="llama")
 ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}

@@ -1,6 +1,6 @@
 """Searches under a real Slurm: a controller and two compute nodes on this machine.
 
-    tests/cluster/launchers/slurm_lab.sh install      (Debian's packages, once)
+    tests/support/launchers/slurm_lab.sh install      (Debian's packages, once)
     pytest -m slow tests/cluster/launchers/test_slurm_real.py
 
 Needs root, and takes about ten minutes on two cores.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kilobit import launch
+from kilobit.evaluators.ledger import stored_path
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -19,3 +20,12 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def line_of(path: Path, text: str) -> int:
     return next(i for i, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    stored_path._store.cache_clear()
+    assert launch.main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("kilobit: ")
+    assert len(message.strip().splitlines()) == 1
+    return message

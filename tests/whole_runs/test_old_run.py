@@ -1,0 +1,64 @@
+"""A run folder that the code before the packages moved wrote, killed in the middle of a search.
+
+`tests/recordings/old_run.tar.xz` holds the folder, and the front and the program files that the
+old code itself got when it resumed a copy.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def kilobit(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "kilobit.launch", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(REPOSITORY / "tests" / "recordings" / "old_run.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    run = folder / "old_run" / "run"
+    manifest = json.loads((run / "run.json").read_text("utf-8"))
+    manifest["sweep_folder"] = str(REPOSITORY / "examples")
+    (run / "run.json").write_text(json.dumps(manifest), "utf-8")
+    # Archives keep no permissions of folders above the files.
+    run.chmod(0o700)
+    kilobit("resume", str(run))
+    return folder / "old_run"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(old_run: Path) -> None:
+    assert kilobit("front", str(old_run / "run"), "--json") == (old_run / "front.jsonl").read_text(
+        "utf-8"
+    )
+    for line in (old_run / "programs.sha256").read_text("utf-8").splitlines():
+        digest, path = line.split()
+        assert hashlib.sha256((old_run / "run" / path).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_an_old_run_verifies_again_and_reports(old_run: Path, tmp_path: Path) -> None:
+    assert "3416" in kilobit("verify", str(old_run / "run"))
+    page = tmp_path / "report.html"
+    kilobit("report", str(old_run / "run"), "-o", str(page))
+    assert "788a0b0af754e2ea" in page.read_text("utf-8")
