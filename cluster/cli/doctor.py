@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -220,7 +221,9 @@ def _storage(folder: Place) -> Finding:
             remedy="choose another folder with --out",
         )
     finally:
-        probe.unlink(missing_ok=True)
+        # The folder itself may be impossible, such as one below a file.
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     blind = [node for node, answer in seen.items() if answer is not True]
     written = len(there) - len("driver")
     if not blind and written < len(seen):

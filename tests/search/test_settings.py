@@ -14,7 +14,7 @@ class Part(Config):
 
 
 def test_an_unknown_key_is_an_error() -> None:
-    with pytest.raises(ValidationError, match="(?s)numbre.*Extra inputs are not permitted"):
+    with pytest.raises(ValidationError, match=r"(?s)numbre.*Extra inputs are not permitted"):
         Part.model_validate({"numbre": 2.0})
 
 

@@ -6,7 +6,6 @@ old code itself got when it resumed a copy.
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -14,19 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from kilobit import launch
 from tests.conftest import REPOSITORY
-
-
-def kilobit(*words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "kilobit.launch", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +28,23 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "run.json").write_text(json.dumps(manifest), "utf-8")
     # Archives keep no permissions of folders above the files.
     run.chmod(0o700)
-    kilobit("resume", str(run))
+    done = subprocess.run(
+        [sys.executable, "-m", "kilobit.launch", "resume", str(run)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder / "old_run"
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(old_run: Path) -> None:
-    assert kilobit("front", str(old_run / "run"), "--json") == (old_run / "front.jsonl").read_text(
-        "utf-8"
-    )
+def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(
+    old_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main(["front", str(old_run / "run"), "--json"]) == 0
+    assert capsys.readouterr().out == (old_run / "front.jsonl").read_text("utf-8")
     for line in (old_run / "programs.sha256").read_text("utf-8").splitlines():
         digest, path = line.split()
         assert hashlib.sha256((old_run / "run" / path).read_bytes()).hexdigest() == digest
@@ -57,8 +52,11 @@ def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(old_run: 
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_an_old_run_verifies_again_and_reports(old_run: Path, tmp_path: Path) -> None:
-    assert "3416" in kilobit("verify", str(old_run / "run"))
+def test_an_old_run_verifies_again_and_reports(
+    old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main(["verify", str(old_run / "run")]) == 0
+    assert "3416" in capsys.readouterr().out
     page = tmp_path / "report.html"
-    kilobit("report", str(old_run / "run"), "-o", str(page))
+    assert launch.main(["report", str(old_run / "run"), "-o", str(page)]) == 0
     assert "788a0b0af754e2ea" in page.read_text("utf-8")

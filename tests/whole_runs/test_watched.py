@@ -46,7 +46,7 @@ def test_a_search_is_watched_and_told_to_trackers(
     assert "\x1b" not in seen
 
     log = (run / "run.log").read_text()
-    assert "INFO llama-0: holds llama on" in log
+    assert "INFO llama-0: loaded llama on" in log
     assert "DEBUG llama-0: begins " in log
     assert "tracker" not in log
     assert in_event_files(run / "tensorboard") == pytest.approx(scores)

@@ -213,7 +213,7 @@ def test_data_that_is_gone_is_named(run: RunFolder, capsys: pytest.CaptureFixtur
 def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
     points = points_of(run)
     other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]
-    folders = {program_folder(run, point) for point in [*points, *other]}
+    folders = {program_folder(run.path, point) for point in [*points, *other]}
     assert len(folders) == 4
     assert {f"{p.model}-{p.candidate}" for p in [*points, *other]} == {p.name for p in folders}
 

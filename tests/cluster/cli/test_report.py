@@ -1,4 +1,4 @@
-"""What the report says of runs and what it refuses; its page is tested in tests/evaluators/report."""
+"""Contents of the report of runs, and what it refuses; tests/evaluators/report has its page."""
 
 import json
 import re

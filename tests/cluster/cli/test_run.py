@@ -202,7 +202,8 @@ def test_a_cache_starts_at_the_sweep_file_and_has_to_be_writable(
     (tmp_path / "shared").write_text("a file")
     message = fails(capsys, "run", str(path), "--dry-run")
     assert (
-        f"cache: {tmp_path}/shared/cache can't be written: {tmp_path}/shared is no fold" in message
+        f"cache: {tmp_path}/shared/cache can't be written: {tmp_path}/shared is not a fold"
+        in message
     )
 
 

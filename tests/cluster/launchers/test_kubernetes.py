@@ -14,8 +14,8 @@ import yaml
 from kilobit import launch
 from kilobit.cluster.launchers.stop import main as stop
 from kilobit.cluster.launchers.stop import runs_of
-from tests.cluster.cli.test_run import fails
 from tests.cluster.launchers.test_manifest import GOLDEN
+from tests.support.cli.failing import fails
 from tests.support.launchers.api_server import KINDS, Server, api_server
 
 needs_kubectl = pytest.mark.skipif(

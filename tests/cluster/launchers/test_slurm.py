@@ -98,7 +98,7 @@ def test_words_of_the_user_stay_words(write_sweep: Write, tmp_path: Path) -> Non
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [odd.name, "`touch ran`;", 'name="a"']
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(InputError, match="line ends"):
+    with pytest.raises(InputError, match="line breaks"):
         plan(odd, 'name="a\nb"')
 
 

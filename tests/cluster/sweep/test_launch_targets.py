@@ -75,7 +75,7 @@ def test_a_time_limit_is_known_in_seconds(time: str, seconds: int) -> None:
 
 def test_a_job_is_warned_before_its_time_is_over() -> None:
     assert SlurmConfig(time="00:05:00", warning_s=299).warning_s == 299
-    with pytest.raises(ValidationError, match="warning_s 300 must be less than .* of 300 s"):
+    with pytest.raises(ValidationError, match=r"warning_s 300 must be less than .* of 300 s"):
         SlurmConfig(time="00:05:00", warning_s=300)
 
 

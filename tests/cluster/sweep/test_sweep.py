@@ -124,8 +124,8 @@ def test_of_a_run_the_budget_may_change_and_nothing_else() -> None:
     assert (new.budget.candidates, new.budget.seconds) == (9, 60.0)
     assert new.model_copy(update={"budget": old.budget}) == old
     assert change_budget(old, ["budget.candidates=null"]).budget.candidates is None
-    for words in ("seed=3", "budget.hours=1", "budget=1", "budget.seconds.x=1", "name=other"):
-        with pytest.raises(InputError, match="only these may change: budget.candidates, budget.se"):
+    for words in ("seed=3", "budget.hours=1", "budget=1", "budget.more.x=1", "name=other"):
+        with pytest.raises(InputError, match=r"may change: budget\.candidates, budget\.seconds$"):
             change_budget(old, [words])
 
 

@@ -105,8 +105,8 @@ def test_a_damaged_part_is_named_and_nothing_is_written(
             "is on an object store: write the data set to a disk",
         ),
         (["{}/run", "--import", "x.csv", "-o", "{}/new"], "--import and --map go together"),
-        (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not what a data set says"),
-        (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not what a data set says"),
+        (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not a valid manifest of a data set"),
+        (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not a valid manifest of a data set"),
     ],
 )
 def test_bad_input_is_said_and_leaves_nothing(

@@ -3,8 +3,32 @@ import sys
 
 import pytest
 
+from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
+from kilobit.search.proposers.optuna import OptunaProposer
+from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.space import Families
 from tests.conftest import REPOSITORY
-from tests.support.worlds import drive, make
+from tests.support.worlds import CONFIGS, FAMILIES, TASK, drive, make
+
+SMALL = Families.model_validate(
+    {"prompt": {"candidates": 9, "instructions": ("", "A", "B", "C"), "demonstrations": (0,)}}
+)
+
+
+def made(kind: str, families: Families = FAMILIES) -> OptunaProposer:
+    config = CONFIGS[kind]
+    assert isinstance(config, TpeProposer | Nsga2Proposer)
+    return OptunaProposer(config, families, TASK, ["m"], 0)
+
+
+def asked(proposer: OptunaProposer) -> Proposal:
+    found = proposer.propose("m")
+    assert found is not None
+    return found
+
+
+def ended(proposal: Proposal, score: float | None, bits: int | None, rung: int = 0) -> Observation:
+    return Observation(proposal.candidate.id, "m", rung, True, False, score, bits, 10, 1.0)
 
 
 def test_optuna_is_imported_only_where_it_is_used() -> None:
@@ -27,3 +51,71 @@ def test_optuna_says_nothing(
         drive(make(kind), 12)
     assert capfd.readouterr() == ("", "")
     assert not [str(w.message) for w in recwarn.list]
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_a_study_is_told_the_logarithm_of_bits_and_the_score(kind: str) -> None:
+    proposer = made(kind)
+    # The first adds nothing to the model and is none of the sampler's.
+    proposer.observe(ended(asked(proposer), 0.1, 4096))
+    one = asked(proposer)
+    assert (one.operator, one.parent) == (kind, None)
+    proposer.observe(ended(one, 0.75, 4096))
+    trials = proposer._studies["m"].get_trials()
+    assert [(t.state.name, t.values) for t in trials] == [("COMPLETE", [12.0, 0.75])]
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+@pytest.mark.parametrize(("score", "bits"), [(None, None), (0.5, None), (None, 800)])
+def test_a_candidate_without_score_or_bits_is_a_failed_trial(
+    kind: str, score: float | None, bits: int | None
+) -> None:
+    proposer = made(kind)
+    asked(proposer)
+    proposer.observe(ended(asked(proposer), score, bits))
+    assert [t.state.name for t in proposer._studies["m"].get_trials()] == ["FAIL"]
+
+
+def test_a_result_counts_only_when_the_candidate_has_ended() -> None:
+    proposer = made("tpe")
+    asked(proposer)
+    one = asked(proposer)
+    goes_on = Observation(one.candidate.id, "m", 0, False, False, 0.2, 1024, 10, 1.0)
+    proposer.observe(goes_on)
+    (trial,) = proposer._studies["m"].get_trials()
+    assert trial.state.name == "RUNNING"
+    proposer.observe(ended(one, 0.5, 1024, rung=1))
+    # A result that comes once more changes nothing.
+    proposer.observe(ended(one, 0.9, 1024, rung=1))
+    (trial,) = proposer._studies["m"].get_trials()
+    assert (trial.state.name, trial.values) == ("COMPLETE", [10.0, 0.5])
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_a_small_space_is_proposed_whole_and_then_nothing_is(kind: str) -> None:
+    proposer = made(kind, SMALL)
+    found = [asked(proposer) for _ in range(4)]
+    assert {p.candidate.prompt.instruction for p in found} == {"", "A", "B", "C"}
+    assert {p.operator for p in found} <= {kind, "random"}
+    assert found[0].operator == "random"
+    assert proposer.propose("m") is None
+    for proposal in found:
+        proposer.observe(ended(proposal, 0.5, 1024))
+    assert proposer.propose("m") is None
+
+
+def test_a_random_draw_in_place_of_the_samplers_is_told_to_the_study() -> None:
+    # Of these seeds some draw at random because the sampler repeats itself.
+    for seed in range(40):
+        config = CONFIGS["nsga2"]
+        assert isinstance(config, Nsga2Proposer)
+        proposer = OptunaProposer(config, SMALL, TASK, ["m"], seed)
+        found = [asked(proposer) for _ in range(4)]
+        if "random" not in {p.operator for p in found[1:]}:
+            continue
+        for proposal in found:
+            proposer.observe(ended(proposal, 0.5, 1024))
+        trials = proposer._studies["m"].get_trials()
+        assert [t.values for t in trials if t.state.name == "COMPLETE"] == [[10.0, 0.5]] * 3
+        return
+    raise AssertionError("no seed led to a random draw")

@@ -1,0 +1,444 @@
+"""The folder of a run: creating, locking, reading and discarding it.
+
+RUN/run.json      the manifest: sweep, command, versions, attempts
+RUN/ledger/       the tables, and the claims of attempts
+RUN/states/       adapter checkpoints between rungs
+RUN/programs/     the programs of the front, MODEL-CANDIDATE each
+RUN/cache/        outputs that were generated before
+RUN/incumbents/   mailbox: the incumbents, from the driver to the workers
+RUN/in_hand/      crash logs: what a worker was doing when it died
+RUN/tensorboard/  event files, and RUN/wandb, if the sweep names these trackers
+RUN/front.png     the picture of the front
+RUN/run.log       one line per event
+
+A process has to hold the run's lock to write there: `create_run` and `reopen_run` claim an attempt
+and release it at the end. A folder that can't be used raises `InputError`, a lock that another
+process holds `LockedError`.
+
+Check, before a command begins its work, that it can write its output.
+
+Error text for a path that is not a run folder.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kilobit.cluster.runs.lock import lock_holder, lock_run
+from kilobit.cluster.runs.permissions import check_nobody_else_writes, make_folder
+from kilobit.cluster.sweep.sweep import Sweep, change_budget
+from kilobit.evaluators.ledger.compaction import begin
+from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
+from kilobit.evaluators.ledger.safe_read import read_regular
+from kilobit.evaluators.ledger.storage import Place, remove, write_whole
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.merge.dataset import is_dataset
+from kilobit.search.settings import InputError
+
+_PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
+_MAX_MANIFEST_BYTES = 1 << 26
+# Files left by a run that was killed as it began: its claim, an empty list, a temporary file.
+_BEGUN = re.compile(
+    r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
+    r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
+)
+
+
+# Folders of a run that may be deleted while nothing has been scored.
+_MADE = (
+    "ledger",
+    "states",
+    "incumbents",
+    "in_hand",
+    "places",
+    "log",
+    "tensorboard",
+    "wandb",
+    ".tune",
+)
+_RUNS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    Attributes:
+        path: where it is.
+        sweep: the sweep that was asked for.
+        sweep_folder: where relative paths of the sweep start.
+        attempt: the attempt of this process if it holds the lock, else the latest one.
+        held: this process holds the lock and may write.
+        left_out: parts of the ledger that were found damaged when this attempt began.
+        made: this attempt created the folder.
+    """
+
+    path: Place
+    sweep: Sweep
+    sweep_folder: Path
+    attempt: int
+    held: bool = False
+    left_out: tuple[str, ...] = ()
+    made: bool = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return the run's ledger."""
+        return Ledger(self.path / "ledger", self.attempt if self.held else None)
+
+
+def _path_of(sweep: Sweep, out: Place | None) -> Place:
+    return (out or sweep.out or Path("runs") / sweep.name).absolute()
+
+
+def holds_run(sweep: Sweep, out: Place | None) -> bool:
+    """Return whether the output folder of a sweep already holds a run.
+
+    Raises:
+        InputError: if its store does not answer.
+    """
+    path = _path_of(sweep, out)
+    check_reachable(path)
+    return (path / "run.json").exists()
+
+
+@contextmanager
+def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[RunFolder]:
+    """Begin a run in a new or empty folder and lock it.
+
+    Raises:
+        InputError: if the folder holds another run or other files, or can't be written.
+        LockedError: if another process begins a run there at the same moment.
+    """
+    path = _path_of(sweep, out)
+    check_reachable(path)
+    with ExitStack() as stack:
+        try:
+            made = not path.exists()
+            _check_free(path, sweep)
+            attempt = stack.enter_context(lock_run(path / "ledger"))
+            # Another process may have begun and ended a run there between the check and the claim.
+            _check_free(path, sweep)
+            begin(path / "ledger", attempt)
+            folder = sweep_file.absolute().parent
+            run = RunFolder(path, sweep, folder, attempt, held=True, made=made)
+            about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
+            _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{str(path)!r} can't be written: {reason}") from error
+        yield run
+
+
+def _check_free(path: Place, sweep: Sweep) -> None:
+    if (path / "run.json").exists():
+        raise InputError(_whose(path, sweep))
+    if isinstance(path, Path):
+        make_folder(path)
+        check_nobody_else_writes(path)
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
+    foreign = next((name for name in names if not _BEGUN.fullmatch(name)), None)
+    if foreign is not None or (isinstance(path, Path) and (path / "ledger").is_file()):
+        raise InputError(
+            f"{path} is neither empty nor a run: it holds {foreign or 'ledger'}; choose another "
+            "folder with --out"
+        )
+
+
+def _whose(path: Place, sweep: Sweep) -> str:
+    """Return the error text for a new run of `sweep` in a folder that already holds a run."""
+    try:
+        changed = _changed(open_run(path).sweep, sweep)
+    except InputError as error:
+        return f"{error}; choose another folder with --out"
+    what = f"another sweep ({', '.join(changed)} differs)" if changed else "this sweep"
+    holder = lock_holder(path / "ledger")
+    held = "" if holder is None else f", locked by {holder}"
+    when = "" if holder is None else "once that has ended, "
+    return (
+        f"{path} holds a run of {what}{held}: {when}continue it with `kilobit resume {path}`, or "
+        "choose another folder with --out"
+    )
+
+
+def discard_run(run: RunFolder) -> None:
+    """Delete a run that has not scored anything, so that its folder can be used again.
+
+    All files in it were made by this attempt, because `create_run` refuses folders with other
+    files. A later attempt, or a run with scores, is left as it is.
+
+    Raises:
+        SupersededError: if a newer attempt was claimed; the run then belongs to it and stays.
+    """
+    check_latest(run.path / "ledger", run.attempt)
+    if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
+        return
+    if isinstance(run.path, StoredPath):
+        depth = len(run.path.parts)
+        remove([path for path in run.path.rglob("*") if path.parts[depth] in (*_MADE, "run.json")])
+        return
+    for name in _MADE:
+        shutil.rmtree(run.path / name, ignore_errors=True)
+    for name in ("run.log", "run.json"):
+        (run.path / name).unlink(missing_ok=True)
+    if run.made:
+        with suppress(OSError):
+            run.path.rmdir()
+
+
+@contextmanager
+def reopen_run(
+    path: Place, *, take_over: bool = False, overrides: Sequence[str] = ()
+) -> Iterator[RunFolder]:
+    """Begin the next attempt at an existing run and lock it.
+
+    Args:
+        path: the folder of the run.
+        take_over: lock it even if another process holds the lock.
+        overrides: `budget.key=value` to continue with another budget.
+
+    Raises:
+        InputError: if there is no readable run, or an override changes more than the budget.
+        LockedError: if another process holds the lock.
+        OSError: if it can't be written.
+    """
+    run, manifest = _read(path)
+    if isinstance(run.path, Path):
+        check_nobody_else_writes(run.path)
+    if manifest.get("ledger_schema") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} was written by an older version: it can be read, but it can't be resumed"
+        )
+    change_budget(run.sweep, overrides)
+    with lock_run(run.path / "ledger", take_over=take_over) as attempt:
+        try:
+            left_out = begin(run.path / "ledger", attempt)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        # Another attempt may have changed the budget before this one was claimed.
+        run, manifest = _read(path)
+        sweep = change_budget(run.sweep, overrides)
+        run = RunFolder(run.path, sweep, run.sweep_folder, attempt, True, tuple(left_out))
+        _check_enough(run)
+        _write(run, manifest, overrides)
+        _sweep_scratch(run.path)
+        yield run
+
+
+def _check_enough(run: RunFolder) -> None:
+    """Check that the budget covers all candidates that were proposed: replay proposes them again.
+
+    Raises:
+        InputError: if it does not.
+    """
+    most = run.sweep.budget.candidates
+    if most is None:
+        return
+    begun = run.ledger.rows("candidates", ["position"])
+    number = sum(row["position"] is not None for row in begun)
+    if number > most:
+        raise InputError(
+            f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "
+            f"or null for no limit (found {most}); nothing was changed"
+        )
+
+
+@contextmanager
+def continue_run(
+    sweep: Sweep, out: Place | None, *, take_over: bool = False
+) -> Iterator[RunFolder]:
+    """Begin the next attempt at the run of a sweep, with the sweep's current budget.
+
+    Raises:
+        InputError: if the folder holds the run of another sweep; see `reopen_run` too.
+        LockedError: if another process holds the lock.
+        OSError: if it can't be written.
+    """
+    path = _path_of(sweep, out)
+    changed = _changed(open_run(path).sweep, sweep)
+    if changed:
+        raise InputError(
+            f"{path} holds the run of another sweep: {', '.join(changed)} differs; choose another "
+            "folder with --out"
+        )
+    budget = sweep.budget.model_dump(mode="json")
+    overrides = [f"budget.{name}={json.dumps(value)}" for name, value in budget.items()]
+    with reopen_run(path, take_over=take_over, overrides=overrides) as run:
+        yield run
+
+
+def _changed(before: Sweep, sweep: Sweep) -> list[str]:
+    old, new = _searched(before), _searched(sweep)
+    return [name for name in new if new[name] != old[name]]
+
+
+def _searched(sweep: Sweep) -> dict[str, Any]:
+    """Return the fields that determine a search: all but its budget and where it runs."""
+    return sweep.model_dump(
+        mode="json", exclude={"budget", "out", "cache", "slurm", "kubernetes", "trackers"}
+    )
+
+
+def _sweep_scratch(path: Place) -> None:
+    """Remove temporary files of dead attempts, except the ledger's, which `begin` removes."""
+    if isinstance(path, StoredPath):
+        # On an object store no file has a temporary name.
+        return
+    for folder, names, files in os.walk(path):
+        if Path(folder) == path and "ledger" in names:
+            names.remove("ledger")
+        for name in files:
+            if name.startswith(".") and name.endswith(".tmp"):
+                (Path(folder) / name).unlink(missing_ok=True)
+
+
+def open_run(path: Place) -> RunFolder:
+    """Return an existing run for reading.
+
+    Raises:
+        InputError: if there is no readable run.
+    """
+    return _read(path)[0]
+
+
+def read_manifest(path: Place) -> dict[str, Any]:
+    """Return the manifest of a run: its sweep, commands, versions and attempts.
+
+    Raises:
+        InputError: if there is no readable run.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
+    file = path / "run.json"
+    check_reachable(path)
+    try:
+        manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
+        sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
+        folder = Path(manifest["sweep_folder"])
+        attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(no_run_error(path)) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in ("sweep", *problem["loc"]))
+        raise InputError(f"{file} can't be read: {field}: {problem['msg']}") from error
+    except KeyError as error:
+        raise InputError(f"{file} can't be read: {error} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
+    return RunFolder(path.absolute(), sweep, folder, attempt), manifest
+
+
+def check_reachable(path: Place) -> None:
+    """Check that the store of a folder answers, before anything starts there.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if isinstance(path, StoredPath):
+        try:
+            path.reach()
+        except OSError as error:
+            raise InputError(str(error)) from error
+
+
+def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:
+    attempt = {
+        "attempt": run.attempt,
+        "started_at": _now(),
+        "command": sys.argv,
+        "host": platform.node(),
+        "overrides": list(overrides),
+    }
+    attempts = [*manifest.get("attempts", []), attempt]
+    content = {
+        **manifest,
+        "sweep": run.sweep.model_dump(mode="json"),
+        "sweep_folder": str(run.sweep_folder),
+        "attempts": attempts,
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+    }
+    write_whole(run.path / "run.json", json.dumps(content, indent=1).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_writable(option: str, folder: Place) -> None:
+    """Check that files can be created in a folder, which need not exist; nothing is left there.
+
+    Args:
+        option: the option that names it, for the message: for example `-o all`.
+        folder: for one in an object store, only check that the store answers.
+
+    Raises:
+        InputError: naming the option, the path and the reason, if no file can be created.
+    """
+    if not isinstance(folder, Path):
+        check_reachable(folder)
+        return
+    absolute = folder.absolute()
+    place = next(path for path in (absolute, *absolute.parents) if _is_seen(path))
+    try:
+        # Try it: permissions do not show read-only file systems, and do not bind root.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{option}: can't be written: {place}: {reason}") from error
+
+
+def _is_seen(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # This user may not look into its parent, which is tried instead.
+        return False
+
+
+def no_run_error(path: Place) -> str:
+    """Return the reason why a path without `run.json` is not a run.
+
+    Folders of an object store are not searched for runs: a listing may be long.
+    """
+    if is_dataset(path):
+        return f"{path} is a data set, which front, report and aggregate read"
+    if isinstance(path, Path):
+        if not path.exists():
+            return f"{path} holds no run: there is no such folder"
+        if not path.is_dir():
+            return f"{path} is a file, not the folder of a run"
+        runs = _runs_in(path)
+        if runs:
+            more = f" and {len(runs) - _RUNS_SHOWN} more" if len(runs) > _RUNS_SHOWN else ""
+            return f"{path} is not a run but contains runs: {', '.join(runs[:_RUNS_SHOWN])}{more}"
+    return f"{path} holds no run: run.json is missing"
+
+
+def _runs_in(folder: Path) -> list[str]:
+    # A folder that this user may not list counts as one without runs.
+    with suppress(OSError):
+        return [str(file.parent) for file in sorted(folder.glob("*/run.json"))]
+    return []

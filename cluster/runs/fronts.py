@@ -1,0 +1,191 @@
+"""The front of a run: its points, printed as a table or drawn as a picture; counts of candidates.
+
+Imports neither torch nor Ray, so `kilobit front` starts fast.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+
+import pyarrow as pa
+from rich.console import Console
+
+from kilobit.cluster.console import fitting_table
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.search.front.complexity import best_lower, certified_complexity
+from kilobit.search.front.pareto import complexity
+from kilobit.search.front.points import (
+    OF_A_POINT,
+    Certificate,
+    FrontPoint,
+    at_last_rung,
+    complete_points,
+    fronts,
+)
+from kilobit.search.programs.program import Length
+
+# Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
+_LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
+_OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
+
+
+def points_of(
+    run_folder: RunFolder, length: Length | None = None, *, trusting: bool = True
+) -> list[FrontPoint]:
+    """Return the completed points of a run, as `points_from` does."""
+    return points_from(
+        run_folder.path.name, run_folder.ledger.read, run_folder.sweep, length, trusting=trusting
+    )
+
+
+def points_from(
+    name: str,
+    read: Callable[[str, Sequence[str] | None], pa.Table],
+    sweep: Sweep,
+    length: Length | None,
+    *,
+    trusting: bool = True,
+) -> list[FrontPoint]:
+    """Return the completed points of a run.
+
+    Args:
+        name: the run's name in its points.
+        read: returns columns of a table of its ledger.
+        sweep: the run's sweep.
+        length: which length to compare by; that of the sweep file by default.
+        trusting: use the results of earlier verifications; False ignores them.
+    """
+    last = sweep.rungs.ladder()[-1]
+    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
+    about, rungs = at_last_rung(candidates, read("rungs", OF_A_POINT), last)
+    verified = read("verifications", ["candidate", "program", "verified"])
+    points = complete_points(
+        name,
+        about,
+        rungs,
+        verified.to_pylist() if trusting else [],
+        last,
+        length or sweep.length,
+        read("certificates", _OF_A_CERTIFICATE).to_pylist(),
+        sweep.targets,
+    )
+    # Base models in the order of the sweep file, independent of which finished first.
+    order = {model.label: number for number, model in enumerate(sweep.base_models)}
+    return sorted(points, key=lambda point: order.get(point.model, len(order)))
+
+
+def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:
+    """Print the front of each model and its task complexity at each target."""
+    if not points:
+        console.print("No candidate has completed the last rung yet: there is no front.")
+    for (task, model), front_points in fronts(points).items():
+        group = [point for point in points if (point.task, point.model) == (task, model)]
+        certificates = [point.certificate for point in group if point.certificate is not None]
+        columns = _columns(front_points)
+        if not certificates:
+            del columns["sealed split"]
+        title = f"{task}, {model}: bits of program and payload, score"
+        for shown in fitting_table(console, columns, _LEAST_NEEDED, title):
+            console.print(shown)
+        for target in targets:
+            bits = complexity(front_points, target)
+            kind = front_points[0].length
+            found = "not reached" if bits is None else f"at most {bits} {kind} bits"
+            certified = certified_text(group, target) if certificates else "not certified"
+            console.print(f"  score ≥ {target:g} on the search split: {found} ({certified})")
+        for text in sorted({_what_holds(certificate) for certificate in certificates}):
+            console.print(f"  {text}")
+
+
+def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
+    """Return the columns of a front by their headings."""
+    verified = {None: "not yet", True: "yes", False: "no"}
+    return {
+        "program": [str(p.program_bits) for p in points],
+        "payload": [str(p.payload_bits) for p in points],
+        "score": [f"{p.score:.3f}" for p in points],
+        "95 % interval": [_range(p.lower, p.upper) for p in points],
+        "sealed split": [_sealed(p.certificate) for p in points],
+        "family": [p.family for p in points],
+        "verified": [verified[p.verified] for p in points],
+        "candidate": [p.candidate for p in points],
+    }
+
+
+def certified_text(points: list[FrontPoint], target: float) -> str:
+    """Return a text on the certified bits at `target`, or the best lower bound instead."""
+    bits = certified_complexity(points, target)
+    if bits is not None:
+        return f"certified: at most {bits}"
+    best = best_lower(points)
+    return "not certified" if best is None else f"not certified: best lower bound {best:.3f}"
+
+
+def _range(lower: float | None, upper: float | None) -> str:
+    return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
+
+
+def _sealed(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "not run"
+    return _range(certificate.lower, certificate.upper) or "failed"
+
+
+def _what_holds(certificate: Certificate) -> str:
+    repeated = (
+        "; repeated: the sealed split had been opened before for other programs"
+        if certificate.repeated
+        else ""
+    )
+    return (
+        f"sealed split: {certificate.num_examples} examples; the bounds of "
+        f"{certificate.num_programs} programs hold at once with probability "
+        f"{certificate.level:g}{repeated}"
+    )
+
+
+def print_left_out(console: Console, run_folder: RunFolder) -> None:
+    """Print the parts found damaged when this attempt began; no other output names them."""
+    for line in run_folder.left_out:
+        console.print(f"damaged, will be recomputed: {line}")
+
+
+def num_ended(run_folder: RunFolder) -> int:
+    """Return how many candidates of a run have ended."""
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
+    return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+
+
+def num_lost(run_folder: RunFolder) -> int:
+    """Return how many candidates ended at a rung that was found damaged; `resume` repeats it."""
+    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
+    rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
+    there = {(row["candidate"], row["rung"]) for row in rungs}
+    ends = {(row["candidate"], row["rung"]) for row in decisions if row["decision"] != "promote"}
+    return len(ends - there)
+
+
+def num_running(run_folder: RunFolder) -> int:
+    """Return how many candidates of a run were proposed and have not ended."""
+    positions = run_folder.ledger.rows("candidates", ["position"])
+    return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
+
+
+def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
+    """Write the picture of a run's front."""
+    from kilobit.evaluators.figures.plot_front import draw_front
+
+    # A run has one task, so its models name the curves.
+    curves = {
+        model: [point.as_json() | {"bits": point.bits} for point in front_points]
+        for (_, model), front_points in fronts(points).items()
+    }
+    title = f"{run_folder.sweep.name}: length against score"
+    axis = f"length of the {run_folder.sweep.length}"
+    write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
+
+
+def progress(ended: int, total: int | None) -> str:
+    """Return a text such as "3 of 9 candidates"; without the total if it is unknown."""
+    return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"

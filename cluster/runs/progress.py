@@ -1,0 +1,240 @@
+"""Progress statistics of a run, computed from rows of its ledger and its sweep.
+
+Pure functions: nothing here reads a file, prints or uses a clock.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.usage import Usage, usage_of
+from kilobit.search.front.pareto import complexity
+from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
+
+Rows = Sequence[Mapping[str, Any]]
+# The columns needed from each table.
+COLUMNS = {
+    "candidates": ("candidate", "task", "model", "regime", "family", "position"),
+    "rungs": (
+        *OF_A_POINT,
+        "error",
+        "finished_at",
+        "worker",
+        "attempt",
+        "seconds",
+        "train_s",
+        "generate_s",
+        "code_s",
+        "train_tokens",
+        "input_tokens",
+        "output_tokens",
+    ),
+    "decisions": ("candidate", "decision", "attempt"),
+    "workers": ("worker", "model", "num_parameters", "load_s", "started_at"),
+    "verifications": ("candidate", "program", "verified"),
+}
+_FAILURES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RungCount:
+    """Number of proposed candidates that finished a rung, and of those that failed there."""
+
+    index: int
+    num_examples: int
+    train_steps: int
+    finished: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ModelProgress:
+    """Progress statistics of one base model.
+
+    Attributes:
+        model: its label.
+        begun: number of candidates proposed for it.
+        ended: number of those that have ended.
+        best: score, length in bits and number of examples of its best result; a result on more
+            examples outranks a higher score on fewer. None before the first result.
+        front: number of programs on its front.
+        shortest: for each target the bits of the shortest program that reaches it, None if none
+            does.
+    """
+
+    model: str
+    begun: int
+    ended: int
+    best: tuple[float, int, int] | None
+    front: int
+    shortest: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Speed of the last attempt that scored anything, and its expected end.
+
+    Attributes:
+        rungs_a_minute: rungs finished per minute since its first rung began.
+        ends_at: when all candidates will have ended at this pace, None if it can't be estimated.
+        budget_ends_at: when its time budget is used up, None if there is none.
+    """
+
+    rungs_a_minute: float
+    ends_at: datetime | None
+    budget_ends_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress statistics of a run.
+
+    Attributes:
+        rungs: counts at each rung of the ladder.
+        coarser: coarsenings of adapters that were scored, counted apart from the candidates.
+        coarser_failed: number of those that failed.
+        models: in the order of the sweep file.
+        begun: number of proposed candidates.
+        most: upper limit of that number, None if only the time budget ends the run.
+        completed: number of candidates that completed the last rung.
+        stopped: number of candidates that ended before it.
+        verified: number of programs whose files were run.
+        failures: candidate and last line of the error of the latest failed rungs, the latest first.
+        num_failed: number of all failed rungs.
+        usage: how each worker spent its time.
+        pace: speed and expected end, None before the first rung.
+        last: when the last rung was finished.
+    """
+
+    rungs: tuple[RungCount, ...]
+    coarser: int
+    coarser_failed: int
+    models: tuple[ModelProgress, ...]
+    begun: int
+    most: int | None
+    completed: int
+    stopped: int
+    verified: int
+    failures: tuple[tuple[str, str], ...]
+    num_failed: int
+    usage: tuple[Usage, ...]
+    pace: Pace | None
+    last: datetime | None
+
+    @property
+    def ended(self) -> int:
+        """Return how many candidates have ended."""
+        return self.completed + self.stopped
+
+    @property
+    def running(self) -> int:
+        """Return how many candidates were proposed and have not ended."""
+        return max(0, self.begun - self.ended)
+
+
+def progress_of(sweep: Sweep, tables: Mapping[str, Rows]) -> Progress:
+    """Return the progress statistics of a run.
+
+    Args:
+        sweep: the run's sweep.
+        tables: rows of the ledger with the columns `COLUMNS`.
+    """
+    rungs, decisions = tables["rungs"], tables["decisions"]
+    # Coarsenings have no position: a rate search makes them from a candidate after its last rung.
+    made = {row["candidate"] for row in tables["candidates"] if row["position"] is None}
+    coarser = [row for row in rungs if row["candidate"] in made]
+    finished = Counter(row["rung"] for row in rungs if row["candidate"] not in made)
+    failed = sorted(
+        (row for row in rungs if row["error"] is not None), key=lambda row: row["finished_at"]
+    )
+    failed_at = Counter(row["rung"] for row in failed if row["candidate"] not in made)
+    actions = Counter(row["decision"] for row in decisions)
+    return Progress(
+        rungs=tuple(
+            RungCount(r.index, r.num_examples, r.train_steps, finished[r.index], failed_at[r.index])
+            for r in sweep.rungs.ladder()
+        ),
+        coarser=len(coarser),
+        coarser_failed=sum(row["error"] is not None for row in coarser),
+        models=_models(sweep, tables),
+        begun=sum(row["position"] is not None for row in tables["candidates"]),
+        most=sweep.most_candidates,
+        completed=actions["finish"],
+        stopped=actions["stop"],
+        verified=len(tables["verifications"]),
+        failures=tuple(
+            (row["candidate"], row["error"].strip().splitlines()[-1])
+            for row in reversed(failed[-_FAILURES_SHOWN:])
+        ),
+        num_failed=len(failed),
+        usage=tuple(usage_of(tables["workers"], rungs)),
+        pace=_pace(sweep, rungs, decisions),
+        last=max((row["finished_at"] for row in rungs), default=None),
+    )
+
+
+def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelProgress, ...]:
+    model_of = {row["candidate"]: row["model"] for row in tables["candidates"]}
+    proposed = [row for row in tables["candidates"] if row["position"] is not None]
+    begun = Counter(row["model"] for row in proposed)
+    ended = Counter(
+        model_of.get(row["candidate"])
+        for row in tables["decisions"]
+        if row["decision"] != "promote"
+    )
+    bits = f"{sweep.length}_bits"
+    best: dict[str, tuple[int, float, int]] = {}
+    for row in tables["rungs"]:
+        model = model_of.get(row["candidate"])
+        if model is None or row["score"] is None or row[bits] is None:
+            continue
+        found = (row["num_examples"], row["score"], -row[bits])
+        best[model] = max(best.get(model, found), found)
+    points = complete_points(
+        sweep.name,
+        tables["candidates"],
+        tables["rungs"],
+        tables["verifications"],
+        sweep.rungs.ladder()[-1],
+        sweep.length,
+    )
+    on_front = {model: front for (_, model), front in fronts(points).items()}
+    standings = []
+    for label in [model.label for model in sweep.base_models]:
+        front, found_best = on_front.get(label, []), best.get(label)
+        standings.append(
+            ModelProgress(
+                label,
+                begun[label],
+                ended[label],
+                found_best and (found_best[1], -found_best[2], found_best[0]),
+                len(front),
+                tuple(complexity(front, target) for target in sweep.targets),
+            )
+        )
+    return tuple(standings)
+
+
+def _pace(sweep: Sweep, rungs: Rows, decisions: Rows) -> Pace | None:
+    attempt = max((row["attempt"] for row in rungs), default=None)
+    own = [row for row in rungs if row["attempt"] == attempt]
+    if not own:
+        return None
+    first = min(own, key=lambda row: row["finished_at"])
+    began = first["finished_at"] - timedelta(seconds=first["seconds"] or 0)
+    last = max(row["finished_at"] for row in own)
+    gone_s = max((last - began).total_seconds(), 1e-6)
+    ended = [row for row in decisions if row["decision"] != "promote"]
+    here = sum(row["attempt"] == attempt for row in ended)
+    most, budget = sweep.most_candidates, sweep.budget.seconds
+    ends_at = None
+    if here and most is not None:
+        ends_at = last + timedelta(seconds=gone_s / here * max(0, most - len(ended)))
+    return Pace(
+        60 * len(own) / gone_s,
+        ends_at,
+        None if budget is None else began + timedelta(seconds=budget),
+    )

@@ -1,0 +1,239 @@
+"""Sources of results: run folders, and data sets that merge several runs."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kilobit.cluster.runs.folder import RunFolder, check_reachable, open_run, read_manifest
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.merge import dataset
+from kilobit.evaluators.merge.dataset import (
+    DATASET_TABLES,
+    DatasetError,
+    DatasetSource,
+    is_dataset,
+    read_rows,
+)
+from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
+from kilobit.search.programs.program import Program
+from kilobit.search.settings import InputError
+
+# Tables that describe candidates: where several runs have the same one, a data set keeps one row.
+_OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
+_OF_A_PROGRAM = ("candidate", "rung", "program", "recipe", "script", "payload", "payload_file")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The results of one run.
+
+    Attributes:
+        name: the run's name in its points.
+        place: the given folder: the run's, or that of the data set that contains it.
+        home: the run's own folder; for a run in a data set it may be elsewhere or not exist.
+        about: its `run.json`: the sweep, commands, versions, attempts.
+        sweep: the run's sweep.
+        reader: returns the rows of a table, given its name and columns.
+        finder: returns the programs of candidates at the last rung, and errors for those that
+            can't be read.
+    """
+
+    name: str
+    place: Place
+    home: Place
+    about: Mapping[str, Any]
+    sweep: Sweep
+    reader: Callable[[str, Sequence[str] | None], pa.Table]
+    finder: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
+
+    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of a table, one Arrow column each.
+
+        Raises:
+            ValueError: naming the file, if one is damaged or of a newer version.
+        """
+        return self.reader(table, columns)
+
+    def programs(self, candidates: Collection[str]) -> Mapping[str, Program | ValueError]:
+        """Return the programs of candidates at the last rung, or an error for an unreadable one."""
+        return self.finder(candidates)
+
+    def program_folder(self, model: str, candidate: str) -> Place | None:
+        """Return the folder with the files of a program, or None if there is none."""
+        folder = self.home / "programs" / folder_name(model, candidate)
+        return folder if (folder / "program.py").exists() else None
+
+    def scorecard(self) -> bytes | None:
+        """Return the content of the run's scorecard.parquet, or None if there is none."""
+        try:
+            return (self.home / "scorecard.parquet").read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Published points that were imported into a data set.
+
+    Attributes:
+        name: the name that its points have as their run.
+        place: the folder of the data set.
+        about: the imported file, and how its columns were mapped.
+    """
+
+    name: str
+    place: Place
+    about: Mapping[str, Any]
+
+    def points(self) -> pa.Table:
+        """Return the points.
+
+        Raises:
+            ValueError: naming the file, if one is damaged or of a newer version.
+        """
+        return read_rows(self.place, "points", [self.name], DATASET_TABLES["points"])
+
+
+def open_sources(places: Sequence[Place]) -> tuple[list[Source], list[Imported]]:
+    """Return the runs and the imported points in these folders, in the order of the folders.
+
+    Raises:
+        InputError: if one holds no results.
+    """
+    runs: list[Source] = []
+    imported: list[Imported] = []
+    for place in places:
+        check_reachable(place)
+        if not is_dataset(place):
+            runs.append(_of_run(open_run(place)))
+            continue
+        found = entries_of(place)
+        sweeps = {one.name: sweep_of(one, place) for one in found if one.kind == "run"}
+        runs += [_of_dataset(place, one, sweeps) for one in found if one.kind == "run"]
+        imported += [Imported(o.name, place, o.about) for o in found if o.kind == "import"]
+    return runs, imported
+
+
+def _of_run(run: RunFolder) -> Source:
+    ledger, last = run.ledger, run.sweep.rungs.count - 1
+
+    def finder(candidates: Collection[str]) -> dict[str, Program | ValueError]:
+        found: dict[str, Program | ValueError] = {}
+        for candidate in candidates:
+            try:
+                found[candidate] = read_program(ledger, f"{candidate}-r{last}")
+            except ValueError as error:
+                found[candidate] = error
+        return found
+
+    about = read_manifest(run.path)
+    return Source(run.path.name, run.path, run.path, about, run.sweep, ledger.read, finder)
+
+
+def _of_dataset(place: Place, entry: DatasetSource, sweeps: Mapping[str, Sweep]) -> Source:
+    sweep, reader = sweeps[entry.name], partial(_rows, place, entry.name, sweeps)
+    finder = partial(_programs, place, reader, sweep.rungs.count - 1)
+    # A run folder on an object store is not looked up: nothing in it is needed.
+    home = Path(entry.path) if "://" not in entry.path else place
+    return Source(entry.name, place, home, entry.about, sweep, reader, finder)
+
+
+def entries_of(place: Place) -> list[DatasetSource]:
+    """Return the sources in the manifest of a data set: runs and imports.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return dataset.read_manifest(place)
+    except (DatasetError, OSError) as error:
+        raise InputError(str(error)) from error
+
+
+def sweep_of(source: DatasetSource, place: Place) -> Sweep:
+    """Return the sweep of a run in a data set.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return Sweep.model_validate_json(json.dumps(source.about["sweep"]), strict=True)
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{place / dataset.MANIFEST}: the sweep of {source.name}: {reason}"
+        ) from error
+
+
+def conditions_of(sweep: Sweep) -> str:
+    """Return the definition of a run's rungs and examples as JSON: its task and its ladder."""
+    rungs = sweep.rungs.model_dump(mode="json", exclude={"count"})
+    return json.dumps([sweep.task.model_dump(mode="json"), rungs], sort_keys=True)
+
+
+def _rows(
+    place: Place,
+    name: str,
+    sweeps: Mapping[str, Sweep],
+    table: str,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return the rows of a run in a data set, plus those of its candidates from other runs."""
+    schema = DATASET_TABLES[table]
+    wanted = schema if columns is None else pa.schema([schema.field(each) for each in columns])
+    if table not in _OF_CANDIDATES or len(sweeps) == 1:
+        return read_rows(place, table, [name], wanted)
+    named = wanted if "candidate" in wanted.names else wanted.append(schema.field("candidate"))
+    own = read_rows(place, table, [name], named)
+    missing = _missing(place, name, table, own)
+    if not len(missing):
+        return own.select(wanted.names)
+    # The definition of a candidate is the same in all runs, its results only if the rungs are.
+    others = [
+        other
+        for other, sweep in sweeps.items()
+        if other != name
+        and (table == "candidates" or conditions_of(sweep) == conditions_of(sweeps[name]))
+    ]
+    theirs = read_rows(place, table, others, named)
+    theirs = theirs.filter(pc.is_in(theirs["candidate"], value_set=missing))
+    return pa.concat_tables([own, theirs]).select(wanted.names)
+
+
+def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:
+    """Return the candidates of a run that have rungs but no row of the run in `table`."""
+    schema = DATASET_TABLES["rungs"]
+    wanted = pa.schema([schema.field("candidate"), schema.field("program")])
+    rungs = read_rows(place, "rungs", [name], wanted)
+    if table != "candidates":
+        rungs = rungs.filter(pc.is_valid(rungs["program"]))
+    named = pc.unique(rungs["candidate"])
+    return named.filter(pc.invert(pc.is_in(named, value_set=pc.unique(own["candidate"]))))
+
+
+def _programs(
+    place: Place,
+    reader: Callable[[str, Sequence[str]], pa.Table],
+    last: int,
+    candidates: Collection[str],
+) -> dict[str, Program | ValueError]:
+    """Return programs of a run in a data set, or an error for each that can't be read."""
+    found: dict[str, Program | ValueError] = {
+        candidate: ValueError(f"{place / 'programs'}: {candidate} is missing")
+        for candidate in candidates
+    }
+    rows = reader("programs", _OF_A_PROGRAM)
+    wanted = pc.is_in(rows["candidate"], value_set=pa.array(candidates, pa.string()))
+    for row in rows.filter(pc.and_(wanted, pc.equal(rows["rung"], last))).to_pylist():
+        try:
+            found[row["candidate"]] = program_of(row, place, place / "programs")
+        except ValueError as error:
+            found[row["candidate"]] = error
+    return found

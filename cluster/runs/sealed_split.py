@@ -1,0 +1,221 @@
+"""Openings of sealed splits: which programs are certified on one, recorded before it is used.
+
+The programs are those on the verified fronts, chosen by their scores on the search split. Results
+on a sealed split may guide a later search, so a sealed split serves one choice of programs; another
+choice is refused, or marked as repeated. Only openings in the ledgers of the given runs are known.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.runs.fronts import points_of
+from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.settings import InputError
+from kilobit.search.task import LEVEL, Task, split_digest
+
+
+class SealedError(InputError):
+    """The sealed split was opened before for other programs, or has changed since."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The programs of a run that are to be certified.
+
+    Attributes:
+        run: the run.
+        points: the programs, front by front.
+        base_digests: digest of the base model of each program, in the same order.
+    """
+
+    run: RunFolder
+    points: tuple[FrontPoint, ...]
+    base_digests: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Return unique names of the programs: the digests of the files and the base model."""
+        pairs = zip(self.points, self.base_digests, strict=True)
+        return [f"{point.program}@{base}" for point, base in pairs]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One choice of programs on one sealed split; the fields are columns of `openings`."""
+
+    opening: str
+    sealed_digest: str
+    num_examples: int
+    selection: tuple[str, ...]
+    selection_digest: str
+    num_programs: int
+    level: float
+    targets: tuple[float, ...]
+    repeated: bool
+
+
+def choose(run: RunFolder) -> Chosen:
+    """Return the programs on the verified fronts of a run.
+
+    Raises:
+        InputError: if there are none.
+        DamagedError: if a part of the ledger is damaged.
+    """
+    on_front = [point for front in fronts(points_of(run)).values() for point in front]
+    rows = run.ledger.rows("rungs", ["candidate", "rung", "base_digest"])
+    points = tuple(point for point in on_front if point.verified)
+    if not points:
+        raise InputError(f"{run.path} has no verified program on its front: nothing to certify")
+    last = run.sweep.rungs.count - 1
+    digests = {row["candidate"]: row["base_digest"] for row in rows if row["rung"] == last}
+    return Chosen(run, points, tuple(str(digests[point.candidate]) for point in points))
+
+
+def open_sealed(
+    chosen: Sequence[Chosen], *, again: bool = False
+) -> list[tuple[Opening, Task, list[Chosen]]]:
+    """Record the openings of the sealed splits of runs; nothing is scored here.
+
+    Runs with the same sealed split are certified together, unless the programs of each belong to an
+    opening that is recorded already: then they continue that one.
+
+    Args:
+        chosen: the runs with their programs.
+        again: open a sealed split that was opened before for other programs; mark it `repeated`.
+
+    Returns:
+        Each opening with its task and the runs that belong to it.
+
+    Raises:
+        SealedError: if a sealed split was opened before for other programs, unless `again`.
+        InputError: if the data of a run can't be read.
+        OSError: if a ledger can't be written.
+    """
+    tasks: dict[str, Task] = {}
+    groups: dict[str, list[Chosen]] = {}
+    for one in chosen:
+        try:
+            task = load_task(one.run.sweep.task, one.run.sweep_folder)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        digest = split_digest(task.splits.sealed, task.metric)
+        tasks[digest] = task
+        groups.setdefault(digest, []).append(one)
+    # Check all before the first is recorded, so that a refusal records nothing.
+    found = [
+        (opening, tasks[digest], runs)
+        for digest, group in groups.items()
+        for opening, runs in _openings(group, digest, len(tasks[digest].splits.sealed), again)
+    ]
+    for opening, _, runs in found:
+        for one in runs:
+            _record(one.run, opening)
+    return found
+
+
+def _openings(
+    group: list[Chosen], digest: str, num_examples: int, again: bool
+) -> list[tuple[Opening, list[Chosen]]]:
+    together = _new(group, digest, num_examples)
+    recorded = [_recorded(one.run) for one in group]
+    if not any(together.opening in known for known in recorded):
+        covering = [
+            _covering(one, known, digest) for one, known in zip(group, recorded, strict=True)
+        ]
+        if all(covering):
+            by_opening: dict[Opening, list[Chosen]] = {}
+            for opening, one in zip(covering, group, strict=True):
+                assert opening is not None
+                by_opening.setdefault(opening, []).append(one)
+            return [part for found in by_opening.items() for part in _apart(*found)]
+    for known in recorded:
+        if together.opening in known:
+            # Keep the recorded opening, with its `repeated`.
+            return [(_as_opening(known[together.opening]), group)]
+    earlier = [
+        (one.run, row) for one, known in zip(group, recorded, strict=True) for row in known.values()
+    ]
+    if not earlier:
+        return [(together, group)]
+    if not again:
+        raise SealedError(_refusal(*earlier[-1], digest))
+    return [(_new(group, digest, num_examples, repeated=True), group)]
+
+
+def _apart(opening: Opening, group: list[Chosen]) -> list[tuple[Opening, list[Chosen]]]:
+    """Return runs one by one if several found the same program and were opened separately."""
+    names = Counter(name for one in group for name in one.names)
+    if names <= Counter(opening.selection):
+        return [(opening, group)]
+    return [(opening, [one]) for one in group]
+
+
+def _new(
+    group: Sequence[Chosen], digest: str, num_examples: int, *, repeated: bool = False
+) -> Opening:
+    selection = sorted(name for one in group for name in one.names)
+    selected = _digest("\n".join(selection))
+    return Opening(
+        opening=_digest(f"{digest} {selected} {LEVEL}"),
+        sealed_digest=digest,
+        num_examples=num_examples,
+        selection=tuple(selection),
+        selection_digest=selected,
+        num_programs=len(selection),
+        level=LEVEL,
+        targets=tuple(sorted({target for one in group for target in one.run.sweep.targets})),
+        repeated=repeated,
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _recorded(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the openings in the ledger of a run by name, the latest last."""
+    try:
+        rows = run.ledger.rows("openings")
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return {row["opening"]: row for row in sorted(rows, key=lambda row: row["opened_at"])}
+
+
+def _as_opening(row: dict[str, Any]) -> Opening:
+    values = {name: row[name] for name in Opening.__dataclass_fields__}
+    return Opening(**values | {name: tuple(values[name]) for name in ("selection", "targets")})
+
+
+def _covering(one: Chosen, known: dict[str, dict[str, Any]], digest: str) -> Opening | None:
+    """Return the latest opening of a run's sealed split that includes all of its programs."""
+    for row in reversed(known.values()):
+        if row["sealed_digest"] == digest and Counter(one.names) <= Counter(row["selection"]):
+            return _as_opening(row)
+    return None
+
+
+def _refusal(run: RunFolder, row: dict[str, Any], digest: str) -> str:
+    when = f"{row['opened_at']:%Y-%m-%d %H:%M} UTC"
+    if row["sealed_digest"] != digest:
+        what = (
+            f"the sealed split of {run.path} has changed since it was opened on {when}: it was "
+            f"{row['sealed_digest']} and is {digest}"
+        )
+    else:
+        what = (
+            f"the sealed split of {run.path} was opened on {when} for another choice of "
+            f"{row['num_programs']} programs, and its results may have guided this one"
+        )
+    return f"{what}; --again certifies all the same and marks the results as repeated"
+
+
+def _record(run: RunFolder, opening: Opening) -> None:
+    if run.ledger.read_part("openings", opening.opening) is None:
+        when = {"attempt": run.attempt, "opened_at": datetime.now(UTC)}
+        run.ledger.write("openings", opening.opening, [vars(opening) | when])

@@ -1,0 +1,130 @@
+"""A start that fails takes away what it made, and nothing else."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit import launch
+from kilobit.cluster.fleet.pool import PoolError
+from kilobit.cluster.runs.folder import continue_run, create_run, discard_run, holds_run, reopen_run
+from kilobit.cluster.runs.lock import LockedError, lock_run
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.settings import InputError
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ledger/accounts-2025.csv",
+        "ledger/attempts/notes.txt",
+        "ledger/rungs/a-r0.a1.parquet",
+        "draft.tmp",
+        "ledger",
+    ],
+)
+def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(
+    write_sweep: Write, tmp_path: Path, name: str
+) -> None:
+    path, out = write_sweep(), tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    before = sorted(out.rglob("*"))
+    with (
+        pytest.raises(InputError, match="is neither empty nor a run: it holds"),
+        create_run(load_sweep(path), path, out),
+    ):
+        pass
+    assert sorted(out.rglob("*")) == before
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_discarded_run_leaves_the_folder_as_it_was(write_sweep: Write, tmp_path: Path) -> None:
+    path = write_sweep()
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        with create_run(load_sweep(path), path, tmp_path / name) as run:
+            (run.path / "incumbents").mkdir()
+            (run.path / "incumbents" / "x.json").write_text("[]")
+            discard_run(run)
+    assert list((tmp_path / "there").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_newer_attempt_has_taken_over_is_not_discarded(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path = write_sweep()
+    with ExitStack() as stack:
+        run = stack.enter_context(create_run(load_sweep(path), path, tmp_path / "run"))
+        other = stack.enter_context(reopen_run(run.path, take_over=True))
+        with pytest.raises(SupersededError, match="superseded by attempt 2"):
+            discard_run(run)
+        other.ledger.write("rungs", "x-r0", [{"candidate": "x"}])
+        assert len(other.ledger.rows("rungs")) == 1
+
+
+def test_a_start_that_is_superseded_says_so_and_leaves_the_run(
+    write_sweep: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+
+    def superseded(*_: Any) -> None:
+        with lock_run(out / "ledger", take_over=True):
+            raise PoolError("worker llama-0 could not load llama: superseded")
+
+    monkeypatch.setattr("kilobit.cluster.driver.attempt.execute", superseded)
+    assert launch.main(["run", str(path), "--out", str(out)]) == 1
+    assert "kilobit: attempt 1 at " in capsys.readouterr().err
+    assert (out / "run.json").exists()
+    assert (out / "ledger" / "attempts" / "0002.json").exists()
+
+
+def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    sweep = load_sweep(path)
+    assert not holds_run(sweep, out)
+    with create_run(sweep, path, out):
+        pass
+    assert holds_run(sweep, out)
+    with continue_run(load_sweep(path, ["budget.candidates=2"]), out) as run:
+        assert (run.attempt, run.sweep.budget.candidates) == (2, 2)
+        with pytest.raises(LockedError, match="is locked by attempt 2"), continue_run(sweep, out):
+            pass
+        with continue_run(sweep, out, take_over=True) as newer:
+            assert (newer.attempt, newer.sweep.budget.candidates) == (3, None)
+            with pytest.raises(SupersededError):
+                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+    other = load_sweep(path, ["seed=3", "workers.threads=2"])
+    with (
+        pytest.raises(InputError, match="holds the run of another sweep: workers, seed differs"),
+        continue_run(other, out),
+    ):
+        pass
+
+
+def test_a_run_that_never_began_leaves_nothing_on_a_store(
+    write_sweep: Write, folder: StoredPath
+) -> None:
+    path = write_sweep()
+    (folder / "log.txt").write_bytes(b"mine")
+    with (
+        pytest.raises(InputError, match=r"is neither empty nor a run: it holds log\.txt"),
+        create_run(load_sweep(path), path, folder),
+    ):
+        pass
+    with create_run(load_sweep(path), path, folder / "run") as run:
+        (run.path / "other.txt").write_bytes(b"mine")
+        discard_run(run)
+    assert [path.name for path in folder.rglob("*")] == ["log.txt", "other.txt"]

@@ -1,0 +1,77 @@
+"""The front as a table: numbers are never cut, what is least needed goes first."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from kilobit.cluster.runs.fronts import points_from, print_front
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.search.front.points import Certificate, FrontPoint
+
+CERTIFICATE = Certificate(0.875, 0.812, 0.923, 1024, 0.95, 12, repeated=False)
+POINT = FrontPoint(
+    run="quickstart", task="numbers", model="posttrained", regime="posttrained",
+    candidate="69d775dc49299977", family="trainable_tokens", program_bits=123456,
+    payload_bits=98765, score=0.891, lower=0.871, upper=0.909, num_examples=512, split="search",
+    verified=True, certified=True, program="0123456789abcdef", certificate=CERTIFICATE,
+)  # fmt: skip
+NUMBERS = ("123456", "98765", "0.891", "0.871 - 0.909", "0.812 - 0.923", "69d775dc49299977")
+
+
+def shown(width: int, *, terminal: bool) -> list[str]:
+    text = io.StringIO()
+    console = Console(file=text, width=width, soft_wrap=True, force_terminal=terminal)
+    print_front(console, [POINT], [0.8])
+    return Text.from_ansi(text.getvalue()).plain.splitlines()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 20])
+def test_no_number_is_cut(width: int, terminal: bool) -> None:
+    lines = shown(width, terminal=terminal)
+    (row,) = [line for line in lines if "69d775dc49299977" in line]
+    needed = NUMBERS if width >= 80 or not terminal else (*NUMBERS[:3], NUMBERS[-1])
+    assert all(number in row for number in needed), lines
+    assert "…" not in "".join(lines)
+
+
+def test_what_a_narrow_terminal_leaves_out_is_said() -> None:
+    wide, narrow = shown(120, terminal=True), shown(80, terminal=True)
+    assert any("trainable_tokens" in line for line in wide)
+    assert not any("trainable_tokens" in line for line in narrow)
+    assert "  not shown here: verified, family" in narrow
+    table = narrow[1 : narrow.index("  not shown here: verified, family")]
+    assert max(map(len, table)) <= 80
+    # Without a terminal nobody has to fit anything.
+    assert any("trainable_tokens" in line for line in shown(80, terminal=False))
+
+
+def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(
+    write_sweep: Callable[..., Path],
+) -> None:
+    listed = [{"regime": regime, "path": "m"} for regime in ("random", "posttrained", "pretrained")]
+    sweep = load_sweep(write_sweep(base_models=listed))
+    models = [model.label for model in sweep.base_models]
+    last = sweep.rungs.ladder()[-1]
+    scored = {
+        "rung": last.index,
+        "num_examples": last.num_examples,
+        "score": 0.5,
+        "split": "search",
+    }
+    scored |= {"lower": 0.4, "upper": 0.6, "program_bits": 80, "payload_bits": 0, "program": "p"}
+    rows = {
+        "candidates": [{"candidate": m, "task": "numbers", "model": m} for m in reversed(models)],
+        "rungs": [scored | {"candidate": model} for model in reversed(models)],
+    }
+
+    def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        return pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table]).select(columns)
+
+    assert [point.model for point in points_from("run", read, sweep, None)] == models
