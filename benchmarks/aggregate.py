@@ -74,8 +74,8 @@ def write_predictions(path: Path, number: int, rng: np.random.Generator, *, chan
     answers: npt.NDArray[np.int64] = own.integers(0, 1_000_000, ROWS_A_FILE)
     scores = own.integers(0, 2, ROWS_A_FILE).astype(np.float64)
     if changed:
-        places = rng.random(ROWS_A_FILE) < CHANGED
-        scores[places] = 1 - scores[places]
+        positions = rng.random(ROWS_A_FILE) < CHANGED
+        scores[positions] = 1 - scores[positions]
     columns = {
         "candidate": np.repeat(ids, EXAMPLES),
         "rung": np.full(ROWS_A_FILE, 2),
@@ -95,10 +95,10 @@ def write_runs(folder: Path, num_files: int) -> list[Path]:
     for run in range(NUM_RUNS):
         paths.append(folder / f"run-{run}")
         with create_run(load_sweep(SWEEP, [f"seed={run}"]), SWEEP, paths[-1]) as made:
-            for place in range(each):
-                repeated = run > 0 and place < REPEATED * each
-                number = place if repeated else run * each + place
-                file = made.path / "ledger" / "predictions" / f"bulk-{place:04}.a1.parquet"
+            for position in range(each):
+                repeated = run > 0 and position < REPEATED * each
+                number = position if repeated else run * each + position
+                file = made.path / "ledger" / "predictions" / f"bulk-{position:04}.a1.parquet"
                 assert isinstance(file, Path)
                 write_predictions(file, number, rng, changed=repeated)
     return paths

@@ -112,8 +112,8 @@ def mutated(payload: bytes, others: list[bytes], rng: random.Random) -> bytes:
     elif kind == 4:
         data = bytearray(rng.randbytes(rng.choice((0, 1, len(data), 10 * len(data)))))
     elif kind == 5:  # the largest numbers where a head or a count may be
-        place = rng.randrange(len(data))
-        data[place : place + 8] = b"\xff" * rng.randint(1, 8)
+        position = rng.randrange(len(data))
+        data[position : position + 8] = b"\xff" * rng.randint(1, 8)
     elif kind == 6:
         at = rng.randrange(len(data))
         data[at:at] = rng.randbytes(rng.randint(1, 8))

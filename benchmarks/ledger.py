@@ -96,7 +96,7 @@ def write(folder: Place, number: int) -> int:
     It ends when one more decision would fold it, after at least `number` candidates.
     """
     sweep, rng = load_sweep(SWEEP), random.Random(0)  # noqa: S311 - scores of a benchmark
-    run = RunFolder(folder.parent, sweep, SWEEP.parent, 1, held=True)
+    run = RunFolder(folder.parent, sweep, SWEEP.parent, 1, locked=True)
     plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, None, ())
     decisions = proposed = 0
     with lock_run(folder):

@@ -20,7 +20,7 @@ from kilobit import launch
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed
-from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher, run_trials
+from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import Worker
 from kilobit.cluster.runs.folder import RunFolder
@@ -97,13 +97,16 @@ def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[floa
                 memory.extend(trial_memory_mb())
 
         sweep = load_sweep(QUICKSTART)
-        run, brake = RunFolder(Path(folder), sweep, QUICKSTART.parent, 1, held=True), Brake(None)
+        run, stop_request = (
+            RunFolder(Path(folder), sweep, QUICKSTART.parent, 1, locked=True),
+            StopRequest(None),
+        )
         search = Search(Numbered(), Full(num_rungs=1, eta=2), "payload_bits", num_trials)
         plan = Plan(load_task(sweep.task, QUICKSTART.parent), (), {}, num_trials, ())
         recorder = Recorder(run, plan, search, Replayed(), listener)
-        searcher = RecordedSearcher(recorder, [], workers, [Rung(0, 1, 1)], run, brake)
+        searcher = RecordedSearcher(recorder, [], workers, [Rung(0, 1, 1)], run, stop_request)
         began = time.monotonic()
-        scheduler = RecordedScheduler(recorder, brake)
+        scheduler = RecordedScheduler(recorder, stop_request)
         errors = run_trials(searcher, scheduler, TRIAL_CPUS, Path(folder) / "tune")
         seconds = time.monotonic() - began
         assert not errors, errors

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from kilobit.cluster.messages import EvaluatorSetup, rung_part
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import load
@@ -71,7 +71,7 @@ def record(task: str, folder: Path) -> None:
         worker=f"{task}-0",
         attempt=1,
     )
-    evaluator, began, candidates = Evaluator(setup), time.monotonic(), candidates_of(sweep)
+    evaluator, began, candidates = RungEvaluator(setup), time.monotonic(), candidates_of(sweep)
     for number, candidate in enumerate(candidates, start=1):
         for rung in sweep.rungs.ladder():
             row = evaluator.run_rung(candidate.canonical(), rung)

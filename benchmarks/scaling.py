@@ -26,7 +26,7 @@ from overhead import time_trials
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed
-from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher
+from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
 from kilobit.cluster.messages import Worker, message_of, rung_part
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.lock import lock_run
@@ -43,16 +43,16 @@ class Driver:
 
     def __init__(self, folder: Path, num_workers: int, num_candidates: int) -> None:
         sweep = load_sweep(SWEEP)
-        self.run = RunFolder(folder, sweep, SWEEP.parent, 1, held=True)
+        self.run = RunFolder(folder, sweep, SWEEP.parent, 1, locked=True)
         plan = Plan(load_task(sweep.task, SWEEP.parent), (), {}, num_candidates, ())
         search = search_of(sweep)
         recorder = Recorder(self.run, plan, search, Replayed(), lambda *_: None)
-        brake = Brake(None)
+        stop_request = StopRequest(None)
         workers = [Worker(f"pretrained-{i}", "pretrained") for i in range(num_workers)]
         self.searcher = RecordedSearcher(
-            recorder, [], workers, sweep.rungs.ladder(), self.run, brake
+            recorder, [], workers, sweep.rungs.ladder(), self.run, stop_request
         )
-        self.scheduler = RecordedScheduler(recorder, brake)
+        self.scheduler = RecordedScheduler(recorder, stop_request)
         self.rungs = sweep.rungs.ladder()
 
 

@@ -61,7 +61,7 @@ def private_mb() -> float:
 class Bench:
     """A rank that measures its own loading."""
 
-    def __init__(self, place: RankAddress, config: BaseModelConfig, shards: ShardsConfig) -> None:
+    def __init__(self, address: RankAddress, config: BaseModelConfig, shards: ShardsConfig) -> None:
         torch.set_num_threads(1)
         import deepspeed  # noqa: F401 - its own memory is not the model's
 
@@ -75,7 +75,7 @@ class Bench:
         thread = threading.Thread(target=look)
         thread.start()
         began = time.monotonic()
-        self._frozen = load_sharded(config, Path(), shards, place)
+        self._frozen = load_sharded(config, Path(), shards, address)
         self._load_s = time.monotonic() - began
         done.set()
         thread.join()

@@ -42,12 +42,12 @@ class Worker:
     Attributes:
         name: of its actor.
         model: label of the base model that it holds.
-        room: id of its placement group (hex), None where it has none.
+        placement: id of its placement group (hex), None where it has none.
     """
 
     name: str
     model: str
-    room: str | None = None
+    placement: str | None = None
 
 
 class BaseModelChangedError(RuntimeError):
@@ -67,7 +67,7 @@ class EvaluatorSetup:
         attempt: number of this attempt at the run.
         versions: of the driver's libraries; the worker's have to be equal.
         cpus: CPUs that each rank of the worker reserves.
-        room: the placement group of its ranks; a worker of one rank can do without.
+        placement: the placement group of its ranks; a worker of one rank can do without.
         log_level: lowest level that it logs.
     """
 
@@ -79,7 +79,7 @@ class EvaluatorSetup:
     attempt: int
     versions: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 1.0
-    room: Any = None
+    placement: Any = None
     log_level: int = logging.INFO
 
 

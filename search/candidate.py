@@ -37,8 +37,8 @@ class Prompt(Config):
 
         None if there are no demonstrations, one is not in the split, or an index exceeds 65,535.
         """
-        place = {(e.input, e.target): i for i, e in enumerate(task.splits.train)}
-        found = [place.get(shown, 1 << 16) for shown in self.demonstrations]
+        position = {(e.input, e.target): i for i, e in enumerate(task.splits.train)}
+        found = [position.get(shown, 1 << 16) for shown in self.demonstrations]
         if not found or max(found) >= 1 << 16:
             return None
         return b"".join(i.to_bytes(2, "big") for i in found)

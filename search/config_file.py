@@ -130,13 +130,13 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
     if not sign or not all(key.split(".")):
         raise ConfigError(f"{override!r}: an override is written key=value, e.g. budget.seconds=60")
     *parents, last = key.split(".")
-    place = data
+    inner = data
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        inner = inner.setdefault(parent, {})
+        if not isinstance(inner, dict):
             raise ConfigError(f"{override!r}: {parent!r} is not a mapping in this file")
     try:
-        place[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        inner[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{override!r:.100}: the value is not valid YAML") from error
     root = yaml.compose(value, Loader=_Loader)
@@ -200,9 +200,11 @@ def _describe(
 ) -> str:
     location = list(problem["loc"])
     # Drop the variant's name, which follows the key or the index in a list.
-    for place in (1, 2):
-        if location[place : place + 1] and location[place] in variants.get(str(location[0]), ()):
-            del location[place]
+    for position in (1, 2):
+        if location[position : position + 1] and location[position] in variants.get(
+            str(location[0]), ()
+        ):
+            del location[position]
             break
     field = ".".join(str(part) for part in location)
     where = f"{path}, line {_line(root, location)}"

@@ -1,6 +1,5 @@
-"""The installed kilobit: one package, which works beside packages of the same folder names."""
+"""Distributions of kilobit: a wheel, an sdist, and a wheel made from that."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-QUICKSTART = str(REPOSITORY / "examples" / "quickstart.yaml")
 SHIPPED = ("search", "evaluators", "cluster", "launch.py", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -61,24 +59,3 @@ def test_a_wheel_installs_one_package_and_a_wheel_of_an_sdist_the_same(
     again = built(next(unpacked.iterdir()), unpacked, "wheel")
     with zipfile.ZipFile(again) as archive:
         assert sorted(archive.namelist()) == names
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(300)
-def test_a_search_runs_where_other_packages_have_our_folders_names(tmp_path: Path) -> None:
-    for name in ("search", "cluster", "evaluators", "launch"):
-        package = tmp_path / name / "__init__.py"
-        package.parent.mkdir()
-        package.write_text(f"raise ImportError('this is the {name} of the user')\n")
-    small = ["families.prompt.candidates=1", "families.lora=null", "rungs.count=1"]
-    done = subprocess.run(
-        # `-m` puts the current folder first in the path.
-        [sys.executable, "-m", "kilobit.launch", "run", QUICKSTART, "--out", "run", *small],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 of 3 candidates ended" in done.stdout

@@ -54,11 +54,11 @@ def certify(args: argparse.Namespace) -> int:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: give each run once")
         seen.add(path.resolve())
-    with ExitStack() as held:
-        return _certify_held([held.enter_context(reopen_run(path)) for path in args.runs], args)
+    with ExitStack() as locked:
+        return _certify_locked([locked.enter_context(reopen_run(path)) for path in args.runs], args)
 
 
-def _certify_held(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
     console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:

@@ -303,8 +303,8 @@ def _all_reduce(nodes: Sequence[str], port: int) -> float:
     import torch.distributed as dist
 
     rank = list(nodes).index(ray.util.get_node_ip_address())
-    place = RankAddress(rank, len(nodes), host=nodes[0], port=port)
-    process_group.join(place, "cpu", _WAIT_S, None)
+    address = RankAddress(rank, len(nodes), host=nodes[0], port=port)
+    process_group.join(address, "cpu", _WAIT_S, None)
     try:
         block = torch.ones(_BLOCK_BYTES // 4)
         dist.all_reduce(block)

@@ -285,8 +285,8 @@ def _merged(counts: Iterable[RungCount]) -> list[RungCount]:
     for one in counts:
         key = (one.task, one.model, one.rung, one.num_examples)
         total = found.setdefault(key, [0, 0, 0, 0])
-        for place, value in enumerate((one.went_on, one.stopped, one.failed, one.coarser)):
-            total[place] += value
+        for position, value in enumerate((one.went_on, one.stopped, one.failed, one.coarser)):
+            total[position] += value
     return [RungCount(*key, *total) for key, total in found.items()]
 
 

@@ -45,7 +45,7 @@ from kilobit.cluster.runs.fronts import (
     points_of,
     print_front,
     print_left_out,
-    progress,
+    progress_text,
 )
 from kilobit.cluster.runs.log import close_log, log_to
 from kilobit.cluster.runs.sealed_split import SealedError
@@ -307,7 +307,7 @@ def _summarise(
     failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
     workers = len(run_folder.ledger.read("workers", ["worker"]))
     console.print(
-        f"\n{progress(len(ended), total)} ended: {len(ended) - stopped} completed the last "
+        f"\n{progress_text(len(ended), total)} ended: {len(ended) - stopped} completed the last "
         f"rung, {stopped} stopped before ({len(failed)} of them failed); {workers} model loads"
     )
     compute = sum((row["train_s"] or 0) + (row["generate_s"] or 0) for row in rungs)

@@ -20,7 +20,7 @@ from rich.text import Text
 from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import progress
+from kilobit.cluster.runs.fronts import progress_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.evaluators.ledger.following import Following
@@ -60,7 +60,7 @@ class WatchedRun:
 
     Attributes:
         run: the opened run folder, with the sweep and the latest attempt.
-        standing: progress at the last look, None before the first.
+        progress: progress at the last look, None before the first.
         holder: text on the attempt that holds the lock, None if the run is not locked.
 
     Raises:
@@ -71,7 +71,7 @@ class WatchedRun:
         self._path, self._clock = path, clock
         self.run: RunFolder = open_run(path)
         self._tables = Following(self.run.ledger, COLUMNS)
-        self.standing: Progress | None = None
+        self.progress: Progress | None = None
         self.holder: str | None = None
         self._asked_at = -BEAT_S
 
@@ -93,29 +93,29 @@ class WatchedRun:
             changed = self._tables.look()
         except ValueError as error:
             raise InputError(str(error)) from error
-        if changed or self.standing is None:
-            self.standing = progress_of(self.run.sweep, self._tables.rows)
-        return self.standing
+        if changed or self.progress is None:
+            self.progress = progress_of(self.run.sweep, self._tables.rows)
+        return self.progress
 
 
 def _print(console: Console, watch: WatchedRun, *, watching: bool = False) -> None:
-    standing = watch.look()
+    progress = watch.look()
     console.print(_title(watch))
-    for shown in rungs_table(console, standing):
+    for shown in rungs_table(console, progress):
         console.print(shown)
-    for shown in models_table(console, standing, watch.run.sweep.targets):
+    for shown in models_table(console, progress, watch.run.sweep.targets):
         console.print(shown)
-    console.print(_ended(watch, standing))
-    for one in standing.usage:
+    console.print(_ended(watch, progress))
+    for one in progress.usage:
         console.print(usage_line(one))
-    for line in (*_pace(watch, standing), *_failures(standing)):
+    for line in (*_pace(watch, progress), *_failures(progress)):
         console.print(line)
-    if standing.last is not None:
-        console.print(f"last rung finished at {standing.last:%Y-%m-%d %H:%M:%S} UTC")
+    if progress.last is not None:
+        console.print(f"last rung finished at {progress.last:%Y-%m-%d %H:%M:%S} UTC")
     if watch.holder is not None:
-        console.print(_held(watch))
+        console.print(_locked(watch))
     elif not watching:
-        console.print(_what_next(watch, standing))
+        console.print(_what_next(watch, progress))
 
 
 def _watch_table(
@@ -152,16 +152,16 @@ def _pause(every_s: float, looking_s: float) -> float:
 
 def view(watch: WatchedRun, console: Console) -> RenderableType:
     """Return everything that a terminal shows of a run, to be redrawn in place."""
-    standing = watch.look() if watch.standing is None else watch.standing
-    lines = [_title(watch), _held(watch), _ended(watch, standing)]
-    lines += [*_pace(watch, standing), *_failures(standing)]
+    progress = watch.look() if watch.progress is None else watch.progress
+    lines = [_title(watch), _locked(watch), _ended(watch, progress)]
+    lines += [*_pace(watch, progress), *_failures(progress)]
     # The most important lines come first, because a short terminal cuts off the end.
     return Group(
         # Printed lines are not cut, but those of a live display are, so they have to be folded.
         folded("\n".join(lines)),
-        *models_table(console, standing, watch.run.sweep.targets),
-        *rungs_table(console, standing),
-        *workers_table(console, standing.usage),
+        *models_table(console, progress, watch.run.sweep.targets),
+        *rungs_table(console, progress),
+        *workers_table(console, progress.usage),
     )
 
 
@@ -173,7 +173,7 @@ def news(before: Progress, after: Progress, watch: WatchedRun) -> list[str]:
         if old.finished != new.finished
     ]
     if before.ended != after.ended:
-        found.append(f"{progress(after.ended, after.most)} ended")
+        found.append(f"{progress_text(after.ended, after.most)} ended")
     for old_model, new_model in zip(before.models, after.models, strict=True):
         if (old_model.best, old_model.front) != (new_model.best, new_model.front):
             found.append(f"{new_model.model}: {_best(new_model)}, {new_model.front} on the front")
@@ -188,13 +188,13 @@ def news(before: Progress, after: Progress, watch: WatchedRun) -> list[str]:
 
 def ending(watch: WatchedRun) -> str:
     """Return the last lines of a watch: why it ended, and the next command."""
-    standing = watch.look()
-    return _what_next(watch, standing, f": {_ended(watch, standing)}")
+    progress = watch.look()
+    return _what_next(watch, progress, f": {_ended(watch, progress)}")
 
 
-def _what_next(watch: WatchedRun, standing: Progress, so_far: str = "") -> str:
+def _what_next(watch: WatchedRun, progress: Progress, so_far: str = "") -> str:
     """Return the next command for a run that is not locked."""
-    if standing.running or (standing.most is not None and standing.ended < standing.most):
+    if progress.running or (progress.most is not None and progress.ended < progress.most):
         return (
             f"not running, and not complete{so_far}. Go on with:\n  kilobit resume {watch.run.path}"
         )
@@ -208,16 +208,16 @@ def _title(watch: WatchedRun) -> str:
     return f"{watch.run.sweep.name}, attempt {watch.run.attempt}: {watch.run.path}"
 
 
-def _held(watch: WatchedRun) -> str:
+def _locked(watch: WatchedRun) -> str:
     return "not running" if watch.holder is None else f"locked by {watch.holder}"
 
 
-def _ended(watch: WatchedRun, standing: Progress) -> str:
+def _ended(watch: WatchedRun, progress: Progress) -> str:
     running = "were in progress" if watch.holder is None else "are in progress"
     return (
-        f"{progress(standing.ended, standing.most)} ended: {standing.completed} completed the last "
-        f"rung, {standing.stopped} stopped before; {standing.running} {running}, "
-        f"{standing.verified} programs verified"
+        f"{progress_text(progress.ended, progress.most)} ended: "
+        f"{progress.completed} completed the last rung, {progress.stopped} stopped before; "
+        f"{progress.running} {running}, {progress.verified} programs verified"
     )
 
 
@@ -228,46 +228,46 @@ def _best(one: ModelProgress) -> str:
     return f"best {score:.3f} with {bits} bits on {examples} examples"
 
 
-def _pace(watch: WatchedRun, standing: Progress) -> list[str]:
+def _pace(watch: WatchedRun, progress: Progress) -> list[str]:
     """Return one line on speed and remaining time, or none if the run is not locked."""
-    if standing.pace is None or watch.holder is None:
+    if progress.pace is None or watch.holder is None:
         return []
-    now, parts = datetime.now(UTC), [f"{standing.pace.rungs_a_minute:.1f} rungs a minute"]
+    now, parts = datetime.now(UTC), [f"{progress.pace.rungs_a_minute:.1f} rungs a minute"]
     for at, what in (
-        (standing.pace.ends_at, "left"),
-        (standing.pace.budget_ends_at, "of the time budget left"),
+        (progress.pace.ends_at, "left"),
+        (progress.pace.budget_ends_at, "of the time budget left"),
     ):
         if at is not None:
             parts.append(f"{clock_text(max(0.0, (at - now).total_seconds()))} {what}")
     return [", ".join(parts)]
 
 
-def _failures(standing: Progress) -> list[str]:
-    return [f"failed: {candidate}: {plain(line)}" for candidate, line in standing.failures]
+def _failures(progress: Progress) -> list[str]:
+    return [f"failed: {candidate}: {plain(line)}" for candidate, line in progress.failures]
 
 
-def rungs_table(console: Console, standing: Progress) -> list[Table | Text]:
+def rungs_table(console: Console, progress: Progress) -> list[Table | Text]:
     """Return the table of rungs: how many candidates finished each."""
     columns = {
-        "rung": [str(rung.index) for rung in standing.rungs],
-        "examples": [str(rung.num_examples) for rung in standing.rungs],
-        "train steps": [str(rung.train_steps) for rung in standing.rungs],
-        "finished": [str(rung.finished) for rung in standing.rungs],
-        "failed": [str(rung.failed) for rung in standing.rungs],
+        "rung": [str(rung.index) for rung in progress.rungs],
+        "examples": [str(rung.num_examples) for rung in progress.rungs],
+        "train steps": [str(rung.train_steps) for rung in progress.rungs],
+        "finished": [str(rung.finished) for rung in progress.rungs],
+        "failed": [str(rung.failed) for rung in progress.rungs],
     }
     shown = fitting_table(console, columns, ("train steps", "examples", "failed", "finished"))
-    if standing.coarser:
-        versions = "versions of adapters" if standing.coarser > 1 else "version of an adapter"
-        failed = f", {standing.coarser_failed} of them failed" if standing.coarser_failed else ""
-        shown.append(folded(f" and {standing.coarser} coarser {versions}{failed}"))
+    if progress.coarser:
+        versions = "versions of adapters" if progress.coarser > 1 else "version of an adapter"
+        failed = f", {progress.coarser_failed} of them failed" if progress.coarser_failed else ""
+        shown.append(folded(f" and {progress.coarser} coarser {versions}{failed}"))
     return shown
 
 
 def models_table(
-    console: Console, standing: Progress, targets: Sequence[float]
+    console: Console, progress: Progress, targets: Sequence[float]
 ) -> list[Table | Text]:
     """Return the table of base models: the best results of each."""
-    models = standing.models
+    models = progress.models
     best = [one.best for one in models]
     columns = {
         "base model": [one.model for one in models],

@@ -22,7 +22,7 @@ from kilobit.cluster.driver.live_view import LiveProgress, LiveView
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed, replay
 from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
-from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher, run_trials
+from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.pool import Pool, prompt_bits_of
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import RunFolder
@@ -189,7 +189,7 @@ def _search(
         run.ledger.rows("decisions", ["candidate", "rung", "decision"]),
     )
     budget = run.sweep.budget.seconds
-    brake = Brake(None if budget is None else time.monotonic() + budget)
+    stop_request = StopRequest(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:
 
         def listener(
@@ -201,14 +201,14 @@ def _search(
 
         recorder.listener = listener
         searcher = RecordedSearcher(
-            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, brake, pool.here
+            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, stop_request, pool.here
         )
-        scheduler = RecordedScheduler(recorder, brake)
+        scheduler = RecordedScheduler(recorder, stop_request)
         with finishing(trackers):
             errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
     for error in errors:
         text = str(error).strip() or type(error).__name__
         _LOG.error("a trial left no result: %s", text)
         outcome.lost.append(text.splitlines()[-1])
-    if brake.reason is not None:
-        raise StoppedError(brake.reason)
+    if stop_request.reason is not None:
+        raise StoppedError(stop_request.reason)

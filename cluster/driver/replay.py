@@ -61,7 +61,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         ValueError: naming the file, if a part of the ledger is damaged.
     """
     recorded = _recorded(ledger)
-    proposed, places = recorded.proposed, recorded.places
+    proposed, indices = recorded.proposed, recorded.indices
     decided = _decided(ledger, recorded)
     order = decided[-1][0] + 1 if decided else 0
     state = Replayed(order=order, position=len(proposed))
@@ -74,21 +74,21 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
             _propose(search, state, following)
             following = next(waiting, None)
         # A decision without a result is dropped: the rung was damaged and is computed again.
-        place = places.pop((name, rung), None)
-        if place is None:
+        index = indices.pop((name, rung), None)
+        if index is None:
             continue
-        begun.add(recorded.columns["pack"][place])
+        begun.add(recorded.columns["pack"][index])
         decision = Decision(name, rung, _ACTIONS[action], "recorded before")
-        search.replay(recorded.row(place), recorded.coarser.get(name, ()), decision)
+        search.replay(recorded.row(index), recorded.coarser.get(name, ()), decision)
         state.take(decision)
     while following is not None:
         _propose(search, state, following)
         following = next(waiting, None)
     at = state.positions = {row["candidate"]: row["position"] for row in proposed}
     # A candidate that was stopped at an earlier rung has nothing to decide at a later one.
-    places = {key: place for key, place in places.items() if key[0] in state.next_rung}
-    left = sorted(places, key=lambda key: (at[key[0]], key[1]))
-    undecided = [recorded.row(places[key]) for key in left]
+    indices = {key: index for key, index in indices.items() if key[0] in state.next_rung}
+    left = sorted(indices, key=lambda key: (at[key[0]], key[1]))
+    undecided = [recorded.row(indices[key]) for key in left]
     state.undecided = [row for row in undecided if row["pack"] in begun]
     # Arrow keeps freed memory in its pool, and this process may run for days after the replay.
     del recorded, decided
@@ -105,12 +105,12 @@ def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str,
     decided = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
     known = {(name, rung): number for number, rung, name, _ in decided}
     furthest: dict[str, int] = {}
-    for name, rung in [*known, *recorded.places]:
+    for name, rung in [*known, *recorded.indices]:
         furthest[name] = max(rung, furthest.get(name, 0))
-    lost = [key for key in recorded.places if key not in known and key[1] < furthest[key[0]]]
+    lost = [key for key in recorded.indices if key not in known and key[1] < furthest[key[0]]]
     if lost:
         finished = ledger.read("rungs", ["finished_at"])["finished_at"]
-        lost.sort(key=lambda key: (str(finished[recorded.places[key]]), key[1]))
+        lost.sort(key=lambda key: (str(finished[recorded.indices[key]]), key[1]))
         end = max(known.values(), default=-1) + 1
         gaps: list[int] = sorted(set(range(end)) - set(known.values()))
         if len(gaps) != len(lost):
@@ -127,12 +127,12 @@ class _Recorded:
 
     proposed: list[Row]
     columns: dict[str, list[Any]]
-    places: dict[tuple[str, int], int]
+    indices: dict[tuple[str, int], int]
     coarser: dict[str, list[Row]]
 
-    def row(self, place: int) -> Row:
+    def row(self, index: int) -> Row:
         """Return the row of `rungs` at an index."""
-        return {name: values[place] for name, values in self.columns.items()}
+        return {name: values[index] for name, values in self.columns.items()}
 
 
 def _recorded(ledger: Ledger) -> _Recorded:
@@ -145,11 +145,11 @@ def _recorded(ledger: Ledger) -> _Recorded:
     rungs = ledger.read("rungs", _TO_DECIDE)
     columns = {name: rungs[name].to_pylist() for name in _TO_DECIDE}
     found = _Recorded(proposed, columns, {}, {})
-    for place, key in enumerate(zip(columns["candidate"], columns["rung"], strict=True)):
+    for index, key in enumerate(zip(columns["candidate"], columns["rung"], strict=True)):
         if key[0] in names:
-            found.places[key] = place
+            found.indices[key] = index
         elif key[0] in parents:
-            found.coarser.setdefault(parents[key[0]], []).append(found.row(place))
+            found.coarser.setdefault(parents[key[0]], []).append(found.row(index))
     for rows in found.coarser.values():
         rows.sort(key=lambda row: str(row["candidate"]))
     return found

@@ -55,7 +55,7 @@ def make_trackers(run: RunFolder, tell: Callable[[str], None]) -> list["Tracking
     return [_make(config, index, run, tell) for index, config in enumerate(run.sweep.trackers)]
 
 
-class Subject:
+class TrialView:
     """A candidate with the attributes that Ray's callbacks expect of a trial.
 
     Attributes:
@@ -107,7 +107,7 @@ class Tracking(Callback):
         self._kind, self._make, self._tell = kind, make, tell
         self._regimes, self._folder, self._group = regimes, folder, group
         self._inner: Any = None
-        self._subjects: dict[str, Subject] = {}
+        self._views: dict[str, TrialView] = {}
         self._failed = False
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"tracker {kind}", daemon=True)
@@ -131,11 +131,11 @@ class Tracking(Callback):
         told |= {"failed": int(result.get("error") is not None)}
         # Steps begin at 1, because Ray's callbacks take a step of 0 for a missing one.
         told["training_iteration"] = result["rung"] + 1
-        subject = self._subjects.get(trial.trial_id)
-        if subject is None:
-            subject = self._subjects[trial.trial_id] = self._subject(trial)
-            self._calls.put(partial(self._log_start, subject))
-        self._calls.put(lambda: self._inner.log_trial_result(iteration, subject, told))
+        view = self._views.get(trial.trial_id)
+        if view is None:
+            view = self._views[trial.trial_id] = self._view(trial)
+            self._calls.put(partial(self._log_start, view))
+        self._calls.put(lambda: self._inner.log_trial_result(iteration, view, told))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Report that a candidate has ended."""
@@ -149,32 +149,32 @@ class Tracking(Callback):
         """Flush pending results, with a time limit; later results are dropped."""
         if not self._thread.is_alive():
             return
-        for subject in self._subjects.values():
-            self._calls.put(partial(self._log_end, subject, failed=False))
-        self._subjects.clear()
+        for view in self._views.values():
+            self._calls.put(partial(self._log_end, view, failed=False))
+        self._views.clear()
         self._calls.put(lambda: self._inner.on_experiment_end(trials=[]))
         self._calls.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._warn(f"did not take all results within {timeout_s:g} s; the ledger has them")
 
-    def _log_start(self, subject: Subject) -> None:
-        subject.init_local_path()
-        self._inner.log_trial_start(subject)
+    def _log_start(self, view: TrialView) -> None:
+        view.init_local_path()
+        self._inner.log_trial_start(view)
 
-    def _log_end(self, subject: Subject, *, failed: bool) -> None:
-        self._inner.log_trial_end(subject, failed)
+    def _log_end(self, view: TrialView, *, failed: bool) -> None:
+        self._inner.log_trial_end(view, failed)
 
     def _begin(self) -> None:
         self._inner = self._make()
         self._inner.setup()
 
     def _end(self, trial: Any, *, failed: bool) -> None:
-        subject = self._subjects.pop(trial.trial_id, None)
-        if subject is not None:
-            self._calls.put(partial(self._log_end, subject, failed=failed))
+        view = self._views.pop(trial.trial_id, None)
+        if view is not None:
+            self._calls.put(partial(self._log_end, view, failed=failed))
 
-    def _subject(self, trial: Any) -> Subject:
+    def _view(self, trial: Any) -> TrialView:
         candidate = Candidate.model_validate_json(trial.config["candidate"])
         about = {
             "candidate": candidate.id,
@@ -183,7 +183,7 @@ class Tracking(Callback):
             "regime": self._regimes[candidate.model],
             "family": candidate.family,
         }
-        return Subject(trial.trial_id, about, self._folder, self._group)
+        return TrialView(trial.trial_id, about, self._folder, self._group)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -47,7 +47,7 @@ class RungTrial(tune.Trainable):
         self._next = int(config["first_rung"])
         self._run_folder: str = config["run_folder"]
         self._attempt = int(config["attempt"])
-        self._room: str | None = config["room"]
+        self._placement: str | None = config["placement"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Reuse this process for another candidate."""
@@ -111,9 +111,9 @@ class RungTrial(tune.Trainable):
         placed_at = time.monotonic()
         while True:
             done, _ = ray.wait([ref], timeout=_LOOK_EVERY_S)
-            if done or self._room is None:
+            if done or self._placement is None:
                 return ray.get(ref)
-            if is_placed(self._room):
+            if is_placed(self._placement):
                 placed_at = time.monotonic()
             elif time.monotonic() - placed_at > _AWAY_S:
                 ray.cancel(ref)

@@ -30,23 +30,23 @@ _LOG = logging.getLogger("kilobit")
 _MAX_TRIAL_FAILURES = 10
 
 
-class Brake:
-    """Stop request of a run: set after `deadline` (monotonic seconds), or by `pull`.
+class StopRequest:
+    """Stop request of a run: set after `deadline` (monotonic seconds), or by `request`.
 
     Attributes:
-        reason: why it was pulled, None if it was not.
+        reason: why it was requested, None if it was not.
     """
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
         self.reason: str | None = None
 
-    def pull(self, reason: str) -> None:
+    def request(self, reason: str) -> None:
         """Request the stop; the first reason is kept."""
         self.reason = self.reason or reason
 
     @property
-    def on(self) -> bool:
+    def requested(self) -> bool:
         """Return whether the run is to stop, so that no new work is begun."""
         late = self._deadline is not None and time.monotonic() > self._deadline
         return late or self.reason is not None
@@ -62,9 +62,9 @@ class _NotSaved:
 class RecordedScheduler(_NotSaved, FIFOScheduler):
     """Translate decisions for Tune; no trial continues once stopping was requested."""
 
-    def __init__(self, recorder: Recorder, brake: Brake) -> None:
+    def __init__(self, recorder: Recorder, stop_request: StopRequest) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder, self._brake = recorder, brake
+        self._recorder, self._stop_request = recorder, stop_request
 
     def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
         """Accept that there is no single metric."""
@@ -78,14 +78,14 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         go_on = False
         relay(result.get("worker", ""), result.get("log", ()))
         if result.get("halt"):
-            self._brake.pull(result["halt"])
+            self._stop_request.request(result["halt"])
         elif not (result.get("lost") or result.get("away")):
             try:
                 decisions = self._recorder.decide_together(result["together"])
                 go_on = decisions[result["candidate"], result["rung"]].action == "promote"
             except (OSError, SupersededError, ValueError) as error:
-                self._brake.pull(str(error))
-        go_on = go_on and not self._brake.on
+                self._stop_request.request(str(error))
+        go_on = go_on and not self._stop_request.requested
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
@@ -100,7 +100,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         workers: all workers of the run, also those that are not available yet.
         rungs: the ladder.
         run: the run.
-        brake: the stop request.
+        stop_request: the stop request.
         here: returns the workers that can take a candidate now; all of them by default.
     """
 
@@ -111,23 +111,23 @@ class RecordedSearcher(_NotSaved, Searcher):
         workers: list[Worker],
         rungs: Sequence[Rung],
         run: RunFolder,
-        brake: Brake,
+        stop_request: StopRequest,
         here: Callable[[], Collection[Worker]] | None = None,
     ) -> None:
         super().__init__()
-        self._recorder, self._brake = recorder, brake
+        self._recorder, self._stop_request = recorder, stop_request
         self._here = here or (lambda: workers)
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
         # A worker has one slot for each candidate that can share its passes.
-        self._free = deque(workers * run.sweep.workers.places)
+        self._free = deque(workers * run.sweep.workers.slots)
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
         self._num_busy: Counter[Worker] = Counter()
         self._workers, self._lost = list(workers), set[Worker]()
-        self._places = Slots(run.path, run.sweep.workers.places)
+        self._slots = Slots(run.path, run.sweep.workers.slots)
         for worker in workers:
-            self._places.tell(worker.name, 0, more=True)
+            self._slots.tell(worker.name, 0, more=True)
         self._common = {
             "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
             "run_folder": str(run.path),
@@ -141,16 +141,18 @@ class RecordedSearcher(_NotSaved, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy or away, or the end."""
         try:
-            found, idle = (None, []) if self._brake.on else self._assign(trial_id)
+            found, idle = (None, []) if self._stop_request.requested else self._assign(trial_id)
             # Free workers need not wait for more now; a pending result may still lead to more.
             if found is None:
                 for worker in set(self._free):
                     self._tell(worker, more=False)
         except (OSError, SupersededError, ValueError) as error:
-            self._brake.pull(str(error))
+            self._stop_request.request(str(error))
             return Searcher.FINISHED
         over = not self._busy and all(w.model in idle for w in self._workers if w not in self._lost)
-        return Searcher.FINISHED if found is None and (self._brake.on or over) else found
+        return (
+            Searcher.FINISHED if found is None and (self._stop_request.requested or over) else found
+        )
 
     def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
         """Return the next trial's message, or None and the models without candidates."""
@@ -172,13 +174,13 @@ class RecordedSearcher(_NotSaved, Searcher):
                 "candidate": candidate.canonical(),
                 "first_rung": next_rung,
                 "worker": worker.name,
-                "room": worker.room,
+                "placement": worker.placement,
                 **self._common,
             }, idle
         return None, idle
 
     def _tell(self, worker: Worker, *, more: bool) -> None:
-        self._places.tell(worker.name, self._num_busy[worker], more=more)
+        self._slots.tell(worker.name, self._num_busy[worker], more=more)
 
     def _next(self, model: str) -> tuple[Candidate, int] | None:
         if self._pending[model]:
@@ -200,9 +202,9 @@ class RecordedSearcher(_NotSaved, Searcher):
             return
         self._free.append(worker)
         try:
-            self._tell(worker, more=not self._brake.on)
+            self._tell(worker, more=not self._stop_request.requested)
         except OSError as error:
-            self._brake.pull(str(error))
+            self._stop_request.request(str(error))
 
     def _lose(self, worker: Worker, candidate: Candidate, rung: int, why: str) -> None:
         """Stop using a worker; its candidates go to other workers of the same base model."""
@@ -212,7 +214,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         self._free = deque(one for one in self._free if one != worker)
         self._pending[candidate.model].append((candidate, rung))
         if all(one in self._lost for one in self._workers if one.model == worker.model):
-            self._brake.pull(f"no worker of {worker.model} is left: {why}")
+            self._stop_request.request(f"no worker of {worker.model} is left: {why}")
 
     def save(self, checkpoint_path: str) -> None:
         """Create an empty file, because Tune renames the file that it asked for."""

@@ -1,6 +1,6 @@
 """The evaluator pool: Ray actors that each load one base model once and keep it.
 
-Each worker has a room: a placement group with a bundle for every rank. While the cluster lacks free
+Each worker has a placement group with a bundle for every rank. While the cluster lacks free
 resources for it, or after it loses the worker's node, Ray looks for another node, and the worker is
 pending until its model is loaded there. The search continues with the workers that are ready.
 """
@@ -55,7 +55,7 @@ class Pool:
     ) -> None:
         self._sweep = sweep
         self._cpus = cpus_here(sweep, ray.cluster_resources()) if local else cpus_of(sweep)
-        self._rooms: dict[str, PlacementGroup] = {}
+        self._placements: dict[str, PlacementGroup] = {}
         self._handles: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
         self._ready: set[str] = set()
@@ -67,7 +67,7 @@ class Pool:
         actor_class: Any = ray.remote(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
-            room = request_placement(ranks_of(sweep, self._cpus))
+            placement = request_placement(ranks_of(sweep, self._cpus))
             setup = EvaluatorSetup(
                 sweep=told,
                 sweep_folder=str(sweep_folder),
@@ -77,24 +77,24 @@ class Pool:
                 attempt=attempt,
                 versions=versions,
                 cpus=self._cpus,
-                room=room,
+                placement=placement,
                 log_level=logging.getLogger("kilobit").getEffectiveLevel(),
             )
-            self._rooms[worker.name] = room
+            self._placements[worker.name] = placement
             self._handles[worker.name] = actor_class.options(
                 name=worker.name,
                 num_cpus=self._cpus,
                 num_gpus=sweep.workers.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    placement_group=room, placement_group_bundle_index=0
+                    placement_group=placement, placement_group_bundle_index=0
                 ),
                 max_restarts=-1,
                 # A worker that dies is restarted and repeats its rungs; by its crash log
                 # (`kilobit.cluster.worker.crash_log`) it decides itself which of them to give up.
                 max_task_retries=-1,
-                max_concurrency=sweep.workers.places + _OTHER_CALLS,
+                max_concurrency=sweep.workers.slots + _OTHER_CALLS,
             ).remote(setup)
-            self.workers.append(replace(worker, room=room.id.hex()))
+            self.workers.append(replace(worker, placement=placement.id.hex()))
             self._ask(worker.name)
 
     def here(self) -> Collection[Worker]:
@@ -135,7 +135,7 @@ class Pool:
                 told = state
             if self._are_enough(here):
                 return
-            if self._are_enough([w for w in self.workers if w.room in self._placed]):
+            if self._are_enough([w for w in self.workers if w.placement in self._placed]):
                 placed_at = clock()
             elif clock() - placed_at > self._sweep.workers.wait_s:
                 raise PoolError(
@@ -149,9 +149,9 @@ class Pool:
         """End the workers and remove their placement groups."""
         for handle in self._handles.values():
             ray.kill(handle)
-        for room in self._rooms.values():
-            remove_placement_group(room)
-        self._handles, self._rooms, self._asked = {}, {}, {}
+        for placement in self._placements.values():
+            remove_placement_group(placement)
+        self._handles, self._placements, self._asked = {}, {}, {}
 
     def _ask(self, name: str) -> None:
         self._asked[self._handles[name].ready.remote()] = name
@@ -175,7 +175,7 @@ class Pool:
         self._here = frozenset(w for w in self.workers if w.name in self._ready)
 
     def _away(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.room not in self._placed]
+        return [worker for worker in self.workers if worker.placement not in self._placed]
 
     def _are_enough(self, workers: Collection[Worker]) -> bool:
         models = [worker.model for worker in workers]

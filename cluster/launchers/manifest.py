@@ -64,7 +64,7 @@ def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
     each = ranks_of(sweep, cpus_of(sweep))
     cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
     # Trials run in the pods of workers, because the head offers Ray no CPUs.
-    trials = sweep.workers.places * TRIAL_CPUS
+    trials = sweep.workers.slots * TRIAL_CPUS
     most = _most(gpus, config.gpus_per_node, "workers.gpus", "gpus_per_node")
     if config.cpus_per_node is not None:
         room = config.cpus_per_node - trials

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
-from kilobit.cluster.launchers.slurm_cluster import check_room, sbatch, submit
+from kilobit.cluster.launchers.slurm_cluster import check_capacity, sbatch, submit
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
@@ -61,7 +61,7 @@ def slurm(args: argparse.Namespace) -> int:
         sys.stdout.write(script_of(job))
         return 0
     program = sbatch()
-    check_room(job.config, job.nodes, job.gpus, job.cpus)
+    check_capacity(job.config, job.nodes, job.gpus, job.cpus)
     file = _file_of(job, args.out)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, script_of(job).encode())
@@ -151,7 +151,7 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     number = workers.per_model * len(sweep.base_models) * workers.shards.world_size
     gpus = ranks.gpus_per_rank or 0.0
     # The trials of a worker reserve a small share of a CPU each.
-    cpus = (ranks.cpus_per_rank or 0.0) + workers.places * TRIAL_CPUS / workers.shards.world_size
+    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / workers.shards.world_size
     nodes = config.fewest_nodes
     if nodes is None:
         each = [

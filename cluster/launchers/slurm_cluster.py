@@ -66,7 +66,7 @@ def sbatch() -> str:
     return found
 
 
-def check_room(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
+def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
     """Check that a partition has the resources that a job asks for.
 
     Args:

@@ -83,7 +83,7 @@ class RunFolder:
         sweep: the sweep that was asked for.
         sweep_folder: where relative paths of the sweep start.
         attempt: the attempt of this process if it holds the lock, else the latest one.
-        held: this process holds the lock and may write.
+        locked: this process holds the lock and may write.
         left_out: parts of the ledger that were found damaged when this attempt began.
         made: this attempt created the folder.
     """
@@ -92,14 +92,14 @@ class RunFolder:
     sweep: Sweep
     sweep_folder: Path
     attempt: int
-    held: bool = False
+    locked: bool = False
     left_out: tuple[str, ...] = ()
     made: bool = False
 
     @property
     def ledger(self) -> Ledger:
         """Return the run's ledger."""
-        return Ledger(self.path / "ledger", self.attempt if self.held else None)
+        return Ledger(self.path / "ledger", self.attempt if self.locked else None)
 
 
 def _path_of(sweep: Sweep, out: Place | None) -> Place:
@@ -136,7 +136,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             _check_free(path, sweep)
             begin(path / "ledger", attempt)
             folder = sweep_file.absolute().parent
-            run = RunFolder(path, sweep, folder, attempt, held=True, made=made)
+            run = RunFolder(path, sweep, folder, attempt, locked=True, made=made)
             about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
             _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
         except InputError:
@@ -170,10 +170,10 @@ def _whose(path: Place, sweep: Sweep) -> str:
         return f"{error}; choose another folder with --out"
     what = f"another sweep ({', '.join(changed)} differs)" if changed else "this sweep"
     holder = lock_holder(path / "ledger")
-    held = "" if holder is None else f", locked by {holder}"
+    locked = "" if holder is None else f", locked by {holder}"
     when = "" if holder is None else "once that has ended, "
     return (
-        f"{path} holds a run of {what}{held}: {when}continue it with `kilobit resume {path}`, or "
+        f"{path} holds a run of {what}{locked}: {when}continue it with `kilobit resume {path}`, or "
         "choose another folder with --out"
     )
 

@@ -186,6 +186,6 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
 
 
-def progress(ended: int, total: int | None) -> str:
+def progress_text(ended: int, total: int | None) -> str:
     """Return a text such as "3 of 9 candidates"; without the total if it is unknown."""
     return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"

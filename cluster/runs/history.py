@@ -61,19 +61,21 @@ class SearchHistory:
         known = pa.array(["\0".join(key) for key in self.keys], pa.string())
         self._key_of = _numbers(pc.index_in(names, known))
         self.rungs = source.read("rungs", _OF_A_RUNG)
-        self._places = _numbers(pc.index_in(self.rungs["candidate"], self._ids))
+        self._positions = _numbers(pc.index_in(self.rungs["candidate"], self._ids))
         self.decisions = source.read("decisions", ["candidate", "rung", "decision", "reason"])
 
     def keys_of(self, candidates: pa.ChunkedArray) -> Integers:
         """Return for each candidate the number of its task and base model, -1 if it has none."""
-        places = _numbers(pc.index_in(candidates, self._ids))
-        return np.where(places < 0, -1, self._key_of[places]) if len(self._key_of) else places
+        positions = _numbers(pc.index_in(candidates, self._ids))
+        return (
+            np.where(positions < 0, -1, self._key_of[positions]) if len(self._key_of) else positions
+        )
 
     def courses(self, points: Sequence[FrontPoint]) -> list[Course]:
         """Return the growth of each front, from the points of this source."""
         if not len(self.rungs) or not points:
             return []
-        key = np.where(self._places < 0, -1, self._key_of[self._places])
+        key = np.where(self._positions < 0, -1, self._key_of[self._positions])
         order = np.argsort(_microseconds(self.rungs["finished_at"]), kind="stable")
         seconds = self._seconds()
         fallback = pc.coalesce(self.rungs["num_generated"], self.rungs["num_examples"])
@@ -82,8 +84,8 @@ class SearchHistory:
         # Row index of each candidate's result at the last rung, in order of time.
         at_last = order[_numbers(self.rungs["rung"])[order] == last]
         row_of = np.full(len(self._ids), -1)
-        places = self._places[at_last]
-        row_of[places[places >= 0]] = at_last[places >= 0]
+        positions = self._positions[at_last]
+        row_of[positions[positions >= 0]] = at_last[positions >= 0]
         found = []
         for number, (task, model) in enumerate(self.keys):
             own = [p for p in points if (p.task, p.model) == (task, model)]
@@ -187,8 +189,8 @@ def _grown(
     """Return examples, seconds and hypervolume each time a front grew, and at the end."""
     front = GrowingFront(REFERENCE_BITS)
     at = [(0, 0.0, 0.0)]
-    for place in np.argsort(seconds[rows], kind="stable"):
-        point, row = points[place], rows[place]
+    for position in np.argsort(seconds[rows], kind="stable"):
+        point, row = points[position], rows[position]
         if row >= 0 and front.add(point.bits, point.score):
             at.append((int(examples[row]), float(seconds[row]), front.area))
     at.append((*end, front.area))

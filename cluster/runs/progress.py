@@ -202,10 +202,10 @@ def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelProgress, ..
         sweep.length,
     )
     on_front = {model: front for (_, model), front in fronts(points).items()}
-    standings = []
+    models = []
     for label in [model.label for model in sweep.base_models]:
         front, found_best = on_front.get(label, []), best.get(label)
-        standings.append(
+        models.append(
             ModelProgress(
                 label,
                 begun[label],
@@ -215,7 +215,7 @@ def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelProgress, ..
                 tuple(complexity(front, target) for target in sweep.targets),
             )
         )
-    return tuple(standings)
+    return tuple(models)
 
 
 def _pace(sweep: Sweep, rungs: Rows, decisions: Rows) -> Pace | None:

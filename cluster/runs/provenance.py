@@ -63,12 +63,12 @@ def _list(names: list[str], most: int = 8) -> str:
 def _verified_on(source: Source) -> list[str]:
     """Return the environments in which programs were verified: device, dtype and machine."""
     found = source.read("verifications", ["verified_on"])["verified_on"]
-    places = set()
+    environments = set()
     for text in pc.drop_null(found).unique().to_pylist():
         on = _object(text)
         words = (on.get("device"), on.get("dtype"), on.get("machine"))
-        places.add(", ".join(str(word) for word in words if word))
-    return sorted(places - {""})
+        environments.add(", ".join(str(word) for word in words if word))
+    return sorted(environments - {""})
 
 
 def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,15 +66,15 @@ class _Follower:
 
     def start(
         self,
-        place: RankAddress,
+        address: RankAddress,
         device: str,
         timeout_s: float,
         factory: Callable[..., Any],
         args: Sequence[Any],
     ) -> None:
         """Join the group and make the resident object."""
-        process_group.join(place, device, timeout_s, None)
-        self._resident = factory(place, *args)
+        process_group.join(address, device, timeout_s, None)
+        self._resident = factory(address, *args)
 
     def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Run a method of the resident object; rank 0 returns what it returns."""
@@ -92,9 +92,9 @@ class ShardGroup(Generic[Resident]):
     Args:
         config: number of ranks, resources of each, and timeout.
         device: cpu or cuda; determines the communication backend.
-        factory: called on every rank as `factory(place, *args)`; its result stays on the rank.
+        factory: called on every rank as `factory(address, *args)`; its result stays on the rank.
         args: sent to every rank.
-        room: a placement group (`kilobit.cluster.shards.placement`): bundle 0 is the caller's,
+        placement: a placement group (`kilobit.cluster.shards.placement`): bundle 0 is the caller's,
             bundles 1, 2, ... are the followers'; not needed for one rank.
 
     Attributes:
@@ -110,7 +110,7 @@ class ShardGroup(Generic[Resident]):
         device: str,
         factory: Callable[..., Resident],
         args: Sequence[Any] = (),
-        room: PlacementGroup | None = None,
+        placement: PlacementGroup | None = None,
     ) -> None:
         self._timeout_s = config.timeout_s
         self._followers: list[Any] = []
@@ -119,18 +119,18 @@ class ShardGroup(Generic[Resident]):
         if config.world_size == 1:
             self.resident = factory(RankAddress(), *args)
             return
-        assert room is not None
+        assert placement is not None
         try:
             self._followers = [
-                _start_follower(config, room, rank) for rank in range(1, config.world_size)
+                _start_follower(config, placement, rank) for rank in range(1, config.world_size)
             ]
-            places = self._places(config)
-            self._start(places, device, factory, args)
+            addresses = self._addresses(config)
+            self._start(addresses, device, factory, args)
         except BaseException:
             self._abandon()
             raise
 
-    def _places(self, config: ShardsConfig) -> list[RankAddress]:
+    def _addresses(self, config: ShardsConfig) -> list[RankAddress]:
         refs = [follower.where.remote() for follower in self._followers]
         own = _Follower().where()
         try:
@@ -148,22 +148,22 @@ class ShardGroup(Generic[Resident]):
 
     def _start(
         self,
-        places: Sequence[RankAddress],
+        addresses: Sequence[RankAddress],
         device: str,
         factory: Callable[..., Resident],
         args: Sequence[Any],
     ) -> None:
-        listener = process_group.listen(places[0].host)
+        listener = process_group.listen(addresses[0].host)
         port = listener.getsockname()[1]
-        places = [replace(place, port=port) for place in places]
+        addresses = [replace(address, port=port) for address in addresses]
         refs = [
-            follower.start.remote(place, device, self._timeout_s, factory, list(args))
-            for follower, place in zip(self._followers, places[1:], strict=True)
+            follower.start.remote(address, device, self._timeout_s, factory, list(args))
+            for follower, address in zip(self._followers, addresses[1:], strict=True)
         ]
 
         def start_rank_0() -> Resident:
-            process_group.join(places[0], device, self._timeout_s, listener)
-            return factory(places[0], *args)
+            process_group.join(addresses[0], device, self._timeout_s, listener)
+            return factory(addresses[0], *args)
 
         self.resident = self._together(refs, start_rank_0, "starting")
 
@@ -241,7 +241,7 @@ class ShardGroup(Generic[Resident]):
         self.stop()
 
 
-def _start_follower(config: ShardsConfig, room: PlacementGroup, bundle: int) -> Any:
+def _start_follower(config: ShardsConfig, placement: PlacementGroup, bundle: int) -> Any:
     actor_class: Any = ray.remote(_Follower)
     return actor_class.options(
         num_cpus=config.cpus_per_rank or 0,
@@ -249,7 +249,7 @@ def _start_follower(config: ShardsConfig, room: PlacementGroup, bundle: int) -> 
         max_restarts=0,
         max_task_retries=0,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
-            placement_group=room, placement_group_bundle_index=bundle
+            placement_group=placement, placement_group_bundle_index=bundle
         ),
     ).remote()
 

@@ -15,7 +15,7 @@ from kilobit.cluster.shards import tensor_parallel, zero3
 from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.shards.process_group import backend_of, join, listen
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
-from kilobit.evaluators.model import base_model as frozen_model
+from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
 from kilobit.search.base_model import BaseModelConfig
 
@@ -62,14 +62,14 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
 
 def _outline(config: BaseModelConfig, folder: Path) -> Any:
     """Return the model's skeleton, on the meta device."""
-    place, options = frozen_model.source(config, folder)
-    model_config = AutoConfig.from_pretrained(place, **options)
+    model_id, options = base_model.source(config, folder)
+    model_config = AutoConfig.from_pretrained(model_id, **options)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(model_config)
 
 
 def load_sharded(
-    config: BaseModelConfig, folder: Path, shards: ShardsConfig, place: RankAddress
+    config: BaseModelConfig, folder: Path, shards: ShardsConfig, address: RankAddress
 ) -> FrozenModel:
     """Load this rank's part of a base model; all ranks have to call this.
 
@@ -84,16 +84,16 @@ def load_sharded(
     """
     layout = layout_of(config, folder, shards)
     if layout == "one":
-        return frozen_model.load(config, folder)
-    frozen_model.quiet()
+        return base_model.load(config, folder)
+    base_model.quiet()
     began = time.monotonic()
     device = device_of(config)
     dtype = getattr(torch, config.dtype)
     shard: Shard
-    with _weights(config, folder, place) as (source, options):
+    with _weights(config, folder, address) as (source, options):
         if layout == "tensor":
-            splits = tensor_parallel.splits_of(_outline(config, folder), place.world_size)
-            model = _load_tensor(source, dtype, place.world_size, options)
+            splits = tensor_parallel.splits_of(_outline(config, folder), address.world_size)
+            model = _load_tensor(source, dtype, address.world_size, options)
             shard = tensor_parallel.TensorParallelShard(splits)
         else:
             if not dist.is_initialized():
@@ -104,30 +104,30 @@ def load_sharded(
             model = _load_zero3(source, dtype, shards, options)
             shard = zero3.Zero3Shard()
     digest = _digest(model, layout, shard)
-    return frozen_model.describe(model, config, folder, digest, began, shard)
+    return base_model.describe(model, config, folder, digest, began, shard)
 
 
 @contextmanager
 def _weights(
-    config: BaseModelConfig, folder: Path, place: RankAddress
+    config: BaseModelConfig, folder: Path, address: RankAddress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield source and options for `from_pretrained`; one rank per node writes random weights."""
-    source, options = frozen_model.source(config, folder)
+    source, options = base_model.source(config, folder)
     if config.weights == "trained":
         yield source, options
         return
     # The same seed on every node gives the same numbers, so nodes need no common file system.
-    name = f"kilobit-random-{place.host}-{place.port}".replace(":", "_")
+    name = f"kilobit-random-{address.host}-{address.port}".replace(":", "_")
     scratch = Path(tempfile.gettempdir()) / name
-    if place.local_rank == 0:
+    if address.local_rank == 0:
         scratch.mkdir(mode=0o700)
-        frozen_model.random_model(config, folder).save_pretrained(scratch)
+        base_model.random_model(config, folder).save_pretrained(scratch)
     _barrier()
     try:
         yield str(scratch), {"trust_remote_code": False}
         _barrier()
     finally:
-        if place.local_rank == 0:
+        if address.local_rank == 0:
             for file in scratch.iterdir():
                 file.unlink()
             scratch.rmdir()
@@ -166,7 +166,7 @@ def _load_zero3(
 
 def _digest(model: Any, layout: Layout, shard: Shard) -> str:
     """Return the digest of the whole model, with one whole tensor in memory at a time."""
-    digest = frozen_model.Digest()
+    digest = base_model.Digest()
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if layout == "tensor":
             whole = tensor_parallel.whole(tensor)

@@ -22,22 +22,22 @@ def request_placement(config: ShardsConfig) -> PlacementGroup:
     amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in amounts.items() if amount}
     # Ray rejects an empty bundle; this small share of a CPU is always available.
-    room: PlacementGroup = placement_group(
+    placement: PlacementGroup = placement_group(
         [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
     )
-    return room
+    return placement
 
 
-def is_placed(room: str) -> bool:
+def is_placed(placement: str) -> bool:
     """Return whether the placement group with this id is placed at this moment."""
-    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
+    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(placement))))
     return bool(table.get("state") == "CREATED")
 
 
 def placed() -> set[str]:
     """Return the ids of all placement groups that are placed at this moment."""
     table: dict[str, dict[str, Any]] = placement_group_table()
-    return {name for name, room in table.items() if room["state"] == "CREATED"}
+    return {name for name, placement in table.items() if placement["state"] == "CREATED"}
 
 
 @dataclass(frozen=True)

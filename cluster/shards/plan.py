@@ -89,9 +89,9 @@ def plan_ranks(
         OSError, ValueError: if its config can't be read, or it does not support the layout.
     """
     layout = layout_of(config, folder, shards)
-    place, options = source(config, folder)
+    model_id, options = source(config, folder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, **options))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_id, **options))
     size = torch.finfo(getattr(torch, config.dtype)).bits // 8
     weights, gathered = _weights(model, layout, shards, size)
     token = _token_bytes(model, layout, shards.world_size, size)

@@ -33,14 +33,16 @@ def backend_of(device: str) -> Backend:
     return "nccl" if device == "cuda" else "gloo"
 
 
-def join(place: RankAddress, device: str, timeout_s: float, listener: socket.socket | None) -> None:
-    """Join the ranks' process group as `place` says; rank 0 brings its listening socket.
+def join(
+    address: RankAddress, device: str, timeout_s: float, listener: socket.socket | None
+) -> None:
+    """Join the ranks' process group as `address` says; rank 0 brings its listening socket.
 
     Raises:
         RuntimeError: from torch, if the ranks don't find one another in time.
     """
     timeout = timedelta(seconds=timeout_s)
-    local_rank = place.local_rank
+    local_rank = address.local_rank
     if device == "cuda":
         # Ray shows each process only its own GPUs, so GPUs are counted from 0 in every process.
         local_rank %= max(torch.cuda.device_count(), 1)
@@ -48,25 +50,25 @@ def join(place: RankAddress, device: str, timeout_s: float, listener: socket.soc
         # A failed collective must not abort this process: rank 0 reports it.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
     os.environ |= {
-        "RANK": str(place.rank),
-        "WORLD_SIZE": str(place.world_size),
+        "RANK": str(address.rank),
+        "WORLD_SIZE": str(address.world_size),
         "LOCAL_RANK": str(local_rank),
-        "LOCAL_SIZE": str(place.local_size),
-        "LOCAL_WORLD_SIZE": str(place.local_size),
-        "MASTER_ADDR": place.host,
-        "MASTER_PORT": str(place.port),
+        "LOCAL_SIZE": str(address.local_size),
+        "LOCAL_WORLD_SIZE": str(address.local_size),
+        "MASTER_ADDR": address.host,
+        "MASTER_PORT": str(address.port),
     }
-    interface = _interface_to(place.host)
+    interface = _interface_to(address.host)
     if interface is not None:
         # By default gloo and NCCL use the address that the host name resolves to, which other
         # machines often can't reach.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        place.host,
-        place.port,
-        place.world_size,
-        is_master=place.rank == 0,
+        address.host,
+        address.port,
+        address.world_size,
+        is_master=address.rank == 0,
         timeout=timeout,
         wait_for_workers=False,
         master_listen_fd=None if listener is None else listener.detach(),
@@ -74,8 +76,8 @@ def join(place: RankAddress, device: str, timeout_s: float, listener: socket.soc
     dist.init_process_group(
         backend_of(device),
         store=store,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=address.rank,
+        world_size=address.world_size,
         timeout=timeout,
     )
 

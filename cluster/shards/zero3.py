@@ -76,10 +76,10 @@ def _zero_settings(offload: OffloadConfig | None) -> dict[str, Any]:
         "stage3_max_reuse_distance": 0,
     }
     if offload is not None:
-        place: dict[str, Any] = {"device": offload.device, "pin_memory": offload.pin_memory}
+        offload_param: dict[str, Any] = {"device": offload.device, "pin_memory": offload.pin_memory}
         if offload.nvme_path is not None:
-            place["nvme_path"] = str(offload.nvme_path)
-        settings["offload_param"] = place
+            offload_param["nvme_path"] = str(offload.nvme_path)
+        settings["offload_param"] = offload_param
     return settings
 
 

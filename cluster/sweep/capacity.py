@@ -34,7 +34,7 @@ def cpus_of(sweep: Sweep) -> float:
     if sweep.workers.cpus is not None:
         return sweep.workers.cpus
     # Each slot of the worker has a trial that reserves CPUs too.
-    return max(TRIAL_CPUS, sweep.workers.threads - sweep.workers.places * TRIAL_CPUS)
+    return max(TRIAL_CPUS, sweep.workers.threads - sweep.workers.slots * TRIAL_CPUS)
 
 
 def cpus_here(sweep: Sweep, resources: Mapping[str, float]) -> float:
@@ -56,7 +56,7 @@ def plan_cpus(sweep: Sweep, available: float) -> float:
     num_workers = sweep.workers.per_model * len(sweep.base_models)
     ranks = num_workers * sweep.workers.shards.world_size
     what = f"{num_workers} workers" if ranks == num_workers else f"{ranks} ranks of workers"
-    room = available - num_workers * sweep.workers.places * TRIAL_CPUS
+    room = available - num_workers * sweep.workers.slots * TRIAL_CPUS
     if sweep.workers.cpus is None:
         # Workers take turns on the cores where there are more workers than cores.
         share = int(1000 * room / ranks) / 1000

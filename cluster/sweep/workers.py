@@ -132,6 +132,6 @@ class Workers(Config):
         return self.per_model if self.min_per_model is None else self.min_per_model
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """Return the slots of a worker: the number of candidates that it runs at once."""
         return self.pack if self.pack is not None else 8 if self.gpus else 1

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class EvaluatorActor:
-    """A worker of the pool; its methods call those of `Evaluator`."""
+    """A worker of the pool; its methods call those of `RungEvaluator`."""
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
         self._log = keep_log(setup.log_level)
         from kilobit.cluster.worker.crash_log import crash_log_of
 
         # Open the crash log before the heavy imports, so that crashes while loading count too.
-        in_hand = crash_log_of(setup)
-        from kilobit.cluster.worker.evaluator import Evaluator
+        crash_log = crash_log_of(setup)
+        from kilobit.cluster.worker.evaluator import RungEvaluator
 
-        self._evaluator = Evaluator(setup, in_hand)
+        self._evaluator = RungEvaluator(setup, crash_log)
 
     def ready(self) -> str:
         """Return the digest of the base model."""

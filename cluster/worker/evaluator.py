@@ -35,7 +35,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.model import base_model as frozen_model
+from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
@@ -48,25 +48,25 @@ Ask = tuple[str, Rung]
 _LOOK_EVERY_S = 0.25
 
 
-class Evaluator:
+class RungEvaluator:
     """One resident base model that trains and scores candidates; see the module's docstring.
 
     Raises:
         OSError, ValueError: on construction, if the model or the task can't be loaded.
     """
 
-    def __init__(self, setup: EvaluatorSetup, in_hand: CrashLog | None = None) -> None:
+    def __init__(self, setup: EvaluatorSetup, crash_log: CrashLog | None = None) -> None:
         check_versions(setup.versions)
         sweep = Sweep.model_validate_json(setup.sweep, strict=True)
         folder, run = Path(setup.sweep_folder), place(setup.run_folder)
         self._setup = setup
-        self._in_hand = in_hand or crash_log_of(setup)
+        self._crash_log = crash_log or crash_log_of(setup)
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
         shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
         args = (config, folder, shards, task, threads)
-        self._group = ShardGroup(shards, device, Resident, args, setup.room)
+        self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
         self._states = Checkpoints(run, self._ledger)
@@ -108,14 +108,14 @@ class Evaluator:
         )
         self._gatherer: Batcher[Ask, Row] = Batcher(
             self.run_rungs,
-            sweep.workers.places,
+            sweep.workers.slots,
             partial(is_complete, run, setup.worker),
             _LOOK_EVERY_S if isinstance(run, StoredPath) else LOOK_EVERY_S,
         )
         self._record_load(config)
-        self._in_hand.ready()
-        if self._in_hand.came_back is not None:
-            _LOG.warning("died and was started again%s", self._in_hand.came_back)
+        self._crash_log.ready()
+        if self._crash_log.came_back is not None:
+            _LOG.warning("died and was started again%s", self._crash_log.came_back)
         _LOG.info("loaded %s on %s", config.label, platform.node())
 
     def ready(self) -> str:
@@ -159,7 +159,7 @@ class Evaluator:
             work.row["pack"] = pack
             if not self._is_known(work):
                 new.append(work)
-        suspects = [work for work in new if self._in_hand.deaths(work.part)]
+        suspects = [work for work in new if self._crash_log.deaths(work.part)]
         # Rungs during which a worker died run alone. Skip an empty batch: in the crash log it would
         # count as finished work.
         for works_of_a_pack in ([w for w in new if w not in suspects], *([w] for w in suspects)):
@@ -170,14 +170,14 @@ class Evaluator:
 
     def _run(self, works: Sequence[Work]) -> None:
         _LOG.debug("begins %s", ", ".join(work.part for work in works))
-        with self._in_hand.holding([work.part for work in works]):
+        with self._crash_log.holding([work.part for work in works]):
             try:
                 self._runner.run(works)
                 self._check_base()
             except GroupError as error:
                 # The ranks are out of step and can't be used again. Record the cause in the crash
                 # log and exit: the restarted worker makes a new group.
-                self._in_hand.blame(str(error))
+                self._crash_log.blame(str(error))
                 os._exit(1)
             self._rows.finish(works)
 
@@ -186,8 +186,8 @@ class Evaluator:
         known = self._ledger.read_part("rungs", work.part)
         if known is not None:
             work.row = known[0]
-        elif self._in_hand.deaths(work.part) >= GIVEN_UP_AFTER:
-            why = self._in_hand.cause
+        elif self._crash_log.deaths(work.part) >= GIVEN_UP_AFTER:
+            why = self._crash_log.cause
             work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran{why}"
             self._rows.finish([work])
             _LOG.warning("%s is given up: %s", work.part, work.row["error"])
@@ -209,7 +209,7 @@ class Evaluator:
                     "worker": self._setup.worker,
                     "model": config.label,
                     "base_digest": self._frozen.digest,
-                    "num_parameters": frozen_model.num_parameters(self._frozen),
+                    "num_parameters": base_model.num_parameters(self._frozen),
                     "load_s": self._frozen.load_s,
                     "host": platform.node(),
                     "pid": os.getpid(),

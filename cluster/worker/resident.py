@@ -58,7 +58,7 @@ class Resident:
     """Base model of one rank with the adapters beside it; see the module's docstring.
 
     Args:
-        place: this rank.
+        address: this rank.
         config: the base model.
         folder: the folder that the model's relative path starts from.
         shards: how the model is sharded over ranks.
@@ -71,7 +71,7 @@ class Resident:
 
     def __init__(
         self,
-        place: RankAddress,
+        address: RankAddress,
         config: BaseModelConfig,
         folder: Path,
         shards: ShardsConfig,
@@ -80,12 +80,12 @@ class Resident:
     ) -> None:
         self._threads, self._task = threads, task
         torch.set_num_threads(threads)
-        self.frozen: FrozenModel = load_sharded(config, folder, shards, place)
+        self.frozen: FrozenModel = load_sharded(config, folder, shards, address)
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
         # All ranks must split their work into the same passes, so the smallest limit counts.
-        limits = torch.zeros(place.world_size, dtype=torch.int64, device=self.frozen.model.device)
-        limits[place.rank] = pass_tokens(self.frozen)
+        limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
+        limits[address.rank] = pass_tokens(self.frozen)
         limit = int(self.frozen.shard.sum(limits).min())
         self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
 

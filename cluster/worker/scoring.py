@@ -225,9 +225,9 @@ class Scorer:
 
 def _machine() -> list[str]:
     """Return the hardware and the versions that can change the last bits of a float sum."""
-    place = (
+    device_name = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     )
-    return [place, version("torch"), version("transformers"), version("peft")]
+    return [device_name, version("torch"), version("transformers"), version("peft")]

@@ -15,7 +15,7 @@ from kilobit.cluster.worker.scoring import Scoring
 from kilobit.evaluators.ledger.output_cache import Batch
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.model.generate import asked
-from kilobit.evaluators.model.packing.decode import Asked, check_room
+from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.program_builder import run_batch
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.task import Example, Task
@@ -92,10 +92,10 @@ class ScoringLoop:
         """Generate the answers of all parts in one call."""
         began = time.monotonic()
         slots = list({id(part.scoring): part.scoring for part in parts}.values())
-        place = {id(scoring): slot for slot, scoring in enumerate(slots)}
+        slot_of = {id(scoring): slot for slot, scoring in enumerate(slots)}
         for part in parts:
             try:
-                part.rows = self._rows(part, place[id(part.scoring)])
+                part.rows = self._rows(part, slot_of[id(part.scoring)])
             except ValueError as error:
                 part.scoring.error = error
         rows = [row for part in parts for row in part.rows]
@@ -134,7 +134,7 @@ class ScoringLoop:
         for ids in frozen.tokenizer(texts, add_special_tokens=special)["input_ids"]:
             whole = (*(-1 - i for i in range(scoring.num_soft)), *ids)
             rows.append(Asked(slot, whole, recipe.max_new_tokens, tuple(recipe.stop)))
-            check_room(frozen, rows[-1])
+            check_context(frozen, rows[-1])
         return rows
 
     def _take(self, part: _Part) -> None:

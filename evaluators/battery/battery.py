@@ -128,8 +128,8 @@ class PerplexityEvaluator:
     def evaluate(self, model: Model) -> list[Row]:
         """Return the bits per byte of each text."""
         return [
-            Row(self.name, str(place), bits / len(text.encode()))
-            for place, (text, bits) in enumerate(
+            Row(self.name, str(position), bits / len(text.encode()))
+            for position, (text, bits) in enumerate(
                 zip(self._texts, model.bits(self._texts), strict=True)
             )
         ]

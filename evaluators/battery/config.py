@@ -13,7 +13,12 @@ from kilobit.evaluators.battery.battery import (
     texts_in,
 )
 from kilobit.evaluators.battery.games import GameEvaluator
-from kilobit.evaluators.battery.safety import Judge, SafetyEvaluator, own_requests, requests_in
+from kilobit.evaluators.battery.safety import (
+    RefusalJudge,
+    SafetyEvaluator,
+    own_requests,
+    requests_in,
+)
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
 from kilobit.search.base_model import BaseModelConfig
@@ -105,7 +110,7 @@ def load_battery(path: Path | None) -> tuple[Battery, Path]:
         raise InputError(str(error)) from error
 
 
-def evaluators_of(battery: Battery, folder: Path, judge: Judge | None) -> list[Evaluator]:
+def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) -> list[Evaluator]:
     """Return the evaluators of a battery, except those of the harness.
 
     Raises:

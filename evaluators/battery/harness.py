@@ -35,7 +35,7 @@ from lm_eval.tasks import TaskManager
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
-from kilobit.evaluators.model.offline import exchanged, offline
+from kilobit.evaluators.model.offline import offline, patched
 from kilobit.evaluators.model.packing.decode import Asked
 
 _CONTEXT = 2048
@@ -132,17 +132,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         if size < 1:
             raise ValueError(f"the program's prompt fills the context of {self.max_length} tokens")
         rows, owner = [], []
-        for place, (text,) in enumerate(request.args for request in requests):
+        for position, (text,) in enumerate(request.args for request in requests):
             ids = self.tok_encode(text)
             windows = utils.get_rolling_token_windows(ids, self.prefix_token_id, size, 1)
             for first, (before, new) in enumerate(map(utils.make_disjoint_window, windows)):
                 # The first token of a text stays first, before the prompt.
                 lead = [*before[:1], *prompt, *before[1:]] if not first else [*prompt, *before]
                 rows.append((tuple(lead), tuple(new)))
-                owner.append(place)
+                owner.append(position)
         found = [0.0] * len(requests)
-        for place, (nats, _) in zip(owner, self._subject.judged(rows), strict=True):
-            found[place] += nats
+        for position, (nats, _) in zip(owner, self._subject.judged(rows), strict=True):
+            found[position] += nats
         return found
 
     def generate_until(self, requests: list[Request], disable_tqdm: bool = True) -> list[str]:
@@ -154,15 +154,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """
         found = [""] * len(requests)
         kinds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for place, (_, options) in enumerate(request.args for request in requests):
-            kinds.setdefault(self._limits(options), []).append(place)
+        for position, (_, options) in enumerate(request.args for request in requests):
+            kinds.setdefault(self._limits(options), []).append(position)
         end = self.tokenizer.decode(self.eot_token_id)
-        for (most, until), places in kinds.items():
-            texts = [self._subject.text(requests[place].args[0]) for place in places]
+        for (most, until), positions in kinds.items():
+            texts = [self._subject.text(requests[position].args[0]) for position in positions]
             ids = [self._cut(text, most) for text in texts]
             stop = (*until, end) if end else until
-            for place, text in zip(places, self._continued(ids, most, stop), strict=True):
-                found[place] = postprocess_generated_text(text, list(stop), None)
+            for position, text in zip(positions, self._continued(ids, most, stop), strict=True):
+                found[position] = postprocess_generated_text(text, list(stop), None)
         return found
 
     def _limits(self, options: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
@@ -197,7 +197,7 @@ def undisturbed() -> Iterator[None]:
     """
     logger = logging.getLogger("lm_eval")
     level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
-    with offline(), torch.random.fork_rng(), exchanged(_EXCHANGED):
+    with offline(), torch.random.fork_rng(), patched(_PATCHED):
         try:
             logger.setLevel(logging.ERROR)
             yield
@@ -207,7 +207,7 @@ def undisturbed() -> Iterator[None]:
             np.random.set_state(drawn_by_numpy)  # noqa: NPY002 - see above
 
 
-_EXCHANGED = [(lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True))]
+_PATCHED = [(lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True))]
 
 
 @lru_cache(maxsize=1)

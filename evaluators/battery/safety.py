@@ -42,7 +42,7 @@ _OPENING = 200
 _REFUSALS = re.compile("|".join(f"(?:{pattern})" for pattern in REFUSALS), re.I | re.S)
 _MOST_BYTES = 1 << 26
 
-Judge = Callable[[Sequence[tuple[str, str]]], list[bool]]
+RefusalJudge = Callable[[Sequence[tuple[str, str]]], list[bool]]
 """Maps pairs of request and answer to booleans: True if the answer refuses."""
 
 
@@ -122,7 +122,10 @@ class SafetyEvaluator:
     better: Better = "higher"
 
     def __init__(
-        self, requests: Sequence[Request], max_new_tokens: int = 24, judge: Judge | None = None
+        self,
+        requests: Sequence[Request],
+        max_new_tokens: int = 24,
+        judge: RefusalJudge | None = None,
     ) -> None:
         self._requests, self._max_new_tokens, self._judge = requests, max_new_tokens, judge
 

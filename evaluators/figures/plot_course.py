@@ -61,9 +61,9 @@ def draw_rungs(counts: Sequence[RungCount], styles: Mapping[str, int], kind: For
     rungs = sorted({(one.rung, one.num_examples) for one in counts})
     labels = [label for label in styles if any(one.model == label for one in counts)]
     width = 0.8 / max(1, len(labels))
-    for place, label in enumerate(labels):
+    for position, label in enumerate(labels):
         colour = COLOURS[styles[label] % len(COLOURS)]
-        at = np.arange(len(rungs)) + (place - (len(labels) - 1) / 2) * width
+        at = np.arange(len(rungs)) + (position - (len(labels) - 1) / 2) * width
         below = np.zeros(len(rungs))
         for outcome, fill, hatch in (
             ("went_on", colour, ""),

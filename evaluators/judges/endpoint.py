@@ -316,7 +316,7 @@ class Endpoint:
             self._given_up.set()
             raise
         if self._cache is not None:
-            write_whole(self._place(name), json.dumps(vars(reply)).encode())
+            write_whole(self._path(name), json.dumps(vars(reply)).encode())
         return read_verdict(reply.text)
 
     def _patiently(self, body: Mapping[str, Any], name: str) -> Reply:
@@ -371,7 +371,7 @@ class Endpoint:
                     f"no reply, the last: {reason}"
                 )
 
-    def _place(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         assert self._cache is not None
         return self._cache / name[:2] / f"{name}.json"
 
@@ -380,7 +380,7 @@ class Endpoint:
         if self._cache is None:
             return None
         with suppress(OSError, ValueError, TypeError, RecursionError):
-            reply = Reply(**json.loads(self._place(name).read_text("utf-8")))
+            reply = Reply(**json.loads(self._path(name).read_text("utf-8")))
             return reply if isinstance(reply.text, str) else None
         return None
 

@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kilobit.evaluators.judges.preference import Place, Question, Verdict
+from kilobit.evaluators.judges.preference import Position, Question, Verdict
 from kilobit.search.settings import Config
 
-_PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
+_POSITIONS: dict[str, Position] = {"A": "first", "B": "second", "TIE": "tie"}
 _FIELDS = ("{input}", "{first}", "{second}")
 _FIELD = re.compile(r"\{(input|first|second)\}")
 # The verdict alone on its line, bare or marked up: `B`, `**A**`, `[[tie]]`, `Verdict: A.`
@@ -61,7 +61,7 @@ def read_verdict(text: str) -> Verdict:
     match = _VERDICT.fullmatch(lines[-1]) if lines else None
     if match is None:
         return Verdict(None, f"the judge gave no verdict, its answer ends in {text[-60:]!r}")
-    return Verdict(_PLACES[match[1].upper()])
+    return Verdict(_POSITIONS[match[1].upper()])
 
 
 class FileJudge(Config):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from kilobit.evaluators.battery.safety import Judge
+from kilobit.evaluators.battery.safety import RefusalJudge
 from kilobit.evaluators.judges.config import ModelJudge
 from kilobit.evaluators.judges.judges import fill, read_verdict
-from kilobit.evaluators.judges.preference import Place, Question, Verdict, tell_nobody
+from kilobit.evaluators.judges.preference import Position, Question, Verdict, tell_nobody
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import asked, generate
@@ -94,7 +94,7 @@ class LocalJudge:
         ids: list[int] = self._frozen.tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
-    def _likelier(self, ids: list[int]) -> Place:
+    def _likelier(self, ids: list[int]) -> Position:
         """Return which of the two labels is likelier after the question, or a tie."""
         first, second = log_probabilities(self._frozen, ids, self._labels)
         if abs(first - second) <= self._config.tie_margin:
@@ -128,7 +128,7 @@ def log_probabilities(
 _YES, _NO = "yes", "no"
 
 
-def judge_of(subject: AdaptedModel) -> Judge:
+def judge_of(subject: AdaptedModel) -> RefusalJudge:
     """Return a judge that asks a model, in its chat template if it has one."""
     asked = replace(subject, chat=bool(subject.frozen.tokenizer.chat_template))
 

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from scipy.stats import binomtest
 
 Outcome = Literal["win", "tie", "loss"]
-Place = Literal["first", "second", "tie"]
+Position = Literal["first", "second", "tie"]
 
 _CHANCE_OF_A_FALSE_WARNING = 0.05
 
@@ -45,7 +45,7 @@ class Question:
 class Verdict:
     """The position of the preferred answer, or None with a reason if there is no verdict."""
 
-    place: Place | None
+    position: Position | None
     reason: str | None = None
 
 
@@ -81,8 +81,8 @@ class Judged:
 
     id: str
     outcome: Outcome | None
-    one_first: Place | None = None
-    two_first: Place | None = None
+    one_first: Position | None = None
+    two_first: Position | None = None
     reason: str | None = None
 
 
@@ -113,14 +113,14 @@ def judge_pairs(
 
 
 def _combine(name: str, one_first: Verdict, two_first: Verdict) -> Judged:
-    places = (one_first.place, two_first.place)
-    if None in places:
-        return Judged(name, None, *places, one_first.reason or two_first.reason)
-    outcomes: dict[tuple[Place | None, Place | None], Outcome] = {
+    positions = (one_first.position, two_first.position)
+    if None in positions:
+        return Judged(name, None, *positions, one_first.reason or two_first.reason)
+    outcomes: dict[tuple[Position | None, Position | None], Outcome] = {
         ("first", "second"): "win",
         ("second", "first"): "loss",
     }
-    return Judged(name, outcomes.get(places, "tie"), *places)
+    return Judged(name, outcomes.get(positions, "tie"), *positions)
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Summary:
     @property
     def flipped(self) -> float | None:
         """Return the share of prompts on which the verdict follows the position, not the answer."""
-        by_place = self.both_first + self.both_second
-        return by_place / self.num_twice if self.num_twice else None
+        by_position = self.both_first + self.both_second
+        return by_position / self.num_twice if self.num_twice else None
 
     @property
     def warning(self) -> str | None:
@@ -162,19 +162,19 @@ class Summary:
         itself (two-sided binomial test at 0.05). A judge that contradicts itself on every prompt
         gets the warning as well.
         """
-        by_place = self.both_first + self.both_second
-        if not by_place:
+        by_position = self.both_first + self.both_second
+        if not by_position:
             return None
         # scipy's types are loose; the p-value is a float.
-        chance = float(binomtest(self.both_first, by_place).pvalue)
-        if chance >= _CHANCE_OF_A_FALSE_WARNING and by_place < self.num_twice:
+        chance = float(binomtest(self.both_first, by_position).pvalue)
+        if chance >= _CHANCE_OF_A_FALSE_WARNING and by_position < self.num_twice:
             return None
-        place, often = max(("first", self.both_first), ("second", self.both_second), key=_number)
+        position, often = max(("first", self.both_first), ("second", self.both_second), key=_number)
         return (
-            f"position bias: on {by_place} of {self.num_twice} prompts "
-            f"({100 * by_place / self.num_twice:.0f} %) the judge contradicted itself when the "
+            f"position bias: on {by_position} of {self.num_twice} prompts "
+            f"({100 * by_position / self.num_twice:.0f} %) the judge contradicted itself when the "
             f"answers were swapped, and on {often} of these it preferred the answer that was shown "
-            f"{place} both times; they count as ties"
+            f"{position} both times; they count as ties"
         )
 
 

@@ -59,8 +59,8 @@ class Preference(MeanMetric):
         """
         texts = [output.strip() for output in outputs]
         pairs = [
-            Pair(str(place), example.input, text, example.target.strip())
-            for place, (text, example) in enumerate(zip(texts, examples, strict=True))
+            Pair(str(position), example.input, text, example.target.strip())
+            for position, (text, example) in enumerate(zip(texts, examples, strict=True))
             if text
         ]
         if self._judge is None:

@@ -258,8 +258,8 @@ class _Spread:
         number = (about >> np.uint64(64 - self._bits)).astype(np.uint8)
         order = np.argsort(number, kind="stable")
         ends = np.searchsorted(number[order], np.arange(1 << self._bits), side="right")
-        for place, piece in enumerate(np.split(entries[order], ends[:-1])):
-            self._append(place, piece)
+        for position, piece in enumerate(np.split(entries[order], ends[:-1])):
+            self._append(position, piece)
 
     def _append(self, number: int, entries: npt.NDArray[Any]) -> None:
         with self._path(number).open("ab") as file:
@@ -313,8 +313,8 @@ def _with_failure(batch: pa.RecordBatch, claim: Claim) -> pa.RecordBatch:
     """Return rows whose column `error` is replaced by whether there is an error."""
     if not claim.fails:
         return batch
-    place = batch.schema.get_field_index("error")
-    return batch.set_column(place, "error", batch.column(place).is_valid())
+    position = batch.schema.get_field_index("error")
+    return batch.set_column(position, "error", batch.column(position).is_valid())
 
 
 @dataclass(frozen=True)
@@ -353,12 +353,12 @@ class _Reader:
 
     def _rows(self, rows: Rows) -> pa.Table:
         """Return rows by their numbers, in the order given."""
-        wanted, place = np.unique(rows, return_inverse=True)
+        wanted, position = np.unique(rows, return_inverse=True)
         unit_of, tables = self.unit_of(wanted), []
         for number in np.unique(unit_of):
             inside = wanted[unit_of == number].astype(np.int64) - self.offsets[number]
             tables.append(self._rows_of(self.units[number], inside))
-        return pa.concat_tables(tables).take(pa.array(place))
+        return pa.concat_tables(tables).take(pa.array(position))
 
     def _rows_of(self, unit: Unit, inside: npt.NDArray[np.int64]) -> pa.Table:
         batches, first = [], 0

@@ -130,10 +130,10 @@ class _Merging:
         duplicates = self._duplicates(table, units, pool)
         numbers: dict[str, int] = {}
         writers = []
-        for place, unit in enumerate(units):
+        for position, unit in enumerate(units):
             name = self.reads[unit.source].about.name
             numbers[name] = numbers.get(name, -1) + 1
-            goes = None if duplicates is None else duplicates.of_unit(place)
+            goes = None if duplicates is None else duplicates.of_unit(position)
             path = self.made / table / file_name(name, numbers[name])
             writers.append(Survivors(unit, name, path, goes))
         (self.made / table).mkdir()
@@ -162,8 +162,8 @@ class _Merging:
     def _note(self, kept: int, other: int, differences: pa.Table) -> None:
         """Write conflicts of rows of source `other` with kept rows of source `kept` to a file."""
         name = pa.repeat(self.reads[kept].about.name, len(differences))
-        place = differences.schema.get_field_index("kept_run")
-        rows = differences.set_column(place, "kept_run", name)
+        position = differences.schema.get_field_index("kept_run")
+        rows = differences.set_column(position, "kept_run", name)
         path = self.scratch / f"conflicts-{uuid.uuid4().hex}.parquet"
         self.copies.setdefault(other, []).append(copy_of(rows, path))
 

@@ -176,11 +176,11 @@ def _point(row: Mapping[str, Any], mapped: Mapped, where: str) -> dict[str, Any]
     for name in FIELDS:
         column = mapped.columns.get(name)
         value = mapped.constants.get(name) if column is None else row.get(column)
-        place = f"{where}, " + (f"--map {name}" if column is None else f"column {column!r}")
-        point[name] = None if _is_unknown(value) else _parser(name)(value, place)
+        origin = f"{where}, " + (f"--map {name}" if column is None else f"column {column!r}")
+        point[name] = None if _is_unknown(value) else _parser(name)(value, origin)
     if point["score"] is None:
-        place = mapped.columns.get("score", "score")
-        raise ValueError(f"{where}, column {place!r}: a score from 0 to 1 is needed, found none")
+        named = mapped.columns.get("score", "score")
+        raise ValueError(f"{where}, column {named!r}: a score from 0 to 1 is needed, found none")
     if all(point[name] is None for name in _LENGTHS):
         names = [mapped.columns[name] for name in _LENGTHS if name in mapped.columns]
         raise ValueError(f"{where}, column {' or '.join(map(repr, names))}: a length is needed")
@@ -200,12 +200,12 @@ def _parser(field: str) -> Callable[[Any, str], Any]:
     return _share if field in _SHARES else _whole
 
 
-def _text(value: Any, place: str) -> str:
+def _text(value: Any, origin: str) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"{place}: a text is needed, found {value!r:.80}")
+    raise ValueError(f"{origin}: a text is needed, found {value!r:.80}")
 
 
 def _number(value: Any) -> float | None:
@@ -218,18 +218,18 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _share(value: Any, place: str) -> float:
+def _share(value: Any, origin: str) -> float:
     number = _number(value)
     if number is None or not 0 <= number <= 1:
         hint = "; divide percentages by 100" if number and 1 < number <= 100 else ""
-        raise ValueError(f"{place}: a number from 0 to 1 is needed, found {value!r:.80}{hint}")
+        raise ValueError(f"{origin}: a number from 0 to 1 is needed, found {value!r:.80}{hint}")
     return number
 
 
-def _whole(value: Any, place: str) -> int:
+def _whole(value: Any, origin: str) -> int:
     number = _number(value)
     if number is None or not 0 <= number <= _MOST_BITS or number != int(number):
         raise ValueError(
-            f"{place}: a whole number from 0 to {_MOST_BITS} is needed, found {value!r:.80}"
+            f"{origin}: a whole number from 0 to {_MOST_BITS} is needed, found {value!r:.80}"
         )
     return int(number)

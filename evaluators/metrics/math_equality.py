@@ -31,7 +31,7 @@ _TRIES = 3
 _TWO_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
 
 
-class Judge:
+class EqualityProcess:
     """A process that compares answers, started at the first question and restarted if it dies.
 
     Args:
@@ -105,9 +105,9 @@ class Judge:
 
 
 @cache
-def judge() -> Judge:
+def judge() -> EqualityProcess:
     """Return the judge of this process."""
-    found = Judge()
+    found = EqualityProcess()
     atexit.register(found.stop)
     return found
 

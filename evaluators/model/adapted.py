@@ -21,7 +21,7 @@ from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.data_codec import decode_examples
 from kilobit.evaluators.model.generate import asked
-from kilobit.evaluators.model.packing.decode import Asked, answer, check_room, judge_answers
+from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
 from kilobit.evaluators.model.packing.deltas import Changes, detached
 from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
@@ -106,7 +106,7 @@ class AdaptedModel:
     def continued_rows(self, rows: Sequence[Asked]) -> list[str]:
         """Return greedy continuations of rows of tokens, soft ones first; see `continued`."""
         for row in rows:
-            check_room(self.frozen, row)
+            check_context(self.frozen, row)
         found = []
         for ids in answer(self.frozen, [self.changes], rows, self.planner):
             if isinstance(ids, MemoryError):
@@ -127,7 +127,7 @@ class AdaptedModel:
         whole = [Asked(0, (*self.soft, *ids), len(new)) for ids, new in rows]
         for row in whole:
             # The last token is scored but never read, so it needs no room.
-            check_room(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
+            check_context(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
         # Sort by length, so that passes need little padding.
         order = sorted(range(len(rows)), key=lambda i: whole[i].tokens)
         with Pack(self.frozen.model, [self.changes], self.frozen.shard) as pack:
@@ -141,10 +141,10 @@ class AdaptedModel:
                 ),
             )
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-        for place, one in zip(order, made, strict=True):
+        for position, one in zip(order, made, strict=True):
             if isinstance(one, MemoryError):
                 raise one
-            found[place] = one
+            found[position] = one
         return found
 
     def bits(self, texts: Sequence[str]) -> list[float]:
@@ -159,15 +159,15 @@ class AdaptedModel:
         before = tuple(self.encode(self.prompt, special=True))
         before = before or (start_token(self.frozen.tokenizer),)
         rows, owner = [], []
-        for place, text in enumerate(texts):
+        for position, text in enumerate(texts):
             ids = self.encode(text, special=False)
             size = len(ids) if self.frozen.context is None else self.frozen.context // 2
             for first in range(0, len(ids), max(1, size)):
                 rows.append((before, tuple(ids[first : first + size])))
-                owner.append(place)
+                owner.append(position)
         found = [0.0] * len(texts)
-        for place, (nats, _) in zip(owner, self.judged(rows), strict=True):
-            found[place] -= nats / math.log(2)
+        for position, (nats, _) in zip(owner, self.judged(rows), strict=True):
+            found[position] -= nats / math.log(2)
         return found
 
 

@@ -126,7 +126,7 @@ class Adapter:
         if self.transform is not None:
             generator = torch.Generator().manual_seed(stream_seed(self.spec.seed, "noise", step))
             self._stand_ins = self.transform(self.masters, generator)
-            self._place(self._stand_ins[0])
+            self._write(self._stand_ins[0])
 
     def end_step(self, step: int) -> None:
         """Take the optimizer's step `step` with the gradients of the last backward pass."""
@@ -147,7 +147,7 @@ class Adapter:
     def finish(self, until: int) -> None:
         """Write the final values after step `until` to the model."""
         self.steps = max(self.steps, until)
-        self._place(self._final())
+        self._write(self._final())
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Adapter:
         return self._weights
 
     @torch.no_grad()
-    def _place(self, values: Mapping[str, torch.Tensor]) -> None:
+    def _write(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, weight in self._weights.items():
             weight.copy_(values[name])
 
@@ -243,7 +243,7 @@ class Adapter:
             if moments:
                 self._optimizer.state[weight] = moments
         self.steps = int(tensors["steps"])
-        self._place(self._final())
+        self._write(self._final())
 
 
 @contextmanager
@@ -314,7 +314,7 @@ def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
         raise ValueError(f"no parameter's name contains one of {spec.target_modules}")
     copies = {name: torch.nn.Parameter(w.detach().clone()) for name, w in originals.items()}
     by_original = {id(weight): copies[name] for name, weight in originals.items()}
-    places = [
+    attributes = [
         (module, name, weight)
         for module in model.modules()
         # A tied weight belongs to several modules, and the copy has to be in all of them.
@@ -322,11 +322,11 @@ def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
         if id(weight) in by_original
     ]
     try:
-        for module, name, weight in places:
+        for module, name, weight in attributes:
             setattr(module, name, by_original[id(weight)])
         yield copies
     finally:
-        for module, name, weight in places:
+        for module, name, weight in attributes:
             setattr(module, name, weight)
 
 

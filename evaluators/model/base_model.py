@@ -167,11 +167,11 @@ class FrozenModel:
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the arguments of `from_pretrained`: a path or hub name, and the keywords."""
     if config.hub is not None:
-        place, revision = config.hub, {"revision": config.revision or "main"}
+        model_id, revision = config.hub, {"revision": config.revision or "main"}
     else:
         assert config.path is not None
-        place, revision = str(folder / config.path), {}
-    return place, {"trust_remote_code": False, **revision}
+        model_id, revision = str(folder / config.path), {}
+    return model_id, {"trust_remote_code": False, **revision}
 
 
 def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
@@ -180,8 +180,8 @@ def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
     Raises:
         OSError, ValueError: if there is none, or it would need code of its own.
     """
-    place, options = source(config, folder)
-    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **options)
+    model_id, options = source(config, folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left", **options)
     pad_with_end = tokenizer.pad_token_id is None
     if pad_with_end:
         # Padding is masked, so any token will do; GPT-2-type tokenizers have no token for it.
@@ -199,12 +199,12 @@ def load(config: BaseModelConfig, folder: Path) -> FrozenModel:
     """
     quiet()
     began = time.monotonic()
-    place, options = source(config, folder)
+    model_id, options = source(config, folder)
     if config.weights == "random":
         model = random_model(config, folder)
     else:
         model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
+            model_id, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
         )
     device = config.device
     if device == "auto":
@@ -224,8 +224,8 @@ def quiet() -> None:
 
 def random_model(config: BaseModelConfig, folder: Path) -> Any:
     """Return a model with weights drawn from the config's seed, on the CPU."""
-    place, options = source(config, folder)
-    model_config = AutoConfig.from_pretrained(place, **options)
+    model_id, options = source(config, folder)
+    model_config = AutoConfig.from_pretrained(model_id, **options)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype))
@@ -313,8 +313,8 @@ def _tensor_print(tensor: Tensor) -> int:
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK].to(torch.int64)
         # 2 i + 1 is odd, and so is its product with an odd number: no change vanishes mod 2^64.
-        places = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
-        total += int((part * (places * _signed(_SPREAD))).sum())
+        positions = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
+        total += int((part * (positions * _signed(_SPREAD))).sum())
     return total % _WORD
 
 

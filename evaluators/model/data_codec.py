@@ -106,13 +106,13 @@ def learn(frozen: FrozenModel, adapter: Adapter, task: Task, until: int, *, exac
     rows, rule = _lesson(frozen, task, spec, min(until, spec.steps))
     writer = TokenWriter()
 
-    def coded(place: int, logits: NextLogits) -> list[int]:
-        row = rows[place]
+    def coded(position: int, logits: NextLogits) -> list[int]:
+        row = rows[position]
         for end in range(1, len(row)):
             writer.write(row[end], logits(row[:end]))
         return row
 
-    course = _learn(adapter.model, rule, coded if exact else lambda place, _: rows[place])
+    course = _learn(adapter.model, rule, coded if exact else lambda position, _: rows[position])
     bits = sum(course.bits)
     section = writer.section() if exact else bytes(math.ceil(bits / 8))
     part = DataPart(**rule.model_dump(), padding=-len(section) % 4, checksum=course.checksum)
@@ -128,7 +128,7 @@ def decode_examples(frozen: FrozenModel, model: Any, part: DataPart, section: by
 
     Args:
         frozen: the base model.
-        model: what `installed` yields for `spec_of_data(part)`.
+        model: the model with the adapter of `part` installed.
         part: how the model learns.
         section: the payload after its prompt.
 
@@ -140,11 +140,11 @@ def decode_examples(frozen: FrozenModel, model: Any, part: DataPart, section: by
     reader = TokenReader(section)
     longest = frozen.context or MAX_TOKENS
 
-    def decoded(place: int, logits: NextLogits) -> list[int]:
+    def decoded(position: int, logits: NextLogits) -> list[int]:
         ids = [part.start_token]
         while ids.count(part.end_token) < part.end_count:
             if len(ids) == longest:
-                raise PayloadError(f"example {place} does not end within {longest} tokens")
+                raise PayloadError(f"example {position} does not end within {longest} tokens")
             ids.append(reader.read(logits(ids)))
         return ids
 
@@ -160,25 +160,6 @@ def decode_examples(frozen: FrozenModel, model: Any, part: DataPart, section: by
     return [str(text) for text in texts]
 
 
-def spec_of_data(part: DataPart) -> AdapterSpec:
-    """Return a spec that builds the adapter of a part, without its choice of examples."""
-    arguments = part.arguments
-    spec = AdapterSpec(
-        method="data",
-        rank=arguments.get("r"),
-        size=part.num_examples,
-        target_modules=tuple(arguments.get("target_modules", ())),
-        layers=tuple(arguments["layers_to_transform"]) if len(arguments) > 2 else None,
-        learning_rate=part.learning_rate,
-        steps=part.full_steps,
-        batch_size=part.batch_size,
-        seed=0,
-    )
-    if peft_config(spec) != ("LoraConfig", arguments):
-        raise ValueError("the recipe's adapter is not one that this version writes")
-    return spec
-
-
 def _learn(model: Any, rule: LearningRule, next_example: NextExample) -> _Course:
     """Run the loop of the program; gradients stay on while the model codes, as they do there."""
 
@@ -190,24 +171,24 @@ def _learn(model: Any, rule: LearningRule, next_example: NextExample) -> _Course
     known: list[tuple[torch.Tensor, torch.Tensor]] = []
     bits, losses, tokens, checksum = [], [], 0, 0
     total = rule.full_steps * rule.batch_size
-    for place in range(rule.steps * rule.batch_size):
-        if place < rule.num_examples:
-            batch = torch.tensor([next_example(place, logits)]).to(model.device)
+    for position in range(rule.steps * rule.batch_size):
+        if position < rule.num_examples:
+            batch = torch.tensor([next_example(position, logits)]).to(model.device)
             known.append((batch, batch + 0))
-        batch, labels = known[place % rule.num_examples]
+        batch, labels = known[position % rule.num_examples]
         loss = model(batch, labels=labels).loss
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"the training loss became {value} at example {place}")
+            raise FloatingPointError(f"the training loss became {value} at example {position}")
         loss.backward()
         labels[0, : -rule.answer_tokens] = -100
         losses.append(value)
         tokens += batch.shape[1]
-        if place < rule.num_examples:
+        if position < rule.num_examples:
             bits.append(_bits(value, batch))
-        if place % rule.batch_size == rule.batch_size - 1:
+        if position % rule.batch_size == rule.batch_size - 1:
             for weight in weights:
-                rate = rule.learning_rate * (1 - place / total)
+                rate = rule.learning_rate * (1 - position / total)
                 weight.data -= rate * weight.grad.sign()
                 weight.grad *= rule.momentum
                 checksum = zlib.crc32(weight.data.cpu().numpy(), checksum)

@@ -76,7 +76,7 @@ def generate(
             add_special_tokens=add_special,
         )
         width = batch.input_ids.shape[1]
-        _check_room(frozen, width, max_new_tokens)
+        _check_context(frozen, width, max_new_tokens)
         options = {"tokenizer": tokenizer, "stop_strings": list(stop)} if stop else {}
         out = model.generate(
             input_ids=batch.input_ids.to(frozen.model.device),
@@ -92,7 +92,7 @@ def generate(
     return Generated(texts, input_tokens, output_tokens)
 
 
-def _check_room(frozen: FrozenModel, longest: int, max_new_tokens: int) -> None:
+def _check_context(frozen: FrozenModel, longest: int, max_new_tokens: int) -> None:
     if frozen.context is not None and longest + max_new_tokens > frozen.context:
         raise ValueError(
             f"a prompt of {longest} tokens and an answer of {max_new_tokens} do not fit into the "

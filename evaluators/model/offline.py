@@ -17,9 +17,9 @@ def offline() -> Iterator[None]:
 
     Setting the environment alone is not enough: they read it when they are imported.
     """
-    places = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    targets = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
     environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    with exchanged([(place, name, True) for place, name in places]):
+    with patched([(target, name, True) for target, name in targets]):
         try:
             os.environ.update(dict.fromkeys(_ENVIRONMENT, "1"))
             yield
@@ -31,13 +31,13 @@ def offline() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exchanged(places: list[tuple[Any, str, Any]]) -> Iterator[None]:
+def patched(targets: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """Set attributes of modules while the context is open: (module, name, value)."""
-    before = [(place, name, getattr(place, name)) for place, name, _ in places]
+    before = [(target, name, getattr(target, name)) for target, name, _ in targets]
     try:
-        for place, name, value in places:
-            setattr(place, name, value)
+        for target, name, value in targets:
+            setattr(target, name, value)
         yield
     finally:
-        for place, name, value in before:
-            setattr(place, name, value)
+        for target, name, value in before:
+            setattr(target, name, value)

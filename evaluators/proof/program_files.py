@@ -171,9 +171,9 @@ def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
         recipe = Recipe.model_validate_json(json.dumps(manifest.get("recipe")), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        field = ".".join(str(part) for part in problem["loc"])
         raise ProgramError(
-            f"{folder / 'manifest.json'}: recipe.{place}: {problem['msg']}"
+            f"{folder / 'manifest.json'}: recipe.{field}: {problem['msg']}"
         ) from error
     program = Program(recipe, found["program.py"], found["payload.bin"])
     return program, manifest, _is_ours(program)

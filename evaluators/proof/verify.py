@@ -24,7 +24,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
-from kilobit.evaluators.model import base_model as frozen_model
+from kilobit.evaluators.model import base_model
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import (
     Limits,
@@ -97,8 +97,8 @@ def model_folder(
                         config.hub or "", revision=config.revision, local_files_only=True
                     )
                 )
-            place = {"path": where, "hub": None, "revision": None, "device": "cpu"}
-            found = frozen_model.load(config.model_copy(update=place), sweep_folder)
+            update = {"path": where, "hub": None, "revision": None, "device": "cpu"}
+            found = base_model.load(config.model_copy(update=update), sweep_folder)
         except Exception as error:  # transformers and the hub raise many types here
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(

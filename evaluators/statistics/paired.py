@@ -86,7 +86,7 @@ def _sign_flip(differences: NDArray[np.float64]) -> float | None:
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p-values adjusted for multiple comparisons, in the given order (Holm 1979)."""
     adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
-        adjusted[place] = largest
+    for rank, position in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[position]))
+        adjusted[position] = largest
     return adjusted

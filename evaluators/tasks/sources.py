@@ -131,18 +131,18 @@ def dataset_rows(
     import datasets
 
     datasets.disable_progress_bars()
-    place = str(folder / dataset) if dataset.startswith(".") else dataset
+    origin = str(folder / dataset) if dataset.startswith(".") else dataset
     try:
-        rows = datasets.load_dataset(place, subset, split=split, revision=revision)
+        rows = datasets.load_dataset(origin, subset, split=split, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
         raise DatasetMissingError(
-            f"data set {place} is not on this machine and can't be fetched: {error}"
+            f"data set {origin} is not on this machine and can't be fetched: {error}"
         ) from error
     except Exception as error:  # the library passes on any exception of its readers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"data set {place}, split {split!r}: {reason}") from error
+        raise ValueError(f"data set {origin}, split {split!r}: {reason}") from error
     for number, row in enumerate(rows):
-        yield f"data set {place}, split {split!r}, record {number}", row
+        yield f"data set {origin}, split {split!r}, record {number}", row
 
 
 def read_records(source: Records, folder: Path) -> Iterator[Record]:
@@ -155,11 +155,11 @@ def read_records(source: Records, folder: Path) -> Iterator[Record]:
     """
     if source.dataset is not None:
         assert source.split is not None
-        place = source.dataset
-        rows = dataset_rows(place, source.subset, source.revision, source.split, folder)
+        origin = source.dataset
+        rows = dataset_rows(origin, source.subset, source.revision, source.split, folder)
     else:
         assert source.path is not None
-        place = str(folder / source.path)
+        origin = str(folder / source.path)
         rows = _local(folder / source.path)
     empty = True
     for where, record in rows:
@@ -168,7 +168,7 @@ def read_records(source: Records, folder: Path) -> Iterator[Record]:
         empty = False
         yield where, record
     if empty:
-        raise ValueError(f"{place}: there are no records")
+        raise ValueError(f"{origin}: there are no records")
 
 
 def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
@@ -187,24 +187,24 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
     return checked_text(value, f"{where}: field {field!r}")
 
 
-def checked_text(text: str, place: str, mark: str = "") -> str:
+def checked_text(text: str, origin: str, mark: str = "") -> str:
     """Return `text` unchanged after checking it.
 
     Args:
         text: the text.
-        place: its origin, for messages.
+        origin: its origin, for messages.
         mark: the mark that it follows, for messages.
 
     Raises:
-        ValueError: naming `place`, if the text is only white space or can't be written as UTF-8.
+        ValueError: naming `origin`, if the text is only white space or can't be written as UTF-8.
     """
     if not text.strip():
         # An empty target would make empty outputs correct; an empty input asks nothing.
-        raise ValueError(f"{place} is empty{f' after {mark!r}' if mark else ''}")
+        raise ValueError(f"{origin} is empty{f' after {mark!r}' if mark else ''}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{place} holds half of a surrogate pair, which is not valid text"
+            f"{origin} holds half of a surrogate pair, which is not valid text"
         ) from error
     return text

@@ -92,9 +92,9 @@ def collapses(points: Sequence[FrontPoint], models: Sequence[str], target: float
     Certified lengths are compared where both have one, else those found on the search split.
     """
     found = []
-    for place, before in enumerate(models):
+    for position, before in enumerate(models):
         one = lengths(points, before, target)
-        for after in models[place + 1 :]:
+        for after in models[position + 1 :]:
             other = lengths(points, after, target)
             certified = one.certified is not None and other.certified is not None
             above = one.certified if certified else one.found

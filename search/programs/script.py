@@ -108,7 +108,7 @@ def _statements(recipe: Recipe) -> list[str]:
     return [
         *_loading(recipe),
         *_prompt(recipe),
-        *(_adapter(recipe.adapter, _place(recipe)) if recipe.adapter else []),
+        *(_adapter(recipe.adapter, _conversion(recipe)) if recipe.adapter else []),
         *(data_statements(recipe.data, recipe.device == "cuda") if recipe.data else []),
         *_inputs(recipe),
         *_generation(recipe),
@@ -168,12 +168,12 @@ def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
     ]
 
 
-def _place(recipe: Recipe) -> str:
+def _conversion(recipe: Recipe) -> str:
     """Return the call that converts a tensor to the model's device and number format."""
     return "" if recipe.device == "cpu" and recipe.dtype == "float32" else ".to(row)"
 
 
-def _adapter(part: AdapterPart, place: str) -> list[str]:
+def _adapter(part: AdapterPart, conversion: str) -> list[str]:
     lines = []
     if part.method == "lora_fa":
         lines.append("torch.manual_seed(0)")
@@ -183,7 +183,7 @@ def _adapter(part: AdapterPart, place: str) -> list[str]:
         lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
     if part.factor_sum is not None:
         lines += _factors(part)
-    return lines + _numbers(part, place)
+    return lines + _numbers(part, conversion)
 
 
 def _factors(part: AdapterPart) -> list[str]:
@@ -205,7 +205,7 @@ def _factors(part: AdapterPart) -> list[str]:
     return [*lines, f"assert abs(total - {part.factor_sum}) < .1"]
 
 
-def _numbers(part: AdapterPart, place: str) -> list[str]:
+def _numbers(part: AdapterPart, conversion: str) -> list[str]:
     """Return the statements that fill parameters with numbers, in rows along the longer side."""
     code = part.numbers
     lines, step = [], "2 ** (coded[0] / 8 - 24)"
@@ -234,7 +234,7 @@ def _numbers(part: AdapterPart, place: str) -> list[str]:
         spread = "2 ** (scale / 16 - 4)"
         values = f"decoder.decode({model}(-{LARGEST}, {LARGEST}, 0., {spread}), len(row))"
     add = f"torch.tensor({values}) * step"
-    add = f"row += ({add}){place}" if place else f"row += {add}"
+    add = f"row += ({add}){conversion}" if conversion else f"row += {add}"
     if code.scales == "row":
         add = f"if scale: {add}"
     return [
@@ -278,14 +278,14 @@ def _generation(recipe: Recipe) -> list[str]:
     """Return the statements that continue the inputs greedily in batches and print the outputs."""
     size = recipe.batch_size
     special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
-    place = ".cuda()" if recipe.device == "cuda" else ""
+    conversion = ".cuda()" if recipe.device == "cuda" else ""
     stop = f", tokenizer=tokenizer, stop_strings={list(recipe.stop)!r}" if recipe.stop else ""
     text = "tokenizer.decode(row[batch.input_ids.shape[1]:], skip_special_tokens=True)"
     lines = [
         "while inputs:",
         f"    batch = tokenizer(inputs[:{size}], padding=True, return_tensors='pt'{special})",
-        f"    for row in model.generate(input_ids=batch.input_ids{place}, "
-        f"attention_mask=batch.attention_mask{place}, do_sample=False, "
+        f"    for row in model.generate(input_ids=batch.input_ids{conversion}, "
+        f"attention_mask=batch.attention_mask{conversion}, do_sample=False, "
         f"max_new_tokens={recipe.max_new_tokens}{stop}):",
     ]
     steps = [f"        text = {step_source(step)}" for step in recipe.postprocess]

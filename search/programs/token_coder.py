@@ -96,12 +96,14 @@ def _header(ids: Sequence[int], start: int) -> bytes:
 def _count(section: bytes) -> tuple[int, int]:
     """Return the number of tokens and the length of the header in bytes."""
     count = 0
-    for place, byte in enumerate(section[1:4]):
-        count += byte % 128 << 7 * place
+    for position, byte in enumerate(section[1:4]):
+        count += byte % 128 << 7 * position
         if byte < 128:
-            if count > min(MAX_TOKENS, MAX_TOKENS_PER_BYTE * len(section)) or (place and not byte):
+            if count > min(MAX_TOKENS, MAX_TOKENS_PER_BYTE * len(section)) or (
+                position and not byte
+            ):
                 raise PayloadError(f"{len(section)} bytes can't hold {count} tokens")
-            return count, place + 2
+            return count, position + 2
     raise PayloadError("the section ends within its header or declares too many tokens")
 
 
@@ -147,8 +149,8 @@ def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> by
     if len(ids) > MAX_TOKENS:
         raise CodingError(f"{len(ids)} tokens are more than a section may hold ({MAX_TOKENS})")
     encoder, tables = stream.queue.RangeEncoder(), []
-    for place, token in enumerate(ids):
-        tables.append(table_of(next_logits([start, *ids[:place]])))
+    for position, token in enumerate(ids):
+        tables.append(table_of(next_logits([start, *ids[:position]])))
         if not 0 <= token < len(tables[-1]):
             raise CodingError(f"the id {token} is not one of the model's {len(tables[-1])} tokens")
         encoder.encode(token, _model(tables[-1]))
@@ -236,10 +238,10 @@ class TokenWriter:
         table = table_of(logits)
         if not 0 <= token < len(table):
             raise CodingError(f"the id {token} is not one of the model's {len(table)} tokens")
-        place = self._encoder.pos()
-        while self._last and self._last[0][0][0] < place[0] - _WORDS_KEPT:
+        position = self._encoder.pos()
+        while self._last and self._last[0][0][0] < position[0] - _WORDS_KEPT:
             self._last.popleft()
-        self._last.append((place, token, table))
+        self._last.append((position, token, table))
         self._encoder.encode(token, _stream_model(table))
 
     def section(self) -> bytes:

@@ -69,8 +69,8 @@ class Grid:
     def _candidate(self, name: str, index: int, model: str) -> Candidate:
         chosen = {}
         for axis, values in self._axes[name].items():
-            index, place = divmod(index, len(values))
-            chosen[axis] = values[place]
+            index, position = divmod(index, len(values))
+            chosen[axis] = values[position]
         count, number = chosen.pop("demonstrations")
         shown = as_shown(demonstration_set(self._task, self._seed, count, number))
         prompt = Prompt(instruction=chosen.pop("instruction"), demonstrations=shown)

@@ -10,21 +10,21 @@ Full evaluation: every candidate goes straight to the last rung and is never sto
 
 import numpy as np
 
-from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.scheduler import Result, RungResults, RungRule
 
 
 class Asha(RungRule):
     """Promote the best 1/eta by score of the results reported so far at a rung."""
 
-    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
-        scores, bits, others = standing.scores, standing.bits, len(standing) - 1
+    def _judge(self, result: Result, results: RungResults) -> tuple[bool, str, tuple[str, ...]]:
+        scores, bits, others = results.scores, results.bits, len(results) - 1
         ahead = (scores > scores[-1]) | ((scores == scores[-1]) & (bits <= bits[-1]))
         better = np.flatnonzero(ahead[:others])
-        places = max(1, len(standing) // self._eta)
-        reason = f"rank {len(better) + 1} of {len(standing)} by score, {places} may be promoted"
+        quota = max(1, len(results) // self._eta)
+        reason = f"rank {len(better) + 1} of {len(results)} by score, {quota} may be promoted"
         # The best candidate ahead is enough to explain the decision.
-        best = [standing.names[i] for i in better[np.argsort(-scores[better], kind="stable")][:1]]
-        return len(better) < places, reason, tuple(best)
+        best = [results.names[i] for i in better[np.argsort(-scores[better], kind="stable")][:1]]
+        return len(better) < quota, reason, tuple(best)
 
 
 class Full(RungRule):

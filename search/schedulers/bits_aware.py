@@ -23,7 +23,7 @@ import numpy as np
 
 from kilobit.search.schedulers.multi_objective import first_layer
 from kilobit.search.schedulers.racing import Incumbent, incumbent_of
-from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.scheduler import Result, RungResults, RungRule
 
 # Half the width of a cell in doublings of the length.
 CELL = 1.0
@@ -92,7 +92,7 @@ class BitsAware(RungRule):
     def _group(self, result: Result) -> tuple[str, int, int]:
         return result.model, result.rung, result.left
 
-    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+    def _judge(self, result: Result, results: RungResults) -> tuple[bool, str, tuple[str, ...]]:
         assert result.score is not None
         assert result.bits is not None
         gap, rivals = result.gap, () if result.against is None else (result.against,)
@@ -106,17 +106,17 @@ class BitsAware(RungRule):
         if result.left > _RUNGS_THAT_TELL:
             return True, f"its training has hardly begun ({versus})", rivals
         # A length of 0 bits counts as 1.
-        log_bits = np.log2(np.maximum(standing.bits, 1))
+        log_bits = np.log2(np.maximum(results.bits, 1))
         cell = np.abs(log_bits - log_bits[-1]) <= CELL
-        places = max(1, int(cell.sum()) // self._eta)
+        quota = max(1, int(cell.sum()) // self._eta)
         # Dominating candidates: not longer and at least as good.
-        beats = (standing.bits <= result.bits) & (standing.scores >= result.score) & cell
+        beats = (results.bits <= result.bits) & (results.scores >= result.score) & cell
         ahead = int(beats[:-1].sum())
         reason = (
             f"{versus}, dominated by {ahead} of {int(cell.sum())} of similar length, "
-            f"promoted if by fewer than {places}"
+            f"promoted if by fewer than {quota}"
         )
-        return ahead < places, reason, rivals
+        return ahead < quota, reason, rivals
 
     def note_finished(self, result: Result) -> None:
         """Make it an incumbent at the last rung, the only one where it was scored."""

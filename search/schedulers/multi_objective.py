@@ -9,7 +9,7 @@ promoted.
 import numpy as np
 import numpy.typing as npt
 
-from kilobit.search.schedulers.scheduler import Result, RungRule, Standing
+from kilobit.search.schedulers.scheduler import Result, RungResults, RungRule
 
 Numbers = npt.NDArray[np.float64]
 
@@ -17,32 +17,32 @@ Numbers = npt.NDArray[np.float64]
 class MultiObjectiveAsha(RungRule):
     """The stopping variant: each result is judged on arrival."""
 
-    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
-        mine = len(standing) - 1
-        places = max(1, len(standing) // self._eta)
-        log_bits = np.log2(np.maximum(standing.bits, 1))
-        left = np.lexsort((np.arange(mine + 1), -standing.scores, log_bits))
+    def _judge(self, result: Result, results: RungResults) -> tuple[bool, str, tuple[str, ...]]:
+        mine = len(results) - 1
+        quota = max(1, len(results) // self._eta)
+        log_bits = np.log2(np.maximum(results.bits, 1))
+        left = np.lexsort((np.arange(mine + 1), -results.scores, log_bits))
         layer, taken = 0, 0
-        while taken < places:
+        while taken < quota:
             layer += 1
-            on_front = first_layer(standing.scores[left])
+            on_front = first_layer(results.scores[left])
             members = left[on_front]
             if mine in members:
-                room = places - taken
-                place = 0
+                room = quota - taken
+                position = 0
                 if room < len(members):
-                    points = np.stack([log_bits[members], standing.scores[members]], axis=1)
-                    place = spread_order(points, np.argsort(members)).index(
+                    points = np.stack([log_bits[members], results.scores[members]], axis=1)
+                    position = spread_order(points, np.argsort(members)).index(
                         int(np.flatnonzero(members == mine)[0])
                     )
                 reason = (
-                    f"on front {layer} of {len(standing)} results, rank {taken + place + 1}, "
-                    f"{places} may be promoted"
+                    f"on front {layer} of {len(results)} results, rank {taken + position + 1}, "
+                    f"{quota} may be promoted"
                 )
-                return place < room, reason, ()
+                return position < room, reason, ()
             taken += len(members)
             left = left[~on_front]
-        reason = f"behind {layer} fronts of {len(standing)} results, {places} may be promoted"
+        reason = f"behind {layer} fronts of {len(results)} results, {quota} may be promoted"
         return False, reason, ()
 
 

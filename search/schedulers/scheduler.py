@@ -99,7 +99,7 @@ class Scheduler(Protocol):
 
 
 @dataclass
-class Standing:
+class RungResults:
     """The results of one base model at one rung, in the order of their reports."""
 
     names: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ class RungRule:
         assert num_rungs >= 1
         assert eta >= 2
         self._num_rungs, self._eta = num_rungs, eta
-        self._standings: dict[tuple[str, int, int], Standing] = {}
+        self._results: dict[tuple[str, int, int], RungResults] = {}
         self._decisions: dict[tuple[str, int], Decision] = {}
 
     def report(self, result: Result) -> Decision:
@@ -164,15 +164,15 @@ class RungRule:
     def replay(self, result: Result, decision: Decision) -> None:
         """Record a result that was decided before."""
         self._decisions[result.candidate, result.rung] = decision
-        if self._stand(result) is not None and decision.action != "stop":
+        if self._record(result) is not None and decision.action != "stop":
             self._passed(result)
 
     def note_finished(self, result: Result) -> None:
         """Ignore the program; this scheduler compares it with none."""
 
     def _decide(self, result: Result) -> Decision:
-        standing = self._stand(result)
-        if standing is None:
+        results = self._record(result)
+        if results is None:
             return Decision(result.candidate, result.rung, "stop", "it has no score")
         rivals: tuple[str, ...] = () if result.against is None else (result.against,)
         action: Action = "promote"
@@ -181,20 +181,20 @@ class RungRule:
             if result.verdict == "loses":
                 action, reason = "stop", "it lost its race at the last rung"
         else:
-            goes_on, reason, rivals = self._judge(result, standing)
+            goes_on, reason, rivals = self._judge(result, results)
             action = "promote" if goes_on else "stop"
         if action != "stop":
             self._passed(result)
         return Decision(result.candidate, result.rung, action, reason, rivals)
 
-    def _stand(self, result: Result) -> Standing | None:
+    def _record(self, result: Result) -> RungResults | None:
         """Add a result to its group and return the group, None if the result has no score."""
         score, bits = result.score, result.bits
         if score is None or bits is None or math.isnan(score):
             return None
-        standing = self._standings.setdefault(self._group(result), Standing())
-        standing.add(result.candidate, score, bits)
-        return standing
+        results = self._results.setdefault(self._group(result), RungResults())
+        results.add(result.candidate, score, bits)
+        return results
 
     def _group(self, result: Result) -> tuple[str, int, int]:
         """Return the key of the group it is compared with: here all of its model at its rung."""
@@ -203,6 +203,6 @@ class RungRule:
     def _passed(self, result: Result) -> None:
         """Record a candidate that was promoted or completed the last rung; here do nothing."""
 
-    def _judge(self, result: Result, standing: Standing) -> tuple[bool, str, tuple[str, ...]]:
+    def _judge(self, result: Result, results: RungResults) -> tuple[bool, str, tuple[str, ...]]:
         """Return whether the newest result is promoted, the reason and the deciding rivals."""
         return True, "every candidate is promoted", ()

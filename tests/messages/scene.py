@@ -145,7 +145,7 @@ def program() -> Program:
 
 def ledger_of(run: RunFolder) -> Ledger:
     """Return the ledger of the latest attempt at a run, to write to when nobody holds it."""
-    return replace(open_run(run.path), held=True).ledger
+    return replace(open_run(run.path), locked=True).ledger
 
 
 @dataclass(frozen=True)

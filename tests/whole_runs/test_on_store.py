@@ -22,7 +22,7 @@ from kilobit.cluster.driver.check import check_sweep
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import RunFolder, create_run, reopen_run
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
@@ -43,7 +43,7 @@ def search(run: RunFolder) -> None:
     plan = check_sweep(run.sweep, run.sweep_folder)
     recorder, state = _rebuild(run, plan, None)
     (model,), ladder = run.sweep.base_models, run.sweep.rungs.ladder()
-    worker = Evaluator(
+    worker = RungEvaluator(
         EvaluatorSetup(
             run.sweep.model_dump_json(),
             str(run.sweep_folder),

@@ -71,7 +71,7 @@ def generates_plainly(frozen: FrozenModel) -> bool:
     return all(getattr(config, name, None) in _NEUTRAL for name in _UNSUPPORTED)
 
 
-def check_room(frozen: FrozenModel, row: Asked) -> None:
+def check_context(frozen: FrozenModel, row: Asked) -> None:
     """Check that a row with its longest answer fits into the model's context.
 
     Raises:
@@ -95,7 +95,7 @@ def answer(
     Args:
         frozen: the base model.
         slots: each candidate's changes to the base model.
-        rows: checked by `check_room`; they run in as many passes as the planner makes.
+        rows: checked by `check_context`; they run in as many passes as the planner makes.
         planner: splits the rows into passes; halves a pass that runs out of memory.
 
     Returns:

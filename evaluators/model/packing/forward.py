@@ -85,8 +85,8 @@ class Reading:
         self._mask = torch.zeros(len(shared), 0, dtype=torch.long, device=self._device)
         with self._pack.rows(self._tensor(list(shared))):
             self.read([ids[slot][:length] for slot, length in shared.items()], 1)
-        place = {slot: i for i, slot in enumerate(shared)}
-        source = self._tensor([place[slot] for slot, _ in self._rows])
+        position = {slot: i for i, slot in enumerate(shared)}
+        source = self._tensor([position[slot] for slot, _ in self._rows])
         self._cache.batch_select_indices(source)
         self._mask = self._mask[source]
 

@@ -133,17 +133,17 @@ class Pack:
         """Return the stacked numbers of all slots that have any, and each row's index into them."""
         key = f"{kind.__name__} {name}"
         if key not in self._indices:
-            places = [i for i, c in enumerate(self._slots) if isinstance(c.get(name), kind)]
-            lookup = torch.full((len(self._slots),), len(places), device=self._rows.device)
-            lookup[places] = torch.arange(len(places), device=self._rows.device)
+            positions = [i for i, c in enumerate(self._slots) if isinstance(c.get(name), kind)]
+            lookup = torch.full((len(self._slots),), len(positions), device=self._rows.device)
+            lookup[positions] = torch.arange(len(positions), device=self._rows.device)
             self._indices[key] = lookup[self._rows]
             if key not in self._stacks:
-                self._stacks[key] = self._stack(name, places, len(places) < len(self._slots))
+                self._stacks[key] = self._stack(name, positions, len(positions) < len(self._slots))
         return self._stacks[key], self._indices[key]
 
-    def _stack(self, name: str, places: Sequence[int], neutral: bool) -> _Stack:
-        """Stack the numbers of the slots in `places`; `neutral` adds ones that change nothing."""
-        changes: list[Any] = [self._slots[i][name] for i in places]
+    def _stack(self, name: str, positions: Sequence[int], neutral: bool) -> _Stack:
+        """Stack the numbers of these slots; `neutral` adds ones that change nothing."""
+        changes: list[Any] = [self._slots[i][name] for i in positions]
         if isinstance(changes[0], Scaling):
             factors = [change.factor() for change in changes]
             return (torch.stack(factors + [torch.ones_like(factors[0])] * neutral),)

@@ -119,8 +119,8 @@ def _rows(frozen: FrozenModel, job: Job, step: int) -> list[Row]:
     rows = training_rows(frozen, job.lesson, job.adapter.spec, step)
     soft = job.changes.get("")
     if isinstance(soft, SoftPrompt):
-        places = [-1 - i for i in range(len(soft.vectors()))]
-        return [(places + question, answer) for question, answer in rows]
+        vectors = [-1 - i for i in range(len(soft.vectors()))]
+        return [(vectors + question, answer) for question, answer in rows]
     return rows
 
 
@@ -163,13 +163,13 @@ def _pass(frozen: FrozenModel, steps: Sequence[_Step]) -> None:
         here, whole = _share(whole, shard)
     own_slots = [slot_of[i] if i < len(slot_of) else 0 for i in here]
     logits, labels = _predict(frozen, jobs, [whole[i] for i in here], own_slots)
-    places = (labels != IGNORED).nonzero(as_tuple=True)
+    positions = (labels != IGNORED).nonzero(as_tuple=True)
     each = torch.nn.functional.cross_entropy(
-        logits[places].float(), labels[places], reduction="none"
+        logits[positions].float(), labels[positions], reduction="none"
     )
     slots = torch.tensor(own_slots, device=device)
     zeros = torch.zeros(len(jobs), device=device)
-    losses = zeros.index_add(0, slots[places[0]], each) / counts
+    losses = zeros.index_add(0, slots[positions[0]], each) / counts
     values = (shard.sum(losses) if shard.splits_rows else losses.detach()).tolist()
     for job, value in zip(jobs, values, strict=True):
         try:

@@ -17,7 +17,7 @@ ACTIONS = (
     ("sleeps", "sleep"), ("runs", "run"), ("sings", "sing"), ("waits", "wait"), ("laughs", "laugh"),
     ("eats", "eat"), ("swims", "swim"), ("plays", "play"),
 )  # fmt: skip
-PLACES = ("here", "outside", "inside", "alone", "again", "slowly")
+ADVERBS = ("here", "outside", "inside", "alone", "again", "slowly")
 OPENINGS = ("Today", "Now", "Often", "Later", "Sometimes")
 MAX_WORDS = 12
 
@@ -128,7 +128,7 @@ def _plain(rng: random.Random, topic: str, num_words: int) -> str:
     middle = [topic]
     if num_words >= 4:
         middle.insert(0, rng.choice(ADJECTIVES)[0])
-    tail = [rng.choice(PLACES)] if num_words >= 5 else []
+    tail = [rng.choice(ADVERBS)] if num_words >= 5 else []
     if num_words >= 6:
         tail.append("today")
     return " ".join(["The", *middle, verb, *tail]) + "."
@@ -140,16 +140,16 @@ def instruction(rng: random.Random) -> Instruction:
     kind = rng.choice(KNOWN_KINDS if rng.randrange(6) else NOVEL_KINDS)
     third, infinitive = rng.choice(ACTIONS)
     adjective = rng.choice(ADJECTIVES)[0]
-    place, opening = rng.choice(PLACES), rng.choice(OPENINGS)
+    adverb, opening = rng.choice(ADVERBS), rng.choice(OPENINGS)
     size = rng.randint(3, 6)
     short = f"The {topic} {third}."
     argument, ask, response = {
         "capitals": ("", "in capital letters", short.upper()),
         "count": (str(size), f"in {size} words", _plain(rng, topic, size)),
-        "end": (place, f"and end with the word {place}", f"The {topic} {third} {place}."),
+        "end": (adverb, f"and end with the word {adverb}", f"The {topic} {third} {adverb}."),
         "start": (opening, f"and start with the word {opening}", f"{opening} the {topic} {third}."),
         "use": (adjective, f"and use the word {adjective}", f"The {adjective} {topic} {third}."),
-        "question": ("", "as a question", f"Does the {topic} {infinitive} {place}?"),
+        "question": ("", "as a question", f"Does the {topic} {infinitive} {adverb}?"),
         "quotes": ("", "in quotes", f'"{short}"'),
         "twice": ("", "and say it twice", f"{short} {short}"),
         "small": ("", "in small letters", short.lower()),

@@ -132,15 +132,6 @@ def _drawing_from(key: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def instruction_types() -> tuple[str, ...]:
-    """Return the known types of instructions.
-
-    Raises:
-        ValueError: if the packages are missing.
-    """
-    return tuple(sorted(_harness().instructions_registry.INSTRUCTION_DICT))
-
-
 def has_punkt() -> bool:
     """Return whether NLTK's Punkt data for English are on this machine."""
     import nltk
@@ -272,23 +263,6 @@ def _checked(output: str, text: str, key: str, instructions: str, arguments: str
         # The JSON check fails on brackets nested thousands deep: no instruction is followed.
         nothing = (False,) * len(prompt.instructions)
         return Followed(nothing, nothing)
-
-
-def four_scores(outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Return the four published scores: strict and loose, by prompts and by instructions.
-
-    Raises:
-        ValueError: if there are no outputs.
-    """
-    if not outputs:
-        raise ValueError("no outputs: a score needs at least one")
-    found = [_followed(out, example) for out, example in zip(outputs, examples, strict=True)]
-    scores = {}
-    for level in ("strict", "loose"):
-        each: list[tuple[bool, ...]] = [getattr(one, level) for one in found]
-        scores[f"prompt_level_{level}_acc"] = sum(map(all, each)) / len(each)
-        scores[f"inst_level_{level}_acc"] = sum(map(sum, each)) / sum(map(len, each))
-    return scores
 
 
 def ifeval_prompt(record: Mapping[str, Any], where: str) -> Prompt:

@@ -68,10 +68,10 @@ def last_boxed(solution: str) -> str | None:
         words = inside.split("$")[0].split()
         return words[0] if inside[:1].isspace() and words else None
     depth = 0
-    for place, char in enumerate(inside):
+    for position, char in enumerate(inside):
         depth += (char == "{") - (char == "}")
         if depth == 0:
-            return inside[1:place].strip()
+            return inside[1:position].strip()
     return None
 
 

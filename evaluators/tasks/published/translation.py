@@ -103,8 +103,10 @@ def read_pairs(
     for where, record in read_records(source, folder):
         both = _translation(record, where)
         if not (to_learn and any(_is_blank(both.get(name)) for name in (first, second))):
-            place = f"{where}, translation"
-            examples.append(make_example(text_of(both, first, place), text_of(both, second, place)))
+            origin = f"{where}, translation"
+            examples.append(
+                make_example(text_of(both, first, origin), text_of(both, second, origin))
+            )
     return examples
 
 

@@ -12,7 +12,7 @@ from kilobit import launch
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import create_run
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
@@ -154,7 +154,7 @@ def outputs(write_sweep: Callable[..., Path], tmp_path: Path) -> tuple[Path, lis
     sweep, made = load_sweep(path), []
     with create_run(sweep, path, tmp_path / "run") as run:
         setup = (sweep.model_dump_json(), str(tmp_path), str(run.path), "llama", "llama-0", 1)
-        evaluator = Evaluator(EvaluatorSetup(*setup))
+        evaluator = RungEvaluator(EvaluatorSetup(*setup))
         for text in ("one", "two"):
             about = {"task": "numbers", "model": "llama", "prompt": Prompt(instruction=text)}
             candidate = Candidate.model_validate(about)
@@ -210,7 +210,7 @@ def test_a_judge_in_a_search_scores_fails_a_candidate_or_stops_the_run(
     }
     sweep = load_sweep(write_sweep(task=task))
     setup = (sweep.model_dump_json(), str(tmp_path), str(tmp_path / "run"), "llama", "llama-0", 1)
-    evaluator = Evaluator(EvaluatorSetup(*setup))
+    evaluator = RungEvaluator(EvaluatorSetup(*setup))
 
     def row(text: str) -> dict[str, Any]:
         about = {"task": "mine", "model": "llama", "prompt": Prompt(instruction=text)}

@@ -16,7 +16,7 @@ from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import RunFolder, create_run, reopen_run
 from kilobit.cluster.runs.fronts import points_of
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
@@ -42,7 +42,7 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     setup = EvaluatorSetup(
         sweep.model_dump_json(), str(tmp_path), str(folder.path), "llama", "llama-0", 1
     )
-    evaluator, ledger = Evaluator(setup), folder.ledger
+    evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
     ledger.write("candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
     for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):

@@ -15,13 +15,14 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from benchmarks.oracles import run_program
 from kilobit import launch
 from kilobit.cluster.cli import scorecard
 from kilobit.cluster.cli.scorecard import print_card
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.battery.battery import Row
 from kilobit.evaluators.battery.config import Battery, load_battery
 from kilobit.evaluators.battery.side_effects import compare, judge_lines, trades
@@ -30,7 +31,7 @@ from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
 from kilobit.evaluators.model.data_codec import learn
-from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -240,7 +241,7 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     setup = EvaluatorSetup(
         sweep.model_dump_json(), str(tmp_path), str(folder.path), "llama", "llama-0", 1
     )
-    evaluator, ledger = Evaluator(setup), folder.ledger
+    evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
     written = [{"candidate": c.id, "spec": c.canonical(), **about} for c in CANDIDATES]
     ledger.write("candidates", "all", written)

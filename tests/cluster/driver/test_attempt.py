@@ -21,6 +21,7 @@ from tests.conftest import REPOSITORY
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 Write = Callable[..., Path]
 DEADLINE_S = 390
+OUR_FOLDERS = ("search", "evaluators", "cluster", "launch")
 
 
 def start(*argv: str) -> "subprocess.Popen[str]":
@@ -57,9 +58,36 @@ def front(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a quickstart and what it printed."""
-    out = tmp_path_factory.mktemp("runs") / "quickstart"
-    return out, run("run", "examples/quickstart.yaml", "--out", str(out))
+    """Return the folder of a quickstart and what it printed.
+
+    It ran in a folder whose packages have the names of our folders and raise on import.
+    """
+    here = tmp_path_factory.mktemp("runs")
+    for name in OUR_FOLDERS:
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text(f"raise ImportError('the {name} of the user')\n")
+    sweep = str(REPOSITORY / "examples" / "quickstart.yaml")
+    process = subprocess.Popen(
+        # `-m` puts the current folder first in the path.
+        [sys.executable, "-m", "kilobit.launch", "run", sweep, "--out", "quickstart"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=here,
+    )
+    return here / "quickstart", finish(process, 0)
+
+
+def test_the_quickstart_runs_beside_packages_with_the_names_of_our_folders(
+    quickstart: tuple[Path, str],
+) -> None:
+    here = quickstart[0].parent
+    assert {path.name for path in here.iterdir()} == {*OUR_FOLDERS, "quickstart"}
+    assert "0 of them failed" in quickstart[1]
+    done = subprocess.run(
+        [sys.executable, "-c", "import search"], cwd=here, capture_output=True, check=False
+    )
+    assert b"the search of the user" in done.stderr
 
 
 def test_the_quickstart_shows_what_the_regimes_differ_in(quickstart: tuple[Path, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.cluster.driver.trackers import Subject, Tracking, finishing, make_trackers
+from kilobit.cluster.driver.trackers import Tracking, TrialView, finishing, make_trackers
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
@@ -146,10 +146,10 @@ def test_who_is_interrupted_does_not_wait_long(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_subject_has_a_folder_of_its_own(tmp_path: Path) -> None:
     about = {"model": "small", "candidate": "abc"}
-    one = Subject("7", about, tmp_path, "run")
+    one = TrialView("7", about, tmp_path, "run")
     one.init_local_path()
     assert (tmp_path / "small-abc-7").is_dir()
-    nowhere = Subject("7", about, None, "run")
+    nowhere = TrialView("7", about, None, "run")
     nowhere.init_local_path()
     assert nowhere.local_path is None
 

@@ -13,7 +13,7 @@ import ray
 
 from kilobit.cluster.driver.recorder import FOLD_EVERY, Recorder
 from kilobit.cluster.driver.trial import RungTrial
-from kilobit.cluster.driver.tune import Brake, RecordedScheduler, RecordedSearcher
+from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
 from kilobit.cluster.messages import Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -48,15 +48,15 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    ledger, brake, recorder = run.ledger, Brake(None), recorder_of(run)
-    rule = RecordedScheduler(recorder, brake)
+    ledger, stop_request, recorder = run.ledger, StopRequest(None), recorder_of(run)
+    rule = RecordedScheduler(recorder, stop_request)
     rungs, workers = run.sweep.rungs.ladder(), [Worker("w", ONE.model)]
-    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, brake)
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, stop_request)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
-    assert brake.reason is not None
-    assert "No space left on device" in brake.reason
+    assert stop_request.reason is not None
+    assert "No space left on device" in stop_request.reason
     assert searcher.suggest("t") == RecordedSearcher.FINISHED
     assert ledger.rows("decisions") == []
     # What comes in after that is still recorded where it can be, but nobody goes on.
@@ -81,12 +81,12 @@ def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
 
 
 def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
-    brake = Brake(None)
-    rule = RecordedScheduler(recorder_of(run), brake)
+    stop_request = StopRequest(None)
+    rule = RecordedScheduler(recorder_of(run), stop_request)
     write_whole(claim_file(run.ledger.folder, 2), b"{}")
     assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
-    assert brake.reason is not None
-    assert "superseded by attempt 2" in brake.reason
+    assert stop_request.reason is not None
+    assert "superseded by attempt 2" in stop_request.reason
 
 
 def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
@@ -98,7 +98,7 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
         "worker": "w",
         "rungs": [(0, 1, 1)],
         "first_rung": 0,
-        "room": None,
+        "placement": None,
     }
     faults: list[Exception] = []
 
@@ -128,9 +128,12 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
         result = trial.step()
         assert len(asked) == tries
         assert message is None or message in result["halt"]
-    brake = Brake(None)
-    assert RecordedScheduler(recorder_of(run), brake).on_trial_result(None, None, result) == "STOP"
-    assert brake.reason == "superseded by attempt 2"
+    stop_request = StopRequest(None)
+    assert (
+        RecordedScheduler(recorder_of(run), stop_request).on_trial_result(None, None, result)
+        == "STOP"
+    )
+    assert stop_request.reason == "superseded by attempt 2"
     # No row says that the candidate failed.
     assert run.ledger.rows("rungs") == []
 
@@ -139,17 +142,17 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     run: RunFolder,
 ) -> None:
     two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
-    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
     workers = [Worker("w0", ONE.model), Worker("w1", ONE.model)]
     ladder = run.sweep.rungs.ladder()
-    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, ladder, run, brake)
+    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, ladder, run, stop_request)
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert (first["worker"], second["worker"]) == ("w0", "w1")
     lost = {"lost": "w0 died 6 times in a row", "rung": 0}
-    rule = RecordedScheduler(recorder, brake)
+    rule = RecordedScheduler(recorder, stop_request)
     assert rule.on_trial_result(None, None, lost) == "STOP"
     searcher.on_trial_complete("a", lost)
-    assert not brake.on
+    assert not stop_request.requested
     assert searcher.suggest("c") is None
     searcher.on_trial_complete("b", {"rung": 1})
     again = searcher.suggest("d")
@@ -157,24 +160,30 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     assert run.ledger.rows("decisions") == []
     # Without any worker the run can't go on.
     searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
-    assert brake.reason == f"no worker of {ONE.model} is left: w1 as well"
+    assert stop_request.reason == f"no worker of {ONE.model} is left: w1 as well"
     assert searcher.suggest("e") == RecordedSearcher.FINISHED
 
 
 def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: RunFolder) -> None:
     two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
-    recorder, brake = recorder_of(run, (ONE, two)), Brake(None)
+    recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
     workers = [Worker("w0", ONE.model, "a0"), Worker("w1", ONE.model, "a1")]
     here = {workers[0]}
     searcher = RecordedSearcher(
-        recorder, [(ONE, 0), (two, 0)], workers, run.sweep.rungs.ladder(), run, brake, lambda: here
+        recorder,
+        [(ONE, 0), (two, 0)],
+        workers,
+        run.sweep.rungs.ladder(),
+        run,
+        stop_request,
+        lambda: here,
     )
     first = searcher.suggest("a")
-    assert (first["worker"], first["room"]) == ("w0", "a0")
+    assert (first["worker"], first["placement"]) == ("w0", "a0")
     assert searcher.suggest("b") is None
     here.clear()
     away = {"away": "w0 lost its node", "rung": 0}
-    assert RecordedScheduler(recorder, brake).on_trial_result(None, None, away) == "STOP"
+    assert RecordedScheduler(recorder, stop_request).on_trial_result(None, None, away) == "STOP"
     searcher.on_trial_complete("a", away)
     # Nobody is here, and the search is not over.
     assert searcher.suggest("c") is None

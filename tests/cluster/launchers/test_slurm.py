@@ -13,7 +13,7 @@ import pytest
 
 from kilobit.cluster.launchers import slurm_cluster
 from kilobit.cluster.launchers.slurm import Job, plan_job, script_of
-from kilobit.cluster.launchers.slurm_cluster import check_room, submit
+from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.launch import main
 from kilobit.search.settings import InputError
@@ -220,10 +220,10 @@ def test_what_a_cluster_does_not_have_is_named(
     Commands(monkeypatch, SINFO)
     settings = SlurmConfig.model_validate(config)
     if problem is None:
-        check_room(settings, nodes, gpus, cpus)
+        check_capacity(settings, nodes, gpus, cpus)
         return
     with pytest.raises(InputError, match=problem):
-        check_room(settings, nodes, gpus, cpus)
+        check_capacity(settings, nodes, gpus, cpus)
 
 
 def test_each_link_of_a_chain_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from kilobit.cluster.sweep.workers import OffloadConfig, ShardsConfig, Workers
 
 
 @pytest.mark.parametrize(
-    ("settings", "places"),
+    ("settings", "slots"),
     [({}, 1), ({"gpus": 0.5}, 8), ({"pack": 3}, 3), ({"gpus": 1, "pack": 1}, 1)],
 )
 def test_a_worker_packs_eight_candidates_on_a_gpu_if_nothing_is_said(
-    settings: dict[str, Any], places: int
+    settings: dict[str, Any], slots: int
 ) -> None:
-    assert Workers.model_validate(settings).places == places
+    assert Workers.model_validate(settings).slots == slots
 
 
 def test_a_search_begins_with_all_workers_or_with_the_named_fewest() -> None:

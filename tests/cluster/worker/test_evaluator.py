@@ -11,7 +11,7 @@ import torch
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.crash_log import CrashLog
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.run_rung import RungRunner
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
@@ -45,24 +45,26 @@ def lora(**changes: Any) -> Candidate:
 
 
 @pytest.fixture
-def make_evaluator(write_sweep: Callable[..., Path], tmp_path: Path) -> Callable[..., Evaluator]:
-    def make(run: str = "run") -> Evaluator:
+def make_evaluator(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> Callable[..., RungEvaluator]:
+    def make(run: str = "run") -> RungEvaluator:
         sweep = load_sweep(write_sweep())
         setup = EvaluatorSetup(
             sweep.model_dump_json(), str(tmp_path), str(tmp_path / run), "llama", "llama-0", 1
         )
-        return Evaluator(setup)
+        return RungEvaluator(setup)
 
     return make
 
 
 @pytest.fixture
-def evaluator(make_evaluator: Callable[..., Evaluator]) -> Evaluator:
+def evaluator(make_evaluator: Callable[..., RungEvaluator]) -> RungEvaluator:
     return make_evaluator()
 
 
 def test_a_rung_leaves_its_row_its_predictions_and_its_program(
-    evaluator: Evaluator, tmp_path: Path
+    evaluator: RungEvaluator, tmp_path: Path
 ) -> None:
     prompt = Prompt(instruction="Number:")
     one = candidate(prompt=prompt, postprocess=("last_number",))
@@ -98,7 +100,7 @@ def test_what_a_metric_says_besides_the_score_is_a_column(
     sweep = load_sweep(write_sweep(task=task | {"max_new_tokens": 4, "search_share": 0.5}))
     run = str(tmp_path / "run")
     setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
-    Evaluator(setup).run_rung(candidate(task="math").canonical(), FIRST)
+    RungEvaluator(setup).run_rung(candidate(task="math").canonical(), FIRST)
     rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
     assert len(rows) == 4
     splits = load_task(sweep.task, tmp_path).splits.search
@@ -120,7 +122,7 @@ def test_other_architectures_go_the_same_way(
     sweep = load_sweep(write_sweep(base_models=models))
     run = str(tmp_path / "run")
     setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
-    evaluator = Evaluator(setup)
+    evaluator = RungEvaluator(setup)
     for one in (candidate(prompt=Prompt(instruction="Number:")), lora(target_modules=(target,))):
         row = evaluator.run_rung(one.canonical(), FIRST)
         assert row.get("error") is None
@@ -128,7 +130,7 @@ def test_other_architectures_go_the_same_way(
         assert row["payload_bits"] > 0
 
 
-def test_rungs_are_nested(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_rungs_are_nested(evaluator: RungEvaluator, tmp_path: Path) -> None:
     for rung in (FIRST, SECOND):
         evaluator.run_rung(candidate().canonical(), rung)
     rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
@@ -137,7 +139,7 @@ def test_rungs_are_nested(evaluator: Evaluator, tmp_path: Path) -> None:
 
 
 def test_an_adapter_goes_on_from_its_earlier_rung(
-    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+    make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
 ) -> None:
     evaluator = make_evaluator("a")
     evaluator.run_rung(lora().canonical(), FIRST)
@@ -149,7 +151,7 @@ def test_an_adapter_goes_on_from_its_earlier_rung(
 
 
 def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
-    evaluator: Evaluator, tmp_path: Path
+    evaluator: RungEvaluator, tmp_path: Path
 ) -> None:
     one = lora(rank=2)
     evaluator.run_rung(one.canonical(), FIRST)
@@ -171,7 +173,7 @@ def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
     assert len({r["program"] for r in rows.values()}) > 5
 
 
-def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: Evaluator) -> None:
+def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: RungEvaluator) -> None:
     first = evaluator.run_rung(lora().canonical(), FIRST)
     again = evaluator.run_rung(lora().canonical(), FIRST)
     assert again["finished_at"] == first["finished_at"]
@@ -187,7 +189,7 @@ def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: Evaluator) -> 
     ],
 )
 def test_a_candidate_that_fails_is_a_row_with_its_traceback(
-    evaluator: Evaluator, tmp_path: Path, broken: Candidate, message: str
+    evaluator: RungEvaluator, tmp_path: Path, broken: Candidate, message: str
 ) -> None:
     row = evaluator.run_rung(broken.canonical(), Rung(0, 4, 40))
     assert "Traceback" in row["error"]
@@ -200,7 +202,7 @@ def test_a_candidate_that_fails_is_a_row_with_its_traceback(
 
 
 def test_a_pack_is_what_its_candidates_are_alone(
-    make_evaluator: Callable[..., Evaluator], tmp_path: Path
+    make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
 ) -> None:
     pack = [
         candidate(prompt=Prompt(instruction="Number:")),
@@ -235,7 +237,7 @@ def test_a_pack_is_what_its_candidates_are_alone(
 
 
 def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
-    make_evaluator: Callable[..., Evaluator],
+    make_evaluator: Callable[..., RungEvaluator],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -272,7 +274,7 @@ def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
 OUT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate
@@ -280,7 +282,7 @@ from kilobit.search.rungs import Rung
 from kilobit.cluster.sweep.sweep import load_sweep
 sweep = load_sweep(Path(sys.argv[1]))
 out = str(Path(sys.argv[1]).parent / "run")
-evaluator = Evaluator(EvaluatorSetup(sweep.model_dump_json(), ".", out, "llama", "llama-0", 1))
+evaluator = RungEvaluator(EvaluatorSetup(sweep.model_dump_json(), ".", out, "llama", "llama-0", 1))
 spec = AdapterSpec(
     method="lora", rank=1, target_modules=("q_proj",), learning_rate=0.01, steps=4,
     batch_size=20000, seed=1,
@@ -312,7 +314,7 @@ def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
 
 
 def test_a_changed_base_model_stops_the_worker(
-    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+    evaluator: RungEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RungRunner.run
 
@@ -328,7 +330,7 @@ def test_a_changed_base_model_stops_the_worker(
 
 @pytest.mark.parametrize("place", ["ledger/rungs", "ledger/predictions", "states"])
 def test_a_disk_that_can_not_be_written_is_not_the_candidates_failure(
-    evaluator: Evaluator, tmp_path: Path, place: str
+    evaluator: RungEvaluator, tmp_path: Path, place: str
 ) -> None:
     blocked = tmp_path / "run" / place
     blocked.write_text("in the way")

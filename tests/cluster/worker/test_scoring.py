@@ -9,7 +9,7 @@ import pytest
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker import scoring_loop
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.mailbox import Incumbents, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
@@ -28,11 +28,11 @@ def sweep(write_sweep: Callable[..., Path]) -> Sweep:
 
 
 @pytest.fixture
-def make(sweep: Sweep, tmp_path: Path) -> Callable[..., Evaluator]:
-    def make(run: str = "run", attempt: int = 1, **changes: Any) -> Evaluator:
+def make(sweep: Sweep, tmp_path: Path) -> Callable[..., RungEvaluator]:
+    def make(run: str = "run", attempt: int = 1, **changes: Any) -> RungEvaluator:
         changed = sweep.model_copy(update=changes)
         about = (str(tmp_path), str(tmp_path / run), "llama", "llama-0", attempt)
-        return Evaluator(EvaluatorSetup(changed.model_dump_json(), *about))
+        return RungEvaluator(EvaluatorSetup(changed.model_dump_json(), *about))
 
     return make
 
@@ -72,14 +72,14 @@ def prompt(text: str, **changes: Any) -> Candidate:
 
 
 @pytest.fixture(autouse=True)
-def targets(make: Callable[..., Evaluator]) -> None:
+def targets(make: Callable[..., RungEvaluator]) -> None:
     from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 
     TARGETS.update({e.input: e.target for e in load_miniature("numbers", 0).splits.search})
 
 
 def test_an_example_goes_once_through_the_same_program(
-    make: Callable[..., Evaluator], asked: list[int]
+    make: Callable[..., RungEvaluator], asked: list[int]
 ) -> None:
     one = prompt("right")
     evaluator = make()
@@ -96,7 +96,7 @@ def test_an_example_goes_once_through_the_same_program(
 
 
 def test_runs_that_share_a_cache_share_outputs(
-    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
 ) -> None:
     one = prompt("right").canonical()
     rows = [make(run, cache=tmp_path / "shared").run_rung(one, FIRST) for run in ("a", "b")]
@@ -111,7 +111,7 @@ def test_runs_that_share_a_cache_share_outputs(
 
 
 def test_an_interrupted_rung_generates_only_what_is_missing(
-    make: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, asked: list[int]
+    make: Callable[..., RungEvaluator], monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
     one, evaluator, answer = prompt("right").canonical(), make(), Resident.answer
 
@@ -129,7 +129,7 @@ def test_an_interrupted_rung_generates_only_what_is_missing(
 
 
 def test_a_race_stops_who_can_not_win_and_says_so(
-    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
 ) -> None:
     evaluator, good, bad = make(), prompt("right"), prompt("wrong, and longer")
     row = evaluator.run_rung(good.canonical(), SECOND)
@@ -147,7 +147,7 @@ def test_a_race_stops_who_can_not_win_and_says_so(
 
 
 def test_nobody_races_with_a_longer_one_or_where_races_are_off(
-    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path, sweep: Sweep
+    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path, sweep: Sweep
 ) -> None:
     evaluator, good = make(), prompt("right, and this is a long one")
     row = evaluator.run_rung(good.canonical(), FIRST)
@@ -164,7 +164,7 @@ def test_nobody_races_with_a_longer_one_or_where_races_are_off(
 
 
 def test_one_in_training_is_compared_with_its_like_and_not_raced(
-    make: Callable[..., Evaluator], asked: list[int], tmp_path: Path
+    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
 ) -> None:
     evaluator, good = make(), prompt("right")
     bits = evaluator.run_rung(good.canonical(), FIRST)["program_bits"]

@@ -51,7 +51,7 @@ def endpoint(server: Server, folder: Path, time: Time | None = None, **changes: 
 
 def test_a_question_goes_out_as_a_chat_with_the_key(server: Server, tmp_path: Path) -> None:
     judge = endpoint(server, tmp_path, key_variable="JUDGE_KEY")
-    assert judge.verdicts(QUESTIONS[:1])[0].place == "first"
+    assert judge.verdicts(QUESTIONS[:1])[0].position == "first"
     path, headers, body = server.asked[0]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == f"Bearer {KEY}"
@@ -84,7 +84,7 @@ def test_a_damaged_file_of_the_cache_is_asked_again(server: Server, tmp_path: Pa
     (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     for content in ("", "[1]", '{"text": 3, "input_tokens": null, "output_tokens": null}'):
         kept.write_text(content)
-        assert endpoint(server, tmp_path).verdicts(QUESTIONS[:1])[0].place == "first"
+        assert endpoint(server, tmp_path).verdicts(QUESTIONS[:1])[0].position == "first"
     assert len(server.asked) == 4
 
 
@@ -107,7 +107,7 @@ def test_what_may_pass_is_tried_again(
     server.script = [trouble, trouble]
     time = Time()
     judge = endpoint(server, tmp_path, time)
-    assert judge.verdicts(QUESTIONS[:1])[0].place == "first"
+    assert judge.verdicts(QUESTIONS[:1])[0].position == "first"
     assert judge.spent.requests == 3
     assert judge.spent.replies == 1
     assert len(time.pauses) == 2
@@ -127,7 +127,7 @@ def test_the_pause_is_the_one_that_the_endpoint_asks_for_up_to_a_minute(
 def test_a_reply_that_does_not_come_is_a_time_out(server: Server, tmp_path: Path) -> None:
     server.always = (0, b"", {})
     (verdict,) = endpoint(server, tmp_path, retries=1, timeout_s=0.05).verdicts(QUESTIONS[:1])
-    assert verdict.place is None
+    assert verdict.position is None
     assert verdict.reason == "no reply in 2 tries, the last: no reply in 0.05 s"
 
 

@@ -35,8 +35,8 @@ def test_log_probabilities_are_those_of_the_whole_text(
         expected = 0.0
         with torch.no_grad():
             chances = frozen.model(whole).logits.double().log_softmax(-1)
-        for place in range(len(ids), whole.shape[1]):
-            expected += float(chances[0, place - 1, whole[0, place]])
+        for position in range(len(ids), whole.shape[1]):
+            expected += float(chances[0, position - 1, whole[0, position]])
         assert value == pytest.approx(expected, abs=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_a_question_that_is_too_long_is_a_row_with_the_reason(
     for changes in ({}, {"read": "text", "max_new_tokens": 4}):
         judge = LocalJudge(settings(model_folders["llama"], **changes), Path())
         long, short = judge.verdicts([Question(p.input, p.one, p.two) for p in pairs])
-        assert long.place is None
+        assert long.position is None
         assert long.reason is not None
         assert "the judge's context holds 256" in long.reason
         assert "context" not in (short.reason or "")
@@ -84,13 +84,13 @@ def test_a_written_verdict_is_read_or_is_a_row_with_the_reason(
 ) -> None:
     judge = LocalJudge(settings(model_folders["gpt2"], read="text"), Path())
     (verdict,) = judge.verdicts([Question("q", "x", "y")])
-    assert verdict.place is None
+    assert verdict.position is None
     assert (verdict.reason or "").startswith("the judge gave no verdict")
     from kilobit.evaluators.judges import model_judges
     from kilobit.evaluators.model.generate import Generated
 
     monkeypatch.setattr(model_judges, "generate", lambda *_, **__: Generated([" B\n"], 1, 1))
-    assert judge.verdicts([Question("q", "x", "y")])[0].place == "second"
+    assert judge.verdicts([Question("q", "x", "y")])[0].position == "second"
 
 
 def test_labels_that_cannot_be_compared_are_refused(

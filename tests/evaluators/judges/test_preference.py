@@ -17,7 +17,7 @@ from kilobit.evaluators.judges.config import load_judge
 from kilobit.evaluators.judges.judges import TEMPLATE, EndpointJudge, fill, read_verdict
 from kilobit.evaluators.judges.preference import (
     Pair,
-    Place,
+    Position,
     Question,
     Verdict,
     judge_pairs,
@@ -33,21 +33,21 @@ from tests.conftest import REPOSITORY
 class By:
     """A judge that follows a rule."""
 
-    def __init__(self, rule: Callable[[Question], Place | None]) -> None:
+    def __init__(self, rule: Callable[[Question], Position | None]) -> None:
         self.rule, self.asked = rule, 0
 
     def verdicts(
         self, questions: Sequence[Question], on_each: Callable[[], None] = tell_nobody
     ) -> list[Verdict]:
         self.asked += len(questions)
-        places = []
+        positions = []
         for question in questions:
-            places.append(self.rule(question))
+            positions.append(self.rule(question))
             on_each()
-        return [Verdict(p, None if p else "no idea") for p in places]
+        return [Verdict(p, None if p else "no idea") for p in positions]
 
 
-def longer(question: Question) -> Place:
+def longer(question: Question) -> Position:
     if len(question.first) == len(question.second):
         return "tie"
     return "first" if len(question.first) > len(question.second) else "second"
@@ -73,15 +73,15 @@ def test_a_judge_of_the_answers_is_the_same_in_both_orders() -> None:
     assert summary.wins + summary.ties + summary.losses == summary.judged == 30
 
 
-@pytest.mark.parametrize("place", ["first", "second"])
+@pytest.mark.parametrize("position", ["first", "second"])
 @pytest.mark.parametrize("number", [1, 3, 30])
-def test_a_judge_of_the_place_makes_ties_and_is_named(place: Place, number: int) -> None:
-    summary = summarise(judge_pairs(PAIRS[:number], By(lambda _: place)))
+def test_a_judge_of_the_place_makes_ties_and_is_named(position: Position, number: int) -> None:
+    summary = summarise(judge_pairs(PAIRS[:number], By(lambda _: position)))
     assert (summary.wins, summary.ties, summary.losses) == (0, number, 0)
     assert summary.flipped == 1
     assert summary.warning is not None
     assert f"{number} of {number} prompts (100 %)" in summary.warning
-    assert f"shown {place} both times" in summary.warning
+    assert f"shown {position} both times" in summary.warning
 
 
 def test_a_judge_that_is_only_unsure_is_not_named_but_its_flips_are_counted() -> None:
@@ -106,7 +106,7 @@ def test_a_judge_that_is_only_unsure_is_not_named_but_its_flips_are_counted() ->
     ],
 )
 def test_only_two_verdicts_that_agree_prefer_an_answer(
-    one_first: Place | None, two_first: Place | None, outcome: str | None
+    one_first: Position | None, two_first: Position | None, outcome: str | None
 ) -> None:
     judge = By(lambda q: one_first if q.first == "x" else two_first)
     (row,) = judge_pairs([Pair("1", "q", "x", "y")], judge)
@@ -131,7 +131,7 @@ def test_each_verdict_is_told_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "position"),
     [
         ("A", "first"),
         (" b.\n", "second"),
@@ -145,10 +145,10 @@ def test_each_verdict_is_told_of() -> None:
         ("B\nbut A is nice too", None),
     ],
 )
-def test_a_verdict_is_the_last_line_or_there_is_none(text: str, place: Place | None) -> None:
+def test_a_verdict_is_the_last_line_or_there_is_none(text: str, position: Position | None) -> None:
     found = read_verdict(text)
-    assert found.place == place
-    assert (found.reason is None) == (place is not None)
+    assert found.position == position
+    assert (found.reason is None) == (position is not None)
 
 
 def test_what_a_program_wrote_is_no_placeholder() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.training_batches import Lesson
@@ -134,16 +134,16 @@ def lora(**changes: object) -> Candidate:
 
 
 @pytest.fixture
-def evaluator(write_sweep: Callable[..., Path], tmp_path: Path) -> Evaluator:
+def evaluator(write_sweep: Callable[..., Path], tmp_path: Path) -> RungEvaluator:
     sweep = load_sweep(write_sweep())
     run = str(tmp_path / "run")
-    return Evaluator(
+    return RungEvaluator(
         EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
     )
 
 
 def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
-    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+    evaluator: RungEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rungs = (Rung(0, 4, 2), Rung(1, 8, 4))
     first = lora()
@@ -165,6 +165,6 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
     assert cold["program"] != rows[1]["program"]
 
 
-def test_a_start_without_a_state_is_a_row_that_says_so(evaluator: Evaluator) -> None:
+def test_a_start_without_a_state_is_a_row_that_says_so(evaluator: RungEvaluator) -> None:
     row = evaluator.run_rung(lora(start=NAME).canonical(), Rung(0, 4, 2))
     assert f"ValueError: the adapter can't begin from {NAME}: it has no checkpoint" in row["error"]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.oracles import run_program
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import Evaluator
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
@@ -18,15 +19,15 @@ from kilobit.evaluators.model.data_codec import (
     chosen_examples,
     decode_examples,
     learn,
-    spec_of_data,
 )
-from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, run_files
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import Program
+from kilobit.search.programs.recipe import DataPart
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
@@ -35,6 +36,25 @@ from tests.conftest import ARCHITECTURES, REPOSITORY
 TASK = load_miniature("numbers", 0)
 TARGETS = {"llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",), "qwen2": ("down_proj",)}
 TINY = REPOSITORY / "examples" / "tiny" / "pretrained"
+
+
+def spec_of_data(part: DataPart) -> AdapterSpec:
+    """Return a spec that builds the adapter of a part, without its choice of examples."""
+    arguments = part.arguments
+    spec = AdapterSpec(
+        method="data",
+        rank=arguments.get("r"),
+        size=part.num_examples,
+        target_modules=tuple(arguments.get("target_modules", ())),
+        layers=tuple(arguments["layers_to_transform"]) if len(arguments) > 2 else None,
+        learning_rate=part.learning_rate,
+        steps=part.full_steps,
+        batch_size=part.batch_size,
+        seed=0,
+    )
+    if peft_config(spec) != ("LoraConfig", arguments):
+        raise ValueError("the recipe's adapter is not one that this version writes")
+    return spec
 
 
 def spec(architecture: str = "llama", **changes: Any) -> AdapterSpec:
@@ -246,7 +266,7 @@ def test_the_evaluator_estimates_first_and_codes_in_the_last_rung(
     setup = EvaluatorSetup(
         sweep.model_dump_json(), str(tmp_path), str(tmp_path / "run"), "llama", "llama-0", 1
     )
-    evaluator, ledger = Evaluator(setup), Ledger(tmp_path / "run" / "ledger")
+    evaluator, ledger = RungEvaluator(setup), Ledger(tmp_path / "run" / "ledger")
     candidate = Candidate(task="numbers", model="llama", adapter=spec(size=8, steps=4))
     first = evaluator.run_rung(candidate.canonical(), Rung(0, 4, 2))
     assert first.get("error") is None

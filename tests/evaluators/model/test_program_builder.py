@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.oracles import run_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import asked, generate
-from kilobit.evaluators.model.program_builder import Builder, run_program
+from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.proof.sandbox import _GUARD, Limits, ProgramFailedError, run_files
 from kilobit.evaluators.proof.verify import train_file
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature

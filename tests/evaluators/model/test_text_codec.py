@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.oracles import ideal_bits
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.text_codec import decode_text, encode_text, next_logits, start_token
 from kilobit.search.base_model import BaseModelConfig
@@ -17,7 +18,6 @@ from kilobit.search.programs.token_coder import (
     IMPORTS,
     CodingError,
     decoder_source,
-    ideal_bits,
     table_of,
 )
 from tests.conftest import ARCHITECTURES, REPOSITORY

@@ -119,7 +119,7 @@ def test_the_target_may_follow_a_mark(tmp_path: Path) -> None:
         ({"question": "no place"}, "must contain {input}"),
         ({"answer": "no place"}, "must contain {target}"),
         ({"question": "{input}, {input}"}, "must contain {input} once"),
-        ({"fractions": {"search": 0.6, "sealed": 0.5}}, "leave something"),
+        ({"fractions": {"search": 0.6, "sealed": 0.5}}, "leave no train split"),
     ],
 )
 def test_settings_that_contradict_are_refused(changes: dict[str, Any], message: str) -> None:

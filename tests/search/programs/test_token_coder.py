@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.oracles import ideal_bits
 from kilobit.search.programs import token_coder
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.programs.token_coder import (
@@ -20,7 +21,6 @@ from kilobit.search.programs.token_coder import (
     decode_tokens,
     decoder_source,
     encode_tokens,
-    ideal_bits,
     table_of,
 )
 

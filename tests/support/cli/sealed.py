@@ -40,7 +40,7 @@ def example(number: int) -> str:
 
 def writable(run: RunFolder) -> Ledger:
     """Return the ledger of the latest attempt, to write to when nobody holds the run."""
-    return replace(open_run(run.path), held=True).ledger
+    return replace(open_run(run.path), locked=True).ledger
 
 
 def add(

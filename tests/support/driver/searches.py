@@ -36,7 +36,7 @@ class Listed:
 
 
 def a_run(folder: Path, sweep: Sweep, attempt: int = 1) -> RunFolder:
-    return RunFolder(folder, sweep, Path(), attempt, held=True)
+    return RunFolder(folder, sweep, Path(), attempt, locked=True)
 
 
 def a_search(

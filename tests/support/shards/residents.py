@@ -59,33 +59,33 @@ class Caller:
 class Plain:
     """A rank without a model."""
 
-    def __init__(self, place: RankAddress) -> None:
-        self.place = place
+    def __init__(self, address: RankAddress) -> None:
+        self.address = address
 
     def pids(self) -> list[int]:
-        pids = torch.zeros(self.place.world_size, dtype=torch.int64)
-        pids[self.place.rank] = os.getpid()
+        pids = torch.zeros(self.address.world_size, dtype=torch.int64)
+        pids[self.address.rank] = os.getpid()
         dist.all_reduce(pids)
         return list(pids.tolist())
 
     def reduce(self, times: Sequence[int]) -> int:
         """All-reduce as often as is listed for this rank."""
-        for _ in range(times[self.place.rank]):
+        for _ in range(times[self.address.rank]):
             dist.all_reduce(torch.ones(1))
-        return times[self.place.rank]
+        return times[self.address.rank]
 
     def die(self, rank: int) -> None:
-        if self.place.rank == rank:
+        if self.address.rank == rank:
             os._exit(1)
         dist.all_reduce(torch.ones(1))
 
     def fail(self, ranks: Sequence[int]) -> None:
-        if self.place.rank in ranks:
+        if self.address.rank in ranks:
             raise ValueError("no such word")
         dist.all_reduce(torch.ones(1))
 
     def sleep(self, rank: int) -> None:
-        if self.place.rank == rank:
+        if self.address.rank == rank:
             time.sleep(60)
 
 
@@ -94,13 +94,13 @@ class ModelRank:
 
     def __init__(
         self,
-        place: RankAddress,
+        address: RankAddress,
         config: BaseModelConfig,
         shards: ShardsConfig,
         targets: Sequence[str],
     ) -> None:
         torch.set_num_threads(1)
-        self.frozen: FrozenModel = load_sharded(config, Path(), shards, place)
+        self.frozen: FrozenModel = load_sharded(config, Path(), shards, address)
         self._targets, self._rows = targets, slice(0, ROWS)
         vocabulary = self.frozen.model.config.vocab_size
         generator = torch.Generator().manual_seed(1)

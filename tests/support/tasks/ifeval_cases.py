@@ -2,8 +2,11 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from kilobit.evaluators.tasks.published import ifeval
+from kilobit.search.task import Example
 
 RELATIONS = ("less than", "at least")
 SENTENCES = (
@@ -201,3 +204,24 @@ def records(rng: random.Random, count: int) -> list[dict[str, Any]]:
         }
         found.append(record)
     return found
+
+
+def instruction_types() -> tuple[str, ...]:
+    """Return the known types of instructions.
+
+    Raises:
+        ValueError: if the packages are missing.
+    """
+    return tuple(sorted(ifeval._harness().instructions_registry.INSTRUCTION_DICT))
+
+
+def four_scores(outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    """Return the four published scores: strict and loose, by prompts and by instructions."""
+    pairs = zip(outputs, examples, strict=True)
+    found = [ifeval._followed(output, example) for output, example in pairs]
+    scores = {}
+    for level in ("strict", "loose"):
+        each: list[tuple[bool, ...]] = [getattr(one, level) for one in found]
+        scores[f"prompt_level_{level}_acc"] = sum(map(all, each)) / len(each)
+        scores[f"inst_level_{level}_acc"] = sum(map(sum, each)) / sum(map(len, each))
+    return scores

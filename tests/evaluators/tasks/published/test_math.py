@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.metrics import math_equality
-from kilobit.evaluators.metrics.math_equality import Judge, judge, same_answer
+from kilobit.evaluators.metrics.math_equality import EqualityProcess, judge, same_answer
 from kilobit.evaluators.tasks.published.math import MathTask, last_boxed, load_math
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.task import Task
@@ -67,7 +67,7 @@ def test_what_is_not_the_same_answer(gold: str, output: str) -> None:
 
 
 def test_an_answer_that_takes_all_time_or_dies_is_not_equal() -> None:
-    one = Judge(cpu_s=0.3)
+    one = EqualityProcess(cpu_s=0.3)
     assert one.equal("5", "5.0")
     process = one._process
     assert process is not None
