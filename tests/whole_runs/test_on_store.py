@@ -26,8 +26,8 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from tests.cluster.driver.test_attempt_kills import LORA, content
 from tests.conftest import REPOSITORY
+from tests.support.driver.ledgers import LORA, content
 from tests.support.object_store import Proxy
 
 Write = Callable[..., Path]

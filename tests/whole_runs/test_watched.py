@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
-from tests.cluster.driver.test_attempt import finish, start, wait_for
+from tests.support.driver.processes import finish, start, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 Write = Callable[..., Path]

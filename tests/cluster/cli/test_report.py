@@ -19,7 +19,6 @@ from tests.support.recorded import (
     HOSTILE,
     candidate_of,
     many,
-    program_of,
     record,
     write_scorecard,
 )
@@ -40,22 +39,6 @@ def made(run: Path) -> Report:
 def data_of(html: str) -> Any:
     """Return what a browser would parse: the text up to the first end tag."""
     return json.loads(html.split('id="data">', 1)[1].split("</script", 1)[0])
-
-
-def test_needed_bits_and_collapse_are_those_of_the_points(made: Report) -> None:
-    (task,) = made.tasks
-    half = next(row for row in task.needed if row.target == 0.5)
-    bits = {
-        model: program_of(text).program_bits
-        for model, text in (("pretrained", HOSTILE), ("posttrained", "Number:"))
-    }
-    assert half.asked
-    assert half.found == half.certified == bits
-    (at_half,) = [one for one in task.collapses if one["target"] == 0.5]
-    assert at_half["factor"] == bits["pretrained"] / bits["posttrained"]
-    assert at_half["certified"]
-    most = next(row for row in task.needed if row.target == 0.8)
-    assert most.found == {"pretrained": None, "posttrained": bits["posttrained"]}
 
 
 def test_a_data_set_has_the_report_of_its_run_and_curves_of_others(

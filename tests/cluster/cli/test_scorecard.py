@@ -2,20 +2,16 @@
 
 import io
 import json
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks.oracles import run_program
 from kilobit import launch
 from kilobit.cluster.cli import scorecard
 from kilobit.cluster.cli.scorecard import print_card
@@ -24,28 +20,19 @@ from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.battery.battery import Row
-from kilobit.evaluators.battery.config import Battery, load_battery
-from kilobit.evaluators.battery.side_effects import compare, judge_lines, trades
+from kilobit.evaluators.battery.side_effects import compare, judge_lines
 from kilobit.evaluators.judges.model_judges import judge_of
-from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
-from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
-from kilobit.evaluators.model.data_codec import learn
-from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.evaluators.model.adapted import AdaptedModel, bare
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.front.points import FrontPoint
-from tests.conftest import REPOSITORY, random_numbers
 
 POINT = FrontPoint(
     run="r", task="t", model="m", regime="m", candidate="a", family="prompt", program_bits=4000,
     payload_bits=500, score=0.85, lower=None, upper=None, num_examples=9, split="search",
     verified=True, certified=True, program="p",
 )  # fmt: skip
-NUMBERS = load_miniature("numbers", 0)
-TRANSLATION = load_miniature("translation", 0)
 
 
 @pytest.fixture(scope="module")
@@ -57,34 +44,6 @@ def rows(
     values: list[float], item: str = "x", tags: list[dict[str, str]] | None = None
 ) -> list[Row]:
     return [Row(item, str(i), value, tags[i] if tags else {}) for i, value in enumerate(values)]
-
-
-def test_lines_compare_the_same_examples_and_their_parts() -> None:
-    tags = [{"kind": "odd" if i % 2 else "even"} for i in range(10)]
-    base, found = rows([1.0] * 10, tags=tags), rows([0.0, 1.0] * 5, tags=tags)
-    whole, *parts = compare(POINT, "higher", found[::-1], base)
-    assert (whole.item, whole.tag, whole.base, whole.value) == ("x", None, 1.0, 0.5)
-    assert {part.tag: part.change for part in parts} == {"kind=even": -1.0, "kind=odd": 0.0}
-    assert all(part.p is None for part in parts)
-    with pytest.raises(ValueError, match="other examples"):
-        compare(POINT, "higher", found[1:], base)
-
-
-def test_verdicts_know_which_way_is_better_and_how_much_was_compared() -> None:
-    (down,) = compare(POINT, "higher", rows([0.0] * 12), rows([1.0] * 12))
-    (up,) = compare(POINT, "lower", rows([1.0] * 12, "y"), rows([2.0] * 12, "y"))
-    (few,) = compare(POINT, "higher", rows([0.0] * 6), rows([1.0] * 6))
-    same = replace(few, p=0.9)
-    judged = judge_lines([down, up])
-    assert [line.verdict for line in judged] == ["harms", "helps"]
-    assert [line.verdict for line in judge_lines([few])] == ["harms"]
-    assert [line.verdict for line in judge_lines([few, same])] == [None, None]
-    about, helps, harms = trades(judged)[0]
-    assert (about.candidate, [line.item for line in helps], [line.item for line in harms]) == (
-        "a",
-        ["y"],
-        ["x"],
-    )
 
 
 def test_harm_is_red_and_has_a_sign() -> None:
@@ -101,102 +60,6 @@ def test_harm_is_red_and_has_a_sign() -> None:
     assert "\x1b[31m" not in text.getvalue()
 
 
-_SPECS: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 1, "target_modules": ("q_proj",)},
-    "soft_prompt": {"size": 3},
-    "fourierft": {"size": 3, "target_modules": ("q_proj",)},
-    "weights": {"target_modules": ("norm",)},
-}
-
-
-@pytest.mark.parametrize("method", [None, *_SPECS])
-def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
-    method: str | None, frozen: FrozenModel, model_folders: dict[str, Path]
-) -> None:
-    spec = None
-    if method is not None:
-        spec = AdapterSpec(
-            method=method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **_SPECS[method]
-        )
-    candidate = Candidate(
-        task="numbers",
-        model="small",
-        prompt=Prompt(instruction="Zahl:"),
-        adapter=spec,
-        postprocess=("first_word",) if method is None else (),
-    )
-    config = BaseModelConfig(regime="small", path=model_folders["llama"])
-    builder = Builder(frozen, config, NUMBERS, 1, "program")
-    texts = builder.code_text(candidate.prompt, by_model=False)
-    asked = [example.input for example in TRANSLATION.splits.search[:3]]
-    questions = [TRANSLATION.ask(text) for text in asked]
-    before, digest = bare(frozen).answer(questions, 8, ("\n",)), weights_digest(frozen.model)
-    elsewhere = {"question": TRANSLATION.question, "max_new_tokens": 8, "stop": ("\n",)}
-    if spec is None:
-        program = builder.build(candidate, texts, None, [])
-        model = frozen.model
-        changed = replace(program, recipe=program.recipe.model_copy(update=elsewhere))
-        expected = run_program(changed, "Zahl:\n", frozen, model, asked)
-    else:
-        with installed(frozen, spec) as adapter:
-            program = builder.build(candidate, texts, adapter, random_numbers(adapter))
-        with installed(frozen, spec) as adapter:
-            adapter.assign(builder.decode(program).tensors)
-            changed = replace(program, recipe=program.recipe.model_copy(update=elsewhere))
-            expected = run_program(changed, "Zahl:\n", frozen, adapter.model, asked)
-    with with_program(frozen, candidate, program, NUMBERS, steps=True) as subject:
-        found = subject.answer(questions, 8, ("\n",))
-    with with_program(frozen, candidate, program, NUMBERS) as subject:
-        assert subject.steps == ()
-    assert found == expected
-    assert found != before
-    assert bare(frozen).answer(questions, 8, ("\n",)) == before
-    assert weights_digest(frozen.model) == digest
-
-
-def test_a_program_of_examples_learns_them_again(frozen: FrozenModel) -> None:
-    spec = AdapterSpec(
-        method="data",
-        rank=1,
-        target_modules=("q_proj",),
-        size=2,
-        learning_rate=1.0,
-        steps=2,
-        batch_size=1,
-        seed=0,
-    )
-    candidate = Candidate(task="numbers", model="small", adapter=spec)
-    builder = Builder(frozen, BaseModelConfig(regime="small", path=Path()), NUMBERS, 1, "program")
-    questions = [
-        TRANSLATION.ask(e.input) + TRANSLATION.show(e.target) for e in TRANSLATION.splits.search[:3]
-    ]
-    with installed(frozen, spec) as adapter:
-        learned = learn(frozen, adapter, NUMBERS, 2, exact=True)
-        program = builder.build(candidate, {}, adapter, learned)
-        expected = bare(frozen).bits(questions)
-    with with_program(frozen, candidate, program, NUMBERS) as subject:
-        assert subject.bits(questions) == pytest.approx(expected, abs=1e-4)
-    assert bare(frozen).bits(questions) != pytest.approx(expected, abs=1e-3)
-
-
-def test_bits_of_a_text_are_those_of_the_model(frozen: FrozenModel) -> None:
-    long = "one and two and three. " * 60
-    texts = ["Three apples", long]
-    found = bare(frozen).bits(texts)
-    begin = frozen.tokenizer("")["input_ids"]
-    for text, bits in zip(texts, found, strict=True):
-        ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
-        expected = 0.0
-        for first in range(0, len(ids), 128):
-            whole = torch.tensor([[*begin, *ids[first : first + 128]]])
-            told = frozen.model(whole).logits[0, :-1].log_softmax(-1)
-            expected -= float(told.gather(1, whole[0, 1:, None]).sum().detach()) / math.log(2)
-        assert bits == pytest.approx(expected, rel=1e-5)
-    assert len(frozen.tokenizer(long)["input_ids"]) > 256
-    with pytest.raises(ValueError, match="do not fit"):
-        AdaptedModel(frozen, prompt="much too long " * 40).bits([long])
-
-
 def test_a_judge_compares_yes_and_no(frozen: FrozenModel, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, seen = judge_of(bare(frozen)), []
     (alone,) = judge([("How?", "No.")])
@@ -211,10 +74,6 @@ def test_a_judge_compares_yes_and_no(frozen: FrozenModel, monkeypatch: pytest.Mo
     assert "asked an assistant:\nWhy {answer}?\n\nThe assistant replied:\nNo.\n" in seen[0]
     assert seen[0].endswith("yes")
     assert seen[1].endswith("no")
-
-
-def test_the_example_spells_out_the_default() -> None:
-    assert load_battery(REPOSITORY / "examples" / "batteries" / "default.yaml")[0] == Battery()
 
 
 CANDIDATES = [

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,39 +16,15 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
+from tests.support.driver.processes import finish, start, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 Write = Callable[..., Path]
-DEADLINE_S = 390
 OUR_FOLDERS = ("search", "evaluators", "cluster", "launch")
-
-
-def start(*argv: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "launch.py"), *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=REPOSITORY,
-    )
-
-
-def finish(process: "subprocess.Popen[str]", status: int) -> str:
-    output, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == status, output
-    return output
 
 
 def run(*argv: str, status: int = 0) -> str:
     return finish(start(*argv), status)
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def front(out: Path) -> list[dict[str, Any]]:

@@ -19,24 +19,13 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
+from tests.support.driver.ledgers import LORA, content
 from tests.support.hosts.killer import HOOK
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]
 # A file name, the how manieth of that name, and who is killed: all, or the process that writes it.
 Kill = tuple[str, int, str]
-# What a killed attempt had generated comes from the cache and is not counted again.
-GENERATED = {"num_generated", "input_tokens", "output_tokens"}
-TIMES = {"finished_at", "decided_at", "seconds", "train_s", "generate_s", "code_s"}
-DIFFER = TIMES | {"attempt"} | GENERATED
-TABLES = ("candidates", "rungs", "predictions", "decisions", "programs")
-LORA = {
-    "candidates": 2,
-    "rank": [1],
-    "target_modules": [["q_proj"]],
-    "steps": [4],
-    "batch_size": 2,
-}
 
 
 class Killed:
@@ -130,18 +119,6 @@ class Killed:
         assert process.returncode == 1, output
         self.look()
         return output
-
-
-def content(out: Path) -> dict[str, list[str]]:
-    """Return all rows of a ledger but for what differs between two runs of the same search."""
-    ledger = Ledger(out / "ledger")
-    return {
-        table: sorted(
-            repr([(key, value) for key, value in row.items() if key not in DIFFER])
-            for row in ledger.rows(table)
-        )
-        for table in TABLES
-    }
 
 
 def check(folder: Path, sweep: Path, kills: Sequence[Kill | float]) -> int:

@@ -13,8 +13,8 @@ import yaml
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.published.translation import Wmt14Task, load_wmt14
 from tests.conftest import REPOSITORY
-from tests.evaluators.tasks.published.test_translation import by_the_command
-from tests.evaluators.tasks.test_jsonl import write_jsonl
+from tests.support.tasks.bleu import by_the_command
+from tests.support.tasks.records import write_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 EXAMPLE = REPOSITORY / "examples" / "wmt14_tiny.yaml"

@@ -6,18 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray
 
-from kilobit.cluster.driver.recorder import FOLD_EVERY, Recorder
-from kilobit.cluster.driver.trial import RungTrial
+from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
 from kilobit.cluster.messages import Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.evaluators.ledger.fencing import SupersededError, claim_file
+from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
@@ -89,55 +86,6 @@ def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
     assert "superseded by attempt 2" in stop_request.reason
 
 
-def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: RunFolder
-) -> None:
-    trial, asked = object.__new__(RungTrial), []
-    config = {
-        "candidate": ONE.canonical(),
-        "worker": "w",
-        "rungs": [(0, 1, 1)],
-        "first_rung": 0,
-        "placement": None,
-    }
-    faults: list[Exception] = []
-
-    class Worker:
-        run_rung: Any
-
-    def get(_: object) -> dict[str, Any]:
-        asked.append(1)
-        if faults:
-            error = ray.exceptions.RayTaskError("run_rung", "traceback", faults[0])
-            raise error.as_instanceof_cause()
-        return dict(ROW)
-
-    worker = Worker()
-    worker.run_rung = type("Method", (), {"remote": staticmethod(lambda *_: None)})
-    monkeypatch.setattr(ray, "get_actor", lambda _: worker)
-    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
-    monkeypatch.setattr(ray, "get", get)
-    for fault, tries, message in (
-        (None, 1, None),
-        (OSError(errno.ENOSPC, "No space left on device"), 3, "No space left on device"),
-        (SupersededError("superseded by attempt 2"), 1, "superseded by attempt 2"),
-    ):
-        faults[:] = [fault] if fault else []
-        asked.clear()
-        trial.setup({**config, "run_folder": str(tmp_path), "attempt": 1})
-        result = trial.step()
-        assert len(asked) == tries
-        assert message is None or message in result["halt"]
-    stop_request = StopRequest(None)
-    assert (
-        RecordedScheduler(recorder_of(run), stop_request).on_trial_result(None, None, result)
-        == "STOP"
-    )
-    assert stop_request.reason == "superseded by attempt 2"
-    # No row says that the candidate failed.
-    assert run.ledger.rows("rungs") == []
-
-
 def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     run: RunFolder,
 ) -> None:
@@ -203,21 +151,6 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
     here.add(workers[1])
     assert searcher.suggest("i") == RecordedSearcher.FINISHED
     assert run.ledger.rows("decisions") == []
-
-
-def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
-    many = [
-        Candidate(task="none", model=ONE.model, prompt=Prompt(instruction=f"c{number}"))
-        for number in range(2 * FOLD_EVERY + 3)
-    ]
-    recorder = recorder_of(run, many)
-    for candidate in many:
-        recorder.decide({**ROW, "candidate": candidate.id})
-    assert len(list((run.ledger.folder / "decisions").iterdir())) == 2 + 3
-    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
-    assert [(row["candidate"], row["order"]) for row in rows] == [
-        (candidate.id, number) for number, candidate in enumerate(many)
-    ]
 
 
 def test_who_asks_for_a_worker_by_name_loads_nothing_heavy() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
-from tests.cluster.driver.test_attempt_kills import DIFFER, TABLES
+from tests.support.driver.ledgers import DIFFER, TABLES
 from tests.support.hosts.hosts import Hosts, address, are_possible
 
 pytestmark = [

@@ -18,8 +18,8 @@ import pytest
 from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import num_ended
 from kilobit.evaluators.ledger.ledger import Ledger
-from tests.cluster.driver.test_attempt_kills import content
 from tests.conftest import REPOSITORY
+from tests.support.driver.ledgers import content
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 Write = Callable[..., Path]

@@ -20,9 +20,9 @@ import yaml
 from kilobit.cluster.launchers import kubernetes
 from kilobit.cluster.launchers.kubernetes import launch_of, render
 from tests.conftest import REPOSITORY
+from tests.support.launchers.golden import GOLDEN
 from tests.support.launchers.manifest_check import VERSIONS, pods, problems
 
-GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name.removesuffix(".sweep.yaml") for path in GOLDEN.glob("*.sweep.yaml"))
 OVERRIDES = {"gpu_queue_s3": ["budget.seconds=3600", "seed=7"]}
 

@@ -24,8 +24,8 @@ import yaml
 from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import num_ended
 from kilobit.evaluators.ledger.ledger import Ledger
-from tests.cluster.driver.test_attempt_kills import content
 from tests.conftest import REPOSITORY
+from tests.support.driver.ledgers import content
 
 _LAB = REPOSITORY / "tests" / "support" / "launchers" / "slurm_lab.sh"
 _MISSING = [

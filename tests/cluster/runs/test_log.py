@@ -2,13 +2,11 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.messages import KeptLog, keep_log, relay
 from kilobit.cluster.runs.log import LEVELS, StoredLog, close_log, log_to
 from kilobit.evaluators.ledger.stored_path import StoredPath
 
@@ -38,52 +36,6 @@ def test_a_level_leaves_out_what_matters_less(tmp_path: Path) -> None:
         run.mkdir()
         words = ["debug", "info", "warning", "error"][first:]
         assert say(run, level) == [f"{word.upper()} this is {word}" for word in words]
-
-
-@pytest.fixture
-def kept() -> KeptLog:
-    # As in a worker: nothing of ours has handlers there.
-    LOG.handlers, LOG.propagate = [], True
-    return keep_log(logging.INFO)
-
-
-def test_lines_of_a_worker_come_with_their_own_time_and_once(kept: KeptLog, tmp_path: Path) -> None:
-    LOG.debug("nobody asked for this")
-    LOG.info("holds %s", "small")
-    logging.getLogger("some.library").info("nor for this")
-    logging.getLogger("some.library").warning("it is late")
-    warnings.warn("this goes away", FutureWarning, stacklevel=1)
-    lines = [(level, 86_400.5, text) for level, _, text in kept.take()]
-    assert kept.take() == []
-    log_to(tmp_path, 1, "info")
-    relay("small-0", lines)
-    shown = (tmp_path / "run.log").read_text().splitlines()
-    then = time.strftime("%Y-%m-%d %H:%M", time.localtime(86_400.5))
-    assert [line[:16] for line in shown[:3]] == [then] * 3
-    assert shown[0].endswith("INFO small-0: holds small")
-    assert shown[1].endswith("WARNING small-0: it is late")
-    assert "WARNING small-0: " in shown[2]
-    assert "FutureWarning: this goes away" in shown[2]
-
-
-def test_the_level_holds_for_lines_of_workers_too(kept: KeptLog, tmp_path: Path) -> None:
-    LOG.info("holds small")
-    LOG.error("no")
-    lines = kept.take()
-    log_to(tmp_path, 1, "warning")
-    relay("w", lines)
-    assert [line.split(" ", 2)[2] for line in (tmp_path / "run.log").read_text().splitlines()] == [
-        "ERROR w: no"
-    ]
-
-
-def test_a_worker_that_says_too_much_says_its_last(kept: KeptLog) -> None:
-    for number in range(1000):
-        LOG.info("%d %s", number, "x" * 5000)
-    lines = kept.take()
-    assert len(lines) == 200
-    assert lines[-1][2].startswith("999 ")
-    assert max(len(text) for *_, text in lines) == 2000
 
 
 def test_the_log_is_on_the_store_before_the_run_ends_and_begins_anew_when_large(

@@ -21,9 +21,9 @@ from kilobit.cluster.worker.resident import Resident, Training
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.base_model import BaseModelConfig
-from tests.cluster.driver.test_attempt_kills import content
 from tests.conftest import REPOSITORY, random_numbers
-from tests.evaluators.model.packing.test_pack import PROMPTS, TASK, mixed, texts
+from tests.support.driver.ledgers import content
+from tests.support.packs import PROMPTS, TASK, mixed, texts
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]

@@ -13,7 +13,7 @@ import ray
 from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import load
-from tests.evaluators.model.test_base_model import config
+from tests.support.models import config
 from tests.support.shards.residents import ModelRank
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

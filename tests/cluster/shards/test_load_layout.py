@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from kilobit.cluster.shards.load import device_of, layout_of
-from kilobit.cluster.shards.tensor_parallel import splits_of
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import ALONE, fingerprint, load, unchanged
-from tests.evaluators.model.test_base_model import config
+from tests.support.models import config
 
 
 def test_low_rank_update_alone_is_that_of_a_changed_weight() -> None:
@@ -84,18 +82,6 @@ def test_what_tensor_parallelism_cannot_do_is_refused(
     shards = ShardsConfig(world_size=world_size, layout="tensor")
     with pytest.raises(ValueError, match=message):
         layout_of(config(model_folders[architecture]), Path(), shards)
-
-
-def test_plan_of_a_style_that_is_not_known_is_refused(qwen3: Path) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(qwen3))
-    splits = splits_of(model, 2)
-    assert splits["model.layers.1.self_attn.q_norm"] == "heads"
-    assert splits["model.layers.1.mlp.down_proj"] == "row"
-    assert splits["model.layers.0.mlp.up_proj"] == "column"
-    assert "lm_head" not in splits
-    model.tp_plan = {"model.layers.*.mlp.experts": "moe_tp_experts"}
-    with pytest.raises(ValueError, match="moe_tp_experts"):
-        splits_of(model, 2)
 
 
 @pytest.mark.parametrize(

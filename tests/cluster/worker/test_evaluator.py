@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
+from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.crash_log import CrashLog
 from kilobit.cluster.worker.evaluator import RungEvaluator
@@ -16,32 +15,15 @@ from kilobit.cluster.worker.run_rung import RungRunner
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.programs.program import decode
 from kilobit.search.rungs import Rung
 from tests.conftest import REPOSITORY
-from tests.evaluators.tasks.test_jsonl import write_jsonl
+from tests.support.driver.candidates import candidate, lora
+from tests.support.tasks.records import write_jsonl
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
-
-
-def candidate(**changes: Any) -> Candidate:
-    return Candidate.model_validate({"task": "numbers", "model": "llama"} | changes)
-
-
-def lora(**changes: Any) -> Candidate:
-    values = {
-        "method": "lora",
-        "rank": 1,
-        "target_modules": ("q_proj",),
-        "learning_rate": 0.01,
-        "steps": 4,
-        "batch_size": 2,
-        "seed": 1,
-    }
-    return candidate(adapter=AdapterSpec.model_validate(values | changes))
 
 
 @pytest.fixture
@@ -311,21 +293,6 @@ def test_running_out_of_memory_is_a_row_and_the_next_candidate_runs(
     )
     assert "memory" in done.stdout.splitlines()[0].lower(), done.stderr
     assert done.stdout.splitlines()[1] == "then 0.0"
-
-
-def test_a_changed_base_model_stops_the_worker(
-    evaluator: RungEvaluator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = RungRunner.run
-
-    def vandal(self: RungRunner, *args: Any) -> Any:
-        with torch.no_grad():
-            self._frozen.model.lm_head.weight[0, 0] += 1
-        return run(self, *args)
-
-    monkeypatch.setattr(RungRunner, "run", vandal)
-    with pytest.raises(BaseModelChangedError, match="of the base model have changed"):
-        evaluator.run_rung(lora().canonical(), FIRST)
 
 
 @pytest.mark.parametrize("place", ["ledger/rungs", "ledger/predictions", "states"])

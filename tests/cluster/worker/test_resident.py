@@ -14,7 +14,7 @@ from kilobit.evaluators.model.base_model import weights_digest
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import random_numbers
-from tests.evaluators.model.packing.test_pack import TASK, mixed, rows_of, spec
+from tests.support.packs import TASK, mixed, rows_of, spec
 
 
 @pytest.fixture

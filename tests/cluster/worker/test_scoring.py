@@ -17,7 +17,7 @@ from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent
-from tests.cluster.worker.test_evaluator import lora
+from tests.support.driver.candidates import lora
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 

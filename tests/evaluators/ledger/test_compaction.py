@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilobit.evaluators.ledger.compaction import begin, fold
-from kilobit.evaluators.ledger.fencing import SupersededError, claim_file
+from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
-from kilobit.evaluators.ledger.parts import DamagedError, as_parquet, with_part
+from kilobit.evaluators.ledger.parts import as_parquet, with_part
 from kilobit.evaluators.ledger.tables import TABLES
 
 USED = ("candidates", "rungs", "predictions", "decisions", "verifications")
@@ -88,20 +88,6 @@ def test_a_late_part_of_a_superseded_attempt_counts_for_nobody(tmp_path: Path) -
     assert seen(folder) == expected(expect)
 
 
-def test_a_superseded_writer_stops_and_says_who_came(tmp_path: Path) -> None:
-    folder = tmp_path / "ledger"
-    old = Ledger(folder, 1)
-    write(old, "rungs", "a", 1)
-    text = b'{"host": "n7", "pid": 12, "since": "2026-01-01"}'
-    write_whole(claim_file(folder, 2), text)
-    message = r"attempt 1 at .* superseded by attempt 2 on n7, process 12, since 2026-01-01"
-    with pytest.raises(SupersededError, match=message):
-        write(old, "rungs", "b", 1)
-    with pytest.raises(SupersededError):
-        fold(old)
-    assert seen(folder) == expected({("rungs", "a"): 1})
-
-
 def test_who_has_not_begun_or_only_reads_can_not_write(tmp_path: Path) -> None:
     for ledger in (Ledger(tmp_path), Ledger(tmp_path, 2)):
         with pytest.raises(AssertionError):
@@ -171,26 +157,6 @@ def test_what_nobody_will_ever_name_again_is_swept(tmp_path: Path) -> None:
     ]
 
 
-def test_one_that_was_superseded_as_it_began_takes_nothing_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(Ledger(tmp_path, 1), "rungs", "a", 1)
-    write(Ledger(tmp_path, 1), "predictions", "a", 1)
-    claim(tmp_path, 2)
-    claim(tmp_path, 3)
-    with pytest.raises(SupersededError):
-        begin(tmp_path, 2)
-    begin(tmp_path, 3)
-    write(Ledger(tmp_path, 3), "rungs", "b", 3)
-    expect = expected({("rungs", "a"): 1, ("predictions", "a"): 1, ("rungs", "b"): 3})
-    # And where it looked just before the other came, what it writes is not the newest list.
-    with monkeypatch.context() as patch:
-        patch.setattr("kilobit.evaluators.ledger.compaction.check_latest", lambda *_: None)
-        patch.setattr("kilobit.evaluators.ledger.ledger.check_latest", lambda *_: None)
-        begin(tmp_path, 2)
-    assert seen(tmp_path) == expect
-
-
 @pytest.mark.parametrize("table", ["rungs", "predictions"])
 def test_a_part_that_is_cut_short_is_left_out_and_its_rung_with_it(
     tmp_path: Path, table: str
@@ -255,23 +221,6 @@ def test_with_a_coarser_program_the_rung_that_made_it_is_left_out(tmp_path: Path
     begin(tmp_path, 2)
     found = [(row["candidate"], row["rung"]) for row in Ledger(tmp_path).rows("rungs")]
     assert found == [("p", 0)]
-
-
-@pytest.mark.parametrize("few", [True, False])
-def test_a_flipped_bit_of_a_part_is_seen(tmp_path: Path, few: bool) -> None:
-    ledger = Ledger(tmp_path, 1)
-    rows = [{"candidate": "c", "output": f"the output {i}"} for i in range(8 if few else 2000)]
-    path = ledger.write("predictions", "c-r0", rows)
-    content = bytearray(path.read_bytes())
-    place = content.index(b"the output") if few else len(content) // 3
-    content[place] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"c-r0\.a1\.parquet: not a part of a ledger") as found:
-        ledger.read_part("predictions", "c-r0")
-    assert found.value.path == path
-    ledger.set_aside(path)
-    assert ledger.read_part("predictions", "c-r0") is None
-    assert path.with_name(f"{path.name}.damaged").exists()
 
 
 def test_a_damaged_list_or_snapshot_is_named(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -19,37 +17,14 @@ from kilobit.evaluators.ledger.output_cache import Batch, PredictionCache
 from kilobit.evaluators.ledger.storage import (
     check_exclusive,
     create_whole,
-    fetch,
     place,
-    remove,
     write_whole,
 )
 from kilobit.evaluators.ledger.stored_path import StorageError, StoredPath
 from tests.conftest import REPOSITORY
-from tests.support import object_store
 from tests.support.object_store import BUCKET, Proxy
 
 Store = Proxy
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make large what is small and short what is long."""
-    monkeypatch.setattr(stored_path, "_ONE_PUT_BYTES", 1 << 20)
-    monkeypatch.setattr(stored_path, "_CHUNK_BYTES", 5 << 20)
-
-
-def test_a_url_keeps_its_form_through_everything_that_is_done_to_paths() -> None:
-    run = place("s3://bucket/runs//one/")
-    assert isinstance(run, StoredPath)
-    assert str(run) == f"{run}" == "s3://bucket/runs/one"
-    assert str(run / "ledger" / "x.json") == "s3://bucket/runs/one/ledger/x.json"
-    assert str((run / "a.json").with_suffix(".alive")) == "s3://bucket/runs/one/a.alive"
-    assert (run.name, str(run.parent), run.bucket) == ("one", "s3://bucket/runs", "s3://bucket")
-    assert (run / "x").relative_to(run).as_posix() == "x"
-    assert pickle.loads(pickle.dumps(run)) == run == place(str(run)) == place(run)
-    assert {run: 1}[StoredPath("s3:", "bucket", "runs", "one")] == 1
-    assert place("runs/one") == Path("runs/one")
 
 
 @pytest.mark.parametrize(
@@ -67,90 +42,6 @@ def test_a_url_that_can_not_be_a_run_is_refused_without_its_secrets(url: str, me
     with pytest.raises(ValueError, match=message) as caught:
         place(url)
     assert "sesame" not in str(caught.value)
-
-
-def test_what_is_written_is_read_listed_and_deleted(folder: StoredPath) -> None:
-    for name in ("a/1.json", "a/2.json", "a/b/3.json", "ab/4.json"):
-        write_whole(folder / name, name.encode())
-    assert sorted(p.name for p in (folder / "a").glob("*.json")) == ["1.json", "2.json"]
-    assert sorted(p.name for p in folder.glob("*/*")) == ["1.json", "2.json", "4.json"]
-    assert len(list(folder.rglob("*"))) == 4
-    one = folder / "a" / "1.json"
-    assert (one.exists(), one.stat().st_size, one.read_text()) == (True, 8, "a/1.json")
-    assert abs(one.stat().st_mtime_ns - (folder / "a" / "2.json").stat().st_mtime_ns) < 3e9
-    assert one.rename(folder / "a" / "moved").read_bytes() == b"a/1.json"
-    assert not one.exists()
-    with pytest.raises(FileNotFoundError, match=r"s3://.*/a/1\.json"):
-        one.read_bytes()
-    with pytest.raises(FileNotFoundError):
-        one.unlink()
-    one.unlink(missing_ok=True)
-    remove(folder.rglob("*"))
-    assert list(folder.rglob("*")) == []
-
-
-def test_more_objects_than_a_page_are_listed_read_and_deleted(
-    store: Store, folder: StoredPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(object_store, "PAGE", 20)
-    paths = [folder / f"{number:04}" for number in range(50)]
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda path: write_whole(path, path.name.encode()), paths))
-    assert sorted(folder.glob("*")) == paths
-    assert fetch([*paths, folder / "gone"]) == {path: path.name.encode() for path in paths}
-    before = store.done["requests"]
-    remove(paths)
-    assert store.done["requests"] - before <= 2
-    assert not list(folder.glob("*"))
-
-
-def test_an_upload_that_is_cut_is_seen_by_nobody_and_tried_again(
-    store: Store, folder: StoredPath
-) -> None:
-    path, stop, seen = folder / "object", threading.Event(), set[bytes]()
-    old, new = b"a" * 200_000, b"b" * 200_000
-    write_whole(path, old)
-
-    def look() -> None:
-        while not stop.is_set():
-            seen.add(path.read_bytes())
-
-    reader = threading.Thread(target=look)
-    reader.start()
-    store.cut_every = 2
-    for _ in range(4):
-        write_whole(path, new)
-        write_whole(path, old)
-    stop.set()
-    reader.join()
-    assert store.done["cut"] >= 4
-    assert seen <= {old, new}
-
-
-def test_a_large_object_goes_in_pieces_and_appears_whole_despite_cuts(
-    store: Store, folder: StoredPath, quick: None
-) -> None:
-    content = bytes(range(256)) * 60_000
-    store.cut_every, store.fail_every = 3, 5
-    write_whole(folder / "large", content)
-    assert store.done["uploads"] >= 3
-    assert (store.done["cut"] > 0, store.done["failed"] > 0) == (True, True)
-    store.calm()
-    assert (folder / "large").read_bytes() == content
-
-
-@pytest.mark.parametrize("fault", ["fail_every", "lose_every", "cut_every"])
-def test_what_fails_for_a_moment_is_not_noticed(
-    store: Store, folder: StoredPath, fault: str
-) -> None:
-    setattr(store, fault, 3)
-    for number in range(6):
-        write_whole(folder / f"{number}", b"content")
-    assert [(folder / f"{number}").read_bytes() for number in range(6)] == [b"content"] * 6
-    assert len(list(folder.glob("*"))) == 6
-    remove(folder.glob("*"))
-    assert not (folder / "0").exists()
-    assert store.done[{"fail_every": "failed", "lose_every": "lost", "cut_every": "cut"}[fault]]
 
 
 @pytest.mark.parametrize("fault", ["", "fail_every", "lose_every"])

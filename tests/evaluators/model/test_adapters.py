@@ -204,11 +204,3 @@ def test_a_foreign_state_is_refused(frozen: FrozenModel) -> None:
         installed(frozen, spec()) as lora,
     ):
         lora.restore(state)
-
-
-def test_an_example_beyond_the_context_is_named(frozen: FrozenModel) -> None:
-    with (
-        pytest.raises(ValueError, match=r"training example of \d+ tokens does not fit"),
-        installed(frozen, spec()) as lora,
-    ):
-        lora.train(frozen, Lesson(TASK, "dog " * 300, TRAIN), 1)

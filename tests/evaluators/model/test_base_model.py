@@ -6,13 +6,9 @@ import torch
 from tokenizers import processors
 
 from kilobit.evaluators.model.base_model import load, weights_digest
-from kilobit.evaluators.model.generate import asked, generate
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.evaluators.model.generate import generate
 from tests.conftest import ARCHITECTURES
-
-
-def config(folder: Path, **changes: object) -> BaseModelConfig:
-    return BaseModelConfig.model_validate({"regime": "r", "path": str(folder)} | changes)
+from tests.support.models import config
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -39,20 +35,6 @@ def test_only_models_with_a_start_token_get_one(model_folders: dict[str, Path]) 
         assert frozen.tokenizer.decode(ids, skip_special_tokens=True) == "the dog"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_batches_of_one_and_of_eight_give_the_same_texts(
-    model_folders: dict[str, Path], architecture: str
-) -> None:
-    frozen = load(config(model_folders[architecture]), Path())
-    prompts = [f"Q: Ben has {i} {'big ' * (i % 5)}coins.\nA:" for i in range(16)]
-    results = [
-        generate(frozen, prompts, max_new_tokens=8, stop=("\n",), batch_size=size)
-        for size in (1, 8)
-    ]
-    assert results[0].texts == results[1].texts
-    assert results[0].input_tokens == results[1].input_tokens
-
-
 def test_random_weights_depend_on_the_seed_alone(model_folders: dict[str, Path]) -> None:
     folder = model_folders["llama"]
     torch.manual_seed(5)
@@ -73,36 +55,6 @@ def test_the_digest_sees_one_flipped_bit(model_folders: dict[str, Path]) -> None
     assert weights_digest(frozen.model) != frozen.digest
 
 
-def test_a_generation_ends_at_the_stop_string(model_folders: dict[str, Path]) -> None:
-    frozen = load(config(model_folders["llama"]), Path())
-    prompts = ["Q: Anna has 3 apples.\nA:"]
-    free = generate(frozen, prompts, max_new_tokens=40, stop=(), batch_size=1)
-    assert free.output_tokens == 40
-    # Whatever this model says, its tenth character is where we ask it to stop.
-    mark = free.texts[0][10:12]
-    stopped = generate(frozen, prompts, max_new_tokens=40, stop=(mark,), batch_size=1)
-    assert mark in stopped.texts[0]
-    assert stopped.output_tokens < 20
-    assert free.texts[0].startswith(stopped.texts[0])
-
-
-def test_rows_that_ended_do_not_change_the_others(model_folders: dict[str, Path]) -> None:
-    frozen = load(config(model_folders["llama"]), Path())
-    prompts = [f"Q: Ben has {i} coins.\nA:" for i in range(12)]
-    free = generate(frozen, prompts, max_new_tokens=20, stop=(), batch_size=12)
-    mark = free.texts[0][5:7]
-    stopped = generate(frozen, prompts, max_new_tokens=20, stop=(mark,), batch_size=12)
-    for whole, part in zip(free.texts, stopped.texts, strict=True):
-        assert whole.startswith(part)
-        assert (mark in part) is (mark in whole)
-
-
-def test_a_prompt_beyond_the_context_is_refused(model_folders: dict[str, Path]) -> None:
-    frozen = load(config(model_folders["llama"]), Path())
-    with pytest.raises(ValueError, match=r"do not fit into the model's context of 256 tokens"):
-        generate(frozen, ["dog " * 300], max_new_tokens=5, stop=(), batch_size=1)
-
-
 def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -119,13 +71,3 @@ def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
     frozen = load(config(folder), Path())
     assert frozen.tokenizer("a")["input_ids"][-1] == end
     assert not frozen.special_tokens
-
-
-@pytest.mark.parametrize("prompt", ["", "Number:\n", "one {input} and {input}\n", "{", "%s"])
-def test_only_the_places_of_the_question_are_filled(
-    model_folders: dict[str, Path], prompt: str
-) -> None:
-    frozen = load(config(model_folders["llama"]), Path())
-    assert asked(frozen, False, prompt + "Q: {input}\nA:", "{input}?") == (
-        prompt + "Q: {input}?\nA:"
-    )

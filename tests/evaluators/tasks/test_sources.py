@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records, text_lines
-from tests.evaluators.tasks.test_jsonl import write_jsonl
+from tests.support.tasks.records import write_jsonl
 
 
 def test_a_file_a_list_and_a_folder_hold_the_same_records(tmp_path: Path) -> None:

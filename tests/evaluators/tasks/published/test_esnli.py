@@ -3,11 +3,10 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.tasks.published.conversations import InstructionsTask, load_instructions
 from kilobit.evaluators.tasks.published.esnli import EsnliTask, load_esnli
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.task import Task
-from tests.evaluators.tasks.test_jsonl import write_jsonl
+from tests.support.tasks.records import write_jsonl
 
 # As the published data number them.
 LABELS = ("entailment", "neutral", "contradiction")
@@ -63,36 +62,3 @@ def test_a_malformed_record_is_named(tmp_path: Path, change: dict[str, Any], mes
     lines[16] |= change
     with pytest.raises(ValueError, match=rf"train\.jsonl, line 17: .*{message}"):
         task_from(tmp_path, lines, [pair(50)], shown="explanation")
-
-
-def test_conversations_are_a_task_with_a_named_metric(tmp_path: Path) -> None:
-    talks = [{"conversations": [f"Say {i}", f"It is {i}."]} for i in range(50)]
-    write_jsonl(tmp_path / "train.jsonl", talks[:40])
-    write_jsonl(tmp_path / "test.jsonl", talks[40:])
-    files = {"train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
-    values = {"kind": "instructions", "metric": "contains", **files}
-    task = load_instructions(InstructionsTask.model_validate(values), tmp_path)
-    example = task.splits.sealed[0]
-    assert task.metric.per_example(f"Well: {example.target}", example) == 1.0
-    assert len(task.splits.train) + len(task.splits.search) == 40
-    with pytest.raises(ValueError, match="metric"):
-        InstructionsTask.model_validate({"kind": "instructions", **files})
-
-
-@pytest.mark.parametrize(
-    ("turns", "message"),
-    [
-        (None, "must be a list of at least two texts, found nothing"),
-        (["hello"], "must be a list of at least two texts, found 1"),
-        (["hello", 3], "turn 2 must be a text, found int"),
-        (["", "x"], "turn 1 is empty"),
-    ],
-)
-def test_a_malformed_conversation_is_named(tmp_path: Path, turns: Any, message: str) -> None:
-    write_jsonl(tmp_path / "train.jsonl", [{"conversations": ["a", "b"]}, {"conversations": turns}])
-    files = {"train": {"path": "train.jsonl"}, "sealed": {"path": "train.jsonl"}}
-    values = {"kind": "instructions", "metric": "contains", **files}
-    with pytest.raises(
-        ValueError, match=rf"train\.jsonl, line 2: field 'conversations'.*{message}"
-    ):
-        load_instructions(InstructionsTask.model_validate(values), tmp_path)

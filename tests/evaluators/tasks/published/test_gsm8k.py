@@ -8,7 +8,7 @@ from kilobit.evaluators.metrics.metrics import parse_number
 from kilobit.evaluators.tasks.published.gsm8k import Gsm8kTask, load_gsm8k
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.task import Task, share
-from tests.evaluators.tasks.test_jsonl import write_jsonl
+from tests.support.tasks.records import write_jsonl
 
 SOLUTION = "He buys <<3*6=18>>18 apples.\n \n\nHe eats none. \n#### {}"
 

@@ -20,8 +20,8 @@ from kilobit.evaluators.tasks.published.ifeval import (
 from kilobit.evaluators.tasks.sources import DatasetMissingError, json_lines
 from kilobit.search.task import Task, make_example
 from tests.conftest import REPOSITORY
-from tests.evaluators.tasks.test_jsonl import write_jsonl
 from tests.support.tasks.ifeval_cases import KINDS, four_scores, instruction_types, records
+from tests.support.tasks.records import write_jsonl
 
 # The harness alone, in a process of its own: what it draws itself is seeded, as docs/tasks.md says.
 REFERENCE = """

@@ -1,7 +1,5 @@
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,8 @@ from kilobit.evaluators.tasks.published.translation import (
 )
 from kilobit.search.streams import stream
 from kilobit.search.task import Task, make_example
-from tests.evaluators.tasks.test_jsonl import write_jsonl
-
-
-def by_the_command(folder: Path, outputs: list[str], targets: list[str]) -> float:
-    """Return what sacrebleu's command line prints with all the digits of a float."""
-    (folder / "out").write_text("".join(f"{line}\n" for line in outputs), "utf-8")
-    (folder / "ref").write_text("".join(f"{line}\n" for line in targets), "utf-8")
-    command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "out", "-b", "-w", "17"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
-    return float(done.stdout)
+from tests.support.tasks.bleu import by_the_command
+from tests.support.tasks.records import write_jsonl
 
 
 def noisy(rng: random.Random, text: str) -> str:

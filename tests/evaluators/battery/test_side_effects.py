@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+
+from kilobit.evaluators.battery.battery import Row
+from kilobit.evaluators.battery.side_effects import compare, judge_lines, trades
+from kilobit.search.front.points import FrontPoint
+
+POINT = FrontPoint(
+    run="r", task="t", model="m", regime="m", candidate="a", family="prompt", program_bits=4000,
+    payload_bits=500, score=0.85, lower=None, upper=None, num_examples=9, split="search",
+    verified=True, certified=True, program="p",
+)  # fmt: skip
+
+
+def rows(
+    values: list[float], item: str = "x", tags: list[dict[str, str]] | None = None
+) -> list[Row]:
+    return [Row(item, str(i), value, tags[i] if tags else {}) for i, value in enumerate(values)]
+
+
+def test_lines_compare_the_same_examples_and_their_parts() -> None:
+    tags = [{"kind": "odd" if i % 2 else "even"} for i in range(10)]
+    base, found = rows([1.0] * 10, tags=tags), rows([0.0, 1.0] * 5, tags=tags)
+    whole, *parts = compare(POINT, "higher", found[::-1], base)
+    assert (whole.item, whole.tag, whole.base, whole.value) == ("x", None, 1.0, 0.5)
+    assert {part.tag: part.change for part in parts} == {"kind=even": -1.0, "kind=odd": 0.0}
+    assert all(part.p is None for part in parts)
+    with pytest.raises(ValueError, match="other examples"):
+        compare(POINT, "higher", found[1:], base)
+
+
+def test_verdicts_know_which_way_is_better_and_how_much_was_compared() -> None:
+    (down,) = compare(POINT, "higher", rows([0.0] * 12), rows([1.0] * 12))
+    (up,) = compare(POINT, "lower", rows([1.0] * 12, "y"), rows([2.0] * 12, "y"))
+    (few,) = compare(POINT, "higher", rows([0.0] * 6), rows([1.0] * 6))
+    same = replace(few, p=0.9)
+    judged = judge_lines([down, up])
+    assert [line.verdict for line in judged] == ["harms", "helps"]
+    assert [line.verdict for line in judge_lines([few])] == ["harms"]
+    assert [line.verdict for line in judge_lines([few, same])] == [None, None]
+    about, helps, harms = trades(judged)[0]
+    assert (about.candidate, [line.item for line in helps], [line.item for line in harms]) == (
+        "a",
+        ["y"],
+        ["x"],
+    )

@@ -1,0 +1,69 @@
+from collections.abc import Sequence
+
+import pytest
+
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
+from kilobit.evaluators.model.packing.passes import Planner
+from kilobit.evaluators.model.packing.train import Job, train_pack
+from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.search.adapter_methods import AdapterSpec
+from tests.support.packs import PROMPTS, TASK, beside, mixed, spec
+
+
+def architecture(frozen: FrozenModel) -> str:
+    return str(frozen.model.config.model_type)
+
+
+def lessons(specs: Sequence[AdapterSpec]) -> list[Lesson]:
+    return [Lesson(TASK, PROMPTS[i % 3], TASK.splits.train) for i in range(len(specs))]
+
+
+def test_packed_training_gives_the_losses_and_numbers_of_separate_training(
+    frozen: FrozenModel,
+) -> None:
+    specs = mixed(architecture(frozen))
+    alone = []
+    for one, lesson in zip(specs, lessons(specs), strict=True):
+        with installed(frozen, one) as adapter:
+            trained = adapter.train(frozen, lesson, one.steps)
+            alone.append((trained, adapter.tensors()))
+    jobs = [
+        Job(*beside(frozen, one), lesson, one.steps)
+        for one, lesson in zip(specs, lessons(specs), strict=True)
+    ]
+    train_pack(frozen, jobs, Planner())
+    for one, job, (trained, numbers) in zip(specs, jobs, alone, strict=True):
+        assert job.error is None
+        assert job.trained.steps == trained.steps == one.steps
+        assert job.trained.loss == pytest.approx(trained.loss, abs=1e-5), one
+        for tensor, other in zip(job.adapter.tensors(), numbers, strict=True):
+            assert tensor == pytest.approx(other, abs=3e-4), one
+        assert any((tensor != 0).any() for tensor in job.adapter.tensors())
+        assert job.seconds > 0
+    assert weights_digest(frozen.model) == frozen.digest
+    assert not any(module._forward_hooks for module in frozen.model.modules())
+
+
+def test_a_loss_that_is_not_finite_fails_alone(llama: FrozenModel) -> None:
+    specs = [spec(), spec(learning_rate=1e30), spec(seed=9)]
+    jobs = [
+        Job(*beside(llama, one), lesson, one.steps)
+        for one, lesson in zip(specs, lessons(specs), strict=True)
+    ]
+    train_pack(llama, jobs, Planner())
+    assert isinstance(jobs[1].error, FloatingPointError)
+    for one, job, lesson in zip(specs, jobs, lessons(specs), strict=True):
+        if job is not jobs[1]:
+            with installed(llama, one) as adapter:
+                trained = adapter.train(llama, lesson, one.steps)
+            assert job.trained.loss == pytest.approx(trained.loss, abs=1e-5)
+
+
+def test_an_example_that_does_not_fit_fails_alone(llama: FrozenModel) -> None:
+    long = Lesson(TASK, "dog " * 300, TASK.splits.train)
+    jobs = [Job(*beside(llama, spec()), one, 8) for one in (long, lessons([spec()])[0])]
+    train_pack(llama, jobs, Planner())
+    assert "does not fit into the model's context" in str(jobs[0].error)
+    assert jobs[1].error is None
+    assert jobs[1].trained.steps == 8

@@ -1,0 +1,125 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.oracles import run_program
+from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
+from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.data_codec import learn
+from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate, Prompt
+from tests.conftest import random_numbers
+
+NUMBERS = load_miniature("numbers", 0)
+
+
+TRANSLATION = load_miniature("translation", 0)
+
+
+@pytest.fixture(scope="module")
+def frozen(model_folders: dict[str, Path]) -> FrozenModel:
+    return load(BaseModelConfig(regime="small", path=model_folders["llama"]), Path())
+
+
+_SPECS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 1, "target_modules": ("q_proj",)},
+    "soft_prompt": {"size": 3},
+    "fourierft": {"size": 3, "target_modules": ("q_proj",)},
+    "weights": {"target_modules": ("norm",)},
+}
+
+
+@pytest.mark.parametrize("method", [None, *_SPECS])
+def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
+    method: str | None, frozen: FrozenModel, model_folders: dict[str, Path]
+) -> None:
+    spec = None
+    if method is not None:
+        spec = AdapterSpec(
+            method=method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **_SPECS[method]
+        )
+    candidate = Candidate(
+        task="numbers",
+        model="small",
+        prompt=Prompt(instruction="Zahl:"),
+        adapter=spec,
+        postprocess=("first_word",) if method is None else (),
+    )
+    config = BaseModelConfig(regime="small", path=model_folders["llama"])
+    builder = Builder(frozen, config, NUMBERS, 1, "program")
+    texts = builder.code_text(candidate.prompt, by_model=False)
+    asked = [example.input for example in TRANSLATION.splits.search[:3]]
+    questions = [TRANSLATION.ask(text) for text in asked]
+    before, digest = bare(frozen).answer(questions, 8, ("\n",)), weights_digest(frozen.model)
+    elsewhere = {"question": TRANSLATION.question, "max_new_tokens": 8, "stop": ("\n",)}
+    if spec is None:
+        program = builder.build(candidate, texts, None, [])
+        model = frozen.model
+        changed = replace(program, recipe=program.recipe.model_copy(update=elsewhere))
+        expected = run_program(changed, "Zahl:\n", frozen, model, asked)
+    else:
+        with installed(frozen, spec) as adapter:
+            program = builder.build(candidate, texts, adapter, random_numbers(adapter))
+        with installed(frozen, spec) as adapter:
+            adapter.assign(builder.decode(program).tensors)
+            changed = replace(program, recipe=program.recipe.model_copy(update=elsewhere))
+            expected = run_program(changed, "Zahl:\n", frozen, adapter.model, asked)
+    with with_program(frozen, candidate, program, NUMBERS, steps=True) as subject:
+        found = subject.answer(questions, 8, ("\n",))
+    with with_program(frozen, candidate, program, NUMBERS) as subject:
+        assert subject.steps == ()
+    assert found == expected
+    assert found != before
+    assert bare(frozen).answer(questions, 8, ("\n",)) == before
+    assert weights_digest(frozen.model) == digest
+
+
+def test_a_program_of_examples_learns_them_again(frozen: FrozenModel) -> None:
+    spec = AdapterSpec(
+        method="data",
+        rank=1,
+        target_modules=("q_proj",),
+        size=2,
+        learning_rate=1.0,
+        steps=2,
+        batch_size=1,
+        seed=0,
+    )
+    candidate = Candidate(task="numbers", model="small", adapter=spec)
+    builder = Builder(frozen, BaseModelConfig(regime="small", path=Path()), NUMBERS, 1, "program")
+    questions = [
+        TRANSLATION.ask(e.input) + TRANSLATION.show(e.target) for e in TRANSLATION.splits.search[:3]
+    ]
+    with installed(frozen, spec) as adapter:
+        learned = learn(frozen, adapter, NUMBERS, 2, exact=True)
+        program = builder.build(candidate, {}, adapter, learned)
+        expected = bare(frozen).bits(questions)
+    with with_program(frozen, candidate, program, NUMBERS) as subject:
+        assert subject.bits(questions) == pytest.approx(expected, abs=1e-4)
+    assert bare(frozen).bits(questions) != pytest.approx(expected, abs=1e-3)
+
+
+def test_bits_of_a_text_are_those_of_the_model(frozen: FrozenModel) -> None:
+    long = "one and two and three. " * 60
+    texts = ["Three apples", long]
+    found = bare(frozen).bits(texts)
+    begin = frozen.tokenizer("")["input_ids"]
+    for text, bits in zip(texts, found, strict=True):
+        ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
+        expected = 0.0
+        for first in range(0, len(ids), 128):
+            whole = torch.tensor([[*begin, *ids[first : first + 128]]])
+            told = frozen.model(whole).logits[0, :-1].log_softmax(-1)
+            expected -= float(told.gather(1, whole[0, 1:, None]).sum().detach()) / math.log(2)
+        assert bits == pytest.approx(expected, rel=1e-5)
+    assert len(frozen.tokenizer(long)["input_ids"]) > 256
+    with pytest.raises(ValueError, match="do not fit"):
+        AdaptedModel(frozen, prompt="much too long " * 40).bits([long])
