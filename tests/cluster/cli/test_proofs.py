@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
-from kilobit.evaluators.proof.verify import program_folder
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.front.points import fronts
 from kilobit.search.settings import InputError
@@ -208,14 +206,6 @@ def test_data_that_is_gone_is_named(run: RunFolder, capsys: pytest.CaptureFixtur
     with_other_sweep(run, task=task)
     assert launch.main(["verify", str(run.path)]) == 2
     assert "gone.jsonl: No such file" in capsys.readouterr().err
-
-
-def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
-    points = points_of(run)
-    other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]
-    folders = {program_folder(run.path, point) for point in [*points, *other]}
-    assert len(folders) == 4
-    assert {f"{p.model}-{p.candidate}" for p in [*points, *other]} == {p.name for p in folders}
 
 
 def test_a_damaged_program_is_named_and_its_rung_done_again(

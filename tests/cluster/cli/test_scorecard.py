@@ -19,31 +19,18 @@ from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.evaluators.battery.battery import Row
 from kilobit.evaluators.battery.side_effects import compare, judge_lines
 from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.model.adapted import AdaptedModel, bare
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.front.points import FrontPoint
-
-POINT = FrontPoint(
-    run="r", task="t", model="m", regime="m", candidate="a", family="prompt", program_bits=4000,
-    payload_bits=500, score=0.85, lower=None, upper=None, num_examples=9, split="search",
-    verified=True, certified=True, program="p",
-)  # fmt: skip
+from tests.support.cli.scorecards import POINT, rows
 
 
 @pytest.fixture(scope="module")
 def frozen(model_folders: dict[str, Path]) -> FrozenModel:
     return load(BaseModelConfig(regime="small", path=model_folders["llama"]), Path())
-
-
-def rows(
-    values: list[float], item: str = "x", tags: list[dict[str, str]] | None = None
-) -> list[Row]:
-    return [Row(item, str(i), value, tags[i] if tags else {}) for i, value in enumerate(values)]
 
 
 def test_harm_is_red_and_has_a_sign() -> None:

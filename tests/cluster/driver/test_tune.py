@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
-from tests.conftest import REPOSITORY
 from tests.support.driver.searches import a_recorder, a_run, a_search, asha
 
 ONE = Candidate(task="none", model="llama")
@@ -151,15 +148,3 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
     here.add(workers[1])
     assert searcher.suggest("i") == RecordedSearcher.FINISHED
     assert run.ledger.rows("decisions") == []
-
-
-def test_who_asks_for_a_worker_by_name_loads_nothing_heavy() -> None:
-    program = (
-        "import sys, kilobit.cluster.driver.trial, kilobit.cluster.worker.actor; "
-        "heavy = {'torch', 'transformers', 'kilobit.cluster.worker.evaluator'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY
-    )
-    assert done.stdout.strip() == "[]"

@@ -1,11 +1,8 @@
 """What evaluators ask and what they make of the answers, with models that are only functions."""
 
-from collections.abc import Callable, Sequence
-
 from kilobit.evaluators.battery.battery import (
     Evaluator,
     PerplexityEvaluator,
-    Row,
     TaskEvaluator,
     miniature_texts,
     texts_in,
@@ -13,27 +10,7 @@ from kilobit.evaluators.battery.battery import (
 from kilobit.evaluators.battery.games import GameEvaluator
 from kilobit.evaluators.battery.safety import SafetyEvaluator, own_requests
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-
-
-class Saying:
-    """A model that answers by a function, and keeps what it was asked."""
-
-    def __init__(self, say: Callable[[str], str]) -> None:
-        self.say, self.asked = say, list[str]()
-
-    def answer(
-        self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
-    ) -> list[str]:
-        self.asked += questions
-        return [self.say(question) for question in questions]
-
-    def bits(self, texts: Sequence[str]) -> list[float]:
-        return [8.0 * len(text.encode()) for text in texts]
-
-
-def mean(rows: Sequence[Row], item: str | None = None) -> float:
-    values = [row.value for row in rows if item in (None, row.item)]
-    return sum(values) / len(values)
+from tests.support.judges.saying import Saying, mean
 
 
 def test_a_task_is_asked_on_its_search_split_alone() -> None:

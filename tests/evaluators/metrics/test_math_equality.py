@@ -1,13 +1,10 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kilobit.evaluators.metrics import math_equality
 from kilobit.evaluators.metrics.math_equality import judge, same_answer
-from kilobit.evaluators.tasks.published.math import MathTask, load_math
-from kilobit.search.task import Task
-from tests.support.tasks.records import write_jsonl
+from tests.support.tasks.math_cases import problem, task_from
 
 
 @pytest.mark.parametrize(
@@ -56,23 +53,6 @@ def test_the_same_answer_however_it_is_written(gold: str, output: str) -> None:
 )
 def test_what_is_not_the_same_answer(gold: str, output: str) -> None:
     assert not same_answer(gold, output)
-
-
-def problem(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "problem": f"What is {number} halves?",
-        "level": f"Level {number % 5 + 1}",
-        "type": "Algebra",
-        "solution": f"We divide.\n\nSo it is $\\boxed{{\\frac{{{number}}}{{2}}}}$.",
-        **changes,
-    }
-
-
-def task_from(folder: Path, train: list[Any], sealed: list[Any], **changes: Any) -> Task:
-    write_jsonl(folder / "train.jsonl", train)
-    write_jsonl(folder / "test.jsonl", sealed)
-    files = {"train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
-    return load_math(MathTask.model_validate({"kind": "math", **files, **changes}), folder)
 
 
 def test_missing_math_verify_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

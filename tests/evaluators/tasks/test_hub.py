@@ -5,11 +5,7 @@ import pytest
 
 from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.sources import DatasetMissingError
-from tests.support.tasks.records import write_jsonl
-
-
-def numbers(first: int, last: int) -> list[dict[str, Any]]:
-    return [{"input": f"{i} + 1 =", "target": i + 1} for i in range(first, last)]
+from tests.support.tasks.records import numbers, write_jsonl
 
 
 def dataset(**changes: Any) -> DatasetTask:

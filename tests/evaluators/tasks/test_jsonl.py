@@ -5,11 +5,7 @@ import pytest
 
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
 from kilobit.evaluators.tasks.registry import load_task
-from tests.support.tasks.records import write_jsonl
-
-
-def numbers(first: int, last: int) -> list[dict[str, Any]]:
-    return [{"input": f"{i} + 1 =", "target": i + 1} for i in range(first, last)]
+from tests.support.tasks.records import numbers, write_jsonl
 
 
 def config(**changes: Any) -> JsonlTask:

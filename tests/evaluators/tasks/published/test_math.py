@@ -6,28 +6,11 @@ import pytest
 
 from kilobit.evaluators.tasks.published.math import MathTask, last_boxed, load_math
 from kilobit.search.programs.postprocess import postprocess
-from kilobit.search.task import Task
+from tests.support.tasks.math_cases import problem, task_from
 from tests.support.tasks.records import write_jsonl
 
 # How a program may take what a model boxed; examples/math_smollm3.yaml has it too.
 BOXED = r"find:(?s).*\\boxed\{(.*)\}"
-
-
-def problem(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "problem": f"What is {number} halves?",
-        "level": f"Level {number % 5 + 1}",
-        "type": "Algebra",
-        "solution": f"We divide.\n\nSo it is $\\boxed{{\\frac{{{number}}}{{2}}}}$.",
-        **changes,
-    }
-
-
-def task_from(folder: Path, train: list[Any], sealed: list[Any], **changes: Any) -> Task:
-    write_jsonl(folder / "train.jsonl", train)
-    write_jsonl(folder / "test.jsonl", sealed)
-    files = {"train": {"path": "train.jsonl"}, "sealed": {"path": "test.jsonl"}}
-    return load_math(MathTask.model_validate({"kind": "math", **files, **changes}), folder)
 
 
 def test_the_boxed_answer_is_the_gold_one(tmp_path: Path) -> None:
