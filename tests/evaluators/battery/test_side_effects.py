@@ -13,7 +13,7 @@ def test_lines_compare_the_same_examples_and_their_parts() -> None:
     assert (whole.item, whole.tag, whole.base, whole.value) == ("x", None, 1.0, 0.5)
     assert {part.tag: part.change for part in parts} == {"kind=even": -1.0, "kind=odd": 0.0}
     assert all(part.p is None for part in parts)
-    with pytest.raises(ValueError, match="other examples"):
+    with pytest.raises(ValueError, match="different examples"):
         compare(POINT, "higher", found[1:], base)
 
 

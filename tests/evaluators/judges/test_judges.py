@@ -40,7 +40,7 @@ def test_settings_of_a_judge_are_checked() -> None:
     assert EndpointJudge.model_validate(settings).template == TEMPLATE
     for change, message in [
         ({"template": "{input} {first}"}, "`template` must contain {second} once"),
-        ({"dollars_per_million_input": 1.0}, "give both prices or none"),
+        ({"dollars_per_million_input": 1.0}, "give both prices or neither"),
         ({"url": "http://user:secret@h/v1"}, "url"),
         ({"url": "file:///etc/passwd"}, "url"),
         ({"key": "secret"}, "Extra inputs"),

@@ -326,7 +326,7 @@ def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None
     assert made_of_other.payload == made.payload
     assert by_index.decode(made_of_other).prompt == other.render(TASK)
     assert by_index.decode(made).prompt == prompt.render(TASK)
-    with pytest.raises(PayloadError, match="none at 65535"):
+    with pytest.raises(PayloadError, match="there is no index 65535"):
         by_index.decode(build(made.recipe, b"\0\3\xff\xff"))
     with pytest.raises(PayloadError, match="train split"):
         decode(made.recipe, made.payload)

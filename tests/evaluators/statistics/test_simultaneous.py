@@ -182,7 +182,7 @@ def test_scores_between_0_and_1_are_no_0_1_scores() -> None:
 def test_statistics_that_are_no_counts_are_refused() -> None:
     bad = statistics(3, 5)
     bad.rows[0, 0, 0] = -1
-    with pytest.raises(ValueError, match="none is negative"):
+    with pytest.raises(ValueError, match="not negative"):
         corpus_bounds(bad, 1)
     empty = CorpusStatistics(bad.rows[:, :0], bad.worst[:, :0], bad.best[:0], corpus_bleu)
     with pytest.raises(ValueError, match="at least one"):
