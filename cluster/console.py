@@ -1,10 +1,7 @@
 """Terminal output: progress bars, spinners and tables, and plain lines without a terminal.
 
-Progress display for work of more than a few seconds: a bar, or lines without a terminal.
-
-Time is passed in, so tests advance it.
-
-Output on a terminal: consoles, tables and safe text; a closed pipe is not an error.
+Work of more than a few seconds shows a bar, or lines where there is no terminal. Time is passed in,
+so tests advance it. A closed pipe is not an error.
 """
 
 import os

@@ -1,12 +1,8 @@
 """Messages between driver, trials and workers, and the log lines of workers among them.
 
-Messages between driver, trials and workers. Light: a trial's process imports no torch.
-
-Log lines of workers, sent to the driver with the rows of their rungs for the run's log.
-
-A worker keeps its lines until its next rung is done; the driver writes them with their original
-times. Lines of a rung in which the worker died are lost; the driver logs its death. Nothing heavy
-is imported here, because trials import this module.
+A worker keeps its log lines until its next rung is done and sends them with the row; the driver
+writes them to the run's log with their original times. Lines of a rung in which the worker died are
+lost; the driver logs its death. Nothing heavy is imported here, because trials import this module.
 """
 
 import logging

@@ -1,11 +1,8 @@
 """The command `certify`: bounds on the sealed split, for one run and over several seeds.
 
-The command `certify`: runs the programs of the fronts once on the sealed split.
-
-A program's outputs are written as soon as it has ended, so an interrupted certification resumes
-with the remaining programs. Bounds are written after all have run, because they hold jointly.
-
-Certified complexity over runs of several seeds, as `certify` prints it.
+It runs the programs of the fronts once on the sealed split. A program's outputs are written as soon
+as it has ended, so an interrupted certification resumes with the remaining programs. Bounds are
+written after all have run, because they hold jointly.
 """
 
 import argparse

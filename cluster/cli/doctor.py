@@ -1,6 +1,6 @@
 """The command `doctor`: checks of a machine or a cluster, each with a remedy.
 
-Checks of one machine: libraries, memory, disk, limits, GPUs. Runs on any node.
+The checks of one machine (libraries, memory, disk, limits, GPUs) run on any node.
 """
 
 import os

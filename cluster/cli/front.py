@@ -1,11 +1,4 @@
-"""The command `front`: fronts of runs and data sets, base models compared, imported points.
-
-Imported points (published elsewhere) in the output of the command `front`.
-
-Comparison of several base models, as the command `front` prints it.
-
-The command `front`: Pareto fronts of runs, data sets and imported points.
-"""
+"""The command `front`: fronts of runs and data sets, base models compared, imported points."""
 
 import argparse
 import json

@@ -5,7 +5,7 @@ one after the other. Items with missing data are named; nothing is downloaded. T
 written to RUN/scorecard.parquet, whole or not at all, one line per item and part
 (`kilobit.evaluators.battery.side_effects.SideEffect`).
 
-The scorecard in the terminal: programs in rows, items in columns, harm in red.
+The terminal shows programs in rows, items in columns, and harm in red.
 """
 
 import argparse

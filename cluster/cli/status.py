@@ -3,8 +3,6 @@
 Changes nothing in the run, and imports neither torch nor Ray, so it starts fast. With `--watch`
 each look reads only what was added since the one before. A terminal shows a table that is updated
 in place; any other output gets a line with the time for each look at which something has changed.
-
-The tables of the command `status`, and its lines about workers.
 """
 
 import argparse

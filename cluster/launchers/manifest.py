@@ -1,8 +1,6 @@
 """KubeRay manifests of a sweep, and the pods that its workers need.
 
-Number and size of the pods that the workers of a sweep need.
-
-KubeRay manifests of a sweep: plain data, the same for the same sweep on every machine.
+Manifests are plain data, the same for the same sweep on every machine.
 
     RayJob       a Ray cluster for one run, and the run; or
     RayCluster   a Ray cluster that stays, and a Job whose pod joins it and drives the run

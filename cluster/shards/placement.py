@@ -1,11 +1,8 @@
 """Placement of ranks: placement groups, and the address at which a rank finds the others.
 
-The placement group of a worker: a bundle for each of its ranks, on few nodes.
-
-The caller of `ask_for_room` owns the placement group and removes it. When a node dies, Ray keeps
+A placement group has a bundle for each rank of a worker, on few nodes. The caller of
+`request_placement` owns it and removes it. When a node dies, Ray keeps
 the placement group and reschedules it, so its state says whether a worker is placed at all.
-
-The position of a rank in its group.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,7 @@
 """Settings of the launch targets Slurm and Kubernetes in a sweep file.
 
-Settings of a sweep's launch on a Slurm cluster.
-
-The values become `#SBATCH` lines and words of a batch script. Values that could be more than one
-word there (white space, quotes, `;`, `$`, line ends) are rejected.
-
-Settings of a sweep's launch on Kubernetes.
+Values for Slurm become `#SBATCH` lines and words of a batch script. Values that could be more than
+one word there (white space, quotes, `;`, `$`, line ends) are rejected.
 """
 
 import re

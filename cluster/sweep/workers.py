@@ -1,9 +1,4 @@
-"""Settings of the workers: how many, on what, and the ranks that hold one base model.
-
-Settings that spread a base model over ranks.
-
-Settings of the workers of a sweep.
-"""
+"""Settings of the workers: how many, on what, and the ranks that hold one base model."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

@@ -1,12 +1,8 @@
 """Mailboxes from the driver to the workers: incumbents at a rung, and slots in use.
 
-Mailbox of the incumbents at a rung: written by the driver, read by the workers.
-
-RUN/incumbents/MODEL-rRUNG-tLEFT.json is only a message, not a record: it is written again from the
-ledger when a run resumes, and a worker that finds no file runs no races. LEFT is the number of
-rungs until no more training changes a candidate.
-
-Mailbox of the slots in use at each worker: written by the driver, read by the worker.
+The driver writes them, the workers read them. RUN/incumbents/MODEL-rRUNG-tLEFT.json is only a
+message, not a record: it is written again from the ledger when a run resumes, and a worker that
+finds no file runs no races. LEFT is the number of rungs until no more training changes a candidate.
 
 RUN/places/WORKER.json says how many candidates a worker has, and whether more may still come. From
 it a worker knows when a batch is complete, whatever the speed of the processes in between, and so

@@ -1,11 +1,7 @@
 """One candidate at one rung: its state in memory, and its rows in the ledger.
 
-Ledger rows of a candidate at a rung: predictions, program, and last the row of the rung.
-
-A worker writes them. Raises `SupersededError` if a newer attempt at the run has begun, and
-`OSError` if they can't be written.
-
-In-memory state of one candidate at one rung, on its worker.
+A worker writes its predictions, its program, and last the row of the rung. Raises `SupersededError`
+if a newer attempt at the run has begun, and `OSError` if they can't be written.
 """
 
 import time

@@ -1,10 +1,6 @@
 """Empty pictures and the style of all pictures: colours, markers, dashes, units.
 
-Style of curves in every picture and on the page: colours, markers, dashes, lengths with units.
-
-No two curves differ by colour alone.
-
-Creation and encoding of pictures.
+The style is that of the report's page too. No two curves differ by colour alone.
 """
 
 import io

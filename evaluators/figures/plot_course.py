@@ -1,8 +1,7 @@
 """Pictures of the course of a search and of the composition of programs.
 
-Pictures of the course of a search: how its fronts grew, and the candidates of each rung.
-
-The picture of the composition of programs: bytes of each section as stacked bars.
+The course is how fronts grew, and the candidates of each rung; the composition is the bytes of each
+section of a program, as stacked bars.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,8 @@
 """A judge behind an OpenAI-compatible endpoint: requests, tries, limits, cache, cost.
 
-One request to an OpenAI-compatible endpoint, with the standard library.
-
-The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
-redirect is followed, and it is redacted from every text that the endpoint returns.
-
-A judge behind an OpenAI-compatible endpoint, asked over HTTP with the standard library.
+Requests use the standard library. The key comes from an environment variable. It goes to the host
+in `url` and nowhere else: no redirect is followed, and it is redacted from every text that the
+endpoint returns.
 
 Every reply is stored in a file under the hash of its request, so a second run sends no request.
 Temporary errors (time-outs, statuses 408, 409, 429, 5xx, an invalid reply) are retried with growing

@@ -1,12 +1,11 @@
 """Judges that are local language models: one prefers an answer, one detects refusals.
 
-A local language model as the judge: it reads both answers and prefers one.
+A judge of preferences reads both answers and prefers one. It is loaded as base models are, on one
+device. A question that does not fit into the model's context gets an empty verdict with the reason;
+nothing is cut off silently. Questions go through the model one after another, so that neither
+padding nor another question changes a verdict.
 
-It is loaded as base models are, on one device. A question that does not fit into the model's
-context gets an empty verdict with the reason; nothing is cut off silently. Questions go through
-the model one after another, so that neither padding nor another question changes a verdict.
-
-Refusal judge: a model that finds "yes" or "no" likelier when asked about an answer.
+A judge of refusals is asked about one answer, and finds "yes" or "no" likelier.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Duplicate rows found by hashes, over any number of rows in bounded memory.
 
-Search for duplicate rows of a table, over any number of rows in bounded memory.
-
 Each row becomes 24 bytes: a hash of its subject, a hash of subject and findings, and its number.
 They are spread over files by the first hash, so that rows with the same subject meet in one file,
 and each file is sorted by itself. A row is a duplicate if both hashes equal those of a row of an

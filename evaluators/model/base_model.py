@@ -1,9 +1,7 @@
 """A frozen base model in this process: loading, its `Shard`, and proof that it is unchanged.
 
-A base model in this process: loaded once, never changed, and checked by a fingerprint.
-
-It is the whole model, or this rank's part of one that `kilobit.cluster.shards` spread over
-processes.
+It is loaded once, never changed, and checked by a fingerprint. It is the whole model, or this
+rank's part of one that `kilobit.cluster.shards` spread over processes.
 
 Weights are read from safetensors only, and no code that comes with a model is ever executed.
 

@@ -1,7 +1,5 @@
 """Tasks on the user's own records: fields, questions, scoring, and JSON Lines files.
 
-A task on the user's own data: JSON Lines in, a `Task` out.
-
 Every line holds one object. Splits come from three files, or from one file divided by fractions. In
 the second case the hash of an input decides its split, so repeated inputs stay in one split and
 appending lines moves no earlier line to another split. Errors name the file and the line.

@@ -6,9 +6,8 @@ Low-rank pairs are rotated first, so that the components of a product are ordere
 are of equal size; the product stays what it was. Only the encoder runs this code, so its results
 need not agree between machines.
 
-Rate search: many programs from one trained adapter, coarser and with fewer components.
-
-Training takes most of the time; each of these programs only has to be scored on the same examples.
+A rate search makes many programs from one trained adapter, because training takes most of the time;
+each of these programs only has to be scored on the same examples.
 """
 
 import math

@@ -5,7 +5,7 @@ Asynchronous successive halving on score (ASHA, Li et al. 2018, arXiv 1810.05934
 The stopping variant: each result is judged on arrival. Of two equal scores the shorter program
 ranks first, then the earlier report, so ties do not promote more candidates than allowed.
 
-Full evaluation: every candidate goes straight to the last rung and is never stopped early.
+With full evaluation every candidate goes straight to the last rung and is never stopped early.
 """
 
 import numpy as np

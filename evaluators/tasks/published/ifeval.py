@@ -1,10 +1,9 @@
 """IFEval: prompts with checkable instructions, scored by the checks of lm-evaluation-harness.
 
-IFEval: prompts with instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911).
-
-A record has `key`, `prompt`, `instruction_id_list` and `kwargs`. A response scores 1 if it follows
-all instructions of its prompt unmodified (strict, at prompt level), else 0. Further columns hold
-the number of instructions and how many are followed, strictly and after the reference's loosening.
+The prompts are those of Zhou et al. 2023 (arXiv 2311.07911). A record has `key`, `prompt`,
+`instruction_id_list` and `kwargs`. A response scores 1 if it follows all instructions of its prompt
+unmodified (strict, at prompt level), else 0. Further columns hold the number of instructions and
+how many are followed, strictly and after the reference's loosening.
 
 The official set has no responses, so it serves for scoring only. Demonstrations and training use
 records of the same format with a `response`, or conversations

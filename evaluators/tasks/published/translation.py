@@ -1,7 +1,5 @@
 """Translation tasks on pairs of sentences: FLORES-200 and WMT 2014.
 
-Common parts of translation tasks: pairs of sentences in two languages, and the question.
-
 `{from}` and `{to}` in a template stand for the names of the languages. The score is corpus BLEU.
 
 FLORES-200: translation between any two of two hundred languages (arXiv 2207.04672).
