@@ -166,7 +166,7 @@ def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
 
 def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> None:
     message = run("run", "examples/quickstart.yaml", "--out", str(quickstart[0]), status=2)
-    assert f"{quickstart[0]} holds a run of this sweep: go on" in message
+    assert f"{quickstart[0]} holds a run of this sweep: continue it" in message
 
 
 @pytest.mark.slow
