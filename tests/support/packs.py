@@ -7,6 +7,7 @@ from kilobit.evaluators.model.adapters import Adapter
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.model.packing.deltas import Changes, detached
+from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 
@@ -38,6 +39,19 @@ def beside(frozen: FrozenModel, one: AdapterSpec) -> tuple[Adapter, Changes]:
     found = detached(frozen, one)
     assert found is not None
     return found
+
+
+def architecture(frozen: FrozenModel) -> str:
+    return str(frozen.model.config.model_type)
+
+
+def lessons(specs: Sequence[AdapterSpec]) -> list[Lesson]:
+    return [Lesson(TASK, PROMPTS[i % 3], TASK.splits.train) for i in range(len(specs))]
+
+
+def said(frozen: FrozenModel, found: Sequence[list[int] | MemoryError]) -> list[str]:
+    assert not any(isinstance(row, MemoryError) for row in found)
+    return [frozen.tokenizer.decode(row, skip_special_tokens=True) for row in found]
 
 
 def texts(prompt: str) -> list[str]:

@@ -11,44 +11,22 @@ from rich.console import Console
 
 from kilobit import launch
 from kilobit.cluster.cli.proofs import report_agreement, verify_front
-from kilobit.cluster.messages import EvaluatorSetup
-from kilobit.cluster.runs.folder import RunFolder, create_run, reopen_run
+from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import points_of
-from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import fronts
 from kilobit.search.settings import InputError
+from tests.support.cli.finished import CANDIDATES, RUNGS, finished_run
 
 pytestmark = pytest.mark.timeout(300)
-CANDIDATES = [
-    Candidate(task="numbers", model="llama"),
-    Candidate(task="numbers", model="llama", prompt=Prompt(instruction="Zahl:")),
-]
 
 
 @pytest.fixture
 def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
-    """Return a finished run of two programs; the longer one is made to score better."""
-    path = write_sweep(rungs={"examples": 8, "train_steps": 1, "eta": 2, "count": 1})
-    sweep = load_sweep(path)
-    with create_run(sweep, path, tmp_path / "run") as folder:
-        pass
-    setup = EvaluatorSetup(
-        sweep.model_dump_json(), str(tmp_path), str(folder.path), "llama", "llama-0", 1
-    )
-    evaluator, ledger = RungEvaluator(setup), folder.ledger
-    about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
-    ledger.write("candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
-    for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
-        row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
-        del row["together"]
-        assert row.get("error") is None
-        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
-    return folder
+    return finished_run(write_sweep(rungs=RUNGS), tmp_path)
 
 
 def front(run: RunFolder) -> list[tuple[str, bool | None]]:

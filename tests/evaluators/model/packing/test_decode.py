@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,16 +11,17 @@ from kilobit.evaluators.model.packing.deltas import Changes, fixed
 from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner
 from tests.conftest import random_numbers
-from tests.support.packs import OPTIONS, PROMPTS, beside, mixed, rows_of, spec, texts
-
-
-def architecture(frozen: FrozenModel) -> str:
-    return str(frozen.model.config.model_type)
-
-
-def said(frozen: FrozenModel, found: Sequence[list[int] | MemoryError]) -> list[str]:
-    assert not any(isinstance(row, MemoryError) for row in found)
-    return [frozen.tokenizer.decode(row, skip_special_tokens=True) for row in found]
+from tests.support.packs import (
+    OPTIONS,
+    PROMPTS,
+    architecture,
+    beside,
+    mixed,
+    rows_of,
+    said,
+    spec,
+    texts,
+)
 
 
 def test_packed_generation_says_what_each_candidate_says_alone(frozen: FrozenModel) -> None:

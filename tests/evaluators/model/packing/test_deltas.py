@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,12 +7,7 @@ from kilobit.evaluators.model.packing.decode import answer
 from kilobit.evaluators.model.packing.deltas import detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner
 from tests.conftest import random_numbers
-from tests.support.packs import beside, rows_of, spec
-
-
-def said(frozen: FrozenModel, found: Sequence[list[int] | MemoryError]) -> list[str]:
-    assert not any(isinstance(row, MemoryError) for row in found)
-    return [frozen.tokenizer.decode(row, skip_special_tokens=True) for row in found]
+from tests.support.packs import beside, rows_of, said, spec
 
 
 def test_fixed_changes_stay_when_the_adapter_goes_on(llama: FrozenModel) -> None:

@@ -7,13 +7,7 @@ from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.packing import train as training
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
-from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.search.adapter_methods import AdapterSpec
-from tests.support.packs import PROMPTS, TASK, beside, spec
-
-
-def lessons(specs: Sequence[AdapterSpec]) -> list[Lesson]:
-    return [Lesson(TASK, PROMPTS[i % 3], TASK.splits.train) for i in range(len(specs))]
+from tests.support.packs import beside, lessons, spec
 
 
 def test_where_memory_runs_out_smaller_passes_do_the_same(

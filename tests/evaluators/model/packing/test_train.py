@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 import pytest
 
 from kilobit.evaluators.model.adapters import installed
@@ -7,16 +5,7 @@ from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.search.adapter_methods import AdapterSpec
-from tests.support.packs import PROMPTS, TASK, beside, mixed, spec
-
-
-def architecture(frozen: FrozenModel) -> str:
-    return str(frozen.model.config.model_type)
-
-
-def lessons(specs: Sequence[AdapterSpec]) -> list[Lesson]:
-    return [Lesson(TASK, PROMPTS[i % 3], TASK.splits.train) for i in range(len(specs))]
+from tests.support.packs import TASK, architecture, beside, lessons, mixed, spec
 
 
 def test_packed_training_gives_the_losses_and_numbers_of_separate_training(
