@@ -118,7 +118,9 @@ def test_a_search_is_driven_from_outside(
     # The driver's exit status and its messages come through.
     process = cluster.kilobit("run", str(write_sweep()), "--out", str(out), "--address", address)
     shown, _ = process.communicate(timeout=300)
-    assert (process.returncode, "holds a run of this sweep: continue it" in shown) == (2, True), shown
+    assert (process.returncode, "holds a run of this sweep: continue it" in shown) == (2, True), (
+        shown
+    )
 
 
 def test_an_interrupt_outside_ends_the_driver_in_order(
