@@ -42,8 +42,10 @@ def test_a_full_disk_names_the_folder_and_other_errors_stay(tmp_path: Path) -> N
     ):
         raise OSError(errno.ENOSPC, "full", "scratch")
     assert found.value.filename == str(tmp_path / "all")
-    with pytest.raises(PermissionError, match="denied"), scratch_beside(tmp_path / "all"):
-        raise PermissionError(errno.EACCES, "denied", "scratch")
+    other = PermissionError(errno.EACCES, "denied", "scratch")
+    with pytest.raises(PermissionError, match="denied") as found, scratch_beside(tmp_path / "all"):
+        raise other
+    assert found.value is other
 
 
 def test_publishing_replaces_own_files_and_keeps_foreign_ones(tmp_path: Path) -> None:

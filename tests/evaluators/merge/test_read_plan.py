@@ -33,4 +33,4 @@ def test_the_digest_of_a_source_changes_with_any_file() -> None:
 
     assert found(7, "b")[0] == 12
     assert found(7, "b") == found(7, "b")
-    assert len({found(7, "b"), found(8, "b"), found(7, "c")}) == 3
+    assert len({found(7, "b")[1], found(8, "b")[1], found(7, "c")[1]}) == 3
