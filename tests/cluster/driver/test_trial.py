@@ -1,39 +1,22 @@
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.trial import RungTrial
 from kilobit.cluster.driver.tune import RecordedScheduler, StopRequest
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
-from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.candidate import Candidate
-from tests.support.driver.searches import a_recorder, a_run, a_search, asha
-
-ONE = Candidate(task="none", model="llama")
-
-
-ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
+from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
 
 
 @pytest.fixture
 def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     return a_run(tmp_path, asha(load_sweep(write_sweep())))
-
-
-def recorder_of(run: RunFolder, candidates: Sequence[Candidate] = (ONE,)) -> Recorder:
-    task = load_task(run.sweep.task, Path())
-    search, _ = a_search(run.sweep, candidates)
-    recorder = a_recorder(run, task, search)
-    for candidate in candidates:
-        recorder.propose(candidate.model)
-    return recorder
 
 
 def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(

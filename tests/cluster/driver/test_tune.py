@@ -2,38 +2,24 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
 from kilobit.cluster.messages import Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
-from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
-from tests.support.driver.searches import a_recorder, a_run, a_search, asha
-
-ONE = Candidate(task="none", model="llama")
-ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
+from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
 
 
 @pytest.fixture
 def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     return a_run(tmp_path, asha(load_sweep(write_sweep())))
-
-
-def recorder_of(run: RunFolder, candidates: Sequence[Candidate] = (ONE,)) -> Recorder:
-    task = load_task(run.sweep.task, Path())
-    search, _ = a_search(run.sweep, candidates)
-    recorder = a_recorder(run, task, search)
-    for candidate in candidates:
-        recorder.propose(candidate.model)
-    return recorder
 
 
 def test_a_decision_that_can_not_be_written_stops_the_run(

@@ -1,49 +1,82 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
-
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
-from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.cluster.worker.run_rung import RungRunner
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.proof.program_files import read_program
+from kilobit.search.candidate import Prompt
+from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.rungs import Rung
-from tests.support.driver.candidates import lora
+from tests.support.driver.candidates import candidate, lora
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 
 
-@pytest.fixture
-def make_evaluator(
-    write_sweep: Callable[..., Path], tmp_path: Path
-) -> Callable[..., RungEvaluator]:
-    def make(run: str = "run") -> RungEvaluator:
-        sweep = load_sweep(write_sweep())
-        setup = EvaluatorSetup(
-            sweep.model_dump_json(), str(tmp_path), str(tmp_path / run), "llama", "llama-0", 1
-        )
-        return RungEvaluator(setup)
-
-    return make
-
-
-@pytest.fixture
-def evaluator(make_evaluator: Callable[..., RungEvaluator]) -> RungEvaluator:
-    return make_evaluator()
-
-
-def test_a_changed_base_model_stops_the_worker(
-    evaluator: RungEvaluator, monkeypatch: pytest.MonkeyPatch
+def test_an_adapter_goes_on_from_its_earlier_rung(
+    make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
 ) -> None:
-    run = RungRunner.run
+    evaluator = make_evaluator("a")
+    evaluator.run_rung(lora().canonical(), FIRST)
+    in_two = evaluator.run_rung(lora().canonical(), SECOND)
+    at_once = make_evaluator("b").run_rung(lora().canonical(), SECOND)
+    assert in_two["train_steps"] == at_once["train_steps"] == 4
+    assert in_two["program"] == at_once["program"]
+    assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
 
-    def vandal(self: RungRunner, *args: Any) -> Any:
-        with torch.no_grad():
-            self._frozen.model.lm_head.weight[0, 0] += 1
-        return run(self, *args)
 
-    monkeypatch.setattr(RungRunner, "run", vandal)
-    with pytest.raises(BaseModelChangedError, match="of the base model have changed"):
-        evaluator.run_rung(lora().canonical(), FIRST)
+def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
+    evaluator: RungEvaluator, tmp_path: Path
+) -> None:
+    one = lora(rank=2)
+    evaluator.run_rung(one.canonical(), FIRST)
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert ledger.rows("candidates") == []
+    row = evaluator.run_rung(one.canonical(), SECOND)
+    variants = {v.id: v for v in RateSearch().variants(one)}
+    about = {r["candidate"]: r for r in ledger.rows("candidates")}
+    assert set(about) == set(variants)
+    assert {r["parent"] for r in about.values()} == {one.id}
+    rows = {r["candidate"]: r for r in ledger.rows("rungs") if r["rung"] == 1}
+    assert set(rows) == {one.id, *variants}
+    for name, variant in variants.items():
+        assert about[name]["spec"] == variant.canonical()
+        assert rows[name]["payload_bits"] < row["payload_bits"]
+        assert (rows[name]["num_examples"], rows[name]["error"]) == (8, None)
+        assert read_program(ledger, f"{name}-r1").digest == rows[name]["program"]
+    # A coarser program is a program of its own: it is scored by what its own numbers say.
+    assert len({r["program"] for r in rows.values()}) > 5
+
+
+def test_a_pack_is_what_its_candidates_are_alone(
+    make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
+) -> None:
+    pack = [
+        candidate(prompt=Prompt(instruction="Number:")),
+        candidate(prompt=Prompt(instruction="Number:"), postprocess=("last_number",)),
+        lora(rank=2),
+        lora(rank=None, method="ia3", seed=3, steps=2),
+        lora(rank=None, method="fourierft", size=4),
+        lora(learning_rate=1e30, steps=40),
+        lora(target_modules=("nosuch",)),
+    ]
+    asked = [(one.canonical(), SECOND) for one in pack]
+    together = make_evaluator("together").run_rungs(asked)
+    alone = make_evaluator("alone")
+    columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
+    for row, one in zip(together, asked, strict=True):
+        other = alone.run_rung(*one)
+        assert [row.get(c) for c in columns] == [other.get(c) for c in columns]
+        assert (row.get("error") is None) == (other.get("error") is None)
+        assert row["pack"] == together[0]["pack"] != other["pack"]
+        assert [message["candidate"] for message in row["together"]] == [c.id for c in pack]
+    assert [row.get("error") is None for row in together] == [True] * 5 + [False] * 2
+    outputs = [
+        {
+            (row["candidate"], row["example"]): row["output"]
+            for row in Ledger(tmp_path / run / "ledger").rows("predictions")
+        }
+        for run in ("together", "alone")
+    ]
+    assert outputs[0] == outputs[1]
+    # What generates the same is generated once.
+    assert [row["num_generated"] for row in together[:2]] == [8, 0]

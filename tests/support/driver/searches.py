@@ -10,11 +10,15 @@ from kilobit.cluster.driver.replay import Replayed, replay
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 from kilobit.search.search import Search
 from kilobit.search.task import Task
+
+ONE = Candidate(task="none", model="llama")
+ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
 
 
 class Listed:
@@ -52,6 +56,15 @@ def a_recorder(
 ) -> Recorder:
     plan = Plan(task, (), {}, None, ())
     return Recorder(run, plan, search, state or replay(run.ledger, search), lambda *_: None)
+
+
+def recorder_of(run: RunFolder, candidates: Sequence[Candidate] = (ONE,)) -> Recorder:
+    task = load_task(run.sweep.task, Path())
+    search, _ = a_search(run.sweep, candidates)
+    recorder = a_recorder(run, task, search)
+    for candidate in candidates:
+        recorder.propose(candidate.model)
+    return recorder
 
 
 def asha(sweep: Sweep, **changes: Any) -> Sweep:
