@@ -101,9 +101,7 @@ class Ledger:
 
         return self.settled(look)
 
-    def records(
-        self, kind: type[_Record], columns: Sequence[str] | None = None
-    ) -> list[_Record]:
+    def records(self, kind: type[_Record], columns: Sequence[str] | None = None) -> list[_Record]:
         """Return the records of a table; fields that are not among `columns` are None."""
         return [kind.of(row) for row in self.read(kind.table, columns).to_pylist()]
 
