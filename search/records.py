@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
+import pyarrow as pa
+
 from kilobit.search.schedulers.racing import Verdict
 from kilobit.search.schedulers.scheduler import Action
 
@@ -34,6 +36,11 @@ class Record:
         """
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         return cls(**values)
+
+    @classmethod
+    def all_of(cls, table: pa.Table) -> list[Self]:
+        """Return the records of the rows of an Arrow table, whose other columns are unknown."""
+        return [cls.of(row) for row in table.to_pylist()]
 
     def row(self) -> dict[str, Any]:
         """Return the row of the table."""

@@ -10,9 +10,9 @@ import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 
@@ -26,7 +26,7 @@ from kilobit.cluster.runs.fronts import (
     print_front,
     print_left_out,
 )
-from kilobit.cluster.runs.sealed_split import Chosen, Opening, choose, open_sealed
+from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
 from kilobit.search.front.complexity import (
@@ -37,6 +37,7 @@ from kilobit.search.front.complexity import (
     spread,
 )
 from kilobit.search.front.points import FrontPoint
+from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import Bounds, Task
 
@@ -128,16 +129,20 @@ def certify_runs(
     return failed
 
 
-def _part(opening: Opening, point: FrontPoint) -> str:
+def _part(opening: OpeningRecord, point: FrontPoint) -> str:
     return f"{opening.opening}-{point.candidate}"
 
 
 def _run_programs(
-    one: Chosen, opening: Opening, task: Task, console: Console, timeout_s: int
+    one: Chosen, opening: OpeningRecord, task: Task, console: Console, timeout_s: int
 ) -> list[str]:
     """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
-    missing = [p for p in one.points if ledger.read_part("predictions", _part(opening, p)) is None]
+    missing = [
+        point
+        for point in one.points
+        if ledger.read_part(PredictionRecord, _part(opening, point)) is None
+    ]
     if not missing:
         return []
     from kilobit.cluster.cli.proofs import verifier
@@ -152,21 +157,21 @@ def _run_programs(
             outputs = found.outputs(point, program, [example.input for example in examples])
             scores = task.metric.scores([task.cut(output) for output in outputs], examples)
         except (ProgramFailedError, ValueError) as error:
-            row = _row(point, opening, base_digests[point]) | {"error": str(error)}
-            ledger.write("certificates", part, [row | {"finished_at": datetime.now(UTC)}])
+            record = replace(_record(point, opening, base_digests[point]), error=str(error))
+            ledger.write(CertificateRecord, part, [record])
             return str(error)
-        rows = [
-            {
-                "candidate": point.candidate,
-                "split": SPLIT,
-                "example": example.id,
-                "output": output,
-                "score": score,
-                "columns": task.columns(output, example),
-            }
+        records = [
+            PredictionRecord(
+                candidate=point.candidate,
+                split=SPLIT,
+                example=example.id,
+                output=output,
+                score=score,
+                columns=task.columns(output, example),
+            )
             for output, example, score in zip(outputs, examples, scores, strict=True)
         ]
-        ledger.write("predictions", part, rows)
+        ledger.write(PredictionRecord, part, records)
         return None
 
     failed = []
@@ -182,45 +187,47 @@ def _run_programs(
     return failed
 
 
-def _row(point: FrontPoint, opening: Opening, base_digest: str) -> dict[str, Any]:
-    return {
-        "program": point.program,
-        "candidate": point.candidate,
-        "split": SPLIT,
-        "num_examples": opening.num_examples,
-        "level": opening.level,
-        "num_programs": opening.num_programs,
-        "opening": opening.opening,
-        "repeated": opening.repeated,
-        "base_digest": base_digest,
-    }
+def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> CertificateRecord:
+    """Return the certificate of a program without its score and bounds."""
+    return CertificateRecord(
+        program=point.program,
+        candidate=point.candidate,
+        split=SPLIT,
+        num_examples=opening.num_examples,
+        level=opening.level,
+        num_programs=opening.num_programs,
+        opening=opening.opening,
+        repeated=opening.repeated,
+        base_digest=base_digest,
+        finished_at=datetime.now(UTC),
+    )
 
 
-def _write_certificates(members: Sequence[Chosen], opening: Opening, task: Task) -> None:
+def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task: Task) -> None:
     """Write the bounds of every program that has outputs; existing bounds are kept."""
     examples = task.splits.sealed
     order = [example.id for example in examples]
-    found: list[tuple[RunFolder, dict[str, Any], str, list[str]]] = []
+    found: list[tuple[RunFolder, CertificateRecord, str, list[str]]] = []
     for one in members:
         for point, base_digest in zip(one.points, one.base_digests, strict=True):
             part = _part(opening, point)
-            rows = one.run.ledger.read_part("predictions", part)
-            if rows is None:
+            predictions = one.run.ledger.read_part(PredictionRecord, part)
+            if predictions is None:
                 continue
-            outputs = {row["example"]: row["output"] for row in rows}
-            row = _row(point, opening, base_digest)
-            found.append((one.run, row, part, [task.cut(outputs[name]) for name in order]))
+            outputs = {each.example: each.output for each in predictions}
+            record = _record(point, opening, base_digest)
+            found.append((one.run, record, part, [task.cut(outputs[name]) for name in order]))
     if not found:
         return
     outputs_of = [outputs for *_, outputs in found]
     bounds: list[Bounds] = task.metric.bounds(
         outputs_of, examples, opening.num_programs, opening.level
     )
-    for (run, row, part, _), found_bounds in zip(found, bounds, strict=True):
-        known = run.ledger.read_part("certificates", part)
-        if known is None or known[0]["lower"] is None:
-            whole = row | vars(found_bounds) | {"finished_at": datetime.now(UTC)}
-            run.ledger.write("certificates", part, [whole])
+    for (run, record, part, _), found_bounds in zip(found, bounds, strict=True):
+        known = run.ledger.read_part(CertificateRecord, part)
+        if known is None or known[0].lower is None:
+            whole = replace(record, **vars(found_bounds), finished_at=datetime.now(UTC))
+            run.ledger.write(CertificateRecord, part, [whole])
 
 
 Group = tuple[str, str]

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,7 @@ from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.evaluators.statistics.ties import Strength, strengths
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.records import PredictionRecord
 from kilobit.search.settings import InputError
 
 _DONE, _FAILED = 0, 1
@@ -106,28 +108,25 @@ def _answers(text: str) -> dict[str, Answer]:
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
     run = open_run(path)
-    known = run.ledger.rows("candidates", ["candidate"])
-    found = sorted({r["candidate"] for r in known if name and r["candidate"].startswith(name)})
+    (known,) = run.ledger.read("candidates", ["candidate"]).columns
+    found = sorted({one for one in known.to_pylist() if name and one.startswith(name)})
     if len(found) != 1:
         what = f"{len(found)} candidates begin" if found else "no candidate begins"
         raise InputError(f"{path}: {what} with {name!r:.60}; name exactly one")
-    rows = [
-        row
-        for row in run.ledger.rows(
-            "predictions", ["candidate", "rung", "split", "example", "output"]
-        )
-        if row["candidate"] == found[0] and row["split"] == "search"
-    ]
-    if not rows:
+    columns = ["candidate", "rung", "split", "example", "output", "score"]
+    table = run.ledger.read("predictions", columns)
+    own = table.filter(
+        pc.and_(pc.equal(table["candidate"], found[0]), pc.equal(table["split"], "search"))
+    )
+    if not len(own):
         raise InputError(f"{path}: {found[0]} has no outputs on the search split")
-    last = max(row["rung"] for row in rows)
+    last = own.filter(pc.equal(own["rung"], pc.max(own["rung"])))
     task = load_task(run.sweep.task, run.sweep_folder)
     inputs = {example.id: example.input for example in task.splits.search}
     where = f"{path}:{found[0]}"
     return {
-        row["example"]: Answer(inputs.get(row["example"]), task.cut(row["output"]), where)
-        for row in rows
-        if row["rung"] == last
+        one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
+        for one in PredictionRecord.all_of(last)
     }
 
 

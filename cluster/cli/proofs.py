@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,6 +21,7 @@ from kilobit.cluster.runs.fronts import num_lost, points_of, print_front, print_
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint, fronts
 from kilobit.search.programs.text import PayloadError
+from kilobit.search.records import RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
     Raises:
         InputError: if the run's data or one of the models is missing or has changed.
     """
-    from kilobit.evaluators.proof.verify import Verifier, finished_part, model_folder
+    from kilobit.evaluators.proof.verify import Verifier, model_folder
 
     last_rung = run.sweep.rungs.count - 1
     try:
@@ -85,8 +86,9 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
         raise InputError(str(error)) from error
     digests: dict[str, set[str]] = {point.model: set() for point in points}
     for point in points:
-        for row in run.ledger.read_part("rungs", finished_part(point, last_rung)) or ():
-            digests[point.model] |= {row["base_digest"]} - {None}
+        for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
+            if record.base_digest is not None:
+                digests[point.model].add(record.base_digest)
     with ExitStack() as stack:
         models = {
             config.label: stack.enter_context(
@@ -127,23 +129,22 @@ def verify(args: argparse.Namespace) -> int:
     lost = num_lost(run)
     if lost:
         console.print(f"{lost} rungs are damaged; recompute them:\n  kilobit resume {run.path}")
-    return 1 if lost or any(not row["verified"] for row in rows) else 0
+    return 1 if lost or any(not row.verified for row in rows) else 0
 
 
-def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
-    """Print the programs with differing predictions, and return the rows of all verifications."""
-    rows = run.ledger.rows("verifications")
+def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecord]:
+    """Print the programs with differing predictions, and return all verifications."""
+    rows = run.ledger.records(VerificationRecord)
     for row in rows:
-        if row["verified"] and row["num_equal"] < row["num_examples"]:
+        if row.verified and row.num_equal < row.num_examples:
             console.print(
                 "verified by its score, because only float32 on a CPU gives exact predictions: "
-                f"{row['candidate']}: "
-                f"{row['num_equal']} of {row['num_examples']} predictions equal"
+                f"{row.candidate}: {row.num_equal} of {row.num_examples} predictions equal"
             )
-        if not row["verified"]:
+        if not row.verified:
             console.print(
-                f"not verified: {row['candidate']}: {row['num_equal']} of {row['num_examples']} "
-                f"predictions equal {row['error'] or ''}"
+                f"not verified: {row.candidate}: {row.num_equal} of {row.num_examples} "
+                f"predictions equal {row.error or ''}"
             )
     return rows
 

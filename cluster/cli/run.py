@@ -41,6 +41,7 @@ from kilobit.cluster.runs.folder import (
 )
 from kilobit.cluster.runs.fronts import (
     draw,
+    ends_of,
     num_ended,
     points_of,
     print_front,
@@ -53,6 +54,7 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.proof.sandbox import plain
+from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
@@ -293,24 +295,23 @@ def _summarise(
     seconds: float,
     total: int | None,
 ) -> int:
-    rungs = run_folder.ledger.rows(
-        "rungs", ["candidate", "rung", "score", "error", "train_s", "generate_s", "seconds"]
+    rungs = run_folder.ledger.records(
+        RungRecord, ["candidate", "rung", "num_examples", "error", "train_s", "generate_s"]
     )
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision", "reason"])
+    ended = {one.candidate: one.decision for one in ends_of(run_folder)}
     points = points_of(run_folder)
     picture = run_folder.path / "front.png"
     draw(run_folder, points, picture)
     print_front(console, points, run_folder.sweep.targets)
 
-    ended = {d["candidate"]: d for d in decisions if d["decision"] != "promote"}
-    stopped = sum(d["decision"] == "stop" for d in ended.values())
-    failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
+    stopped = sum(decision == "stop" for decision in ended.values())
+    failed = {one.candidate: one.error for one in rungs if one.error}
     workers = len(run_folder.ledger.read("workers", ["worker"]))
     console.print(
         f"\n{progress_text(len(ended), total)} ended: {len(ended) - stopped} completed the last "
         f"rung, {stopped} stopped before ({len(failed)} of them failed); {workers} model loads"
     )
-    compute = sum((row["train_s"] or 0) + (row["generate_s"] or 0) for row in rungs)
+    compute = sum((one.train_s or 0) + (one.generate_s or 0) for one in rungs)
     phases = ", ".join(f"{name} {s:.1f} s" for name, s in outcome.seconds.items())
     console.print(f"{seconds:.1f} s in all: {phases}; model compute of all workers {compute:.1f} s")
     for candidate, error in list(failed.items())[:5]:

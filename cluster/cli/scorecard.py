@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from huggingface_hub import snapshot_download
 from rich.console import Console
@@ -45,6 +46,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
 
@@ -217,13 +219,13 @@ def _rows_of(
     steps: bool,
     on_each: Callable[[], None],
 ) -> list[Found]:
-    part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
+    part = rung_part(point.candidate, run.sweep.rungs.count - 1)
     try:
         program = read_program(run.ledger, part)
     except DamagedError as error:
         raise InputError(f"{error}; recompute its rung by `kilobit resume {run.path}`") from error
-    specs = run.ledger.rows("candidates", ["candidate", "spec"])
-    spec = next(row["spec"] for row in specs if row["candidate"] == point.candidate)
+    specs = run.ledger.read("candidates", ["candidate", "spec"])
+    (spec,) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()
     candidate = Candidate.model_validate_json(spec)
     with ExitStack() as stack:
         try:
@@ -265,12 +267,12 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
 
 def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenModel) -> None:
     for point in points:
-        part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
-        for row in run.ledger.read_part("rungs", part) or ():
-            if row["base_digest"] not in (None, frozen.digest):
+        part = rung_part(point.candidate, run.sweep.rungs.count - 1)
+        for record in run.ledger.read_part(RungRecord, part) or ():
+            if record.base_digest not in (None, frozen.digest):
                 raise InputError(
                     f"base model {point.model}: its weights have the digest {frozen.digest}, the "
-                    f"programs were measured with {row['base_digest']}"
+                    f"programs were measured with {record.base_digest}"
                 )
 
 
@@ -282,9 +284,11 @@ def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[s
         lines: measured changes, with verdicts.
         missing: items that are not available on this machine, with the reason.
     """
-    models = dict.fromkeys((line.task, line.model) for line in lines)
-    for task, model in models:
-        _print_model(console, [line for line in lines if (line.task, line.model) == (task, model)])
+    by_model: dict[tuple[str, str], list[SideEffect]] = {}
+    for line in lines:
+        by_model.setdefault((line.point.task, line.point.model), []).append(line)
+    for own in by_model.values():
+        _print_model(console, own)
     whole = [line for line in lines if line.tag is None]
     tested = sum(line.p is not None for line in whole)
     console.print(
@@ -296,7 +300,7 @@ def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[s
         console.print(f"not available: {item}: {why}")
     for line in whole:
         if line.error is not None and line.item not in missing:
-            console.print(f"failed: {line.candidate} on {line.item}: {line.error}")
+            console.print(f"failed: {line.point.candidate} on {line.item}: {line.error}")
     _print_trades(console, whole)
 
 
@@ -305,16 +309,16 @@ def _print_model(console: Console, lines: Sequence[SideEffect]) -> None:
     items = list(dict.fromkeys(line.item for line in found if line.tag is None))
     by_program: dict[str, dict[tuple[str, str | None], SideEffect]] = {}
     for line in lines:
-        by_program.setdefault(line.candidate, {})[line.item, line.tag] = line
-    first = lines[0]
+        by_program.setdefault(line.point.candidate, {})[line.item, line.tag] = line
+    first = lines[0].point
     bases = {line.item: line for line in found if line.tag is None}
     rows: list[list[str | Text]] = [
         ["bare", "", "", *(_number(bases[item].base, signed=False) for item in items)]
     ]
     for cells in by_program.values():
-        about = next(iter(cells.values()))
+        about = next(iter(cells.values())).point
         certified = {None: "", True: "yes", False: "no"}[about.certified]
-        own = [str(about.program_bits), f"{about.own_score:.3f}", certified]
+        own = [str(about.program_bits), f"{about.score:.3f}", certified]
         rows.append([*own, *(_cell(cells.get((item, None))) for item in items)])
     title = f"{first.task}, {first.model}: change against the bare base model"
     console.print(wide_table(console, ("bits", "score", "certified", *items), rows, title))
@@ -334,7 +338,8 @@ def _print_parts(console: Console, lines: Sequence[SideEffect]) -> None:
         for line in parts:
             if line.change:
                 text = f"{line.tag} {_number(line.change)} of {line.num_examples}"
-                changed.setdefault(f"{line.program_bits} bits, {line.candidate}", []).append(text)
+                program = f"{line.point.program_bits} bits, {line.point.candidate}"
+                changed.setdefault(program, []).append(text)
         for program, texts in changed.items():
             console.print(f"  {item}, {program}: {', '.join(texts)}")
 
@@ -357,7 +362,8 @@ def _number(value: float | None, *, signed: bool = True) -> str:
 
 
 def _print_trades(console: Console, lines: Sequence[SideEffect]) -> None:
-    for about, helps, harms in trades(lines):
+    for line, helps, harms in trades(lines):
+        about = line.point
         console.print(
             f"{about.candidate} ({about.model}, {about.program_bits} bits) helps "
             f"{_changes(helps) or 'nothing here'} and harms {_changes(harms)}"

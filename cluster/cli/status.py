@@ -92,7 +92,7 @@ class WatchedRun:
         except ValueError as error:
             raise InputError(str(error)) from error
         if changed or self.progress is None:
-            self.progress = progress_of(self.run.sweep, self._tables.rows)
+            self.progress = progress_of(self.run.sweep, self._tables)
         return self.progress
 
 

@@ -188,7 +188,7 @@ def discard_run(run: RunFolder) -> None:
         SupersededError: if a newer attempt was claimed; the run then belongs to it and stays.
     """
     check_latest(run.path / "ledger", run.attempt)
-    if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
+    if run.attempt > 1 or len(run.ledger.read("rungs", ["candidate"])):
         return
     if isinstance(run.path, StoredPath):
         depth = len(run.path.parts)
@@ -251,8 +251,8 @@ def _check_enough(run: RunFolder) -> None:
     most = run.sweep.budget.candidates
     if most is None:
         return
-    begun = run.ledger.rows("candidates", ["position"])
-    number = sum(row["position"] is not None for row in begun)
+    (positions,) = run.ledger.read("candidates", ["position"]).columns
+    number = len(positions) - positions.null_count
     if number > most:
         raise InputError(
             f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "

@@ -4,7 +4,6 @@ Imports neither torch nor Ray, so `kilobit front` starts fast.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 
 import pyarrow as pa
 from rich.console import Console
@@ -17,17 +16,22 @@ from kilobit.search.front.complexity import best_lower, certified_complexity
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import (
     OF_A_POINT,
-    Certificate,
     FrontPoint,
     at_last_rung,
     complete_points,
     fronts,
 )
 from kilobit.search.programs.program import Length
+from kilobit.search.records import (
+    CertificateRecord,
+    DecisionRecord,
+    RungRecord,
+    VerificationRecord,
+)
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
-_OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
+_OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
 
 
 def points_of(
@@ -59,15 +63,15 @@ def points_from(
     last = sweep.rungs.ladder()[-1]
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
     about, rungs = at_last_rung(candidates, read("rungs", OF_A_POINT), last)
-    verified = read("verifications", ["candidate", "program", "verified"])
+    verified = VerificationRecord.all_of(read("verifications", _OF_A_VERIFICATION))
     points = complete_points(
         name,
         about,
         rungs,
-        verified.to_pylist() if trusting else [],
+        verified if trusting else [],
         last,
         length or sweep.length,
-        read("certificates", _OF_A_CERTIFICATE).to_pylist(),
+        CertificateRecord.all_of(read("certificates", None)),
         sweep.targets,
     )
     # Base models in the order of the sweep file, independent of which finished first.
@@ -126,13 +130,13 @@ def _range(lower: float | None, upper: float | None) -> str:
     return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
 
 
-def _sealed(certificate: Certificate | None) -> str:
+def _sealed(certificate: CertificateRecord | None) -> str:
     if certificate is None:
         return "not run"
     return _range(certificate.lower, certificate.upper) or "failed"
 
 
-def _what_holds(certificate: Certificate) -> str:
+def _what_holds(certificate: CertificateRecord) -> str:
     repeated = (
         "; repeated: the sealed split had been opened before for other programs"
         if certificate.repeated
@@ -151,25 +155,28 @@ def print_left_out(console: Console, run_folder: RunFolder) -> None:
         console.print(f"damaged, will be recomputed: {line}")
 
 
+def ends_of(run_folder: RunFolder) -> list[DecisionRecord]:
+    """Return the decisions by which candidates of a run ended."""
+    decisions = run_folder.ledger.records(DecisionRecord, ["candidate", "rung", "decision"])
+    return [one for one in decisions if one.decision != "promote"]
+
+
 def num_ended(run_folder: RunFolder) -> int:
     """Return how many candidates of a run have ended."""
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
-    return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+    return len({one.candidate for one in ends_of(run_folder)})
 
 
 def num_lost(run_folder: RunFolder) -> int:
     """Return how many candidates ended at a rung that was found damaged; `resume` repeats it."""
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
-    rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
-    there = {(row["candidate"], row["rung"]) for row in rungs}
-    ends = {(row["candidate"], row["rung"]) for row in decisions if row["decision"] != "promote"}
-    return len(ends - there)
+    rungs = run_folder.ledger.records(RungRecord, ["candidate", "rung", "num_examples"])
+    there = {(one.candidate, one.rung) for one in rungs}
+    return len({(one.candidate, one.rung) for one in ends_of(run_folder)} - there)
 
 
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
-    positions = run_folder.ledger.rows("candidates", ["position"])
-    return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
+    (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
+    return len(positions) - positions.null_count - num_ended(run_folder)
 
 
 def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
@@ -177,10 +184,7 @@ def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
     from kilobit.evaluators.figures.plot_front import draw_front
 
     # A run has one task, so its models name the curves.
-    curves = {
-        model: [point.as_json() | {"bits": point.bits} for point in front_points]
-        for (_, model), front_points in fronts(points).items()
-    }
+    curves = {model: front_points for (_, model), front_points in fronts(points).items()}
     title = f"{run_folder.sweep.name}: length against score"
     axis = f"length of the {run_folder.sweep.length}"
     write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))

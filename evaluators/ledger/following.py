@@ -76,8 +76,7 @@ class Following:
         for name, path in parts.items():
             records = known.get(path)
             if records is None:
-                content = read_parquet(path, wanted, fetched.get(path))
-                records = {name: [kind.of(row) for row in content.to_pylist()]}
+                records = {name: kind.all_of(read_parquet(path, wanted, fetched.get(path)))}
             found[path] = records
         return found
 

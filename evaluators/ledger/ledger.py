@@ -10,7 +10,7 @@ attempts' parts are accepted. Unknown values are null, never 0.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,14 +103,14 @@ class Ledger:
 
     def records(self, kind: type[_Record], columns: Sequence[str] | None = None) -> list[_Record]:
         """Return the records of a table; fields that are not among `columns` are None."""
-        return [kind.of(row) for row in self.read(kind.table, columns).to_pylist()]
+        return kind.all_of(self.read(kind.table, columns))
 
     def read_part(self, kind: type[_Record], name: str) -> list[_Record] | None:
         """Return the records of one accepted part, or None if there is none."""
         table = kind.table
         folder, wanted = self.folder / table, TABLES[table]
 
-        def look(accepted: Accepted) -> list[dict[str, Any]] | None:
+        def look(accepted: Accepted) -> list[_Record] | None:
             files = [part_file(name, accepted.attempt), accepted.parts.get(table, {}).get(name)]
             if accepted.attempt == 1:
                 # The file name in schema version 1.
@@ -120,17 +120,15 @@ class Ledger:
                 if isinstance(path, Path) and not path.exists():
                     continue
                 with suppress(FileNotFoundError):
-                    found: list[dict[str, Any]] = read_parquet(path, wanted).to_pylist()
-                    return found
+                    return kind.all_of(read_parquet(path, wanted))
             for file in reversed(accepted.snapshots(table)):
                 if name in self._names_in(folder / file):
                     content = read_parquet(folder / file, pa.schema([*wanted, PART]))
                     mine = content.filter(pc.equal(content["part"], name))
-                    return list(mine.select(wanted.names).to_pylist())
+                    return kind.all_of(mine.select(wanted.names))
             return None
 
-        rows = self.settled(look)
-        return None if rows is None else [kind.of(row) for row in rows]
+        return self.settled(look)
 
     def set_aside(self, path: Place) -> None:
         """Rename a damaged part so that the next attempt repeats its rung.

@@ -7,6 +7,7 @@ from typing import Any
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from tests.messages.scene import Case, Scene, ledger_of, no_store
+from tests.support.rows import write_rows
 
 
 def begun(scene: Scene) -> None:
@@ -62,14 +63,14 @@ def of_another_search(scene: Scene) -> None:
     run = scene.begun()
     row = {"candidate": "f" * 16, "task": "numbers", "model": "llama", "position": 0, "after": 0}
     row |= {"spec": '{"model":"llama","task":"numbers"}', "family": "prompt", "operator": "random"}
-    ledger_of(run).write("candidates", "f" * 16, [row])
+    write_rows(ledger_of(run), "candidates", "f" * 16, [row])
 
 
 def two_begun(scene: Scene) -> None:
     """Begin a run in which two candidates have begun."""
     ledger = ledger_of(scene.begun())
     for position, name in enumerate(("a" * 16, "b" * 16)):
-        ledger.write("candidates", name, [{"candidate": name, "position": position}])
+        write_rows(ledger, "candidates", name, [{"candidate": name, "position": position}])
 
 
 def open_to_all(scene: Scene) -> None:

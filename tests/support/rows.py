@@ -1,6 +1,7 @@
 """Rows of a ledger as dictionaries, for tests that write or compare single columns."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import with_part
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.tables import TABLES
-from kilobit.search.records import RECORDS, Record
+from kilobit.search.records import RECORDS, CertificateRecord, Record
 
 KINDS: dict[str, type[Record]] = {kind.table: kind for kind in RECORDS}
 
@@ -35,3 +36,13 @@ def part_rows(ledger: Ledger, table: str, name: str) -> list[dict[str, Any]] | N
     """Return the rows of one accepted part, or None if there is none."""
     records = ledger.read_part(KINDS[table], name)
     return None if records is None else [record.row() for record in records]
+
+
+def certificate(lower: float | None, **changes: Any) -> CertificateRecord:
+    """Return the certificate of a program of the candidate `a`."""
+    values: dict[str, Any] = {
+        "program": "program of a", "candidate": "a", "split": "sealed", "num_examples": 9,
+        "score": 0.9, "upper": 1.0, "level": 0.95, "num_programs": 3, "opening": "o",
+        "repeated": False, "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }  # fmt: skip
+    return CertificateRecord(**values | {"lower": lower} | changes)

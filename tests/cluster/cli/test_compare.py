@@ -19,6 +19,7 @@ from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
 from tests.support.judges.judge_server import Server, completion
+from tests.support.rows import rows_of, write_rows
 
 FIRST = Rung(0, 4, 2)
 
@@ -160,7 +161,7 @@ def outputs(write_sweep: Callable[..., Path], tmp_path: Path) -> tuple[Path, lis
             candidate = Candidate.model_validate(about)
             evaluator.run_rung(candidate.canonical(), FIRST)
             row = {"candidate": candidate.id, "task": "numbers", "model": "llama"}
-            run.ledger.write("candidates", candidate.id, [row])
+            write_rows(run.ledger, "candidates", candidate.id, [row])
             made.append(candidate.id)
         return run.path, made
 
@@ -172,7 +173,9 @@ def test_candidates_of_a_run_are_compared_by_what_the_ledger_holds(
 
     path, (one, two) = outputs
     run = open_run(path)
-    first = sorted(r["example"] for r in run.ledger.rows("predictions") if r["candidate"] == one)
+    first = sorted(
+        r["example"] for r in rows_of(run.ledger, "predictions") if r["candidate"] == one
+    )
     assert len(first) == 4
     write(tmp_path / "v.jsonl", *({"id": example, "verdict": "A"} for example in first))
     (tmp_path / "people.yaml").write_text("judge:\n  kind: file\n  path: v.jsonl\n")

@@ -14,6 +14,7 @@ from kilobit.cluster.runs.folder import open_run
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.programs.script import script
 from tests.conftest import REPOSITORY
+from tests.support.rows import rows_of
 
 RECORDINGS = REPOSITORY / "tests" / "recordings"
 # Of the report's data as sorted JSON, without its time and paths.
@@ -61,7 +62,7 @@ def test_the_data_of_the_report_are_the_same(quickstart: Path, tmp_path: Path) -
 
 
 def test_recipes_give_the_scripts_that_were_recorded(quickstart: Path) -> None:
-    rows = list(open_run(quickstart).ledger.rows("programs"))
+    rows = list(rows_of(open_run(quickstart).ledger, "programs"))
     assert len(rows) > 50
     for row in rows:
         assert script(Recipe.model_validate_json(row["recipe"])) == row["script"], row["candidate"]

@@ -18,6 +18,7 @@ from kilobit.evaluators.ledger.stored_path import StoredPath
 from tests.conftest import REPOSITORY
 from tests.support.cli.failing import fails, refused
 from tests.support.object_store import Proxy
+from tests.support.rows import rows_of, write_rows
 
 Write = Callable[..., Path]
 
@@ -61,7 +62,7 @@ def test_a_run_that_is_held_is_not_written_by_another(
         with reopen_run(begun, take_over=True) as other:
             assert other.attempt == 3
             with pytest.raises(SupersededError):
-                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+                write_rows(run.ledger, "rungs", "x", [{"candidate": "x"}])
     assert launch.main(["status", str(begun)]) == 0
     assert "not running" in capsys.readouterr().out
 
@@ -75,8 +76,8 @@ def test_a_folder_whose_run_was_killed_as_it_began_can_be_used(
     (out / ".run.json.0.tmp").write_text("half")
     with create_run(load_sweep(path), path, out) as run:
         assert run.attempt == 2
-        run.ledger.write("rungs", "x", [{"candidate": "x"}])
-    assert len(open_run(out).ledger.rows("rungs")) == 1
+        write_rows(run.ledger, "rungs", "x", [{"candidate": "x"}])
+    assert len(rows_of(open_run(out).ledger, "rungs")) == 1
 
 
 def test_resuming_changes_the_budget_and_nothing_else(

@@ -26,6 +26,7 @@ from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from tests.support.cli.scorecards import POINT, rows
+from tests.support.rows import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
     written = [{"candidate": c.id, "spec": c.canonical(), **about} for c in CANDIDATES]
-    ledger.write("candidates", "all", written)
+    write_rows(ledger, "candidates", "all", written)
     for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
         row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
         del row["together"]
-        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
+        write_rows(ledger, "rungs", f"{one.id}-r0", [{**row, "score": score}])
     return folder
 
 

@@ -12,9 +12,10 @@ from rich.text import Text
 from kilobit.cluster.runs.fronts import points_from, print_front
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.tables import TABLES
-from kilobit.search.front.points import Certificate, FrontPoint
+from kilobit.search.front.points import FrontPoint
+from tests.support.rows import certificate
 
-CERTIFICATE = Certificate(0.875, 0.812, 0.923, 1024, 0.95, 12, repeated=False)
+CERTIFICATE = certificate(0.812, score=0.875, upper=0.923, num_examples=1024, num_programs=12)
 POINT = FrontPoint(
     run="quickstart", task="numbers", model="posttrained", regime="posttrained",
     candidate="69d775dc49299977", family="trainable_tokens", program_bits=123456,
@@ -72,6 +73,7 @@ def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(
     }
 
     def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        return pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table]).select(columns)
+        found = pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table])
+        return found if columns is None else found.select(columns)
 
     assert [point.model for point in points_from("run", read, sweep, None)] == models
