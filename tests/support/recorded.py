@@ -211,17 +211,21 @@ def write_scorecard(run: Path) -> None:
     """Write a scorecard of the front's programs beside a run, one cell of it without numbers."""
     from kilobit.cluster.cli.scorecard import encoded
     from kilobit.evaluators.battery.side_effects import SideEffect
+    from kilobit.search.front.points import FrontPoint
 
     lines = []
     for model in MODELS:
         for instruction, score, _ in COMPLETED[model][:2]:
             candidate, program = candidate_of(model, instruction), program_of(instruction)
-            about = SideEffect(
+            point = FrontPoint(
                 run=run.name, task="numbers", model=model, regime=model, candidate=candidate.id,
                 family="prompt", program=program.digest, program_bits=program.program_bits,
-                payload_bits=program.payload_bits, own_score=score, verified=True, certified=None,
-                item="translation", num_examples=8, base=0.1, value=0.4, change=0.3, lower=0.1,
-                upper=0.5, p=0.01, verdict="helps",
+                payload_bits=program.payload_bits, score=score, lower=None, upper=None,
+                num_examples=8, split="search", verified=True, certified=None,
+            )  # fmt: skip
+            about = SideEffect(
+                point, item="translation", num_examples=8, base=0.1, value=0.4, change=0.3,
+                lower=0.1, upper=0.5, p=0.01, verdict="helps",
             )  # fmt: skip
             nothing = {"base": None, "value": None, "change": None, "verdict": None, "p": None}
             lines += [about, replace(about, item="safety", error=HOSTILE, **nothing)]
