@@ -225,7 +225,7 @@ def _rows_of(
     except DamagedError as error:
         raise InputError(f"{error}; recompute its rung by `kilobit resume {run.path}`") from error
     specs = run.ledger.read("candidates", ["candidate", "spec"])
-    (spec,) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()
+    (spec, *_) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()
     candidate = Candidate.model_validate_json(spec)
     with ExitStack() as stack:
         try:
