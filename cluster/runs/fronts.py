@@ -6,6 +6,7 @@ Imports neither torch nor Ray, so `kilobit front` starts fast.
 from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from kilobit.cluster.console import fitting_table
@@ -176,7 +177,7 @@ def num_lost(run_folder: RunFolder) -> int:
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
     (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
-    return len(positions) - positions.null_count - num_ended(run_folder)
+    return int(pc.count(positions).as_py()) - num_ended(run_folder)
 
 
 def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:

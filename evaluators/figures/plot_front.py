@@ -67,8 +67,8 @@ def draw_front(
     for number, (label, points) in enumerate(curves.items()):
         _draw_others(axes, (others or {}).get(label, ()), number)
         _draw_curve(axes, label, points, number, 2 * longest, dotted)
-    for number, (label, points) in enumerate((published or {}).items()):
-        _draw_published(axes, label, points, number)
+    for number, (label, curve) in enumerate((published or {}).items()):
+        _draw_published(axes, label, curve, number)
     for target in targets:
         axes.axhline(target, color="0.6", linewidth=0.8, linestyle=":")
         axes.annotate(f"δ = {target:g}", (1, target), xycoords=("axes fraction", "data"),

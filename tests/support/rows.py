@@ -19,6 +19,7 @@ def write_rows(ledger: Ledger, table: str, name: str, rows: Sequence[Mapping[str
     """Write a part of rows; columns that a row lacks are null."""
     assert {key for row in rows for key in row} <= set(TABLES[table].names)
     path = ledger.part(table, name)
+    assert ledger._has_begun(), "this attempt has not begun"
     content = pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES[table])
     ledger.write_file(path, with_part(content, name))
     return path

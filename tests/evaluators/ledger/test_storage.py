@@ -84,11 +84,12 @@ import sys
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
+from kilobit.search.records import RungRecord
 
 ledger = Ledger(place(sys.argv[1]), 1)
 for number in range(8):
     name = f"{sys.argv[2]}-{number}"
-    write_rows(ledger, "rungs", name, [{"candidate": name, "rung": 0}])
+    ledger.write(RungRecord, name, [RungRecord(candidate=name, rung=0, num_examples=1)])
 """
 
 
