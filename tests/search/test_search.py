@@ -115,9 +115,9 @@ def test_a_stopped_candidate_has_ended_but_is_not_finished() -> None:
 def test_a_failed_candidate_is_told_of_without_score_and_bits() -> None:
     search, proposer, _ = begun()
     search.propose("m")
-    row = {"candidate": ONE.id, "rung": 0, "score": None}
-    assert search.take(row).action == "stop"
-    assert proposer.seen == [seen(ONE, 0, score=None, bits=None, num_examples=0, last=True)]
+    failed = RungRecord(candidate=ONE.id, rung=0, num_examples=6)
+    assert search.take(failed).action == "stop"
+    assert proposer.seen == [seen(ONE, 0, score=None, bits=None, last=True)]
 
 
 def test_a_repeated_row_gets_the_first_decision_and_is_not_told_again() -> None:

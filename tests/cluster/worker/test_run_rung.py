@@ -80,4 +80,4 @@ def test_a_pack_is_what_its_candidates_are_alone(
     ]
     assert outputs[0] == outputs[1]
     # What generates the same is generated once.
-    assert [row["num_generated"] for row in together[:2]] == [8, 0]
+    assert [reply.record.num_generated for reply in together[:2]] == [8, 0]
