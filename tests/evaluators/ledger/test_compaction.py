@@ -325,7 +325,7 @@ ACTIONS = st.one_of(
 def test_wherever_it_is_cut_off_no_row_is_lost_or_doubled(actions: list[tuple[Any, ...]]) -> None:
     with TemporaryDirectory() as scratch:
         run = Run(Path(scratch))
-        write_rows(run, "rungs", "a")
+        run.write("rungs", "a")
         for action, *rest in actions:
             getattr(run, action)(*rest)
             assert seen(run.folder) == expected(run.model)
