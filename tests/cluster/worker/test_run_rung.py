@@ -59,12 +59,11 @@ def test_a_pack_is_what_its_candidates_are_alone(
         lora(learning_rate=1e30, steps=40),
         lora(target_modules=("nosuch",)),
     ]
-    asked = [(one.canonical(), SECOND) for one in pack]
-    together = make_evaluator("together").run_rungs(asked)
+    together = make_evaluator("together").run_rungs([(one, SECOND) for one in pack])
     alone = make_evaluator("alone")
     columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
-    for row, one in zip(together, asked, strict=True):
-        other = alone.run_rung(*one)
+    for row, one in zip(together, pack, strict=True):
+        other = alone.run_rung(one.canonical(), SECOND)
         assert [row.get(c) for c in columns] == [other.get(c) for c in columns]
         assert (row.get("error") is None) == (other.get("error") is None)
         assert row["pack"] == together[0]["pack"] != other["pack"]
