@@ -68,7 +68,7 @@ class Pool:
         self._placed: set[str] = set()
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
-        actor_class: Any = ray.remote(EvaluatorActor)
+        actor_class: Any = ray.remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
             placement = request_placement(ranks_of(sweep, self._cpus))
@@ -97,7 +97,6 @@ class Pool:
                 # (`kilobit.cluster.worker.crash_log`) it decides itself which of them to give up.
                 max_task_retries=-1,
                 max_concurrency=sweep.workers.slots + _OTHER_CALLS,
-                concurrency_groups=_NOTICES,
             ).remote(setup)
             self.workers.append(replace(worker, placement=placement.id.hex()))
             self._ask(worker.name)
