@@ -17,9 +17,9 @@ from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
 from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
-from kilobit.cluster.runs.fronts import num_lost, points_of, print_front, print_left_out
+from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.records import RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
@@ -30,16 +30,13 @@ if TYPE_CHECKING:
 VERIFY_TIMEOUT_S = 3600
 
 
-def verify_front(
-    run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, again: bool = False
-) -> float:
+def verify_front(front: RunFront, console: Console, timeout_s: int = VERIFY_TIMEOUT_S) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
     Args:
-        run: the run.
+        front: the front, which has the results afterwards.
         console: where progress is shown.
         timeout_s: wall-clock limit for one program.
-        again: ignore earlier verifications.
 
     Returns:
         The wall-clock seconds.
@@ -49,9 +46,8 @@ def verify_front(
         DamagedRunError: if a program's part of the ledger is damaged.
         OSError: if the ledger can't be written.
     """
-    began = time.monotonic()
-    unverified = _unverified(points_of(run, trusting=not again))
-    while unverified:
+    began, run = time.monotonic(), front.run
+    while unverified := [point for point in front.on_front if point.verified is None]:
         from kilobit.evaluators.proof.verify import each_at_once
 
         with ExitStack() as stack:
@@ -66,7 +62,7 @@ def verify_front(
                         "predictions differ"
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
-        unverified = _unverified(points_of(run))
+        front.refresh()
     return time.monotonic() - began
 
 
@@ -108,11 +104,6 @@ def at_once(run: RunFolder) -> int:
     return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
 
 
-def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
-    on_front = [point for front_points in fronts(points).values() for point in front_points]
-    return [point for point in on_front if point.verified is None]
-
-
 def verify(args: argparse.Namespace) -> int:
     """Verify the front of a run, or one program in a folder."""
     console = Terminal()
@@ -121,9 +112,9 @@ def verify(args: argparse.Namespace) -> int:
         return _verify_folder(args, console)
     with reopen_run(args.what) as run:
         print_left_out(console, run)
-        seconds = verify_front(run, console, args.timeout, again=True)
-        points = points_of(run)
-        print_front(console, points, run.sweep.targets)
+        front = RunFront(run, trusting=False)
+        seconds = verify_front(front, console, args.timeout)
+        print_front(console, front, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
     lost = num_lost(run)

@@ -40,10 +40,10 @@ from kilobit.cluster.runs.folder import (
     reopen_run,
 )
 from kilobit.cluster.runs.fronts import (
+    RunFront,
     draw,
     ends_of,
     num_ended,
-    points_of,
     print_front,
     print_left_out,
     progress_text,
@@ -192,11 +192,12 @@ def _execute(
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome = execute(run_folder, plan, console, address)
-        outcome.seconds["verify"] = verify_front(run_folder, console)
+        front = RunFront(run_folder)
+        outcome.seconds["verify"] = verify_front(front, console)
         complete = num_ended(run_folder) == plan.num_candidates
         if run_folder.sweep.certify and complete:
             certifying = time.monotonic()
-            outcome.uncertified = _certify(run_folder, console)
+            outcome.uncertified = _certify(front, console)
             outcome.seconds["certify"] = time.monotonic() - certifying
         _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
@@ -222,15 +223,15 @@ def _execute(
         close_log()
     outcome.seconds = {"check": check_s, **outcome.seconds}
     seconds = check_s + time.monotonic() - began
-    return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
+    return _summarise(front, outcome, console, seconds, plan.num_candidates)
 
 
-def _certify(run_folder: RunFolder, console: Console) -> list[str]:
+def _certify(front: RunFront, console: Console) -> list[str]:
     """Certify the front of a run and return the reasons why programs could not be certified."""
-    if not points_of(run_folder):
+    if not front.points:
         return []
     try:
-        return certify_runs([run_folder], console)
+        return certify_runs([front], console)
     except SealedError as error:
         return [str(error)]
 
@@ -289,20 +290,16 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 
 
 def _summarise(
-    run_folder: RunFolder,
-    outcome: "Outcome",
-    console: Console,
-    seconds: float,
-    total: int | None,
+    front: RunFront, outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
+    run_folder = front.run
     rungs = run_folder.ledger.records(
         RungRecord, ["candidate", "rung", "num_examples", "error", "train_s", "generate_s"]
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
-    points = points_of(run_folder)
     picture = run_folder.path / "front.png"
-    draw(run_folder, points, picture)
-    print_front(console, points, run_folder.sweep.targets)
+    draw(front, picture)
+    print_front(console, front, run_folder.sweep.targets)
 
     stopped = sum(decision == "stop" for decision in ended.values())
     failed = {one.candidate: one.error for one in rungs if one.error}
@@ -321,7 +318,7 @@ def _summarise(
         console.print(f"lost: {line}")
     for line in outcome.uncertified[:5]:
         console.print(f"not certified: {line}")
-    if points and not any(point.certificate for point in points):
+    if front.points and not any(point.certificate for point in front.points):
         when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
             f"nothing is certified yet; open the sealed split{when} with:\n"

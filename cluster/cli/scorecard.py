@@ -24,7 +24,7 @@ from rich.text import Text
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
 from kilobit.cluster.fleet.session import ray_kept
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
 from kilobit.evaluators.battery.side_effects import (
@@ -45,7 +45,7 @@ from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
@@ -92,7 +92,7 @@ def scorecard(args: argparse.Namespace) -> int:
     battery, battery_folder = load_battery(args.battery)
     run = open_run(args.run)
     try:
-        groups = [points for points in fronts(points_of(run)).values() if points]
+        groups = [points for points in RunFront(run).by_model.values() if points]
     except ValueError as error:
         raise InputError(str(error)) from error
     if not groups:
