@@ -101,8 +101,9 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
             except (OSError, SupersededError, ValueError) as error:
                 self._stop_request.request(str(error))
         go_on = go_on and not self._stop_request.requested
-        if go_on and "worker" in result:
-            self._on_promotion(result["worker"], result["candidate"], result["rung"] + 1)
+        if go_on and reply is not None:
+            record = reply.record
+            self._on_promotion(reply.worker, record.candidate, record.rung + 1)
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
