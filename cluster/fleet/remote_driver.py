@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kilobit.cluster.fleet.nodes import own_code
+from kilobit.search.settings import InputError
 
 _POLL_S = 0.5
 _AGENT_S = 30.0
@@ -52,6 +53,14 @@ def drive(address: str, words: Sequence[str], show: Callable[[str], None]) -> in
             f"{address.split(':')[0]}:// needs more packages here and on the cluster: pip install "
             f"'kilobit[outside]' ({error})"
         ) from error
+
+
+def no_cluster(address: str | None, error: ConnectionError) -> InputError:
+    """Return the error of an address at which no Ray cluster answers."""
+    reason = str(error).strip().splitlines()[0]
+    return InputError(
+        f"--address: no Ray cluster that accepts our token answers at {address}: {reason}"
+    )
 
 
 class _Driver:
