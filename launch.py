@@ -83,7 +83,8 @@ def _add_argument(
 ) -> None:
     """Add the argument of a field; the type of the field says what it takes."""
     flags = [word for word in words.split() if word.startswith("-")]
-    several, required = get_origin(of.type) is tuple, of.default is MISSING
+    default: Any = of.default
+    several, required = get_origin(of.type) is tuple, default is MISSING
     told: dict[str, Any] = {"help": " ".join(meaning.split()).removesuffix(".")}
     if of.type is bool:
         told["action"] = "store_true"
@@ -92,7 +93,7 @@ def _add_argument(
     if several:
         told |= {"action": "append"} if flags else {"nargs": "+" if required else "*"}
     if not required:
-        told["default"] = list(of.default) if several else of.default
+        told["default"] = list(default) if several else default
     elif flags:
         told["required"] = True
     kinds = list(_kinds(of.type))
@@ -145,7 +146,10 @@ def parse(argv: Sequence[str] | None = None) -> Any:
     """Return the request of a command line; print usage and exit with status 2 if it is wrong."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    said = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(args).items()}
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+    }
     # Overrides may come after options too, which argparse does not support for subcommands.
     takes = next((name for name in ("overrides", "words") if name in said), None)
     if any(word.startswith("-") for word in rest) or (rest and takes is None):

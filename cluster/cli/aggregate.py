@@ -133,7 +133,7 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
             reads += _of_dataset(place, names, len(reads))
         else:
             reads.append(_of_run(place, names, len(reads), scratch))
-    if request.file is not None:
+    if request.file is not None and request.mapping is not None:
         reads.append(_of_file(request.file, request.mapping, names, len(reads), scratch))
     return reads
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from kilobit.cluster.fleet.nodes import own_code
@@ -28,7 +28,7 @@ _CLIENT_PORT = 10001
 _INTERRUPTED = 130
 
 
-def is_outside(address: str | None) -> bool:
+def is_outside(address: str | None) -> TypeGuard[str]:
     """Return whether an address is outside its cluster, so that the driver can't run here."""
     return address is not None and address.startswith(("ray://", "http://", "https://"))
 
