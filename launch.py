@@ -1,4 +1,4 @@
-"""The command line of kilobit: the parser. Each command is a function of `kilobit.cluster.cli.run`.
+"""The command line of kilobit: from words to a request of `kilobit.cluster.requests`.
 
 Exit status: 0 done; 1 something in the run failed, or it had to stop and can be resumed; 2 the
 input is wrong, or another process has locked the run; 130 interrupted and resumable.

@@ -1,6 +1,6 @@
-"""The commands of the command line, and the messages and exit status of each.
+"""The commands `run` and `resume`, and the message and exit status of any command that fails.
 
-Modules that need torch or Ray are imported inside the commands that use them, so that `front` and
+A command is imported when it is called, and torch and Ray where they are used, so that `front` and
 `status` answer at once.
 """
 
@@ -67,8 +67,8 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def dispatch(request: Request) -> int:
     """Run the command of a request and return its exit status."""
     name = request.command
-    module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
     try:
+        module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
