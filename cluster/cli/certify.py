@@ -5,7 +5,6 @@ as it has ended, so an interrupted certification resumes with the remaining prog
 written after all have run, because they hold jointly.
 """
 
-import argparse
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.requests import CertifyRequest
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
     Front,
@@ -46,18 +46,20 @@ SPLIT = "sealed"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def certify(args: argparse.Namespace) -> int:
+def certify(request: CertifyRequest) -> int:
     """Certify the fronts of one or more runs and print the bounds."""
     seen: set[Place] = set()
-    for path in args.runs:
+    for path in request.runs:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: give each run once")
         seen.add(path.resolve())
     with ExitStack() as locked:
-        return _certify_locked([locked.enter_context(reopen_run(path)) for path in args.runs], args)
+        return _certify_locked(
+            [locked.enter_context(reopen_run(path)) for path in request.runs], request
+        )
 
 
-def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:
@@ -80,9 +82,9 @@ def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
             )
     fronts = [RunFront(run) for run in runs]
     try:
-        failed = certify_runs(fronts, console, args.timeout, again=args.again)
+        failed = certify_runs(fronts, console, request.timeout_s, again=request.again)
     except KeyboardInterrupt:
-        names = shlex.join(str(path) for path in args.runs)
+        names = shlex.join(str(path) for path in request.runs)
         console.print(
             "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
             f"  kilobit certify {names}"

@@ -5,7 +5,6 @@ predictions with the recorded ones. `export` writes a program's adapter in PEFT'
 raise `InputError` for input that they can't use.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.requests import ExportRequest, VerifyRequest
 from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.evaluators.tasks.registry import load_task
@@ -104,16 +104,16 @@ def at_once(run: RunFolder) -> int:
     return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
 
 
-def verify(args: argparse.Namespace) -> int:
+def verify(request: VerifyRequest) -> int:
     """Verify the front of a run, or one program in a folder."""
     console = Terminal()
-    check_reachable(args.what)
-    if (args.what / "manifest.json").exists():
-        return _verify_folder(args, console)
-    with reopen_run(args.what) as run:
+    check_reachable(request.what)
+    if (request.what / "manifest.json").exists():
+        return _verify_folder(request, console)
+    with reopen_run(request.what) as run:
         print_left_out(console, run)
         front = RunFront(run, trusting=False)
-        seconds = verify_front(front, console, args.timeout)
+        seconds = verify_front(front, console, request.timeout_s)
         print_front(console, front, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
@@ -140,7 +140,7 @@ def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecor
     return rows
 
 
-def _verify_folder(args: argparse.Namespace, console: Console) -> int:
+def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.export import load_frozen
     from kilobit.evaluators.proof.program_files import (
         ProgramError,
@@ -152,24 +152,24 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     from kilobit.evaluators.proof.verify import exact, limits_of, names_examples
 
     try:
-        program, manifest, ours = read_folder(args.what)
-        examples = read_examples(args.what)
-        train = read_train(args.what) if names_examples(program) else None
+        program, manifest, ours = read_folder(request.what)
+        examples = read_examples(request.what)
+        train = read_train(request.what) if names_examples(program) else None
     except (ProgramError, PayloadError) as error:
         raise InputError(str(error)) from error
-    if args.model is None:
+    if request.model is None:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
-    if not (args.model / "config.json").is_file():
-        raise InputError(f"--model: {args.model} holds no model: config.json is missing")
+    if not (request.model / "config.json").is_file():
+        raise InputError(f"--model: {request.model} holds no model: config.json is missing")
     expected = manifest.get("base_digest")
     try:
-        digest = load_frozen(args.model, program).digest
+        digest = load_frozen(request.model, program).digest
     except ValueError as error:
         raise InputError(str(error)) from error
     if expected not in (None, digest):
         raise InputError(
-            f"--model: {args.model} is another base model: its weights have the digest {digest}, "
-            f"the program was measured with {expected}"
+            f"--model: {request.model} is another base model: its weights have the digest "
+            f"{digest}, the program was measured with {expected}"
         )
     origin = (
         "program.py is the script that this version builds from its recipe"
@@ -179,17 +179,17 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     )
     network = "without" if network_can_be_cut() else "WITH"
     console.print(
-        f"{origin}\nrunning it {network} network, for at most {args.timeout} s; it can read every "
-        "file that you can read"
+        f"{origin}\nrunning it {network} network, for at most {request.timeout_s} s; it can read "
+        "every file that you can read"
     )
     try:
         with waiting(console, f"running it on {len(examples)} examples"):
             outputs = run_files(
                 program.script,
                 program.payload,
-                args.model,
+                request.model,
                 [example["input"] for example in examples],
-                limits_of(program, 1, args.timeout),
+                limits_of(program, 1, request.timeout_s),
                 train,
             )
     except ProgramFailedError as error:
@@ -205,14 +205,14 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     return 0 if equal == len(examples) else 1
 
 
-def export(args: argparse.Namespace) -> int:
+def export(request: ExportRequest) -> int:
     """Write a program's adapter in PEFT's file format."""
     from kilobit.evaluators.proof.export import export_peft
     from kilobit.evaluators.proof.program_files import ProgramError
 
     try:
-        export_peft(args.program, args.peft, args.model)
+        export_peft(request.program, request.peft, request.model)
     except (ProgramError, PayloadError, ValueError, OSError) as error:
         raise InputError(str(error)) from error
-    print(f"{args.peft} holds the adapter; the prompt is in its README.md")
+    print(f"{request.peft} holds the adapter; the prompt is in its README.md")
     return 0

@@ -1,6 +1,5 @@
 """The command `kubernetes`: manifests of sweeps, printed or applied with kubectl."""
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import yaml
 
 from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
 from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
+from kilobit.cluster.requests import KubernetesRequest
 from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.search.settings import InputError
@@ -26,10 +26,10 @@ _MOST_BYTES = 1_000_000
 _ANSWER_S = "30s"
 
 
-def kubernetes(args: argparse.Namespace) -> int:
+def kubernetes(request: KubernetesRequest) -> int:
     """Write the manifests of sweeps, and print them or apply them with kubectl."""
-    files, overrides = sweeps_and_overrides([str(args.sweep), *args.words])
-    launches = [launch_of(file, overrides, args.profile) for file in files]
+    files, overrides = sweeps_and_overrides(request.words)
+    launches = [launch_of(file, overrides, request.profile) for file in files]
     names = [launch.name for launch in launches]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -38,7 +38,7 @@ def kubernetes(args: argparse.Namespace) -> int:
             "kubernetes.name"
         )
     text = "---\n".join(render(launch) for launch in launches)
-    if args.print:
+    if request.only_print:
         sys.stdout.write(text)
         return 0
     _apply(launches, text)

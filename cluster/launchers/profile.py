@@ -20,9 +20,15 @@ def sweeps_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Sort words of a command line into sweep files and `key=value` overrides.
 
     A word with `=` is an override unless it names a file.
+
+    Raises:
+        InputError: if no word is a sweep file.
     """
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
-    return [Path(word) for word in words if word not in overrides], overrides
+    files = [Path(word) for word in words if word not in overrides]
+    if not files:
+        raise InputError("no sweep file is given")
+    return files, overrides
 
 
 def with_profile(section: Settings | None, profile: Path | None, model: type[Settings]) -> Settings:

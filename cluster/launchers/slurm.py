@@ -5,7 +5,6 @@ same for all. The script holds no secret, and of the machine where it was made o
 wrote: paths are relative to the folder of the submission.
 """
 
-import argparse
 import math
 import os
 import shlex
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
 from kilobit.cluster.launchers.slurm_cluster import check_capacity, sbatch, submit
+from kilobit.cluster.requests import SlurmRequest
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
@@ -53,16 +53,16 @@ class Job:
     chain: int
 
 
-def slurm(args: argparse.Namespace) -> int:
+def slurm(request: SlurmRequest) -> int:
     """Print the batch script of a job, or write and submit it."""
-    paths, overrides = sweeps_and_overrides([*args.sweeps, *args.overrides])
-    job = plan_job(paths, overrides, args.profile, args.out, args.chain)
-    if args.print:
+    paths, overrides = sweeps_and_overrides(request.words)
+    job = plan_job(paths, overrides, request.profile, request.out, request.chain)
+    if request.only_print:
         sys.stdout.write(script_of(job))
         return 0
     program = sbatch()
     check_capacity(job.config, job.nodes, job.gpus, job.cpus)
-    file = _file_of(job, args.out)
+    file = _file_of(job, request.out)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, script_of(job).encode())
     numbers = submit(program, file, job.config, job.chain)
@@ -93,8 +93,6 @@ def plan_job(
         InputError: if a file can't be used, the files don't fit into one job, or the job has no
             room for their workers.
     """
-    if not paths:
-        raise InputError("no sweep file is given")
     if chain > 1 and len(paths) > 1:
         raise InputError("--chain takes one sweep file; for several set slurm.requeue")
     for text in (*map(str, paths), *overrides, str(out)):
