@@ -313,22 +313,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=_SLURM,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    slurm.add_argument(
-        "sweeps",
-        nargs="+",
-        metavar="SWEEP.yaml | key=value",
-        help="sweep files, several as one array of jobs; values to change in all of them, for "
-        "example slurm.nodes=4",
-    )
-    slurm.add_argument(
-        "--profile",
-        type=_local,
-        metavar="FILE",
-        help="YAML with the keys of the section `slurm`; values in a sweep file override it",
-    )
-    slurm.add_argument(
-        "--print", action="store_true", help="print the batch script and submit nothing"
-    )
+    _add_launch(slurm, "batch script")
     slurm.add_argument(
         "--chain",
         type=_links,
@@ -336,13 +321,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="submit N jobs that resume the run one after another, where jobs can't be requeued",
     )
-    slurm.add_argument(
-        "--out",
-        type=_place,
-        metavar="DIR",
-        help="run folder (default: runs/NAME); with several sweep files DIR/NAME of each",
-    )
-    slurm.set_defaults(overrides=[])
 
     kubernetes = commands.add_parser(
         "kubernetes",
@@ -351,23 +329,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_KUBERNETES_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    kubernetes.add_argument("sweep", type=_local, metavar="SWEEP.yaml", help="the sweep file")
-    kubernetes.add_argument(
-        "words",
-        nargs="*",
-        default=[],
-        metavar="SWEEP.yaml|key=value",
-        help="further sweep files; values to change in all of them",
-    )
-    kubernetes.add_argument(
-        "--profile",
-        type=_local,
-        metavar="FILE",
-        help="YAML with the keys of the section `kubernetes`; values in a sweep file override it",
-    )
-    kubernetes.add_argument(
-        "--print", action="store_true", help="print the manifests and apply nothing"
-    )
+    _add_launch(kubernetes, "manifests")
 
     doctor = commands.add_parser(
         "doctor", help="check this machine or a cluster and say how to fix each problem"
@@ -383,6 +345,29 @@ def make_parser() -> argparse.ArgumentParser:
         help="with --address: the folder for runs; check that all nodes see it",
     )
     return parser
+
+
+def _add_launch(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "words",
+        type=_local_word,
+        nargs="+",
+        metavar="SWEEP.yaml | key=value",
+        help="sweep files; values to change in all of them",
+    )
+    parser.add_argument(
+        "--profile",
+        type=_local,
+        metavar="FILE",
+        help="YAML with the keys of this command's section; values in a sweep file override it",
+    )
+    parser.add_argument("--print", action="store_true", help=f"print the {text}, submit nothing")
+    parser.add_argument(
+        "--out",
+        type=_place,
+        metavar="DIR",
+        help="run folder (default: as in the sweep file); with several of them DIR/NAME of each",
+    )
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
@@ -435,6 +420,11 @@ def _local(text: str) -> Path:
     return found
 
 
+def _local_word(text: str) -> str:
+    _local(text)
+    return text
+
+
 def _seconds(text: str) -> int:
     # System calls that wait do not accept longer times.
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST_SECONDS:
@@ -477,7 +467,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        (args.words if args.command == "kubernetes" else args.overrides).extend(rest)
+        (args.words if "words" in args else args.overrides).extend(rest)
     return args
 
 

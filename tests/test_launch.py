@@ -75,9 +75,9 @@ def test_values_to_change_may_follow_options() -> None:
     assert (args.sweep, args.dry_run) == (Path("a.yaml"), True)
     assert args.overrides == ["seed=1", "budget.seconds=2"]
     args = launch.parse(["kubernetes", "a.yaml", "b.yaml", "--print", "seed=1"])
-    assert (args.sweep, args.words) == (Path("a.yaml"), ["b.yaml", "seed=1"])
+    assert args.words == ["a.yaml", "b.yaml", "seed=1"]
     args = launch.parse(["slurm", "a.yaml", "--print", "seed=1"])
-    assert (args.sweeps, args.overrides) == (["a.yaml"], ["seed=1"])
+    assert args.words == ["a.yaml", "seed=1"]
 
 
 def test_values_of_one_command_line_are_not_in_the_next() -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ from kilobit.cluster.cli.status import status
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside
 from kilobit.cluster.launchers.kubernetes import kubernetes
-from kilobit.cluster.launchers.slurm import slurm
+from kilobit.cluster.launchers.launcher import LaunchRequest, Sweeps
+from kilobit.cluster.launchers.local import Local
+from kilobit.cluster.launchers.slurm import SlurmRequest, slurm
 from kilobit.cluster.runs.folder import (
     RunFolder,
     continue_run,
@@ -77,8 +80,12 @@ def dispatch(args: argparse.Namespace) -> int:
         "scorecard": scorecard,
         "compare": compare,
         "export": export,
-        "slurm": slurm,
-        "kubernetes": kubernetes,
+        "slurm": lambda args: slurm(
+            SlurmRequest(tuple(args.words), args.profile, args.out, args.print, args.chain)
+        ),
+        "kubernetes": lambda args: kubernetes(
+            LaunchRequest(tuple(args.words), args.profile, args.out, args.print)
+        ),
         "doctor": doctor,
     }
     try:
@@ -101,13 +108,13 @@ def run(args: argparse.Namespace) -> int:
     """Begin a run, or only check its sweep file."""
     began = time.monotonic()
     console = Terminal()
-    sweep = load_sweep(args.sweep, args.overrides)
-    folder = args.sweep.absolute().parent
     if is_outside(args.address) and not args.dry_run:
         flags = ["--continue"] * args.go_on + ["--take-over"] * args.take_over + _logged(args)
-        out = args.out or sweep.out or Path("runs") / sweep.name
-        where = [str(args.sweep.absolute()), "--out", str(out.absolute())]
-        return _drive(args.address, ["run", *where, *flags, *args.overrides])
+        launcher = Local(partial(_drive, args.address), tuple(flags))
+        sweeps = Sweeps((args.sweep,), tuple(args.overrides), args.out)
+        return launcher.submit(launcher.plan(sweeps)).status
+    sweep = load_sweep(args.sweep, args.overrides)
+    folder = args.sweep.absolute().parent
     if args.take_over and not args.go_on:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
     if args.dry_run:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kilobit.cluster.launchers.launcher import PlannedRun
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep
@@ -48,6 +49,13 @@ class Pods:
     ranks: int
     cpus: int
     gpus: int
+
+    def bounds(self, config: KubernetesConfig) -> tuple[int, int]:
+        """Return the fewest pods of a running cluster, and the most."""
+        if not config.autoscale:
+            return self.count, self.count
+        low, high = config.min_replicas or 0, config.max_replicas
+        return low, max(low, self.count if high is None else high)
 
 
 def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
@@ -112,33 +120,25 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A sweep to launch, with its settings.
+class Launch(PlannedRun):
+    """A run to launch in pods; its name is that of all objects.
 
     Attributes:
-        name: name of all objects.
-        file: name of the sweep file, for the pods.
         text: content of the sweep file.
-        overrides: `key.key=value` words that override the sweep file.
-        out: run folder as the pods see it.
         config: settings of the cluster.
         pods: pods of the workers.
         ray_version: version of Ray in the image.
     """
 
-    name: str
-    file: str
     text: str
-    overrides: Sequence[str]
-    out: str
     config: KubernetesConfig
     pods: Pods
     ray_version: str
 
     @property
-    def sweep_path(self) -> str:
-        """Return the path at which the pods see the sweep file."""
-        return f"{self.config.sweep_folder}/{self.file}"
+    def file(self) -> str:
+        """Return the name of the sweep file in the pods."""
+        return self.sweep.rpartition("/")[2]
 
 
 def manifests(launch: Launch) -> list[Object]:
@@ -154,9 +154,7 @@ def entrypoint(launch: Launch) -> str:
     An attempt that still runs somewhere is fenced by the newer one
     (`kilobit.evaluators.ledger.fencing`).
     """
-    words = ["kilobit", "run", launch.sweep_path, *launch.overrides, "--out", launch.out]
-    words += ["--continue", "--take-over", "--address", "auto"]
-    return shlex.join(words)
+    return shlex.join([*launch.command, "--continue", "--take-over", "--address", "auto"])
 
 
 def _sweep_file(launch: Launch) -> Object:
@@ -238,10 +236,8 @@ def _driver(launch: Launch) -> Object:
 def _cluster_spec(launch: Launch) -> Object:
     config, pods = launch.config, launch.pods
     spec: Object = {"rayVersion": launch.ray_version, "authOptions": {"mode": "token"}}
-    low = high = pods.count
+    low, high = pods.bounds(config)
     if config.autoscale:
-        low = config.min_replicas or 0
-        high = max(low, pods.count if config.max_replicas is None else config.max_replicas)
         spec["enableInTreeAutoscaling"] = True
         spec["autoscalerOptions"] = {
             "version": "v2",
@@ -252,7 +248,7 @@ def _cluster_spec(launch: Launch) -> Object:
     head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
     if config.kind == "job":
         # The run is a process of this pod, and only this hook tells it that the pod is to stop.
-        stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep_path]
+        stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep]
         within = str(max(1, config.grace_s - _ENDING_S))
         head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
     worker = _container(
@@ -316,7 +312,7 @@ def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: i
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - of the pod
         {
             "name": "sweep",
-            "mountPath": launch.sweep_path,
+            "mountPath": launch.sweep,
             "subPath": launch.file,
             "readOnly": True,
         },

@@ -5,27 +5,46 @@ same for all. The script holds no secret, and of the machine where it was made o
 wrote: paths are relative to the folder of the submission.
 """
 
-import argparse
 import math
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
-from kilobit.cluster.launchers.slurm_cluster import check_capacity, sbatch, submit
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
+from kilobit.cluster.launchers.launcher import (
+    Launched,
+    LaunchRequest,
+    Plan,
+    PlannedRun,
+    Sweeps,
+    find_program,
+    launch,
+    with_profile,
+)
+from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
+from kilobit.cluster.runs.folder import path_of
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of, workers_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
-from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.search.settings import InputError
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmRequest(LaunchRequest):
+    """The command `slurm`.
+
+    Attributes:
+        chain: number of jobs, each of which resumes the run of the one before.
+    """
+
+    chain: int = 1
+
+
+@dataclass(frozen=True)
+class Job(Plan):
     """A batch job that runs one sweep, or an array of jobs that run one each.
 
     Attributes:
@@ -34,10 +53,8 @@ class Job:
         nodes: as Slurm writes them, `2` or `2-4`.
         gpus: of each node.
         cpus: of each node.
-        sweeps: sweep files, relative to the folder of the submission.
-        outs: their run folders, empty where the sweep file or its name decides.
-        runs: paths of the run folders, for messages.
-        overrides: `key=value` for all of them.
+        names_out: the script names run folders; otherwise the sweep files or their names decide.
+        file: the script.
         chain: number of jobs, each of which resumes the run of the one before.
     """
 
@@ -46,102 +63,107 @@ class Job:
     nodes: str
     gpus: int
     cpus: int
-    sweeps: tuple[str, ...]
-    outs: tuple[str, ...]
-    runs: tuple[str, ...]
-    overrides: tuple[str, ...]
+    names_out: bool
+    file: Path
     chain: int
 
 
-def slurm(args: argparse.Namespace) -> int:
+def slurm(request: SlurmRequest) -> int:
     """Print the batch script of a job, or write and submit it."""
-    paths, overrides = sweeps_and_overrides([*args.sweeps, *args.overrides])
-    job = plan_job(paths, overrides, args.profile, args.out, args.chain)
-    if args.print:
-        sys.stdout.write(script_of(job))
-        return 0
-    program = sbatch()
-    check_capacity(job.config, job.nodes, job.gpus, job.cpus)
-    file = _file_of(job, args.out)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, script_of(job).encode())
-    numbers = submit(program, file, job.config, job.chain)
-    print(f"job {', then '.join(numbers)}: {file}")
-    print(f"output: {job.config.output}; place in the queue: squeue --job={','.join(numbers)}")
-    for run in job.runs:
-        print(f"progress: kilobit status {run}")
-    return 0
+    return launch(Slurm(request.chain), request)
 
 
-def plan_job(
-    paths: Sequence[Path],
-    overrides: Sequence[str],
-    profile: Path | None,
-    out: Place | None,
-    chain: int = 1,
-) -> Job:
-    """Return the job of these sweep files.
+@dataclass(frozen=True)
+class Slurm:
+    """The Slurm cluster of this login node; `chain` is the number of jobs that resume a run."""
 
-    Args:
-        paths: the files.
-        overrides: `key=value` for all of them.
-        profile: a file with settings of the cluster.
-        out: the run folder, or the folder of the run folders of several; None: as in the sweeps.
-        chain: number of jobs, each of which resumes the run of the one before.
+    chain: int = 1
 
-    Raises:
-        InputError: if a file can't be used, the files don't fit into one job, or the job has no
-            room for their workers.
-    """
-    if not paths:
-        raise InputError("no sweep file is given")
-    if chain > 1 and len(paths) > 1:
-        raise InputError("--chain takes one sweep file; for several set slurm.requeue")
-    for text in (*map(str, paths), *overrides, str(out)):
-        if not text.isprintable():
-            raise InputError(
-                f"{text!r}: a batch script takes no line breaks and control characters"
+    def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Job:
+        """Return the job of these sweep files.
+
+        Raises:
+            InputError: if a file can't be used, the files don't fit into one job, or the job has
+                no room for their workers.
+        """
+        if self.chain > 1 and len(sweeps.files) > 1:
+            raise InputError("--chain takes one sweep file; for several set slurm.requeue")
+        loaded = list(sweeps.load())
+        configs = [with_profile(sweep.slurm, profile, SlurmConfig) for _, sweep, _ in loaded]
+        config = configs[0]
+        for file, other in zip(sweeps.files, configs, strict=True):
+            if other != config:
+                raise InputError(
+                    f"{file}: slurm differs from that of {sweeps.files[0]}: a job has only one"
+                )
+        amounts = [_amounts(sweep, config) for _, sweep, _ in loaded]
+        nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
+        foreign = ("slurm.", "kubernetes.")
+        runs = tuple(
+            PlannedRun(
+                name=sweep.name,
+                sweep=os.path.relpath(file),
+                overrides=tuple(w for w in sweeps.overrides if not w.startswith(foreign)),
+                out=_relative(path_of(sweep, out)),
+                num_workers=len(workers_of(sweep)),
+                nodes=str(config.nodes or nodes),
             )
-    sweeps = [load_sweep(path, overrides) for path in paths]
-    configs = [with_profile(sweep.slurm, profile, SlurmConfig) for sweep in sweeps]
-    names = [sweep.name for sweep in sweeps]
-    for path, config, name in zip(paths, configs, names, strict=True):
-        if config != configs[0]:
-            raise InputError(f"{path}: slurm differs from that of {paths[0]}: a job has only one")
-        if names.count(name) > 1:
-            raise InputError(f"{path}: another sweep file is called {name!r} too: change its name")
-    amounts = [_amounts(sweep, configs[0]) for sweep in sweeps]
-    nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
-    several = len(paths) > 1
-    places = [out / name if out and several else out for name in names]
-    return Job(
-        name=names[0] + (f"-and-{len(paths) - 1}-more" if several else ""),
-        config=configs[0],
-        nodes=str(configs[0].nodes or nodes),
-        gpus=gpus,
-        cpus=cpus,
-        sweeps=tuple(map(os.path.relpath, paths)),
-        outs=tuple(map(_as_job_sees, places)),
-        runs=tuple(
-            str(place or sweep.out or Path("runs") / sweep.name)
-            for place, sweep in zip(places, sweeps, strict=True)
-        ),
-        overrides=tuple(w for w in overrides if not w.startswith(("slurm.", "kubernetes."))),
-        chain=chain,
-    )
+            for file, sweep, out in loaded
+        )
+        name = runs[0].name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
+        # Not in the run folder, which accepts no foreign files.
+        folder = sweeps.out.parent if isinstance(sweeps.out, Path) else Path("runs")
+        return Job(
+            runs=runs,
+            name=name,
+            config=config,
+            nodes=runs[0].nodes,
+            gpus=gpus,
+            cpus=cpus,
+            names_out=sweeps.out is not None,
+            file=folder / f"{name}.sbatch",
+            chain=self.chain,
+        )
+
+    def render(self, plan: Job) -> str:
+        """Return the batch script."""
+        body = files("kilobit.cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
+        return "\n".join([*_head(plan), "", *_settings(plan), "", body])
+
+    def submit(self, plan: Job) -> Launched:
+        """Write the script and submit it.
+
+        Raises:
+            InputError: if there is no Slurm, it has less than the job needs, or it refuses; the
+                file of the script is then as it was.
+        """
+        program = find_program(
+            "sbatch",
+            "run this on a login node of a Slurm cluster, or write the script to a file with "
+            "--print and submit it there",
+        )
+        check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
+        before = plan.file.read_bytes() if plan.file.exists() else None
+        write_whole(plan.file, self.render(plan).encode())
+        try:
+            numbers = submit(program, plan.file, plan.config, plan.chain)
+        except InputError:
+            if before is None:
+                plan.file.unlink()
+            else:
+                write_whole(plan.file, before)
+            raise
+        lines = [
+            f"job {', then '.join(numbers)}: {plan.file}",
+            f"output: {plan.config.output}; place in the queue: squeue --job={','.join(numbers)}",
+            *(f"progress: kilobit status {run.out}" for run in plan.runs),
+        ]
+        return Launched(tuple(numbers), "".join(f"{line}\n" for line in lines))
 
 
-def _as_job_sees(out: Place | None) -> str:
-    """Return a run folder as a word of the script: relative to where it is submitted, or a URL."""
-    if out is None:
-        return ""
-    return os.path.relpath(out) if isinstance(out, Path) else str(out)
-
-
-def _file_of(job: Job, out: Place | None) -> Path:
-    # Not in the run folder, which accepts no foreign files.
-    folder = out.parent if isinstance(out, Path) else Path("runs")
-    return folder / f"{job.name}.sbatch"
+def _relative(path: Place) -> str:
+    """Return a run folder relative to the folder of the submission, or its URL."""
+    return os.path.relpath(path) if isinstance(path, Path) else str(path)
 
 
 def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
@@ -195,12 +217,6 @@ def _check_least(
             )
 
 
-def script_of(job: Job) -> str:
-    """Return the batch script."""
-    body = files("kilobit.cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
-    return "\n".join([*_head(job), "", *_settings(job), "", body])
-
-
 def _head(job: Job) -> list[str]:
     config = job.config
     options = [
@@ -214,7 +230,7 @@ def _head(job: Job) -> list[str]:
         f"--account={config.account}" if config.account else None,
         f"--qos={config.qos}" if config.qos else None,
         f"--time={config.time}" if config.time else None,
-        f"--array=0-{len(job.sweeps) - 1}" if len(job.sweeps) > 1 else None,
+        f"--array=0-{len(job.runs) - 1}" if len(job.runs) > 1 else None,
         f"--output={config.output}",
         "--open-mode=append",
         f"--signal=B:USR1@{config.warning_s}",
@@ -240,9 +256,9 @@ def _settings(job: Job) -> list[str]:
     lines = [
         "# Made by `kilobit slurm`. Paths begin in the folder where this file is submitted.",
         *_submission(job),
-        f"sweeps=({_words(job.sweeps)})",
-        f"outs=({_words(job.outs)})",
-        f"overrides=({_words(job.overrides)})",
+        f"sweeps=({shlex.join(run.sweep for run in job.runs)})",
+        f"outs=({shlex.join(run.out * job.names_out for run in job.runs)})",
+        f"overrides=({shlex.join(job.runs[0].overrides)})",
         f"afterwards={_afterwards(job)}",
         f"scratch={shlex.quote(config.scratch)}",
         f"interface={shlex.quote(config.interface or '')}",
@@ -260,7 +276,3 @@ def _submission(job: Job) -> list[str]:
         "#   job=$(sbatch --parsable --dependency=afternotok:$job --kill-on-invalid-dep=yes FILE "
         "--take-over)",
     ]
-
-
-def _words(words: Sequence[str]) -> str:
-    return " ".join(map(shlex.quote, words))

@@ -5,17 +5,14 @@ is submitted.
 """
 
 import re
-import shutil
-import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kilobit.cluster.launchers.launcher import ask
 from kilobit.cluster.sweep.launch_targets import SlurmConfig, seconds_of
 from kilobit.search.settings import InputError
 
-_TIMEOUT_S = 60
 _GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)")
 
 
@@ -49,21 +46,6 @@ class Partition:
 
     nodes: tuple[Nodes, ...]
     limit_s: int | None
-
-
-def sbatch() -> str:
-    """Return the path of `sbatch`.
-
-    Raises:
-        InputError: if it is not installed.
-    """
-    found = shutil.which("sbatch")
-    if found is None:
-        raise InputError(
-            "sbatch is not found: run this on a login node of a Slurm cluster, or write the script "
-            "to a file with --print and submit it there"
-        )
-    return found
 
 
 def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
@@ -125,10 +107,10 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
         options = [after, "--kill-on-invalid-dep=yes"] if after else []
         words = [program, "--parsable", *options, str(file), *(["--take-over"] if after else [])]
         try:
-            answer = _ask(words)
+            answer = ask(words)
         except InputError as error:
             if numbers:
-                _ask(["scancel", *numbers])
+                ask(["scancel", *numbers])
             raise InputError(_reason(str(error), config)) from error
         numbers.append(answer.strip().split(";")[0])
     return numbers
@@ -146,7 +128,7 @@ def _reason(problem: str, config: SlurmConfig) -> str:
 
 def _partitions() -> tuple[dict[str, Partition], str | None]:
     """Return all partitions by name, and the name of the default one."""
-    text = _ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
+    text = ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
     default = None
@@ -161,23 +143,3 @@ def _partitions() -> tuple[dict[str, Partition], str | None]:
         nodes[name].append(Nodes(have, cores, mib, all_gpus, ", ".join(kinds)))
         limits[name] = seconds_of(limit)
     return {name: Partition(tuple(nodes[name]), limits[name]) for name in nodes}, default
-
-
-def _ask(words: Sequence[str]) -> str:
-    """Return the output of one of Slurm's commands.
-
-    Raises:
-        InputError: with its error message, if it fails.
-    """
-    name = Path(words[0]).name
-    try:
-        done = subprocess.run(  # noqa: S603 - words, no shell
-            words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"{name} does not answer: {error}") from error
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = said[-1].removeprefix(f"{name}: error: ") if said else f"status {done.returncode}"
-        raise InputError(f"{name} says: {reason}")
-    return done.stdout

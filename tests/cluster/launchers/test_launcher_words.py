@@ -1,4 +1,4 @@
-"""Words of a command line that name files or change values, and paths that are on a store."""
+"""Words of a command line, paths that are on a store, and profiles that a sweep overrides."""
 
 from pathlib import Path
 
@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from kilobit import launch
-from kilobit.cluster.launchers.profile import sweeps_and_overrides
+from kilobit.cluster.launchers.launcher import Sweeps, with_profile
+from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
+from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
 
 QUICKSTART = (REPOSITORY / "examples" / "quickstart.yaml").read_text("utf-8")
@@ -25,9 +27,9 @@ def odd_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_word_with_an_equals_sign_is_a_file_if_it_names_one(odd_file: str) -> None:
-    files, overrides = sweeps_and_overrides([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
-    assert files == [Path(odd_file), Path("other.yaml")]
-    assert overrides == ["seed=3", "a=c/q.yaml"]
+    sweeps = Sweeps.of([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
+    assert sweeps.files == (Path(odd_file), Path("other.yaml"))
+    assert sweeps.overrides == ("seed=3", "a=c/q.yaml")
 
 
 @pytest.mark.parametrize("command", ["kubernetes", "slurm"])
@@ -65,3 +67,34 @@ def test_a_path_that_can_not_be_on_a_store_is_refused_in_the_same_words(
         launch.main(words)
     assert "://bucket/" in (said := capsys.readouterr().err)
     assert "a local path is needed here, not an object store" in said
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "profile.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_the_sweep_wins_field_by_field_also_with_a_default(tmp_path: Path) -> None:
+    profile = write(tmp_path, "partition: gpu\nrequeue: false\nsetup: [module load cuda]\n")
+    found = with_profile(SlurmConfig(requeue=True, nodes=2), profile, SlurmConfig)
+    assert found == SlurmConfig(partition="gpu", requeue=True, nodes=2, setup=("module load cuda",))
+    assert with_profile(None, profile, SlurmConfig).requeue is False
+    assert with_profile(None, None, SlurmConfig) == SlurmConfig()
+    section = SlurmConfig(partition="cpu")
+    assert with_profile(section, None, SlurmConfig) == section
+
+
+def test_an_error_in_a_profile_names_file_and_line(tmp_path: Path) -> None:
+    profile = write(tmp_path, "partition: gpu\nnodse: 3\n")
+    with pytest.raises(InputError, match=r"profile\.yaml, line 2: unknown key 'nodse'.*'nodes'"):
+        with_profile(SlurmConfig(), profile, SlurmConfig)
+    with pytest.raises(InputError, match=r"absent\.yaml: No such file"):
+        with_profile(None, tmp_path / "absent.yaml", SlurmConfig)
+
+
+def test_what_is_fit_alone_may_be_unfit_together(tmp_path: Path) -> None:
+    profile = write(tmp_path, "autoscale: true\nmin_replicas: 4\n")
+    section = KubernetesConfig(autoscale=True, max_replicas=2)
+    with pytest.raises(InputError, match="together: max_replicas 2 is less than min_replicas 4"):
+        with_profile(section, profile, KubernetesConfig)
