@@ -50,11 +50,7 @@ class Kubernetes:
     """The Kubernetes cluster that kubectl has chosen, with KubeRay in it."""
 
     def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Launches:
-        """Return the launches of these sweep files.
-
-        Raises:
-            InputError: naming the field, if one can't be launched with these settings.
-        """
+        """Return the launches of these sweep files."""
         odd = next((word for word in sweeps.overrides if not _PLAIN_WORD.fullmatch(word)), None)
         if odd is not None:
             raise InputError(
@@ -73,16 +69,9 @@ class Kubernetes:
         )
 
     def submit(self, plan: Launches) -> Launched:
-        """Apply the manifests with kubectl.
-
-        Raises:
-            InputError: if there is no kubectl, no cluster, or no KubeRay in it, or it refuses an
-                object; then none is made.
-        """
-        find_program(
-            "kubectl",
-            "install it, or write the manifests with --print and apply them where it is",
-        )
+        """Apply the manifests with kubectl; if the cluster refuses an object, it makes none."""
+        remedy = "install it, or write the manifests with --print and apply them where it is"
+        find_program("kubectl", remedy)
         found = _kubectl(
             ["api-resources", "--api-group=ray.io", "-o", "name"],
             "kubectl reaches no cluster: choose one with `kubectl config use-context`, or write "

@@ -15,9 +15,10 @@ from typing import Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
+from kilobit.cluster.sweep.capacity import workers_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.search.config_file import ConfigError, load_config
+from kilobit.search.config_file import load_config
 from kilobit.search.settings import Config, InputError
 
 Settings = TypeVar("Settings", bound=Config)
@@ -106,6 +107,13 @@ class PlannedRun:
     def command(self) -> tuple[str, ...]:
         """Return the words that start the run."""
         return ("kilobit", "run", self.sweep, *self.overrides, "--out", self.out)
+
+
+def run_here(file: Path, sweep: Sweep, out: Place | None, overrides: tuple[str, ...]) -> PlannedRun:
+    """Return a run on one machine with this machine's absolute paths."""
+    path = (out or sweep.out or Path("runs") / sweep.name).absolute()
+    workers = len(workers_of(sweep))
+    return PlannedRun(sweep.name, str(file.absolute()), overrides, str(path), workers, "1")
 
 
 @dataclass(frozen=True)
@@ -225,10 +233,7 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
     """
     if profile is None:
         return model() if section is None else section
-    try:
-        base = load_config(profile, model)
-    except ConfigError as error:
-        raise InputError(str(error)) from error
+    base = load_config(profile, model)
     if section is None:
         return base
     values = {name: getattr(base, name) for name in base.model_fields_set}

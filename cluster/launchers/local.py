@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kilobit.cluster.launchers.launcher import Launched, Plan, PlannedRun, Sweeps
-from kilobit.cluster.runs.folder import path_of
-from kilobit.cluster.sweep.capacity import workers_of
+from kilobit.cluster.launchers.launcher import Launched, Plan, Sweeps, run_here
 
 
 @dataclass(frozen=True)
@@ -26,19 +24,7 @@ class Local:
     def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Plan:
         """Return the runs of sweep files; no settings belong to this machine, so no profile."""
         assert profile is None, profile
-        return Plan(
-            tuple(
-                PlannedRun(
-                    name=sweep.name,
-                    sweep=str(file.absolute()),
-                    overrides=sweeps.overrides,
-                    out=str(path_of(sweep, out)),
-                    num_workers=len(workers_of(sweep)),
-                    nodes="1",
-                )
-                for file, sweep, out in sweeps.load()
-            )
-        )
+        return Plan(tuple(run_here(*each, sweeps.overrides) for each in sweeps.load()))
 
     def render(self, plan: Plan) -> str:
         """Return one command line for each run."""

@@ -158,9 +158,8 @@ def entrypoint(launch: Launch) -> str:
 
 
 def _sweep_file(launch: Launch) -> Object:
-    about = _metadata(launch, f"{launch.name}-sweep")
-    data = {launch.file: launch.text}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": data}
+    found = _object(launch, "v1", "ConfigMap", f"{launch.name}-sweep")
+    return found | {"data": {launch.file: launch.text}}
 
 
 def _ray_job(launch: Launch) -> Object:
@@ -177,18 +176,16 @@ def _ray_job(launch: Launch) -> Object:
     if config.queue is not None:
         # Kueue unsuspends it once quota is available.
         spec["suspend"] = True
-    spec["submitterPodTemplate"] = _pod(launch, [_submitter(launch)])
+    spec["submitterPodTemplate"] = {"spec": _pod_spec(launch, [_submitter(launch)])}
     spec["rayClusterSpec"] = _cluster_spec(launch)
-    about = _metadata(launch, launch.name, queued=True)
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": about, "spec": spec}
+    return _object(launch, "ray.io/v1", "RayJob", launch.name) | {"spec": spec}
 
 
 def _ray_cluster(launch: Launch) -> Object:
     spec = _cluster_spec(launch)
     if launch.config.queue is not None:
         spec = {"suspend": True, **spec}
-    about = _metadata(launch, launch.name, queued=True)
-    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": about, "spec": spec}
+    return _object(launch, "ray.io/v1", "RayCluster", launch.name) | {"spec": spec}
 
 
 def _driver(launch: Launch) -> Object:
@@ -228,9 +225,8 @@ def _driver(launch: Launch) -> Object:
     }
     if config.deadline_s is not None:
         spec["activeDeadlineSeconds"] = config.deadline_s
-    spec["template"] = _pod(launch, [container], _volumes(launch))
-    about = _metadata(launch, f"{launch.name}-driver")
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": about, "spec": spec}
+    spec["template"] = {"spec": _pod_spec(launch, [container], _volumes(launch))}
+    return _object(launch, "batch/v1", "Job", f"{launch.name}-driver") | {"spec": spec}
 
 
 def _cluster_spec(launch: Launch) -> Object:
@@ -355,10 +351,6 @@ def _volumes(launch: Launch) -> list[Object]:
     return volumes
 
 
-def _pod(launch: Launch, containers: Sequence[Object], volumes: Sequence[Object] = ()) -> Object:
-    return {"spec": _pod_spec(launch, containers, volumes)}
-
-
 def _pod_spec(
     launch: Launch,
     containers: Sequence[Object],
@@ -388,12 +380,11 @@ def _pod_spec(
     return spec
 
 
-def _metadata(launch: Launch, name: str, *, queued: bool = False) -> Object:
+def _object(launch: Launch, version: str, kind: str, name: str) -> Object:
     config = launch.config
     labels = {"app.kubernetes.io/name": "kilobit", "app.kubernetes.io/instance": launch.name}
-    if queued and config.queue is not None:
+    if kind.startswith("Ray") and config.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = config.queue
-    found: Object = {"name": name}
-    if config.namespace is not None:
-        found["namespace"] = config.namespace
-    return found | {"labels": labels}
+    space = {} if config.namespace is None else {"namespace": config.namespace}
+    about = {"name": name, **space, "labels": labels}
+    return {"apiVersion": version, "kind": kind, "metadata": about}

@@ -8,8 +8,7 @@ wrote: paths are relative to the folder of the submission.
 import math
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,18 +16,17 @@ from kilobit.cluster.launchers.launcher import (
     Launched,
     LaunchRequest,
     Plan,
-    PlannedRun,
     Sweeps,
     find_program,
     launch,
+    run_here,
     with_profile,
 )
 from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
-from kilobit.cluster.runs.folder import path_of
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of, workers_of
+from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.search.settings import InputError
 
 
@@ -80,12 +78,7 @@ class Slurm:
     chain: int = 1
 
     def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Job:
-        """Return the job of these sweep files.
-
-        Raises:
-            InputError: if a file can't be used, the files don't fit into one job, or the job has
-                no room for their workers.
-        """
+        """Return the job of these sweep files, if they fit into one."""
         if self.chain > 1 and len(sweeps.files) > 1:
             raise InputError("--chain takes one sweep file; for several set slurm.requeue")
         loaded = list(sweeps.load())
@@ -99,16 +92,16 @@ class Slurm:
         amounts = [_amounts(sweep, config) for _, sweep, _ in loaded]
         nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
         foreign = ("slurm.", "kubernetes.")
+        overrides = tuple(word for word in sweeps.overrides if not word.startswith(foreign))
+        here = [run_here(*each, overrides) for each in loaded]
         runs = tuple(
-            PlannedRun(
-                name=sweep.name,
-                sweep=os.path.relpath(file),
-                overrides=tuple(w for w in sweeps.overrides if not w.startswith(foreign)),
-                out=_relative(path_of(sweep, out)),
-                num_workers=len(workers_of(sweep)),
+            replace(
+                run,
+                sweep=os.path.relpath(run.sweep),
+                out=run.out if "://" in run.out else os.path.relpath(run.out),
                 nodes=str(config.nodes or nodes),
             )
-            for file, sweep, out in loaded
+            for run in here
         )
         name = runs[0].name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
         # Not in the run folder, which accepts no foreign files.
@@ -131,12 +124,7 @@ class Slurm:
         return "\n".join([*_head(plan), "", *_settings(plan), "", body])
 
     def submit(self, plan: Job) -> Launched:
-        """Write the script and submit it.
-
-        Raises:
-            InputError: if there is no Slurm, it has less than the job needs, or it refuses; the
-                file of the script is then as it was.
-        """
+        """Write the script and submit it; if Slurm refuses, the file is as it was."""
         program = find_program(
             "sbatch",
             "run this on a login node of a Slurm cluster, or write the script to a file with "
@@ -161,60 +149,43 @@ class Slurm:
         return Launched(tuple(numbers), "".join(f"{line}\n" for line in lines))
 
 
-def _relative(path: Place) -> str:
-    """Return a run folder relative to the folder of the submission, or its URL."""
-    return os.path.relpath(path) if isinstance(path, Path) else str(path)
-
-
 def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
-    """Return the nodes that the sweep's workers need, and the GPUs and CPUs of each node."""
-    workers = sweep.workers
+    """Return the nodes that the sweep's workers need, and the GPUs and CPUs of each node.
+
+    Raises:
+        InputError: if they have no room for the workers that the run waits for.
+    """
+    workers, size = sweep.workers, sweep.workers.shards.world_size
+    most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
     ranks = ranks_of(sweep, cpus_of(sweep))
-    number = workers.per_model * len(sweep.base_models) * workers.shards.world_size
-    gpus = ranks.gpus_per_rank or 0.0
     # The trials of a worker reserve a small share of a CPU each.
-    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / workers.shards.world_size
+    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
+    needs = (ranks.gpus_per_rank or 0.0, cpus)
+    own = (config.gpus_per_node, config.cpus_per_node)
     nodes = config.fewest_nodes
     if nodes is None:
-        each = [
-            math.floor(have / need)
-            for have, need in ((config.gpus_per_node, gpus), (config.cpus_per_node, cpus))
-            if have is not None and need
-        ]
+        pairs = zip(own, needs, strict=True)
+        each = [math.floor(have / need) for have, need in pairs if have is not None and need]
         if 0 in each:
             raise InputError(
-                f"slurm: a rank of a worker needs {gpus:g} GPUs and {cpus:g} CPUs, more than "
+                f"slurm: a rank of a worker needs {needs[0]:g} GPUs and {cpus:g} CPUs, more than "
                 "gpus_per_node and cpus_per_node"
             )
-        nodes = max([math.ceil(number / there) for there in each], default=1)
-    per_node = math.ceil(number / nodes)
-    own = (config.gpus_per_node, config.cpus_per_node)
+        nodes = max([math.ceil(most / there) for there in each], default=1)
     found = [
         # Round before `ceil`, because a sum like 0.99 + 0.01 may be a little above its exact value.
-        math.ceil(round(per_node * need, 6)) if have is None else have
-        for have, need in zip(own, (gpus, cpus), strict=True)
+        math.ceil(round(math.ceil(most / nodes) * need, 6)) if have is None else have
+        for have, need in zip(own, needs, strict=True)
     ]
-    _check_least(sweep, config, nodes, found, (gpus, cpus))
-    return nodes, found[0], max(found[1], 1)
-
-
-def _check_least(
-    sweep: Sweep,
-    config: SlurmConfig,
-    nodes: int,
-    there: Sequence[int],
-    needs: Sequence[float],
-) -> None:
-    """Refuse a job without room for the workers that its run waits for."""
-    most = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
-    least = sweep.workers.least * len(sweep.base_models) * sweep.workers.shards.world_size
-    for what, have, need in zip(("GPUs", "CPUs"), there, needs, strict=True):
-        if need and most * math.floor(round(have / need, 6)) < least:
+    top = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
+    for what, have, need in zip(("GPUs", "CPUs"), found, needs, strict=True):
+        if need and top * math.floor(round(have / need, 6)) < least:
             raise InputError(
-                f"slurm: {most} nodes with {have} {what} each have no room for {least} ranks of "
+                f"slurm: {top} nodes with {have} {what} each have no room for {least} ranks of "
                 f"workers with {need:g} {what} each: change slurm.nodes, "
                 f"slurm.{what.lower()}_per_node or workers"
             )
+    return nodes, found[0], max(found[1], 1)
 
 
 def _head(job: Job) -> list[str]:

@@ -40,14 +40,6 @@ class Nodes:
         return f"{self.number} nodes with {gpus}, {self.cpus} CPUs and {memory}"
 
 
-@dataclass(frozen=True)
-class Partition:
-    """A partition: its nodes and its time limit in seconds, None if there is none."""
-
-    nodes: tuple[Nodes, ...]
-    limit_s: int | None
-
-
 def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
     """Check that a partition has the resources that a job asks for.
 
@@ -60,7 +52,7 @@ def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> Non
     Raises:
         InputError: listing the resources that exist, if they are not enough.
     """
-    partitions, default = _partitions()
+    partitions, limits, default = _partitions()
     name = config.partition or default
     # A job may name several partitions, and a cluster may have no default: Slurm decides then.
     if name is None or "," in name:
@@ -68,24 +60,24 @@ def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> Non
     if name not in partitions:
         known = ", ".join(sorted(partitions)) or "none"
         raise InputError(f"slurm.partition: no partition is called {name!r}; there are: {known}")
-    partition = partitions[name]
+    groups, limit_s = partitions[name], limits[name]
     memory_mib = (config.memory_gib or 0) * 1024
     fit = sum(
         each.number
-        for each in partition.nodes
+        for each in groups
         if each.gpus >= gpus and each.cpus >= cpus and each.memory_mib >= memory_mib
     )
     if fit < int(nodes.split("-")[0]):
         memory = f" and {config.memory_gib:g} GiB" if config.memory_gib else ""
-        there = "; ".join(map(str, partition.nodes)) or "no nodes"
+        there = "; ".join(map(str, groups)) or "no nodes"
         raise InputError(
             f"slurm: {nodes} nodes with {gpus} GPUs, {cpus} CPUs{memory} each are asked for; "
             f"partition {name!r} has {there}"
         )
-    if config.time_s and partition.limit_s and config.time_s > partition.limit_s:
+    if config.time_s and limit_s and config.time_s > limit_s:
         raise InputError(
             f"slurm.time: {config.time} is more than the limit of partition {name!r}, "
-            f"{partition.limit_s // 3600}:{partition.limit_s // 60 % 60:02}:00"
+            f"{limit_s // 3600}:{limit_s // 60 % 60:02}:00"
         )
 
 
@@ -126,8 +118,8 @@ def _reason(problem: str, config: SlurmConfig) -> str:
     return f"slurm: {problem}"
 
 
-def _partitions() -> tuple[dict[str, Partition], str | None]:
-    """Return all partitions by name, and the name of the default one."""
+def _partitions() -> tuple[dict[str, list[Nodes]], dict[str, int | None], str | None]:
+    """Return the nodes of each partition, its time limit in seconds, and the default one."""
     text = ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
@@ -142,4 +134,4 @@ def _partitions() -> tuple[dict[str, Partition], str | None]:
         all_gpus = sum(int(many) for _, many in gpus)
         nodes[name].append(Nodes(have, cores, mib, all_gpus, ", ".join(kinds)))
         limits[name] = seconds_of(limit)
-    return {name: Partition(tuple(nodes[name]), limits[name]) for name in nodes}, default
+    return nodes, limits, default

@@ -102,8 +102,7 @@ class RunFolder:
         return Ledger(self.path / "ledger", self.attempt if self.locked else None)
 
 
-def path_of(sweep: Sweep, out: Place | None) -> Place:
-    """Return the run folder of a sweep, `out` if that is given."""
+def _path_of(sweep: Sweep, out: Place | None) -> Place:
     return (out or sweep.out or Path("runs") / sweep.name).absolute()
 
 
@@ -113,7 +112,7 @@ def holds_run(sweep: Sweep, out: Place | None) -> bool:
     Raises:
         InputError: if its store does not answer.
     """
-    path = path_of(sweep, out)
+    path = _path_of(sweep, out)
     check_reachable(path)
     return (path / "run.json").exists()
 
@@ -126,7 +125,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
         InputError: if the folder holds another run or other files, or can't be written.
         LockedError: if another process begins a run there at the same moment.
     """
-    path = path_of(sweep, out)
+    path = _path_of(sweep, out)
     check_reachable(path)
     with ExitStack() as stack:
         try:
@@ -272,7 +271,7 @@ def continue_run(
         LockedError: if another process holds the lock.
         OSError: if it can't be written.
     """
-    path = path_of(sweep, out)
+    path = _path_of(sweep, out)
     changed = _changed(open_run(path).sweep, sweep)
     if changed:
         raise InputError(
