@@ -26,10 +26,12 @@ for file; do :; done
 /bin/cp "$file" submitted; echo 7"""
 SINFO = "echo 'gpu*|9|64|64000|gpu:h100:8|1:00:00'"
 KUBECTL = """case "$*" in
-  *api-resources*) echo rayjobs.ray.io ;;
-  *) [ ! -f broken ] || { echo 'error: no' >&2; exit 1; }
-    echo "kubectl $@" >>log; /bin/cat >submitted; echo rayjob.ray.io/small created ;;
-esac"""
+  *api-resources*) echo rayjobs.ray.io; exit ;;
+  *dry-run*) ;;
+  *) echo 'the first object' >made ;;
+esac
+[ ! -f broken ] || { echo 'error: no' >&2; exit 1; }
+echo "kubectl $@" >>log; /bin/cat >submitted; echo rayjob.ray.io/small created"""
 
 
 @dataclass(frozen=True)
