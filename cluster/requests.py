@@ -307,7 +307,8 @@ class SlurmRequest(Request):
         only_print (--print): print the batch script and submit nothing.
         chain (--chain N): submit N jobs that resume the run one after another, where jobs can't be
             requeued.
-        out (--out DIR): run folder (default: runs/NAME); with several sweep files DIR/NAME of each.
+        out (--out DIR): run folder (default: as in the sweep file); with several sweep files
+            DIR/NAME of each.
     """
 
     words: tuple[_LocalWord, ...]
@@ -340,11 +341,14 @@ class KubernetesRequest(Request):
         profile (--profile FILE): YAML with the keys of the section `kubernetes`; values in a sweep
             file override it.
         only_print (--print): print the manifests and apply nothing.
+        out (--out DIR): run folder (default: as in the sweep file); with several sweep files
+            DIR/NAME of each.
     """
 
     words: tuple[_LocalWord, ...]
     profile: Path | None = None
     only_print: bool = False
+    out: Place | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

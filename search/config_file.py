@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, InputError
 
 Settings = TypeVar("Settings", bound=Config)
 # Terms of YAML for pydantic's terms of Python and JSON.
@@ -28,7 +28,7 @@ _IN_YAML = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """Error for a settings file that can't be used."""
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from kilobit.cluster.cli.certify import certify_runs
 from kilobit.cluster.cli.proofs import verify_front
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
+from kilobit.cluster.launchers.launcher import Sweeps
+from kilobit.cluster.launchers.local import Local
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.folder import (
     RunFolder,
@@ -90,15 +93,15 @@ def run(request: RunRequest) -> int:
     """Begin a run, or only check its sweep file."""
     began = time.monotonic()
     console = Terminal()
-    sweep = load_sweep(request.sweep, request.overrides)
-    folder = request.sweep.absolute().parent
     if is_outside(request.address) and not request.dry_run:
         flags = (
             ["--continue"] * request.go_on + ["--take-over"] * request.take_over + _logged(request)
         )
-        out = request.out or sweep.out or Path("runs") / sweep.name
-        where = [str(request.sweep.absolute()), "--out", str(out.absolute())]
-        return _drive(request.address, ["run", *where, *flags, *request.overrides])
+        launcher = Local(partial(_drive, request.address), tuple(flags))
+        sweeps = Sweeps((request.sweep,), request.overrides, request.out)
+        return launcher.submit(launcher.plan(sweeps)).status
+    sweep = load_sweep(request.sweep, request.overrides)
+    folder = request.sweep.absolute().parent
     if request.take_over and not request.go_on:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
     if request.dry_run:

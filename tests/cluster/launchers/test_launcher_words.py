@@ -1,4 +1,4 @@
-"""Words of a command line that name files or change values, and paths that are on a store."""
+"""Words of a command line, paths that are on a store, and profiles that a sweep overrides."""
 
 from pathlib import Path
 
@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from kilobit import launch
-from kilobit.cluster.launchers.profile import sweeps_and_overrides
-from kilobit.search.settings import InputError
+from kilobit.cluster.launchers.launcher import Sweeps
 from tests.conftest import REPOSITORY
 
 QUICKSTART = (REPOSITORY / "examples" / "quickstart.yaml").read_text("utf-8")
@@ -26,11 +25,9 @@ def odd_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_word_with_an_equals_sign_is_a_file_if_it_names_one(odd_file: str) -> None:
-    files, overrides = sweeps_and_overrides([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
-    assert files == [Path(odd_file), Path("other.yaml")]
-    assert overrides == ["seed=3", "a=c/q.yaml"]
-    with pytest.raises(InputError, match="no sweep file is given"):
-        sweeps_and_overrides(["a=c/q.yaml"])
+    sweeps = Sweeps.of([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
+    assert sweeps.files == (Path(odd_file), Path("other.yaml"))
+    assert sweeps.overrides == ("seed=3", "a=c/q.yaml")
 
 
 @pytest.mark.parametrize("command", ["kubernetes", "slurm"])
