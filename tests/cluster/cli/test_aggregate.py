@@ -162,7 +162,7 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
     one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
     (source,), _ = open_sources([one])
     about, found = at_last_rung(source.read("candidates"), source.read("rungs"), Rung(0, 4, 1))
-    assert [row["candidate"] for row in about] == [row["candidate"] for row in found] == ["a", "b"]
+    assert [one.candidate for one in about] == [one.candidate for one in found] == ["a", "b"]
     for rung_number, num_examples in ((1, 4), (0, 5)):
         last = Rung(rung_number, num_examples, 1)
         assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])

@@ -17,6 +17,7 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
 from tests.support.judges.judge_server import Server, completion
 from tests.support.rows import rows_of, write_rows
@@ -215,16 +216,16 @@ def test_a_judge_in_a_search_scores_fails_a_candidate_or_stops_the_run(
     setup = (sweep.model_dump_json(), str(tmp_path), str(tmp_path / "run"), "llama", "llama-0", 1)
     evaluator = RungEvaluator(EvaluatorSetup(*setup))
 
-    def row(text: str) -> dict[str, Any]:
+    def record(text: str) -> RungRecord:
         about = {"task": "mine", "model": "llama", "prompt": Prompt(instruction=text)}
-        return evaluator.run_rung(Candidate.model_validate(about).canonical(), FIRST)
+        return evaluator.run_rung(Candidate.model_validate(about).canonical(), FIRST).record
 
     # Always the place: every example a tie.
-    assert row("one")["score"] == 0.5
+    assert record("one").score == 0.5
     server.always = completion("no idea")
-    failed = row("another text")
-    assert failed.get("score") is None
-    assert "was not judged: the judge gave no verdict" in failed["error"]
+    failed = record("another text")
+    assert failed.score is None
+    assert "was not judged: the judge gave no verdict" in (failed.error or "")
     server.always = (503, b"", {})
     with pytest.raises(EndpointError, match="in a row"):
-        row("a third one")
+        record("a third one")

@@ -269,18 +269,18 @@ def test_the_evaluator_estimates_first_and_codes_in_the_last_rung(
     )
     evaluator, ledger = RungEvaluator(setup), Ledger(tmp_path / "run" / "ledger")
     candidate = Candidate(task="numbers", model="llama", adapter=spec(size=8, steps=4))
-    first = evaluator.run_rung(candidate.canonical(), Rung(0, 4, 2))
-    assert first.get("error") is None
-    assert first["train_steps"] == 2
-    assert first["program"] is None
+    first = evaluator.run_rung(candidate.canonical(), Rung(0, 4, 2)).record
+    assert first.error is None
+    assert first.train_steps == 2
+    assert first.program is None
     assert rows_of(ledger, "programs") == []
-    last = evaluator.run_rung(candidate.canonical(), Rung(1, 8, 4))
-    assert last.get("error") is None
-    assert last["train_steps"] == 4
-    assert last["excess_bits"] != first["excess_bits"]
+    last = evaluator.run_rung(candidate.canonical(), Rung(1, 8, 4)).record
+    assert last.error is None
+    assert last.train_steps == 4
+    assert last.excess_bits != first.excess_bits
     row = rows_of(ledger, "programs")[0]
-    assert row["program"] == last["program"]
-    assert last["payload_bits"] == 8 * len(row["payload"])
+    assert row["program"] == last.program
+    assert last.payload_bits == 8 * len(row["payload"])
     # One program only: there are no coarser ones of the same adapter.
     assert len(rows_of(ledger, "rungs")) == 2
     outputs = [row["output"] for row in rows_of(ledger, "predictions") if row["rung"] == 1]
