@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
@@ -68,28 +69,28 @@ class Chat:
         clock: monotonic seconds.
 
     Raises:
-        ValueError: if the variable of the key is not set, or does not hold a valid key, or if the
-            environment's proxy can't be used.
+        ValueError: if the variable of the key is not set, or does not hold a valid key.
     """
 
     def __init__(self, config: EndpointJudge, clock: Callable[[], float]) -> None:
-        import httpx2
-
         self._config, self._clock = config, clock
         self._key = key_in(config.key_variable)
+
+    @cached_property
+    def _client(self) -> Any:
+        # Only processes that ask an endpoint load it.
+        import httpx2
+
         # Compressed replies would evade the size limit.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        limits, timeout_s = httpx2.Limits(max_connections=None), self._config.timeout_s
         try:
-            self._client = httpx2.Client(
-                headers=headers,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-                timeout=config.timeout_s,
-                limits=httpx2.Limits(max_connections=None),
-            )
+            return httpx2.Client(headers=headers, cookies=jar, timeout=timeout_s, limits=limits)
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            raise ValueError(f"judge: the environment's proxy can't be used: {error}") from None
+            raise EndpointError(f"judge: the environment's proxy can't be used: {error}") from None
 
     def ask(self, body: Mapping[str, Any]) -> Reply:
         """Send one request and return its reply.
@@ -105,8 +106,6 @@ class Chat:
         ends = self._clock() + self._config.timeout_s
         try:
             with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
-                if not response.is_success:
-                    raise self._refusal(response, ends)
                 content = self._read(response, ends)
         except httpx2.TimeoutException:
             raise TryAgainError(f"no reply in {self._config.timeout_s:g} s") from None
@@ -114,6 +113,8 @@ class Chat:
             raise TryAgainError(self._blot(f"no connection: {error}")) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
+        if not response.is_success:
+            raise self._refusal(response, content)
         if len(content) > _MOST_BYTES:
             raise TryAgainError(f"invalid reply: more than {_MOST_BYTES} bytes")
         try:
@@ -122,26 +123,25 @@ class Chat:
             raise TryAgainError(f"invalid reply: {error}") from None
 
     def _read(self, response: Any, ends: float) -> bytes:
-        """Return the body, cut soon after the size limit; slow bodies end at the time limit too."""
+        """Return the body, none if that of a refusal breaks; slow bodies end at the time limit."""
         import httpx2
 
         content = bytearray()
-        for piece in response.iter_raw():
-            content += piece
-            if self._clock() > ends:
-                raise httpx2.ReadTimeout("the body is slow")
-            if len(content) > _MOST_BYTES:
-                break
-        return bytes(content)
+        with suppress(*() if response.is_success else (httpx2.TransportError,)):
+            for piece in response.iter_raw():
+                content += piece
+                if self._clock() > ends:
+                    raise httpx2.ReadTimeout("the body is slow")
+                if len(content) > _MOST_BYTES:
+                    break
+            return bytes(content)
+        # It may end within the key.
+        return b""
 
-    def _refusal(self, response: Any, ends: float) -> Exception:
-        import httpx2
-
-        said, code = "", response.status_code
-        with suppress(httpx2.TransportError):
-            # Redact before cutting, or a piece of the key could remain.
-            said = self._blot(self._read(response, ends).decode("utf-8", "replace"))
-        said = " ".join(said.split())[:_SHOWN]
+    def _refusal(self, response: Any, content: bytes) -> Exception:
+        code = response.status_code
+        # Redact before cutting, or a piece of the key could remain.
+        said = " ".join(self._blot(content.decode("utf-8", "replace")).split())[:_SHOWN]
         reason = f"status {code}" + (f": {said}" if said else "")
         if code in _PASSING or code >= 500:
             return TryAgainError(reason, _seconds(response.headers.get("Retry-After")))

@@ -181,6 +181,13 @@ def test_what_cannot_pass_ends_all_with_one_message_without_the_key(
     assert len(server.asked) <= 2
 
 
+def test_a_refusal_that_breaks_shows_no_piece_of_the_key(server: Server, tmp_path: Path) -> None:
+    said = f"400\r\nwrong key {KEY[:12]}".encode()
+    server.always = (401, said, {"Transfer-Encoding": "chunked"})
+    with pytest.raises(EndpointError, match="status 401; the key comes from JUDGE_KEY"):
+        endpoint(server, tmp_path, key_variable="JUDGE_KEY").verdicts(QUESTIONS[:1])
+
+
 def test_an_endpoint_that_is_down_is_one_message(server: Server, tmp_path: Path) -> None:
     judge = endpoint(server, tmp_path, retries=2)
     server.stop()
@@ -227,8 +234,9 @@ def test_an_invalid_proxy_is_named_without_its_password(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "ftp://me:hunter2@proxy:1")
-    with pytest.raises(ValueError, match=r"proxy can't be used: .*ftp") as caught:
-        endpoint(server, tmp_path)
+    judge = endpoint(server, tmp_path, url="http://judge.invalid/v1")
+    with pytest.raises(EndpointError, match=r"proxy can't be used: .*ftp") as caught:
+        judge.verdicts(QUESTIONS)
     assert "hunter2" not in str(caught.value)
 
 
