@@ -46,7 +46,7 @@ _PAGES = (".html", ".htm")
 def report(args: argparse.Namespace) -> int:
     """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
-    out = _out(args)
+    out = page_path(args.runs, args.out)
     try:
         overlay = _overlay(args.overlay, args.columns)
         runs, imported = open_sources(args.runs)
@@ -132,15 +132,15 @@ def make(
     )
 
 
-def _out(args: argparse.Namespace) -> Place:
+def page_path(runs: Sequence[Place], out: Place | None) -> Place:
     """Return the path of the page.
 
     Raises:
         InputError: if it is ambiguous, a folder, or has another ending than HTML files.
     """
-    if args.out is None and len(args.runs) > 1:
+    if out is None and len(runs) > 1:
         raise InputError("a report of several runs has no default path: give -o FILE.html")
-    out: Place = args.runs[0] / "report.html" if args.out is None else args.out
+    out = runs[0] / "report.html" if out is None else out
     if isinstance(out, Path) and out.is_dir():
         raise InputError(f"-o {out}: that is a folder; give a file such as {out / 'report.html'}")
     if not out.name.lower().endswith(_PAGES):
