@@ -46,7 +46,7 @@ _PAGES = (".html", ".htm")
 def report(request: ReportRequest) -> int:
     """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
-    out = _out(request)
+    out = page_path(request.runs, request.out)
     try:
         overlay = _overlay(request.overlay, request.columns)
         runs, imported = open_sources(request.runs)
@@ -132,15 +132,15 @@ def make(
     )
 
 
-def _out(request: ReportRequest) -> Place:
+def page_path(runs: Sequence[Place], out: Place | None) -> Place:
     """Return the path of the page.
 
     Raises:
         InputError: if it is ambiguous, a folder, or has another ending than HTML files.
     """
-    if request.out is None and len(request.runs) > 1:
+    if out is None and len(runs) > 1:
         raise InputError("a report of several runs has no default path: give -o FILE.html")
-    out: Place = request.runs[0] / "report.html" if request.out is None else request.out
+    out = runs[0] / "report.html" if out is None else out
     if isinstance(out, Path) and out.is_dir():
         raise InputError(f"-o {out}: that is a folder; give a file such as {out / 'report.html'}")
     if not out.name.lower().endswith(_PAGES):

@@ -168,6 +168,39 @@ def _execute(
     check_s: float,
     log_level: str = "info",
 ) -> int:
+    from kilobit.cluster.driver.attempt import StoppedError
+    from kilobit.cluster.fleet.pool import PoolError
+
+    began = time.monotonic()
+    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
+    kept = f"every finished rung is kept. Go on with:\n  {go_on}"
+    try:
+        outcome, front = attempt(run_folder, plan, console, address, log_level)
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; {kept}")
+        return INTERRUPTED
+    except PoolError as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        return FAILED
+    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        console.print(f"stopped; {kept}")
+        return FAILED
+    outcome.seconds = {"check": check_s, **outcome.seconds}
+    seconds = check_s + time.monotonic() - began
+    return _summarise(front, outcome, console, seconds, plan.num_candidates)
+
+
+def attempt(
+    run_folder: RunFolder, plan: "Plan", console: Console, address: str | None, log_level: str
+) -> tuple["Outcome", RunFront]:
+    """Search, verify the front and, if the sweep says so, certify it; keep the run's log.
+
+    Raises:
+        InputError, PoolError: if nothing could be started; a run without results is deleted.
+        StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
+        KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
+    """
     from kilobit.cluster.driver.attempt import StoppedError, execute
     from kilobit.cluster.fleet.pool import PoolError
 
@@ -175,10 +208,7 @@ def _execute(
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
         _LOG.warning("damaged, will be recomputed: %s", line)
-    began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
-    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
-    kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome = execute(run_folder, plan, console, address)
         front = RunFront(run_folder)
@@ -191,28 +221,20 @@ def _execute(
         _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
         _LOG.warning("interrupted")
-        console.print(f"\ninterrupted; {kept}")
-        return INTERRUPTED
+        raise
     except (InputError, PoolError, ConnectionError) as error:
         _LOG.error("stopped: %s", error)
         close_log()
         discard_run(run_folder)
         if isinstance(error, ConnectionError):
             raise no_cluster(address, error) from error
-        if isinstance(error, InputError):
-            raise
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
+        raise
     except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
         _LOG.error("stopped: %s", error)
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        console.print(f"stopped; {kept}")
-        return FAILED
+        raise
     finally:
         close_log()
-    outcome.seconds = {"check": check_s, **outcome.seconds}
-    seconds = check_s + time.monotonic() - began
-    return _summarise(front, outcome, console, seconds, plan.num_candidates)
+    return outcome, front
 
 
 def _certify(front: RunFront, console: Console) -> list[str]:

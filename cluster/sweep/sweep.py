@@ -5,7 +5,7 @@ message names file, line, field, value and what is allowed.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,7 +25,7 @@ from kilobit.cluster.sweep.workers import Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.config_file import apply_override, load_config
+from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from kilobit.search.rungs import RungConfig
@@ -203,7 +203,24 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         InputError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
     """
     sweep = load_config(path, Sweep, overrides, _VARIANTS)
-    folder = path.absolute().parent
+    return _with_cache(sweep, path.absolute().parent)
+
+
+def make_sweep(settings: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Return the sweep of settings made in Python, checked as `load_sweep` checks a file.
+
+    Args:
+        settings: the settings, as in a sweep file.
+        folder: where its relative paths start.
+        overrides: changes, as on the command line.
+
+    Raises:
+        InputError: for any unknown, missing or unfit value.
+    """
+    return _with_cache(check_config(settings, "sweep", Sweep, overrides, _VARIANTS), folder)
+
+
+def _with_cache(sweep: Sweep, folder: Path) -> Sweep:
     cache = None if sweep.cache is None else under(folder, sweep.cache)
     return sweep.model_copy(update={"cache": cache})
 

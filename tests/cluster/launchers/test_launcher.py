@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from kilobit.cluster.launchers.kubernetes import Kubernetes
-from kilobit.cluster.launchers.launcher import Launcher, LaunchRequest, Sweeps, launch
+from kilobit.cluster.launchers.launcher import Launcher, Sweeps, launch
 from kilobit.cluster.launchers.local import Local
 from kilobit.cluster.launchers.slurm import Slurm
+from kilobit.cluster.requests import KubernetesRequest
 from kilobit.evaluators.ledger.storage import place
 from kilobit.launch import parse
 from kilobit.search.settings import InputError
@@ -152,7 +153,7 @@ def test_the_text_runs_the_command_that_is_run_on_this_machine(lab: Lab, out: st
             del command[-2:]
         assert sorted(argv) == sorted([*command, *lab.options])
         asked, same = parse(argv), parse(local.command[1:])
-        assert asked.overrides == same.overrides == ["seed=3", "budget.seconds=60"]
+        assert asked.overrides == same.overrides == ("seed=3", "budget.seconds=60")
         assert asked.sweep.name == same.sweep.name
         assert out is None or asked.out == same.out
 
@@ -170,7 +171,7 @@ def test_a_path_with_signs_of_the_shell_works(lab: Lab, path: str) -> None:
         assert copy == Path(file).read_text()
     else:
         assert asked.sweep.absolute() == Path(file).absolute()
-    assert asked.overrides == ["seed=3"]
+    assert asked.overrides == ("seed=3",)
     assert not Path("ran").exists()
 
 
@@ -191,7 +192,7 @@ def test_what_no_place_can_run_is_refused_in_the_same_words(lab: Lab) -> None:
 
 def test_what_is_submitted_is_what_is_printed(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     words = (write(), write("other"))
-    assert launch(lab.launcher, LaunchRequest(words, only_print=True)) == 0
+    assert launch(lab.launcher, KubernetesRequest(words=words, only_print=True)) == 0
     printed = capsys.readouterr().out
     assert set(files()) == set(words)
     plan = lab.launcher.plan(Sweeps.of(words), None)
