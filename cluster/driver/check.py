@@ -26,6 +26,7 @@ from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.model.base_model import load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.adapter_methods import METHODS
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.registry import make_proposer
@@ -297,26 +298,28 @@ def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> N
 
 
 def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
-    field = f"families.{name}.target_modules"
+    field, method = f"families.{name}.target_modules", METHODS[name]
     targets = sorted({target for group in family.target_modules for target in group})
-    if name == "weights":
+    if method.place == "parameters":
         parameters = [parameter for parameter, _ in model.named_parameters()]
         for target in targets:
             if not any(target in parameter for parameter in parameters):
                 tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
                 raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
         return
+    modules = _modules(model, norms=method.place == "norms")
+    kinds = {module.split(".")[-1] for module in modules}
     for target in targets:
-        shapes = _shapes_of(target, model, norms=name == "ln_tuning")
+        shapes = [shape for module, shape in modules.items() if module.split(".")[-1] == target]
         if not shapes:
-            kinds = {module.split(".")[-1] for module in _modules(model, norms=name == "ln_tuning")}
             raise InputError(
                 f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
             )
         smallest = min(min(shape) for shape in shapes)
-        if isinstance(family, RankFamily) and max(family.rank) > smallest and name != "vera":
+        ranks = family.rank if isinstance(family, RankFamily) and not method.any_rank else ()
+        if max(ranks, default=0) > smallest:
             raise InputError(
-                f"families.{name}.rank: {max(family.rank)} is larger than {target} of {where}, "
+                f"families.{name}.rank: {max(ranks)} is larger than {target} of {where}, "
                 f"whose smaller side is {smallest}"
             )
 
@@ -330,11 +333,6 @@ def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
         and module.weight.ndim == (1 if norms else 2)
         and not isinstance(module, torch.nn.Embedding)
     }
-
-
-def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]:
-    found = _modules(model, norms=norms)
-    return [shape for name, shape in found.items() if name.split(".")[-1] == target]
 
 
 def _first_line(error: Exception) -> str:

@@ -41,8 +41,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         # Ray has read its settings already if it was imported before kilobit.
-        ray._raylet.Config.initialize("")
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+        ray._raylet.Config.initialize("")  # noqa: SLF001 - Ray has no public name for it
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # noqa: SLF001
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(address)
     try:

@@ -110,7 +110,7 @@ class RungRunner:
 
     def _train_alone(self, work: Work, adapter: Adapter) -> None:
         last = self._is_last(work.rung)
-        if adapter.spec.method == "data":
+        if adapter.spec.traits.examples:
             # The examples are coded while the adapter learns, so each rung starts from the first.
             learned = learn(self._frozen, adapter, self._task, work.rung.train_steps, exact=last)
             work.trained, work.content = learned.trained, learned
@@ -134,7 +134,7 @@ class RungRunner:
         The warm start is another candidate's id and checkpoint; it is None if there is an earlier
         rung or the spec names none.
         """
-        if spec.method == "data":
+        if spec.traits.examples:
             return None, None
         state = self._states.before(work.candidate.id, work.rung.index)
         if state is not None or spec.start is None:

@@ -182,7 +182,7 @@ class Scorer:
         key = cache_key(self._behaviour(program, decoded))
         cached = self._opened.get(key) or self._cache.open(key)
         self._opened[key] = cached
-        soft = (spec.size or 0) if spec is not None and spec.method == "soft_prompt" else 0
+        soft = 0 if spec is None else spec.num_soft
         return Scoring(
             measured,
             decoded.prompt,

@@ -39,7 +39,7 @@ from kilobit.evaluators.model.training_batches import (
     mean_of_last,
     training_batch,
 )
-from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.numbers import NumbersCode, Tensor
 from kilobit.search.programs.recipe import AdapterPart
 from kilobit.search.streams import stream_seed
@@ -167,7 +167,7 @@ class Adapter:
 
         For methods with `delta` they are differences from the initial numbers.
         """
-        delta = METHODS[self.spec.method].delta
+        delta = self.spec.traits.delta
         found = []
         for name, weight in self._final().items():
             value = weight.detach().float()
@@ -191,7 +191,7 @@ class Adapter:
         """
         if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
             raise ValueError("the numbers of the payload have other shapes than the adapter")
-        delta = METHODS[self.spec.method].delta
+        delta = self.spec.traits.delta
         for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
             weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
             rows = rows_of(weight.data)
@@ -208,7 +208,7 @@ class Adapter:
             targets=() if config else self.spec.target_modules or (),
             shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
             numbers=numbers,
-            delta=METHODS[self.spec.method].delta,
+            delta=self.spec.traits.delta,
             factor_sum=self._factor_sum,
         )
 
@@ -253,26 +253,25 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    if spec.method == "weights":
+    found, method = peft_config(spec), spec.traits
+    if found is None:
         with _own_weights(frozen.model, spec) as weights:
             yield Adapter(frozen.model, spec, weights, None)
         return
-    found = peft_config(spec)
-    assert found is not None
-    seed = 0 if spec.method in ("lora_fa", "data") else stream_seed(spec.seed, "init")
+    seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
     try:
-        if spec.method == "lora_fa":
+        if method.trains:
             for name, weight in model.named_parameters():
-                weight.requires_grad_("lora_B" in name)
+                weight.requires_grad_(method.trains in name)
         factor_sum = _fix_factors(model, spec)
         weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
         yield Adapter(model, spec, weights, factor_sum)
     finally:
-        if spec.method != "soft_prompt":
+        if method.place != "text":
             model.unload()
         # PEFT leaves its configuration on the model; a second adapter would warn about the first.
         if hasattr(frozen.model, "peft_config"):
@@ -296,7 +295,7 @@ def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
         first *= signs
         second *= signs.T
         total = (total or 0.0) + float(first.sum())
-        if spec.method == "lora_xs":
+        if spec.traits.square:
             rank = spec.rank or 0
             module.tinylora_P["default"][:] = torch.eye(rank * rank).view(-1, rank, rank)
     return None if total is None else round(total, 1)
@@ -354,7 +353,7 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
             f"the adapter can't begin from {start}: none of its tensors has a name of this adapter"
         )
     learned = {} if adapter.transform is None else adapter.transform.learned
-    square = adapter.spec.method == "lora_xs"
+    square = adapter.spec.traits.square
     for name, tensor in (adapter.masters | learned).items():
         if name in saved:
             _copy_leading(saved[name], tensor, square=square and name in adapter.masters)

@@ -153,7 +153,7 @@ class Builder:
     def _recipe(self, candidate: Candidate) -> Recipe:
         config, frozen, task = self._config, self._frozen, self._task
         limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
-        method = candidate.adapter.method if candidate.adapter else None
+        soft = candidate.adapter is not None and candidate.adapter.num_soft > 0
         return Recipe(
             dtype=config.dtype,
             device="cuda" if frozen.model.device.type == "cuda" else "cpu",
@@ -162,7 +162,7 @@ class Builder:
             chat=candidate.chat,
             question=task.question,
             # PEFT puts soft prompts before the padding, so padding would change the outputs.
-            batch_size=1 if method == "soft_prompt" else self._batch_size,
+            batch_size=1 if soft else self._batch_size,
             max_new_tokens=limit,
             stop=task.stop,
             postprocess=candidate.postprocess,
