@@ -197,10 +197,9 @@ def _predict(
     questions = [(slot, question) for slot, (question, _) in zip(slots, rows, strict=True)]
     with Pack(frozen.model, [job.changes for job in jobs], frozen.shard) as pack:
         reading = Reading(pack, questions, pad, device)
-        rest = reading.begin()
+        rest = reading.begin([answer for _, answer in rows])
         with pack.rows(reading.slots):
-            whole = [left + answer for left, (_, answer) in zip(rest, rows, strict=True)]
-            logits = reading.read(whole, longest + 1)
+            logits = reading.read(rest, longest + 1)
     return logits[:, :-1], torch.tensor(labels, device=device)
 
 
