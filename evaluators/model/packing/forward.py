@@ -101,7 +101,6 @@ class Reading:
         with self._pack.rows(self._tensor(list(shared))):
             self.read([ids[slot][:length] for slot, length in shared.items()], 1)
         position = {slot: i for i, slot in enumerate(shared)}
-        # A row without a copy of a prefix takes any; it is masked.
         source = self._tensor([position.get(slot, 0) for slot, _ in self._rows])
         lengths = self._tensor([shared.get(slot, 0) for slot, _ in self._rows])
         copied = self._tensor(kept)
@@ -113,6 +112,11 @@ class Reading:
         for layer in self._cache.layers:
             layer.keys = _copied(layer.keys, source, slots)
             layer.values = _copied(layer.values, source, slots)
+            if not all(slot in shared for slot, _ in self._rows):
+                # A masked number counts zero times, but zero times another candidate's NaN is NaN.
+                own = (lengths > 0)[:, None, None, None]
+                layer.keys = layer.keys.where(own, torch.zeros_like(layer.keys))
+                layer.values = layer.values.where(own, torch.zeros_like(layer.values))
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
