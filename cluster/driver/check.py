@@ -314,10 +314,12 @@ def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> 
                 f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
             )
         smallest = min(min(shape) for shape in shapes)
-        if isinstance(family, RankFamily) and max(family.rank) > smallest and name != "vera":
+        # A product of two factors of full rank has more numbers than the matrix that it changes.
+        most = smallest - 1 if name in ("lora", "lora_fa") else smallest
+        if isinstance(family, RankFamily) and max(family.rank) > most and name != "vera":
             raise InputError(
-                f"families.{name}.rank: {max(family.rank)} is larger than {target} of {where}, "
-                f"whose smaller side is {smallest}"
+                f"families.{name}.rank: {max(family.rank)} is too large for {target} of {where}, "
+                f"whose smaller side is {smallest}; the largest is {most}"
             )
 
 
