@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -24,6 +23,7 @@ from kilobit.cluster.sweep.tracker_settings import check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.model.adapter_check import check_family, runs
 from kilobit.evaluators.model.base_model import load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
@@ -33,11 +33,6 @@ from kilobit.search.settings import InputError
 from kilobit.search.space import (
     DataFamily,
     Families,
-    LayersFamily,
-    PromptFamily,
-    RankFamily,
-    TargetsFamily,
-    TokensFamily,
 )
 from kilobit.search.task import Task
 
@@ -248,9 +243,10 @@ def _check_model(
             model = AutoModelForCausalLM.from_config(model_config)
     except Exception as error:  # transformers raises many types here too
         raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    run = runs(model)
     for name, family in families.named().items():
         if family.candidates:
-            _check_family(name, family, model, where)
+            check_family(name, family, model, where, run=run)
         if True in family.chat and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     return shapes_of(model)
@@ -269,74 +265,6 @@ def _is_cached(config: BaseModelConfig) -> bool:
     assert config.hub is not None
     found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
     return isinstance(found, str)
-
-
-def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
-    """Check that targets, layers and tokens of a family exist, and that ranks fit the targets."""
-    if isinstance(family, LayersFamily):
-        _check_layers(name, family, int(model.config.num_hidden_layers), where)
-    if isinstance(family, TargetsFamily):
-        _check_targets(name, family, model, where)
-    if isinstance(family, TokensFamily):
-        vocabulary = int(model.config.vocab_size)
-        outside = [t for group in family.tokens for t in group if not 0 <= t < vocabulary]
-        if outside:
-            raise InputError(
-                f"families.{name}.tokens: there is no token {outside[0]}; {where} has {vocabulary}"
-            )
-
-
-def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> None:
-    for group in family.layers:
-        outside = [layer for layer in group or () if not 0 <= layer < layers]
-        if outside:
-            raise InputError(
-                f"families.{name}.layers: there is no layer {outside[0]}; {where} has layers 0 to "
-                f"{layers - 1}"
-            )
-
-
-def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
-    field = f"families.{name}.target_modules"
-    targets = sorted({target for group in family.target_modules for target in group})
-    if name == "weights":
-        parameters = [parameter for parameter, _ in model.named_parameters()]
-        for target in targets:
-            if not any(target in parameter for parameter in parameters):
-                tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
-                raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
-        return
-    for target in targets:
-        shapes = _shapes_of(target, model, norms=name == "ln_tuning")
-        if not shapes:
-            kinds = {module.split(".")[-1] for module in _modules(model, norms=name == "ln_tuning")}
-            raise InputError(
-                f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
-            )
-        smallest = min(min(shape) for shape in shapes)
-        # A product of two factors of full rank has more numbers than the matrix that it changes.
-        most = smallest - 1 if name in ("lora", "lora_fa") else smallest
-        if isinstance(family, RankFamily) and max(family.rank) > most and name != "vera":
-            raise InputError(
-                f"families.{name}.rank: {max(family.rank)} is too large for {target} of {where}, "
-                f"whose smaller side is {smallest}; the largest is {most}"
-            )
-
-
-def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the linear modules, or of the normalisation layers, by name."""
-    return {
-        name: tuple(module.weight.shape)
-        for name, module in model.named_modules()
-        if getattr(module, "weight", None) is not None
-        and module.weight.ndim == (1 if norms else 2)
-        and not isinstance(module, torch.nn.Embedding)
-    }
-
-
-def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]:
-    found = _modules(model, norms=norms)
-    return [shape for name, shape in found.items() if name.split(".")[-1] == target]
 
 
 def _first_line(error: Exception) -> str:

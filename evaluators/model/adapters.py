@@ -290,11 +290,11 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
         yield Adapter(model, spec, weights, factor_sum)
     finally:
-        _remove_adapter(frozen.model)
+        remove_adapter(frozen.model)
 
 
-def _remove_adapter(model: Any) -> None:
-    """Put the base layers back, also those of an adapter that PEFT refused half-way."""
+def remove_adapter(model: Any) -> None:
+    """Put the base layers of a model back, also those of an adapter that PEFT refused half-way."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):

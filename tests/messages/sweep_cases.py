@@ -171,7 +171,7 @@ MODELS = [
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
     bad("there is no layer 2; {model} has layers 0 to 1", families=lora(layers=[[2]])),
     bad(
-        "families.lora.rank: 64 is larger than q_proj of {model}, whose smaller side is 32",
+        "families.lora.rank: 64 is too large for q_proj of {model}, whose smaller side is 32",
         families=lora(rank=[64]),
     ),
     bad(

@@ -88,8 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "llama4": Architecture(
         "llama4_text",
-        _HEADS
-        | {"intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 8},
+        _HEADS | {"intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 8},
         "q_proj",
         "o_proj",
         "input_layernorm",
@@ -110,6 +109,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         "dense_4h_to_h",
         "input_layernorm",
         "ALiBi, fused qkv",
+    ),
+    "mamba": Architecture(
+        "mamba",
+        {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        "in_proj",
+        "x_proj",
+        "norm",
+        "state space",
     ),
     "deepseek_v3": Architecture(
         "deepseek_v3",
