@@ -24,7 +24,7 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.model.adapter_check import check_family, runs
-from kilobit.evaluators.model.base_model import load_tokenizer, source
+from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
@@ -238,6 +238,7 @@ def _check_model(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     try:
+        check_source(where, options)
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
