@@ -11,23 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kilobit.search.rungs import Rung
+from kilobit.search.records import RungRecord
 
-MESSAGE_KEYS = (
-    "candidate",
-    "rung",
-    "score",
-    "program_bits",
-    "payload_bits",
-    "num_examples",
-    "num_generated",
-    "against",
-    "gap",
-    "verdict",
-    "left",
-    "error",
-    "seconds",
-)
 _LOG = logging.getLogger("kilobit")
 
 
@@ -79,18 +64,27 @@ class EvaluatorSetup:
     log_level: int = logging.INFO
 
 
-def rung_part(candidate_id: str, rung: Rung) -> str:
-    """Return the name of the ledger parts of a candidate at a rung."""
-    return f"{candidate_id}-r{rung.index}"
-
-
-def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a rung's row that a decision needs."""
-    return {key: row.get(key) for key in MESSAGE_KEYS}
-
-
 Line = tuple[int, float, str]
 """Level, seconds since 1970, and text."""
+
+
+@dataclass(frozen=True)
+class RungReply:
+    """Reply of a worker that was asked to run a candidate at a rung.
+
+    Attributes:
+        record: the result.
+        together: results of every candidate of the same batch, so that the driver decides them in
+            the order of their proposals whichever arrives first.
+        worker: name of the worker.
+        log: log lines of the worker since its last reply.
+    """
+
+    record: RungRecord
+    together: tuple[RungRecord, ...]
+    worker: str = ""
+    log: Sequence[Line] = ()
+
 
 _MOST_LINES, _MOST_CHARACTERS = 200, 2000
 

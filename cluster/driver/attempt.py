@@ -7,7 +7,7 @@ are not tried again, and candidates between two rungs resume at the later one.
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
 from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.registry import make_scheduler
 from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.search import Search
@@ -102,14 +103,14 @@ def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Re
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
-    search = Search(proposer, scheduler, f"{sweep.length}_bits", sweep.budget.candidates)
+    search = Search(proposer, scheduler, sweep.length, sweep.budget.candidates)
     try:
         state = replay(run.ledger, search)
     except ReplayError as error:
         raise InputError(f"{run.path} can't be resumed: {error}") from error
     recorder = Recorder(run, plan, search, state, _log)
-    for row in state.undecided:
-        state.take(recorder.decide(row))
+    for record in state.undecided:
+        state.take(recorder.decide(record))
     return recorder, state
 
 
@@ -136,20 +137,20 @@ def _tune_folder(run: RunFolder) -> Iterator[Path]:
         shutil.rmtree(run.path / ".tune", ignore_errors=True)
 
 
-def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
+def _log(record: RungRecord, candidate: Candidate, decision: Decision, reason: str) -> None:
     _LOG.log(
-        logging.WARNING if row.get("error") else logging.INFO,
+        logging.WARNING if record.error else logging.INFO,
         "%s %s rung %d score %s payload bits %s: %s, %s",
         candidate.model,
         decision.candidate,
         decision.rung,
-        row.get("score"),
-        row.get("payload_bits"),
+        record.score,
+        record.payload_bits,
         decision.action,
         reason,
     )
-    if row.get("error"):
-        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, row["error"])
+    if record.error:
+        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, record.error)
 
 
 def _wait_for_workers(pool: Pool, console: Console) -> None:
@@ -185,18 +186,18 @@ def _search(
     most = None if total is None else max(total, recorder.num_proposed)
     course = LiveProgress(most, run.sweep.rungs.count, time.monotonic)
     course.take_earlier(
-        run.ledger.rows("rungs", ["candidate", "rung", "error"]),
-        run.ledger.rows("decisions", ["candidate", "rung", "decision"]),
+        run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "error"]),
+        run.ledger.records(DecisionRecord, ["candidate", "rung", "decision"]),
     )
     budget = run.sweep.budget.seconds
     stop_request = StopRequest(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:
 
         def listener(
-            row: dict[str, Any], candidate: Candidate, decision: Decision, reason: str
+            record: RungRecord, candidate: Candidate, decision: Decision, reason: str
         ) -> None:
-            course.add(candidate.model, row, decision)
-            _log(row, candidate, decision, reason)
+            course.add(candidate.model, record, decision)
+            _log(record, candidate, decision, reason)
             view.update()
 
         recorder.listener = listener

@@ -4,8 +4,7 @@ Time is passed in, so tests advance it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import renews
 from kilobit.evaluators.figures.canvas import bits_label
+from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
 
 _PLAIN_EVERY_S = 10.0
@@ -43,40 +43,37 @@ class LiveProgress:
         self.best: dict[str, dict[int, tuple[float, int]]] = {}
 
     def take_earlier(
-        self, rows: Iterable[Mapping[str, Any]], decisions: Iterable[Mapping[str, Any]]
+        self, rungs: Iterable[RungRecord], decisions: Iterable[DecisionRecord]
     ) -> None:
         """Count the rungs of earlier attempts; their best scores and speed are not shown.
 
-        Args:
-            rows: rows of the table `rungs`.
-            decisions: rows of the table `decisions`; those without a row in `rungs` do not count.
+        Decisions without a record of their rung do not count.
         """
-        errors = {(row["candidate"], row["rung"]): row["error"] for row in rows}
+        errors = {(record.candidate, record.rung): record.error for record in rungs}
         for decided in decisions:
-            key = (decided["candidate"], decided["rung"])
+            key = (decided.candidate, decided.rung)
             if key not in errors:
                 continue
-            self.at_rung[decided["rung"]] += 1
-            if decided["decision"] != "promote":
-                self.ended.add(decided["candidate"])
+            self.at_rung[decided.rung] += 1
+            if decided.decision != "promote":
+                self.ended.add(decided.candidate)
             if errors[key]:
-                self.failed.add(decided["candidate"])
+                self.failed.add(decided.candidate)
         self._ended_before = len(self.ended)
 
-    def add(self, model: str, row: Mapping[str, Any], decision: Decision) -> None:
+    def add(self, model: str, record: RungRecord, decision: Decision) -> None:
         """Count one finished rung."""
-        self.at_rung[row["rung"]] += 1
+        self.at_rung[record.rung] += 1
         if decision.action != "promote":
-            self.ended.add(row["candidate"])
-        if row.get("error"):
-            self.failed.add(row["candidate"])
-        score, bits = row.get("score"), row.get("payload_bits")
-        if score is None or bits is None:
+            self.ended.add(record.candidate)
+        if record.error:
+            self.failed.add(record.candidate)
+        if record.score is None or record.payload_bits is None:
             return
-        self.examples += row.get("num_generated") or 0
+        self.examples += record.num_generated or 0
         decades = self.best.setdefault(model, {})
-        new = (score, row["num_examples"])
-        key = decade(bits)
+        new = (record.score, record.num_examples)
+        key = decade(record.payload_bits)
         # More examples weigh more than a higher score on fewer.
         if key not in decades or (new[1], new[0]) > (decades[key][1], decades[key][0]):
             decades[key] = new

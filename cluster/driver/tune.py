@@ -17,14 +17,16 @@ from ray.tune.search import Searcher
 
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.trial import RungTrial
-from kilobit.cluster.messages import Worker, relay
+from kilobit.cluster.messages import RungReply, Worker, relay
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.worker.mailbox import Slots
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.search.candidate import Candidate
 from kilobit.search.rungs import Rung
 
-Row = dict[str, Any]
+Message = dict[str, Any]
+"""Result or configuration of a trial, in the form that Tune asks for."""
+
 _LOG = logging.getLogger("kilobit")
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 10
@@ -70,19 +72,20 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         """Accept that there is no single metric."""
         return True
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Message) -> str:
         """Decide after a rung on all candidates of the same batch, in the order of their proposals.
 
         Results come one by one and in any order; the first one triggers all these decisions.
         """
         go_on = False
-        relay(result.get("worker", ""), result.get("log", ()))
+        reply: RungReply | None = result.get("reply")
         if result.get("halt"):
             self._stop_request.request(result["halt"])
-        elif not (result.get("lost") or result.get("away")):
+        elif reply is not None:
+            relay(reply.worker, reply.log)
             try:
-                decisions = self._recorder.decide_together(result["together"])
-                go_on = decisions[result["candidate"], result["rung"]].action == "promote"
+                decisions = self._recorder.decide_together(reply.together)
+                go_on = decisions[reply.record.candidate, reply.record.rung].action == "promote"
             except (OSError, SupersededError, ValueError) as error:
                 self._stop_request.request(str(error))
         go_on = go_on and not self._stop_request.requested
@@ -154,7 +157,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             Searcher.FINISHED if found is None and (self._stop_request.requested or over) else found
         )
 
-    def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
+    def _assign(self, trial_id: str) -> tuple[Message | None, list[str]]:
         """Return the next trial's message, or None and the models without candidates."""
         here, idle = self._here(), []
         for worker in dict.fromkeys(self._free):

@@ -6,9 +6,10 @@ once.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kilobit.cluster.messages import keep_log
+from kilobit.cluster.messages import RungReply, keep_log
 from kilobit.search.rungs import Rung
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ class EvaluatorActor:
         """Return the number of bits in which the base model codes each text."""
         return self._evaluator.prompt_bits(texts)
 
-    def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
-        """Train a candidate up to `rung`, score it, record it and return its row.
-
-        The row's `log` holds the log lines of this process since the last call.
-        """
-        row = self._evaluator.run_rung(candidate_json, rung)
-        return {**row, "log": self._log.take()}
+    def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
+        """Train a candidate up to `rung`, score it, record it and return its result."""
+        reply = self._evaluator.run_rung(candidate_json, rung)
+        return replace(reply, log=self._log.take())

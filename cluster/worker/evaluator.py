@@ -1,9 +1,9 @@
 """An evaluator: one resident base model that trains and scores candidates, a batch at a time.
 
 It runs as a Ray actor in a pool or in this process; both use the same class. `run_rung` writes the
-rows of a rung to the ledger and returns the rung's row. An error of a candidate becomes a row with
-its traceback. If the ledger already has the rung its row is returned unchanged, so a repeated call
-computes and changes nothing.
+rows of a rung to the ledger and returns the rung's record. An error of a candidate becomes a record
+with its traceback. If the ledger already has the rung its record is returned unchanged, so a
+repeated call computes and changes nothing.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ import logging
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
+from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
 from kilobit.cluster.sweep.capacity import ranks_of
@@ -29,7 +30,7 @@ from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log
 from kilobit.cluster.worker.mailbox import is_complete, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.run_rung import RungRunner
-from kilobit.cluster.worker.rung_record import Row, RungRows, Work
+from kilobit.cluster.worker.rung_record import RungRows, Work
 from kilobit.cluster.worker.scoring import Scorer
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
@@ -40,6 +41,7 @@ from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
 
 _LOG = logging.getLogger("kilobit")
@@ -70,12 +72,7 @@ class RungEvaluator:
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
         self._states = Checkpoints(run, self._ledger)
-        about = {
-            "worker": setup.worker,
-            "attempt": setup.attempt,
-            "base_digest": self._frozen.digest,
-        }
-        self._rows = RungRows(sweep, task, self._ledger, about)
+        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.digest)
         builder = Builder(
             self._frozen,
             config,
@@ -106,7 +103,7 @@ class RungEvaluator:
             self._ledger,
             partial(read_incumbents, run),
         )
-        self._gatherer: Batcher[Ask, Row] = Batcher(
+        self._gatherer: Batcher[Ask, RungReply] = Batcher(
             self.run_rungs,
             sweep.workers.slots,
             partial(is_complete, run, setup.worker),
@@ -128,14 +125,10 @@ class RungEvaluator:
             found: list[float] = self._group.call("text_bits", list(texts))
             return found
 
-    def run_rung(self, candidate_json: str, rung: Rung) -> Row:
+    def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
 
         Concurrent calls from several threads are run together as one batch.
-
-        Returns:
-            The row, plus `together`: results of every candidate of the batch, so that the driver
-            decides them in proposal order whichever arrives first.
 
         Raises:
             BaseModelChangedError: if the base model's weights changed; this worker must not be
@@ -145,7 +138,7 @@ class RungEvaluator:
         """
         return self._gatherer.run((candidate_json, rung))
 
-    def run_rungs(self, asked: Sequence[Ask]) -> list[Row]:
+    def run_rungs(self, asked: Sequence[Ask]) -> list[RungReply]:
         """Run the rungs of several candidates as one batch; see `run_rung`."""
         self._group.resident.use_threads()
         works = []
@@ -156,7 +149,7 @@ class RungEvaluator:
         pack = hashlib.sha256(parts.encode()).hexdigest()[:16]
         new = []
         for work in works:
-            work.row["pack"] = pack
+            work.record = replace(work.record, pack=pack)
             if not self._is_known(work):
                 new.append(work)
         suspects = [work for work in new if self._crash_log.deaths(work.part)]
@@ -165,8 +158,8 @@ class RungEvaluator:
         for works_of_a_pack in ([w for w in new if w not in suspects], *([w] for w in suspects)):
             if works_of_a_pack:
                 self._run(works_of_a_pack)
-        messages = [message_of(work.row) for work in works]
-        return [{**work.row, "together": messages} for work in works]
+        together = tuple(work.record for work in works)
+        return [RungReply(record, together, self._setup.worker) for record in together]
 
     def _run(self, works: Sequence[Work]) -> None:
         _LOG.debug("begins %s", ", ".join(work.part for work in works))
@@ -183,14 +176,14 @@ class RungEvaluator:
 
     def _is_known(self, work: Work) -> bool:
         """Return whether a rung needs no work: it is in the ledger or its worker died too often."""
-        known = self._ledger.read_part("rungs", work.part)
+        known = self._ledger.read_part(RungRecord, work.part)
         if known is not None:
-            work.row = known[0]
+            work.record = known[0]
         elif self._crash_log.deaths(work.part) >= GIVEN_UP_AFTER:
             why = self._crash_log.cause
-            work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran{why}"
+            work.fail(f"its worker died {GIVEN_UP_AFTER} times while it ran{why}")
             self._rows.finish([work])
-            _LOG.warning("%s is given up: %s", work.part, work.row["error"])
+            _LOG.warning("%s is given up: %s", work.part, work.record.error)
         else:
             return False
         return True
@@ -201,20 +194,16 @@ class RungEvaluator:
 
     def _record_load(self, config: BaseModelConfig) -> None:
         packages = ("torch", "transformers", "peft", "ray")
-        self._ledger.write(
-            "workers",
-            f"{self._setup.worker}-a{self._setup.attempt}-{os.getpid()}",
-            [
-                {
-                    "worker": self._setup.worker,
-                    "model": config.label,
-                    "base_digest": self._frozen.digest,
-                    "num_parameters": base_model.num_parameters(self._frozen),
-                    "load_s": self._frozen.load_s,
-                    "host": platform.node(),
-                    "pid": os.getpid(),
-                    "versions": json.dumps({name: version(name) for name in packages}),
-                    "started_at": datetime.now(UTC),
-                }
-            ],
+        load = WorkerRecord(
+            worker=self._setup.worker,
+            model=config.label,
+            base_digest=self._frozen.digest,
+            num_parameters=base_model.num_parameters(self._frozen),
+            load_s=self._frozen.load_s,
+            host=platform.node(),
+            pid=os.getpid(),
+            versions=json.dumps({name: version(name) for name in packages}),
+            started_at=datetime.now(UTC),
         )
+        name = f"{load.worker}-a{self._setup.attempt}-{load.pid}"
+        self._ledger.write(WorkerRecord, name, [load])

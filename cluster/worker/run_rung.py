@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from kilobit.cluster.messages import rung_part
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.checkpoints import Checkpoints
@@ -18,6 +18,7 @@ from kilobit.evaluators.model.data_codec import Learned, learn
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 
@@ -133,7 +134,7 @@ class RungRunner:
             # The examples are coded while the adapter learns, so each rung starts from the first.
             learned = learn(self._frozen, adapter, self._task, work.rung.train_steps, exact=last)
             work.trained, work.content = learned.trained, learned
-            work.row["excess_bits"] = learned.excess_bits
+            work.record = replace(work.record, excess_bits=learned.excess_bits)
             return
         state, start = self._earlier(work, adapter.spec)
         if state is not None:
@@ -211,14 +212,14 @@ class RungRunner:
             return []
         found = []
         for variant in self._sweep.rate_search.variants(parent.candidate):
-            if self._ledger.read_part("rungs", rung_part(variant.id, parent.rung)) is None:
+            record = self._rows.begin(variant, parent.rung)
+            if self._ledger.read_part(RungRecord, record.part) is None:
                 self._rows.introduce(variant, parent.candidate)
-                row = self._rows.begin(variant, parent.rung)
                 found.append(
                     Work(
                         variant,
                         parent.rung,
-                        row,
+                        record,
                         parent.texts,
                         parent.adapter,
                         parent.key,

@@ -22,6 +22,7 @@ from kilobit.search.candidate import Candidate
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Decoded, Length, Program
 from kilobit.search.programs.text import TextCodec
+from kilobit.search.records import PredictionRecord, rung_part
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent, Race, Verdict, incumbent_of
 from kilobit.search.task import Example, Task
@@ -190,8 +191,8 @@ class Scorer:
         """Return the incumbent's scores at this rung, in the order of the examples."""
         if rival is None:
             return []
-        name = f"{rival.candidate}-r{rung.index}"
-        return [row["score"] for row in self._ledger.read_part("predictions", name) or []]
+        name = rung_part(rival.candidate, rung.index)
+        return [one.score for one in self._ledger.read_part(PredictionRecord, name) or []]
 
     def _behaviour(self, program: Program, decoded: Decoded) -> dict[str, object]:
         """Return everything that determines raw outputs, for the key of the cache."""

@@ -3,18 +3,22 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import Worker
+from kilobit.cluster.messages import RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
 from kilobit.search.candidate import Candidate, Prompt
-from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
+from tests.support.driver.searches import ONE, RECORD, a_run, asha, recorder_of
+from tests.support.rows import rows_of
+
+REPLY = RungReply(RECORD, (RECORD,))
 
 
 @pytest.fixture
@@ -34,14 +38,14 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, stop_request)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+        assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
     assert stop_request.reason is not None
     assert "No space left on device" in stop_request.reason
     assert searcher.suggest("t") == RecordedSearcher.FINISHED
-    assert ledger.rows("decisions") == []
+    assert rows_of(ledger, "decisions") == []
     # What comes in after that is still recorded where it can be, but nobody goes on.
-    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
-    assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
+    assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
+    assert [(r["decision"], r["order"]) for r in rows_of(ledger, "decisions")] == [("promote", 0)]
 
 
 def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
@@ -50,21 +54,21 @@ def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    recorder, failed = recorder_of(run), {**ROW, "score": None}
+    recorder, failed = recorder_of(run), replace(RECORD, score=None)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             recorder.decide(failed)
     assert recorder.decide(failed).action == "stop"
     assert recorder.decide(failed).action == "stop"
-    assert [r["decision"] for r in run.ledger.rows("decisions")] == ["stop"]
+    assert [r["decision"] for r in rows_of(run.ledger, "decisions")] == ["stop"]
 
 
 def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
     stop_request = StopRequest(None)
     rule = RecordedScheduler(recorder_of(run), stop_request)
     write_whole(claim_file(run.ledger.folder, 2), b"{}")
-    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+    assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
     assert stop_request.reason is not None
     assert "superseded by attempt 2" in stop_request.reason
 
@@ -88,7 +92,7 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     searcher.on_trial_complete("b", {"rung": 1})
     again = searcher.suggest("d")
     assert (again["worker"], again["candidate"]) == ("w1", ONE.canonical())
-    assert run.ledger.rows("decisions") == []
+    assert rows_of(run.ledger, "decisions") == []
     # Without any worker the run can't go on.
     searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
     assert stop_request.reason == f"no worker of {ONE.model} is left: w1 as well"
@@ -133,4 +137,4 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
     assert searcher.suggest("h") is None
     here.add(workers[1])
     assert searcher.suggest("i") == RecordedSearcher.FINISHED
-    assert run.ledger.rows("decisions") == []
+    assert rows_of(run.ledger, "decisions") == []
