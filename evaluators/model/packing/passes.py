@@ -101,6 +101,14 @@ def pass_tokens(frozen: FrozenModel) -> int:
     device = frozen.model.device
     if device.type != "cuda":
         return _CPU_TOKENS
+    try:
+        return _measured_tokens(frozen)
+    except Exception:  # noqa: BLE001 - a model may not take embeddings, for one
+        return _TRIED
+
+
+def _measured_tokens(frozen: FrozenModel) -> int:
+    device = frozen.model.device
     width = min(128, frozen.context or 128)
     ids = torch.zeros(max(1, _TRIED // width), width, dtype=torch.long, device=device)
     torch.cuda.reset_peak_memory_stats(device)
