@@ -164,7 +164,7 @@ class Resident:
             adapter.assign(numbers)
             self._fixed[slot] = fixed(changes)
 
-    def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | MemoryError]:
+    def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | Exception]:
         """Generate continuations of rows; see `kilobit.evaluators.model.packing.decode.answer`."""
         changes = [self._fixed[slot] for slot in slots]
         return answer(self.frozen, changes, rows, self._answer_planner)

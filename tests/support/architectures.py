@@ -110,6 +110,141 @@ ARCHITECTURES: dict[str, Architecture] = {
         "input_layernorm",
         "ALiBi, fused qkv",
     ),
+    "gpt2": Architecture("gpt2", _GPT2, "c_attn", "c_fc", "ln_1", "learned positions, fused qkv"),
+    "gptj": Architecture(
+        "gptj", _GPT2 | {"rotary_dim": 4}, "q_proj", "fc_in", "ln_1", "parallel, partly rotary"
+    ),
+    "gpt_neox": Architecture(
+        "gpt_neox",
+        {k: v for k, v in _BASE.items() if k != "num_key_value_heads"},
+        "query_key_value",
+        "dense_h_to_4h",
+        "input_layernorm",
+        "fused qkv, untied",
+    ),
+    "opt": Architecture(
+        "opt",
+        _OWN | {"ffn_dim": 48, "max_position_embeddings": 256, "word_embed_proj_dim": 32},
+        "q_proj",
+        "fc1",
+        "self_attn_layer_norm",
+        "learned positions, rows mixed in its MLP",
+    ),
+    "falcon": Architecture(
+        "falcon",
+        _OWN
+        | {
+            "multi_query": True,
+            "alibi": False,
+            "new_decoder_architecture": False,
+            "parallel_attn": True,
+        },
+        "query_key_value",
+        "dense_h_to_4h",
+        "input_layernorm",
+        "multi-query, fused qkv",
+    ),
+    "falcon_alibi": Architecture(
+        "falcon",
+        _OWN
+        | {
+            "multi_query": False,
+            "alibi": True,
+            "new_decoder_architecture": False,
+            "parallel_attn": False,
+        },
+        "query_key_value",
+        "dense_h_to_4h",
+        "input_layernorm",
+        "ALiBi, fused qkv",
+    ),
+    "phi3": Architecture(
+        "phi3",
+        _BASE | _SLIDING | {"tie_word_embeddings": False},
+        "qkv_proj",
+        "down_proj",
+        "input_layernorm",
+        "sliding windows, fused qkv and gate",
+    ),
+    "starcoder2": Architecture(
+        "starcoder2", _BASE | _SLIDING, "q_proj", "c_fc", "input_layernorm", "sliding windows"
+    ),
+    "cohere": _llama_like("cohere", "parallel, tied"),
+    "qwen2_tied": _llama_like("qwen2", "biases, tied", _BASE | {"tie_word_embeddings": True}),
+    "llama_padded": _llama_like("llama", "padded vocabulary", _BASE | {"padded": 200}),
+    "llama_yarn": _llama_like(
+        "llama",
+        "YaRN",
+        _BASE
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "rope_theta": 10000.0,
+            }
+        },
+    ),
+    "mixtral": Architecture(
+        "mixtral", _BASE | _EXPERTS, "q_proj", "o_proj", "input_layernorm", "experts"
+    ),
+    "qwen2_moe": Architecture(
+        "qwen2_moe",
+        _BASE | _ROUTED | _SHARED_EXPERT,
+        "q_proj",
+        "shared_expert.down_proj",
+        "input_layernorm",
+        "shared and routed experts",
+    ),
+    "olmoe": Architecture(
+        "olmoe",
+        _BASE | {"num_experts": 4, "num_experts_per_tok": 2},
+        "q_proj",
+        "o_proj",
+        "input_layernorm",
+        "experts, norms of queries",
+    ),
+    "lfm2": Architecture(
+        "lfm2",
+        _BASE | {"layer_types": ["conv", "full_attention"]},
+        "q_proj",
+        "w1",
+        "operator_norm",
+        "convolutions and attention",
+    ),
+    "falcon_h1": Architecture(
+        "falcon_h1",
+        _BASE
+        | {
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 8,
+        },
+        "q_proj",
+        "down_proj",
+        "input_layernorm",
+        "state space beside attention",
+    ),
+    "qwen3_next": Architecture(
+        "qwen3_next",
+        _HEADS
+        | _ROUTED
+        | _SHARED_EXPERT
+        | {
+            "linear_num_value_heads": 2,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        "q_proj",
+        "shared_expert.down_proj",
+        "input_layernorm",
+        "linear attention, experts",
+    ),
     "mamba": Architecture(
         "mamba",
         {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
@@ -148,9 +283,10 @@ def build_model(name: str, tokenizer: Any, folder: Path) -> Path:
     """Save a random model of an architecture with a tokenizer, and return its folder."""
     about = ARCHITECTURES[name]
     values = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None} | about.values
+    size = len(tokenizer) + values.pop("padded", 0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AutoConfig.for_model(about.kind, vocab_size=len(tokenizer), **values)
+        config = AutoConfig.for_model(about.kind, vocab_size=size, **values)
         model = AutoModelForCausalLM.from_config(config).float()
         with torch.no_grad():
             for weight in model.parameters():

@@ -30,7 +30,13 @@ ROWS = [
 ANSWERS = [[7], [8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2], [3], [4, 5, 6], [7] * 14]
 
 
-@pytest.fixture(params=sorted(ARCHITECTURES), scope="module")
+WINDOWS = (
+    "bloom", "cohere2", "deepseek_v3", "gemma2", "gemma3", "gpt_oss", "llama", "llama4", "mistral",
+    "mpt", "olmo3", "qwen3",
+)  # fmt: skip
+
+
+@pytest.fixture(params=WINDOWS, scope="module")
 def frozen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FrozenModel:
     folder = tmp_path_factory.mktemp(request.param)
     build_model(request.param, _tokenizer(bos=False, pad=False), folder)
