@@ -276,6 +276,9 @@ class WorkerRecord(Record):
     pid: Annotated[int | None, "process id on that machine"] = None
     versions: Annotated[str | None, "JSON: library versions"] = None
     started_at: Annotated[datetime | None, "time of the start, UTC"] = None
+    alone: Annotated[
+        str | None, "reason for which its candidates run one by one; null if they share passes"
+    ] = None
 
 
 RECORDS: tuple[type[Record], ...] = (

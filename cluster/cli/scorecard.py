@@ -27,6 +27,7 @@ from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
+from kilobit.evaluators.battery.offline import offline
 from kilobit.evaluators.battery.side_effects import (
     SideEffect,
     compare,
@@ -39,7 +40,6 @@ from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.offline import offline
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task

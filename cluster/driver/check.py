@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -24,9 +23,9 @@ from kilobit.cluster.sweep.tracker_settings import check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.model.base_model import load_tokenizer, source
+from kilobit.evaluators.model.adapter_check import check_family, runs
+from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.adapter_methods import METHODS
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.registry import make_proposer
@@ -34,11 +33,6 @@ from kilobit.search.settings import InputError
 from kilobit.search.space import (
     DataFamily,
     Families,
-    LayersFamily,
-    PromptFamily,
-    RankFamily,
-    TargetsFamily,
-    TokensFamily,
 )
 from kilobit.search.task import Task
 
@@ -244,14 +238,16 @@ def _check_model(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     try:
+        check_source(where, options)
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
     except Exception as error:  # transformers raises many types here too
         raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    run = runs(model)
     for name, family in families.named().items():
         if family.candidates:
-            _check_family(name, family, model, where)
+            check_family(name, family, model, where, run=run)
         if True in family.chat and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     return shapes_of(model)
@@ -270,69 +266,6 @@ def _is_cached(config: BaseModelConfig) -> bool:
     assert config.hub is not None
     found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
     return isinstance(found, str)
-
-
-def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
-    """Check that targets, layers and tokens of a family exist, and that ranks fit the targets."""
-    if isinstance(family, LayersFamily):
-        _check_layers(name, family, int(model.config.num_hidden_layers), where)
-    if isinstance(family, TargetsFamily):
-        _check_targets(name, family, model, where)
-    if isinstance(family, TokensFamily):
-        vocabulary = int(model.config.vocab_size)
-        outside = [t for group in family.tokens for t in group if not 0 <= t < vocabulary]
-        if outside:
-            raise InputError(
-                f"families.{name}.tokens: there is no token {outside[0]}; {where} has {vocabulary}"
-            )
-
-
-def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> None:
-    for group in family.layers:
-        outside = [layer for layer in group or () if not 0 <= layer < layers]
-        if outside:
-            raise InputError(
-                f"families.{name}.layers: there is no layer {outside[0]}; {where} has layers 0 to "
-                f"{layers - 1}"
-            )
-
-
-def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
-    field, method = f"families.{name}.target_modules", METHODS[name]
-    targets = sorted({target for group in family.target_modules for target in group})
-    if method.place == "parameters":
-        parameters = [parameter for parameter, _ in model.named_parameters()]
-        for target in targets:
-            if not any(target in parameter for parameter in parameters):
-                tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
-                raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
-        return
-    modules = _modules(model, norms=method.place == "norms")
-    kinds = {module.split(".")[-1] for module in modules}
-    for target in targets:
-        shapes = [shape for module, shape in modules.items() if module.split(".")[-1] == target]
-        if not shapes:
-            raise InputError(
-                f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
-            )
-        smallest = min(min(shape) for shape in shapes)
-        ranks = family.rank if isinstance(family, RankFamily) and not method.any_rank else ()
-        if max(ranks, default=0) > smallest:
-            raise InputError(
-                f"families.{name}.rank: {max(ranks)} is larger than {target} of {where}, "
-                f"whose smaller side is {smallest}"
-            )
-
-
-def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the linear modules, or of the normalisation layers, by name."""
-    return {
-        name: tuple(module.weight.shape)
-        for name, module in model.named_modules()
-        if getattr(module, "weight", None) is not None
-        and module.weight.ndim == (1 if norms else 2)
-        and not isinstance(module, torch.nn.Embedding)
-    }
 
 
 def _first_line(error: Exception) -> str:

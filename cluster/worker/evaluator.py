@@ -89,6 +89,9 @@ class RungEvaluator:
         if self._crash_log.came_back is not None:
             _LOG.warning("died and was started again%s", self._crash_log.came_back)
         _LOG.info("loaded %s on %s", config.label, platform.node())
+        why_not = self._group.resident.packs.why_not
+        if why_not is not None:
+            _LOG.warning("%s: candidates run one by one, %s", config.label, why_not)
 
     def ready(self) -> str:
         """Return the digest of the base model; the model is loaded once this returns."""
@@ -188,6 +191,7 @@ class RungEvaluator:
             pid=os.getpid(),
             versions=json.dumps({name: version(name) for name in packages}),
             started_at=datetime.now(UTC),
+            alone=self._group.resident.packs.why_not,
         )
         name = f"{load.worker}-a{self._setup.attempt}-{load.pid}"
         self._ledger.write(WorkerRecord, name, [load])

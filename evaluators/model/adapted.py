@@ -108,7 +108,7 @@ class AdaptedModel:
             check_context(self.frozen, row)
         found = []
         for ids in answer(self.frozen, [self.changes], rows, self.planner):
-            if isinstance(ids, MemoryError):
+            if isinstance(ids, Exception):
                 raise ids
             found.append(str(self.frozen.tokenizer.decode(ids, skip_special_tokens=True)))
         return found
@@ -141,7 +141,7 @@ class AdaptedModel:
             )
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for position, one in zip(order, made, strict=True):
-            if isinstance(one, MemoryError):
+            if isinstance(one, Exception):
                 raise one
             found[position] = one
         return found

@@ -23,11 +23,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import peft
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -40,7 +42,7 @@ from kilobit.evaluators.model.training_batches import (
     training_batch,
 )
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
-from kilobit.search.programs.numbers import NumbersCode, Tensor
+from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
 from kilobit.search.programs.recipe import AdapterPart
 from kilobit.search.streams import stream_seed
 
@@ -48,6 +50,7 @@ _WARM_UP_STEPS = 5
 # Gates begin fully open and have further to move than numbers, so they learn faster.
 _LEARNED_FACTOR = 10.0
 _PREFIX = "weight/"
+_Array = TypeVar("_Array", Tensor, Integers)
 
 
 @dataclass
@@ -99,6 +102,13 @@ class Adapter:
             for i, name in enumerate(names)
             if "lora_A" not in name
         ]
+        # A component of a pair is a row of A [rank, inputs] and a column of B [outputs, rank].
+        self._turned = {
+            i
+            for i, (name, w) in enumerate(weights.items())
+            if ("lora_A" in name and len(w) > w.shape[1])
+            or ("lora_B" in name and len(w) <= w.shape[1])
+        }
 
     def train(self, frozen: FrozenModel, lesson: Lesson, until: int) -> Trained:
         """Train up to step `until`.
@@ -175,6 +185,14 @@ class Adapter:
                 value = value - self._initial[name].float()
             found.append(rows_of(value).cpu().numpy().copy())
         return found
+
+    def by_component(self, tensors: Sequence[_Array]) -> list[_Array]:
+        """Return tensors, as `tensors` writes them, with a component of a pair in each row.
+
+        Those of a rank that is not smaller than a layer's side are written the other way; called on
+        the result, it turns them back.
+        """
+        return [tensor.T if i in self._turned else tensor for i, tensor in enumerate(tensors)]
 
     def learned_steps(self) -> list[float] | None:
         """Return the quantisation step of each tensor if training learned them, else None."""
@@ -259,11 +277,11 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
             yield Adapter(frozen.model, spec, weights, None)
         return
     seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
     try:
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
         if method.trains:
             for name, weight in model.named_parameters():
                 weight.requires_grad_(method.trains in name)
@@ -271,12 +289,21 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
         yield Adapter(model, spec, weights, factor_sum)
     finally:
-        if method.place != "text":
-            model.unload()
-        # PEFT leaves its configuration on the model; a second adapter would warn about the first.
-        if hasattr(frozen.model, "peft_config"):
-            del frozen.model.peft_config
-        frozen.model.requires_grad_(False)
+        remove_adapter(frozen.model)
+
+
+def remove_adapter(model: Any) -> None:
+    """Put the base layers of a model back, also those of an adapter that PEFT refused half-way."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
+            elif isinstance(child, AuxiliaryTrainingWrapper):
+                setattr(parent, name, child.original_module)
+    # PEFT leaves its configuration on the model; a second adapter would warn about the first.
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(model).pop(name, None)
+    model.requires_grad_(False)
 
 
 @torch.no_grad()

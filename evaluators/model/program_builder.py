@@ -190,13 +190,14 @@ def coarsely(
     Raises:
         ValueError: if a number is not finite.
     """
-    learned = adapter.learned_steps()
+    learned, rows = adapter.learned_steps(), adapter.by_component(tensors)
     if learned is None:
-        code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
-        return code, b"", integers
+        code, integers = coarse(rows, adapter.units, spec.step, spec.keep)
+        return code, b"", adapter.by_component(integers)
     # Learned steps are the finest coding; a coarser one multiplies them.
     factor = spec.step / FINEST_STEP
-    return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
+    code, more, integers = coarse_each(rows, adapter.units, learned, factor, spec.keep)
+    return code, more, adapter.by_component(integers)
 
 
 def run_batch(
