@@ -68,7 +68,9 @@ class Pool:
         self._placed: set[str] = set()
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
-        actor_class: Any = ray.remote(concurrency_groups=_NOTICES)(EvaluatorActor)
+        # Ray's types lack this option.
+        remote: Any = ray.remote
+        actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
             placement = request_placement(ranks_of(sweep, self._cpus))

@@ -177,7 +177,7 @@ class Scorer:
         if racing.enabled and left == 0 and theirs:
             race = Race(racing.level, theirs if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
-        packs = self._group.resident.packs.holds and generates_plainly(self._frozen)
+        packs = context.group.resident.packs.holds and generates_plainly(self._frozen)
         if model is None and not packs:
             model = self._frozen.model
         key = cache_key(self._behaviour(program, decoded))

@@ -222,9 +222,10 @@ def read_weights(model_id: str, options: Mapping[str, Any], **loading: Any) -> A
             `check_source`; or if the files lack a weight, which transformers would draw at random.
     """
     check_source(model_id, options)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         model_id, use_safetensors=True, output_loading_info=True, **options, **loading
     )
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from kilobit.evaluators.figures.canvas import COLOURS, bits_label
 from kilobit.evaluators.report.contents import Published, Report, ShownProgram, ShownTask
+from kilobit.search.front.points import FrontPoint
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 DASHES = ("solid", "dash", "dashdot", "dot", "longdashdot", "6px,4px", "longdash")
@@ -75,7 +76,7 @@ def _plain(text: str) -> str:
     return escape(text, quote=False)
 
 
-def _intervals(points: Sequence[ShownProgram | Published], **style: Any) -> dict[str, Any]:
+def _intervals(points: Sequence[FrontPoint | Published], **style: Any) -> dict[str, Any]:
     above = [0 if p.upper is None else p.upper - p.score for p in points]
     below = [0 if p.lower is None else p.score - p.lower for p in points]
     return style | {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
@@ -94,16 +95,17 @@ def _span(bits: Sequence[float]) -> tuple[float, float, float | None]:
 
 
 def _front(report: Report, task: ShownTask, styles: Mapping[str, int]) -> dict[str, Any]:
-    own = {n: p for n, p in enumerate(report.programs) if p.task == task.name}
+    own = {n: p for n, p in enumerate(report.programs) if p.point.task == task.name}
     published = [point for point in report.overlay if point.task in (None, task.name)]
-    low, high, zero = _span([p.bits for p in (*own.values(), *published)])
+    bits = [*(p.point.bits for p in own.values()), *(point.bits for point in published)]
+    low, high, zero = _span(bits)
 
     def at(bits: float) -> float | None:
         return bits if bits > 0 else zero
 
     traces = list[Any]()
     for label in task.models:
-        programs = {n: p for n, p in own.items() if p.model == label}
+        programs = {n: p for n, p in own.items() if p.point.model == label}
         traces += _curve(task, label, styles.get(label, 0), programs, at, high)
     what = "program.py and payload.bin" if report.length == "program" else "payload.bin"
     size = [math.log10(low), math.log10(high)]
@@ -127,11 +129,11 @@ def _curve(
 ) -> Iterator[Any]:
     """Yield the traces of a base model: other programs, staircase, front, dots, read-off marks."""
     colour, symbol, name = COLOURS[style], SYMBOLS[style], _plain(label)
-    front = sorted((n for n in own if own[n].on_front), key=lambda n: own[n].bits)
-    points = [own[n] for n in front]
+    front = sorted((n for n in own if own[n].on_front), key=lambda n: own[n].point.bits)
+    points = [own[n].point for n in front]
 
     def marks(kind: str, numbers: Sequence[int], more: str = "", **style: Any) -> Any:
-        x, y = [at(own[n].bits) for n in numbers], [own[n].score for n in numbers]
+        x, y = [at(own[n].point.bits) for n in numbers], [own[n].point.score for n in numbers]
         about = {"mode": "markers", "hoverinfo": "skip", "meta": {"model": label, "kind": kind}}
         return go.Scatter(about | {"x": x, "y": y, "name": name + more} | style)
 
@@ -148,7 +150,7 @@ def _curve(
     bars = _intervals(points, color=colour, thickness=1.2, width=3)
     yield marks("front", front, marker=marker | {"opacity": 1}, customdata=front, error_y=bars,
                 hoverinfo="none")  # fmt: skip
-    dotted = [n for n in front if not own[n].certified and own[n].certified_at is not None]
+    dotted = [n for n in front if not own[n].point.certified and own[n].certified_at is not None]
     marker = {"color": colour, "symbol": "circle", "size": 4}
     yield marks("dots", dotted, ", certified at a lower target", marker=marker)
     needed = [(row.target, row.certified.get(label)) for row in task.needed if row.asked]

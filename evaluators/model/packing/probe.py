@@ -199,5 +199,5 @@ def _note(
     tensors = (args[0] if args else None, output)
     by_row = all(isinstance(t, torch.Tensor) and t.dim() == 3 for t in tensors)
     # The two prefixes that are read first are fewer rows than the batch itself.
-    by_row = by_row and all(len(t) in (1, rows) for t in tensors)
+    by_row = by_row and all(len(t) in (1, rows) for t in tensors if t is not None)
     seen[name] = seen.get(name, True) and by_row
