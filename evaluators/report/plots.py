@@ -96,7 +96,7 @@ def _span(bits: Sequence[float]) -> tuple[float, float, float | None]:
 def _front(report: Report, task: ShownTask, styles: Mapping[str, int]) -> dict[str, Any]:
     own = {n: p for n, p in enumerate(report.programs) if p.task == task.name}
     published = [point for point in report.overlay if point.task in (None, task.name)]
-    low, high, zero = _span([p.bits for p in (*own.values(), *published)])
+    low, high, zero = _span([*(p.bits for p in own.values()), *(p.bits for p in published)])
 
     def at(bits: float) -> float | None:
         return bits if bits > 0 else zero
