@@ -1,7 +1,7 @@
 import pyarrow as pa
 
 from kilobit.evaluators.ledger.tables import TABLES, columns
-from kilobit.search.records import RECORDS, Record
+from kilobit.search.records import RECORDS
 
 
 def test_every_table_has_a_schema_with_its_columns_in_order() -> None:
@@ -17,25 +17,6 @@ def test_every_column_says_what_it_means_and_none_is_there_twice() -> None:
         names = [name for name, _, _ in columns(record)]
         assert len(names) == len(set(names))
         assert all(meaning.strip() for _, _, meaning in columns(record))
-
-
-def test_a_record_is_the_one_of_its_row() -> None:
-    def example(kind: pa.DataType) -> object:
-        if pa.types.is_list(kind):
-            return [example(kind.value_type)]
-        text = pa.types.is_string(kind) or pa.types.is_binary(kind)
-        return pa.array(["7"] if text else [1]).cast(kind)[0].as_py()
-
-    def check(record: type[Record]) -> None:
-        row = {name: example(kind) for name, kind, _ in columns(record)}
-        whole = pa.Table.from_pylist([row], schema=TABLES[record.table])
-        (found,) = record.all_of(whole)
-        again = pa.Table.from_pylist([found.row()], schema=TABLES[record.table])
-        assert again == whole
-        assert hash(found) == hash(record.of(row))
-
-    for record in RECORDS:
-        check(record)
 
 
 def test_the_columns_that_old_runs_have_keep_their_names_and_types() -> None:
