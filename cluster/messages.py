@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kilobit.search.records import RungRecord
+from kilobit.search.schedulers.racing import Incumbent
 
 _LOG = logging.getLogger("kilobit")
 
@@ -62,6 +63,32 @@ class EvaluatorSetup:
     cpus: float = 1.0
     placement: Any = None
     log_level: int = logging.INFO
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Message of the driver to a worker on its candidates; it replaces the one before.
+
+    A worker is told of a candidate's next rung before the candidate's trial asks it to run it. The
+    two calls come from different processes and may arrive in any order, so the worker waits for the
+    notice: it then knows every decision that was made before.
+
+    Attributes:
+        number: counts the notices of a worker.
+        expected: the next rung of each of its candidates, by candidate id.
+        more: whether more candidates may come before these have run.
+        incumbents: the programs to beat by rung and rungs left, by increasing length.
+    """
+
+    number: int = 0
+    expected: Mapping[str, int] = field(default_factory=dict)
+    more: bool = True
+    incumbents: Mapping[tuple[int, int], Sequence[Incumbent]] = field(default_factory=dict)
+
+    def is_complete(self, waiting: Mapping[str, int]) -> bool:
+        """Return whether candidates that wait to run their rungs are all that are expected."""
+        known = all(self.expected.get(name, -1) >= rung for name, rung in waiting.items())
+        return known and not self.more and self.expected.keys() <= waiting.keys()
 
 
 Line = tuple[int, float, str]

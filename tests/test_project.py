@@ -17,7 +17,7 @@ PACKAGES = ("search", "evaluators", "cluster")
 ORDER = (*PACKAGES, "launch")
 # The same inside cluster/: each folder or module imports only those named before it.
 ORDER_IN_CLUSTER = (
-    ("versions", "console", "messages"),
+    ("versions", "console", "messages", "requests"),
     ("sweep",),
     ("runs", "shards"),
     ("worker",),
@@ -120,7 +120,7 @@ def test_libraries_are_imported_only_where_they_belong() -> None:
         if not name.startswith("cluster."):
             assert not top & {"ray", "deepspeed"}, name
         if name.startswith("search."):
-            # Records have times, which evaluators and cluster take from the clock.
+            # A record has times, but nothing in search/ looks at a clock.
             clocks = {"time"} if name == "search.records" else {"time", "datetime"}
             assert not top & {"torch", "transformers", "peft", *clocks}, name
 

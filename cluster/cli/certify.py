@@ -5,7 +5,6 @@ as it has ended, so an interrupted certification resumes with the remaining prog
 written after all have run, because they hold jointly.
 """
 
-import argparse
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,13 @@ from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.requests import CertifyRequest
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
+    Front,
+    RunFront,
     num_lost,
     num_running,
-    points_of,
     print_front,
     print_left_out,
 )
@@ -45,18 +46,20 @@ SPLIT = "sealed"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def certify(args: argparse.Namespace) -> int:
+def certify(request: CertifyRequest) -> int:
     """Certify the fronts of one or more runs and print the bounds."""
     seen: set[Place] = set()
-    for path in args.runs:
+    for path in request.runs:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: give each run once")
         seen.add(path.resolve())
     with ExitStack() as locked:
-        return _certify_locked([locked.enter_context(reopen_run(path)) for path in args.runs], args)
+        return _certify_locked(
+            [locked.enter_context(reopen_run(path)) for path in request.runs], request
+        )
 
 
-def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:
@@ -77,25 +80,25 @@ def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
                 f"{left} candidates of {run.path} have not ended: certifying programs that they "
                 "may still add to the front needs --again"
             )
+    fronts = [RunFront(run) for run in runs]
     try:
-        failed = certify_runs(runs, console, args.timeout, again=args.again)
+        failed = certify_runs(fronts, console, request.timeout_s, again=request.again)
     except KeyboardInterrupt:
-        names = shlex.join(str(path) for path in args.runs)
+        names = shlex.join(str(path) for path in request.runs)
         console.print(
             "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
             f"  kilobit certify {names}"
         )
         return INTERRUPTED
-    found = [(run.sweep.seed, points_of(run)) for run in runs]
     targets = sorted({target for run in runs for target in run.sweep.targets})
-    print_front(console, [point for _, points in found for point in points], targets)
+    print_front(console, Front([point for front in fronts for point in front.points]), targets)
     if len(runs) > 1:
-        print_seeds(console, found, targets)
+        print_seeds(console, fronts, targets)
     return FAILED if failed else DONE
 
 
 def certify_runs(
-    runs: Sequence[RunFolder],
+    fronts: Sequence[RunFront],
     console: Console,
     timeout_s: int = VERIFY_TIMEOUT_S,
     *,
@@ -104,7 +107,8 @@ def certify_runs(
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
     Args:
-        runs: the runs to certify; programs that are not verified yet are verified first.
+        fronts: the fronts of the runs, which have the results afterwards; programs that are not
+            verified yet are verified first.
         console: the console that shows progress.
         timeout_s: wall-clock limit for one program, in seconds.
         again: certify even if the sealed split was opened before for other programs.
@@ -117,15 +121,17 @@ def certify_runs(
         InputError: if there is nothing to certify, or something can't be read.
         OSError: if a ledger can't be written.
     """
-    for run in runs:
-        verify_front(run, console, timeout_s)
+    for front in fronts:
+        verify_front(front, console, timeout_s)
     # Choose all programs before the sealed split is opened, so that it can't guide the choice.
-    chosen = [choose(run) for run in runs]
+    chosen = [choose(front) for front in fronts]
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
         for one in members:
             failed += _run_programs(one, opening, task, console, timeout_s)
         _write_certificates(members, opening, task)
+    for front in fronts:
+        front.refresh()
     return failed
 
 
@@ -251,21 +257,19 @@ def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
                 )
 
 
-def print_seeds(
-    console: Console, runs: Sequence[tuple[int, list[FrontPoint]]], targets: Sequence[float]
-) -> None:
+def print_seeds(console: Console, fronts: Sequence[RunFront], targets: Sequence[float]) -> None:
     """Print certified complexity per seed with its mean, and the ratios between base models.
 
     Args:
         console: where to print.
-        runs: the seed of each run and its points.
+        fronts: the fronts of runs of different seeds.
         targets: scores to reach.
     """
     groups: dict[Group, dict[int, list[FrontPoint]]] = {}
-    for seed, points in runs:
-        for point in points:
+    for front in fronts:
+        for point in front.points:
             by_seed = groups.setdefault((point.task, point.model), {})
-            by_seed.setdefault(seed, []).append(point)
+            by_seed.setdefault(front.run.sweep.seed, []).append(point)
     for target in targets:
         console.print(f"\ncertified bits at score ≥ {target:g}, seed by seed")
         found: dict[Group, dict[int, int | None]] = {}

@@ -8,7 +8,6 @@ written to RUN/scorecard.parquet, whole or not at all, one line per item and par
 The terminal shows programs in rows, items in columns, and harm in red.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,8 +22,9 @@ from rich.text import Text
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
 from kilobit.cluster.fleet.session import ray_kept
+from kilobit.cluster.requests import ScorecardRequest
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
 from kilobit.evaluators.battery.side_effects import (
@@ -45,7 +45,7 @@ from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
@@ -86,20 +86,22 @@ Found = list[Row] | str
 _SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
 
-def scorecard(args: argparse.Namespace) -> int:
+def scorecard(request: ScorecardRequest) -> int:
     """Measure the front of a run on a battery and print the side effects of its programs."""
     began = time.monotonic()
-    battery, battery_folder = load_battery(args.battery)
-    run = open_run(args.run)
+    battery, battery_folder = load_battery(request.battery)
+    run = open_run(request.run)
     try:
-        groups = [points for points in fronts(points_of(run)).values() if points]
+        groups = [points for points in RunFront(run).by_model.values() if points]
     except ValueError as error:
         raise InputError(str(error)) from error
     if not groups:
-        raise InputError(f"{args.run}: no candidate has completed the last rung: there is no front")
+        raise InputError(
+            f"{request.run}: no candidate has completed the last rung: there is no front"
+        )
     torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
-    console.quiet = args.json
+    console.quiet = request.json
     with offline(), ray_kept():
         evaluators, missing = _evaluators(battery, battery_folder)
         lines: list[SideEffect] = []
@@ -107,7 +109,7 @@ def scorecard(args: argparse.Namespace) -> int:
             # The bare model is measured first.
             doing = f"measuring {len(points)} programs of {points[0].model}"
             # Standard output is for the lines of JSON only.
-            said = stderr_console() if args.json else console
+            said = stderr_console() if request.json else console
             with Bar(said, doing, (1 + len(points)) * len(evaluators)) as bar:
                 lines += measure(
                     run, points, evaluators, steps=battery.postprocess, on_each=bar.advance
@@ -116,7 +118,7 @@ def scorecard(args: argparse.Namespace) -> int:
         lines += [failed_line(point, item, why) for points in groups for point in points]
     lines = judge_lines(lines)
     write_whole(run.path / FILE, encoded(lines))
-    if args.json:
+    if request.json:
         _print_json(lines)
     else:
         print_card(console, lines, missing)

@@ -202,9 +202,16 @@ def _search(
 
         recorder.listener = listener
         searcher = RecordedSearcher(
-            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, stop_request, pool.here
+            recorder,
+            pending,
+            pool.workers,
+            run.sweep.rungs.ladder(),
+            run,
+            stop_request,
+            pool.here,
+            pool.tell,
         )
-        scheduler = RecordedScheduler(recorder, stop_request)
+        scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
         with finishing(trackers):
             errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
     for error in errors:

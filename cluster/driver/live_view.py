@@ -12,12 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kilobit.cluster.console import renews
+from kilobit.cluster.console import pause_s, renews, tell
 from kilobit.evaluators.figures.canvas import bits_label
 from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
-
-_PLAIN_EVERY_S = 10.0
 
 
 class LiveProgress:
@@ -131,13 +129,13 @@ class LiveView:
     def update(self) -> None:
         """Print the line again, without a terminal and at most every ten seconds."""
         now = self._course.elapsed_s
-        if self._live is None and now - self._last >= _PLAIN_EVERY_S:
+        if self._live is None and now - self._last >= pause_s(self._console):
             self._last = now
             self._tell()
 
     def _tell(self) -> None:
         self._told = self._course.at_rung.copy()
-        self._console.print(self._course.line(), soft_wrap=True)
+        tell(self._console, self._course.line())
 
     def _table(self) -> Group:
         course = self._course

@@ -4,17 +4,17 @@ The rows of finished rungs go in, candidates and decisions come out. Raises `Sup
 newer attempt at the run has begun, and `OSError` if the ledger can't be written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.replay import Replayed, coarser_records
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.worker.mailbox import Incumbents
 from kilobit.evaluators.ledger.compaction import fold
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Proposal
 from kilobit.search.records import CandidateRecord, DecisionRecord, RungRecord, rung_part
+from kilobit.search.schedulers.racing import Incumbent
 from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.search import Search
 
@@ -47,8 +47,6 @@ class Recorder:
         self._recorded: dict[tuple[str, int], Decision] = {}
         # Candidates with a decision that is not recorded yet.
         self._decided: dict[tuple[str, int], Candidate] = {}
-        self._incumbents = Incumbents(run.path) if search.races else None
-        self._tell_workers(list(self._regimes))
 
     @property
     def first_rung(self) -> int:
@@ -59,6 +57,16 @@ class Recorder:
     def num_proposed(self) -> int:
         """Return the number of candidates proposed in all attempts."""
         return self._search.num_proposed
+
+    def incumbents(
+        self, model: str, rungs: Collection[int]
+    ) -> dict[tuple[int, int], tuple[Incumbent, ...]]:
+        """Return the incumbents at some rungs by rung and rungs left, none without races."""
+        return {
+            (rung, left): self._search.incumbents(model, rung, left)
+            for rung in (rungs if self._search.races else ())
+            for left in range(self._sweep.rungs.count - rung)
+        }
 
     def pending(self, state: Replayed) -> list[Candidate]:
         """Return the candidates that have not ended, in the order of their proposals."""
@@ -106,8 +114,6 @@ class Recorder:
         self._write(decision, reason)
         self._recorded[key] = decision
         del self._decided[key]
-        if decision.action != "stop":
-            self._tell_workers([candidate.model])
         self.listener(record, candidate, decision, reason)
         if self._order % FOLD_EVERY == 0:
             fold(self._ledger)
@@ -152,13 +158,3 @@ class Recorder:
         part = rung_part(decision.candidate, decision.rung)
         self._ledger.write(DecisionRecord, part, [record])
         self._order += 1
-
-    def _tell_workers(self, models: list[str]) -> None:
-        if self._incumbents is None:
-            return
-        rungs = range(self._sweep.rungs.count)
-        for model in models:
-            for rung in rungs:
-                for left in range(len(rungs) - rung):
-                    front = self._search.incumbents(model, rung, left)
-                    self._incumbents.tell(model, rung, left, front)

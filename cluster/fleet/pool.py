@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Worker
+from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
 from kilobit.cluster.shards.placement import placed, request_placement
 from kilobit.cluster.sweep.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from kilobit.cluster.sweep.sweep import Sweep
@@ -26,6 +26,9 @@ from kilobit.evaluators.ledger.storage import Place
 
 # Besides the calls of its batch a worker answers `ready` and `prompt_bits`.
 _OTHER_CALLS = 2
+# Notices are received while all other calls are busy. The call of the latest one stays open, so
+# there is room for the next.
+_NOTICES = {"notices": 2}
 _LOOK_EVERY_S = 1.0
 
 
@@ -58,13 +61,14 @@ class Pool:
         self._placements: dict[str, PlacementGroup] = {}
         self._handles: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
+        self._told: dict[str, Any] = {}
         self._ready: set[str] = set()
         self._failed: dict[str, str] = {}
         self._looked_at = -_LOOK_EVERY_S
         self._placed: set[str] = set()
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
-        actor_class: Any = ray.remote(EvaluatorActor)
+        actor_class: Any = ray.remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
             placement = request_placement(ranks_of(sweep, self._cpus))
@@ -144,6 +148,11 @@ class Pool:
                     "(workers.wait_s)"
                 )
             sleep(_LOOK_EVERY_S / 4)
+
+    def tell(self, worker: str, notice: Notice) -> None:
+        """Send a notice to a worker; one that is being started gets the latest once it is ready."""
+        hear = self._handles[worker].hear.options(concurrency_group="notices")
+        self._told[worker] = hear.remote(notice)
 
     def stop(self) -> None:
         """End the workers and remove their placement groups."""

@@ -5,7 +5,6 @@ RUN/ledger/       the tables, and the claims of attempts
 RUN/states/       adapter checkpoints between rungs
 RUN/programs/     the programs of the front, MODEL-CANDIDATE each
 RUN/cache/        outputs that were generated before
-RUN/incumbents/   mailbox: the incumbents, from the driver to the workers
 RUN/in_hand/      crash logs: what a worker was doing when it died
 RUN/tensorboard/  event files, and RUN/wandb, if the sweep names these trackers
 RUN/front.png     the picture of the front
@@ -59,7 +58,8 @@ _BEGUN = re.compile(
 )
 
 
-# Folders of a run that may be deleted while nothing has been scored.
+# Folders of a run that may be deleted while nothing has been scored; older versions made
+# `incumbents` and `places`.
 _MADE = (
     "ledger",
     "states",

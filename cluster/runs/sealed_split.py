@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import OpeningRecord, RungRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import LEVEL, Task, split_digest
@@ -45,16 +45,16 @@ class Chosen:
         return [f"{point.program}@{base}" for point, base in pairs]
 
 
-def choose(run: RunFolder) -> Chosen:
+def choose(front: RunFront) -> Chosen:
     """Return the programs on the verified fronts of a run.
 
     Raises:
         InputError: if there are none.
         DamagedError: if a part of the ledger is damaged.
     """
-    on_front = [point for front in fronts(points_of(run)).values() for point in front]
+    run = front.run
     records = run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "base_digest"])
-    points = tuple(point for point in on_front if point.verified)
+    points = tuple(point for point in front.on_front if point.verified)
     if not points:
         raise InputError(f"{run.path} has no verified program on its front: nothing to certify")
     last = run.sweep.rungs.count - 1

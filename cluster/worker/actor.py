@@ -5,11 +5,12 @@ trial does that, so nothing heavy is imported here: a trial's process stays smal
 once.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kilobit.cluster.messages import RungReply, keep_log
+from kilobit.cluster.messages import Notice, RungReply, keep_log
 from kilobit.search.rungs import Rung
 
 if TYPE_CHECKING:
@@ -28,10 +29,29 @@ class EvaluatorActor:
         from kilobit.cluster.worker.evaluator import RungEvaluator
 
         self._evaluator = RungEvaluator(setup, crash_log)
+        self._heard, self._number, self._hearing = threading.Condition(), 0, 0
+        # No batch is complete before the driver has said what is expected.
+        self._evaluator.hear(Notice())
 
     def ready(self) -> str:
         """Return the digest of the base model."""
         return self._evaluator.ready()
+
+    def hear(self, notice: Notice) -> None:
+        """Take a notice from the driver; return when the next one has come.
+
+        The call of the latest notice stays open, because Ray repeats the open calls of a worker
+        that died at the process that replaces it: so that one knows what its predecessor knew.
+        """
+        with self._heard:
+            if notice.number < self._number:
+                return
+            self._number = notice.number
+            self._hearing += 1
+            latest = self._hearing
+            self._evaluator.hear(notice)
+            self._heard.notify_all()
+            self._heard.wait_for(lambda: self._hearing > latest)
 
     def prompt_bits(self, texts: Sequence[str]) -> list[float]:
         """Return the number of bits in which the base model codes each text."""

@@ -18,24 +18,22 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, RungReply
+from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
 from kilobit.cluster.sweep.capacity import ranks_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.versions import check_versions
-from kilobit.cluster.worker.batcher import LOOK_EVERY_S, Batcher
+from kilobit.cluster.worker.batcher import Batcher
 from kilobit.cluster.worker.checkpoints import Checkpoints
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
-from kilobit.cluster.worker.mailbox import is_complete, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.run_rung import RungRunner
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer
+from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
-from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
@@ -45,9 +43,7 @@ from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
 
 _LOG = logging.getLogger("kilobit")
-Ask = tuple[str, Rung]
-# On an object store every poll is one request, so poll it less often.
-_LOOK_EVERY_S = 0.25
+Ask = tuple[Candidate, Rung]
 
 
 class RungEvaluator:
@@ -71,7 +67,6 @@ class RungEvaluator:
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
-        self._states = Checkpoints(run, self._ledger)
         self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.digest)
         builder = Builder(
             self._frozen,
@@ -82,32 +77,12 @@ class RungEvaluator:
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )
-        racing = sweep.scheduler.racing
-        scorer = Scorer(
-            self._group,
-            builder,
-            task,
-            self._ledger,
-            PredictionCache(sweep.cache or run / "cache"),
-            racing.level if racing.enabled else None,
-            sweep.length,
-        )
-        self._runner = RungRunner(
-            sweep,
-            task,
-            self._group,
-            builder,
-            scorer,
-            self._states,
-            self._rows,
-            self._ledger,
-            partial(read_incumbents, run),
-        )
+        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger)
+        scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
+        states = Checkpoints(run, self._ledger)
+        self._runner = RungRunner(self._context, scorer, states, self._rows)
         self._gatherer: Batcher[Ask, RungReply] = Batcher(
-            self.run_rungs,
-            sweep.workers.slots,
-            partial(is_complete, run, setup.worker),
-            _LOOK_EVERY_S if isinstance(run, StoredPath) else LOOK_EVERY_S,
+            self.run_rungs, sweep.workers.slots, self._is_complete
         )
         self._record_load(config)
         self._crash_log.ready()
@@ -118,6 +93,14 @@ class RungEvaluator:
     def ready(self) -> str:
         """Return the digest of the base model; the model is loaded once this returns."""
         return self._frozen.digest
+
+    def hear(self, notice: Notice) -> None:
+        """Take a notice from the driver; without any, no more calls and no incumbents are expected.
+
+        It may be called at any time, also while a batch is running.
+        """
+        self._context.notice = notice
+        self._gatherer.look()
 
     def prompt_bits(self, texts: Sequence[str]) -> list[float]:
         """Return the bits in which the base model codes each text, inf if it can't code it."""
@@ -136,15 +119,12 @@ class RungEvaluator:
             SupersededError: if a newer attempt at the run has begun.
             OSError: if the ledger or an adapter's checkpoint can't be written.
         """
-        return self._gatherer.run((candidate_json, rung))
+        return self._gatherer.run((Candidate.model_validate_json(candidate_json), rung))
 
     def run_rungs(self, asked: Sequence[Ask]) -> list[RungReply]:
         """Run the rungs of several candidates as one batch; see `run_rung`."""
         self._group.resident.use_threads()
-        works = []
-        for message, rung in asked:
-            candidate = Candidate.model_validate_json(message)
-            works.append(Work(candidate, rung, self._rows.begin(candidate, rung)))
+        works = [Work(one, rung, self._rows.begin(one, rung)) for one, rung in asked]
         parts = "\n".join(sorted(work.part for work in works))
         pack = hashlib.sha256(parts.encode()).hexdigest()[:16]
         new = []
@@ -173,6 +153,10 @@ class RungEvaluator:
                 self._crash_log.blame(str(error))
                 os._exit(1)
             self._rows.finish(works)
+
+    def _is_complete(self, waiting: Sequence[Ask]) -> bool:
+        notice = self._context.notice
+        return notice is None or notice.is_complete({one.id: rung.index for one, rung in waiting})
 
     def _is_known(self, work: Work) -> bool:
         """Return whether a rung needs no work: it is in the ledger or its worker died too often."""

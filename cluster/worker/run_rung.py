@@ -4,57 +4,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kilobit.cluster.shards.group import ShardGroup
-from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.checkpoints import Checkpoints
-from kilobit.cluster.worker.mailbox import IncumbentsReader
-from kilobit.cluster.worker.resident import Resident, Training
+from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer, Scoring
+from kilobit.cluster.worker.scoring import Scorer, Scoring, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
-from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
-from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
-from kilobit.search.task import Task
 
 
 class RungRunner:
     """Runner of rungs on one resident base model.
 
     Args:
-        sweep: the sweep of the candidates.
-        task: the task.
-        group: holds the base model.
-        builder: builds the candidates' programs.
-        scorer: prepares their scoring.
+        context: the worker's; its ledger tells which variants are recorded already.
+        scorer: prepares the scoring of candidates.
         states: adapter checkpoints between rungs.
         rows: writes the ledger rows.
-        ledger: tells which variants are recorded already.
-        incumbents: the programs that candidates have to beat.
     """
 
     def __init__(
-        self,
-        sweep: Sweep,
-        task: Task,
-        group: ShardGroup[Resident],
-        builder: Builder,
-        scorer: Scorer,
-        states: Checkpoints,
-        rows: RungRows,
-        ledger: Ledger,
-        incumbents: IncumbentsReader,
+        self, context: WorkerContext, scorer: Scorer, states: Checkpoints, rows: RungRows
     ) -> None:
-        self._sweep, self._task, self._group, self._builder = sweep, task, group, builder
-        self._frozen = group.resident.frozen
-        self._scorer, self._states, self._rows, self._ledger = scorer, states, rows, ledger
-        self._incumbents = incumbents
-        self._waves = ScoringLoop(group, task)
+        self._sweep, self._task, self._group = context.sweep, context.task, context.group
+        self._builder, self._ledger = context.builder, context.ledger
+        self._frozen = self._group.resident.frozen
+        self._scorer, self._states, self._rows = scorer, states, rows
+        self._waves = ScoringLoop(self._group, self._task)
 
     def run(self, works: Sequence[Work]) -> None:
         """Train candidates up to their rungs and score them there; their rows are then filled in.
@@ -189,7 +169,6 @@ class RungRunner:
                     self._rows.record(work, scoring.measured)
 
     def _begin(self, work: Work) -> Scoring:
-        left = self._rows.left(work.candidate, work.rung)
         return self._scorer.begin(
             work.candidate,
             work.rung,
@@ -197,8 +176,7 @@ class RungRunner:
             work.adapter,
             work.key,
             work.content,
-            self._incumbents(work.candidate.model, work.rung.index, left),
-            race=left == 0,
+            self._rows.left(work.candidate, work.rung),
         )
 
     def _variants(self, parent: Work) -> list[Work]:

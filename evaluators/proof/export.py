@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
 from kilobit.evaluators.model.text_codec import decode_text
@@ -24,7 +24,7 @@ from kilobit.search.programs.recipe import AdapterPart
 _LARGEST_RANK = 4096
 
 
-def export_peft(program_folder: Path, target: Path, model: Path) -> None:
+def export_peft(program_folder: Place, target: Path, model: Path) -> None:
     """Write the adapter of a program as a folder that PEFT loads.
 
     Args:

@@ -1,5 +1,3 @@
-"""A record and the row of its table are the same values."""
-
 import pyarrow as pa
 import pytest
 
@@ -26,13 +24,14 @@ def test_a_record_is_the_one_of_its_row() -> None:
         check(record)
 
 
-def test_an_unknown_column_is_refused() -> None:
-    known = {"candidate": "a", "rung": 0, "num_examples": 1}
-    assert RungRecord.of(known).score is None
-    with pytest.raises(TypeError, match="scroe"):
-        RungRecord.of(known | {"scroe": 1})
+def test_a_part_is_named_by_candidate_and_rung() -> None:
+    record = RungRecord(candidate="c", rung=2, num_examples=1)
+    assert record.part == rung_part("c", 2) == "c-r2"
 
 
-def test_parts_are_named_by_candidate_and_rung() -> None:
-    record = RungRecord(candidate="a", rung=3, num_examples=1)
-    assert record.part == rung_part("a", 3) == "a-r3"
+def test_a_row_without_what_every_row_has_or_with_more_is_no_record() -> None:
+    whole = {"candidate": "c", "rung": 0, "num_examples": 1}
+    assert RungRecord.of(whole).score is None
+    for row in ({"candidate": "c", "rung": 0}, whole | {"colour": "red"}):
+        with pytest.raises(TypeError):
+            RungRecord.of(row)

@@ -16,7 +16,7 @@ import kilobit.evaluators.proof.verify
 from kilobit.cluster.cli.run import _execute
 from kilobit.cluster.driver.attempt import Outcome
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -107,7 +107,7 @@ def test_an_interrupted_certification_goes_on_with_the_others(
         shown = say("certify", run.path, status=130)
     assert f"Go on with:\n  kilobit certify {run.path}" in shown
     assert certificates(run) == {}
-    assert [p.certified for p in points_of(run)] == [None] * 4
+    assert [p.certified for p in RunFront(run).points] == [None] * 4
     done = set(ran)
     assert len(ran) == 2
     assert "certifying 2 programs" in say("certify", run.path)
@@ -136,7 +136,7 @@ def test_programs_that_fail_certify_nothing_and_count_among_the_chosen(
     for row in rows_of(run.ledger, "rungs"):
         write_rows(writable(run), "verifications", row["candidate"], [row_of_verification(row)])
     shown = say("certify", run.path, status=1)
-    found, points = certificates(run), {p.candidate: p for p in points_of(run)}
+    found, points = certificates(run), {p.candidate: p for p in RunFront(run).points}
     for candidate, message in broken.items():
         assert f"not certified, it failed: {candidate}" in shown
         assert message in found[candidate]["error"]

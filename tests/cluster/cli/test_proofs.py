@@ -12,12 +12,11 @@ from rich.console import Console
 from kilobit import launch
 from kilobit.cluster.cli.proofs import report_agreement, verify_front
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
 from kilobit.search.candidate import Candidate
-from kilobit.search.front.points import fronts
 from kilobit.search.settings import InputError
 from tests.support.cli.finished import CANDIDATES, RUNGS, finished_run
 from tests.support.rows import part_rows, rows_of, write_rows
@@ -31,7 +30,7 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
 
 
 def front(run: RunFolder) -> list[tuple[str, bool | None]]:
-    return [(p.candidate, p.verified) for points in fronts(points_of(run)).values() for p in points]
+    return [(point.candidate, point.verified) for point in RunFront(run).on_front]
 
 
 def alter(run: RunFolder, one: Candidate) -> None:
@@ -68,7 +67,7 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     alter(run, prompted)
 
     text = io.StringIO()
-    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=120)
+    verify_front(RunFront(run), Console(file=text, soft_wrap=True), timeout_s=120)
     assert f"not verified, so not on the front: {prompted.id}" in text.getvalue()
     assert "1 of 8 predictions differ" in text.getvalue()
     assert front(run) == [(bare.id, True), (hidden.id, True)]
@@ -116,7 +115,7 @@ def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -
             (rung,) = part_rows(run.ledger, "rungs", part) or []
             write_rows(run.ledger, "rungs", part, [{**rung, "program": digest}])
     text = io.StringIO()
-    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=60)
+    verify_front(RunFront(run), Console(file=text, soft_wrap=True), timeout_s=60)
     assert f"{failing.id}: it ended with status 1: no" in text.getvalue()
     assert f"{exchanged.id}: the ledger holds" in text.getvalue()
     assert front(run) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import RungReply, Worker
+from kilobit.cluster.messages import Notice, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
@@ -138,3 +138,48 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
     here.add(workers[1])
     assert searcher.suggest("i") == RecordedSearcher.FINISHED
     assert rows_of(run.ledger, "decisions") == []
+
+
+def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = load_sweep(write_sweep(workers={"per_model": 1, "pack": 2}))
+    run, two = a_run(tmp_path, sweep), Candidate(task="none", model=ONE.model, chat=True)
+    recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
+    told: list[Notice] = []
+
+    def tell(worker: str, notice: Notice) -> None:
+        assert worker == "w"
+        told.append(notice)
+
+    workers, ladder = [Worker("w", ONE.model)], run.sweep.rungs.ladder()
+    searcher = RecordedSearcher(
+        recorder, [(ONE, 0), (two, 0)], workers, ladder, run, stop_request, None, tell
+    )
+    rule = RecordedScheduler(recorder, stop_request, searcher.promoted)
+    searcher.suggest("a")
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 0}, True)
+    searcher.suggest("b")
+    # There is no slot for more.
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 0, two.id: 0}, False)
+    assert told[-1].incumbents[0, 0] == ()
+    first = replace(RECORD, left=0, num_examples=ladder[0].num_examples)
+    second = replace(
+        first, candidate=two.id, score=0.25, program_bits=950, gap=-0.25, against=ONE.id
+    )
+    together = (first, second)
+    results = [{"reply": RungReply(record, together, "w")} for record in together]
+    assert rule.on_trial_result(None, None, results[0]) == "CONTINUE"
+    # By then every decision of the batch is made, and counts.
+    assert told[-1].expected == {ONE.id: 1, two.id: 0}
+    assert [one.candidate for one in told[-1].incumbents[0, 0]] == [ONE.id]
+    assert [one.candidate for one in told[-1].incumbents[1, 0]] == []
+    assert rule.on_trial_result(None, None, results[1]) == "STOP"
+    searcher.on_trial_complete("b", results[1])
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 1}, True)
+    # Nothing is left to try, so the worker need not wait.
+    assert searcher.suggest("c") is None
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 1}, False)
+    assert searcher.suggest("c") is None
+    assert [notice.number for notice in told] == list(range(1, len(told) + 1))
+    assert len(told) == 5

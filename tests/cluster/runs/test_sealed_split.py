@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -35,7 +35,7 @@ def test_another_choice_is_refused_and_marked_where_it_is_forced(
         (False, 4),
         (True, 5),
     }
-    points = {p.candidate: p for p in points_of(run)}
+    points = {p.candidate: p for p in RunFront(run).points}
     assert {p.certificate.num_programs for p in points.values() if p.certificate} == {5}
     assert points["raw-18-100"].certificate is not None
     assert points["raw-18-100"].certificate.repeated
@@ -57,7 +57,7 @@ def test_fewer_of_the_same_programs_are_no_other_choice(
     run = make()
     say("certify", run.path)
     row = {"candidate": "raw-16-90", "verified": False}
-    program = next(p.program for p in points_of(run) if p.candidate == "raw-16-90")
+    program = next(p.program for p in RunFront(run).points if p.candidate == "raw-16-90")
     write_rows(writable(run), "verifications", "raw-16-90", [row | {"program": program}])
     assert "the bounds of 4 programs" in say("certify", run.path)
     assert len(ran) == 4

@@ -152,7 +152,7 @@ def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killer, other = candidate(prompt=Prompt(instruction="kill")), candidate()
-    asked = [(killer.canonical(), FIRST), (other.canonical(), FIRST)]
+    asked = [(killer, FIRST), (other, FIRST)]
     run, packs = RungRunner.run, []
 
     class DiedError(BaseException):

@@ -60,12 +60,11 @@ def test_a_pack_is_what_its_candidates_are_alone(
         lora(learning_rate=1e30, steps=40),
         lora(target_modules=("nosuch",)),
     ]
-    asked = [(one.canonical(), SECOND) for one in pack]
-    together = make_evaluator("together").run_rungs(asked)
+    together = make_evaluator("together").run_rungs([(one, SECOND) for one in pack])
     alone = make_evaluator("alone")
     columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
-    for reply, one in zip(together, asked, strict=True):
-        record, other = reply.record, alone.run_rung(*one).record
+    for reply, one in zip(together, pack, strict=True):
+        record, other = reply.record, alone.run_rung(one.canonical(), SECOND).record
         assert [getattr(record, c) for c in columns] == [getattr(other, c) for c in columns]
         assert (record.error is None) == (other.error is None)
         assert record.pack == together[0].record.pack != other.pack

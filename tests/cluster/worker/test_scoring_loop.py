@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.cluster.messages import EvaluatorSetup, Notice
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker import scoring_loop
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.cluster.worker.mailbox import Incumbents, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
@@ -140,56 +139,47 @@ def test_a_race_stops_who_can_not_win_and_says_so(
     row = evaluator.run_rung(good.canonical(), SECOND).record.row()
     assert row["against"] is None
     front = (Incumbent(good.id, row["program_bits"], 1.0),)
-    Incumbents(tmp_path / "run").tell("llama", 1, 0, front)
+    evaluator.hear(Notice(incumbents={(1, 0): front}, expected={bad.id: 1}, more=False))
     lost = evaluator.run_rung(bad.canonical(), SECOND).record.row()
     # Four wrong of eight leave nothing to hope for.
     assert (lost["verdict"], lost["against"], lost["gap"]) == ("loses", good.id, -1.0)
     assert (lost["num_examples"], lost["num_generated"], lost["score"]) == (4, 4, 0.0)
     part = f"{bad.id}-r1"
     assert len(part_rows(Ledger(tmp_path / "run" / "ledger"), "predictions", part) or []) == 4
-    equal = evaluator.run_rung(prompt("right as well").canonical(), SECOND).record.row()
+    as_good = prompt("right as well")
+    evaluator.hear(Notice(incumbents={(1, 0): front}, expected={as_good.id: 1}, more=False))
+    equal = evaluator.run_rung(as_good.canonical(), SECOND).record.row()
     assert (equal["verdict"], equal["gap"], equal["num_examples"]) == (None, 0.0, 8)
 
 
 def test_nobody_races_with_a_longer_one_or_where_races_are_off(
-    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path, sweep: Sweep
+    make: Callable[..., RungEvaluator], asked: list[int], sweep: Sweep
 ) -> None:
     evaluator, good = make(), prompt("right, and this is a long one")
     row = evaluator.run_rung(good.canonical(), FIRST).record.row()
-    Incumbents(tmp_path / "run").tell(
-        "llama", 0, 0, (Incumbent(good.id, row["program_bits"], 1.0),)
-    )
-    short = evaluator.run_rung(prompt("wrong").canonical(), FIRST).record.row()
-    assert (short["against"], short["gap"], short["num_examples"]) == (None, None, 4)
+    incumbents = {(0, 0): (Incumbent(good.id, row["program_bits"], 1.0),)}
+    short = prompt("wrong")
+    evaluator.hear(Notice(1, {short.id: 0}, more=False, incumbents=incumbents))
+    its = evaluator.run_rung(short.canonical(), FIRST).record.row()
+    assert (its["against"], its["gap"], its["num_examples"]) == (None, None, 4)
     racing = sweep.scheduler.racing.model_copy(update={"enabled": False})
     scheduler = sweep.scheduler.model_copy(update={"racing": racing})
-    calm = make(scheduler=scheduler)
-    long = calm.run_rung(
-        prompt("wrong, and it is longer than the other").canonical(), FIRST
-    ).record.row()
-    assert (long["verdict"], long["gap"], long["num_examples"]) == (None, -1.0, 4)
+    calm, long = make(scheduler=scheduler), prompt("wrong, and it is longer than the other")
+    calm.hear(Notice(1, {long.id: 0}, more=False, incumbents=incumbents))
+    its = calm.run_rung(long.canonical(), FIRST).record.row()
+    assert (its["verdict"], its["gap"], its["num_examples"]) == (None, -1.0, 4)
 
 
 def test_one_in_training_is_compared_with_its_like_and_not_raced(
-    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
+    make: Callable[..., RungEvaluator], asked: list[int]
 ) -> None:
     evaluator, good = make(), prompt("right")
     bits = evaluator.run_rung(good.canonical(), FIRST).record.row()["program_bits"]
-    messages = Incumbents(tmp_path / "run")
-    messages.tell("llama", 0, 0, (Incumbent(good.id, bits, 1.0),))
-    trained = lora(steps=4)
-    row = evaluator.run_rung(trained.canonical(), FIRST).record.row()
+    front, one, two = (Incumbent(good.id, bits, 1.0),), lora(steps=4), lora(steps=4, seed=2)
+    evaluator.hear(Notice(1, {one.id: 0}, more=False, incumbents={(0, 0): front}))
+    row = evaluator.run_rung(one.canonical(), FIRST).record.row()
     assert (row["left"], row["against"]) == (1, None)
-    messages.tell("llama", 0, 1, (Incumbent(good.id, bits, 1.0),))
-    other = evaluator.run_rung(lora(steps=4, seed=2).canonical(), FIRST).record.row()
+    evaluator.hear(Notice(2, {two.id: 0}, more=False, incumbents={(0, 0): front, (0, 1): front}))
+    other = evaluator.run_rung(two.canonical(), FIRST).record.row()
     assert (other["against"], other["verdict"], other["num_examples"]) == (good.id, None, 4)
     assert other["gap"] == -1.0
-
-
-def test_messages_of_an_earlier_attempt_are_taken_away(tmp_path: Path) -> None:
-    front = (Incumbent("a", 8, 0.5),)
-    Incumbents(tmp_path).tell("m/ 1", 0, 0, front)
-    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == front
-    assert read_incumbents(tmp_path, "m/ 1", 1, 0) == ()
-    Incumbents(tmp_path)
-    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == ()
