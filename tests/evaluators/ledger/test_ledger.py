@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from kilobit.evaluators.ledger.ledger import TABLES, Ledger, write_whole
-from kilobit.search.records import RungRecord
 from tests.support.rows import part_rows, rows_of, write_rows
 
 
@@ -32,13 +31,6 @@ def test_writing_a_part_again_replaces_it(tmp_path: Path) -> None:
     write_rows(ledger, "rungs", "a", [row("a", 0.1)])
     write_rows(ledger, "rungs", "a", [row("a", 0.2)])
     assert [r["score"] for r in rows_of(ledger, "rungs")] == [0.2]
-
-
-def test_an_unknown_column_is_refused() -> None:
-    known = {"candidate": "a", "rung": 0, "num_examples": 1}
-    assert RungRecord.of(known).score is None
-    with pytest.raises(TypeError, match="scroe"):
-        RungRecord.of(known | {"scroe": 1})
 
 
 def test_crash_leaves_the_old_part_and_no_scratch_file(
