@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kilobit.cluster.python import InputError, Run, Sweep, open_run, run
+    from kilobit.cluster.python import Run, Sweep, open_run, run
+    from kilobit.search.settings import InputError
 
 __all__ = ["InputError", "Run", "Sweep", "open_run", "run"]
 

@@ -24,6 +24,7 @@ ORDER_IN_CLUSTER = (
     ("fleet", "launchers"),
     ("driver",),
     ("cli",),
+    ("python",),
 )
 # Base names that several modules share, each with the reason.
 SHARED_NAMES = {

@@ -30,6 +30,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ConnectionError: if no cluster that accepts our token answers at `address`.
     """
     import ray
+    from ray import _raylet
 
     if address is not None:
         _knock(address)
@@ -41,8 +42,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         # Ray has read its settings already if it was imported before kilobit.
-        ray._raylet.Config.initialize("")  # noqa: SLF001 - Ray has no public name for it
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # noqa: SLF001
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(address)
     try:
