@@ -178,7 +178,7 @@ def test_the_exit_status_says_how_a_command_ended(
             raise raised
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
     assert launch.main(["status", "run"]) == status
     said = capsys.readouterr().err
     assert said.startswith(message)
@@ -192,7 +192,7 @@ def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.Monke
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
     assert launch.main(["status", "run"]) == 130
 
 

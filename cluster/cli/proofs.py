@@ -149,7 +149,6 @@ def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _verify_folder(args: argparse.Namespace, console: Console) -> int:
-    from kilobit.evaluators.proof.export import load_frozen
     from kilobit.evaluators.proof.program_files import (
         ProgramError,
         read_examples,
@@ -169,6 +168,8 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (args.model / "config.json").is_file():
         raise InputError(f"--model: {args.model} holds no model: config.json is missing")
+    from kilobit.evaluators.proof.export import load_frozen
+
     expected = manifest.get("base_digest")
     try:
         digest = load_frozen(args.model, program).digest
@@ -215,10 +216,12 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write a program's adapter in PEFT's file format."""
-    from kilobit.evaluators.proof.export import export_peft
-    from kilobit.evaluators.proof.program_files import ProgramError
+    from kilobit.evaluators.proof.program_files import ProgramError, read_folder
 
     try:
+        read_folder(args.program)
+        from kilobit.evaluators.proof.export import export_peft
+
         export_peft(args.program, args.peft, args.model)
     except (ProgramError, PayloadError, ValueError, OSError) as error:
         raise InputError(str(error)) from error

@@ -1,7 +1,7 @@
 """The commands of the command line, and the messages and exit status of each.
 
-Modules that need torch or Ray are imported inside the commands that use them, so that `front` and
-`status` answer at once.
+A module is imported inside the command that uses it, so that `front` and `status` answer and a
+mistake is refused at once.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,81 +21,65 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kilobit.cluster.cli.aggregate import aggregate
-from kilobit.cluster.cli.certify import certify, certify_runs
-from kilobit.cluster.cli.compare import compare
-from kilobit.cluster.cli.front import front
-from kilobit.cluster.cli.proofs import export, verify, verify_front
-from kilobit.cluster.cli.report import report
-from kilobit.cluster.cli.status import status
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside
-from kilobit.cluster.launchers.kubernetes import kubernetes
-from kilobit.cluster.launchers.slurm import slurm
-from kilobit.cluster.runs.folder import (
-    RunFolder,
-    continue_run,
-    create_run,
-    discard_run,
-    holds_run,
-    reopen_run,
-)
-from kilobit.cluster.runs.fronts import (
-    draw,
-    num_ended,
-    points_of,
-    print_front,
-    print_left_out,
-    progress_text,
-)
 from kilobit.cluster.runs.log import close_log, log_to
-from kilobit.cluster.runs.sealed_split import SealedError
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.fencing import SupersededError
-from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
     from kilobit.cluster.driver.check import Plan
+    from kilobit.cluster.runs.folder import RunFolder
 
 _LOG = logging.getLogger("kilobit")
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+# The module of each command, imported only for that command. Its function has the command's name.
+_MODULES = {
+    "run": "cli.run",
+    "resume": "cli.run",
+    "doctor": "cli.run",
+    "status": "cli.status",
+    "front": "cli.front",
+    "aggregate": "cli.aggregate",
+    "report": "cli.report",
+    "verify": "cli.proofs",
+    "export": "cli.proofs",
+    "certify": "cli.certify",
+    "scorecard": "cli.scorecard",
+    "compare": "cli.compare",
+    "slurm": "launchers.slurm",
+    "kubernetes": "launchers.kubernetes",
+}
 
 
 def dispatch(args: argparse.Namespace) -> int:
     """Run the command that `args` names and return its exit status."""
-    commands = {
-        "run": run,
-        "resume": resume,
-        "status": status,
-        "front": front,
-        "aggregate": aggregate,
-        "report": report,
-        "verify": verify,
-        "certify": certify,
-        "scorecard": scorecard,
-        "compare": compare,
-        "export": export,
-        "slurm": slurm,
-        "kubernetes": kubernetes,
-        "doctor": doctor,
-    }
     try:
-        return commands[args.command](args)
+        module = import_module(f"kilobit.cluster.{_MODULES[args.command]}")
+        command: Callable[[argparse.Namespace], int] = getattr(module, args.command)
+        return command(args)
     except InputError as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
         # Not a failure: the reader has closed the pipe.
         raise
-    except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
+    except _failures() as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        return FAILED
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors that end a command or stop a run; Python asks only once one is raised."""
+    from kilobit.evaluators.ledger.fencing import SupersededError
+    from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
+
+    return OSError, SupersededError, DamagedRunError, DamagedError
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,11 +97,16 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
     if args.dry_run:
         return _dry_run(console, sweep, folder, local=args.address is None)
+    from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
+    going_on = args.go_on and holds_run(sweep, args.out)
+    if not going_on:
+        check_free(sweep, args.out)
     with console.status("checking the sweep file, its data and its models"):
         from kilobit.cluster.driver.check import check_sweep
 
         plan = check_sweep(sweep, folder, local=args.address is None)
-    going_on = args.go_on and holds_run(sweep, args.out)
     with (
         continue_run(sweep, args.out, take_over=args.take_over)
         if going_on
@@ -132,6 +122,9 @@ def resume(args: argparse.Namespace) -> int:
     if is_outside(args.address):
         flags = ["--take-over"] * args.take_over + _logged(args)
         return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
+    from kilobit.cluster.runs.folder import reopen_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
     began = time.monotonic()
     console = Terminal()
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
@@ -170,15 +163,18 @@ def _no_cluster(address: str | None, error: ConnectionError) -> InputError:
 
 
 def _execute(
-    run_folder: RunFolder,
+    run_folder: "RunFolder",
     plan: "Plan",
     console: Console,
     address: str | None,
     check_s: float,
     log_level: str = "info",
 ) -> int:
+    from kilobit.cluster.cli.proofs import verify_front
     from kilobit.cluster.driver.attempt import StoppedError, execute
     from kilobit.cluster.fleet.pool import PoolError
+    from kilobit.cluster.runs.folder import discard_run
+    from kilobit.cluster.runs.fronts import num_ended
 
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
@@ -211,7 +207,7 @@ def _execute(
             raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+    except (StoppedError, *_failures()) as error:
         _LOG.error("stopped: %s", error)
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
@@ -223,8 +219,12 @@ def _execute(
     return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
 
 
-def _certify(run_folder: RunFolder, console: Console) -> list[str]:
+def _certify(run_folder: "RunFolder", console: Console) -> list[str]:
     """Certify the front of a run and return the reasons why programs could not be certified."""
+    from kilobit.cluster.cli.certify import certify_runs
+    from kilobit.cluster.runs.fronts import points_of
+    from kilobit.cluster.runs.sealed_split import SealedError
+
     if not points_of(run_folder):
         return []
     try:
@@ -287,12 +287,14 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 
 
 def _summarise(
-    run_folder: RunFolder,
+    run_folder: "RunFolder",
     outcome: "Outcome",
     console: Console,
     seconds: float,
     total: int | None,
 ) -> int:
+    from kilobit.cluster.runs.fronts import draw, points_of, print_front, progress_text
+
     rungs = run_folder.ledger.rows(
         "rungs", ["candidate", "rung", "score", "error", "train_s", "generate_s", "seconds"]
     )
@@ -336,7 +338,7 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: Console, left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
     go_on = f"kilobit resume {run_folder.path}"
@@ -348,13 +350,6 @@ def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> No
         f"the time budget of {seconds:g} s is over and {number} candidates are left; go on for as "
         f"long again, or without a limit:\n  {go_on}\n  {go_on} budget.seconds=null"
     )
-
-
-def scorecard(args: argparse.Namespace) -> int:
-    """Measure the side effects of a front's programs on other inputs."""
-    from kilobit.cluster.cli.scorecard import scorecard as measured
-
-    return measured(args)
 
 
 def doctor(args: argparse.Namespace) -> int:

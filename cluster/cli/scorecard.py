@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
-from huggingface_hub import snapshot_download
 from rich.console import Console
 from rich.text import Text
 
@@ -33,12 +32,8 @@ from kilobit.evaluators.battery.side_effects import (
     judge_lines,
     trades,
 )
-from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
-from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.offline import offline
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
@@ -47,6 +42,10 @@ from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint, fronts
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from kilobit.evaluators.model.adapted import AdaptedModel
+    from kilobit.evaluators.model.base_model import FrozenModel
 
 FILE = "scorecard.parquet"
 DONE, FAILED = 0, 1
@@ -95,6 +94,10 @@ def scorecard(args: argparse.Namespace) -> int:
         raise InputError(str(error)) from error
     if not groups:
         raise InputError(f"{args.run}: no candidate has completed the last rung: there is no front")
+    import torch
+
+    from kilobit.evaluators.model.offline import offline
+
     torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
     console.quiet = args.json
@@ -143,6 +146,9 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
     """
     judge = None
     if battery.safety is not None and battery.safety.judge is not None:
+        from kilobit.evaluators.judges.model_judges import judge_of
+        from kilobit.evaluators.model.adapted import bare
+
         judge = judge_of(bare(_load(battery.safety.judge, folder)))
     found, missing = evaluators_of(battery, folder, judge), {}
     for item in battery.harness:
@@ -182,6 +188,8 @@ def measure(
         InputError: if the base model, the run's data or a program can't be read, or the model is
             not the one that the programs were measured with.
     """
+    from kilobit.evaluators.model.adapted import bare
+
     config = next(c for c in run.sweep.base_models if c.label == points[0].model)
     try:
         task = load_task(run.sweep.task, run.sweep_folder)
@@ -211,12 +219,14 @@ def _rows_of(
     run: RunFolder,
     point: FrontPoint,
     task: Task,
-    frozen: FrozenModel,
+    frozen: "FrozenModel",
     evaluators: Sequence[Evaluator],
     *,
     steps: bool,
     on_each: Callable[[], None],
 ) -> list[Found]:
+    from kilobit.evaluators.model.adapted import with_program
+
     part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
     try:
         program = read_program(run.ledger, part)
@@ -235,7 +245,7 @@ def _rows_of(
         return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
 
 
-def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], None]) -> Found:
+def _rows(evaluator: Evaluator, subject: "AdaptedModel", on_each: Callable[[], None]) -> Found:
     try:
         return evaluator.evaluate(subject)
     except (ValueError, MemoryError) as error:
@@ -244,7 +254,7 @@ def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], Non
         on_each()
 
 
-def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
+def _load(config: BaseModelConfig, folder: Path) -> "FrozenModel":
     """Load a base model that is on this machine.
 
     Raises:
@@ -253,6 +263,10 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
     if config.path is not None and not (folder / config.path).is_dir():
         raise InputError(f"base model {config.label}: there is no folder {folder / config.path}")
     try:
+        from huggingface_hub import snapshot_download
+
+        from kilobit.evaluators.model.base_model import load
+
         if config.hub is not None:
             place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)
             update = {"path": Path(place), "hub": None, "revision": None}
@@ -263,7 +277,7 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
         raise InputError(f"base model {config.label} can't be loaded: {reason}") from error
 
 
-def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenModel) -> None:
+def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: "FrozenModel") -> None:
     for point in points:
         part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
         for row in run.ledger.read_part("rungs", part) or ():

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kilobit.cluster.console import renews
-from kilobit.evaluators.figures.canvas import bits_label
 from kilobit.search.schedulers.scheduler import Decision
 
 _PLAIN_EVERY_S = 10.0
@@ -167,6 +166,8 @@ def decade(bits: int) -> int:
 
 def decade_label(number: int) -> str:
     """Return the column heading of a decade."""
+    from kilobit.evaluators.figures.canvas import bits_label
+
     return "0 bit" if number == 0 else f"< {bits_label(10**number)}"
 
 

@@ -128,7 +128,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
     path = _path_of(sweep, out)
     check_reachable(path)
     with ExitStack() as stack:
-        try:
+        with _written(path):
             made = not path.exists()
             _check_free(path, sweep)
             attempt = stack.enter_context(lock_run(path / "ledger"))
@@ -139,12 +139,31 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             run = RunFolder(path, sweep, folder, attempt, locked=True, made=made)
             about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
             _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{str(path)!r} can't be written: {reason}") from error
         yield run
+
+
+def check_free(sweep: Sweep, out: Place | None) -> None:
+    """Check that a new run may begin in the output folder of a sweep, if that exists.
+
+    Raises:
+        InputError: if the folder holds another run or other files, or can't be written.
+    """
+    path = _path_of(sweep, out)
+    check_reachable(path)
+    with _written(path):
+        if path.exists():
+            _check_free(path, sweep)
+
+
+@contextmanager
+def _written(path: Place) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)!r} can't be written: {reason}") from error
 
 
 def _check_free(path: Place, sweep: Sweep) -> None:
