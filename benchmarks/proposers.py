@@ -98,7 +98,6 @@ class Case:
 ONE_RUNG = {"examples": 54, "train_steps": 20, "count": 1}
 CASES = {
     "numbers": Case("numbers", "pretrained", 0.8),
-    "numbers_posttrained": Case("numbers", "posttrained", 0.8),
     "translation": Case("translation", "pretrained", 0.75),
     "adapters": Case("translation", "pretrained", 0.7, ADAPTERS, ONE_RUNG, 40 * 54),
 }
@@ -189,14 +188,7 @@ class Outcome:
 def search(world: World, case: Case, config: ProposerConfig, seed: int) -> Outcome:
     """Search until the budget is spent."""
     sweep, model = world.sweep, world.model
-    prompt_bits = {}
-
-    def bits(_: str, texts: Sequence[str]) -> list[float]:
-        missing = [text for text in texts if text not in prompt_bits]
-        prompt_bits.update(zip(missing, world.evaluator.prompt_bits(missing), strict=True))
-        return [prompt_bits[text] for text in texts]
-
-    proposer = make_proposer(config, sweep.families, world.task, [model], seed, prompt_bits=bits)
+    proposer = make_proposer(config, sweep.families, world.task, [model], seed)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
     one = Search(proposer, scheduler, "program_bits")
     generated: dict[str, int] = {}

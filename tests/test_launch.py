@@ -201,8 +201,8 @@ def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from kilobit import launch\n"
-        "from kilobit.cluster.cli import run\n"
-        "run.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
+        "from kilobit.cluster.cli import status\n"
+        "status.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
         "sys.exit(launch.main(['status', 'run']))\n"
     )
     process = subprocess.Popen(

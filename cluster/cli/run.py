@@ -122,11 +122,12 @@ def resume(args: argparse.Namespace) -> int:
     if is_outside(args.address):
         flags = ["--take-over"] * args.take_over + _logged(args)
         return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
-    from kilobit.cluster.runs.folder import reopen_run
+    from kilobit.cluster.runs.folder import check_proposer_is_known, reopen_run
     from kilobit.cluster.runs.fronts import print_left_out
 
     began = time.monotonic()
     console = Terminal()
+    check_proposer_is_known(args.run)
     with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
         print_left_out(console, run_folder)
         with console.status("checking the sweep file, its data and its models"):

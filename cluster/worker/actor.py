@@ -5,7 +5,6 @@ trial does that, so nothing heavy is imported here: a trial's process stays smal
 once.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kilobit.cluster.messages import keep_log
@@ -31,10 +30,6 @@ class EvaluatorActor:
     def ready(self) -> str:
         """Return the digest of the base model."""
         return self._evaluator.ready()
-
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the number of bits in which the base model codes each text."""
-        return self._evaluator.prompt_bits(texts)
 
     def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
         """Train a candidate up to `rung`, score it, record it and return its row.

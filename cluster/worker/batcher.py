@@ -6,8 +6,7 @@ all of its answers. Calls that arrive meanwhile wait for their turn.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Ask = TypeVar("Ask")
@@ -58,12 +57,6 @@ class Batcher(Generic[Ask, Answer]):
         if call.error is not None:
             raise call.error
         return call.answer  # type: ignore[return-value]
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keep batches from running while the context is open."""
-        with self._turn:
-            yield
 
     def _lead(self) -> None:
         began = time.monotonic()

@@ -122,12 +122,6 @@ class RungEvaluator:
         """Return the digest of the base model; the model is loaded once this returns."""
         return self._frozen.digest
 
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits in which the base model codes each text, inf if it can't code it."""
-        with self._gatherer.turn():
-            found: list[float] = self._group.call("text_bits", list(texts))
-            return found
-
     def run_rung(self, candidate_json: str, rung: Rung) -> Row:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
 
