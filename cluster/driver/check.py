@@ -71,6 +71,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     Raises:
         InputError: naming field and value, if the sweep can't run.
     """
+    _check_folders(sweep, sweep_folder)
     try:
         task = load_task(sweep.task, sweep_folder)
     except ValueError as error:
@@ -79,7 +80,6 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     _check_limits(sweep, task)
     _check_cache(sweep, sweep_folder)
     _check_trackers(sweep)
-    _check_folders(sweep, sweep_folder)
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
