@@ -75,7 +75,7 @@ def dispatch(args: argparse.Namespace) -> int:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return the errors that end a command or stop a run; Python asks only once one is raised."""
+    """Return the errors that end a command; Python asks for them only once one is raised."""
     from kilobit.evaluators.ledger.fencing import SupersededError
     from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 
@@ -176,6 +176,8 @@ def _execute(
     from kilobit.cluster.fleet.pool import PoolError
     from kilobit.cluster.runs.folder import discard_run
     from kilobit.cluster.runs.fronts import num_ended
+    from kilobit.evaluators.ledger.fencing import SupersededError
+    from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
@@ -208,7 +210,7 @@ def _execute(
             raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, *_failures()) as error:
+    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
         _LOG.error("stopped: %s", error)
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
