@@ -125,7 +125,10 @@ REFUSALS = {
     ),
     "missing model": Refusal("run good.yaml", "there is no folder", allowed=READS_RUNS),
     "too many examples": Refusal(
-        "run good.yaml rungs.count=9", "the last rung scores", allowed=READS_RUNS
+        "run good.yaml rungs.count=9",
+        "the last rung scores",
+        {"model/config.json": "{}", "model/model.safetensors": ""},
+        allowed=READS_RUNS,
     ),
     "missing data": Refusal(
         "run bad.yaml",
