@@ -68,6 +68,8 @@ base_models:
 families: {prompt: {candidates: 3}}
 rungs: {examples: 18}
 """
+# A folder that passes for a model as long as nothing is read from it.
+MODEL = {"model/config.json": "{}", "model/model.safetensors": ""}
 LINES = '{"input": "a", "target": "b"}\n'
 
 
@@ -127,13 +129,14 @@ REFUSALS = {
     "too many examples": Refusal(
         "run good.yaml rungs.count=9",
         "the last rung scores",
-        {"model/config.json": "{}", "model/model.safetensors": ""},
+        MODEL,
         allowed=READS_RUNS,
     ),
     "missing data": Refusal(
         "run bad.yaml",
         "none.jsonl",
-        changed(
+        MODEL
+        | changed(
             "kind: miniature, name: numbers",
             "kind: jsonl, name: x, metric: exact_match, data: none.jsonl, question: '{input}'",
         ),
