@@ -9,10 +9,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kilobit.search.settings import Config, InputError
@@ -285,25 +285,17 @@ def _describe(
 
 def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:
     """Return the keys that the part of the file at `location` may have."""
-    schema = model.model_json_schema()
-    options = [schema]
-    for part in location:
-        following: list[dict[str, Any]] = []
-        for option in (_resolve(schema, o) for o in options):
-            below = (
-                option.get("items")
-                if isinstance(part, int)
-                else option.get("properties", {}).get(part)
-            )
-            if below:
-                following += below.get("oneOf") or below.get("anyOf") or [below]
-        options = following
-    return sorted(
-        {key for option in options for key in _resolve(schema, option).get("properties", {})}
-    )
+    options: list[type[BaseModel]] = [model]
+    # Indices of lists lead nowhere: `_models` has looked into the lists already.
+    for part in (part for part in location if isinstance(part, str)):
+        fields = [option.model_fields[part] for option in options if part in option.model_fields]
+        options = [below for field in fields for below in _models(field.annotation)]
+    return sorted({key for option in options for key in option.model_fields})
 
 
-def _resolve(schema: dict[str, Any], option: dict[str, Any]) -> dict[str, Any]:
-    reference = option.get("$ref")
-    found: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else option
-    return found
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a field's annotation names, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -7,12 +7,13 @@ change their meaning. None is unknown, or a column that was not read.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Self
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from kilobit.search.schedulers.racing import Verdict
 from kilobit.search.schedulers.scheduler import Action
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Int32 = Annotated[int, "int32"]
 
@@ -38,7 +39,7 @@ class Record:
         return cls(**values)
 
     @classmethod
-    def all_of(cls, table: pa.Table) -> list[Self]:
+    def all_of(cls, table: "pa.Table") -> list[Self]:
         """Return the records of the rows of an Arrow table, whose other columns are unknown."""
         return [cls.of(row) for row in table.to_pylist()]
 

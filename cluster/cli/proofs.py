@@ -141,7 +141,6 @@ def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecor
 
 
 def _verify_folder(request: VerifyRequest, console: Console) -> int:
-    from kilobit.evaluators.proof.export import load_frozen
     from kilobit.evaluators.proof.program_files import (
         ProgramError,
         read_examples,
@@ -161,6 +160,8 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (request.model / "config.json").is_file():
         raise InputError(f"--model: {request.model} holds no model: config.json is missing")
+    from kilobit.evaluators.proof.export import load_frozen
+
     expected = manifest.get("base_digest")
     try:
         digest = load_frozen(request.model, program).digest
@@ -207,10 +208,12 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
 
 def export(request: ExportRequest) -> int:
     """Write a program's adapter in PEFT's file format."""
-    from kilobit.evaluators.proof.export import export_peft
-    from kilobit.evaluators.proof.program_files import ProgramError
+    from kilobit.evaluators.proof.program_files import ProgramError, read_folder
 
     try:
+        read_folder(request.program)
+        from kilobit.evaluators.proof.export import export_peft
+
         export_peft(request.program, request.peft, request.model)
     except (ProgramError, PayloadError, ValueError, OSError) as error:
         raise InputError(str(error)) from error

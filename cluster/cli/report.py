@@ -32,7 +32,6 @@ from kilobit.evaluators.report.contents import (
     ShownTask,
 )
 from kilobit.evaluators.report.overlay import parse_columns, read_overlay
-from kilobit.evaluators.report.page import page
 from kilobit.search.front.complexity import collapses, rows_of
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Length
@@ -69,6 +68,8 @@ def report(request: ReportRequest) -> int:
     for program in made.programs:
         if program.trouble:
             console.print(f"can't be read: {program.trouble}")
+    from kilobit.evaluators.report.page import page
+
     content = page(made)
     write_whole(out, content)
     shown = len(made.programs)

@@ -1,7 +1,7 @@
 """The commands `run` and `resume`, and the message and exit status of any command that fails.
 
-A command is imported when it is called, and torch and Ray where they are used, so that `front` and
-`status` answer at once.
+A module is imported inside the command that uses it, so that `front` and `status` answer and a
+mistake is refused at once.
 """
 
 import logging
@@ -20,35 +20,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from kilobit.cluster.cli.certify import certify_runs
-from kilobit.cluster.cli.proofs import verify_front
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
 from kilobit.cluster.launchers.launcher import Sweeps
 from kilobit.cluster.launchers.local import Local
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
-from kilobit.cluster.runs.folder import (
-    RunFolder,
-    continue_run,
-    create_run,
-    discard_run,
-    holds_run,
-    reopen_run,
-)
-from kilobit.cluster.runs.fronts import (
-    RunFront,
-    draw,
-    ends_of,
-    num_ended,
-    print_front,
-    print_left_out,
-    progress_text,
-)
 from kilobit.cluster.runs.log import close_log, log_to
-from kilobit.cluster.runs.sealed_split import SealedError
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.fencing import SupersededError
-from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
@@ -56,9 +34,11 @@ from kilobit.search.settings import InputError
 if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
     from kilobit.cluster.driver.check import Plan
+    from kilobit.cluster.runs.folder import RunFolder
+    from kilobit.cluster.runs.fronts import RunFront
 
 _LOG = logging.getLogger("kilobit")
-# Where a command is, if not in the module of its name in `cluster/cli`.
+# Where a command is, if not in the module of its name in `cluster/cli`; only its module is imported.
 _MODULES = {
     "export": "cli.proofs",
     "kubernetes": "launchers.kubernetes",
@@ -81,12 +61,20 @@ def dispatch(request: Request) -> int:
     except BrokenPipeError:
         # Not a failure: the reader has closed the pipe.
         raise
-    except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
+    except _failures() as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        return FAILED
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors that end a command; Python asks for them only once one is raised."""
+    from kilobit.evaluators.ledger.fencing import SupersededError
+    from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
+
+    return OSError, SupersededError, DamagedRunError, DamagedError
 
 
 def run(request: RunRequest) -> int:
@@ -106,11 +94,16 @@ def run(request: RunRequest) -> int:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
     if request.dry_run:
         return _dry_run(console, sweep, folder, local=request.address is None)
+    from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
+    going_on = request.go_on and holds_run(sweep, request.out)
+    if not going_on:
+        check_free(sweep, request.out)
     with console.status("checking the sweep file, its data and its models"):
         from kilobit.cluster.driver.check import check_sweep
 
         plan = check_sweep(sweep, folder, local=request.address is None)
-    going_on = request.go_on and holds_run(sweep, request.out)
     with (
         continue_run(sweep, request.out, take_over=request.take_over)
         if going_on
@@ -128,8 +121,12 @@ def resume(request: ResumeRequest) -> int:
         return _drive(
             request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
         )
+    from kilobit.cluster.runs.folder import check_proposer_is_known, reopen_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
     began = time.monotonic()
     console = Terminal()
+    check_proposer_is_known(request.run)
     with reopen_run(
         request.run, take_over=request.take_over, overrides=request.overrides
     ) as run_folder:
@@ -161,7 +158,7 @@ def _drive(address: str, words: Sequence[str]) -> int:
 
 
 def _execute(
-    run_folder: RunFolder,
+    run_folder: "RunFolder",
     plan: "Plan",
     console: Console,
     address: str | None,
@@ -182,7 +179,7 @@ def _execute(
     except PoolError as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+    except (StoppedError, *_failures()) as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
@@ -192,8 +189,8 @@ def _execute(
 
 
 def attempt(
-    run_folder: RunFolder, plan: "Plan", console: Console, address: str | None, log_level: str
-) -> tuple["Outcome", RunFront]:
+    run_folder: "RunFolder", plan: "Plan", console: Console, address: str | None, log_level: str
+) -> tuple["Outcome", "RunFront"]:
     """Search, verify the front and, if the sweep says so, certify it; keep the run's log.
 
     Raises:
@@ -201,8 +198,11 @@ def attempt(
         StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
+    from kilobit.cluster.cli.proofs import verify_front
     from kilobit.cluster.driver.attempt import StoppedError, execute
     from kilobit.cluster.fleet.pool import PoolError
+    from kilobit.cluster.runs.folder import discard_run
+    from kilobit.cluster.runs.fronts import RunFront, num_ended
 
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
@@ -229,7 +229,7 @@ def attempt(
         if isinstance(error, ConnectionError):
             raise no_cluster(address, error) from error
         raise
-    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+    except (StoppedError, *_failures()) as error:
         _LOG.error("stopped: %s", error)
         raise
     finally:
@@ -237,8 +237,11 @@ def attempt(
     return outcome, front
 
 
-def _certify(front: RunFront, console: Console) -> list[str]:
+def _certify(front: "RunFront", console: Console) -> list[str]:
     """Certify the front of a run and return the reasons why programs could not be certified."""
+    from kilobit.cluster.cli.certify import certify_runs
+    from kilobit.cluster.runs.sealed_split import SealedError
+
     if not front.points:
         return []
     try:
@@ -301,8 +304,10 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 
 
 def _summarise(
-    front: RunFront, outcome: "Outcome", console: Console, seconds: float, total: int | None
+    front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
+    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text
+
     run_folder = front.run
     rungs = run_folder.ledger.records(
         RungRecord, ["candidate", "rung", "num_examples", "error", "train_s", "generate_s"]
@@ -345,7 +350,7 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: Console, left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
     go_on = f"kilobit resume {run_folder.path}"

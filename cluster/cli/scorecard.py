@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from huggingface_hub import snapshot_download
 from rich.console import Console
 from rich.text import Text
 
@@ -27,7 +26,6 @@ from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
-from kilobit.evaluators.battery.offline import offline
 from kilobit.evaluators.battery.side_effects import (
     SideEffect,
     compare,
@@ -35,11 +33,8 @@ from kilobit.evaluators.battery.side_effects import (
     judge_lines,
     trades,
 )
-from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
-from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
@@ -49,6 +44,10 @@ from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from kilobit.evaluators.model.adapted import AdaptedModel
+    from kilobit.evaluators.model.base_model import FrozenModel
 
 FILE = "scorecard.parquet"
 DONE, FAILED = 0, 1
@@ -99,6 +98,10 @@ def scorecard(request: ScorecardRequest) -> int:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
         )
+    import torch
+
+    from kilobit.evaluators.battery.offline import offline
+
     torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
     console.quiet = request.json
@@ -147,6 +150,9 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
     """
     judge = None
     if battery.safety is not None and battery.safety.judge is not None:
+        from kilobit.evaluators.judges.model_judges import judge_of
+        from kilobit.evaluators.model.adapted import bare
+
         judge = judge_of(bare(_load(battery.safety.judge, folder)))
     found, missing = evaluators_of(battery, folder, judge), {}
     for item in battery.harness:
@@ -186,6 +192,8 @@ def measure(
         InputError: if the base model, the run's data or a program can't be read, or the model is
             not the one that the programs were measured with.
     """
+    from kilobit.evaluators.model.adapted import bare
+
     config = next(c for c in run.sweep.base_models if c.label == points[0].model)
     try:
         task = load_task(run.sweep.task, run.sweep_folder)
@@ -215,12 +223,14 @@ def _rows_of(
     run: RunFolder,
     point: FrontPoint,
     task: Task,
-    frozen: FrozenModel,
+    frozen: "FrozenModel",
     evaluators: Sequence[Evaluator],
     *,
     steps: bool,
     on_each: Callable[[], None],
 ) -> list[Found]:
+    from kilobit.evaluators.model.adapted import with_program
+
     part = rung_part(point.candidate, run.sweep.rungs.count - 1)
     try:
         program = read_program(run.ledger, part)
@@ -239,7 +249,7 @@ def _rows_of(
         return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
 
 
-def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], None]) -> Found:
+def _rows(evaluator: Evaluator, subject: "AdaptedModel", on_each: Callable[[], None]) -> Found:
     try:
         return evaluator.evaluate(subject)
     except (ValueError, MemoryError) as error:
@@ -248,7 +258,7 @@ def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], Non
         on_each()
 
 
-def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
+def _load(config: BaseModelConfig, folder: Path) -> "FrozenModel":
     """Load a base model that is on this machine.
 
     Raises:
@@ -257,6 +267,10 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
     if config.path is not None and not (folder / config.path).is_dir():
         raise InputError(f"base model {config.label}: there is no folder {folder / config.path}")
     try:
+        from huggingface_hub import snapshot_download
+
+        from kilobit.evaluators.model.base_model import load
+
         if config.hub is not None:
             place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)
             update = {"path": Path(place), "hub": None, "revision": None}
@@ -267,7 +281,7 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
         raise InputError(f"base model {config.label} can't be loaded: {reason}") from error
 
 
-def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenModel) -> None:
+def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: "FrozenModel") -> None:
     for point in points:
         part = rung_part(point.candidate, run.sweep.rungs.count - 1)
         for record in run.ledger.read_part(RungRecord, part) or ():

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed, replay
 from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
-from kilobit.cluster.fleet.pool import Pool, prompt_bits_of
+from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS
@@ -71,9 +70,8 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     """
     outcome, began = Outcome(), time.monotonic()
     models = [model.label for model in run.sweep.base_models]
-    # The descent proposer measures prompt lengths with the models, so they have to be loaded first.
-    early = None if run.sweep.proposer.kind == "descent" else _rebuild(run, plan, None)
-    if early is not None and not _find_work(*early, models):
+    recorder, state = _rebuild(run, plan)
+    if not _find_work(recorder, state, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     trackers = make_trackers(run, console.print)
@@ -85,7 +83,6 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
             _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
         finally:
             pool.stop()
@@ -93,13 +90,11 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     return outcome
 
 
-def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Replayed]:
+def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     """Rebuild the search from its ledger and decide every row that is still undecided."""
     sweep = run.sweep
     models = [model.label for model in sweep.base_models]
-    proposer = make_proposer(
-        sweep.proposer, sweep.families, plan.task, models, sweep.seed, prompt_bits=prompt_bits
-    )
+    proposer = make_proposer(sweep.proposer, sweep.families, plan.task, models, sweep.seed)
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)

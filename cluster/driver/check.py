@@ -10,21 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
-
 from kilobit.cluster.driver.bounds import Shapes, bound_bits, shapes_of
-from kilobit.cluster.shards.plan import GIB, plan_ranks
 from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.tracker_settings import check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.model.adapter_check import check_family, runs
-from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
@@ -73,6 +65,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     Raises:
         InputError: naming field and value, if the sweep can't run.
     """
+    _check_folders(sweep, sweep_folder)
     try:
         task = load_task(sweep.task, sweep_folder)
     except ValueError as error:
@@ -99,6 +92,8 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     Raises:
         InputError: if a model can't be placed on the ranks as the sweep says, or does not fit.
     """
+    from kilobit.cluster.shards.plan import plan_ranks
+
     shards, found = sweep.workers.shards, []
     for config in sweep.base_models:
         if config.label in known:
@@ -112,6 +107,10 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     """Return the bytes of a rank's device, None if the sweep does not say and no GPU is here."""
+    import torch
+
+    from kilobit.cluster.shards.plan import GIB
+
     if shards.memory_gib is not None:
         return int(shards.memory_gib * GIB)
     if config.device == "cpu" or not torch.cuda.is_available():
@@ -133,6 +132,8 @@ def check_fits(sweep: Sweep) -> None:
         InputError: if they do not.
     """
     plan_cpus(sweep, os.cpu_count() or 1)
+    import torch
+
     plan_gpus(sweep, torch.cuda.device_count())
 
 
@@ -177,6 +178,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
     Raises:
         InputError: if a model can't be used as the sweep says.
     """
+    _check_folders(sweep, sweep_folder)
     shapes, unchecked = {}, []
     for index, config in enumerate(sweep.base_models):
         found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
@@ -223,10 +225,15 @@ def _check_model(
     config: BaseModelConfig, folder: Path, field: str, families: Families
 ) -> Shapes | None:
     """Check one base model and return its shapes, None if it is not on this machine."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    from kilobit.evaluators.model.adapter_check import check_family, runs
+    from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
+
     transformers_logging.set_verbosity_error()
-    if config.path is not None:
-        _check_folder(config, folder / config.path, field)
-    elif not _is_cached(config):
+    if config.path is None and not _is_cached(config):
         return None
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
@@ -253,6 +260,13 @@ def _check_model(
     return shapes_of(model)
 
 
+def _check_folders(sweep: Sweep, folder: Path) -> None:
+    """Check the folders of all base models, before a library is loaded that reads them."""
+    for index, config in enumerate(sweep.base_models):
+        if config.path is not None:
+            _check_folder(config, folder / config.path, f"base_models.{index}")
+
+
 def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
     if not place.is_dir():
         raise InputError(f"{field}.path: there is no folder {place}")
@@ -263,6 +277,8 @@ def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
 
 
 def _is_cached(config: BaseModelConfig) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
     assert config.hub is not None
     found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
     return isinstance(found, str)

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kilobit.cluster.console import pause_s, renews, tell
-from kilobit.evaluators.figures.canvas import bits_label
 from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
 
@@ -162,6 +161,8 @@ def decade(bits: int) -> int:
 
 def decade_label(number: int) -> str:
     """Return the column heading of a decade."""
+    from kilobit.evaluators.figures.canvas import bits_label
+
     return "0 bit" if number == 0 else f"< {bits_label(10**number)}"
 
 

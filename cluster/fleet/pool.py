@@ -7,7 +7,7 @@ pending until its model is loaded there. The search continues with the workers t
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from kilobit.cluster.versions import library_versions
 from kilobit.cluster.worker.actor import EvaluatorActor
 from kilobit.evaluators.ledger.storage import Place
 
-# Besides the calls of its batch a worker answers `ready` and `prompt_bits`.
-_OTHER_CALLS = 2
+# Besides the calls of its batch a worker answers `ready`.
+_OTHER_CALLS = 1
 # Notices are received while all other calls are busy. The call of the latest one stays open, so
 # there is room for the next.
 _NOTICES = {"notices": 2}
@@ -210,16 +210,3 @@ class Pool:
             f"{len(without)} of {len(self.workers)} workers are pending ({each}; the cluster "
             f"has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all)"
         )
-
-
-def prompt_bits_of(pool: Pool) -> Callable[[str, Sequence[str]], list[float]]:
-    """Return a function that computes the bits of prompts under a model, on one of its workers."""
-
-    def prompt_bits(model: str, texts: Sequence[str]) -> list[float]:
-        # Prefer a worker that is ready: the call would block until another one is.
-        name = next(w.name for w in (*pool.here(), *pool.workers) if w.model == model)
-        worker: Any = ray.get_actor(name)
-        found: list[float] = ray.get(worker.prompt_bits.remote(list(texts)))
-        return found
-
-    return prompt_bits

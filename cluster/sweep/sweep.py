@@ -157,7 +157,7 @@ class Sweep(Config):
     @model_validator(mode="after")
     def _proposer_has_what_it_needs(self) -> Self:
         ends = self.budget.candidates is not None or self.budget.seconds is not None
-        check_proposer(self.proposer, self.families, ends=ends)
+        check_proposer(self.proposer, ends=ends)
         return self
 
     @field_validator("trackers")

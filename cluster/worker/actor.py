@@ -6,7 +6,6 @@ once.
 """
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,10 +51,6 @@ class EvaluatorActor:
             self._evaluator.hear(notice)
             self._heard.notify_all()
             self._heard.wait_for(lambda: self._hearing > latest)
-
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the number of bits in which the base model codes each text."""
-        return self._evaluator.prompt_bits(texts)
 
     def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
         """Train a candidate up to `rung`, score it, record it and return its result."""

@@ -5,8 +5,7 @@ all of its answers. Calls that arrive meanwhile wait for their turn.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Ask = TypeVar("Ask")
@@ -59,12 +58,6 @@ class Batcher(Generic[Ask, Answer]):
         """Look again whether the batch is complete, because what is expected has changed."""
         with self._changed:
             self._changed.notify_all()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keep batches from running while the context is open."""
-        with self._turn:
-            yield
 
     def _lead(self) -> None:
         with self._changed:

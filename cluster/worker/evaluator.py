@@ -105,12 +105,6 @@ class RungEvaluator:
         self._context.notice = notice
         self._gatherer.look()
 
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits in which the base model codes each text, inf if it can't code it."""
-        with self._gatherer.turn():
-            found: list[float] = self._group.call("text_bits", list(texts))
-            return found
-
     def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
 

@@ -21,7 +21,7 @@ from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import Probe, probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
-from kilobit.evaluators.model.text_codec import encode_text, text_bits
+from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -172,10 +172,6 @@ class Resident:
     def encode_text(self, text: str) -> bytes:
         """Return a text encoded by the model; see `encode_text`."""
         return encode_text(self.frozen, text)
-
-    def text_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits of each text under the model, inf for a text that it can't encode."""
-        return [text_bits(self.frozen, text) for text in texts]
 
     def unchanged(self) -> bool:
         """Return whether the weights are still those that were loaded, on all ranks."""

@@ -41,6 +41,14 @@ def edited(**changes: Any) -> Any:
     return given
 
 
+def of_a_removed_proposer(scene: Scene) -> None:
+    """Begin a run and let its record name a proposer that no longer exists."""
+    file = scene.begun().path / "run.json"
+    manifest = json.loads(file.read_text())
+    manifest["sweep"] |= {"proposer": {"kind": "descent"}, "budget": {"candidates": 9}}
+    file.write_text(json.dumps(manifest))
+
+
 def damaged(table: str) -> Any:
     """Return what begins a run, one table of which has a part that is no Parquet."""
 
@@ -211,6 +219,7 @@ RUNS = [
         given=lambda scene: scene.file("run/run.json", "half"),
     ),
     Case("resume {run}", "was written by an older version: it", given=edited(ledger_schema=None)),
+    Case("resume {run}", "its proposer 'descent' was removed", given=of_a_removed_proposer),
     Case("resume {run}", "{run} is locked by attempt 1 on ", given=held),
     Case("resume {run}", "or take the run from it: `kilobit resume {run} --take-over", given=held),
     Case(

@@ -100,6 +100,26 @@ def test_resuming_changes_the_budget_and_nothing_else(
     assert open_run(begun).attempt == 2
 
 
+def test_a_run_of_a_removed_proposer_is_read_but_not_gone_on_with(
+    capsys: pytest.CaptureFixture[str], begun: Path, write_sweep: Write, tmp_path: Path
+) -> None:
+    manifest = json.loads((begun / "run.json").read_text())
+    manifest["sweep"] |= {"proposer": {"kind": "descent", "fresh": 4}}
+    manifest["sweep"]["budget"]["candidates"] = 9
+    (begun / "run.json").write_text(json.dumps(manifest))
+    said = "can't be resumed: its proposer 'descent' was removed; it can still be read"
+    assert said in fails(capsys, "resume", str(begun))
+    assert said in fails(capsys, "run", str(write_sweep()), "--out", str(begun), "--continue")
+    for command in ("front", "status", "verify"):
+        assert launch.main([command, str(begun)]) == 0, command
+    assert launch.main(["report", str(begun), "-o", str(tmp_path / "report.html")]) == 0
+    # `verify` began an attempt; the record still names the proposer.
+    written = json.loads((begun / "run.json").read_text())
+    assert len(written["attempts"]) == 2
+    assert written["sweep"]["proposer"] == manifest["sweep"]["proposer"]
+    assert said in fails(capsys, "resume", str(begun))
+
+
 def test_a_run_of_an_older_version_is_read_but_not_gone_on_with(
     capsys: pytest.CaptureFixture[str], begun: Path
 ) -> None:
