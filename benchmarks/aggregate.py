@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.fencing import Accepted
-from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION
+from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.records import rung_part
 

@@ -34,8 +34,8 @@ from kilobit.cluster.runs.fronts import (
 )
 from kilobit.cluster.sweep.sweep import Sweep as Settings
 from kilobit.cluster.sweep.sweep import load_sweep, make_sweep
+from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.evaluators.ledger.storage import Place, place, write_whole
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Length, Program
 from kilobit.search.programs.script import readable_script

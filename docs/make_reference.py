@@ -15,7 +15,7 @@ from typing import Any
 
 from kilobit import launch
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.evaluators.ledger.tables import columns
+from kilobit.evaluators.ledger.parts import columns
 from kilobit.search.records import RECORDS
 
 SWEEP_HEAD = """\

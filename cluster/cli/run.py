@@ -22,8 +22,7 @@ from rich.table import Table
 
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
-from kilobit.cluster.launchers.launcher import Sweeps
-from kilobit.cluster.launchers.local import Local
+from kilobit.cluster.launchers.launcher import Local, Sweeps
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.log import close_log, log_to
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from kilobit.cluster.runs.fronts import RunFront
 
 _LOG = logging.getLogger("kilobit")
-# Where a command is, if not in the module of its name in `cluster/cli`; only its module is imported.
+# Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
 _MODULES = {
     "export": "cli.proofs",
     "kubernetes": "launchers.kubernetes",
@@ -168,6 +167,7 @@ def _execute(
     from kilobit.cluster.driver.attempt import StoppedError
     from kilobit.cluster.fleet.pool import PoolError
 
+    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     began = time.monotonic()
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
@@ -179,7 +179,7 @@ def _execute(
     except PoolError as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
-    except (StoppedError, *_failures()) as error:
+    except stops as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
@@ -204,6 +204,7 @@ def attempt(
     from kilobit.cluster.runs.folder import discard_run
     from kilobit.cluster.runs.fronts import RunFront, num_ended
 
+    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
@@ -229,7 +230,7 @@ def attempt(
         if isinstance(error, ConnectionError):
             raise no_cluster(address, error) from error
         raise
-    except (StoppedError, *_failures()) as error:
+    except stops as error:
         _LOG.error("stopped: %s", error)
         raise
     finally:

@@ -29,6 +29,8 @@ _OTHER_CALLS = 1
 # Notices are received while all other calls are busy. The call of the latest one stays open, so
 # there is room for the next.
 _NOTICES = {"notices": 2}
+# Time for workers to end the call of the latest notice.
+_GOODBYE_S = 2.0
 _LOOK_EVERY_S = 1.0
 
 
@@ -158,11 +160,16 @@ class Pool:
 
     def stop(self) -> None:
         """End the workers and remove their placement groups."""
+        # Ray prints an error for each call that is open when its actor is killed.
+        for name in self._told:
+            self._handles[name].dismiss.options(concurrency_group="notices").remote()
+        if self._told:
+            ray.wait(list(self._told.values()), num_returns=len(self._told), timeout=_GOODBYE_S)
         for handle in self._handles.values():
             ray.kill(handle)
         for placement in self._placements.values():
             remove_placement_group(placement)
-        self._handles, self._placements, self._asked = {}, {}, {}
+        self._handles, self._placements, self._asked, self._told = {}, {}, {}, {}
 
     def _ask(self, name: str) -> None:
         self._asked[self._handles[name].ready.remote()] = name

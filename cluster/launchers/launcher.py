@@ -5,10 +5,11 @@ same sweeps and start each by `PlannedRun.command`; what follows it, and the tex
 Before `submit` nothing is written or started. It launches the whole plan, or raises `InputError`.
 """
 
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -227,3 +228,31 @@ def with_profile(section: Settings | None, profile: Path | None, model: type[Set
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"{profile} and the sweep file together: {message}") from error
+
+
+@dataclass(frozen=True)
+class Local:
+    """This machine, which waits for each run; absolute paths let it run in any folder.
+
+    Attributes:
+        execute: runs a command of ours, given by the words after `kilobit`, and returns its exit
+            status.
+        options: further options of each run.
+    """
+
+    execute: Callable[[Sequence[str]], int]
+    options: tuple[str, ...] = ()
+
+    def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Plan:
+        """Return the runs of sweep files; no settings belong to this machine, so no profile."""
+        assert profile is None, profile
+        return Plan(tuple(run_here(*each, sweeps.overrides) for each in sweeps.load()))
+
+    def render(self, plan: Plan) -> str:
+        """Return one command line for each run."""
+        return "".join(f"{shlex.join([*run.command, *self.options])}\n" for run in plan.runs)
+
+    def submit(self, plan: Plan) -> Launched:
+        """Run one after the other and return the exit status of each."""
+        statuses = [self.execute([*run.command[1:], *self.options]) for run in plan.runs]
+        return Launched(tuple(map(str, statuses)), status=max(statuses))

@@ -52,6 +52,12 @@ class EvaluatorActor:
             self._heard.notify_all()
             self._heard.wait_for(lambda: self._hearing > latest)
 
+    def dismiss(self) -> None:
+        """End the call of the latest notice, because no other will come."""
+        with self._heard:
+            self._hearing += 1
+            self._heard.notify_all()
+
     def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
         """Train a candidate up to `rung`, score it, record it and return its result."""
         reply = self._evaluator.run_rung(candidate_json, rung)

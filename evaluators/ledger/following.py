@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from kilobit.evaluators.ledger.fencing import Accepted, parts_of
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import PART, read_parquet
+from kilobit.evaluators.ledger.parts import PART, TABLES, read_parquet
 from kilobit.evaluators.ledger.storage import Place, fetch
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.records import Record
 
 _Parts = dict[str, list[Record]]

@@ -22,9 +22,15 @@ from kilobit.evaluators.ledger.fencing import (
     parts_of,
     read_accepted,
 )
-from kilobit.evaluators.ledger.parts import PART, DamagedError, as_parquet, read_parquet, with_part
+from kilobit.evaluators.ledger.parts import (
+    PART,
+    TABLES,
+    DamagedError,
+    as_parquet,
+    read_parquet,
+    with_part,
+)
 from kilobit.evaluators.ledger.storage import Place, fetch, write_whole
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.records import Record
 
 _Found = TypeVar("_Found")

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from kilobit.evaluators.ledger.tables import TABLES, columns
+from kilobit.evaluators.ledger.parts import TABLES, columns
 from kilobit.search.records import RECORDS, Record, RungRecord, rung_part
 
 

@@ -238,8 +238,7 @@ def many(folder: Path, num_candidates: int, num_rungs: int) -> Path:
 
     from kilobit.evaluators.ledger.fencing import Accepted, snapshot_file
     from kilobit.evaluators.ledger.ledger import Ledger
-    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
-    from kilobit.evaluators.ledger.tables import TABLES
+    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION, TABLES
 
     run = record(
         folder, "many", rungs={"examples": 4, "train_steps": 2, "eta": 2, "count": num_rungs}

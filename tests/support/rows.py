@@ -7,9 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import with_part
+from kilobit.evaluators.ledger.parts import TABLES, with_part
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.records import RECORDS, CertificateRecord, Record
 
 KINDS: dict[str, type[Record]] = {kind.table: kind for kind in RECORDS}

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from kilobit.cluster.launchers.kubernetes import Kubernetes
-from kilobit.cluster.launchers.launcher import Launcher, Sweeps, launch
-from kilobit.cluster.launchers.local import Local
+from kilobit.cluster.launchers.launcher import Launcher, Local, Sweeps, launch
 from kilobit.cluster.launchers.slurm import Slurm
 from kilobit.cluster.requests import KubernetesRequest
 from kilobit.evaluators.ledger.storage import place

@@ -15,7 +15,7 @@ from kilobit.cluster.driver.attempt import Outcome
 from kilobit.cluster.runs import fronts, progress
 from kilobit.cluster.runs.fronts import Front, RunFront, points_from, print_front
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.search.front.points import FrontPoint, at_last_rung, complete_points
 from tests.support.cli.sealed import Make, Say, certificates
 from tests.support.recorded import record

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from kilobit.evaluators.ledger.compaction import begin, fold
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
-from kilobit.evaluators.ledger.parts import as_parquet, with_part
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES, as_parquet, with_part
 from tests.support.rows import part_rows, rows_of, write_rows
 
 USED = ("candidates", "rungs", "predictions", "decisions", "verifications")

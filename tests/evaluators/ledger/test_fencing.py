@@ -7,7 +7,7 @@ import pytest
 from kilobit.evaluators.ledger.compaction import begin, fold
 from kilobit.evaluators.ledger.fencing import SupersededError, claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES
 from tests.support.rows import rows_of, write_rows
 
 USED = ("candidates", "rungs", "predictions", "decisions", "verifications")

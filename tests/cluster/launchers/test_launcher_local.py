@@ -8,8 +8,7 @@ import pytest
 
 from kilobit import launch
 from kilobit.cluster.cli import run as commands
-from kilobit.cluster.launchers.launcher import Sweeps
-from kilobit.cluster.launchers.local import Local
+from kilobit.cluster.launchers.launcher import Local, Sweeps
 
 Write = Callable[..., Path]
 

@@ -1,6 +1,6 @@
 import pyarrow as pa
 
-from kilobit.evaluators.ledger.tables import TABLES, columns
+from kilobit.evaluators.ledger.parts import TABLES, columns
 from kilobit.search.records import RECORDS
 
 
