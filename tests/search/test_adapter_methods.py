@@ -69,7 +69,7 @@ def frozen(model_folders: dict[str, Path]) -> FrozenModel:
     return load(BaseModelConfig(regime="r", path=model_folders["llama"]), Path())
 
 
-def spec(name: str) -> AdapterSpec:
+def spec_of_method(name: str) -> AdapterSpec:
     return adapters.spec() if METHODS[name].examples else adapter_spec(name)
 
 
@@ -86,7 +86,7 @@ class Made:
 
 def made(frozen: FrozenModel, folder: Path, name: str) -> Made:
     builder = Builder(frozen, BaseModelConfig(regime="r", path=folder), TASK, 4, "program")
-    one = spec(name)
+    one = spec_of_method(name)
     candidate = Candidate(task=TASK.name, model="r", adapter=one, max_new_tokens=6)
     with installed(frozen, one) as adapter:
         before = adapter.tensors()
@@ -150,7 +150,7 @@ def test_a_sweep_file_may_set_the_fields_of_a_method(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_many_numbers_are_counted_as_are_trained(frozen: FrozenModel, name: str) -> None:
-    whole = spec(name)
+    whole = spec_of_method(name)
     specs = [whole]
     if "layers" in METHODS[name].fields:
         specs.append(whole.model_copy(update={"layers": (1,)}))
@@ -169,7 +169,7 @@ def test_a_trained_adapter_is_fully_in_its_program(
 ) -> None:
     found, method = programs[name], METHODS[name]
     recipe, source = found.program.recipe, readable_script(found.program.recipe)
-    assert found.trained.steps == spec(name).steps
+    assert found.trained.steps == spec_of_method(name).steps
     if recipe.data is not None:
         statements = method.statements(method.config, recipe.data.arguments)
     else:
@@ -178,7 +178,7 @@ def test_a_trained_adapter_is_fully_in_its_program(
         statements = method.statements(part.config, part.arguments, part.factor_sum)
         assert f"    if {method.condition(part.targets)}:\n" in source
         if part.config is not None:
-            restored, own = spec_of(part), spec(name)
+            restored, own = spec_of(part), spec_of_method(name)
             assert all(getattr(restored, f) == getattr(own, f) for f in SHAPE_FIELDS)
     assert "\n".join(statements) in source
     assert weights_digest(frozen.model) == frozen.digest
@@ -195,11 +195,11 @@ def test_all_programs_say_in_another_process_what_the_search_recorded(
 def test_a_pack_trains_and_says_what_each_adapter_does_alone(
     programs: dict[str, Made], frozen: FrozenModel
 ) -> None:
-    beside = {name: detached(frozen, spec(name)) for name in NAMES}
+    beside = {name: detached(frozen, spec_of_method(name)) for name in NAMES}
     assert {name for name, found in beside.items() if found is not None} >= PACKED
     assert beside["hra"] is None
     jobs = {
-        name: Job(*found, LESSON, spec(name).steps)
+        name: Job(*found, LESSON, spec_of_method(name).steps)
         for name, found in beside.items()
         if found is not None
     }
@@ -211,7 +211,7 @@ def test_a_pack_trains_and_says_what_each_adapter_does_alone(
         for tensor, other in zip(job.adapter.tensors(), expected.tensors, strict=True):
             assert tensor == pytest.approx(other, abs=3e-4), name
         job.adapter.assign(expected.coded)
-        model = AdaptedModel(frozen, changes=job.changes, num_soft=spec(name).num_soft)
+        model = AdaptedModel(frozen, changes=job.changes, num_soft=spec_of_method(name).num_soft)
         recipe = expected.program.recipe
         questions = [TASK.ask(text) for text in INPUTS]
         found = model.answer(questions, recipe.max_new_tokens, recipe.stop)

@@ -47,13 +47,13 @@ def test_a_notice_comes_before_or_after_the_calls_and_outlives_the_process(
     call = worker.run_rung.remote(first.canonical(), first_rung)
     assert ray.wait([call], timeout=3)[0] == []
     pool.tell(name, Notice(1, {first.id: 0}, more=False))
-    row = ray.get(call)
-    assert (row.get("error"), row["against"]) == (None, None)
-    incumbents = {(0, 0): (Incumbent(first.id, row["program_bits"], 1.0),)}
+    record = ray.get(call).record
+    assert (record.error, record.against) == (None, None)
+    incumbents = {(0, 0): (Incumbent(first.id, record.program_bits, 1.0),)}
     pool.tell(name, Notice(2, {second.id: 0}, more=False, incumbents=incumbents))
     (pid,) = [one["pid"] for one in rows_of(Ledger(tmp_path / "run" / "ledger"), "workers")]
     os.kill(pid, signal.SIGKILL)
-    row = ray.get(worker.run_rung.remote(second.canonical(), first_rung))
-    assert row["against"] == first.id
+    record = ray.get(worker.run_rung.remote(second.canonical(), first_rung)).record
+    assert record.against == first.id
     pids = {one["pid"] for one in rows_of(Ledger(tmp_path / "run" / "ledger"), "workers")}
     assert len(pids) == 2

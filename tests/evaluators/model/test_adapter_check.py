@@ -14,7 +14,7 @@ from kilobit.evaluators.model.packing.deltas import detached
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.settings import InputError
 from kilobit.search.space import Families
-from tests.support.architectures import ARCHITECTURES
+from tests.support.models import ARCHITECTURES
 from tests.support.packs import spec
 
 

@@ -33,9 +33,9 @@ def test_each_point_of_a_program_names_it(report: Report) -> None:
     drawn = []
     for trace in (*traces(figure, "front"), *traces(figure, "others")):
         programs = [report.programs[place] for place in trace["customdata"]]
-        assert [p.model for p in programs] == [trace["meta"]["model"]] * len(programs)
-        assert list(trace["x"]) == [p.bits for p in programs]
-        assert list(trace["y"]) == [p.score for p in programs]
+        assert [p.point.model for p in programs] == [trace["meta"]["model"]] * len(programs)
+        assert list(trace["x"]) == [p.point.bits for p in programs]
+        assert list(trace["y"]) == [p.point.score for p in programs]
         assert [p.on_front for p in programs] == [trace["meta"]["kind"] == "front"] * len(programs)
         drawn += trace["customdata"]
     assert sorted(drawn) == list(range(len(report.programs)))
@@ -50,9 +50,9 @@ def test_a_front_is_a_staircase_with_intervals_and_certificates(report: Report) 
         assert list(stairs["x"]) == pytest.approx([*front["x"], right])
         assert list(stairs["y"]) == [*front["y"], front["y"][-1]]
         colour = stairs["line"]["color"]
-        fills = [colour if p.certified is True else "var(--sheet)" for p in programs]
+        fills = [colour if p.point.certified is True else "var(--sheet)" for p in programs]
         assert list(front["marker"]["color"]) == fills
-        lower = [p.score if p.lower is None else p.lower for p in programs]
+        lower = [p.point.score if p.point.lower is None else p.point.lower for p in programs]
         below = zip(front["y"], front["error_y"]["arrayminus"], strict=True)
         assert [score - length for score, length in below] == pytest.approx(lower)
     filled = [colour for trace in traces(figure, "front") for colour in trace["marker"]["color"]]
@@ -125,6 +125,6 @@ def test_colours_are_of_the_palette_or_variables_of_the_style(report: Report) ->
 def test_programs_and_plotlys_template_are_not_repeated(report: Report) -> None:
     text = json.dumps(plots(report))
     assert '"template"' not in text
-    assert not [p for p in report.programs if p.candidate in text]
+    assert not [p for p in report.programs if p.point.candidate in text]
     many = replace(report, programs=[report.programs[0]] * 2000)
     assert len(json.dumps(plots(many))) - len(text) < 2000 * 150

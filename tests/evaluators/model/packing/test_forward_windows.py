@@ -14,7 +14,7 @@ from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.training_batches import Lesson, training_batch
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import _tokenizer
-from tests.support.architectures import ARCHITECTURES, build_model
+from tests.support.models import ARCHITECTURES, build_model
 from tests.support.packs import TASK, spec
 
 START = tuple(range(20, 50))

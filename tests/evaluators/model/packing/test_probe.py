@@ -14,7 +14,7 @@ from kilobit.evaluators.model.packing.forward import Reading
 from kilobit.evaluators.model.packing.probe import Probe, probe
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import _tokenizer
-from tests.support.architectures import build_model
+from tests.support.models import build_model
 
 Make = Callable[..., FrozenModel]
 
