@@ -61,7 +61,8 @@ def spec_of(kind: str, about: Architecture) -> AdapterSpec:
 
 def is_refused(name: str, one: AdapterSpec) -> bool:
     about = ARCHITECTURES[name]
-    values = {k: v for k, v in about.values.items() if k != "padded"}
+    values = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None} | about.values
+    values.pop("padded", None)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(about.kind, vocab_size=600, **values)
@@ -121,7 +122,8 @@ def packed(
 
 def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
     """Return how the candidates of each kind run on an architecture, after comparing them."""
-    build_model(name, _tokenizer(bos=False, pad=False), folder)
+    # transformers gives the tokenizers of Qwen 2 a padding token of their own if they have none.
+    build_model(name, _tokenizer(bos=False, pad=name == "qwen2_tied"), folder)
     frozen, about = load(BaseModelConfig(regime="r", path=folder), Path()), ARCHITECTURES[name]
     how: dict[str, str] = {}
     own: dict[str, Alone] = {}
