@@ -16,6 +16,7 @@ import kilobit.cluster.cli.run
 import kilobit.cluster.python
 from kilobit.cluster.console import Notebook
 from kilobit.cluster.driver.attempt import Outcome
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
 from tests.support.recorded import COMPLETED, candidate_of, program_of, record
@@ -157,11 +158,11 @@ def test_interrupt_says_how_to_go_on_and_leaves_the_run(
 ) -> None:
     calls: list[int] = []
 
-    def attempt(folder: Any, *_: Any) -> Outcome:
+    def attempt(folder: Any, *_: Any) -> tuple[Outcome, RunFront]:
         calls.append(folder.attempt)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return Outcome(lost=["a trial"])
+        return Outcome(lost=["a trial"]), RunFront(folder)
 
     monkeypatch.setattr(kilobit.cluster.cli.run, "attempt", attempt)
     sweep, out = kilobit.Sweep.from_yaml(write_sweep()), tmp_path / "out"
@@ -231,7 +232,7 @@ def test_notebook_goes_to_a_front_twice_in_a_process_with_a_loop_and_ray(tmp_pat
 # The cells in one namespace, from a running loop, beside a Ray session that the process began. The
 # first search is interrupted at its first result, as by a notebook's button; the cells resume it.
 CELLS = """
-import _thread, asyncio, json, pathlib, threading, time
+import _thread, asyncio, json, pathlib, signal, threading, time
 import ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 cells = json.load(open({file!r}))["cells"]
@@ -245,6 +246,8 @@ def interrupt():
 
 async def main():
     names = {{}}
+    # As in the kernel of a notebook; `asyncio.run` would cancel the task, at its next await.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     try:
         exec(code[0], names)

@@ -38,7 +38,7 @@ PATHS = {
     "compare": "{one} {two} --judge {judge} --prompts {prompts} --rows {rows}",
     "export": "{program} --peft {peft} --model {model}",
     "slurm": "{words} --profile {profile} --out {out}",
-    "kubernetes": "{words} --profile {profile}",
+    "kubernetes": "{words} --profile {profile} --out {out}",
     "doctor": "--out {out}",
 }
 ON_A_STORE = {
@@ -53,6 +53,7 @@ ON_A_STORE = {
     ("certify", "runs"),
     ("export", "program"),
     ("slurm", "out"),
+    ("kubernetes", "out"),
     ("doctor", "out"),
 }
 URL = "s3://bucket/a=b/c"
