@@ -101,10 +101,6 @@ def test_a_damaged_part_is_named_and_nothing_is_written(
         (["{}/nothing", "-o", "{}/new"], "nothing holds no run: there is no such folder"),
         (["{}/run", "-o", "{}/run"], "run holds .* and is no data set: name a folder that is new"),
         (["{}/run", "-o", "{}/run.yaml"], "run.yaml is a file; a data set is a folder"),
-        (
-            ["{}/run", "-o", "s3://bucket/set"],
-            "is on an object store: write the data set to a disk",
-        ),
         (["{}/run", "--import", "x.csv", "-o", "{}/new"], "--import and --map go together"),
         (["{}/odd", "-o", "{}/new"], r"odd/dataset.json is not a valid manifest of a data set"),
         (["{}/run", "-o", "{}/odd"], r"odd/dataset.json is not a valid manifest of a data set"),

@@ -159,7 +159,7 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
     warm = lora(learning_rate=0.02, start=first.id)
     records = [evaluator.run_rung(warm.canonical(), rung).record for rung in rungs]
     # The second rung goes on from the candidate's own state.
-    assert states == [(first.id, evaluator._states.before(first.id, 2))]
+    assert states == [(first.id, evaluator._runner._states.before(first.id, 2))]
     assert [record.train_steps for record in records] == [2, 4]
     cold = evaluator.run_rung(lora(learning_rate=0.02).canonical(), rungs[1]).record
     assert cold.program != records[1].program
