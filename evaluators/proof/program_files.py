@@ -174,9 +174,8 @@ def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        raise ProgramError(
-            f"{folder / 'manifest.json'}: recipe.{field}: {problem['msg']}"
-        ) from error
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise ProgramError(f"{folder / 'manifest.json'}: recipe.{field}: {reason}") from error
     program = Program(recipe, found["program.py"], found["payload.bin"])
     return program, manifest, _is_ours(program)
 

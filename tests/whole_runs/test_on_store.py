@@ -42,7 +42,7 @@ class DeadError(BaseException):
 def search(run: RunFolder) -> None:
     """Do what an attempt does, in this process."""
     plan = check_sweep(run.sweep, run.sweep_folder)
-    recorder, state = _rebuild(run, plan, None)
+    recorder, state = _rebuild(run, plan)
     (model,), ladder = run.sweep.base_models, run.sweep.rungs.ladder()
     worker = RungEvaluator(
         EvaluatorSetup(
