@@ -161,10 +161,12 @@ class Pool:
     def stop(self) -> None:
         """End the workers and remove their placement groups."""
         # Ray prints an error for each call that is open when its actor is killed.
+        calls = list(self._told.values())
         for name in self._told:
-            self._handles[name].dismiss.options(concurrency_group="notices").remote()
-        if self._told:
-            ray.wait(list(self._told.values()), num_returns=len(self._told), timeout=_GOODBYE_S)
+            dismiss = self._handles[name].dismiss.options(concurrency_group="notices")
+            calls.append(dismiss.remote())
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=_GOODBYE_S)
         for handle in self._handles.values():
             ray.kill(handle)
         for placement in self._placements.values():
