@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.fencing import Accepted
-from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION
+from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.programs.recipe import Recipe
+from kilobit.search.records import rung_part
 
 NUM_RUNS = 4
 ROWS_A_FILE = 50_000
@@ -132,7 +132,7 @@ def write_folded(run: RunFolder, number: int) -> None:
     rung = np.tile(np.arange(len(ladder)), number)
     candidate = np.repeat(ids, len(ladder))
     bits = np.repeat(rng.integers(3000, 100_000, number), len(ladder)) * 8
-    part = [f"{one}-r{two}" for one, two in zip(candidate.tolist(), rung.tolist(), strict=True)]
+    part = list(map(rung_part, candidate.tolist(), rung.tolist()))
     rows = {
         "candidate": candidate,
         "rung": rung,

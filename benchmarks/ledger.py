@@ -26,7 +26,6 @@ import psutil
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.recorder import FOLD_EVERY, Recorder
 from kilobit.cluster.driver.replay import Replayed, replay
-from kilobit.cluster.messages import rung_part
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
@@ -36,7 +35,7 @@ from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import Observation, Proposal
-from kilobit.search.rungs import Rung
+from kilobit.search.records import PredictionRecord, ProgramRecord, RungRecord
 from kilobit.search.schedulers.registry import make_scheduler
 from kilobit.search.search import Search
 
@@ -69,25 +68,25 @@ def candidate_of(number: int, model: str) -> Candidate:
     return Candidate(task="none", model=model, prompt=Prompt(instruction=str(number)))
 
 
-def row_of(candidate: Candidate, rung: int, rng: random.Random) -> dict[str, Any]:
+def record_of(candidate: Candidate, rung: int, rng: random.Random) -> RungRecord:
     """Return what a candidate did at a rung: about one in three is above its incumbent."""
-    return {
-        "candidate": candidate.id,
-        "rung": rung,
-        "split": "search",
-        "num_examples": 64,
-        "score": rng.random(),
-        "program_bits": rng.randrange(3000, 30000),
-        "payload_bits": rng.randrange(30000),
-        "program": f"{rng.getrandbits(256):064x}",
-        "base_digest": "0" * 64,
-        "worker": "m-0",
-        "against": "0" * 16,
-        "gap": rng.random() - 0.67,
-        "seconds": rng.random(),
-        "attempt": 1,
-        "finished_at": datetime.now(UTC),
-    }
+    return RungRecord(
+        candidate=candidate.id,
+        rung=rung,
+        split="search",
+        num_examples=64,
+        score=rng.random(),
+        program_bits=rng.randrange(3000, 30000),
+        payload_bits=rng.randrange(30000),
+        program=f"{rng.getrandbits(256):064x}",
+        base_digest="0" * 64,
+        worker="m-0",
+        against="0" * 16,
+        gap=rng.random() - 0.67,
+        seconds=rng.random(),
+        attempt=1,
+        finished_at=datetime.now(UTC),
+    )
 
 
 def write(folder: Place, number: int) -> int:
@@ -106,12 +105,11 @@ def write(folder: Place, number: int) -> int:
             assert candidate is not None
             proposed += 1
             for rung in range(sweep.rungs.count):
-                row = row_of(candidate, rung, rng)
-                part = rung_part(candidate.id, Rung(rung, 1, 1))
-                for table in ("predictions", "programs"):
-                    run.ledger.write(table, part, [])
-                run.ledger.write("rungs", part, [row])
-                goes_on = recorder.decide(row).action == "promote"
+                record = record_of(candidate, rung, rng)
+                run.ledger.write(PredictionRecord, record.part, [])
+                run.ledger.write(ProgramRecord, record.part, [])
+                run.ledger.write(RungRecord, record.part, [record])
+                goes_on = recorder.decide(record).action == "promote"
                 decisions += 1
                 if proposed >= number and decisions % FOLD_EVERY == FOLD_EVERY - 1:
                     return decisions

@@ -25,6 +25,7 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord
 
 SWEEP = Path(__file__).parent / "naive_tune.yaml"
 BATCH = 64
@@ -145,20 +146,20 @@ def main() -> None:
         status = launch.main(["run", str(SWEEP), "--out", str(out)])
         whole_s = time.monotonic() - began
         ledger = Ledger(out / "ledger")
-        rungs = ledger.rows("rungs")
-        workers = ledger.rows("workers")
-        verified_s = sum(row["seconds"] for row in ledger.rows("verifications"))
+        rungs = ledger.records(RungRecord)
+        workers = ledger.records(WorkerRecord)
+        verified_s = sum(one.seconds for one in ledger.records(VerificationRecord))
     naive_s, trials = naive(sweep, plan.candidates)
     last, known = sweep.rungs.count - 1, {one.id: one for one in plan.candidates}
     sizes = {trial["candidate"]: trial["bits"] for trial in trials}
     ours = [
-        (sizes[row["candidate"]], row["score"])
-        for row in rungs
-        if row["rung"] == last and row["candidate"] in known and row["verdict"] != "loses"
+        (sizes[one.candidate], one.score)
+        for one in rungs
+        if one.rung == last and one.candidate in known and one.verdict != "loses"
     ]
     theirs = [(t["bits"], t["score"]) for t in trials if t["training_iteration"] == last + 1]
-    ended = max(row["finished_at"] for row in rungs)
-    search_s = (ended - min(row["started_at"] for row in workers)).total_seconds()
+    ended = max(one.finished_at for one in rungs)
+    search_s = (ended - min(one.started_at for one in workers)).total_seconds()
     figures = {
         "exit_status": status,
         "usual_s": round(naive_s, 1),
@@ -171,12 +172,12 @@ def main() -> None:
         "kilobit_search_s": round(search_s, 1),
         "kilobit_verification_s": round(verified_s, 1),
         "kilobit_by_phase_s": {
-            "load_s": round(sum(row["load_s"] for row in workers), 1),
-            "train_s": round(sum(row["train_s"] or 0 for row in rungs), 1),
-            "score_s": round(sum(row["generate_s"] or 0 for row in rungs), 1),
+            "load_s": round(sum(one.load_s for one in workers), 1),
+            "train_s": round(sum(one.train_s or 0 for one in rungs), 1),
+            "score_s": round(sum(one.generate_s or 0 for one in rungs), 1),
         },
-        "kilobit_examples_generated": sum(row["num_generated"] or 0 for row in rungs),
-        "kilobit_examples_scored": sum(row["num_examples"] or 0 for row in rungs),
+        "kilobit_examples_generated": sum(one.num_generated or 0 for one in rungs),
+        "kilobit_examples_scored": sum(one.num_examples for one in rungs),
         "times_sooner_in_all": round(naive_s / whole_s, 2),
         "times_sooner_to_the_end_of_the_search": round(naive_s / search_s, 2),
         "usual_front": front(theirs),

@@ -22,7 +22,7 @@ from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.session import ray_session
-from kilobit.cluster.messages import Worker
+from kilobit.cluster.messages import RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -30,6 +30,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.asha import Full
 from kilobit.search.search import Search
@@ -56,16 +57,13 @@ class Numbered:
 class NoOpEvaluator:
     """Answers every rung at once."""
 
-    def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
-        """Return a row without doing anything."""
-        return {
-            "candidate": Candidate.model_validate_json(candidate_json).id,
-            "rung": rung.index,
-            "score": 0.5,
-            "payload_bits": 8,
-            "num_examples": 1,
-            "error": None,
-        }
+    def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
+        """Return a result without doing anything."""
+        name = Candidate.model_validate_json(candidate_json).id
+        record = RungRecord(
+            candidate=name, rung=rung.index, score=0.5, payload_bits=8, num_examples=1
+        )
+        return RungReply(record, (record,))
 
 
 def trial_memory_mb() -> list[float]:
@@ -123,11 +121,11 @@ def quickstart() -> dict[str, Any]:
         status = launch.main(["run", str(QUICKSTART), "--out", str(out)])
         wall_s = time.monotonic() - began
         ledger = Ledger(out / "ledger")
-        rungs, workers = ledger.rows("rungs"), ledger.rows("workers")
-    compute_s = sum((r["train_s"] or 0) + (r["generate_s"] or 0) for r in rungs)
-    busy_s = sum(r["seconds"] for r in rungs)
-    first = min(w["started_at"] for w in workers)
-    search_s = (max(r["finished_at"] for r in rungs) - first).total_seconds()
+        rungs, workers = ledger.records(RungRecord), ledger.records(WorkerRecord)
+    compute_s = sum((r.train_s or 0) + (r.generate_s or 0) for r in rungs)
+    busy_s = sum(r.seconds for r in rungs)
+    first = min(w.started_at for w in workers)
+    search_s = (max(r.finished_at for r in rungs) - first).total_seconds()
     cores = psutil.cpu_count() or 1
     return {
         "quickstart_exit_status": status,
@@ -136,7 +134,7 @@ def quickstart() -> dict[str, Any]:
         "model_compute_s": round(compute_s, 1),
         "model_compute_share_of_worker_time": round(compute_s / busy_s, 3),
         "model_compute_share_of_all_cores_in_search": round(compute_s / (cores * search_s), 3),
-        "workers": len({w["worker"] for w in workers}),
+        "workers": len({w.worker for w in workers}),
         "model_loads": len(workers),
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.cluster.messages import EvaluatorSetup, rung_part
+from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
@@ -25,6 +25,7 @@ from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import load
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import PredictionRecord, RungRecord, rung_part
 from kilobit.search.space import draw_candidates
 
 HERE = Path(__file__).parent
@@ -74,14 +75,14 @@ def record(task: str, folder: Path) -> None:
     evaluator, began, candidates = RungEvaluator(setup), time.monotonic(), candidates_of(sweep)
     for number, candidate in enumerate(candidates, start=1):
         for rung in sweep.rungs.ladder():
-            row = evaluator.run_rung(candidate.canonical(), rung)
-            if row.get("error"):
-                print(f"{candidate.id} {candidate.family}: {row['error'].splitlines()[-1]}")
+            result = evaluator.run_rung(candidate.canonical(), rung).record
+            if result.error:
+                print(f"{candidate.id} {candidate.family}: {result.error.splitlines()[-1]}")
                 break
         gone = time.monotonic() - began
         print(
-            f"{task} {number}/{len(candidates)} {candidate.family} {row.get('payload_bits')} bits "
-            f"{row.get('score')} {gone:.0f} s",
+            f"{task} {number}/{len(candidates)} {candidate.family} {result.payload_bits} bits "
+            f"{result.score} {gone:.0f} s",
             flush=True,
         )
 
@@ -96,12 +97,13 @@ def packed(task: str, folder: Path) -> list[dict[str, Any]]:
             with installed(frozen, candidate.adapter) as adapter:
                 bound = 16 * sum(tensor.size for tensor in adapter.tensors())
         for rung in sweep.rungs.ladder():
-            part = rung_part(candidate.id, rung)
-            known = ledger.read_part("rungs", part)
-            predictions = ledger.read_part("predictions", part)
+            part = rung_part(candidate.id, rung.index)
+            known = ledger.read_part(RungRecord, part)
+            predictions = ledger.read_part(PredictionRecord, part)
             if known is None or predictions is None:
                 break
-            about = {name: known[0][name] for name in SCHEMA.names if name in known[0]}
+            row = known[0].row()
+            about = {name: row[name] for name in SCHEMA.names if name in row}
             rows.append(
                 about
                 | {
@@ -110,7 +112,7 @@ def packed(task: str, folder: Path) -> list[dict[str, Any]]:
                     "family": candidate.family,
                     "spec": candidate.canonical(),
                     "bound_bits": bound,
-                    "scores": [row["score"] for row in predictions],
+                    "scores": [one.score for one in predictions],
                 }
             )
     return rows

@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ledger import SWEEP, row_of, search_of
+from ledger import SWEEP, record_of, search_of
 from overhead import time_trials
 
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import Worker, message_of, rung_part
+from kilobit.cluster.messages import RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
+from kilobit.search.records import PredictionRecord, ProgramRecord, RungRecord
 
 _REPORTS = 4
 
@@ -79,14 +79,13 @@ def simulate(folder: Path, num_workers: int, num_candidates: int) -> list[dict[s
                 return reports
             clock, trial, candidate, rung = heapq.heappop(running)
             left_out = time.process_time()
-            row = row_of(candidate, rung, rng)
-            part = rung_part(candidate.id, Rung(rung, 1, 1))
-            for table in ("predictions", "programs"):
-                driver.run.ledger.write(table, part, [])
-            driver.run.ledger.write("rungs", part, [row])
+            record = record_of(candidate, rung, rng)
+            driver.run.ledger.write(PredictionRecord, record.part, [])
+            driver.run.ledger.write(ProgramRecord, record.part, [])
+            driver.run.ledger.write(RungRecord, record.part, [record])
             # Workers write these, not the driver.
             worker_s += time.process_time() - left_out
-            result = message_of(row) | {"together": [message_of(row)]}
+            result = {"reply": RungReply(record, (record,))}
             if driver.scheduler.on_trial_result(None, None, result) == "CONTINUE":
                 again = (clock + rng.expovariate(1 / 60), trial, candidate, rung + 1)
                 heapq.heappush(running, again)

@@ -23,12 +23,13 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ledger import SWEEP, candidate_of, row_of, write
+from ledger import SWEEP, candidate_of, record_of, write
 
 from kilobit.cluster.cli.status import WatchedRun, view
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger import following
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.search.records import CandidateRecord, DecisionRecord, RungRecord
 
 _LOOKS = 20
 
@@ -68,12 +69,19 @@ def looks(run: Path) -> dict[str, Any]:
         console.print(view(watch))
         shown.append(time.monotonic() - began)
         candidate = candidate_of(-1 - number, "pretrained")
-        row = row_of(candidate, 0, rng)
-        about = {"candidate": candidate.id, "model": candidate.model, "task": candidate.task}
-        ledger.write("candidates", candidate.id, [about | {"position": 10**6 + number}])
-        ledger.write("rungs", f"{candidate.id}-r0", [row])
-        decision = {"candidate": candidate.id, "rung": 0, "decision": "stop", "attempt": 1}
-        ledger.write("decisions", f"{candidate.id}-r0", [decision])
+        record = record_of(candidate, 0, rng)
+        about = CandidateRecord(
+            candidate=candidate.id,
+            task=candidate.task,
+            model=candidate.model,
+            regime=candidate.model,
+            family=candidate.family,
+            position=10**6 + number,
+        )
+        ledger.write(CandidateRecord, candidate.id, [about])
+        ledger.write(RungRecord, record.part, [record])
+        decision = DecisionRecord(candidate=candidate.id, rung=0, decision="stop", attempt=1)
+        ledger.write(DecisionRecord, record.part, [decision])
         began = time.monotonic()
         watch.look()
         fresh.append(time.monotonic() - began)

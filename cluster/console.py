@@ -8,10 +8,12 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -27,7 +29,8 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-_PLAIN_EVERY_S = 10.0
+_PLAIN_EVERY_S, _NOTEBOOK_EVERY_S = 10.0, 1.0
+_NOTEBOOK_LINES = 20
 Item = TypeVar("Item")
 _UNBOUNDED = 10_000
 
@@ -101,9 +104,9 @@ class Bar:
         changed, self._done = done != self._done, done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
-        elif changed and self._clock() - self._told_at >= _PLAIN_EVERY_S:
+        elif changed and self._clock() - self._told_at >= pause_s(self._console):
             self._told_at = self._clock()
-            self._console.print(f"{self._doing}: {done} of {self._total}")
+            tell(self._console, f"{self._doing}: {done} of {self._total}")
 
 
 def followed(results: Iterable[Item], doing: str, number: int, console: Console) -> Iterator[Item]:
@@ -139,6 +142,43 @@ class Terminal(Console):
         """Discard all further output."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Notebook(Console):
+    """A console that rewrites one output: the latest messages, and below how far the work is.
+
+    Args:
+        show: shows a text in place of the text before.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(file=StringIO(), force_jupyter=False, soft_wrap=True, markup=False)
+        self._show_text = show
+        self._messages: deque[str] = deque(maxlen=_NOTEBOOK_LINES)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Show a message below the latest ones."""
+        with self.capture() as captured:
+            super().print(*objects, **how)
+        self._messages.append(captured.get().rstrip("\n"))
+        self._show_text("\n".join(self._messages))
+
+    def renew(self, line: str) -> None:
+        """Show how far the work is, until the next message or line."""
+        self._show_text("\n".join([*self._messages, line]))
+
+
+def tell(console: Console, line: str) -> None:
+    """Print how far work is; a notebook replaces the line before."""
+    if isinstance(console, Notebook):
+        console.renew(line)
+    else:
+        console.print(line, soft_wrap=True)
+
+
+def pause_s(console: Console) -> float:
+    """Return the least seconds between two such lines."""
+    return _NOTEBOOK_EVERY_S if isinstance(console, Notebook) else _PLAIN_EVERY_S
 
 
 def wide_table(

@@ -11,23 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kilobit.search.rungs import Rung
+from kilobit.search.records import RungRecord
+from kilobit.search.schedulers.racing import Incumbent
 
-MESSAGE_KEYS = (
-    "candidate",
-    "rung",
-    "score",
-    "program_bits",
-    "payload_bits",
-    "num_examples",
-    "num_generated",
-    "against",
-    "gap",
-    "verdict",
-    "left",
-    "error",
-    "seconds",
-)
 _LOG = logging.getLogger("kilobit")
 
 
@@ -79,18 +65,53 @@ class EvaluatorSetup:
     log_level: int = logging.INFO
 
 
-def rung_part(candidate_id: str, rung: Rung) -> str:
-    """Return the name of the ledger parts of a candidate at a rung."""
-    return f"{candidate_id}-r{rung.index}"
+@dataclass(frozen=True)
+class Notice:
+    """Message of the driver to a worker on its candidates; it replaces the one before.
 
+    A worker is told of a candidate's next rung before the candidate's trial asks it to run it. The
+    two calls come from different processes and may arrive in any order, so the worker waits for the
+    notice: it then knows every decision that was made before.
 
-def message_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a rung's row that a decision needs."""
-    return {key: row.get(key) for key in MESSAGE_KEYS}
+    Attributes:
+        number: counts the notices of a worker.
+        expected: the next rung of each of its candidates, by candidate id.
+        more: whether more candidates may come before these have run.
+        incumbents: the programs to beat by rung and rungs left, by increasing length.
+    """
+
+    number: int = 0
+    expected: Mapping[str, int] = field(default_factory=dict)
+    more: bool = True
+    incumbents: Mapping[tuple[int, int], Sequence[Incumbent]] = field(default_factory=dict)
+
+    def is_complete(self, waiting: Mapping[str, int]) -> bool:
+        """Return whether candidates that wait to run their rungs are all that are expected."""
+        known = all(self.expected.get(name, -1) >= rung for name, rung in waiting.items())
+        return known and not self.more and self.expected.keys() <= waiting.keys()
 
 
 Line = tuple[int, float, str]
 """Level, seconds since 1970, and text."""
+
+
+@dataclass(frozen=True)
+class RungReply:
+    """Reply of a worker that was asked to run a candidate at a rung.
+
+    Attributes:
+        record: the result.
+        together: results of every candidate of the same batch, so that the driver decides them in
+            the order of their proposals whichever arrives first.
+        worker: name of the worker.
+        log: log lines of the worker since its last reply.
+    """
+
+    record: RungRecord
+    together: tuple[RungRecord, ...]
+    worker: str = ""
+    log: Sequence[Line] = ()
+
 
 _MOST_LINES, _MOST_CHARACTERS = 200, 2000
 

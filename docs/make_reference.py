@@ -15,7 +15,8 @@ from typing import Any
 
 from kilobit import launch
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.evaluators.ledger.tables import MEANINGS
+from kilobit.evaluators.ledger.parts import columns
+from kilobit.search.records import RECORDS
 
 SWEEP_HEAD = """\
 # The sweep file
@@ -146,7 +147,7 @@ def _meaning(action: argparse.Action) -> str:
 LEDGER_HEAD = """\
 # The ledger
 
-Made by `docs/make_reference.py` from `evaluators/ledger/tables.py`. Each table is a folder of
+Made by `docs/make_reference.py` from `search/records.py`. Each table is a folder of
 Parquet parts, `RUN/ledger/TABLE`, that any Parquet tool reads. Every file also has the column
 `part`, the name of the part that a row came in, and the schema's version in its metadata. Unknown
 is null. A column may be added, none changes its meaning. [design.md](design.md#the-ledger) says how
@@ -157,12 +158,11 @@ parts come and go.
 def ledger() -> str:
     """Return the page of the ledger's tables."""
     lines = [LEDGER_HEAD.rstrip()]
-    for name, table in MEANINGS.items():
-        lines += ["", f"## {name}", "", f"A row is {table.row}.", ""]
+    for record in RECORDS:
+        about = (record.__doc__ or "").partition(".")[0]
+        lines += ["", f"## {record.table}", "", f"A row is {about[:1].lower()}{about[1:]}.", ""]
         lines += ["| column | type | meaning |", "|---|---|---|"]
-        lines += [
-            f"| `{column}` | {_kind(kind)} | {about} |" for column, kind, about in table.columns
-        ]
+        lines += [f"| `{name}` | {_kind(kind)} | {it} |" for name, kind, it in columns(record)]
     return "\n".join(lines) + "\n"
 
 

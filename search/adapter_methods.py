@@ -1,31 +1,22 @@
-"""Adapters: their settings, their training, and the PEFT configuration that builds them.
+"""Adapter methods, and the settings of one adapter.
 
-`METHODS` lists for each method which of the fields `rank`, `size`, `target_modules`, `layers` and
-`tokens` it has. A field that a method does not have is an error, never silently dropped.
+`METHODS` holds one object a method: which of the fields `rank`, `size`, `target_modules`, `layers`
+and `tokens` it has, the PEFT configuration that builds it, how many numbers it trains, and its
+statements in program.py. Everything else looks there, so a method that PEFT provides is added there
+alone. Its changes of a running model, which need torch, are found by its name in
+`kilobit.evaluators.model.packing.deltas`; a method without any runs alone.
 """
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kilobit.search.settings import Config
 
-MethodName = Literal[
-    "lora",
-    "lora_fa",
-    "lora_xs",
-    "vera",
-    "tinylora",
-    "unilora",
-    "fourierft",
-    "ia3",
-    "ln_tuning",
-    "trainable_tokens",
-    "soft_prompt",
-    "weights",
-    "data",
-]
 # Quantisation step of an adapter as trained; a rate search makes coarser codings of it.
 FINEST_STEP = 0.125
 TrainingName = Literal["plain", "rate", "bits"]
@@ -35,92 +26,238 @@ LORA_SCALING = 2
 
 @dataclass(frozen=True)
 class Method:
-    """Fields of a method and the coding of its numbers.
+    """An adapter method.
 
     Attributes:
         about: one line for the reference.
         source: where it was published.
-        needs: fields that it must have.
-        may: fields that it may have besides.
+        fields: fields of `AdapterSpec` that it has; all but `layers` must be given.
+        numbers: returns how many numbers an adapter trains for a weight of this shape.
+        config: name of PEFT's configuration class; None if it trains copies of base weights.
+        names: argument names of that class for `rank`, `size` and `tokens`.
+        more: returns further arguments of that class for an adapter.
+        place: what it changes: weights of linear modules or of norms, any parameters by parts of
+            their names, the embeddings, or the text by vectors that stand before it.
+        once: `numbers` counts all numbers, given the shape (width,) of an embedding.
         delta: its numbers are written as differences from their initial values, which a program can
             rebuild; otherwise as they are.
+        keeps_meaning: the numbers mean the same in an adapter of another shape. Those that are
+            combined with fixed random numbers do not.
+        seed: seed of the numbers that it draws and does not train; None if there are none, or they
+            come from PEFT's default seeds.
+        trains: part of the names of the parameters that it trains; by default, all that PEFT does.
+        square: its numbers are the square matrix between the SVD factors of a base weight.
+        from_weights: begins from base weights, which PEFT reads when it builds the adapter.
+        any_rank: the rank may exceed the sides of a weight.
+        examples: its payload holds training examples instead of numbers.
     """
 
     about: str
     source: str
-    needs: frozenset[str]
-    may: frozenset[str] = frozenset()
+    fields: tuple[str, ...]
+    numbers: Callable[[Any, tuple[int, ...]], int]
+    config: str | None = None
+    names: Mapping[str, str] = field(default_factory=lambda: {"rank": "r"})
+    more: Callable[[Any], dict[str, Any]] = lambda _: {}
+    place: Literal["modules", "norms", "parameters", "embeddings", "text"] = "modules"
+    once: bool = False
     delta: bool = False
+    keeps_meaning: bool = False
+    seed: int | None = None
+    trains: str = ""
+    square: bool = False
+    from_weights: bool = False
+    any_rank: bool = False
+    examples: bool = False
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Return the argument of PEFT's configuration class for each field."""
+        common = {"target_modules": "target_modules", "layers": "layers_to_transform"}
+        return {**self.names, **common}
+
+    def fields_of(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of an adapter from the arguments of its PEFT configuration."""
+        found = {name: arguments.get(argument) for name, argument in self.arguments.items()}
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+
+    def statements(
+        self, config: str | None, arguments: Mapping[str, Any], factor_sum: float | None = None
+    ) -> list[str]:
+        """Return the statements of program.py that put an untrained adapter on `model`."""
+        lines = [] if self.seed is None else [f"torch.manual_seed({self.seed})"]
+        if config is not None:
+            # Sorted like the recipe's canonical JSON: a recipe read from it gives this script.
+            given = ", ".join(f"{key}={value!r}" for key, value in sorted(arguments.items()))
+            lines.append(f"model = peft.get_peft_model(model, peft.{config}({given}))")
+        if factor_sum is None:
+            return lines
+        # Fix the signs of SVD factors, and check the factors' sum.
+        lines += [
+            "total = 0",
+            "for module in model.modules():",
+            "    if hasattr(module, 'tinylora_A'):",
+            "        first = module.tinylora_A['default']",
+            "        first *= (signs := first.sum(1, True).sign())",
+            "        second = module.tinylora_B['default']",
+            "        second *= signs.T",
+            "        total += first.sum()",
+        ]
+        if self.square:
+            rank = arguments["r"]
+            identity = f"torch.eye({rank * rank}).view(-1, {rank}, {rank})"
+            lines.append(f"        module.tinylora_P['default'][:] = {identity}")
+        return [*lines, f"assert abs(total - {factor_sum}) < .1"]
+
+    def condition(self, targets: tuple[str, ...]) -> str:
+        """Return the condition in program.py on the `name` and `weight` of a trained parameter."""
+        if self.place == "parameters":
+            return " or ".join(f"{target!r} in name" for target in targets)
+        return f"{self.trains!r} in name" if self.trains else "weight.requires_grad"
 
 
-def _method(about: str, source: str, needs: str, may: str = "", *, delta: bool = False) -> Method:
-    return Method(about, source, frozenset(needs.split()), frozenset(may.split()), delta)
-
-
+_MODULES = ("target_modules", "layers")
 METHODS: dict[str, Method] = {
-    "lora": _method("low-rank updates B A", "arXiv 2106.09685", "rank target_modules", "layers"),
-    "lora_fa": _method(
+    "lora": Method(
+        "low-rank updates B A",
+        "arXiv 2106.09685",
+        ("rank", *_MODULES),
+        lambda spec, shape: spec.rank * sum(shape),
+        "LoraConfig",
+        more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
+        keeps_meaning=True,
+    ),
+    "lora_fa": Method(
         "low-rank updates B A with A drawn from a seed and not trained",
         "arXiv 2308.03303",
-        "rank target_modules",
-        "layers",
+        ("rank", *_MODULES),
+        lambda spec, shape: spec.rank * shape[0],
+        "LoraConfig",
+        more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
+        seed=0,
+        trains="lora_B",
     ),
-    "lora_xs": _method(
+    "lora_xs": Method(
         "rank x rank numbers between the SVD factors of the base weight",
         "arXiv 2405.17604",
-        "rank target_modules",
-        "layers",
+        ("rank", *_MODULES),
+        lambda spec, _: spec.rank**2,
+        "TinyLoraConfig",
+        more=lambda spec: {"u": spec.rank**2},
+        square=True,
+        from_weights=True,
     ),
-    "vera": _method(
+    "vera": Method(
         "two vectors around fixed random matrices",
         "arXiv 2310.11454",
-        "rank target_modules",
-        "layers",
+        ("rank", *_MODULES),
+        lambda spec, shape: spec.rank + shape[0],
+        "VeraConfig",
         delta=True,
+        any_rank=True,
     ),
-    "tinylora": _method(
+    "tinylora": Method(
         "`size` numbers in all, spread over SVD factors by fixed random matrices",
         "arXiv 2602.04118",
-        "size target_modules",
-        "layers",
+        ("size", *_MODULES),
+        lambda spec, _: spec.size,
+        "TinyLoraConfig",
+        names={"size": "u"},
+        more=lambda _: {"weight_tying": 1.0},
+        once=True,
+        from_weights=True,
     ),
-    "unilora": _method(
+    "unilora": Method(
         "`size` numbers in all, spread over all LoRA matrices by a fixed projection",
         "arXiv 2506.00799",
-        "size target_modules",
-        "layers",
+        ("size", *_MODULES),
+        lambda spec, _: spec.size,
+        "UniLoraConfig",
+        names={"size": "theta_d_length"},
+        once=True,
     ),
-    "fourierft": _method(
+    "fourierft": Method(
         "`size` Fourier coefficients of each update, at fixed random positions",
         "arXiv 2405.03003",
-        "size target_modules",
-        "layers",
+        ("size", *_MODULES),
+        lambda spec, _: spec.size,
+        "FourierFTConfig",
+        names={"size": "n_frequency"},
     ),
-    "ia3": _method(
-        "a factor for each output of a module", "arXiv 2205.05638", "target_modules", delta=True
+    "ia3": Method(
+        "a factor for each output of a module",
+        "arXiv 2205.05638",
+        ("target_modules",),
+        lambda _, shape: shape[0],
+        config="IA3Config",
+        more=lambda _: {"feedforward_modules": []},
+        delta=True,
+        keeps_meaning=True,
     ),
-    "ln_tuning": _method(
-        "the weights of normalisation layers", "arXiv 2312.11420", "target_modules", delta=True
+    "ln_tuning": Method(
+        "the weights of normalisation layers",
+        "arXiv 2312.11420",
+        ("target_modules",),
+        lambda _, shape: math.prod(shape),
+        config="LNTuningConfig",
+        place="norms",
+        delta=True,
+        keeps_meaning=True,
+        from_weights=True,
     ),
-    "trainable_tokens": _method(
-        "the embeddings of a few tokens", "PEFT's trainable tokens", "tokens", delta=True
-    ),
-    "soft_prompt": _method("`size` vectors before the text", "arXiv 2104.08691", "size"),
-    "weights": _method(
-        "weights themselves: the parameters whose names contain one of `target_modules`",
-        "full fine-tuning",
-        "target_modules",
+    "trainable_tokens": Method(
+        "the embeddings of a few tokens",
+        "PEFT's trainable tokens",
+        ("tokens",),
+        lambda spec, shape: len(spec.tokens) * shape[0],
+        config="TrainableTokensConfig",
+        names={"tokens": "token_indices"},
+        place="embeddings",
+        once=True,
         delta=True,
     ),
-    "data": _method(
+    "soft_prompt": Method(
+        "`size` vectors before the text",
+        "arXiv 2104.08691",
+        ("size",),
+        lambda spec, shape: spec.size * shape[0],
+        config="PromptTuningConfig",
+        names={"size": "num_virtual_tokens"},
+        more=lambda _: {"task_type": "CAUSAL_LM"},
+        place="text",
+        once=True,
+        keeps_meaning=True,
+    ),
+    "weights": Method(
+        "weights themselves: the parameters whose names contain one of `target_modules`",
+        "full fine-tuning",
+        ("target_modules",),
+        lambda _, shape: math.prod(shape),
+        place="parameters",
+        delta=True,
+        keeps_meaning=True,
+    ),
+    "data": Method(
         "`size` training examples, coded by the model while a LoRA learns from them",
         "prequential coding, Dawid 1984",
-        "rank size target_modules",
-        "layers",
+        ("rank", "size", *_MODULES),
+        lambda spec, shape: spec.rank * sum(shape),
+        # Leave out alpha: PEFT's default makes the script shorter; the learning rate compensates.
+        "LoraConfig",
+        seed=0,
+        examples=True,
     ),
 }
-assert MethodName.__args__ == tuple(METHODS)  # type: ignore[attr-defined]
-_SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
+SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
+
+
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known)]
 
 
 class AdapterSpec(Config):
@@ -159,11 +296,27 @@ class AdapterSpec(Config):
         ),
     ] = None
 
+    @property
+    def traits(self) -> Method:
+        """Return the method of this adapter."""
+        return METHODS[self.method]
+
+    @property
+    def num_soft(self) -> int:
+        """Return the number of vectors that stand before the text."""
+        return (self.size or 0) if self.traits.place == "text" else 0
+
+    def targets(self, name: str) -> bool:
+        """Return whether PEFT would adapt the base model's module of this name."""
+        layer = re.search(r"\.(\d+)\.", name)
+        inside = self.layers is None or (layer is not None and int(layer[1]) in self.layers)
+        return inside and name.rpartition(".")[2] in (self.target_modules or ())
+
     @model_validator(mode="after")
     def _fields_of_the_method(self) -> Self:
-        method = METHODS[self.method]
-        given = {name for name in _SHAPE_FIELDS if getattr(self, name) is not None}
-        missing, ignored = method.needs - given, given - method.needs - method.may
+        given = {name for name in SHAPE_FIELDS if getattr(self, name) is not None}
+        has = {*self.traits.fields}
+        missing, ignored = has - given - {"layers"}, given - has
         if missing:
             raise ValueError(f"{self.method} needs {', '.join(sorted(missing))}")
         if ignored:
@@ -172,7 +325,7 @@ class AdapterSpec(Config):
             raise ValueError(
                 "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
             )
-        if self.method == "data":
+        if self.traits.examples:
             if (self.step, self.keep) != (FINEST_STEP, 1.0):
                 raise ValueError("data has no step and no keep: its payload holds no numbers")
             if self.training != "plain":
@@ -187,45 +340,14 @@ class AdapterSpec(Config):
         return self
 
 
-# For each method: PEFT's configuration class, its argument names for `rank`, `size` and `tokens`,
-# and its fixed arguments. `weights` has none.
-_PEFT: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
-    "lora": ("LoraConfig", {"rank": "r"}, {}),
-    "lora_fa": ("LoraConfig", {"rank": "r"}, {}),
-    "lora_xs": ("TinyLoraConfig", {"rank": "r"}, {}),
-    "vera": ("VeraConfig", {"rank": "r"}, {}),
-    "tinylora": ("TinyLoraConfig", {"size": "u"}, {"weight_tying": 1.0}),
-    "unilora": ("UniLoraConfig", {"size": "theta_d_length"}, {}),
-    "fourierft": ("FourierFTConfig", {"size": "n_frequency"}, {}),
-    "ia3": ("IA3Config", {}, {"feedforward_modules": []}),
-    "ln_tuning": ("LNTuningConfig", {}, {}),
-    "trainable_tokens": ("TrainableTokensConfig", {"tokens": "token_indices"}, {}),
-    "soft_prompt": (
-        "PromptTuningConfig",
-        {"size": "num_virtual_tokens"},
-        {"task_type": "CAUSAL_LM"},
-    ),
-    # Leave out alpha: PEFT's default makes the script shorter, and the learning rate compensates.
-    "data": ("LoraConfig", {"rank": "r"}, {}),
-}
-
-
 def peft_config(spec: AdapterSpec) -> tuple[str, dict[str, Any]] | None:
     """Return the name of PEFT's configuration class and its arguments, None for `weights`.
 
     Fixed projections come from PEFT's default seeds, so no seed has to be stored.
     """
-    if spec.method not in _PEFT:
+    method = spec.traits
+    if method.config is None:
         return None
-    config, names, fixed = _PEFT[spec.method]
-    names = names | {"target_modules": "target_modules", "layers": "layers_to_transform"}
-    arguments = dict(fixed)
-    for field, name in names.items():
-        value = getattr(spec, field)
-        if value is not None:
-            arguments[name] = list(value) if isinstance(value, tuple) else value
-    if spec.method in ("lora", "lora_fa"):
-        arguments["lora_alpha"] = LORA_SCALING * arguments["r"]
-    if spec.method == "lora_xs":
-        arguments["u"] = arguments["r"] ** 2
-    return config, arguments
+    values = {argument: getattr(spec, name) for name, argument in method.arguments.items()}
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+    return method.config, given | method.more(spec)

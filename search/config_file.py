@@ -7,15 +7,15 @@ is allowed.
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, InputError
 
 Settings = TypeVar("Settings", bound=Config)
 # Terms of YAML for pydantic's terms of Python and JSON.
@@ -28,7 +28,7 @@ _IN_YAML = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """Error for a settings file that can't be used."""
 
 
@@ -91,6 +91,52 @@ def load_config(
         raise ConfigError(f"{path}: a YAML mapping is needed, found {type(data).__name__}")
     assert root is not None
     _check_keys(path, root)
+
+    def where(location: Sequence[str | int]) -> str:
+        return f"{path}, line {_line(root, location)}"
+
+    return _checked(data, where, model, overrides, variants or {})
+
+
+def check_config(
+    settings: Mapping[str, Any],
+    name: str,
+    model: type[Settings],
+    overrides: Sequence[str] = (),
+    variants: Mapping[str, Sequence[str]] | None = None,
+) -> Settings:
+    """Return settings made in Python, checked as those of a file.
+
+    Args:
+        settings: values of YAML, numbers and arrays of NumPy, paths and typed settings.
+        name: stands in messages for the file and the line.
+        model: the model that the settings have to fit.
+        overrides: changes, as on the command line.
+        variants: as in `load_config`.
+
+    Raises:
+        ConfigError: for any unknown, missing or unfit value.
+    """
+    try:
+        data = json.loads(json.dumps(dict(settings), default=_plain_value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: it can't be written as YAML: {error}") from error
+    return _checked(data, lambda _: name, model, overrides, variants or {})
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _checked(
+    data: dict[str, Any],
+    where: Callable[[Sequence[str | int]], str],
+    model: type[Settings],
+    overrides: Sequence[str],
+    variants: Mapping[str, Sequence[str]],
+) -> Settings:
     overridden = [apply_override(data, override) for override in overrides]
     try:
         # Validate as JSON: strict mode then accepts a list for a tuple, but neither "3" nor true
@@ -99,7 +145,7 @@ def load_config(
     except ValidationError as error:
         problems = error.errors()
     described = [
-        _describe(path, root, problem, overridden, model, variants or {})
+        _describe(where, problem, overridden, model, variants)
         for problem in problems
         if not any(_is_inside(other["loc"], problem["loc"]) for other in problems)
     ]
@@ -191,8 +237,7 @@ def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
 
 
 def _describe(
-    path: Path,
-    root: yaml.Node,
+    place: Callable[[Sequence[str | int]], str],
     problem: ErrorDetails,
     overridden: Sequence[Sequence[str]],
     model: type[Config],
@@ -207,7 +252,7 @@ def _describe(
             del location[position]
             break
     field = ".".join(str(part) for part in location)
-    where = f"{path}, line {_line(root, location)}"
+    where = place(location)
     if any(all(a == b for a, b in zip(location, keys, strict=False)) for keys in overridden):
         where = "command line"
     message = problem["msg"].removeprefix("Value error, ")
@@ -240,25 +285,17 @@ def _describe(
 
 def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:
     """Return the keys that the part of the file at `location` may have."""
-    schema = model.model_json_schema()
-    options = [schema]
-    for part in location:
-        following: list[dict[str, Any]] = []
-        for option in (_resolve(schema, o) for o in options):
-            below = (
-                option.get("items")
-                if isinstance(part, int)
-                else option.get("properties", {}).get(part)
-            )
-            if below:
-                following += below.get("oneOf") or below.get("anyOf") or [below]
-        options = following
-    return sorted(
-        {key for option in options for key in _resolve(schema, option).get("properties", {})}
-    )
+    options: list[type[BaseModel]] = [model]
+    # Indices of lists lead nowhere: `_models` has looked into the lists already.
+    for part in (part for part in location if isinstance(part, str)):
+        fields = [option.model_fields[part] for option in options if part in option.model_fields]
+        options = [below for field in fields for below in _models(field.annotation)]
+    return sorted({key for option in options for key in option.model_fields})
 
 
-def _resolve(schema: dict[str, Any], option: dict[str, Any]) -> dict[str, Any]:
-    reference = option.get("$ref")
-    found: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else option
-    return found
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a field's annotation names, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -1,17 +1,16 @@
 """A search: a proposer chooses the next candidates, a scheduler promotes or stops them.
 
-Rows of rungs drive it, both on a cluster and when a run is resumed from its ledger.
+Records of rungs drive it, both on a cluster and when a run is resumed from its ledger.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from kilobit.search.candidate import Candidate
+from kilobit.search.programs.program import Length
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
+from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.racing import Incumbent
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
-
-Row = Mapping[str, Any]
 
 
 class Search:
@@ -20,14 +19,14 @@ class Search:
     Args:
         proposer: chooses the candidates.
         scheduler: promotes or stops them.
-        bits: the column of a row that counts as length.
+        length: what counts as the length of a candidate.
         limit: most candidates in all, None for as many as the proposer has.
     """
 
     def __init__(
-        self, proposer: Proposer, scheduler: Scheduler, bits: str, limit: int | None = None
+        self, proposer: Proposer, scheduler: Scheduler, length: Length, limit: int | None = None
     ) -> None:
-        self._proposer, self._scheduler, self._bits = proposer, scheduler, bits
+        self._proposer, self._scheduler, self._length = proposer, scheduler, length
         self._limit = limit
         self.num_proposed = 0
         # Candidates that have not ended yet, by id.
@@ -54,38 +53,44 @@ class Search:
             self.num_proposed += 1
         return proposal
 
-    def take(self, row: Row, coarser: Sequence[Row] = ()) -> Decision:
+    def take(self, record: RungRecord, coarser: Sequence[RungRecord] = ()) -> Decision:
         """Report a candidate's result at a rung and return the decision.
 
-        A repeated row changes nothing and gets the first decision again.
+        A repeated record changes nothing and gets the first decision again.
 
         Args:
-            row: a row of the ledger's table `rungs`.
-            coarser: rows of the coarser programs made from it after its last rung.
+            record: the result.
+            coarser: results of the coarser programs made from it after its last rung.
         """
-        known = self._scheduler.decided(row["candidate"], row["rung"])
+        known = self._scheduler.decided(record.candidate, record.rung)
         if known is not None:
             return known
-        result = self._result(row, self.running[row["candidate"]].model)
+        result = self._result(record, self.running[record.candidate].model)
         decision = self._scheduler.report(result)
-        self._tell(row, coarser, result, decision)
+        self._tell(record, coarser, result, decision)
         return decision
 
-    def replay(self, row: Row, coarser: Sequence[Row], decision: Decision) -> None:
+    def replay(self, record: RungRecord, coarser: Sequence[RungRecord], decision: Decision) -> None:
         """Replay a result with its recorded decision, which stands."""
-        result = self._result(row, self.running[row["candidate"]].model)
+        result = self._result(record, self.running[record.candidate].model)
         self._scheduler.replay(result, decision)
-        self._tell(row, coarser, result, decision)
+        self._tell(record, coarser, result, decision)
 
     def incumbents(self, model: str, rung: int, left: int) -> tuple[Incumbent, ...]:
         """Return the incumbents of a rung; see `Scheduler.incumbents`."""
         return self._scheduler.incumbents(model, rung, left=left)
 
-    def _tell(self, row: Row, coarser: Sequence[Row], result: Result, decision: Decision) -> None:
+    def _tell(
+        self,
+        record: RungRecord,
+        coarser: Sequence[RungRecord],
+        result: Result,
+        decision: Decision,
+    ) -> None:
         if decision.action != "promote":
             del self.running[result.candidate]
         goes_on, finished = decision.action == "promote", decision.action == "finish"
-        self._proposer.observe(self._observed(row, result, last=not goes_on, finished=finished))
+        self._proposer.observe(self._observed(record, result, last=not goes_on, finished=finished))
         for made in coarser:
             its = self._result(made, result.model)
             complete = its.score is not None and its.verdict != "loses"
@@ -94,22 +99,23 @@ class Search:
             seen = self._observed(made, its, last=True, finished=complete, parent=result.candidate)
             self._proposer.observe(seen)
 
-    def _result(self, row: Row, model: str) -> Result:
+    def _result(self, record: RungRecord, model: str) -> Result:
+        by_program = self._length == "program"
         return Result(
-            candidate=row["candidate"],
+            candidate=record.candidate,
             model=model,
-            rung=row["rung"],
-            score=row.get("score"),
-            bits=row.get(self._bits),
-            verdict=row.get("verdict"),
-            against=row.get("against"),
-            gap=row.get("gap"),
-            left=row.get("left") or 0,
+            rung=record.rung,
+            score=record.score,
+            bits=record.program_bits if by_program else record.payload_bits,
+            verdict=record.verdict,
+            against=record.against,
+            gap=record.gap,
+            left=record.left or 0,
         )
 
     @staticmethod
     def _observed(
-        row: Row, result: Result, *, last: bool, finished: bool, parent: str | None = None
+        record: RungRecord, result: Result, *, last: bool, finished: bool, parent: str | None = None
     ) -> Observation:
         return Observation(
             candidate=result.candidate,
@@ -119,7 +125,7 @@ class Search:
             finished=finished,
             score=result.score,
             bits=result.bits,
-            num_examples=row.get("num_examples") or 0,
-            seconds=row.get("seconds") or 0.0,
+            num_examples=record.num_examples,
+            seconds=record.seconds or 0.0,
             parent=parent,
         )

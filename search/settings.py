@@ -24,7 +24,7 @@ LocalPath = Annotated[Path, AfterValidator(_local)]
 class Config(BaseModel):
     """A part of the sweep file; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputError(ValueError):

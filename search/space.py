@@ -6,12 +6,18 @@ changes no draw of the others.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from kilobit.search.adapter_methods import METHODS, AdapterSpec, MethodName, TrainingName
+from kilobit.search.adapter_methods import (
+    METHODS,
+    SHAPE_FIELDS,
+    AdapterSpec,
+    Method,
+    TrainingName,
+)
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.settings import Config
@@ -101,9 +107,11 @@ class AdapterFamily(PromptFamily):
     ] = (0.01,)
 
     def shapes(self) -> dict[str, tuple[Any, ...]]:
-        """Return the choices for each field of the adapter's shape."""
-        names = ("rank", "size", "target_modules", "layers", "tokens")
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        """Return the choices for each field of the adapter's shape; modules are sorted."""
+        found = {name: getattr(self, name) for name in SHAPE_FIELDS if hasattr(self, name)}
+        if "target_modules" in found:
+            found["target_modules"] = tuple(tuple(sorted(t)) for t in found["target_modules"])
+        return found
 
 
 class TargetsFamily(AdapterFamily):
@@ -188,28 +196,10 @@ class DataFamily(RankFamily):
         return self
 
 
-class Families(Config):
+class _Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
     prompt: Annotated[PromptFamily | None, Field(description="prompts alone")] = None
-    lora: Annotated[RankFamily | None, Field(description=METHODS["lora"].about)] = None
-    lora_fa: Annotated[RankFamily | None, Field(description=METHODS["lora_fa"].about)] = None
-    lora_xs: Annotated[RankFamily | None, Field(description=METHODS["lora_xs"].about)] = None
-    vera: Annotated[RankFamily | None, Field(description=METHODS["vera"].about)] = None
-    tinylora: Annotated[SizeFamily | None, Field(description=METHODS["tinylora"].about)] = None
-    unilora: Annotated[SizeFamily | None, Field(description=METHODS["unilora"].about)] = None
-    fourierft: Annotated[SizeFamily | None, Field(description=METHODS["fourierft"].about)] = None
-    ia3: Annotated[TargetsFamily | None, Field(description=METHODS["ia3"].about)] = None
-    ln_tuning: Annotated[TargetsFamily | None, Field(description=METHODS["ln_tuning"].about)] = None
-    trainable_tokens: Annotated[
-        TokensFamily | None, Field(description=METHODS["trainable_tokens"].about)
-    ] = None
-    soft_prompt: Annotated[
-        SoftPromptFamily | None, Field(description=METHODS["soft_prompt"].about)
-    ] = None
-    weights: Annotated[TargetsFamily | None, Field(description=METHODS["weights"].about)] = None
-
-    data: Annotated[DataFamily | None, Field(description=METHODS["data"].about)] = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -219,8 +209,25 @@ class Families(Config):
 
     def named(self) -> dict[str, PromptFamily]:
         """Return the families that are given, by name."""
-        found = {name: getattr(self, name) for name in ("prompt", *METHODS)}
+        found = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: family for name, family in found.items() if family is not None}
+
+
+def families_of(methods: Mapping[str, Method]) -> type[_Families]:
+    """Return the model of a sweep's families, with a field for each method."""
+    kinds = (TargetsFamily, RankFamily, SizeFamily, TokensFamily, SoftPromptFamily, DataFamily)
+    of = {frozenset(kind.model_fields) & {*SHAPE_FIELDS}: kind for kind in kinds}
+    fields: dict[str, Any] = {
+        name: (of[frozenset(method.fields)] | None, Field(default=None, description=method.about))
+        for name, method in methods.items()
+    }
+    return create_model("Families", __base__=_Families, __doc__=_Families.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+    Families = _Families
+else:
+    Families = families_of(METHODS)
 
 
 def draw_candidates(
@@ -296,14 +303,10 @@ def _draw_postprocess(family: PromptFamily, rng: random.Random) -> tuple[Postpro
 def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> AdapterSpec:
     rate = family.learning_rate
     exponent = rng.uniform(math.log(rate.low), math.log(rate.high))
-    shape: dict[str, Any] = {
-        field: rng.choice(choices) for field, choices in family.shapes().items()
-    }
-    if "target_modules" in shape:
-        shape["target_modules"] = tuple(sorted(shape["target_modules"]))
+    shape = {field: rng.choice(choices) for field, choices in family.shapes().items()}
     training = rng.choice(family.training)
     return AdapterSpec(
-        method=cast(MethodName, name),
+        method=name,
         # Two significant digits, so that a person can type the rate to repeat a candidate.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
         steps=rng.choice(family.steps),

@@ -93,7 +93,9 @@ def test_the_reference_is_up_to_date_and_says_what_everything_means(page: str) -
 def test_every_example_is_described() -> None:
     folder = REPOSITORY / "examples"
     rows = re.findall(r"^\| \[(.+?)\]", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert sorted(rows) == sorted(path.name for path in folder.glob("*.yaml"))
+    assert sorted(rows) == sorted(
+        path.name for kind in ("*.yaml", "*.ipynb") for path in folder.glob(kind)
+    )
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -136,9 +138,15 @@ def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> No
         compare(shown, shell(workspace, command))
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in blocks("python") if b.page not in ADDING], ids=lambda b: b.name
-)
+def pythons() -> Iterator[Any]:
+    """Yield the Python blocks; those that load a model are slow."""
+    for block in (b for b in blocks("python") if b.page not in ADDING):
+        heavy = re.search(r"kilobit\.run\(|\.(verify|certify|resume)\(", block.text)
+        yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("block", list(pythons()))
 def test_python_runs(block: Block, workspace: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block.text],

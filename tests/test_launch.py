@@ -73,16 +73,16 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_values_to_change_may_follow_options() -> None:
     args = launch.parse(["run", "a.yaml", "seed=1", "--dry-run", "budget.seconds=2"])
     assert (args.sweep, args.dry_run) == (Path("a.yaml"), True)
-    assert args.overrides == ["seed=1", "budget.seconds=2"]
+    assert args.overrides == ("seed=1", "budget.seconds=2")
     args = launch.parse(["kubernetes", "a.yaml", "b.yaml", "--print", "seed=1"])
-    assert (args.sweep, args.words) == (Path("a.yaml"), ["b.yaml", "seed=1"])
+    assert args.words == ("a.yaml", "b.yaml", "seed=1")
     args = launch.parse(["slurm", "a.yaml", "--print", "seed=1"])
-    assert (args.sweeps, args.overrides) == (["a.yaml"], ["seed=1"])
+    assert args.words == ("a.yaml", "seed=1")
 
 
 def test_values_of_one_command_line_are_not_in_the_next() -> None:
     launch.parse(["resume", "run", "--take-over", "budget.seconds=2"])
-    assert launch.parse(["resume", "run"]).overrides == []
+    assert launch.parse(["resume", "run"]).overrides == ()
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def test_a_url_is_a_place_only_where_a_run_may_be(capsys: pytest.CaptureFixture[
 
 
 def test_a_watch_has_a_pause_of_its_own_and_takes_another() -> None:
-    assert launch.parse(["status", "run"]).watch is None
-    assert launch.parse(["status", "run", "--watch"]).watch == 2.0
+    assert launch.parse(["status", "run"]).watch_s is None
+    assert launch.parse(["status", "run", "--watch"]).watch_s == 2.0
     for text, seconds in (("0.2", 0.2), ("3600", 3600.0)):
-        assert launch.parse(["status", "run", "--watch", text]).watch == seconds
+        assert launch.parse(["status", "run", "--watch", text]).watch_s == seconds
 
 
 @pytest.mark.parametrize("number", ["0", "1001", "2.5", "-1", "\u0663"])
@@ -178,7 +178,7 @@ def test_the_exit_status_says_how_a_command_ended(
             raise raised
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
     assert launch.main(["status", "run"]) == status
     said = capsys.readouterr().err
     assert said.startswith(message)
@@ -192,7 +192,7 @@ def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.Monke
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.run.status", command)
+    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
     assert launch.main(["status", "run"]) == 130
 
 
@@ -201,8 +201,8 @@ def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from kilobit import launch\n"
-        "from kilobit.cluster.cli import run\n"
-        "run.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
+        "from kilobit.cluster.cli import status\n"
+        "status.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
         "sys.exit(launch.main(['status', 'run']))\n"
     )
     process = subprocess.Popen(

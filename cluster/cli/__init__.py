@@ -1,1 +1,1 @@
-"""The commands, a module each: from parsed arguments to what is printed and returned."""
+"""The commands, a module each: from a request to what is printed and returned."""

@@ -1,6 +1,5 @@
 """The command `aggregate`: merges runs, data sets and imported tables into one data set."""
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from kilobit.cluster.console import Terminal
+from kilobit.cluster.requests import AggregateRequest
 from kilobit.cluster.runs.folder import (
     RunFolder,
     check_reachable,
@@ -49,20 +49,20 @@ from kilobit.search.settings import InputError
 _DONE, _INTERRUPTED = 0, 130
 
 
-def aggregate(args: argparse.Namespace) -> int:
+def aggregate(request: AggregateRequest) -> int:
     """Merge the runs, data sets and file on the command line into one data set."""
     console = Terminal()
-    if not args.runs and args.file is None:
+    if not request.runs and request.file is None:
         raise InputError("give runs or data sets, or a file by --import")
-    if (args.file is None) != (args.mapping is None):
+    if (request.file is None) != (request.mapping is None):
         raise InputError("--import and --map go together: a file, and which column is which field")
-    out = _checked_out(args.out)
+    out = _checked_out(request.out)
     try:
         with scratch_beside(out) as scratch:
             # An existing data set is read first, so that adding to it never loses a row.
             before = [_unmixed(out)] if is_dataset(out) else []
-            others = [place for place in args.runs if place.absolute() != out]
-            reads = _reads([*before, *others], args, scratch)
+            others = [place for place in request.runs if place.absolute() != out]
+            reads = _reads([*before, *others], request, scratch)
             with _progress(console, reads) as advance:
                 merged = merge(reads, out, scratch, advance)
     except KeyboardInterrupt:
@@ -74,15 +74,13 @@ def aggregate(args: argparse.Namespace) -> int:
     return _DONE
 
 
-def _checked_out(place: Place) -> Path:
+def _checked_out(folder: Path) -> Path:
     """Check the output folder of a data set and return its absolute path.
 
     Raises:
-        InputError: if it is not a local folder, holds anything but a data set, or can't be written.
+        InputError: if it is not a folder, holds anything but a data set, or can't be written.
     """
-    if not isinstance(place, Path):
-        raise InputError(f"-o: {place} is on an object store: write the data set to a disk first")
-    out = place.absolute()
+    out = folder.absolute()
     if out.exists() and not out.is_dir():
         raise InputError(f"-o: {out} is a file; a data set is a folder")
     if out.is_symlink():
@@ -93,7 +91,7 @@ def _checked_out(place: Place) -> Path:
             f"-o: {out} holds {held} and is no data set: name a folder that is new, empty, or a "
             "data set"
         )
-    check_writable(f"-o {place}", out.parent)
+    check_writable(f"-o {folder}", out.parent)
     return out
 
 
@@ -125,7 +123,7 @@ class _Names:
         return self.of[identity]
 
 
-def _reads(places: Sequence[Place], args: argparse.Namespace, scratch: Path) -> list[Read]:
+def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) -> list[Read]:
     """Return the sources in the order in which they are given."""
     names = _Names()
     reads: list[Read] = []
@@ -135,8 +133,8 @@ def _reads(places: Sequence[Place], args: argparse.Namespace, scratch: Path) -> 
             reads += _of_dataset(place, names, len(reads))
         else:
             reads.append(_of_run(place, names, len(reads), scratch))
-    if args.file is not None:
-        reads.append(_of_file(args.file, args.mapping, names, len(reads), scratch))
+    if request.file is not None and request.mapping is not None:
+        reads.append(_of_file(request.file, request.mapping, names, len(reads), scratch))
     return reads
 
 

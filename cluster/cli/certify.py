@@ -5,28 +5,29 @@ as it has ended, so an interrupted certification resumes with the remaining prog
 written after all have run, because they hold jointly.
 """
 
-import argparse
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.requests import CertifyRequest
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
+    Front,
+    RunFront,
     num_lost,
     num_running,
-    points_of,
     print_front,
     print_left_out,
 )
-from kilobit.cluster.runs.sealed_split import Chosen, Opening, choose, open_sealed
+from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
 from kilobit.search.front.complexity import (
@@ -37,6 +38,7 @@ from kilobit.search.front.complexity import (
     spread,
 )
 from kilobit.search.front.points import FrontPoint
+from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import Bounds, Task
 
@@ -44,18 +46,20 @@ SPLIT = "sealed"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def certify(args: argparse.Namespace) -> int:
+def certify(request: CertifyRequest) -> int:
     """Certify the fronts of one or more runs and print the bounds."""
     seen: set[Place] = set()
-    for path in args.runs:
+    for path in request.runs:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: give each run once")
         seen.add(path.resolve())
     with ExitStack() as locked:
-        return _certify_locked([locked.enter_context(reopen_run(path)) for path in args.runs], args)
+        return _certify_locked(
+            [locked.enter_context(reopen_run(path)) for path in request.runs], request
+        )
 
 
-def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     console = Terminal()
     refuse_same_seeds(runs)
     for run in runs:
@@ -76,25 +80,25 @@ def _certify_locked(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
                 f"{left} candidates of {run.path} have not ended: certifying programs that they "
                 "may still add to the front needs --again"
             )
+    fronts = [RunFront(run) for run in runs]
     try:
-        failed = certify_runs(runs, console, args.timeout, again=args.again)
+        failed = certify_runs(fronts, console, request.timeout_s, again=request.again)
     except KeyboardInterrupt:
-        names = shlex.join(str(path) for path in args.runs)
+        names = shlex.join(str(path) for path in request.runs)
         console.print(
             "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
             f"  kilobit certify {names}"
         )
         return INTERRUPTED
-    found = [(run.sweep.seed, points_of(run)) for run in runs]
     targets = sorted({target for run in runs for target in run.sweep.targets})
-    print_front(console, [point for _, points in found for point in points], targets)
+    print_front(console, Front([point for front in fronts for point in front.points]), targets)
     if len(runs) > 1:
-        print_seeds(console, found, targets)
+        print_seeds(console, fronts, targets)
     return FAILED if failed else DONE
 
 
 def certify_runs(
-    runs: Sequence[RunFolder],
+    fronts: Sequence[RunFront],
     console: Console,
     timeout_s: int = VERIFY_TIMEOUT_S,
     *,
@@ -103,7 +107,8 @@ def certify_runs(
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
     Args:
-        runs: the runs to certify; programs that are not verified yet are verified first.
+        fronts: the fronts of the runs, which have the results afterwards; programs that are not
+            verified yet are verified first.
         console: the console that shows progress.
         timeout_s: wall-clock limit for one program, in seconds.
         again: certify even if the sealed split was opened before for other programs.
@@ -116,28 +121,34 @@ def certify_runs(
         InputError: if there is nothing to certify, or something can't be read.
         OSError: if a ledger can't be written.
     """
-    for run in runs:
-        verify_front(run, console, timeout_s)
+    for front in fronts:
+        verify_front(front, console, timeout_s)
     # Choose all programs before the sealed split is opened, so that it can't guide the choice.
-    chosen = [choose(run) for run in runs]
+    chosen = [choose(front) for front in fronts]
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
         for one in members:
             failed += _run_programs(one, opening, task, console, timeout_s)
         _write_certificates(members, opening, task)
+    for front in fronts:
+        front.refresh()
     return failed
 
 
-def _part(opening: Opening, point: FrontPoint) -> str:
+def _part(opening: OpeningRecord, point: FrontPoint) -> str:
     return f"{opening.opening}-{point.candidate}"
 
 
 def _run_programs(
-    one: Chosen, opening: Opening, task: Task, console: Console, timeout_s: int
+    one: Chosen, opening: OpeningRecord, task: Task, console: Console, timeout_s: int
 ) -> list[str]:
     """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
-    missing = [p for p in one.points if ledger.read_part("predictions", _part(opening, p)) is None]
+    missing = [
+        point
+        for point in one.points
+        if ledger.read_part(PredictionRecord, _part(opening, point)) is None
+    ]
     if not missing:
         return []
     from kilobit.cluster.cli.proofs import verifier
@@ -152,21 +163,21 @@ def _run_programs(
             outputs = found.outputs(point, program, [example.input for example in examples])
             scores = task.metric.scores([task.cut(output) for output in outputs], examples)
         except (ProgramFailedError, ValueError) as error:
-            row = _row(point, opening, base_digests[point]) | {"error": str(error)}
-            ledger.write("certificates", part, [row | {"finished_at": datetime.now(UTC)}])
+            record = replace(_record(point, opening, base_digests[point]), error=str(error))
+            ledger.write(CertificateRecord, part, [record])
             return str(error)
-        rows = [
-            {
-                "candidate": point.candidate,
-                "split": SPLIT,
-                "example": example.id,
-                "output": output,
-                "score": score,
-                "columns": task.columns(output, example),
-            }
+        records = [
+            PredictionRecord(
+                candidate=point.candidate,
+                split=SPLIT,
+                example=example.id,
+                output=output,
+                score=score,
+                columns=task.columns(output, example),
+            )
             for output, example, score in zip(outputs, examples, scores, strict=True)
         ]
-        ledger.write("predictions", part, rows)
+        ledger.write(PredictionRecord, part, records)
         return None
 
     failed = []
@@ -182,45 +193,47 @@ def _run_programs(
     return failed
 
 
-def _row(point: FrontPoint, opening: Opening, base_digest: str) -> dict[str, Any]:
-    return {
-        "program": point.program,
-        "candidate": point.candidate,
-        "split": SPLIT,
-        "num_examples": opening.num_examples,
-        "level": opening.level,
-        "num_programs": opening.num_programs,
-        "opening": opening.opening,
-        "repeated": opening.repeated,
-        "base_digest": base_digest,
-    }
+def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> CertificateRecord:
+    """Return the certificate of a program without its score and bounds."""
+    return CertificateRecord(
+        program=point.program,
+        candidate=point.candidate,
+        split=SPLIT,
+        num_examples=opening.num_examples,
+        level=opening.level,
+        num_programs=opening.num_programs,
+        opening=opening.opening,
+        repeated=opening.repeated,
+        base_digest=base_digest,
+        finished_at=datetime.now(UTC),
+    )
 
 
-def _write_certificates(members: Sequence[Chosen], opening: Opening, task: Task) -> None:
+def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task: Task) -> None:
     """Write the bounds of every program that has outputs; existing bounds are kept."""
     examples = task.splits.sealed
     order = [example.id for example in examples]
-    found: list[tuple[RunFolder, dict[str, Any], str, list[str]]] = []
+    found: list[tuple[RunFolder, CertificateRecord, str, list[str]]] = []
     for one in members:
         for point, base_digest in zip(one.points, one.base_digests, strict=True):
             part = _part(opening, point)
-            rows = one.run.ledger.read_part("predictions", part)
-            if rows is None:
+            predictions = one.run.ledger.read_part(PredictionRecord, part)
+            if predictions is None:
                 continue
-            outputs = {row["example"]: row["output"] for row in rows}
-            row = _row(point, opening, base_digest)
-            found.append((one.run, row, part, [task.cut(outputs[name]) for name in order]))
+            outputs = {each.example: each.output for each in predictions}
+            record = _record(point, opening, base_digest)
+            found.append((one.run, record, part, [task.cut(outputs[name]) for name in order]))
     if not found:
         return
     outputs_of = [outputs for *_, outputs in found]
     bounds: list[Bounds] = task.metric.bounds(
         outputs_of, examples, opening.num_programs, opening.level
     )
-    for (run, row, part, _), found_bounds in zip(found, bounds, strict=True):
-        known = run.ledger.read_part("certificates", part)
-        if known is None or known[0]["lower"] is None:
-            whole = row | vars(found_bounds) | {"finished_at": datetime.now(UTC)}
-            run.ledger.write("certificates", part, [whole])
+    for (run, record, part, _), found_bounds in zip(found, bounds, strict=True):
+        known = run.ledger.read_part(CertificateRecord, part)
+        if known is None or known[0].lower is None:
+            whole = replace(record, **vars(found_bounds), finished_at=datetime.now(UTC))
+            run.ledger.write(CertificateRecord, part, [whole])
 
 
 Group = tuple[str, str]
@@ -244,21 +257,19 @@ def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
                 )
 
 
-def print_seeds(
-    console: Console, runs: Sequence[tuple[int, list[FrontPoint]]], targets: Sequence[float]
-) -> None:
+def print_seeds(console: Console, fronts: Sequence[RunFront], targets: Sequence[float]) -> None:
     """Print certified complexity per seed with its mean, and the ratios between base models.
 
     Args:
         console: where to print.
-        runs: the seed of each run and its points.
+        fronts: the fronts of runs of different seeds.
         targets: scores to reach.
     """
     groups: dict[Group, dict[int, list[FrontPoint]]] = {}
-    for seed, points in runs:
-        for point in points:
+    for front in fronts:
+        for point in front.points:
             by_seed = groups.setdefault((point.task, point.model), {})
-            by_seed.setdefault(seed, []).append(point)
+            by_seed.setdefault(front.run.sweep.seed, []).append(point)
     for target in targets:
         console.print(f"\ncertified bits at score ≥ {target:g}, seed by seed")
         found: dict[Group, dict[int, int | None]] = {}

@@ -5,7 +5,6 @@ split at its last rung, from the ledger. Prompts that were not judged enter no s
 counted and reported, and the exit status is 1.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -14,10 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console
+from kilobit.cluster.requests import CompareRequest
 from kilobit.cluster.runs.folder import open_run
 from kilobit.evaluators.judges.answers import (
     Answer,
@@ -42,6 +43,7 @@ from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.evaluators.statistics.ties import Strength, strengths
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.records import PredictionRecord
 from kilobit.search.settings import InputError
 
 _DONE, _FAILED = 0, 1
@@ -55,15 +57,15 @@ _MEANING = {
 }
 
 
-def compare(args: argparse.Namespace) -> int:
+def compare(request: CompareRequest) -> int:
     """Judge two sets of answers and print the strength of the first against the second."""
     console = Terminal()
     try:
-        settings = load_judge(args.judge)
-        prompts = None if args.prompts is None else read_prompts(args.prompts)
-        pairs = pair_answers(_answers(args.one), _answers(args.two), prompts)
-        people = _people(settings, args.judge, pairs)
-        judge = None if people is not None else _judge(settings, args.judge.absolute().parent)
+        settings = load_judge(request.judge)
+        prompts = None if request.prompts is None else read_prompts(request.prompts)
+        pairs = pair_answers(_answers(request.one), _answers(request.two), prompts)
+        people = _people(settings, request.judge, pairs)
+        judge = None if people is not None else _judge(settings, request.judge.absolute().parent)
     except ValueError as error:
         raise InputError(str(error)) from error
     rows = people
@@ -78,15 +80,15 @@ def compare(args: argparse.Namespace) -> int:
             _print_spent(stderr_console(), judge, settings)
             return _FAILED
     assert rows is not None
-    if args.rows is not None:
+    if request.rows is not None:
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-        write_whole(args.rows, "".join(lines).encode())
+        write_whole(request.rows, "".join(lines).encode())
     summary = summarise(rows)
     found = strengths(summary.wins, summary.ties, summary.losses) if summary.judged else []
-    if args.json:
-        print(json.dumps(_as_json(args, summary, found, rows, _spent(judge, settings))))
+    if request.json:
+        print(json.dumps(_as_json(request, summary, found, rows, _spent(judge, settings))))
     else:
-        _print(console, args, summary, found, rows)
+        _print(console, request, summary, found, rows)
         _print_spent(console, judge, settings)
     return _FAILED if summary.failed else _DONE
 
@@ -106,28 +108,25 @@ def _answers(text: str) -> dict[str, Answer]:
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
     run = open_run(path)
-    known = run.ledger.rows("candidates", ["candidate"])
-    found = sorted({r["candidate"] for r in known if name and r["candidate"].startswith(name)})
+    (known,) = run.ledger.read("candidates", ["candidate"]).columns
+    found = sorted({one for one in known.to_pylist() if name and one.startswith(name)})
     if len(found) != 1:
         what = f"{len(found)} candidates begin" if found else "no candidate begins"
         raise InputError(f"{path}: {what} with {name!r:.60}; name exactly one")
-    rows = [
-        row
-        for row in run.ledger.rows(
-            "predictions", ["candidate", "rung", "split", "example", "output"]
-        )
-        if row["candidate"] == found[0] and row["split"] == "search"
-    ]
-    if not rows:
+    columns = ["candidate", "rung", "split", "example", "output", "score"]
+    table = run.ledger.read("predictions", columns)
+    own = table.filter(
+        pc.and_(pc.equal(table["candidate"], found[0]), pc.equal(table["split"], "search"))
+    )
+    if not len(own):
         raise InputError(f"{path}: {found[0]} has no outputs on the search split")
-    last = max(row["rung"] for row in rows)
+    last = own.filter(pc.equal(own["rung"], pc.max(own["rung"])))
     task = load_task(run.sweep.task, run.sweep_folder)
     inputs = {example.id: example.input for example in task.splits.search}
     where = f"{path}:{found[0]}"
     return {
-        row["example"]: Answer(inputs.get(row["example"]), task.cut(row["output"]), where)
-        for row in rows
-        if row["rung"] == last
+        one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
+        for one in PredictionRecord.all_of(last)
     }
 
 
@@ -170,16 +169,16 @@ def _print_spent(console: Console, judge: Judge | None, settings: AnyJudge) -> N
 
 
 def _as_json(
-    args: argparse.Namespace,
+    request: CompareRequest,
     summary: Summary,
     found: Sequence[Strength],
     rows: Sequence[Judged],
     spent: dict[str, Any] | None,
 ) -> dict[str, Any]:
     return {
-        "one": args.one,
-        "two": args.two,
-        "judge": str(args.judge),
+        "one": request.one,
+        "two": request.two,
+        "judge": str(request.judge),
         "prompts": len(rows),
         **asdict(summary),
         "flipped": summary.flipped,
@@ -192,12 +191,12 @@ def _as_json(
 
 def _print(
     console: Console,
-    args: argparse.Namespace,
+    request: CompareRequest,
     summary: Summary,
     found: Sequence[Strength],
     rows: Sequence[Judged],
 ) -> None:
-    console.print(f"A: {plain(args.one)}\nB: {plain(args.two)}")
+    console.print(f"A: {plain(request.one)}\nB: {plain(request.two)}")
     console.print(
         f"{summary.judged} of {len(rows)} prompts were judged: A wins {summary.wins}, "
         f"{summary.ties} ties, A loses {summary.losses}"

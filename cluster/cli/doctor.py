@@ -20,9 +20,14 @@ from typing import Any
 
 import psutil
 import torch
+from rich.table import Table
+from rich.text import Text
 
+from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.nodes import on_every_node
+from kilobit.cluster.fleet.remote_driver import no_cluster
 from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.requests import DoctorRequest
 from kilobit.cluster.shards import process_group
 from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.versions import library_versions
@@ -54,6 +59,26 @@ class Finding:
 def finding(what: str, found: str, ok: bool, remedy: str) -> Finding:
     """Return a finding, with the remedy only if the check failed."""
     return Finding(what, found, ok, "" if ok else remedy)
+
+
+def doctor(request: DoctorRequest) -> int:
+    """Print the findings for this machine, or for a cluster."""
+    console = Terminal()
+    with console.status("checking"):
+        try:
+            findings = (
+                examine()
+                if request.address is None
+                else examine_cluster(request.address, request.out)
+            )
+        except ConnectionError as error:
+            raise no_cluster(request.address, error) from error
+    table = Table("", "check", "found", "what to do")
+    for one in findings:
+        mark = Text("ok", "green") if one.ok else Text("!!", "red")
+        table.add_row(mark, one.what, one.found, one.remedy)
+    console.print(table)
+    return 0 if all(one.ok for one in findings) else 1
 
 
 def examine_machine() -> list[Finding]:

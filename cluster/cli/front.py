@@ -1,19 +1,18 @@
 """The command `front`: fronts of runs and data sets, base models compared, imported points."""
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, wide_table
-from kilobit.cluster.runs.fronts import points_from, print_front
+from kilobit.cluster.requests import FrontRequest
+from kilobit.cluster.runs.fronts import Front, points_from, print_front
 from kilobit.cluster.runs.result_sources import Imported, open_sources
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
 from kilobit.search.front.points import (
     FrontPoint,
     ImportedPoint,
-    fronts,
     imported_fronts,
     imported_points,
 )
@@ -152,22 +151,24 @@ def _cell(found: Lengths) -> str:
     return f"{'?' if found.found is None else found.found}{certified}"
 
 
-def front(args: argparse.Namespace) -> int:
+def front(request: FrontRequest) -> int:
     """Print the fronts of one or more runs, and of imported points."""
-    sources, others = open_sources(args.runs)
+    sources, others = open_sources(request.runs)
     sweeps = [source.sweep for source in sources]
-    length = args.length or next((sweep.length for sweep in sweeps), None)
+    length = request.length or next((sweep.length for sweep in sweeps), None)
     try:
-        points = [
-            point
-            for source in sources
-            for point in points_from(source.name, source.read, source.sweep, args.length)
-        ]
+        found = Front(
+            [
+                point
+                for source in sources
+                for point in points_from(source.name, source.read, source.sweep, request.length)
+            ]
+        )
         imported, num_without = imported_points_of(others, length)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if args.json:
-        ours = [point.as_json() for each in fronts(points).values() for point in each]
+    if request.json:
+        ours = [point.as_json() for point in found.on_front]
         theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]
         for line in ours + theirs:
             print(json.dumps(line))
@@ -175,8 +176,8 @@ def front(args: argparse.Namespace) -> int:
     targets = sorted({target for sweep in sweeps for target in sweep.targets})
     console = Terminal()
     if sweeps:
-        print_front(console, points, targets)
+        print_front(console, found, targets)
         order = [model.label for sweep in sweeps for model in sweep.base_models]
-        print_regimes(console, points, order, targets)
+        print_regimes(console, found.points, order, targets)
     print_imported(console, imported, num_without, length)
     return 0

@@ -5,22 +5,23 @@ predictions with the recorded ones. `export` writes a program's adapter in PEFT'
 raise `InputError` for input that they can't use.
 """
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.requests import ExportRequest, VerifyRequest
 from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
-from kilobit.cluster.runs.fronts import num_lost, points_of, print_front, print_left_out
+from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.text import PayloadError
+from kilobit.search.records import RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
@@ -29,16 +30,13 @@ if TYPE_CHECKING:
 VERIFY_TIMEOUT_S = 3600
 
 
-def verify_front(
-    run: RunFolder, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, again: bool = False
-) -> float:
+def verify_front(front: RunFront, console: Console, timeout_s: int = VERIFY_TIMEOUT_S) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
     Args:
-        run: the run.
+        front: the front, which has the results afterwards.
         console: where progress is shown.
         timeout_s: wall-clock limit for one program.
-        again: ignore earlier verifications.
 
     Returns:
         The wall-clock seconds.
@@ -48,9 +46,8 @@ def verify_front(
         DamagedRunError: if a program's part of the ledger is damaged.
         OSError: if the ledger can't be written.
     """
-    began = time.monotonic()
-    unverified = _unverified(points_of(run, trusting=not again))
-    while unverified:
+    began, run = time.monotonic(), front.run
+    while unverified := [point for point in front.on_front if point.verified is None]:
         from kilobit.evaluators.proof.verify import each_at_once
 
         with ExitStack() as stack:
@@ -65,7 +62,7 @@ def verify_front(
                         "predictions differ"
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
-        unverified = _unverified(points_of(run))
+        front.refresh()
     return time.monotonic() - began
 
 
@@ -76,7 +73,7 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
     Raises:
         InputError: if the run's data or one of the models is missing or has changed.
     """
-    from kilobit.evaluators.proof.verify import Verifier, finished_part, model_folder
+    from kilobit.evaluators.proof.verify import Verifier, model_folder
 
     last_rung = run.sweep.rungs.count - 1
     try:
@@ -85,8 +82,9 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
         raise InputError(str(error)) from error
     digests: dict[str, set[str]] = {point.model: set() for point in points}
     for point in points:
-        for row in run.ledger.read_part("rungs", finished_part(point, last_rung)) or ():
-            digests[point.model] |= {row["base_digest"]} - {None}
+        for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
+            if record.base_digest is not None:
+                digests[point.model].add(record.base_digest)
     with ExitStack() as stack:
         models = {
             config.label: stack.enter_context(
@@ -106,50 +104,43 @@ def at_once(run: RunFolder) -> int:
     return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
 
 
-def _unverified(points: list[FrontPoint]) -> list[FrontPoint]:
-    on_front = [point for front_points in fronts(points).values() for point in front_points]
-    return [point for point in on_front if point.verified is None]
-
-
-def verify(args: argparse.Namespace) -> int:
+def verify(request: VerifyRequest) -> int:
     """Verify the front of a run, or one program in a folder."""
     console = Terminal()
-    check_reachable(args.what)
-    if (args.what / "manifest.json").exists():
-        return _verify_folder(args, console)
-    with reopen_run(args.what) as run:
+    check_reachable(request.what)
+    if (request.what / "manifest.json").exists():
+        return _verify_folder(request, console)
+    with reopen_run(request.what) as run:
         print_left_out(console, run)
-        seconds = verify_front(run, console, args.timeout, again=True)
-        points = points_of(run)
-        print_front(console, points, run.sweep.targets)
+        front = RunFront(run, trusting=False)
+        seconds = verify_front(front, console, request.timeout_s)
+        print_front(console, front, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
     lost = num_lost(run)
     if lost:
         console.print(f"{lost} rungs are damaged; recompute them:\n  kilobit resume {run.path}")
-    return 1 if lost or any(not row["verified"] for row in rows) else 0
+    return 1 if lost or any(not row.verified for row in rows) else 0
 
 
-def report_agreement(console: Console, run: RunFolder) -> list[dict[str, Any]]:
-    """Print the programs with differing predictions, and return the rows of all verifications."""
-    rows = run.ledger.rows("verifications")
+def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecord]:
+    """Print the programs with differing predictions, and return all verifications."""
+    rows = run.ledger.records(VerificationRecord)
     for row in rows:
-        if row["verified"] and row["num_equal"] < row["num_examples"]:
+        if row.verified and row.num_equal < row.num_examples:
             console.print(
                 "verified by its score, because only float32 on a CPU gives exact predictions: "
-                f"{row['candidate']}: "
-                f"{row['num_equal']} of {row['num_examples']} predictions equal"
+                f"{row.candidate}: {row.num_equal} of {row.num_examples} predictions equal"
             )
-        if not row["verified"]:
+        if not row.verified:
             console.print(
-                f"not verified: {row['candidate']}: {row['num_equal']} of {row['num_examples']} "
-                f"predictions equal {row['error'] or ''}"
+                f"not verified: {row.candidate}: {row.num_equal} of {row.num_examples} "
+                f"predictions equal {row.error or ''}"
             )
     return rows
 
 
-def _verify_folder(args: argparse.Namespace, console: Console) -> int:
-    from kilobit.evaluators.proof.export import load_frozen
+def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.program_files import (
         ProgramError,
         read_examples,
@@ -160,24 +151,26 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     from kilobit.evaluators.proof.verify import exact, limits_of, names_examples
 
     try:
-        program, manifest, ours = read_folder(args.what)
-        examples = read_examples(args.what)
-        train = read_train(args.what) if names_examples(program) else None
+        program, manifest, ours = read_folder(request.what)
+        examples = read_examples(request.what)
+        train = read_train(request.what) if names_examples(program) else None
     except (ProgramError, PayloadError) as error:
         raise InputError(str(error)) from error
-    if args.model is None:
+    if request.model is None:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
-    if not (args.model / "config.json").is_file():
-        raise InputError(f"--model: {args.model} holds no model: config.json is missing")
+    if not (request.model / "config.json").is_file():
+        raise InputError(f"--model: {request.model} holds no model: config.json is missing")
+    from kilobit.evaluators.proof.export import load_frozen
+
     expected = manifest.get("base_digest")
     try:
-        digest = load_frozen(args.model, program).digest
+        digest = load_frozen(request.model, program).digest
     except ValueError as error:
         raise InputError(str(error)) from error
     if expected not in (None, digest):
         raise InputError(
-            f"--model: {args.model} is another base model: its weights have the digest {digest}, "
-            f"the program was measured with {expected}"
+            f"--model: {request.model} is another base model: its weights have the digest "
+            f"{digest}, the program was measured with {expected}"
         )
     origin = (
         "program.py is the script that this version builds from its recipe"
@@ -187,17 +180,17 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     )
     network = "without" if network_can_be_cut() else "WITH"
     console.print(
-        f"{origin}\nrunning it {network} network, for at most {args.timeout} s; it can read every "
-        "file that you can read"
+        f"{origin}\nrunning it {network} network, for at most {request.timeout_s} s; it can read "
+        "every file that you can read"
     )
     try:
         with waiting(console, f"running it on {len(examples)} examples"):
             outputs = run_files(
                 program.script,
                 program.payload,
-                args.model,
+                request.model,
                 [example["input"] for example in examples],
-                limits_of(program, 1, args.timeout),
+                limits_of(program, 1, request.timeout_s),
                 train,
             )
     except ProgramFailedError as error:
@@ -213,14 +206,16 @@ def _verify_folder(args: argparse.Namespace, console: Console) -> int:
     return 0 if equal == len(examples) else 1
 
 
-def export(args: argparse.Namespace) -> int:
+def export(request: ExportRequest) -> int:
     """Write a program's adapter in PEFT's file format."""
-    from kilobit.evaluators.proof.export import export_peft
-    from kilobit.evaluators.proof.program_files import ProgramError
+    from kilobit.evaluators.proof.program_files import ProgramError, read_folder
 
     try:
-        export_peft(args.program, args.peft, args.model)
+        read_folder(request.program)
+        from kilobit.evaluators.proof.export import export_peft
+
+        export_peft(request.program, request.peft, request.model)
     except (ProgramError, PayloadError, ValueError, OSError) as error:
         raise InputError(str(error)) from error
-    print(f"{args.peft} holds the adapter; the prompt is in its README.md")
+    print(f"{request.peft} holds the adapter; the prompt is in its README.md")
     return 0

@@ -1,6 +1,5 @@
 """The command `report`: one or more runs as one HTML file, and as figures for print."""
 
-import argparse
 import io
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from kilobit.cluster.cli.front import imported_points_of
 from kilobit.cluster.console import Terminal
+from kilobit.cluster.requests import ReportRequest
 from kilobit.cluster.runs.folder import check_writable
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
@@ -32,7 +32,6 @@ from kilobit.evaluators.report.contents import (
     ShownTask,
 )
 from kilobit.evaluators.report.overlay import parse_columns, read_overlay
-from kilobit.evaluators.report.page import page
 from kilobit.search.front.complexity import collapses, rows_of
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Length
@@ -43,20 +42,20 @@ _MEBIBYTE = 1 << 20
 _PAGES = (".html", ".htm")
 
 
-def report(args: argparse.Namespace) -> int:
+def report(request: ReportRequest) -> int:
     """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
-    out = _out(args)
+    out = page_path(request.runs, request.out)
     try:
-        overlay = _overlay(args.overlay, args.columns)
-        runs, imported = open_sources(args.runs)
-        _check_outputs(args, out)
+        overlay = _overlay(request.overlay, request.columns)
+        runs, imported = open_sources(request.runs)
+        _check_outputs(request, out)
         if not runs:
             raise InputError(
                 "there is no run in it, only imported points: `kilobit front` shows them"
             )
         sources = _distinct(runs)
-        length = _length(sources, args.length)
+        length = _length(sources, request.length)
         overlay += _imported(imported, length)
         made = make(sources, length, overlay, out)
     except InputError:
@@ -69,6 +68,8 @@ def report(args: argparse.Namespace) -> int:
     for program in made.programs:
         if program.trouble:
             console.print(f"can't be read: {program.trouble}")
+    from kilobit.evaluators.report.page import page
+
     content = page(made)
     write_whole(out, content)
     shown = len(made.programs)
@@ -77,8 +78,8 @@ def report(args: argparse.Namespace) -> int:
         f"{shown} programs{more}; {len(content) / _MEBIBYTE:.1f} MiB in "
         f"{time.monotonic() - began:.1f} s: {out}"
     )
-    if args.figures is not None:
-        _write_figures(console, made, args.figures)
+    if request.figures is not None:
+        _write_figures(console, made, request.figures)
     return FAILED if any(program.trouble for program in made.programs) else DONE
 
 
@@ -132,15 +133,15 @@ def make(
     )
 
 
-def _out(args: argparse.Namespace) -> Place:
+def page_path(runs: Sequence[Place], out: Place | None) -> Place:
     """Return the path of the page.
 
     Raises:
         InputError: if it is ambiguous, a folder, or has another ending than HTML files.
     """
-    if args.out is None and len(args.runs) > 1:
+    if out is None and len(runs) > 1:
         raise InputError("a report of several runs has no default path: give -o FILE.html")
-    out: Place = args.runs[0] / "report.html" if args.out is None else args.out
+    out = runs[0] / "report.html" if out is None else out
     if isinstance(out, Path) and out.is_dir():
         raise InputError(f"-o {out}: that is a folder; give a file such as {out / 'report.html'}")
     if not out.name.lower().endswith(_PAGES):
@@ -151,15 +152,15 @@ def _out(args: argparse.Namespace) -> Place:
     return out
 
 
-def _check_outputs(args: argparse.Namespace, out: Place) -> None:
+def _check_outputs(request: ReportRequest, out: Place) -> None:
     """Check that the page and the figures can be written.
 
     Raises:
         InputError: naming the option and the reason, if not.
     """
-    check_writable(str(out) if args.out is None else f"-o {out}", out.parent)
-    if args.figures is not None:
-        check_writable(f"--figures {args.figures}", args.figures)
+    check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
+    if request.figures is not None:
+        check_writable(f"--figures {request.figures}", request.figures)
 
 
 def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:

@@ -1,10 +1,9 @@
-"""The commands of the command line, and the messages and exit status of each.
+"""The commands `run` and `resume`, and the message and exit status of any command that fails.
 
-Modules that need torch or Ray are imported inside the commands that use them, so that `front` and
-`status` answer at once.
+A module is imported inside the command that uses it, so that `front` and `status` answer and a
+mistake is refused at once.
 """
 
-import argparse
 import logging
 import os
 import shlex
@@ -13,140 +12,135 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from kilobit.cluster.cli.aggregate import aggregate
-from kilobit.cluster.cli.certify import certify, certify_runs
-from kilobit.cluster.cli.compare import compare
-from kilobit.cluster.cli.front import front
-from kilobit.cluster.cli.proofs import export, verify, verify_front
-from kilobit.cluster.cli.report import report
-from kilobit.cluster.cli.status import status
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.fleet.remote_driver import drive, is_outside
-from kilobit.cluster.launchers.kubernetes import kubernetes
-from kilobit.cluster.launchers.slurm import slurm
-from kilobit.cluster.runs.folder import (
-    RunFolder,
-    continue_run,
-    create_run,
-    discard_run,
-    holds_run,
-    reopen_run,
-)
-from kilobit.cluster.runs.fronts import (
-    draw,
-    num_ended,
-    points_of,
-    print_front,
-    print_left_out,
-    progress_text,
-)
+from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
+from kilobit.cluster.launchers.launcher import Local, Sweeps
+from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.log import close_log, log_to
-from kilobit.cluster.runs.sealed_split import SealedError
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.fencing import SupersededError
-from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.proof.sandbox import plain
+from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
     from kilobit.cluster.driver.check import Plan
+    from kilobit.cluster.runs.folder import RunFolder
+    from kilobit.cluster.runs.fronts import RunFront
 
 _LOG = logging.getLogger("kilobit")
+# Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
+_MODULES = {
+    "export": "cli.proofs",
+    "kubernetes": "launchers.kubernetes",
+    "resume": "cli.run",
+    "slurm": "launchers.slurm",
+    "verify": "cli.proofs",
+}
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def dispatch(args: argparse.Namespace) -> int:
-    """Run the command that `args` names and return its exit status."""
-    commands = {
-        "run": run,
-        "resume": resume,
-        "status": status,
-        "front": front,
-        "aggregate": aggregate,
-        "report": report,
-        "verify": verify,
-        "certify": certify,
-        "scorecard": scorecard,
-        "compare": compare,
-        "export": export,
-        "slurm": slurm,
-        "kubernetes": kubernetes,
-        "doctor": doctor,
-    }
+def dispatch(request: Request) -> int:
+    """Run the command of a request and return its exit status."""
+    name = request.command
     try:
-        return commands[args.command](args)
+        module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
+        return int(getattr(module, name)(request))
     except InputError as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
         # Not a failure: the reader has closed the pipe.
         raise
-    except (OSError, SupersededError, DamagedRunError, DamagedError) as error:
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
+    except _failures() as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        return FAILED
 
 
-def run(args: argparse.Namespace) -> int:
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors that end a command; Python asks for them only once one is raised."""
+    from kilobit.evaluators.ledger.fencing import SupersededError
+    from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
+
+    return OSError, SupersededError, DamagedRunError, DamagedError
+
+
+def run(request: RunRequest) -> int:
     """Begin a run, or only check its sweep file."""
     began = time.monotonic()
     console = Terminal()
-    sweep = load_sweep(args.sweep, args.overrides)
-    folder = args.sweep.absolute().parent
-    if is_outside(args.address) and not args.dry_run:
-        flags = ["--continue"] * args.go_on + ["--take-over"] * args.take_over + _logged(args)
-        out = args.out or sweep.out or Path("runs") / sweep.name
-        where = [str(args.sweep.absolute()), "--out", str(out.absolute())]
-        return _drive(args.address, ["run", *where, *flags, *args.overrides])
-    if args.take_over and not args.go_on:
+    if is_outside(request.address) and not request.dry_run:
+        flags = (
+            ["--continue"] * request.go_on + ["--take-over"] * request.take_over + _logged(request)
+        )
+        launcher = Local(partial(_drive, request.address), tuple(flags))
+        sweeps = Sweeps((request.sweep,), request.overrides, request.out)
+        return launcher.submit(launcher.plan(sweeps)).status
+    sweep = load_sweep(request.sweep, request.overrides)
+    folder = request.sweep.absolute().parent
+    if request.take_over and not request.go_on:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
-    if args.dry_run:
-        return _dry_run(console, sweep, folder, local=args.address is None)
+    if request.dry_run:
+        return _dry_run(console, sweep, folder, local=request.address is None)
+    from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
+    going_on = request.go_on and holds_run(sweep, request.out)
+    if not going_on:
+        check_free(sweep, request.out)
     with console.status("checking the sweep file, its data and its models"):
         from kilobit.cluster.driver.check import check_sweep
 
-        plan = check_sweep(sweep, folder, local=args.address is None)
-    going_on = args.go_on and holds_run(sweep, args.out)
+        plan = check_sweep(sweep, folder, local=request.address is None)
     with (
-        continue_run(sweep, args.out, take_over=args.take_over)
+        continue_run(sweep, request.out, take_over=request.take_over)
         if going_on
-        else create_run(sweep, args.sweep, args.out)
+        else create_run(sweep, request.sweep, request.out)
     ) as run_folder:
         print_left_out(console, run_folder)
         check_s = time.monotonic() - began
-        return _execute(run_folder, plan, console, args.address, check_s, args.log_level)
+        return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
 
 
-def resume(args: argparse.Namespace) -> int:
+def resume(request: ResumeRequest) -> int:
     """Resume a run."""
-    if is_outside(args.address):
-        flags = ["--take-over"] * args.take_over + _logged(args)
-        return _drive(args.address, ["resume", str(args.run.absolute()), *flags, *args.overrides])
+    if is_outside(request.address):
+        flags = ["--take-over"] * request.take_over + _logged(request)
+        return _drive(
+            request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
+        )
+    from kilobit.cluster.runs.folder import check_proposer_is_known, reopen_run
+    from kilobit.cluster.runs.fronts import print_left_out
+
     began = time.monotonic()
     console = Terminal()
-    with reopen_run(args.run, take_over=args.take_over, overrides=args.overrides) as run_folder:
+    check_proposer_is_known(request.run)
+    with reopen_run(
+        request.run, take_over=request.take_over, overrides=request.overrides
+    ) as run_folder:
         print_left_out(console, run_folder)
         with console.status("checking the sweep file, its data and its models"):
             from kilobit.cluster.driver.check import check_sweep
 
-            local = args.address is None
+            local = request.address is None
             plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
         check_s = time.monotonic() - began
-        return _execute(run_folder, plan, console, args.address, check_s, args.log_level)
+        return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
 
 
-def _logged(args: argparse.Namespace) -> list[str]:
-    return ["--log-level", args.log_level]
+def _logged(request: RunRequest | ResumeRequest) -> list[str]:
+    return ["--log-level", request.log_level]
 
 
 def _drive(address: str, words: Sequence[str]) -> int:
@@ -159,76 +153,100 @@ def _drive(address: str, words: Sequence[str]) -> int:
     try:
         return drive(address, words, show)
     except ConnectionError as error:
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str | None, error: ConnectionError) -> InputError:
-    reason = str(error).strip().splitlines()[0]
-    return InputError(
-        f"--address: no Ray cluster that accepts our token answers at {address}: {reason}"
-    )
+        raise no_cluster(address, error) from error
 
 
 def _execute(
-    run_folder: RunFolder,
+    run_folder: "RunFolder",
     plan: "Plan",
     console: Console,
     address: str | None,
     check_s: float,
     log_level: str = "info",
 ) -> int:
-    from kilobit.cluster.driver.attempt import StoppedError, execute
+    from kilobit.cluster.driver.attempt import StoppedError
     from kilobit.cluster.fleet.pool import PoolError
 
+    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
+    began = time.monotonic()
+    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
+    kept = f"every finished rung is kept. Go on with:\n  {go_on}"
+    try:
+        outcome, front = attempt(run_folder, plan, console, address, log_level)
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; {kept}")
+        return INTERRUPTED
+    except PoolError as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        return FAILED
+    except stops as error:
+        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
+        console.print(f"stopped; {kept}")
+        return FAILED
+    outcome.seconds = {"check": check_s, **outcome.seconds}
+    seconds = check_s + time.monotonic() - began
+    return _summarise(front, outcome, console, seconds, plan.num_candidates)
+
+
+def attempt(
+    run_folder: "RunFolder", plan: "Plan", console: Console, address: str | None, log_level: str
+) -> tuple["Outcome", "RunFront"]:
+    """Search, verify the front and, if the sweep says so, certify it; keep the run's log.
+
+    Raises:
+        InputError, PoolError: if nothing could be started; a run without results is deleted.
+        StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
+        KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
+    """
+    from kilobit.cluster.cli.proofs import verify_front
+    from kilobit.cluster.driver.attempt import StoppedError, execute
+    from kilobit.cluster.fleet.pool import PoolError
+    from kilobit.cluster.runs.folder import discard_run
+    from kilobit.cluster.runs.fronts import RunFront, num_ended
+
+    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
         _LOG.warning("damaged, will be recomputed: %s", line)
-    began = time.monotonic()
     console.print(f"run folder: {run_folder.path}")
-    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
-    kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome = execute(run_folder, plan, console, address)
-        outcome.seconds["verify"] = verify_front(run_folder, console)
+        front = RunFront(run_folder)
+        outcome.seconds["verify"] = verify_front(front, console)
         complete = num_ended(run_folder) == plan.num_candidates
         if run_folder.sweep.certify and complete:
             certifying = time.monotonic()
-            outcome.uncertified = _certify(run_folder, console)
+            outcome.uncertified = _certify(front, console)
             outcome.seconds["certify"] = time.monotonic() - certifying
         _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
         _LOG.warning("interrupted")
-        console.print(f"\ninterrupted; {kept}")
-        return INTERRUPTED
+        raise
     except (InputError, PoolError, ConnectionError) as error:
         _LOG.error("stopped: %s", error)
         close_log()
         discard_run(run_folder)
         if isinstance(error, ConnectionError):
-            raise _no_cluster(address, error) from error
-        if isinstance(error, InputError):
-            raise
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
-    except (StoppedError, SupersededError, DamagedRunError, DamagedError, OSError) as error:
+            raise no_cluster(address, error) from error
+        raise
+    except stops as error:
         _LOG.error("stopped: %s", error)
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        console.print(f"stopped; {kept}")
-        return FAILED
+        raise
     finally:
         close_log()
-    outcome.seconds = {"check": check_s, **outcome.seconds}
-    seconds = check_s + time.monotonic() - began
-    return _summarise(run_folder, outcome, console, seconds, plan.num_candidates)
+    return outcome, front
 
 
-def _certify(run_folder: RunFolder, console: Console) -> list[str]:
+def _certify(front: "RunFront", console: Console) -> list[str]:
     """Certify the front of a run and return the reasons why programs could not be certified."""
-    if not points_of(run_folder):
+    from kilobit.cluster.cli.certify import certify_runs
+    from kilobit.cluster.runs.sealed_split import SealedError
+
+    if not front.points:
         return []
     try:
-        return certify_runs([run_folder], console)
+        return certify_runs([front], console)
     except SealedError as error:
         return [str(error)]
 
@@ -287,30 +305,27 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 
 
 def _summarise(
-    run_folder: RunFolder,
-    outcome: "Outcome",
-    console: Console,
-    seconds: float,
-    total: int | None,
+    front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
-    rungs = run_folder.ledger.rows(
-        "rungs", ["candidate", "rung", "score", "error", "train_s", "generate_s", "seconds"]
-    )
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision", "reason"])
-    points = points_of(run_folder)
-    picture = run_folder.path / "front.png"
-    draw(run_folder, points, picture)
-    print_front(console, points, run_folder.sweep.targets)
+    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text
 
-    ended = {d["candidate"]: d for d in decisions if d["decision"] != "promote"}
-    stopped = sum(d["decision"] == "stop" for d in ended.values())
-    failed = {row["candidate"]: row["error"] for row in rungs if row["error"]}
+    run_folder = front.run
+    rungs = run_folder.ledger.records(
+        RungRecord, ["candidate", "rung", "num_examples", "error", "train_s", "generate_s"]
+    )
+    ended = {one.candidate: one.decision for one in ends_of(run_folder)}
+    picture = run_folder.path / "front.png"
+    draw(front, picture)
+    print_front(console, front, run_folder.sweep.targets)
+
+    stopped = sum(decision == "stop" for decision in ended.values())
+    failed = {one.candidate: one.error for one in rungs if one.error}
     workers = len(run_folder.ledger.read("workers", ["worker"]))
     console.print(
         f"\n{progress_text(len(ended), total)} ended: {len(ended) - stopped} completed the last "
         f"rung, {stopped} stopped before ({len(failed)} of them failed); {workers} model loads"
     )
-    compute = sum((row["train_s"] or 0) + (row["generate_s"] or 0) for row in rungs)
+    compute = sum((one.train_s or 0) + (one.generate_s or 0) for one in rungs)
     phases = ", ".join(f"{name} {s:.1f} s" for name, s in outcome.seconds.items())
     console.print(f"{seconds:.1f} s in all: {phases}; model compute of all workers {compute:.1f} s")
     for candidate, error in list(failed.items())[:5]:
@@ -320,7 +335,7 @@ def _summarise(
         console.print(f"lost: {line}")
     for line in outcome.uncertified[:5]:
         console.print(f"not certified: {line}")
-    if points and not any(point.certificate for point in points):
+    if front.points and not any(point.certificate for point in front.points):
         when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
             f"nothing is certified yet; open the sealed split{when} with:\n"
@@ -336,7 +351,7 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: Console, left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
     go_on = f"kilobit resume {run_folder.path}"
@@ -348,30 +363,3 @@ def _print_left(run_folder: RunFolder, console: Console, left: int | None) -> No
         f"the time budget of {seconds:g} s is over and {number} candidates are left; go on for as "
         f"long again, or without a limit:\n  {go_on}\n  {go_on} budget.seconds=null"
     )
-
-
-def scorecard(args: argparse.Namespace) -> int:
-    """Measure the side effects of a front's programs on other inputs."""
-    from kilobit.cluster.cli.scorecard import scorecard as measured
-
-    return measured(args)
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """Check this machine, or a cluster."""
-    from kilobit.cluster.cli.doctor import examine, examine_cluster
-
-    console = Terminal()
-    with console.status("checking"):
-        try:
-            findings = (
-                examine() if args.address is None else examine_cluster(args.address, args.out)
-            )
-        except ConnectionError as error:
-            raise _no_cluster(args.address, error) from error
-    table = Table("", "check", "found", "what to do")
-    for finding in findings:
-        mark = Text("ok", "green") if finding.ok else Text("!!", "red")
-        table.add_row(mark, finding.what, finding.found, finding.remedy)
-    console.print(table)
-    return DONE if all(finding.ok for finding in findings) else FAILED

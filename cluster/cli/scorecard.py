@@ -8,22 +8,22 @@ written to RUN/scorecard.parquet, whole or not at all, one line per item and par
 The terminal shows programs in rows, items in columns, and harm in red.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
-from huggingface_hub import snapshot_download
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
 from kilobit.cluster.fleet.session import ray_kept
+from kilobit.cluster.requests import ScorecardRequest
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
 from kilobit.evaluators.battery.side_effects import (
@@ -33,20 +33,21 @@ from kilobit.evaluators.battery.side_effects import (
     judge_lines,
     trades,
 )
-from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
-from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.offline import offline
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from kilobit.evaluators.model.adapted import AdaptedModel
+    from kilobit.evaluators.model.base_model import FrozenModel
 
 FILE = "scorecard.parquet"
 DONE, FAILED = 0, 1
@@ -84,20 +85,26 @@ Found = list[Row] | str
 _SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
 
-def scorecard(args: argparse.Namespace) -> int:
+def scorecard(request: ScorecardRequest) -> int:
     """Measure the front of a run on a battery and print the side effects of its programs."""
     began = time.monotonic()
-    battery, battery_folder = load_battery(args.battery)
-    run = open_run(args.run)
+    battery, battery_folder = load_battery(request.battery)
+    run = open_run(request.run)
     try:
-        groups = [points for points in fronts(points_of(run)).values() if points]
+        groups = [points for points in RunFront(run).by_model.values() if points]
     except ValueError as error:
         raise InputError(str(error)) from error
     if not groups:
-        raise InputError(f"{args.run}: no candidate has completed the last rung: there is no front")
+        raise InputError(
+            f"{request.run}: no candidate has completed the last rung: there is no front"
+        )
+    import torch
+
+    from kilobit.evaluators.battery.offline import offline
+
     torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
-    console.quiet = args.json
+    console.quiet = request.json
     with offline(), ray_kept():
         evaluators, missing = _evaluators(battery, battery_folder)
         lines: list[SideEffect] = []
@@ -105,7 +112,7 @@ def scorecard(args: argparse.Namespace) -> int:
             # The bare model is measured first.
             doing = f"measuring {len(points)} programs of {points[0].model}"
             # Standard output is for the lines of JSON only.
-            said = stderr_console() if args.json else console
+            said = stderr_console() if request.json else console
             with Bar(said, doing, (1 + len(points)) * len(evaluators)) as bar:
                 lines += measure(
                     run, points, evaluators, steps=battery.postprocess, on_each=bar.advance
@@ -114,7 +121,7 @@ def scorecard(args: argparse.Namespace) -> int:
         lines += [failed_line(point, item, why) for points in groups for point in points]
     lines = judge_lines(lines)
     write_whole(run.path / FILE, encoded(lines))
-    if args.json:
+    if request.json:
         _print_json(lines)
     else:
         print_card(console, lines, missing)
@@ -143,6 +150,9 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
     """
     judge = None
     if battery.safety is not None and battery.safety.judge is not None:
+        from kilobit.evaluators.judges.model_judges import judge_of
+        from kilobit.evaluators.model.adapted import bare
+
         judge = judge_of(bare(_load(battery.safety.judge, folder)))
     found, missing = evaluators_of(battery, folder, judge), {}
     for item in battery.harness:
@@ -182,6 +192,8 @@ def measure(
         InputError: if the base model, the run's data or a program can't be read, or the model is
             not the one that the programs were measured with.
     """
+    from kilobit.evaluators.model.adapted import bare
+
     config = next(c for c in run.sweep.base_models if c.label == points[0].model)
     try:
         task = load_task(run.sweep.task, run.sweep_folder)
@@ -211,19 +223,21 @@ def _rows_of(
     run: RunFolder,
     point: FrontPoint,
     task: Task,
-    frozen: FrozenModel,
+    frozen: "FrozenModel",
     evaluators: Sequence[Evaluator],
     *,
     steps: bool,
     on_each: Callable[[], None],
 ) -> list[Found]:
-    part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
+    from kilobit.evaluators.model.adapted import with_program
+
+    part = rung_part(point.candidate, run.sweep.rungs.count - 1)
     try:
         program = read_program(run.ledger, part)
     except DamagedError as error:
         raise InputError(f"{error}; recompute its rung by `kilobit resume {run.path}`") from error
-    specs = run.ledger.rows("candidates", ["candidate", "spec"])
-    spec = next(row["spec"] for row in specs if row["candidate"] == point.candidate)
+    specs = run.ledger.read("candidates", ["candidate", "spec"])
+    (spec, *_) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()
     candidate = Candidate.model_validate_json(spec)
     with ExitStack() as stack:
         try:
@@ -235,7 +249,7 @@ def _rows_of(
         return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
 
 
-def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], None]) -> Found:
+def _rows(evaluator: Evaluator, subject: "AdaptedModel", on_each: Callable[[], None]) -> Found:
     try:
         return evaluator.evaluate(subject)
     except (ValueError, MemoryError) as error:
@@ -244,7 +258,7 @@ def _rows(evaluator: Evaluator, subject: AdaptedModel, on_each: Callable[[], Non
         on_each()
 
 
-def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
+def _load(config: BaseModelConfig, folder: Path) -> "FrozenModel":
     """Load a base model that is on this machine.
 
     Raises:
@@ -253,6 +267,10 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
     if config.path is not None and not (folder / config.path).is_dir():
         raise InputError(f"base model {config.label}: there is no folder {folder / config.path}")
     try:
+        from huggingface_hub import snapshot_download
+
+        from kilobit.evaluators.model.base_model import load
+
         if config.hub is not None:
             place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)
             update = {"path": Path(place), "hub": None, "revision": None}
@@ -263,14 +281,14 @@ def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
         raise InputError(f"base model {config.label} can't be loaded: {reason}") from error
 
 
-def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenModel) -> None:
+def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: "FrozenModel") -> None:
     for point in points:
-        part = f"{point.candidate}-r{run.sweep.rungs.count - 1}"
-        for row in run.ledger.read_part("rungs", part) or ():
-            if row["base_digest"] not in (None, frozen.digest):
+        part = rung_part(point.candidate, run.sweep.rungs.count - 1)
+        for record in run.ledger.read_part(RungRecord, part) or ():
+            if record.base_digest not in (None, frozen.digest):
                 raise InputError(
                     f"base model {point.model}: its weights have the digest {frozen.digest}, the "
-                    f"programs were measured with {row['base_digest']}"
+                    f"programs were measured with {record.base_digest}"
                 )
 
 
@@ -282,9 +300,11 @@ def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[s
         lines: measured changes, with verdicts.
         missing: items that are not available on this machine, with the reason.
     """
-    models = dict.fromkeys((line.task, line.model) for line in lines)
-    for task, model in models:
-        _print_model(console, [line for line in lines if (line.task, line.model) == (task, model)])
+    by_model: dict[tuple[str, str], list[SideEffect]] = {}
+    for line in lines:
+        by_model.setdefault((line.point.task, line.point.model), []).append(line)
+    for own in by_model.values():
+        _print_model(console, own)
     whole = [line for line in lines if line.tag is None]
     tested = sum(line.p is not None for line in whole)
     console.print(
@@ -296,7 +316,7 @@ def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[s
         console.print(f"not available: {item}: {why}")
     for line in whole:
         if line.error is not None and line.item not in missing:
-            console.print(f"failed: {line.candidate} on {line.item}: {line.error}")
+            console.print(f"failed: {line.point.candidate} on {line.item}: {line.error}")
     _print_trades(console, whole)
 
 
@@ -305,16 +325,16 @@ def _print_model(console: Console, lines: Sequence[SideEffect]) -> None:
     items = list(dict.fromkeys(line.item for line in found if line.tag is None))
     by_program: dict[str, dict[tuple[str, str | None], SideEffect]] = {}
     for line in lines:
-        by_program.setdefault(line.candidate, {})[line.item, line.tag] = line
-    first = lines[0]
+        by_program.setdefault(line.point.candidate, {})[line.item, line.tag] = line
+    first = lines[0].point
     bases = {line.item: line for line in found if line.tag is None}
     rows: list[list[str | Text]] = [
         ["bare", "", "", *(_number(bases[item].base, signed=False) for item in items)]
     ]
     for cells in by_program.values():
-        about = next(iter(cells.values()))
+        about = next(iter(cells.values())).point
         certified = {None: "", True: "yes", False: "no"}[about.certified]
-        own = [str(about.program_bits), f"{about.own_score:.3f}", certified]
+        own = [str(about.program_bits), f"{about.score:.3f}", certified]
         rows.append([*own, *(_cell(cells.get((item, None))) for item in items)])
     title = f"{first.task}, {first.model}: change against the bare base model"
     console.print(wide_table(console, ("bits", "score", "certified", *items), rows, title))
@@ -334,7 +354,8 @@ def _print_parts(console: Console, lines: Sequence[SideEffect]) -> None:
         for line in parts:
             if line.change:
                 text = f"{line.tag} {_number(line.change)} of {line.num_examples}"
-                changed.setdefault(f"{line.program_bits} bits, {line.candidate}", []).append(text)
+                program = f"{line.point.program_bits} bits, {line.point.candidate}"
+                changed.setdefault(program, []).append(text)
         for program, texts in changed.items():
             console.print(f"  {item}, {program}: {', '.join(texts)}")
 
@@ -357,7 +378,8 @@ def _number(value: float | None, *, signed: bool = True) -> str:
 
 
 def _print_trades(console: Console, lines: Sequence[SideEffect]) -> None:
-    for about, helps, harms in trades(lines):
+    for line, helps, harms in trades(lines):
+        about = line.point
         console.print(
             f"{about.candidate} ({about.model}, {about.program_bits} bits) helps "
             f"{_changes(helps) or 'nothing here'} and harms {_changes(harms)}"

@@ -5,7 +5,6 @@ each look reads only what was added since the one before. A terminal shows a tab
 in place; any other output gets a line with the time for each look at which something has changed.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
+from kilobit.cluster.requests import StatusRequest
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import progress_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
@@ -33,15 +33,15 @@ _LOOKING_SHARE = 0.2
 _WORKERS_SHOWN = 8
 
 
-def status(args: argparse.Namespace) -> int:
+def status(request: StatusRequest) -> int:
     """Print the progress of a run; with `--watch` repeat it until the run is not locked."""
-    watch, console = WatchedRun(args.run), Terminal()
-    if args.watch is None:
+    watch, console = WatchedRun(request.run), Terminal()
+    if request.watch_s is None:
         watch.look()
         _print(console, watch)
         return DONE
     try:
-        (_watch_table if renews(console) else _watch_lines)(watch, console, args.watch)
+        (_watch_table if renews(console) else _watch_lines)(watch, console, request.watch_s)
     except KeyboardInterrupt:
         # Ctrl-C is the usual way to leave a watch; the run is not affected.
         return INTERRUPTED
@@ -92,7 +92,7 @@ class WatchedRun:
         except ValueError as error:
             raise InputError(str(error)) from error
         if changed or self.progress is None:
-            self.progress = progress_of(self.run.sweep, self._tables.rows)
+            self.progress = progress_of(self.run.sweep, self._tables)
         return self.progress
 
 

@@ -7,12 +7,11 @@ are not tried again, and candidates between two rungs resume at the later one.
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed, replay
 from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
-from kilobit.cluster.fleet.pool import Pool, prompt_bits_of
+from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS
@@ -32,6 +31,7 @@ from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
 from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.registry import make_scheduler
 from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.search import Search
@@ -70,9 +70,8 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     """
     outcome, began = Outcome(), time.monotonic()
     models = [model.label for model in run.sweep.base_models]
-    # The descent proposer measures prompt lengths with the models, so they have to be loaded first.
-    early = None if run.sweep.proposer.kind == "descent" else _rebuild(run, plan, None)
-    if early is not None and not _find_work(*early, models):
+    recorder, state = _rebuild(run, plan)
+    if not _find_work(recorder, state, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     trackers = make_trackers(run, console.print)
@@ -84,7 +83,6 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            recorder, state = early or _rebuild(run, plan, prompt_bits_of(pool))
             _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
         finally:
             pool.stop()
@@ -92,24 +90,22 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     return outcome
 
 
-def _rebuild(run: RunFolder, plan: Plan, prompt_bits: Any) -> tuple[Recorder, Replayed]:
+def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     """Rebuild the search from its ledger and decide every row that is still undecided."""
     sweep = run.sweep
     models = [model.label for model in sweep.base_models]
-    proposer = make_proposer(
-        sweep.proposer, sweep.families, plan.task, models, sweep.seed, prompt_bits=prompt_bits
-    )
+    proposer = make_proposer(sweep.proposer, sweep.families, plan.task, models, sweep.seed)
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
-    search = Search(proposer, scheduler, f"{sweep.length}_bits", sweep.budget.candidates)
+    search = Search(proposer, scheduler, sweep.length, sweep.budget.candidates)
     try:
         state = replay(run.ledger, search)
     except ReplayError as error:
         raise InputError(f"{run.path} can't be resumed: {error}") from error
     recorder = Recorder(run, plan, search, state, _log)
-    for row in state.undecided:
-        state.take(recorder.decide(row))
+    for record in state.undecided:
+        state.take(recorder.decide(record))
     return recorder, state
 
 
@@ -136,20 +132,20 @@ def _tune_folder(run: RunFolder) -> Iterator[Path]:
         shutil.rmtree(run.path / ".tune", ignore_errors=True)
 
 
-def _log(row: Mapping[str, Any], candidate: Candidate, decision: Decision, reason: str) -> None:
+def _log(record: RungRecord, candidate: Candidate, decision: Decision, reason: str) -> None:
     _LOG.log(
-        logging.WARNING if row.get("error") else logging.INFO,
+        logging.WARNING if record.error else logging.INFO,
         "%s %s rung %d score %s payload bits %s: %s, %s",
         candidate.model,
         decision.candidate,
         decision.rung,
-        row.get("score"),
-        row.get("payload_bits"),
+        record.score,
+        record.payload_bits,
         decision.action,
         reason,
     )
-    if row.get("error"):
-        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, row["error"])
+    if record.error:
+        _LOG.debug("%s rung %d: %s", decision.candidate, decision.rung, record.error)
 
 
 def _wait_for_workers(pool: Pool, console: Console) -> None:
@@ -185,25 +181,32 @@ def _search(
     most = None if total is None else max(total, recorder.num_proposed)
     course = LiveProgress(most, run.sweep.rungs.count, time.monotonic)
     course.take_earlier(
-        run.ledger.rows("rungs", ["candidate", "rung", "error"]),
-        run.ledger.rows("decisions", ["candidate", "rung", "decision"]),
+        run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "error"]),
+        run.ledger.records(DecisionRecord, ["candidate", "rung", "decision"]),
     )
     budget = run.sweep.budget.seconds
     stop_request = StopRequest(None if budget is None else time.monotonic() + budget)
     with LiveView(course, console) as view:
 
         def listener(
-            row: dict[str, Any], candidate: Candidate, decision: Decision, reason: str
+            record: RungRecord, candidate: Candidate, decision: Decision, reason: str
         ) -> None:
-            course.add(candidate.model, row, decision)
-            _log(row, candidate, decision, reason)
+            course.add(candidate.model, record, decision)
+            _log(record, candidate, decision, reason)
             view.update()
 
         recorder.listener = listener
         searcher = RecordedSearcher(
-            recorder, pending, pool.workers, run.sweep.rungs.ladder(), run, stop_request, pool.here
+            recorder,
+            pending,
+            pool.workers,
+            run.sweep.rungs.ladder(),
+            run,
+            stop_request,
+            pool.here,
+            pool.tell,
         )
-        scheduler = RecordedScheduler(recorder, stop_request)
+        scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
         with finishing(trackers):
             errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
     for error in errors:

@@ -9,22 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from kilobit.cluster.driver.bounds import Shapes, bound_bits, shapes_of
-from kilobit.cluster.shards.plan import GIB, plan_ranks
 from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.tracker_settings import check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.model.base_model import load_tokenizer, source
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
@@ -33,11 +25,6 @@ from kilobit.search.settings import InputError
 from kilobit.search.space import (
     DataFamily,
     Families,
-    LayersFamily,
-    PromptFamily,
-    RankFamily,
-    TargetsFamily,
-    TokensFamily,
 )
 from kilobit.search.task import Task
 
@@ -78,6 +65,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     Raises:
         InputError: naming field and value, if the sweep can't run.
     """
+    _check_folders(sweep, sweep_folder)
     try:
         task = load_task(sweep.task, sweep_folder)
     except ValueError as error:
@@ -104,6 +92,8 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     Raises:
         InputError: if a model can't be placed on the ranks as the sweep says, or does not fit.
     """
+    from kilobit.cluster.shards.plan import plan_ranks
+
     shards, found = sweep.workers.shards, []
     for config in sweep.base_models:
         if config.label in known:
@@ -117,6 +107,10 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     """Return the bytes of a rank's device, None if the sweep does not say and no GPU is here."""
+    import torch
+
+    from kilobit.cluster.shards.plan import GIB
+
     if shards.memory_gib is not None:
         return int(shards.memory_gib * GIB)
     if config.device == "cpu" or not torch.cuda.is_available():
@@ -138,6 +132,8 @@ def check_fits(sweep: Sweep) -> None:
         InputError: if they do not.
     """
     plan_cpus(sweep, os.cpu_count() or 1)
+    import torch
+
     plan_gpus(sweep, torch.cuda.device_count())
 
 
@@ -182,6 +178,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
     Raises:
         InputError: if a model can't be used as the sweep says.
     """
+    _check_folders(sweep, sweep_folder)
     shapes, unchecked = {}, []
     for index, config in enumerate(sweep.base_models):
         found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
@@ -228,10 +225,15 @@ def _check_model(
     config: BaseModelConfig, folder: Path, field: str, families: Families
 ) -> Shapes | None:
     """Check one base model and return its shapes, None if it is not on this machine."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    from kilobit.evaluators.model.adapter_check import check_family, runs
+    from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
+
     transformers_logging.set_verbosity_error()
-    if config.path is not None:
-        _check_folder(config, folder / config.path, field)
-    elif not _is_cached(config):
+    if config.path is None and not _is_cached(config):
         return None
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
@@ -243,17 +245,26 @@ def _check_model(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     try:
+        check_source(where, options)
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
     except Exception as error:  # transformers raises many types here too
         raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    run = runs(model)
     for name, family in families.named().items():
         if family.candidates:
-            _check_family(name, family, model, where)
+            check_family(name, family, model, where, run=run)
         if True in family.chat and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     return shapes_of(model)
+
+
+def _check_folders(sweep: Sweep, folder: Path) -> None:
+    """Check the folders of all base models, before a library is loaded that reads them."""
+    for index, config in enumerate(sweep.base_models):
+        if config.path is not None:
+            _check_folder(config, folder / config.path, f"base_models.{index}")
 
 
 def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
@@ -266,75 +277,11 @@ def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
 
 
 def _is_cached(config: BaseModelConfig) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
     assert config.hub is not None
     found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
     return isinstance(found, str)
-
-
-def _check_family(name: str, family: PromptFamily, model: Any, where: str) -> None:
-    """Check that targets, layers and tokens of a family exist, and that ranks fit the targets."""
-    if isinstance(family, LayersFamily):
-        _check_layers(name, family, int(model.config.num_hidden_layers), where)
-    if isinstance(family, TargetsFamily):
-        _check_targets(name, family, model, where)
-    if isinstance(family, TokensFamily):
-        vocabulary = int(model.config.vocab_size)
-        outside = [t for group in family.tokens for t in group if not 0 <= t < vocabulary]
-        if outside:
-            raise InputError(
-                f"families.{name}.tokens: there is no token {outside[0]}; {where} has {vocabulary}"
-            )
-
-
-def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> None:
-    for group in family.layers:
-        outside = [layer for layer in group or () if not 0 <= layer < layers]
-        if outside:
-            raise InputError(
-                f"families.{name}.layers: there is no layer {outside[0]}; {where} has layers 0 to "
-                f"{layers - 1}"
-            )
-
-
-def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
-    field = f"families.{name}.target_modules"
-    targets = sorted({target for group in family.target_modules for target in group})
-    if name == "weights":
-        parameters = [parameter for parameter, _ in model.named_parameters()]
-        for target in targets:
-            if not any(target in parameter for parameter in parameters):
-                tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
-                raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
-        return
-    for target in targets:
-        shapes = _shapes_of(target, model, norms=name == "ln_tuning")
-        if not shapes:
-            kinds = {module.split(".")[-1] for module in _modules(model, norms=name == "ln_tuning")}
-            raise InputError(
-                f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"
-            )
-        smallest = min(min(shape) for shape in shapes)
-        if isinstance(family, RankFamily) and max(family.rank) > smallest and name != "vera":
-            raise InputError(
-                f"families.{name}.rank: {max(family.rank)} is larger than {target} of {where}, "
-                f"whose smaller side is {smallest}"
-            )
-
-
-def _modules(model: Any, *, norms: bool) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the linear modules, or of the normalisation layers, by name."""
-    return {
-        name: tuple(module.weight.shape)
-        for name, module in model.named_modules()
-        if getattr(module, "weight", None) is not None
-        and module.weight.ndim == (1 if norms else 2)
-        and not isinstance(module, torch.nn.Embedding)
-    }
-
-
-def _shapes_of(target: str, model: Any, *, norms: bool) -> list[tuple[int, ...]]:
-    found = _modules(model, norms=norms)
-    return [shape for name, shape in found.items() if name.split(".")[-1] == target]
 
 
 def _first_line(error: Exception) -> str:

@@ -4,8 +4,7 @@ Time is passed in, so tests advance it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,11 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kilobit.cluster.console import renews
-from kilobit.evaluators.figures.canvas import bits_label
+from kilobit.cluster.console import pause_s, renews, tell
+from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
-
-_PLAIN_EVERY_S = 10.0
 
 
 class LiveProgress:
@@ -43,40 +40,37 @@ class LiveProgress:
         self.best: dict[str, dict[int, tuple[float, int]]] = {}
 
     def take_earlier(
-        self, rows: Iterable[Mapping[str, Any]], decisions: Iterable[Mapping[str, Any]]
+        self, rungs: Iterable[RungRecord], decisions: Iterable[DecisionRecord]
     ) -> None:
         """Count the rungs of earlier attempts; their best scores and speed are not shown.
 
-        Args:
-            rows: rows of the table `rungs`.
-            decisions: rows of the table `decisions`; those without a row in `rungs` do not count.
+        Decisions without a record of their rung do not count.
         """
-        errors = {(row["candidate"], row["rung"]): row["error"] for row in rows}
+        errors = {(record.candidate, record.rung): record.error for record in rungs}
         for decided in decisions:
-            key = (decided["candidate"], decided["rung"])
+            key = (decided.candidate, decided.rung)
             if key not in errors:
                 continue
-            self.at_rung[decided["rung"]] += 1
-            if decided["decision"] != "promote":
-                self.ended.add(decided["candidate"])
+            self.at_rung[decided.rung] += 1
+            if decided.decision != "promote":
+                self.ended.add(decided.candidate)
             if errors[key]:
-                self.failed.add(decided["candidate"])
+                self.failed.add(decided.candidate)
         self._ended_before = len(self.ended)
 
-    def add(self, model: str, row: Mapping[str, Any], decision: Decision) -> None:
+    def add(self, model: str, record: RungRecord, decision: Decision) -> None:
         """Count one finished rung."""
-        self.at_rung[row["rung"]] += 1
+        self.at_rung[record.rung] += 1
         if decision.action != "promote":
-            self.ended.add(row["candidate"])
-        if row.get("error"):
-            self.failed.add(row["candidate"])
-        score, bits = row.get("score"), row.get("payload_bits")
-        if score is None or bits is None:
+            self.ended.add(record.candidate)
+        if record.error:
+            self.failed.add(record.candidate)
+        if record.score is None or record.payload_bits is None:
             return
-        self.examples += row.get("num_generated") or 0
+        self.examples += record.num_generated or 0
         decades = self.best.setdefault(model, {})
-        new = (score, row["num_examples"])
-        key = decade(bits)
+        new = (record.score, record.num_examples)
+        key = decade(record.payload_bits)
         # More examples weigh more than a higher score on fewer.
         if key not in decades or (new[1], new[0]) > (decades[key][1], decades[key][0]):
             decades[key] = new
@@ -134,13 +128,13 @@ class LiveView:
     def update(self) -> None:
         """Print the line again, without a terminal and at most every ten seconds."""
         now = self._course.elapsed_s
-        if self._live is None and now - self._last >= _PLAIN_EVERY_S:
+        if self._live is None and now - self._last >= pause_s(self._console):
             self._last = now
             self._tell()
 
     def _tell(self) -> None:
         self._told = self._course.at_rung.copy()
-        self._console.print(self._course.line(), soft_wrap=True)
+        tell(self._console, self._course.line())
 
     def _table(self) -> Group:
         course = self._course
@@ -167,6 +161,8 @@ def decade(bits: int) -> int:
 
 def decade_label(number: int) -> str:
     """Return the column heading of a decade."""
+    from kilobit.evaluators.figures.canvas import bits_label
+
     return "0 bit" if number == 0 else f"< {bits_label(10**number)}"
 
 

@@ -4,22 +4,21 @@ The rows of finished rungs go in, candidates and decisions come out. Raises `Sup
 newer attempt at the run has begun, and `OSError` if the ledger can't be written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from kilobit.cluster.driver.check import Plan
-from kilobit.cluster.driver.replay import Replayed, coarser_rows
+from kilobit.cluster.driver.replay import Replayed, coarser_records
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.worker.mailbox import Incumbents
 from kilobit.evaluators.ledger.compaction import fold
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Proposal
+from kilobit.search.records import CandidateRecord, DecisionRecord, RungRecord, rung_part
+from kilobit.search.schedulers.racing import Incumbent
 from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.search import Search
 
-Row = dict[str, Any]
-Listener = Callable[[Row, Candidate, Decision, str], None]
+Listener = Callable[[RungRecord, Candidate, Decision, str], None]
 # Decisions between two compactions of the ledger: many small parts are slow to read, and this many
 # take a second or two.
 FOLD_EVERY = 250
@@ -48,8 +47,6 @@ class Recorder:
         self._recorded: dict[tuple[str, int], Decision] = {}
         # Candidates with a decision that is not recorded yet.
         self._decided: dict[tuple[str, int], Candidate] = {}
-        self._incumbents = Incumbents(run.path) if search.races else None
-        self._tell_workers(list(self._regimes))
 
     @property
     def first_rung(self) -> int:
@@ -60,6 +57,16 @@ class Recorder:
     def num_proposed(self) -> int:
         """Return the number of candidates proposed in all attempts."""
         return self._search.num_proposed
+
+    def incumbents(
+        self, model: str, rungs: Collection[int]
+    ) -> dict[tuple[int, int], tuple[Incumbent, ...]]:
+        """Return the incumbents at some rungs by rung and rungs left, none without races."""
+        return {
+            (rung, left): self._search.incumbents(model, rung, left)
+            for rung in (rungs if self._search.races else ())
+            for left in range(self._sweep.rungs.count - rung)
+        }
 
     def pending(self, state: Replayed) -> list[Candidate]:
         """Return the candidates that have not ended, in the order of their proposals."""
@@ -75,20 +82,21 @@ class Recorder:
         proposal = self._search.propose(model)
         if proposal is None:
             return None
-        self._ledger.write("candidates", proposal.candidate.id, [self._about(proposal)])
+        about = self._about(proposal)
+        self._ledger.write(CandidateRecord, about.candidate, [about])
         self._positions[proposal.candidate.id] = self._position
         self._position += 1
         return proposal.candidate
 
-    def decide(self, row: Row) -> Decision:
-        """Decide and record what the candidate of `row` does next; a repeated row changes nothing.
+    def decide(self, record: RungRecord) -> Decision:
+        """Decide and record what a candidate does after a rung; a repeated one changes nothing.
 
         Raises:
             SupersededError: if a newer attempt at the run has begun.
             OSError: if the decision can't be recorded.
             ValueError: naming the file, if a part of the ledger is damaged.
         """
-        key = (row["candidate"], row["rung"])
+        key = (record.candidate, record.rung)
         if key in self._recorded:
             return self._recorded[key]
         # If recording a decision failed before, it is not made again, only recorded.
@@ -96,73 +104,57 @@ class Recorder:
             self._decided[key] = self._search.running[key[0]]
         candidate = self._decided[key]
         coarser = []
-        if row["rung"] == self._sweep.rungs.count - 1 and candidate.adapter is not None:
+        if record.rung == self._sweep.rungs.count - 1 and candidate.adapter is not None:
             variants = self._sweep.rate_search.variants(candidate)
-            coarser = coarser_rows(self._ledger, variants, row["rung"])
-        decision = self._search.take(row, coarser)
+            coarser = coarser_records(self._ledger, variants, record.rung)
+        decision = self._search.take(record, coarser)
         reason = decision.reason
-        if row.get("error"):
-            reason = f"failed: {row['error'].strip().splitlines()[-1]}"
+        if record.error:
+            reason = f"failed: {record.error.strip().splitlines()[-1]}"
         self._write(decision, reason)
         self._recorded[key] = decision
         del self._decided[key]
-        if decision.action != "stop":
-            self._tell_workers([candidate.model])
-        self.listener(row, candidate, decision, reason)
+        self.listener(record, candidate, decision, reason)
         if self._order % FOLD_EVERY == 0:
             fold(self._ledger)
         return decision
 
-    def decide_together(self, rows: Sequence[Row]) -> dict[tuple[str, int], Decision]:
-        """Decide the candidates of rows that were finished together.
+    def decide_together(self, records: Sequence[RungRecord]) -> dict[tuple[str, int], Decision]:
+        """Decide the candidates of records that were finished together.
 
         They are decided in the order of their proposals, then of the rungs; errors as in `decide`.
         """
-        ordered = sorted(rows, key=lambda row: (self._positions[row["candidate"]], row["rung"]))
-        return {(row["candidate"], row["rung"]): self.decide(row) for row in ordered}
+        ordered = sorted(records, key=lambda one: (self._positions[one.candidate], one.rung))
+        return {(one.candidate, one.rung): self.decide(one) for one in ordered}
 
-    def _about(self, proposal: Proposal) -> Row:
+    def _about(self, proposal: Proposal) -> CandidateRecord:
         candidate = proposal.candidate
-        return {
-            "candidate": candidate.id,
-            "task": candidate.task,
-            "model": candidate.model,
-            "regime": self._regimes[candidate.model],
-            "family": candidate.family,
-            "spec": candidate.canonical(),
-            "seed": self._sweep.seed,
-            "estimated_bits": self._plan.bound_bits(candidate),
-            "parent": proposal.parent,
-            "position": self._position,
-            "after": self._order,
-            "operator": proposal.operator,
-        }
+        return CandidateRecord(
+            candidate=candidate.id,
+            task=candidate.task,
+            model=candidate.model,
+            regime=self._regimes[candidate.model],
+            family=candidate.family,
+            spec=candidate.canonical(),
+            seed=self._sweep.seed,
+            estimated_bits=self._plan.bound_bits(candidate),
+            parent=proposal.parent,
+            position=self._position,
+            after=self._order,
+            operator=proposal.operator,
+        )
 
     def _write(self, decision: Decision, reason: str) -> None:
-        self._ledger.write(
-            "decisions",
-            f"{decision.candidate}-r{decision.rung}",
-            [
-                {
-                    "candidate": decision.candidate,
-                    "rung": decision.rung,
-                    "decision": decision.action,
-                    "reason": reason,
-                    "compared_with": list(decision.compared_with),
-                    "attempt": self._ledger.attempt,
-                    "decided_at": datetime.now(UTC),
-                    "order": self._order,
-                }
-            ],
+        record = DecisionRecord(
+            candidate=decision.candidate,
+            rung=decision.rung,
+            decision=decision.action,
+            reason=reason,
+            compared_with=decision.compared_with,
+            attempt=self._ledger.attempt,
+            decided_at=datetime.now(UTC),
+            order=self._order,
         )
+        part = rung_part(decision.candidate, decision.rung)
+        self._ledger.write(DecisionRecord, part, [record])
         self._order += 1
-
-    def _tell_workers(self, models: list[str]) -> None:
-        if self._incumbents is None:
-            return
-        rungs = range(self._sweep.rungs.count)
-        for model in models:
-            for rung in rungs:
-                for left in range(len(rungs) - rung):
-                    front = self._search.incumbents(model, rung, left)
-                    self._incumbents.tell(model, rung, left, front)

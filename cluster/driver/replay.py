@@ -8,20 +8,39 @@ with the unfinished rungs of their pack; finished ones are not computed again. P
 deciding depend on earlier events only, so a decision with a lost record is made again identically.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from kilobit.cluster.messages import MESSAGE_KEYS
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
+from kilobit.search.records import CandidateRecord, RungRecord, rung_part
 from kilobit.search.schedulers.scheduler import Action, Decision
 from kilobit.search.search import Search
 
-Row = dict[str, Any]
-_TO_DECIDE = (*MESSAGE_KEYS, "pack")
+# The columns of a rung that a decision needs.
+_TO_DECIDE = (
+    "candidate",
+    "rung",
+    "score",
+    "program_bits",
+    "payload_bits",
+    "num_examples",
+    "num_generated",
+    "against",
+    "gap",
+    "verdict",
+    "left",
+    "error",
+    "seconds",
+    "pack",
+)
+_OF_A_CANDIDATE = (
+    "candidate", "task", "model", "regime", "family", "parent", "position", "after",
+)  # fmt: skip
 # Shared strings: one per action instead of one per row saves memory.
 _ACTIONS: dict[str, Action] = {"promote": "promote", "stop": "stop", "finish": "finish"}
 
@@ -33,14 +52,14 @@ class Replayed:
     Attributes:
         next_rung: the next rung of each candidate that has not ended, in the order of the
             proposals.
-        undecided: rows that were finished and not decided, in the order to decide them.
+        undecided: records that were finished and not decided, in the order to decide them.
         order: the number of the next decision.
         position: the number of the next proposal.
         positions: the number of each proposal that was made.
     """
 
     next_rung: dict[str, int] = field(default_factory=dict)
-    undecided: list[Row] = field(default_factory=list)
+    undecided: list[RungRecord] = field(default_factory=list)
     order: int = 0
     position: int = 0
     positions: dict[str, int] = field(default_factory=dict)
@@ -70,7 +89,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     waiting = iter(proposed)
     following = next(waiting, None)
     for number, rung, name, action in decided:
-        while following is not None and following["after"] <= number:
+        while following is not None and (following.after or 0) <= number:
             _propose(search, state, following)
             following = next(waiting, None)
         # A decision without a result is dropped: the rung was damaged and is computed again.
@@ -79,17 +98,17 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
             continue
         begun.add(recorded.columns["pack"][index])
         decision = Decision(name, rung, _ACTIONS[action], "recorded before")
-        search.replay(recorded.row(index), recorded.coarser.get(name, ()), decision)
+        search.replay(recorded.rung(index), recorded.coarser.get(name, ()), decision)
         state.take(decision)
     while following is not None:
         _propose(search, state, following)
         following = next(waiting, None)
-    at = state.positions = {row["candidate"]: row["position"] for row in proposed}
+    at = state.positions = {one.candidate: one.position or 0 for one in proposed}
     # A candidate that was stopped at an earlier rung has nothing to decide at a later one.
     indices = {key: index for key, index in indices.items() if key[0] in state.next_rung}
     left = sorted(indices, key=lambda key: (at[key[0]], key[1]))
-    undecided = [recorded.row(indices[key]) for key in left]
-    state.undecided = [row for row in undecided if row["pack"] in begun]
+    undecided = [recorded.rung(indices[key]) for key in left]
+    state.undecided = [record for record in undecided if record.pack in begun]
     # Arrow keeps freed memory in its pool, and this process may run for days after the replay.
     del recorded, decided
     pa.default_memory_pool().release_unused()
@@ -123,25 +142,25 @@ def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str,
 
 @dataclass(frozen=True)
 class _Recorded:
-    """Recorded proposals and rungs of a search; rungs in columns, because rows need more memory."""
+    """Recorded proposals and rungs of a search; rungs in columns, which need less memory."""
 
-    proposed: list[Row]
+    proposed: list[CandidateRecord]
     columns: dict[str, list[Any]]
     indices: dict[tuple[str, int], int]
-    coarser: dict[str, list[Row]]
+    coarser: dict[str, list[RungRecord]]
 
-    def row(self, index: int) -> Row:
-        """Return the row of `rungs` at an index."""
-        return {name: values[index] for name, values in self.columns.items()}
+    def rung(self, index: int) -> RungRecord:
+        """Return the record of the rung at an index."""
+        return RungRecord.of({name: values[index] for name, values in self.columns.items()})
 
 
 def _recorded(ledger: Ledger) -> _Recorded:
-    about = ledger.rows("candidates", ["candidate", "model", "parent", "position", "after"])
+    about = ledger.records(CandidateRecord, _OF_A_CANDIDATE)
     proposed = sorted(
-        (row for row in about if row["position"] is not None), key=lambda row: row["position"]
+        (one for one in about if one.position is not None), key=lambda one: one.position or 0
     )
-    names = {row["candidate"] for row in proposed}
-    parents = {row["candidate"]: row["parent"] for row in about if row["candidate"] not in names}
+    names = {one.candidate for one in proposed}
+    parents = {one.candidate: one.parent or "" for one in about if one.candidate not in names}
     rungs = ledger.read("rungs", _TO_DECIDE)
     columns = {name: rungs[name].to_pylist() for name in _TO_DECIDE}
     found = _Recorded(proposed, columns, {}, {})
@@ -149,24 +168,24 @@ def _recorded(ledger: Ledger) -> _Recorded:
         if key[0] in names:
             found.indices[key] = index
         elif key[0] in parents:
-            found.coarser.setdefault(parents[key[0]], []).append(found.row(index))
-    for rows in found.coarser.values():
-        rows.sort(key=lambda row: str(row["candidate"]))
+            found.coarser.setdefault(parents[key[0]], []).append(found.rung(index))
+    for records in found.coarser.values():
+        records.sort(key=lambda record: record.candidate)
     return found
 
 
-def _propose(search: Search, state: Replayed, row: Row) -> None:
-    found = search.propose(row["model"])
-    if found is None or found.candidate.id != row["candidate"]:
+def _propose(search: Search, state: Replayed, recorded: CandidateRecord) -> None:
+    found = search.propose(recorded.model)
+    if found is None or found.candidate.id != recorded.candidate:
         raise ReplayError(
-            f"the recorded candidate {row['candidate']} of {row['model']} is not proposed again "
-            f"({found.candidate.id if found else 'nothing'} is): the data or the version differ "
-            "from those of the recorded run"
+            f"the recorded candidate {recorded.candidate} of {recorded.model} is not proposed "
+            f"again ({found.candidate.id if found else 'nothing'} is): the data or the version "
+            "differ from those of the recorded run"
         )
-    state.next_rung[row["candidate"]] = search.first_rung
+    state.next_rung[recorded.candidate] = search.first_rung
 
 
-def coarser_rows(ledger: Ledger, variants: list[Candidate], rung: int) -> list[Row]:
-    """Return the recorded rows of a candidate's coarser variants at `rung`."""
-    parts = (ledger.read_part("rungs", f"{variant.id}-r{rung}") for variant in variants)
-    return sorted((rows[0] for rows in parts if rows), key=lambda row: str(row["candidate"]))
+def coarser_records(ledger: Ledger, variants: Sequence[Candidate], rung: int) -> list[RungRecord]:
+    """Return the recorded results of a candidate's coarser variants at `rung`."""
+    parts = (ledger.read_part(RungRecord, rung_part(variant.id, rung)) for variant in variants)
+    return sorted((found[0] for found in parts if found), key=lambda record: record.candidate)

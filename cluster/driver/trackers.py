@@ -31,6 +31,7 @@ from kilobit.cluster.sweep.tracker_settings import (
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 
 Call = Callable[[], None]
@@ -38,7 +39,7 @@ _LOG = logging.getLogger("kilobit")
 # Without these limits MLflow retries for minutes, and its tracker takes no results meanwhile.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _FINISH_S, _HURRIED_S = 60.0, 3.0
-# The fields of a result that are sent; the rest is Tune's own bookkeeping.
+# The fields of a result that are sent.
 _NUMBERS = ("score", "program_bits", "payload_bits", "num_examples", "rung", "seconds")
 
 
@@ -125,12 +126,13 @@ class Tracking(Callback):
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """Send a candidate's result at a rung; a message about a lost worker is not a result."""
-        if "candidate" not in result:
+        if "reply" not in result:
             return
-        told = {name: result[name] for name in _NUMBERS if result.get(name) is not None}
-        told |= {"failed": int(result.get("error") is not None)}
+        record: RungRecord = result["reply"].record
+        told = {k: value for k in _NUMBERS if (value := getattr(record, k)) is not None}
+        told |= {"failed": int(record.error is not None)}
         # Steps begin at 1, because Ray's callbacks take a step of 0 for a missing one.
-        told["training_iteration"] = result["rung"] + 1
+        told["training_iteration"] = record.rung + 1
         view = self._views.get(trial.trial_id)
         if view is None:
             view = self._views[trial.trial_id] = self._view(trial)

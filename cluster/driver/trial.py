@@ -12,12 +12,13 @@ from typing import Any
 import ray
 from ray import tune
 
-from kilobit.cluster.messages import BaseModelChangedError, message_of, rung_part
+from kilobit.cluster.messages import BaseModelChangedError, RungReply
 from kilobit.cluster.shards.placement import is_placed
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
 
 # A file system may fail for a moment, so a rung is repeated; a lasting failure ends the run.
@@ -55,9 +56,9 @@ class RungTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one rung and return its row as a message.
+        """Run one rung and return the worker's reply as `reply`.
 
-        Instead of the row the message may hold a reason that is not the candidate's failure:
+        Instead of it the message may hold a reason that is not the candidate's failure:
         `halt`, why the run can't continue (the ledger can't be written, or belongs to a newer
         attempt); `lost`, why the worker is dead; `away`, why it is unavailable for now.
         """
@@ -67,7 +68,7 @@ class RungTrial(tune.Trainable):
         while True:
             tries -= 1
             try:
-                row = self._run_rung(rung)
+                return {"reply": self._run_rung(rung)}
             except SupersededError as error:
                 return {"halt": str(error)}
             except WorkerAwayError as error:
@@ -77,19 +78,15 @@ class RungTrial(tune.Trainable):
             except OSError as error:
                 if not tries:
                     return {"halt": str(error)}
-            else:
-                together = row.get("together") or [message_of(row)]
-                said = {"worker": self._worker_name, "log": row.get("log", [])}
-                return message_of(row) | {"together": together, **said}
 
-    def _run_rung(self, rung: Rung) -> dict[str, Any]:
+    def _run_rung(self, rung: Rung) -> RungReply:
         try:
             worker: Any = ray.get_actor(self._worker_name)
         except ValueError as error:
             # Ray drops the name of an actor that will not be started again.
             raise WorkerLostError(f"{self._worker_name} is gone") from error
         try:
-            row: dict[str, Any] = self._await(worker.run_rung.remote(self._message, rung))
+            reply: RungReply = self._await(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.ActorDiedError as error:
             # Ray raises another error while an actor is being started again.
             raise WorkerLostError(_short(error)) from error
@@ -99,8 +96,9 @@ class RungTrial(tune.Trainable):
                 raise cause from error
             if isinstance(cause, BaseModelChangedError):
                 ray.kill(worker, no_restart=False)
-            row = self._failure(rung)
-        return row
+            record = self._failure(rung)
+            return RungReply(record, (record,), self._worker_name)
+        return reply
 
     def _await(self, ref: Any) -> Any:
         """Return the result of a call, without a time limit while the worker has resources.
@@ -119,20 +117,20 @@ class RungTrial(tune.Trainable):
                 ray.cancel(ref)
                 raise WorkerAwayError(f"{self._worker_name} lost its node")
 
-    def _failure(self, rung: Rung) -> dict[str, Any]:
-        """Record the current exception as the row of `rung`, because the worker could not."""
-        row: dict[str, Any] = {
-            "candidate": self._candidate.id,
-            "rung": rung.index,
-            "num_examples": rung.num_examples,
-            "worker": self._worker_name,
-            "attempt": self._attempt,
-            "finished_at": datetime.now(UTC),
-            "error": traceback.format_exc(),
-        }
+    def _failure(self, rung: Rung) -> RungRecord:
+        """Record the current exception as the result at `rung`, because the worker could not."""
+        record = RungRecord(
+            candidate=self._candidate.id,
+            rung=rung.index,
+            num_examples=rung.num_examples,
+            worker=self._worker_name,
+            attempt=self._attempt,
+            finished_at=datetime.now(UTC),
+            error=traceback.format_exc(),
+        )
         ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
-        ledger.write("rungs", rung_part(self._candidate.id, rung), [row])
-        return row
+        ledger.write(RungRecord, record.part, [record])
+        return record
 
 
 def _short(error: BaseException) -> str:

@@ -6,8 +6,9 @@ They hold no policy: `kilobit.search.schedulers` decides which candidates are pr
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from ray.tune.search import Searcher
 
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.trial import RungTrial
-from kilobit.cluster.messages import Worker, relay
+from kilobit.cluster.messages import Notice, RungReply, Worker, relay
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.worker.mailbox import Slots
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.search.candidate import Candidate
 from kilobit.search.rungs import Rung
 
-Row = dict[str, Any]
+Message = dict[str, Any]
+"""Result or configuration of a trial, in the form that Tune asks for."""
+
 _LOG = logging.getLogger("kilobit")
 # A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
 _MAX_TRIAL_FAILURES = 10
@@ -60,32 +62,48 @@ class _NotSaved:
 
 
 class RecordedScheduler(_NotSaved, FIFOScheduler):
-    """Translate decisions for Tune; no trial continues once stopping was requested."""
+    """Translate decisions for Tune; no trial continues once stopping was requested.
 
-    def __init__(self, recorder: Recorder, stop_request: StopRequest) -> None:
+    Args:
+        recorder: decides, and records decisions.
+        stop_request: the stop request.
+        on_promotion: called with a worker, its candidate and the candidate's next rung.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        stop_request: StopRequest,
+        on_promotion: Callable[[str, str, int], None] = lambda *_: None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recorder, self._stop_request = recorder, stop_request
+        self._on_promotion = on_promotion
 
     def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
         """Accept that there is no single metric."""
         return True
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: Row) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Message) -> str:
         """Decide after a rung on all candidates of the same batch, in the order of their proposals.
 
         Results come one by one and in any order; the first one triggers all these decisions.
         """
         go_on = False
-        relay(result.get("worker", ""), result.get("log", ()))
+        reply: RungReply | None = result.get("reply")
         if result.get("halt"):
             self._stop_request.request(result["halt"])
-        elif not (result.get("lost") or result.get("away")):
+        elif reply is not None:
+            relay(reply.worker, reply.log)
             try:
-                decisions = self._recorder.decide_together(result["together"])
-                go_on = decisions[result["candidate"], result["rung"]].action == "promote"
+                decisions = self._recorder.decide_together(reply.together)
+                go_on = decisions[reply.record.candidate, reply.record.rung].action == "promote"
             except (OSError, SupersededError, ValueError) as error:
                 self._stop_request.request(str(error))
         go_on = go_on and not self._stop_request.requested
+        if go_on and reply is not None:
+            record = reply.record
+            self._on_promotion(reply.worker, record.candidate, record.rung + 1)
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
@@ -102,6 +120,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         run: the run.
         stop_request: the stop request.
         here: returns the workers that can take a candidate now; all of them by default.
+        tell: sends a notice to a worker.
     """
 
     def __init__(
@@ -113,21 +132,23 @@ class RecordedSearcher(_NotSaved, Searcher):
         run: RunFolder,
         stop_request: StopRequest,
         here: Callable[[], Collection[Worker]] | None = None,
+        tell: Callable[[str, Notice], None] = lambda *_: None,
     ) -> None:
         super().__init__()
-        self._recorder, self._stop_request = recorder, stop_request
+        self._recorder, self._stop_request, self._send = recorder, stop_request, tell
         self._here = here or (lambda: workers)
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
+        self._by_name = {worker.name: worker for worker in workers}
         # A worker has one slot for each candidate that can share its passes.
         self._free = deque(workers * run.sweep.workers.slots)
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
-        self._num_busy: Counter[Worker] = Counter()
         self._workers, self._lost = list(workers), set[Worker]()
-        self._slots = Slots(run.path, run.sweep.workers.slots)
-        for worker in workers:
-            self._slots.tell(worker.name, 0, more=True)
+        self._slots = run.sweep.workers.slots
+        # Each worker's candidates with their next rungs, and its latest notice.
+        self._expected: dict[str, dict[str, int]] = {w.name: {} for w in workers}
+        self._told: dict[str, Notice] = {}
         self._common = {
             "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
             "run_folder": str(run.path),
@@ -154,7 +175,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             Searcher.FINISHED if found is None and (self._stop_request.requested or over) else found
         )
 
-    def _assign(self, trial_id: str) -> tuple[Row | None, list[str]]:
+    def _assign(self, trial_id: str) -> tuple[Message | None, list[str]]:
         """Return the next trial's message, or None and the models without candidates."""
         here, idle = self._here(), []
         for worker in dict.fromkeys(self._free):
@@ -167,7 +188,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             candidate, next_rung = found
             self._free.remove(worker)
             self._busy[trial_id] = (worker, candidate)
-            self._num_busy[worker] += 1
+            self._expected[worker.name][candidate.id] = next_rung
             self._tell(worker, more=True)
             _LOG.debug("%s is assigned to %s at rung %d", candidate.id, worker.name, next_rung)
             return {
@@ -179,8 +200,23 @@ class RecordedSearcher(_NotSaved, Searcher):
             }, idle
         return None, idle
 
+    def promoted(self, worker: str, candidate: str, next_rung: int) -> None:
+        """Tell a worker that one of its candidates will go on to its next rung."""
+        self._expected[worker][candidate] = next_rung
+        self._tell(self._by_name[worker], more=self._told[worker].more)
+
     def _tell(self, worker: Worker, *, more: bool) -> None:
-        self._slots.tell(worker.name, self._num_busy[worker], more=more)
+        """Tell a worker its candidates, whether more may come, and the incumbents."""
+        expected = dict(self._expected[worker.name])
+        notice = Notice(
+            self._told.get(worker.name, Notice()).number,
+            expected,
+            more and len(expected) < self._slots,
+            self._recorder.incumbents(worker.model, set(expected.values())),
+        )
+        if notice != self._told.get(worker.name):
+            self._told[worker.name] = replace(notice, number=notice.number + 1)
+            self._send(worker.name, self._told[worker.name])
 
     def _next(self, model: str) -> tuple[Candidate, int] | None:
         if self._pending[model]:
@@ -191,7 +227,7 @@ class RecordedSearcher(_NotSaved, Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Free the trial's slot, and requeue its candidate if the worker was lost or away."""
         worker, candidate = self._busy.pop(trial_id)
-        self._num_busy[worker] -= 1
+        del self._expected[worker.name][candidate.id]
         if result is not None and result.get("lost"):
             self._lose(worker, candidate, result["rung"], result["lost"])
             return
@@ -201,10 +237,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         if worker in self._lost:
             return
         self._free.append(worker)
-        try:
-            self._tell(worker, more=not self._stop_request.requested)
-        except OSError as error:
-            self._stop_request.request(str(error))
+        self._tell(worker, more=not self._stop_request.requested)
 
     def _lose(self, worker: Worker, candidate: Candidate, rung: int, why: str) -> None:
         """Stop using a worker; its candidates go to other workers of the same base model."""

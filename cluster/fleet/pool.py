@@ -7,7 +7,7 @@ pending until its model is loaded there. The search continues with the workers t
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Worker
+from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
 from kilobit.cluster.shards.placement import placed, request_placement
 from kilobit.cluster.sweep.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from kilobit.cluster.sweep.sweep import Sweep
@@ -24,8 +24,13 @@ from kilobit.cluster.versions import library_versions
 from kilobit.cluster.worker.actor import EvaluatorActor
 from kilobit.evaluators.ledger.storage import Place
 
-# Besides the calls of its batch a worker answers `ready` and `prompt_bits`.
-_OTHER_CALLS = 2
+# Besides the calls of its batch a worker answers `ready`.
+_OTHER_CALLS = 1
+# Notices are received while all other calls are busy. The call of the latest one stays open, so
+# there is room for the next.
+_NOTICES = {"notices": 2}
+# Time for workers to end the call of the latest notice.
+_GOODBYE_S = 2.0
 _LOOK_EVERY_S = 1.0
 
 
@@ -58,13 +63,16 @@ class Pool:
         self._placements: dict[str, PlacementGroup] = {}
         self._handles: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
+        self._told: dict[str, Any] = {}
         self._ready: set[str] = set()
         self._failed: dict[str, str] = {}
         self._looked_at = -_LOOK_EVERY_S
         self._placed: set[str] = set()
         self._here: frozenset[Worker] = frozenset()
         self.workers: list[Worker] = []
-        actor_class: Any = ray.remote(EvaluatorActor)
+        # Ray's types lack this option.
+        remote: Any = ray.remote
+        actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
             placement = request_placement(ranks_of(sweep, self._cpus))
@@ -145,13 +153,25 @@ class Pool:
                 )
             sleep(_LOOK_EVERY_S / 4)
 
+    def tell(self, worker: str, notice: Notice) -> None:
+        """Send a notice to a worker; one that is being started gets the latest once it is ready."""
+        hear = self._handles[worker].hear.options(concurrency_group="notices")
+        self._told[worker] = hear.remote(notice)
+
     def stop(self) -> None:
         """End the workers and remove their placement groups."""
+        # Ray prints an error for each call that is open when its actor is killed.
+        calls = list(self._told.values())
+        for name in self._told:
+            dismiss = self._handles[name].dismiss.options(concurrency_group="notices")
+            calls.append(dismiss.remote())
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=_GOODBYE_S)
         for handle in self._handles.values():
             ray.kill(handle)
         for placement in self._placements.values():
             remove_placement_group(placement)
-        self._handles, self._placements, self._asked = {}, {}, {}
+        self._handles, self._placements, self._asked, self._told = {}, {}, {}, {}
 
     def _ask(self, name: str) -> None:
         self._asked[self._handles[name].ready.remote()] = name
@@ -199,16 +219,3 @@ class Pool:
             f"{len(without)} of {len(self.workers)} workers are pending ({each}; the cluster "
             f"has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all)"
         )
-
-
-def prompt_bits_of(pool: Pool) -> Callable[[str, Sequence[str]], list[float]]:
-    """Return a function that computes the bits of prompts under a model, on one of its workers."""
-
-    def prompt_bits(model: str, texts: Sequence[str]) -> list[float]:
-        # Prefer a worker that is ready: the call would block until another one is.
-        name = next(w.name for w in (*pool.here(), *pool.workers) if w.model == model)
-        worker: Any = ray.get_actor(name)
-        found: list[float] = ray.get(worker.prompt_bits.remote(list(texts)))
-        return found
-
-    return prompt_bits

@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from kilobit.cluster.fleet.nodes import own_code
+from kilobit.search.settings import InputError
 
 _POLL_S = 0.5
 _AGENT_S = 30.0
@@ -27,7 +28,7 @@ _CLIENT_PORT = 10001
 _INTERRUPTED = 130
 
 
-def is_outside(address: str | None) -> bool:
+def is_outside(address: str | None) -> TypeGuard[str]:
     """Return whether an address is outside its cluster, so that the driver can't run here."""
     return address is not None and address.startswith(("ray://", "http://", "https://"))
 
@@ -52,6 +53,14 @@ def drive(address: str, words: Sequence[str], show: Callable[[str], None]) -> in
             f"{address.split(':')[0]}:// needs more packages here and on the cluster: pip install "
             f"'kilobit[outside]' ({error})"
         ) from error
+
+
+def no_cluster(address: str | None, error: ConnectionError) -> InputError:
+    """Return the error of an address at which no Ray cluster answers."""
+    reason = str(error).strip().splitlines()[0]
+    return InputError(
+        f"--address: no Ray cluster that accepts our token answers at {address}: {reason}"
+    )
 
 
 class _Driver:

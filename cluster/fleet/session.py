@@ -10,8 +10,10 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kilobit.cluster.fleet.nodes import lack_our_code, own_code
 
@@ -22,13 +24,26 @@ _KNOCK_S = 5.0
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to `address`, or start a local cluster with all cores and GPUs of this machine.
 
+    Without an address a session that this process has started before is used and left running.
+
     Raises:
         ConnectionError: if no cluster that accepts our token answers at `address`.
     """
+    import ray
+    from ray import _raylet
+
     if address is not None:
         _knock(address)
-    if address is None:
+    elif ray.is_initialized():
+        # The session of a notebook or a script: use it, and leave it as it is.
+        yield
+        return
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        # Ray has read its settings already if it was imported before kilobit.
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(address)
     try:
@@ -41,7 +56,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         _shut_down()
         raise
     # Ray's own handler prints a stack and aborts; a job scheduler's SIGTERM must end a run cleanly.
-    signal.signal(signal.SIGTERM, on_sigterm)
+    _handle(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
@@ -70,11 +85,18 @@ def _shut_down() -> None:
     """Shut Ray down and ignore Ctrl-C meanwhile: it would only cause a traceback of Ray."""
     import ray
 
-    on_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_sigint = signal.getsignal(signal.SIGINT)
+    _handle(signal.SIGINT, signal.SIG_IGN)
     try:
         ray.shutdown()
     finally:
-        signal.signal(signal.SIGINT, on_sigint)
+        _handle(signal.SIGINT, on_sigint)
+
+
+def _handle(number: int, handler: Any) -> None:
+    """Set the handler of a signal; only the main thread receives signals and may set it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def _connect(address: str | None, **runtime_env: object) -> None:

@@ -1,21 +1,29 @@
 """The command `kubernetes`: manifests of sweeps, printed or applied with kubectl."""
 
-import argparse
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kilobit.cluster.launchers.launcher import (
+    Launched,
+    Plan,
+    Sweeps,
+    ask,
+    find_program,
+    launch,
+    with_profile,
+)
 from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
-from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
+from kilobit.cluster.requests import KubernetesRequest
+from kilobit.cluster.sweep.capacity import workers_of
 from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
-from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.storage import Place
 from kilobit.search.settings import InputError
 
 _NO_SWEEP_FOLDER = KubernetesConfig().sweep_folder
@@ -23,41 +31,81 @@ _NO_SWEEP_FOLDER = KubernetesConfig().sweep_folder
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_.,:=+/@\[\]-]+")
 # Kubernetes allows a megabyte for the whole object.
 _MOST_BYTES = 1_000_000
-_ANSWER_S = "30s"
+_ANSWER_S = 30
 
 
-def kubernetes(args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Launches(Plan):
+    """Sweeps to launch in Kubernetes, each with objects of its own."""
+
+    runs: tuple[Launch, ...]
+
+
+def kubernetes(request: KubernetesRequest) -> int:
     """Write the manifests of sweeps, and print them or apply them with kubectl."""
-    files, overrides = sweeps_and_overrides([str(args.sweep), *args.words])
-    launches = [launch_of(file, overrides, args.profile) for file in files]
-    names = [launch.name for launch in launches]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(
-            f"two of these sweeps are called {twice!r} in Kubernetes: give each a `name`, or "
-            "kubernetes.name"
+    return launch(Kubernetes(), request)
+
+
+class Kubernetes:
+    """The Kubernetes cluster that kubectl has chosen, with KubeRay in it."""
+
+    def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Launches:
+        """Return the launches of these sweep files."""
+        odd = next((word for word in sweeps.overrides if not _PLAIN_WORD.fullmatch(word)), None)
+        if odd is not None:
+            raise InputError(
+                f"{odd!r:.100}: a value that goes to Kubernetes is one word of letters, digits and "
+                "_ . , : = + / @ [ ] -; write another one into the sweep file"
+            )
+        loaded = sweeps.load()
+        return Launches(tuple(_launch_of(*one, sweeps.overrides, profile) for one in loaded))
+
+    def render(self, plan: Launches) -> str:
+        """Return the manifests as YAML documents."""
+        return "---\n".join(
+            yaml.dump(one, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+            for run in plan.runs
+            for one in manifests(run)
         )
-    text = "---\n".join(render(launch) for launch in launches)
-    if args.print:
-        sys.stdout.write(text)
-        return 0
-    _apply(launches, text)
-    return 0
 
-
-def launch_of(file: Path, overrides: Sequence[str], profile: Path | None) -> Launch:
-    """Return the launch of the sweep in `file`.
-
-    Raises:
-        InputError: naming the field, if the sweep can't be launched with these settings.
-    """
-    odd = next((word for word in overrides if not _PLAIN_WORD.fullmatch(word)), None)
-    if odd is not None:
-        raise InputError(
-            f"{odd!r:.100}: a value that goes to Kubernetes is one word of letters, digits and "
-            "_ . , : = + / @ [ ] -; write another one into the sweep file"
+    def submit(self, plan: Launches) -> Launched:
+        """Apply the manifests with kubectl; if the cluster refuses an object, it makes none."""
+        remedy = "install it, or write the manifests with --print and apply them where it is"
+        find_program("kubectl", remedy)
+        found = _kubectl(
+            ["api-resources", "--api-group=ray.io", "-o", "name"],
+            "kubectl reaches no cluster: choose one with `kubectl config use-context`, or write "
+            "the manifests with --print",
         )
-    sweep = load_sweep(file, overrides)
+        kinds = {"job": "rayjobs.ray.io", "cluster": "rayclusters.ray.io"}
+        missing = {kinds[run.config.kind] for run in plan.runs} - set(found.split())
+        if missing:
+            raise InputError(
+                f"the cluster does not know {min(missing)}: install the KubeRay operator there, "
+                "version 1.6.2 or newer (helm install kuberay-operator kuberay/kuberay-operator)"
+            )
+        text, problem = self.render(plan), "kubectl could not apply the manifests"
+        # The cluster checks all objects before one is made.
+        _kubectl(["apply", "--dry-run=server", "-f", "-"], problem, text)
+        lines = _kubectl(["apply", "-f", "-"], problem, text).splitlines()
+        return Launched(
+            tuple(line.split()[0] for line in lines),
+            "".join(f"{line}\n" for line in [*lines, *map(_follow, plan.runs)]),
+        )
+
+
+def _follow(run: Launch) -> str:
+    space = f" -n {run.config.namespace}" if run.config.namespace else ""
+    kinds = "rayjob" if run.config.kind == "job" else "raycluster,job"
+    return (
+        f"{run.name}: run folder {run.out}\n"
+        f"  kubectl get {kinds}{space} -l app.kubernetes.io/instance={run.name}"
+    )
+
+
+def _launch_of(
+    file: Path, sweep: Sweep, out: Place | None, overrides: tuple[str, ...], profile: Path | None
+) -> Launch:
     config = with_profile(sweep.kubernetes, profile, KubernetesConfig)
     if config.image is None:
         raise InputError(
@@ -67,25 +115,19 @@ def launch_of(file: Path, overrides: Sequence[str], profile: Path | None) -> Lau
     _check_paths(sweep, file, config)
     pods = pods_of(sweep, config)
     _check_size(config, pods)
+    low, high = pods.bounds(config)
     return Launch(
         name=_name_of(sweep, config),
-        file=f"{sweep.name}.yaml",
-        text=_read(file),
+        sweep=f"{config.sweep_folder}/{sweep.name}.yaml",
         overrides=overrides,
-        out=_out_of(sweep, config),
+        out=_out_of(sweep, config, out),
+        num_workers=len(workers_of(sweep)),
+        nodes=str(high) if low == high else f"{low}-{high}",
+        text=_read(file),
         config=config,
         pods=pods,
         ray_version=_ray_version(config),
     )
-
-
-def render(launch: Launch) -> str:
-    """Return the manifests of a launch as YAML documents."""
-    texts = (
-        yaml.dump(one, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
-        for one in manifests(launch)
-    )
-    return "---\n".join(texts)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -123,8 +165,8 @@ def _name_of(sweep: Sweep, config: KubernetesConfig) -> str:
     return name
 
 
-def _out_of(sweep: Sweep, config: KubernetesConfig) -> str:
-    out, field = config.out, "kubernetes.out"
+def _out_of(sweep: Sweep, config: KubernetesConfig, named: Place | None) -> str:
+    out, field = (config.out, "kubernetes.out") if named is None else (str(named), "--out")
     if out is None and sweep.out is not None:
         out, field = str(sweep.out), "out"
     if out is None and config.claim is not None:
@@ -204,44 +246,9 @@ def _ray_version(config: KubernetesConfig) -> str:
     return installed
 
 
-def _apply(launches: Sequence[Launch], text: str) -> None:
-    """Apply manifests with kubectl and print how to follow the runs.
-
-    Raises:
-        InputError: if there is no kubectl, no cluster, or no KubeRay in it, or it refuses.
-    """
-    if shutil.which("kubectl") is None:
-        raise InputError(
-            "kubectl is not on this machine: install it, or write the manifests with --print and "
-            "apply them where it is"
-        )
-    found = _kubectl(
-        ["api-resources", "--api-group=ray.io", "-o", "name"],
-        "kubectl reaches no cluster: choose one with `kubectl config use-context`, or write the "
-        "manifests with --print",
-    )
-    kinds = {"job": "rayjobs.ray.io", "cluster": "rayclusters.ray.io"}
-    missing = {kinds[launch.config.kind] for launch in launches} - set(found.split())
-    if missing:
-        raise InputError(
-            f"the cluster does not know {min(missing)}: install the KubeRay operator there, "
-            "version 1.6.2 or newer (helm install kuberay-operator kuberay/kuberay-operator)"
-        )
-    print(_kubectl(["apply", "-f", "-"], "kubectl could not apply the manifests", text), end="")
-    for launch in launches:
-        space = f" -n {launch.config.namespace}" if launch.config.namespace else ""
-        label = f"app.kubernetes.io/instance={launch.name}"
-        kinds_of = "rayjob" if launch.config.kind == "job" else "raycluster,job"
-        print(f"{launch.name}: run folder {launch.out}")
-        print(f"  kubectl get {kinds_of}{space} -l {label}")
-
-
 def _kubectl(words: Sequence[str], problem: str, text: str = "") -> str:
-    command = ["kubectl", f"--request-timeout={_ANSWER_S}", *words]
-    done = subprocess.run(  # noqa: S603 - no shell, and the words are ours
-        command, input=text, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no reason given"]
-        raise InputError(f"{problem}: {lines[-1]}")
-    return done.stdout
+    try:
+        # The limit of one request; there are at least two for each object.
+        return ask(["kubectl", f"--request-timeout={_ANSWER_S}s", *words], text, 20 * _ANSWER_S)
+    except InputError as error:
+        raise InputError(f"{problem}: {error}") from error

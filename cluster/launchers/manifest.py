@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kilobit.cluster.launchers.launcher import PlannedRun
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep
@@ -48,6 +49,13 @@ class Pods:
     ranks: int
     cpus: int
     gpus: int
+
+    def bounds(self, config: KubernetesConfig) -> tuple[int, int]:
+        """Return the fewest pods of a running cluster, and the most."""
+        if not config.autoscale:
+            return self.count, self.count
+        low, high = config.min_replicas or 0, config.max_replicas
+        return low, max(low, self.count if high is None else high)
 
 
 def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
@@ -112,33 +120,25 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A sweep to launch, with its settings.
+class Launch(PlannedRun):
+    """A run to launch in pods; its name is that of all objects.
 
     Attributes:
-        name: name of all objects.
-        file: name of the sweep file, for the pods.
         text: content of the sweep file.
-        overrides: `key.key=value` words that override the sweep file.
-        out: run folder as the pods see it.
         config: settings of the cluster.
         pods: pods of the workers.
         ray_version: version of Ray in the image.
     """
 
-    name: str
-    file: str
     text: str
-    overrides: Sequence[str]
-    out: str
     config: KubernetesConfig
     pods: Pods
     ray_version: str
 
     @property
-    def sweep_path(self) -> str:
-        """Return the path at which the pods see the sweep file."""
-        return f"{self.config.sweep_folder}/{self.file}"
+    def file(self) -> str:
+        """Return the name of the sweep file in the pods."""
+        return self.sweep.rpartition("/")[2]
 
 
 def manifests(launch: Launch) -> list[Object]:
@@ -154,15 +154,12 @@ def entrypoint(launch: Launch) -> str:
     An attempt that still runs somewhere is fenced by the newer one
     (`kilobit.evaluators.ledger.fencing`).
     """
-    words = ["kilobit", "run", launch.sweep_path, *launch.overrides, "--out", launch.out]
-    words += ["--continue", "--take-over", "--address", "auto"]
-    return shlex.join(words)
+    return shlex.join([*launch.command, "--continue", "--take-over", "--address", "auto"])
 
 
 def _sweep_file(launch: Launch) -> Object:
-    about = _metadata(launch, f"{launch.name}-sweep")
-    data = {launch.file: launch.text}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": data}
+    found = _object(launch, "v1", "ConfigMap", f"{launch.name}-sweep")
+    return found | {"data": {launch.file: launch.text}}
 
 
 def _ray_job(launch: Launch) -> Object:
@@ -179,18 +176,16 @@ def _ray_job(launch: Launch) -> Object:
     if config.queue is not None:
         # Kueue unsuspends it once quota is available.
         spec["suspend"] = True
-    spec["submitterPodTemplate"] = _pod(launch, [_submitter(launch)])
+    spec["submitterPodTemplate"] = {"spec": _pod_spec(launch, [_submitter(launch)])}
     spec["rayClusterSpec"] = _cluster_spec(launch)
-    about = _metadata(launch, launch.name, queued=True)
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": about, "spec": spec}
+    return _object(launch, "ray.io/v1", "RayJob", launch.name) | {"spec": spec}
 
 
 def _ray_cluster(launch: Launch) -> Object:
     spec = _cluster_spec(launch)
     if launch.config.queue is not None:
         spec = {"suspend": True, **spec}
-    about = _metadata(launch, launch.name, queued=True)
-    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": about, "spec": spec}
+    return _object(launch, "ray.io/v1", "RayCluster", launch.name) | {"spec": spec}
 
 
 def _driver(launch: Launch) -> Object:
@@ -230,18 +225,15 @@ def _driver(launch: Launch) -> Object:
     }
     if config.deadline_s is not None:
         spec["activeDeadlineSeconds"] = config.deadline_s
-    spec["template"] = _pod(launch, [container], _volumes(launch))
-    about = _metadata(launch, f"{launch.name}-driver")
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": about, "spec": spec}
+    spec["template"] = {"spec": _pod_spec(launch, [container], _volumes(launch))}
+    return _object(launch, "batch/v1", "Job", f"{launch.name}-driver") | {"spec": spec}
 
 
 def _cluster_spec(launch: Launch) -> Object:
     config, pods = launch.config, launch.pods
     spec: Object = {"rayVersion": launch.ray_version, "authOptions": {"mode": "token"}}
-    low = high = pods.count
+    low, high = pods.bounds(config)
     if config.autoscale:
-        low = config.min_replicas or 0
-        high = max(low, pods.count if config.max_replicas is None else config.max_replicas)
         spec["enableInTreeAutoscaling"] = True
         spec["autoscalerOptions"] = {
             "version": "v2",
@@ -252,7 +244,7 @@ def _cluster_spec(launch: Launch) -> Object:
     head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
     if config.kind == "job":
         # The run is a process of this pod, and only this hook tells it that the pod is to stop.
-        stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep_path]
+        stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep]
         within = str(max(1, config.grace_s - _ENDING_S))
         head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
     worker = _container(
@@ -316,7 +308,7 @@ def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: i
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - of the pod
         {
             "name": "sweep",
-            "mountPath": launch.sweep_path,
+            "mountPath": launch.sweep,
             "subPath": launch.file,
             "readOnly": True,
         },
@@ -359,10 +351,6 @@ def _volumes(launch: Launch) -> list[Object]:
     return volumes
 
 
-def _pod(launch: Launch, containers: Sequence[Object], volumes: Sequence[Object] = ()) -> Object:
-    return {"spec": _pod_spec(launch, containers, volumes)}
-
-
 def _pod_spec(
     launch: Launch,
     containers: Sequence[Object],
@@ -392,12 +380,11 @@ def _pod_spec(
     return spec
 
 
-def _metadata(launch: Launch, name: str, *, queued: bool = False) -> Object:
+def _object(launch: Launch, version: str, kind: str, name: str) -> Object:
     config = launch.config
     labels = {"app.kubernetes.io/name": "kilobit", "app.kubernetes.io/instance": launch.name}
-    if queued and config.queue is not None:
+    if kind.startswith("Ray") and config.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = config.queue
-    found: Object = {"name": name}
-    if config.namespace is not None:
-        found["namespace"] = config.namespace
-    return found | {"labels": labels}
+    space = {} if config.namespace is None else {"namespace": config.namespace}
+    about = {"name": name, **space, "labels": labels}
+    return {"apiVersion": version, "kind": kind, "metadata": about}

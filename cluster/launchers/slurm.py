@@ -5,27 +5,33 @@ same for all. The script holds no secret, and of the machine where it was made o
 wrote: paths are relative to the folder of the submission.
 """
 
-import argparse
 import math
 import os
 import shlex
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from kilobit.cluster.launchers.profile import sweeps_and_overrides, with_profile
-from kilobit.cluster.launchers.slurm_cluster import check_capacity, sbatch, submit
+from kilobit.cluster.launchers.launcher import (
+    Launched,
+    Plan,
+    Sweeps,
+    find_program,
+    launch,
+    run_here,
+    with_profile,
+)
+from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
+from kilobit.cluster.requests import SlurmRequest
 from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
-from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.search.settings import InputError
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Plan):
     """A batch job that runs one sweep, or an array of jobs that run one each.
 
     Attributes:
@@ -34,10 +40,8 @@ class Job:
         nodes: as Slurm writes them, `2` or `2-4`.
         gpus: of each node.
         cpus: of each node.
-        sweeps: sweep files, relative to the folder of the submission.
-        outs: their run folders, empty where the sweep file or its name decides.
-        runs: paths of the run folders, for messages.
-        overrides: `key=value` for all of them.
+        names_out: the script names run folders; otherwise the sweep files or their names decide.
+        file: the script.
         chain: number of jobs, each of which resumes the run of the one before.
     """
 
@@ -46,159 +50,131 @@ class Job:
     nodes: str
     gpus: int
     cpus: int
-    sweeps: tuple[str, ...]
-    outs: tuple[str, ...]
-    runs: tuple[str, ...]
-    overrides: tuple[str, ...]
+    names_out: bool
+    file: Path
     chain: int
 
 
-def slurm(args: argparse.Namespace) -> int:
+def slurm(request: SlurmRequest) -> int:
     """Print the batch script of a job, or write and submit it."""
-    paths, overrides = sweeps_and_overrides([*args.sweeps, *args.overrides])
-    job = plan_job(paths, overrides, args.profile, args.out, args.chain)
-    if args.print:
-        sys.stdout.write(script_of(job))
-        return 0
-    program = sbatch()
-    check_capacity(job.config, job.nodes, job.gpus, job.cpus)
-    file = _file_of(job, args.out)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, script_of(job).encode())
-    numbers = submit(program, file, job.config, job.chain)
-    print(f"job {', then '.join(numbers)}: {file}")
-    print(f"output: {job.config.output}; place in the queue: squeue --job={','.join(numbers)}")
-    for run in job.runs:
-        print(f"progress: kilobit status {run}")
-    return 0
+    return launch(Slurm(request.chain), request)
 
 
-def plan_job(
-    paths: Sequence[Path],
-    overrides: Sequence[str],
-    profile: Path | None,
-    out: Place | None,
-    chain: int = 1,
-) -> Job:
-    """Return the job of these sweep files.
+@dataclass(frozen=True)
+class Slurm:
+    """The Slurm cluster of this login node; `chain` is the number of jobs that resume a run."""
 
-    Args:
-        paths: the files.
-        overrides: `key=value` for all of them.
-        profile: a file with settings of the cluster.
-        out: the run folder, or the folder of the run folders of several; None: as in the sweeps.
-        chain: number of jobs, each of which resumes the run of the one before.
+    chain: int = 1
 
-    Raises:
-        InputError: if a file can't be used, the files don't fit into one job, or the job has no
-            room for their workers.
-    """
-    if not paths:
-        raise InputError("no sweep file is given")
-    if chain > 1 and len(paths) > 1:
-        raise InputError("--chain takes one sweep file; for several set slurm.requeue")
-    for text in (*map(str, paths), *overrides, str(out)):
-        if not text.isprintable():
-            raise InputError(
-                f"{text!r}: a batch script takes no line breaks and control characters"
+    def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Job:
+        """Return the job of these sweep files, if they fit into one."""
+        if self.chain > 1 and len(sweeps.files) > 1:
+            raise InputError("--chain takes one sweep file; for several set slurm.requeue")
+        loaded = list(sweeps.load())
+        configs = [with_profile(sweep.slurm, profile, SlurmConfig) for _, sweep, _ in loaded]
+        config = configs[0]
+        for file, other in zip(sweeps.files, configs, strict=True):
+            if other != config:
+                raise InputError(
+                    f"{file}: slurm differs from that of {sweeps.files[0]}: a job has only one"
+                )
+        amounts = [_amounts(sweep, config) for _, sweep, _ in loaded]
+        nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
+        foreign = ("slurm.", "kubernetes.")
+        overrides = tuple(word for word in sweeps.overrides if not word.startswith(foreign))
+        here = [run_here(*each, overrides) for each in loaded]
+        runs = tuple(
+            replace(
+                run,
+                sweep=os.path.relpath(run.sweep),
+                out=run.out if "://" in run.out else os.path.relpath(run.out),
+                nodes=str(config.nodes or nodes),
             )
-    sweeps = [load_sweep(path, overrides) for path in paths]
-    configs = [with_profile(sweep.slurm, profile, SlurmConfig) for sweep in sweeps]
-    names = [sweep.name for sweep in sweeps]
-    for path, config, name in zip(paths, configs, names, strict=True):
-        if config != configs[0]:
-            raise InputError(f"{path}: slurm differs from that of {paths[0]}: a job has only one")
-        if names.count(name) > 1:
-            raise InputError(f"{path}: another sweep file is called {name!r} too: change its name")
-    amounts = [_amounts(sweep, configs[0]) for sweep in sweeps]
-    nodes, gpus, cpus = (max(amount[i] for amount in amounts) for i in range(3))
-    several = len(paths) > 1
-    places = [out / name if out and several else out for name in names]
-    return Job(
-        name=names[0] + (f"-and-{len(paths) - 1}-more" if several else ""),
-        config=configs[0],
-        nodes=str(configs[0].nodes or nodes),
-        gpus=gpus,
-        cpus=cpus,
-        sweeps=tuple(map(os.path.relpath, paths)),
-        outs=tuple(map(_as_job_sees, places)),
-        runs=tuple(
-            str(place or sweep.out or Path("runs") / sweep.name)
-            for place, sweep in zip(places, sweeps, strict=True)
-        ),
-        overrides=tuple(w for w in overrides if not w.startswith(("slurm.", "kubernetes."))),
-        chain=chain,
-    )
+            for run in here
+        )
+        name = runs[0].name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
+        # Not in the run folder, which accepts no foreign files.
+        folder = sweeps.out.parent if isinstance(sweeps.out, Path) else Path("runs")
+        return Job(
+            runs=runs,
+            name=name,
+            config=config,
+            nodes=runs[0].nodes,
+            gpus=gpus,
+            cpus=cpus,
+            names_out=sweeps.out is not None,
+            file=folder / f"{name}.sbatch",
+            chain=self.chain,
+        )
 
+    def render(self, plan: Job) -> str:
+        """Return the batch script."""
+        body = files("kilobit.cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
+        return "\n".join([*_head(plan), "", *_settings(plan), "", body])
 
-def _as_job_sees(out: Place | None) -> str:
-    """Return a run folder as a word of the script: relative to where it is submitted, or a URL."""
-    if out is None:
-        return ""
-    return os.path.relpath(out) if isinstance(out, Path) else str(out)
-
-
-def _file_of(job: Job, out: Place | None) -> Path:
-    # Not in the run folder, which accepts no foreign files.
-    folder = out.parent if isinstance(out, Path) else Path("runs")
-    return folder / f"{job.name}.sbatch"
+    def submit(self, plan: Job) -> Launched:
+        """Write the script and submit it; if Slurm refuses, the file is as it was."""
+        program = find_program(
+            "sbatch",
+            "run this on a login node of a Slurm cluster, or write the script to a file with "
+            "--print and submit it there",
+        )
+        check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
+        before = plan.file.read_bytes() if plan.file.exists() else None
+        write_whole(plan.file, self.render(plan).encode())
+        try:
+            numbers = submit(program, plan.file, plan.config, plan.chain)
+        except InputError:
+            if before is None:
+                plan.file.unlink()
+            else:
+                write_whole(plan.file, before)
+            raise
+        lines = [
+            f"job {', then '.join(numbers)}: {plan.file}",
+            f"output: {plan.config.output}; place in the queue: squeue --job={','.join(numbers)}",
+            *(f"progress: kilobit status {run.out}" for run in plan.runs),
+        ]
+        return Launched(tuple(numbers), "".join(f"{line}\n" for line in lines))
 
 
 def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
-    """Return the nodes that the sweep's workers need, and the GPUs and CPUs of each node."""
-    workers = sweep.workers
+    """Return the nodes that the sweep's workers need, and the GPUs and CPUs of each node.
+
+    Raises:
+        InputError: if they have no room for the workers that the run waits for.
+    """
+    workers, size = sweep.workers, sweep.workers.shards.world_size
+    most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
     ranks = ranks_of(sweep, cpus_of(sweep))
-    number = workers.per_model * len(sweep.base_models) * workers.shards.world_size
-    gpus = ranks.gpus_per_rank or 0.0
     # The trials of a worker reserve a small share of a CPU each.
-    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / workers.shards.world_size
+    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
+    needs = (ranks.gpus_per_rank or 0.0, cpus)
+    own = (config.gpus_per_node, config.cpus_per_node)
     nodes = config.fewest_nodes
     if nodes is None:
-        each = [
-            math.floor(have / need)
-            for have, need in ((config.gpus_per_node, gpus), (config.cpus_per_node, cpus))
-            if have is not None and need
-        ]
+        pairs = zip(own, needs, strict=True)
+        each = [math.floor(have / need) for have, need in pairs if have is not None and need]
         if 0 in each:
             raise InputError(
-                f"slurm: a rank of a worker needs {gpus:g} GPUs and {cpus:g} CPUs, more than "
+                f"slurm: a rank of a worker needs {needs[0]:g} GPUs and {cpus:g} CPUs, more than "
                 "gpus_per_node and cpus_per_node"
             )
-        nodes = max([math.ceil(number / there) for there in each], default=1)
-    per_node = math.ceil(number / nodes)
-    own = (config.gpus_per_node, config.cpus_per_node)
+        nodes = max([math.ceil(most / there) for there in each], default=1)
     found = [
         # Round before `ceil`, because a sum like 0.99 + 0.01 may be a little above its exact value.
-        math.ceil(round(per_node * need, 6)) if have is None else have
-        for have, need in zip(own, (gpus, cpus), strict=True)
+        math.ceil(round(math.ceil(most / nodes) * need, 6)) if have is None else have
+        for have, need in zip(own, needs, strict=True)
     ]
-    _check_least(sweep, config, nodes, found, (gpus, cpus))
-    return nodes, found[0], max(found[1], 1)
-
-
-def _check_least(
-    sweep: Sweep,
-    config: SlurmConfig,
-    nodes: int,
-    there: Sequence[int],
-    needs: Sequence[float],
-) -> None:
-    """Refuse a job without room for the workers that its run waits for."""
-    most = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
-    least = sweep.workers.least * len(sweep.base_models) * sweep.workers.shards.world_size
-    for what, have, need in zip(("GPUs", "CPUs"), there, needs, strict=True):
-        if need and most * math.floor(round(have / need, 6)) < least:
+    top = int(config.nodes.split("-")[1]) if isinstance(config.nodes, str) else nodes
+    for what, have, need in zip(("GPUs", "CPUs"), found, needs, strict=True):
+        if need and top * math.floor(round(have / need, 6)) < least:
             raise InputError(
-                f"slurm: {most} nodes with {have} {what} each have no room for {least} ranks of "
+                f"slurm: {top} nodes with {have} {what} each have no room for {least} ranks of "
                 f"workers with {need:g} {what} each: change slurm.nodes, "
                 f"slurm.{what.lower()}_per_node or workers"
             )
-
-
-def script_of(job: Job) -> str:
-    """Return the batch script."""
-    body = files("kilobit.cluster.launchers").joinpath("slurm_job.sh").read_text("utf-8")
-    return "\n".join([*_head(job), "", *_settings(job), "", body])
+    return nodes, found[0], max(found[1], 1)
 
 
 def _head(job: Job) -> list[str]:
@@ -214,7 +190,7 @@ def _head(job: Job) -> list[str]:
         f"--account={config.account}" if config.account else None,
         f"--qos={config.qos}" if config.qos else None,
         f"--time={config.time}" if config.time else None,
-        f"--array=0-{len(job.sweeps) - 1}" if len(job.sweeps) > 1 else None,
+        f"--array=0-{len(job.runs) - 1}" if len(job.runs) > 1 else None,
         f"--output={config.output}",
         "--open-mode=append",
         f"--signal=B:USR1@{config.warning_s}",
@@ -240,9 +216,9 @@ def _settings(job: Job) -> list[str]:
     lines = [
         "# Made by `kilobit slurm`. Paths begin in the folder where this file is submitted.",
         *_submission(job),
-        f"sweeps=({_words(job.sweeps)})",
-        f"outs=({_words(job.outs)})",
-        f"overrides=({_words(job.overrides)})",
+        f"sweeps=({shlex.join(run.sweep for run in job.runs)})",
+        f"outs=({shlex.join(run.out * job.names_out for run in job.runs)})",
+        f"overrides=({shlex.join(job.runs[0].overrides)})",
         f"afterwards={_afterwards(job)}",
         f"scratch={shlex.quote(config.scratch)}",
         f"interface={shlex.quote(config.interface or '')}",
@@ -260,7 +236,3 @@ def _submission(job: Job) -> list[str]:
         "#   job=$(sbatch --parsable --dependency=afternotok:$job --kill-on-invalid-dep=yes FILE "
         "--take-over)",
     ]
-
-
-def _words(words: Sequence[str]) -> str:
-    return " ".join(map(shlex.quote, words))

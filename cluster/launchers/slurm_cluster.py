@@ -5,17 +5,14 @@ is submitted.
 """
 
 import re
-import shutil
-import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kilobit.cluster.launchers.launcher import ask
 from kilobit.cluster.sweep.launch_targets import SlurmConfig, seconds_of
 from kilobit.search.settings import InputError
 
-_TIMEOUT_S = 60
 _GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)")
 
 
@@ -43,29 +40,6 @@ class Nodes:
         return f"{self.number} nodes with {gpus}, {self.cpus} CPUs and {memory}"
 
 
-@dataclass(frozen=True)
-class Partition:
-    """A partition: its nodes and its time limit in seconds, None if there is none."""
-
-    nodes: tuple[Nodes, ...]
-    limit_s: int | None
-
-
-def sbatch() -> str:
-    """Return the path of `sbatch`.
-
-    Raises:
-        InputError: if it is not installed.
-    """
-    found = shutil.which("sbatch")
-    if found is None:
-        raise InputError(
-            "sbatch is not found: run this on a login node of a Slurm cluster, or write the script "
-            "to a file with --print and submit it there"
-        )
-    return found
-
-
 def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> None:
     """Check that a partition has the resources that a job asks for.
 
@@ -78,7 +52,7 @@ def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> Non
     Raises:
         InputError: listing the resources that exist, if they are not enough.
     """
-    partitions, default = _partitions()
+    partitions, limits, default = _partitions()
     name = config.partition or default
     # A job may name several partitions, and a cluster may have no default: Slurm decides then.
     if name is None or "," in name:
@@ -86,24 +60,24 @@ def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> Non
     if name not in partitions:
         known = ", ".join(sorted(partitions)) or "none"
         raise InputError(f"slurm.partition: no partition is called {name!r}; there are: {known}")
-    partition = partitions[name]
+    groups, limit_s = partitions[name], limits[name]
     memory_mib = (config.memory_gib or 0) * 1024
     fit = sum(
         each.number
-        for each in partition.nodes
+        for each in groups
         if each.gpus >= gpus and each.cpus >= cpus and each.memory_mib >= memory_mib
     )
     if fit < int(nodes.split("-")[0]):
         memory = f" and {config.memory_gib:g} GiB" if config.memory_gib else ""
-        there = "; ".join(map(str, partition.nodes)) or "no nodes"
+        there = "; ".join(map(str, groups)) or "no nodes"
         raise InputError(
             f"slurm: {nodes} nodes with {gpus} GPUs, {cpus} CPUs{memory} each are asked for; "
             f"partition {name!r} has {there}"
         )
-    if config.time_s and partition.limit_s and config.time_s > partition.limit_s:
+    if config.time_s and limit_s and config.time_s > limit_s:
         raise InputError(
             f"slurm.time: {config.time} is more than the limit of partition {name!r}, "
-            f"{partition.limit_s // 3600}:{partition.limit_s // 60 % 60:02}:00"
+            f"{limit_s // 3600}:{limit_s // 60 % 60:02}:00"
         )
 
 
@@ -125,10 +99,10 @@ def submit(program: str, file: Path, config: SlurmConfig, chain: int = 1) -> lis
         options = [after, "--kill-on-invalid-dep=yes"] if after else []
         words = [program, "--parsable", *options, str(file), *(["--take-over"] if after else [])]
         try:
-            answer = _ask(words)
+            answer = ask(words)
         except InputError as error:
             if numbers:
-                _ask(["scancel", *numbers])
+                ask(["scancel", *numbers])
             raise InputError(_reason(str(error), config)) from error
         numbers.append(answer.strip().split(";")[0])
     return numbers
@@ -144,9 +118,9 @@ def _reason(problem: str, config: SlurmConfig) -> str:
     return f"slurm: {problem}"
 
 
-def _partitions() -> tuple[dict[str, Partition], str | None]:
-    """Return all partitions by name, and the name of the default one."""
-    text = _ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
+def _partitions() -> tuple[dict[str, list[Nodes]], dict[str, int | None], str | None]:
+    """Return the nodes of each partition, its time limit in seconds, and the default one."""
+    text = ask(["sinfo", "--noheader", "--exact", "--all", "--format=%P|%D|%c|%m|%G|%l"])
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
     default = None
@@ -160,24 +134,4 @@ def _partitions() -> tuple[dict[str, Partition], str | None]:
         all_gpus = sum(int(many) for _, many in gpus)
         nodes[name].append(Nodes(have, cores, mib, all_gpus, ", ".join(kinds)))
         limits[name] = seconds_of(limit)
-    return {name: Partition(tuple(nodes[name]), limits[name]) for name in nodes}, default
-
-
-def _ask(words: Sequence[str]) -> str:
-    """Return the output of one of Slurm's commands.
-
-    Raises:
-        InputError: with its error message, if it fails.
-    """
-    name = Path(words[0]).name
-    try:
-        done = subprocess.run(  # noqa: S603 - words, no shell
-            words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"{name} does not answer: {error}") from error
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = said[-1].removeprefix(f"{name}: error: ") if said else f"status {done.returncode}"
-        raise InputError(f"{name} says: {reason}")
-    return done.stdout
+    return nodes, limits, default

@@ -5,7 +5,6 @@ RUN/ledger/       the tables, and the claims of attempts
 RUN/states/       adapter checkpoints between rungs
 RUN/programs/     the programs of the front, MODEL-CANDIDATE each
 RUN/cache/        outputs that were generated before
-RUN/incumbents/   mailbox: the incumbents, from the driver to the workers
 RUN/in_hand/      crash logs: what a worker was doing when it died
 RUN/tensorboard/  event files, and RUN/wandb, if the sweep names these trackers
 RUN/front.png     the picture of the front
@@ -48,6 +47,7 @@ from kilobit.evaluators.ledger.safe_read import read_regular
 from kilobit.evaluators.ledger.storage import Place, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.merge.dataset import is_dataset
+from kilobit.search.proposers.config import REMOVED_KINDS
 from kilobit.search.settings import InputError
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
@@ -59,7 +59,8 @@ _BEGUN = re.compile(
 )
 
 
-# Folders of a run that may be deleted while nothing has been scored.
+# Folders of a run that may be deleted while nothing has been scored; older versions made
+# `incumbents` and `places`.
 _MADE = (
     "ledger",
     "states",
@@ -128,7 +129,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
     path = _path_of(sweep, out)
     check_reachable(path)
     with ExitStack() as stack:
-        try:
+        with _written(path):
             made = not path.exists()
             _check_free(path, sweep)
             attempt = stack.enter_context(lock_run(path / "ledger"))
@@ -139,12 +140,31 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             run = RunFolder(path, sweep, folder, attempt, locked=True, made=made)
             about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
             _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{str(path)!r} can't be written: {reason}") from error
         yield run
+
+
+def check_free(sweep: Sweep, out: Place | None) -> None:
+    """Check that a new run may begin in the output folder of a sweep, if that exists.
+
+    Raises:
+        InputError: if the folder holds another run or other files, or can't be written.
+    """
+    path = _path_of(sweep, out)
+    check_reachable(path)
+    with _written(path):
+        if path.exists():
+            _check_free(path, sweep)
+
+
+@contextmanager
+def _written(path: Place) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)!r} can't be written: {reason}") from error
 
 
 def _check_free(path: Place, sweep: Sweep) -> None:
@@ -188,7 +208,7 @@ def discard_run(run: RunFolder) -> None:
         SupersededError: if a newer attempt was claimed; the run then belongs to it and stays.
     """
     check_latest(run.path / "ledger", run.attempt)
-    if run.attempt > 1 or run.ledger.rows("rungs", ["candidate"]):
+    if run.attempt > 1 or len(run.ledger.read("rungs", ["candidate"])):
         return
     if isinstance(run.path, StoredPath):
         depth = len(run.path.parts)
@@ -251,8 +271,8 @@ def _check_enough(run: RunFolder) -> None:
     most = run.sweep.budget.candidates
     if most is None:
         return
-    begun = run.ledger.rows("candidates", ["position"])
-    number = sum(row["position"] is not None for row in begun)
+    (positions,) = run.ledger.read("candidates", ["position"]).columns
+    number = len(positions) - positions.null_count
     if number > most:
         raise InputError(
             f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "
@@ -272,6 +292,7 @@ def continue_run(
         OSError: if it can't be written.
     """
     path = _path_of(sweep, out)
+    check_proposer_is_known(path)
     changed = _changed(open_run(path).sweep, sweep)
     if changed:
         raise InputError(
@@ -318,6 +339,26 @@ def open_run(path: Place) -> RunFolder:
     return _read(path)[0]
 
 
+def check_proposer_is_known(path: Place) -> None:
+    """Check that this version has the proposer of a run, so that the search may go on.
+
+    Raises:
+        InputError: if it has not, or there is no readable run.
+    """
+    kind = _proposer_of(read_manifest(path)["sweep"])
+    if kind in REMOVED_KINDS:
+        raise InputError(
+            f"{path} can't be resumed: its proposer {kind!r} was removed; it can still be read, "
+            "and a new run with another proposer can begin in another folder"
+        )
+
+
+def _proposer_of(settings: Any) -> Any:
+    """Return the kind of the proposer in a recorded sweep, None if it has none."""
+    proposer = settings.get("proposer") if isinstance(settings, dict) else None
+    return proposer.get("kind") if isinstance(proposer, dict) else None
+
+
 def read_manifest(path: Place) -> dict[str, Any]:
     """Return the manifest of a run: its sweep, commands, versions and attempts.
 
@@ -332,7 +373,11 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
-        sweep = Sweep.model_validate_json(json.dumps(manifest["sweep"]), strict=True)
+        settings = manifest["sweep"]
+        if _proposer_of(settings) in REMOVED_KINDS:
+            # It proposes nothing any more, and needs the same budget.
+            settings = {**settings, "proposer": {"kind": "evolution"}}
+        sweep = Sweep.model_validate_json(json.dumps(settings), strict=True)
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -370,9 +415,12 @@ def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -
         "overrides": list(overrides),
     }
     attempts = [*manifest.get("attempts", []), attempt]
+    sweep = run.sweep.model_dump(mode="json")
+    # No attempt changes the proposer, and the recorded one may have been removed since.
+    sweep["proposer"] = manifest.get("sweep", {}).get("proposer", sweep["proposer"])
     content = {
         **manifest,
-        "sweep": run.sweep.model_dump(mode="json"),
+        "sweep": sweep,
         "sweep_folder": str(run.sweep_folder),
         "attempts": attempts,
         "versions": {name: version(name) for name in _PACKAGES},

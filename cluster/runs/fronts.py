@@ -4,9 +4,9 @@ Imports neither torch nor Ray, so `kilobit front` starts fast.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from kilobit.cluster.console import fitting_table
@@ -17,36 +17,74 @@ from kilobit.search.front.complexity import best_lower, certified_complexity
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import (
     OF_A_POINT,
-    Certificate,
     FrontPoint,
     at_last_rung,
     complete_points,
     fronts,
 )
 from kilobit.search.programs.program import Length
+from kilobit.search.records import (
+    CandidateRecord,
+    CertificateRecord,
+    DecisionRecord,
+    RungRecord,
+    VerificationRecord,
+)
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
-_OF_A_CERTIFICATE = ("candidate", "program", "finished_at", *(f.name for f in fields(Certificate)))
+_OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
 
 
-def points_of(
-    run_folder: RunFolder, length: Length | None = None, *, trusting: bool = True
-) -> list[FrontPoint]:
-    """Return the completed points of a run, as `points_from` does."""
-    return points_from(
-        run_folder.path.name, run_folder.ledger.read, run_folder.sweep, length, trusting=trusting
-    )
+class Front:
+    """Completed programs and the fronts among them.
+
+    Args:
+        points: the programs, of one run or of several.
+
+    Attributes:
+        points: the programs.
+        by_model: the front of each (task, model), in the order in which they first appear.
+    """
+
+    def __init__(self, points: Sequence[FrontPoint]) -> None:
+        self.points = points
+        self.by_model = fronts(points)
+
+    @property
+    def on_front(self) -> list[FrontPoint]:
+        """Return the points of all fronts, front by front."""
+        return [point for front in self.by_model.values() for point in front]
 
 
-def points_from(
-    name: str,
-    read: Callable[[str, Sequence[str] | None], pa.Table],
-    sweep: Sweep,
-    length: Length | None,
-    *,
-    trusting: bool = True,
-) -> list[FrontPoint]:
+class RunFront(Front):
+    """The fronts of a run; a command reads them once and hands them on.
+
+    Args:
+        run: the run.
+        trusting: use the results of earlier verifications; False ignores them.
+
+    Attributes:
+        run: the run.
+    """
+
+    def __init__(self, run: RunFolder, *, trusting: bool = True) -> None:
+        self.run = run
+        self._completed = _completed(run.ledger.read, run.sweep)
+        self.refresh(trusting=trusting)
+
+    def refresh(self, *, trusting: bool = True) -> None:
+        """Take over what verification and certification have written since."""
+        name, read, sweep = self.run.path.name, self.run.ledger.read, self.run.sweep
+        super().__init__(
+            _points(name, *self._completed, read, sweep, sweep.length, trusting=trusting)
+        )
+
+
+Read = Callable[[str, Sequence[str] | None], pa.Table]
+
+
+def points_from(name: str, read: Read, sweep: Sweep, length: Length | None) -> list[FrontPoint]:
     """Return the completed points of a run.
 
     Args:
@@ -54,20 +92,35 @@ def points_from(
         read: returns columns of a table of its ledger.
         sweep: the run's sweep.
         length: which length to compare by; that of the sweep file by default.
-        trusting: use the results of earlier verifications; False ignores them.
     """
-    last = sweep.rungs.ladder()[-1]
+    return _points(name, *_completed(read, sweep), read, sweep, length or sweep.length)
+
+
+def _completed(read: Read, sweep: Sweep) -> tuple[list[CandidateRecord], list[RungRecord]]:
+    """Return the candidates that completed the last rung, and their records there."""
     candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
-    about, rungs = at_last_rung(candidates, read("rungs", OF_A_POINT), last)
-    verified = read("verifications", ["candidate", "program", "verified"])
+    return at_last_rung(candidates, read("rungs", OF_A_POINT), sweep.rungs.ladder()[-1])
+
+
+def _points(
+    name: str,
+    about: Sequence[CandidateRecord],
+    rungs: Sequence[RungRecord],
+    read: Read,
+    sweep: Sweep,
+    length: Length,
+    *,
+    trusting: bool = True,
+) -> list[FrontPoint]:
+    verified = VerificationRecord.all_of(read("verifications", _OF_A_VERIFICATION))
     points = complete_points(
         name,
         about,
         rungs,
-        verified.to_pylist() if trusting else [],
-        last,
-        length or sweep.length,
-        read("certificates", _OF_A_CERTIFICATE).to_pylist(),
+        verified if trusting else [],
+        sweep.rungs.ladder()[-1],
+        length,
+        CertificateRecord.all_of(read("certificates", None)),
         sweep.targets,
     )
     # Base models in the order of the sweep file, independent of which finished first.
@@ -75,12 +128,12 @@ def points_from(
     return sorted(points, key=lambda point: order.get(point.model, len(order)))
 
 
-def print_front(console: Console, points: list[FrontPoint], targets: Iterable[float]) -> None:
+def print_front(console: Console, front: Front, targets: Iterable[float]) -> None:
     """Print the front of each model and its task complexity at each target."""
-    if not points:
+    if not front.points:
         console.print("No candidate has completed the last rung yet: there is no front.")
-    for (task, model), front_points in fronts(points).items():
-        group = [point for point in points if (point.task, point.model) == (task, model)]
+    for (task, model), front_points in front.by_model.items():
+        group = [point for point in front.points if (point.task, point.model) == (task, model)]
         certificates = [point.certificate for point in group if point.certificate is not None]
         columns = _columns(front_points)
         if not certificates:
@@ -126,13 +179,13 @@ def _range(lower: float | None, upper: float | None) -> str:
     return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
 
 
-def _sealed(certificate: Certificate | None) -> str:
+def _sealed(certificate: CertificateRecord | None) -> str:
     if certificate is None:
         return "not run"
     return _range(certificate.lower, certificate.upper) or "failed"
 
 
-def _what_holds(certificate: Certificate) -> str:
+def _what_holds(certificate: CertificateRecord) -> str:
     repeated = (
         "; repeated: the sealed split had been opened before for other programs"
         if certificate.repeated
@@ -151,39 +204,39 @@ def print_left_out(console: Console, run_folder: RunFolder) -> None:
         console.print(f"damaged, will be recomputed: {line}")
 
 
+def ends_of(run_folder: RunFolder) -> list[DecisionRecord]:
+    """Return the decisions by which candidates of a run ended."""
+    decisions = run_folder.ledger.records(DecisionRecord, ["candidate", "rung", "decision"])
+    return [one for one in decisions if one.decision != "promote"]
+
+
 def num_ended(run_folder: RunFolder) -> int:
     """Return how many candidates of a run have ended."""
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "decision"])
-    return len({row["candidate"] for row in decisions if row["decision"] != "promote"})
+    return len({one.candidate for one in ends_of(run_folder)})
 
 
 def num_lost(run_folder: RunFolder) -> int:
     """Return how many candidates ended at a rung that was found damaged; `resume` repeats it."""
-    decisions = run_folder.ledger.rows("decisions", ["candidate", "rung", "decision"])
-    rungs = run_folder.ledger.rows("rungs", ["candidate", "rung"])
-    there = {(row["candidate"], row["rung"]) for row in rungs}
-    ends = {(row["candidate"], row["rung"]) for row in decisions if row["decision"] != "promote"}
-    return len(ends - there)
+    rungs = run_folder.ledger.records(RungRecord, ["candidate", "rung", "num_examples"])
+    there = {(one.candidate, one.rung) for one in rungs}
+    return len({(one.candidate, one.rung) for one in ends_of(run_folder)} - there)
 
 
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
-    positions = run_folder.ledger.rows("candidates", ["position"])
-    return sum(row["position"] is not None for row in positions) - num_ended(run_folder)
+    (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
+    return int(pc.count(positions).as_py()) - num_ended(run_folder)
 
 
-def draw(run_folder: RunFolder, points: list[FrontPoint], path: Place) -> None:
+def draw(front: RunFront, path: Place) -> None:
     """Write the picture of a run's front."""
     from kilobit.evaluators.figures.plot_front import draw_front
 
     # A run has one task, so its models name the curves.
-    curves = {
-        model: [point.as_json() | {"bits": point.bits} for point in front_points]
-        for (_, model), front_points in fronts(points).items()
-    }
-    title = f"{run_folder.sweep.name}: length against score"
-    axis = f"length of the {run_folder.sweep.length}"
-    write_whole(path, draw_front(curves, run_folder.sweep.targets, title, axis))
+    curves = {model: front_points for (_, model), front_points in front.by_model.items()}
+    sweep = front.run.sweep
+    title, axis = f"{sweep.name}: length against score", f"length of the {sweep.length}"
+    write_whole(path, draw_front(curves, sweep.targets, title, axis))
 
 
 def progress_text(ended: int, total: int | None) -> str:

@@ -8,7 +8,7 @@ import heapq
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from kilobit.search.front.points import FrontPoint, fronts
 from kilobit.search.programs.program import Program, decode_text
 from kilobit.search.programs.script import readable_script
 from kilobit.search.programs.text import PayloadError
+from kilobit.search.records import CandidateRecord
 
 # Most programs on the page besides the fronts: with more it is slow to open and no clearer.
 MOST_OTHERS = 2000
@@ -59,8 +60,8 @@ def shown_programs(
         others: other points, shown as candidates without their files.
         page: path of the report, to which links to folders are relative.
     """
-    specs = {
-        source.name: _specs(source, [p for p in (*on_front, *others) if p.run == source.name])
+    known = {
+        source.name: _candidates(source, [p for p in (*on_front, *others) if p.run == source.name])
         for source in sources
     }
     by_name = {source.name: source for source in sources}
@@ -70,13 +71,13 @@ def shown_programs(
     }
     programs = []
     for point in on_front:
-        about = specs[point.run].get(point.candidate, {})
         source = by_name[point.run]
+        about = known[point.run][point.candidate]
         program = _program(point, about, source.sweep.targets, on_front=True)
         found = files[point.run][point.candidate]
         programs.append(_with_files(program, source, found, page))
     for point in others:
-        about = specs[point.run].get(point.candidate, {})
+        about = known[point.run][point.candidate]
         program = _program(point, about, by_name[point.run].sweep.targets, on_front=False)
         cut = len(program.prompt) - _MOST_PROMPT_LETTERS
         if cut > 0:
@@ -86,42 +87,27 @@ def shown_programs(
     return programs
 
 
-def _specs(source: Source, points: Iterable[FrontPoint]) -> dict[str, dict[str, Any]]:
-    """Return the ledger rows of the points' candidates, by candidate id."""
+def _candidates(source: Source, points: Iterable[FrontPoint]) -> dict[str, CandidateRecord]:
+    """Return the records of the points' candidates, by candidate id."""
     wanted = pa.array(sorted({point.candidate for point in points}), pa.string())
-    rows = source.read("candidates", ["candidate", "spec", "operator", "parent"])
-    found = rows.filter(pc.is_in(rows["candidate"], wanted)).to_pylist()
-    return {row["candidate"]: row for row in found}
+    rows = source.read("candidates")
+    found = CandidateRecord.all_of(rows.filter(pc.is_in(rows["candidate"], wanted)))
+    return {one.candidate: one for one in found}
 
 
 def _program(
-    point: FrontPoint, about: dict[str, Any], targets: Sequence[float], *, on_front: bool
+    point: FrontPoint, about: CandidateRecord, targets: Sequence[float], *, on_front: bool
 ) -> ShownProgram:
-    spec = _spec(about.get("spec"))
+    spec = _spec(about.spec)
     lower = None if point.certificate is None else point.certificate.lower
     reached = [target for target in targets if lower is not None and lower >= target]
     return ShownProgram(
-        run=point.run,
-        task=point.task,
-        model=point.model,
-        regime=point.regime,
-        candidate=point.candidate,
-        family=point.family,
-        bits=point.bits,
-        program_bits=point.program_bits,
-        payload_bits=point.payload_bits,
-        score=point.score,
-        lower=point.lower,
-        upper=point.upper,
-        num_examples=point.num_examples,
-        verified=point.verified,
-        certified=point.certified,
+        point,
         on_front=on_front,
         certified_at=max(reached, default=None),
-        certificate=None if point.certificate is None else asdict(point.certificate),
         about=in_short(spec),
-        operator=about.get("operator"),
-        parent=about.get("parent"),
+        operator=about.operator,
+        parent=about.parent,
         prompt=prompt_of(spec),
     )
 
@@ -139,7 +125,7 @@ def _with_files(
 ) -> ShownProgram:
     if isinstance(program, ValueError):
         return replace(shown, trouble=str(program))
-    folder = source.program_folder(shown.model, shown.candidate)
+    folder = source.program_folder(shown.point.model, shown.point.candidate)
     text = _prompt(program)
     return replace(
         shown,

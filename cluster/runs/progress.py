@@ -1,24 +1,31 @@
-"""Progress statistics of a run, computed from rows of its ledger and its sweep.
+"""Progress statistics of a run, computed from records of its ledger and its sweep.
 
 Pure functions: nothing here reads a file, prints or uses a clock.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.evaluators.ledger.following import Following
 from kilobit.evaluators.ledger.usage import Usage, usage_of
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
+from kilobit.search.records import (
+    CandidateRecord,
+    DecisionRecord,
+    Record,
+    RungRecord,
+    VerificationRecord,
+    WorkerRecord,
+)
 
-Rows = Sequence[Mapping[str, Any]]
 # The columns needed from each table.
-COLUMNS = {
-    "candidates": ("candidate", "task", "model", "regime", "family", "position"),
-    "rungs": (
+COLUMNS: dict[type[Record], tuple[str, ...]] = {
+    CandidateRecord: ("candidate", "task", "model", "regime", "family", "position"),
+    RungRecord: (
         *OF_A_POINT,
         "error",
         "finished_at",
@@ -32,9 +39,9 @@ COLUMNS = {
         "input_tokens",
         "output_tokens",
     ),
-    "decisions": ("candidate", "decision", "attempt"),
-    "workers": ("worker", "model", "num_parameters", "load_s", "started_at"),
-    "verifications": ("candidate", "program", "verified"),
+    DecisionRecord: ("candidate", "rung", "decision", "attempt"),
+    WorkerRecord: ("worker", "model", "num_parameters", "load_s", "started_at"),
+    VerificationRecord: ("candidate", "program", "num_examples", "num_equal", "verified"),
 }
 _FAILURES_SHOWN = 3
 
@@ -135,69 +142,73 @@ class Progress:
         return max(0, self.begun - self.ended)
 
 
-def progress_of(sweep: Sweep, tables: Mapping[str, Rows]) -> Progress:
+def progress_of(sweep: Sweep, tables: Following) -> Progress:
     """Return the progress statistics of a run.
 
     Args:
         sweep: the run's sweep.
-        tables: rows of the ledger with the columns `COLUMNS`.
+        tables: its ledger's tables with the columns `COLUMNS`.
     """
-    rungs, decisions = tables["rungs"], tables["decisions"]
+    candidates, rungs = tables.records(CandidateRecord), tables.records(RungRecord)
+    decisions = tables.records(DecisionRecord)
     # Coarsenings have no position: a rate search makes them from a candidate after its last rung.
-    made = {row["candidate"] for row in tables["candidates"] if row["position"] is None}
-    coarser = [row for row in rungs if row["candidate"] in made]
-    finished = Counter(row["rung"] for row in rungs if row["candidate"] not in made)
-    failed = sorted(
-        (row for row in rungs if row["error"] is not None), key=lambda row: row["finished_at"]
-    )
-    failed_at = Counter(row["rung"] for row in failed if row["candidate"] not in made)
-    actions = Counter(row["decision"] for row in decisions)
+    made = {one.candidate for one in candidates if one.position is None}
+    coarser = [record for record in rungs if record.candidate in made]
+    finished = Counter(record.rung for record in rungs if record.candidate not in made)
+    failed = sorted((record for record in rungs if record.error is not None), key=_ended_at)
+    failed_at = Counter(record.rung for record in failed if record.candidate not in made)
+    actions = Counter(one.decision for one in decisions)
     return Progress(
         rungs=tuple(
             RungCount(r.index, r.num_examples, r.train_steps, finished[r.index], failed_at[r.index])
             for r in sweep.rungs.ladder()
         ),
         coarser=len(coarser),
-        coarser_failed=sum(row["error"] is not None for row in coarser),
+        coarser_failed=sum(record.error is not None for record in coarser),
         models=_models(sweep, tables),
-        begun=sum(row["position"] is not None for row in tables["candidates"]),
+        begun=len(candidates) - len(made),
         most=sweep.most_candidates,
         completed=actions["finish"],
         stopped=actions["stop"],
-        verified=len(tables["verifications"]),
+        verified=len(tables.records(VerificationRecord)),
         failures=tuple(
-            (row["candidate"], row["error"].strip().splitlines()[-1])
-            for row in reversed(failed[-_FAILURES_SHOWN:])
+            (record.candidate, (record.error or "").strip().splitlines()[-1])
+            for record in reversed(failed[-_FAILURES_SHOWN:])
         ),
         num_failed=len(failed),
-        usage=tuple(usage_of(tables["workers"], rungs)),
+        usage=tuple(usage_of(tables.records(WorkerRecord), rungs)),
         pace=_pace(sweep, rungs, decisions),
-        last=max((row["finished_at"] for row in rungs), default=None),
+        last=max(map(_ended_at, rungs), default=None),
     )
 
 
-def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelProgress, ...]:
-    model_of = {row["candidate"]: row["model"] for row in tables["candidates"]}
-    proposed = [row for row in tables["candidates"] if row["position"] is not None]
-    begun = Counter(row["model"] for row in proposed)
+def _ended_at(record: RungRecord) -> datetime:
+    assert record.finished_at is not None, "it is among the columns, and every row has it"
+    return record.finished_at
+
+
+def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
+    candidates, rungs = tables.records(CandidateRecord), tables.records(RungRecord)
+    model_of = {one.candidate: one.model for one in candidates}
+    begun = Counter(one.model for one in candidates if one.position is not None)
     ended = Counter(
-        model_of.get(row["candidate"])
-        for row in tables["decisions"]
-        if row["decision"] != "promote"
+        model_of.get(one.candidate)
+        for one in tables.records(DecisionRecord)
+        if one.decision != "promote"
     )
-    bits = f"{sweep.length}_bits"
     best: dict[str, tuple[int, float, int]] = {}
-    for row in tables["rungs"]:
-        model = model_of.get(row["candidate"])
-        if model is None or row["score"] is None or row[bits] is None:
+    for record in rungs:
+        model = model_of.get(record.candidate)
+        bits = record.program_bits if sweep.length == "program" else record.payload_bits
+        if model is None or record.score is None or bits is None:
             continue
-        found = (row["num_examples"], row["score"], -row[bits])
+        found = (record.num_examples, record.score, -bits)
         best[model] = max(best.get(model, found), found)
     points = complete_points(
         sweep.name,
-        tables["candidates"],
-        tables["rungs"],
-        tables["verifications"],
+        candidates,
+        rungs,
+        tables.records(VerificationRecord),
         sweep.rungs.ladder()[-1],
         sweep.length,
     )
@@ -218,17 +229,19 @@ def _models(sweep: Sweep, tables: Mapping[str, Rows]) -> tuple[ModelProgress, ..
     return tuple(models)
 
 
-def _pace(sweep: Sweep, rungs: Rows, decisions: Rows) -> Pace | None:
-    attempt = max((row["attempt"] for row in rungs), default=None)
-    own = [row for row in rungs if row["attempt"] == attempt]
+def _pace(
+    sweep: Sweep, rungs: Sequence[RungRecord], decisions: Sequence[DecisionRecord]
+) -> Pace | None:
+    attempt = max((record.attempt or 0 for record in rungs), default=None)
+    own = [record for record in rungs if (record.attempt or 0) == attempt]
     if not own:
         return None
-    first = min(own, key=lambda row: row["finished_at"])
-    began = first["finished_at"] - timedelta(seconds=first["seconds"] or 0)
-    last = max(row["finished_at"] for row in own)
+    first = min(own, key=_ended_at)
+    began = _ended_at(first) - timedelta(seconds=first.seconds or 0)
+    last = max(map(_ended_at, own))
     gone_s = max((last - began).total_seconds(), 1e-6)
-    ended = [row for row in decisions if row["decision"] != "promote"]
-    here = sum(row["attempt"] == attempt for row in ended)
+    ended = [one for one in decisions if one.decision != "promote"]
+    here = sum(one.attempt == attempt for one in ended)
     most, budget = sweep.most_candidates, sweep.budget.seconds
     ends_at = None
     if here and most is not None:

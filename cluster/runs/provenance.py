@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.evaluators.report.contents import Origin
+from kilobit.search.records import WorkerRecord
 
 
 def origin_of(source: Source) -> Origin:
@@ -19,7 +20,7 @@ def origin_of(source: Source) -> Origin:
         ValueError: naming the file, if one is damaged or of a newer version.
     """
     about = source.about
-    workers = source.read("workers").to_pylist()
+    workers = WorkerRecord.all_of(source.read("workers"))
     return Origin(
         run=source.name,
         folder=str(source.place),
@@ -31,10 +32,10 @@ def origin_of(source: Source) -> Origin:
     )
 
 
-def _facts(source: Source, workers: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _facts(source: Source, workers: list[WorkerRecord]) -> list[tuple[str, str]]:
     about = source.about
     machine = about.get("machine") or {}
-    hosts = sorted({row["host"] for row in workers if row["host"]})
+    hosts = sorted({one.host for one in workers if one.host})
     facts = {
         "begun": about.get("created_at"),
         "sweep file": about.get("sweep_file"),
@@ -87,11 +88,11 @@ def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _models(source: Source, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _models(source: Source, workers: list[WorkerRecord]) -> list[dict[str, Any]]:
     """Return the facts of each base model; several digests mean that its weights differed."""
     models = []
     for config in source.sweep.base_models:
-        own = [row for row in workers if row["model"] == config.label]
+        own = [one for one in workers if one.model == config.label]
         where = str(config.path) if config.path is not None else str(config.hub)
         models.append(
             {
@@ -101,17 +102,17 @@ def _models(source: Source, workers: list[dict[str, Any]]) -> list[dict[str, Any
                 "weights": config.weights,
                 "dtype": config.dtype,
                 "device": config.device,
-                "parameters": max((row["num_parameters"] or 0 for row in own), default=0) or None,
-                "digests": sorted({row["base_digest"] for row in own if row["base_digest"]}),
+                "parameters": max((one.num_parameters or 0 for one in own), default=0) or None,
+                "digests": sorted({one.base_digest for one in own if one.base_digest}),
             }
         )
     return models
 
 
-def _versions(about: Mapping[str, Any], workers: list[dict[str, Any]]) -> dict[str, str]:
+def _versions(about: Mapping[str, Any], workers: list[WorkerRecord]) -> dict[str, str]:
     """Return the versions of libraries, including those on workers that differ."""
     found = {name: {str(version)} for name, version in (about.get("versions") or {}).items()}
-    for text in {row["versions"] for row in workers if row["versions"]}:
+    for text in {one.versions for one in workers if one.versions}:
         for name, version in _object(text).items():
             found.setdefault(name, set()).add(str(version))
     return {name: ", ".join(sorted(each)) for name, each in found.items()}

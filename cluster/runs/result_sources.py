@@ -23,11 +23,11 @@ from kilobit.evaluators.merge.dataset import (
 )
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
 from kilobit.search.programs.program import Program
+from kilobit.search.records import ProgramRecord, rung_part
 from kilobit.search.settings import InputError
 
 # Tables that describe candidates: where several runs have the same one, a data set keeps one row.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
-_OF_A_PROGRAM = ("candidate", "rung", "program", "recipe", "script", "payload", "payload_file")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _of_run(run: RunFolder) -> Source:
         found: dict[str, Program | ValueError] = {}
         for candidate in candidates:
             try:
-                found[candidate] = read_program(ledger, f"{candidate}-r{last}")
+                found[candidate] = read_program(ledger, rung_part(candidate, last))
             except ValueError as error:
                 found[candidate] = error
         return found
@@ -220,7 +220,7 @@ def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:
 
 def _programs(
     place: Place,
-    reader: Callable[[str, Sequence[str]], pa.Table],
+    reader: Callable[[str, Sequence[str] | None], pa.Table],
     last: int,
     candidates: Collection[str],
 ) -> dict[str, Program | ValueError]:
@@ -229,11 +229,11 @@ def _programs(
         candidate: ValueError(f"{place / 'programs'}: {candidate} is missing")
         for candidate in candidates
     }
-    rows = reader("programs", _OF_A_PROGRAM)
+    rows = reader("programs", None)
     wanted = pc.is_in(rows["candidate"], value_set=pa.array(candidates, pa.string()))
-    for row in rows.filter(pc.and_(wanted, pc.equal(rows["rung"], last))).to_pylist():
+    for one in ProgramRecord.all_of(rows.filter(pc.and_(wanted, pc.equal(rows["rung"], last)))):
         try:
-            found[row["candidate"]] = program_of(row, place, place / "programs")
+            found[one.candidate] = program_of(one, place, place / "programs")
         except ValueError as error:
-            found[row["candidate"]] = error
+            found[one.candidate] = error
     return found

@@ -8,14 +8,14 @@ choice is refused, or marked as repeated. Only openings in the ledgers of the gi
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.front.points import FrontPoint, fronts
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.records import OpeningRecord, RungRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import LEVEL, Task, split_digest
 
@@ -45,41 +45,26 @@ class Chosen:
         return [f"{point.program}@{base}" for point, base in pairs]
 
 
-@dataclass(frozen=True)
-class Opening:
-    """One choice of programs on one sealed split; the fields are columns of `openings`."""
-
-    opening: str
-    sealed_digest: str
-    num_examples: int
-    selection: tuple[str, ...]
-    selection_digest: str
-    num_programs: int
-    level: float
-    targets: tuple[float, ...]
-    repeated: bool
-
-
-def choose(run: RunFolder) -> Chosen:
+def choose(front: RunFront) -> Chosen:
     """Return the programs on the verified fronts of a run.
 
     Raises:
         InputError: if there are none.
         DamagedError: if a part of the ledger is damaged.
     """
-    on_front = [point for front in fronts(points_of(run)).values() for point in front]
-    rows = run.ledger.rows("rungs", ["candidate", "rung", "base_digest"])
-    points = tuple(point for point in on_front if point.verified)
+    run = front.run
+    records = run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "base_digest"])
+    points = tuple(point for point in front.on_front if point.verified)
     if not points:
         raise InputError(f"{run.path} has no verified program on its front: nothing to certify")
     last = run.sweep.rungs.count - 1
-    digests = {row["candidate"]: row["base_digest"] for row in rows if row["rung"] == last}
+    digests = {one.candidate: one.base_digest for one in records if one.rung == last}
     return Chosen(run, points, tuple(str(digests[point.candidate]) for point in points))
 
 
 def open_sealed(
     chosen: Sequence[Chosen], *, again: bool = False
-) -> list[tuple[Opening, Task, list[Chosen]]]:
+) -> list[tuple[OpeningRecord, Task, list[Chosen]]]:
     """Record the openings of the sealed splits of runs; nothing is scored here.
 
     Runs with the same sealed split are certified together, unless the programs of each belong to an
@@ -121,7 +106,7 @@ def open_sealed(
 
 def _openings(
     group: list[Chosen], digest: str, num_examples: int, again: bool
-) -> list[tuple[Opening, list[Chosen]]]:
+) -> list[tuple[OpeningRecord, list[Chosen]]]:
     together = _new(group, digest, num_examples)
     recorded = [_recorded(one.run) for one in group]
     if not any(together.opening in known for known in recorded):
@@ -129,17 +114,21 @@ def _openings(
             _covering(one, known, digest) for one, known in zip(group, recorded, strict=True)
         ]
         if all(covering):
-            by_opening: dict[Opening, list[Chosen]] = {}
+            # Each run has recorded the time of its own attempt.
+            by_opening: dict[object, tuple[OpeningRecord, list[Chosen]]] = {}
             for opening, one in zip(covering, group, strict=True):
                 assert opening is not None
-                by_opening.setdefault(opening, []).append(one)
-            return [part for found in by_opening.items() for part in _apart(*found)]
+                key = (opening.opening, opening.targets, opening.repeated)
+                by_opening.setdefault(key, (opening, []))[1].append(one)
+            return [part for found in by_opening.values() for part in _apart(*found)]
     for known in recorded:
         if together.opening in known:
             # Keep the recorded opening, with its `repeated`.
-            return [(_as_opening(known[together.opening]), group)]
+            return [(known[together.opening], group)]
     earlier = [
-        (one.run, row) for one, known in zip(group, recorded, strict=True) for row in known.values()
+        (one.run, opening)
+        for one, known in zip(group, recorded, strict=True)
+        for opening in known.values()
     ]
     if not earlier:
         return [(together, group)]
@@ -148,7 +137,7 @@ def _openings(
     return [(_new(group, digest, num_examples, repeated=True), group)]
 
 
-def _apart(opening: Opening, group: list[Chosen]) -> list[tuple[Opening, list[Chosen]]]:
+def _apart(opening: OpeningRecord, group: list[Chosen]) -> list[tuple[OpeningRecord, list[Chosen]]]:
     """Return runs one by one if several found the same program and were opened separately."""
     names = Counter(name for one in group for name in one.names)
     if names <= Counter(opening.selection):
@@ -158,10 +147,10 @@ def _apart(opening: Opening, group: list[Chosen]) -> list[tuple[Opening, list[Ch
 
 def _new(
     group: Sequence[Chosen], digest: str, num_examples: int, *, repeated: bool = False
-) -> Opening:
+) -> OpeningRecord:
     selection = sorted(name for one in group for name in one.names)
     selected = _digest("\n".join(selection))
-    return Opening(
+    return OpeningRecord(
         opening=_digest(f"{digest} {selected} {LEVEL}"),
         sealed_digest=digest,
         num_examples=num_examples,
@@ -171,6 +160,7 @@ def _new(
         level=LEVEL,
         targets=tuple(sorted({target for one in group for target in one.run.sweep.targets})),
         repeated=repeated,
+        opened_at=datetime.now(UTC),
     )
 
 
@@ -178,44 +168,39 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _recorded(run: RunFolder) -> dict[str, dict[str, Any]]:
+def _recorded(run: RunFolder) -> dict[str, OpeningRecord]:
     """Return the openings in the ledger of a run by name, the latest last."""
     try:
-        rows = run.ledger.rows("openings")
+        records = run.ledger.records(OpeningRecord)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return {row["opening"]: row for row in sorted(rows, key=lambda row: row["opened_at"])}
+    return {one.opening: one for one in sorted(records, key=lambda one: one.opened_at)}
 
 
-def _as_opening(row: dict[str, Any]) -> Opening:
-    values = {name: row[name] for name in Opening.__dataclass_fields__}
-    return Opening(**values | {name: tuple(values[name]) for name in ("selection", "targets")})
-
-
-def _covering(one: Chosen, known: dict[str, dict[str, Any]], digest: str) -> Opening | None:
+def _covering(one: Chosen, known: dict[str, OpeningRecord], digest: str) -> OpeningRecord | None:
     """Return the latest opening of a run's sealed split that includes all of its programs."""
-    for row in reversed(known.values()):
-        if row["sealed_digest"] == digest and Counter(one.names) <= Counter(row["selection"]):
-            return _as_opening(row)
+    for opening in reversed(known.values()):
+        if opening.sealed_digest == digest and Counter(one.names) <= Counter(opening.selection):
+            return opening
     return None
 
 
-def _refusal(run: RunFolder, row: dict[str, Any], digest: str) -> str:
-    when = f"{row['opened_at']:%Y-%m-%d %H:%M} UTC"
-    if row["sealed_digest"] != digest:
+def _refusal(run: RunFolder, opening: OpeningRecord, digest: str) -> str:
+    when = f"{opening.opened_at:%Y-%m-%d %H:%M} UTC"
+    if opening.sealed_digest != digest:
         what = (
             f"the sealed split of {run.path} has changed since it was opened on {when}: it was "
-            f"{row['sealed_digest']} and is {digest}"
+            f"{opening.sealed_digest} and is {digest}"
         )
     else:
         what = (
             f"the sealed split of {run.path} was opened on {when} for another choice of "
-            f"{row['num_programs']} programs, and its results may have guided this one"
+            f"{opening.num_programs} programs, and its results may have guided this one"
         )
     return f"{what}; --again certifies all the same and marks the results as repeated"
 
 
-def _record(run: RunFolder, opening: Opening) -> None:
-    if run.ledger.read_part("openings", opening.opening) is None:
-        when = {"attempt": run.attempt, "opened_at": datetime.now(UTC)}
-        run.ledger.write("openings", opening.opening, [vars(opening) | when])
+def _record(run: RunFolder, opening: OpeningRecord) -> None:
+    if run.ledger.read_part(OpeningRecord, opening.opening) is None:
+        mine = replace(opening, attempt=run.attempt, opened_at=datetime.now(UTC))
+        run.ledger.write(OpeningRecord, opening.opening, [mine])

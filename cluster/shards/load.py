@@ -141,13 +141,8 @@ def _barrier() -> None:
 def _load_tensor(source: str, dtype: torch.dtype, world_size: int, options: dict[str, Any]) -> Any:
     from transformers.distributed.configuration_utils import DistributedConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        distributed_config=DistributedConfig(tp_size=world_size),
-        **options,
-    )
+    spread = DistributedConfig(tp_size=world_size)
+    model = base_model.read_weights(source, options, dtype=dtype, distributed_config=spread)
     return model.eval().requires_grad_(False)
 
 
@@ -155,9 +150,7 @@ def _load_zero3(
     source: str, dtype: torch.dtype, shards: ShardsConfig, options: dict[str, Any]
 ) -> Any:
     with zero3.partitioned_loading(dtype, shards.offload):
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **options
-        )
+        model = base_model.read_weights(source, options, dtype=dtype)
     model.eval().requires_grad_(False)
     # The engine's hooks are on the model; the model keeps the engine alive.
     object.__setattr__(model, "_zero3_engine", zero3.engine_of(model, shards.offload))

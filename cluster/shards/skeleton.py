@@ -6,7 +6,6 @@ Methods that start from the base weights (SVD factors, norms) need those of the 
 change; these are gathered for one adapter at a time and released afterwards.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +17,6 @@ from transformers import AutoModelForCausalLM
 
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.search.adapter_methods import AdapterSpec
-
-_FROM_WEIGHTS = ("lora_xs", "tinylora", "ln_tuning")
 
 
 @contextmanager
@@ -40,8 +37,8 @@ def skeleton(
         for name, weight in list(module.named_parameters(recurse=False)):
             setattr(module, name, _zeros(weight, frozen))
     filled = []
-    if spec.method in _FROM_WEIGHTS:
-        filled = [name for name, _ in model.named_modules() if _is_target(name, spec)]
+    if spec.traits.from_weights:
+        filled = [name for name, _ in model.named_modules() if spec.targets(name)]
     for name in filled:
         for part, weight in frozen.model.get_submodule(name).named_parameters(recurse=False):
             filling = nn.Parameter(whole(weight), requires_grad=False)
@@ -51,14 +48,6 @@ def skeleton(
         module = model.get_submodule(name)
         for part, weight in list(module.named_parameters(recurse=False)):
             setattr(module, part, _zeros(weight, frozen))
-
-
-def _is_target(name: str, spec: AdapterSpec) -> bool:
-    """Return whether PEFT would adapt the module of this name."""
-    if name.rpartition(".")[2] not in (spec.target_modules or ()):
-        return False
-    layer = re.search(r"\.(\d+)\.", name)
-    return spec.layers is None or (layer is not None and int(layer.group(1)) in spec.layers)
 
 
 def _zeros(weight: torch.Tensor, frozen: FrozenModel) -> nn.Parameter:

@@ -5,7 +5,7 @@ message names file, line, field, value and what is allowed.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,7 +25,7 @@ from kilobit.cluster.sweep.workers import Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.config_file import ConfigError, apply_override, load_config
+from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from kilobit.search.rungs import RungConfig
@@ -157,7 +157,7 @@ class Sweep(Config):
     @model_validator(mode="after")
     def _proposer_has_what_it_needs(self) -> Self:
         ends = self.budget.candidates is not None or self.budget.seconds is not None
-        check_proposer(self.proposer, self.families, ends=ends)
+        check_proposer(self.proposer, ends=ends)
         return self
 
     @field_validator("trackers")
@@ -202,11 +202,25 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         InputError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
     """
-    try:
-        sweep = load_config(path, Sweep, overrides, _VARIANTS)
-    except ConfigError as error:
-        raise InputError(str(error)) from error
-    folder = path.absolute().parent
+    sweep = load_config(path, Sweep, overrides, _VARIANTS)
+    return _with_cache(sweep, path.absolute().parent)
+
+
+def make_sweep(settings: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Return the sweep of settings made in Python, checked as `load_sweep` checks a file.
+
+    Args:
+        settings: the settings, as in a sweep file.
+        folder: where its relative paths start.
+        overrides: changes, as on the command line.
+
+    Raises:
+        InputError: for any unknown, missing or unfit value.
+    """
+    return _with_cache(check_config(settings, "sweep", Sweep, overrides, _VARIANTS), folder)
+
+
+def _with_cache(sweep: Sweep, folder: Path) -> Sweep:
     cache = None if sweep.cache is None else under(folder, sweep.cache)
     return sweep.model_copy(update={"cache": cache})
 
@@ -219,10 +233,7 @@ def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     """
     data = sweep.model_dump(mode="json")
     for override in overrides:
-        try:
-            keys = apply_override(data, override)
-        except ConfigError as error:
-            raise InputError(str(error)) from error
+        keys = apply_override(data, override)
         if keys[0] != "budget" or len(keys) != 2 or keys[1] not in Budget.model_fields:
             known = ", ".join(f"budget.{name}" for name in Budget.model_fields)
             raise InputError(

@@ -5,10 +5,11 @@ trial does that, so nothing heavy is imported here: a trial's process stays smal
 once.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kilobit.cluster.messages import keep_log
+from kilobit.cluster.messages import Notice, RungReply, keep_log
 from kilobit.search.rungs import Rung
 
 if TYPE_CHECKING:
@@ -27,19 +28,37 @@ class EvaluatorActor:
         from kilobit.cluster.worker.evaluator import RungEvaluator
 
         self._evaluator = RungEvaluator(setup, crash_log)
+        self._heard, self._number, self._hearing = threading.Condition(), 0, 0
+        # No batch is complete before the driver has said what is expected.
+        self._evaluator.hear(Notice())
 
     def ready(self) -> str:
         """Return the digest of the base model."""
         return self._evaluator.ready()
 
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the number of bits in which the base model codes each text."""
-        return self._evaluator.prompt_bits(texts)
+    def hear(self, notice: Notice) -> None:
+        """Take a notice from the driver; return when the next one has come.
 
-    def run_rung(self, candidate_json: str, rung: Rung) -> dict[str, Any]:
-        """Train a candidate up to `rung`, score it, record it and return its row.
-
-        The row's `log` holds the log lines of this process since the last call.
+        The call of the latest notice stays open, because Ray repeats the open calls of a worker
+        that died at the process that replaces it: so that one knows what its predecessor knew.
         """
-        row = self._evaluator.run_rung(candidate_json, rung)
-        return {**row, "log": self._log.take()}
+        with self._heard:
+            if notice.number < self._number:
+                return
+            self._number = notice.number
+            self._hearing += 1
+            latest = self._hearing
+            self._evaluator.hear(notice)
+            self._heard.notify_all()
+            self._heard.wait_for(lambda: self._hearing > latest)
+
+    def dismiss(self) -> None:
+        """End the call of the latest notice, because no other will come."""
+        with self._heard:
+            self._hearing += 1
+            self._heard.notify_all()
+
+    def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
+        """Train a candidate up to `rung`, score it, record it and return its result."""
+        reply = self._evaluator.run_rung(candidate_json, rung)
+        return replace(reply, log=self._log.take())

@@ -5,14 +5,11 @@ all of its answers. Calls that arrive meanwhile wait for their turn.
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
-LOOK_EVERY_S = 0.02
 # An announced call that has not arrived by then died with its process, and may be repeated.
 _PATIENCE_S = 60.0
 
@@ -31,27 +28,25 @@ class Batcher(Generic[Ask, Answer]):
     Args:
         work: computes the answers of a batch, in its order.
         size: most calls of a batch.
-        is_complete: takes the number of waiting calls; tells whether no more are expected.
-        look_every_s: seconds between two calls of `is_complete`.
+        is_complete: takes the waiting calls; tells whether no more are expected.
     """
 
     def __init__(
         self,
         work: Callable[[Sequence[Ask]], Sequence[Answer]],
         size: int,
-        is_complete: Callable[[int], bool],
-        look_every_s: float = LOOK_EVERY_S,
+        is_complete: Callable[[Sequence[Ask]], bool],
     ) -> None:
         self._work, self._size, self._is_complete = work, size, is_complete
-        self._look_every_s = look_every_s
         self._waiting: list[_Call[Ask, Answer]] = []
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._changed, self._turn = threading.Condition(), threading.Lock()
 
     def run(self, ask: Ask) -> Answer:
         """Return the answer to a call; an error of a batch is raised in all of its callers."""
         call: _Call[Ask, Answer] = _Call(ask)
-        with self._lock:
+        with self._changed:
             self._waiting.append(call)
+            self._changed.notify_all()
         with self._turn:
             while not call.over:
                 self._lead()
@@ -59,19 +54,16 @@ class Batcher(Generic[Ask, Answer]):
             raise call.error
         return call.answer  # type: ignore[return-value]
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keep batches from running while the context is open."""
-        with self._turn:
-            yield
+    def look(self) -> None:
+        """Look again whether the batch is complete, because what is expected has changed."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _lead(self) -> None:
-        began = time.monotonic()
-        while self._size > len(self._waiting) and not self._is_complete(len(self._waiting)):
-            if time.monotonic() - began > _PATIENCE_S:
-                break
-            time.sleep(self._look_every_s)
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_complete([call.ask for call in self._waiting]), _PATIENCE_S
+            )
             pack, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
         try:
             for call, answer in zip(pack, self._work([c.ask for c in pack]), strict=True):

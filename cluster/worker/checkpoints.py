@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.search.records import RungRecord, rung_part
 
 
 class Checkpoints:
@@ -36,12 +37,13 @@ class Checkpoints:
             OSError, ValueError: if a part of the ledger can't be read.
         """
         for index in range(rung - 1, -1, -1):
-            rows = self._ledger.read_part("rungs", f"{candidate}-r{index}")
-            file = self._file(candidate, index, rows[0]["attempt"]) if rows else None
+            records = self._ledger.read_part(RungRecord, rung_part(candidate, index))
+            attempt = records[0].attempt if records else None
+            file = None if attempt is None else self._file(candidate, index, attempt)
             if file is not None:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     return file.read_bytes()
         return None
 
     def _file(self, candidate: str, rung: int, attempt: int) -> Place:
-        return self._folder / f"{candidate}-r{rung}.a{attempt}.safetensors"
+        return self._folder / f"{rung_part(candidate, rung)}.a{attempt}.safetensors"

@@ -1,9 +1,9 @@
 """An evaluator: one resident base model that trains and scores candidates, a batch at a time.
 
 It runs as a Ray actor in a pool or in this process; both use the same class. `run_rung` writes the
-rows of a rung to the ledger and returns the rung's row. An error of a candidate becomes a row with
-its traceback. If the ledger already has the rung its row is returned unchanged, so a repeated call
-computes and changes nothing.
+rows of a rung to the ledger and returns the rung's record. An error of a candidate becomes a record
+with its traceback. If the ledger already has the rung its record is returned unchanged, so a
+repeated call computes and changes nothing.
 """
 
 import hashlib
@@ -12,40 +12,38 @@ import logging
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, message_of
+from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
 from kilobit.cluster.sweep.capacity import ranks_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.versions import check_versions
-from kilobit.cluster.worker.batcher import LOOK_EVERY_S, Batcher
+from kilobit.cluster.worker.batcher import Batcher
 from kilobit.cluster.worker.checkpoints import Checkpoints
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
-from kilobit.cluster.worker.mailbox import is_complete, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.run_rung import RungRunner
-from kilobit.cluster.worker.rung_record import Row, RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer
+from kilobit.cluster.worker.rung_record import RungRows, Work
+from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
-from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
 
 _LOG = logging.getLogger("kilobit")
-Ask = tuple[str, Rung]
-# On an object store every poll is one request, so poll it less often.
-_LOOK_EVERY_S = 0.25
+Ask = tuple[Candidate, Rung]
 
 
 class RungEvaluator:
@@ -69,13 +67,7 @@ class RungEvaluator:
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
-        self._states = Checkpoints(run, self._ledger)
-        about = {
-            "worker": setup.worker,
-            "attempt": setup.attempt,
-            "base_digest": self._frozen.digest,
-        }
-        self._rows = RungRows(sweep, task, self._ledger, about)
+        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.digest)
         builder = Builder(
             self._frozen,
             config,
@@ -85,57 +77,38 @@ class RungEvaluator:
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )
-        racing = sweep.scheduler.racing
-        scorer = Scorer(
-            self._group,
-            builder,
-            task,
-            self._ledger,
-            PredictionCache(sweep.cache or run / "cache"),
-            racing.level if racing.enabled else None,
-            sweep.length,
-        )
-        self._runner = RungRunner(
-            sweep,
-            task,
-            self._group,
-            builder,
-            scorer,
-            self._states,
-            self._rows,
-            self._ledger,
-            partial(read_incumbents, run),
-        )
-        self._gatherer: Batcher[Ask, Row] = Batcher(
-            self.run_rungs,
-            sweep.workers.slots,
-            partial(is_complete, run, setup.worker),
-            _LOOK_EVERY_S if isinstance(run, StoredPath) else LOOK_EVERY_S,
+        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger)
+        scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
+        states = Checkpoints(run, self._ledger)
+        self._runner = RungRunner(self._context, scorer, states, self._rows)
+        self._gatherer: Batcher[Ask, RungReply] = Batcher(
+            self.run_rungs, sweep.workers.slots, self._is_complete
         )
         self._record_load(config)
         self._crash_log.ready()
         if self._crash_log.came_back is not None:
             _LOG.warning("died and was started again%s", self._crash_log.came_back)
         _LOG.info("loaded %s on %s", config.label, platform.node())
+        why_not = self._group.resident.packs.why_not
+        if why_not is not None:
+            _LOG.warning("%s: candidates run one by one, %s", config.label, why_not)
 
     def ready(self) -> str:
         """Return the digest of the base model; the model is loaded once this returns."""
         return self._frozen.digest
 
-    def prompt_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits in which the base model codes each text, inf if it can't code it."""
-        with self._gatherer.turn():
-            found: list[float] = self._group.call("text_bits", list(texts))
-            return found
+    def hear(self, notice: Notice) -> None:
+        """Take a notice from the driver; without any, no more calls and no incumbents are expected.
 
-    def run_rung(self, candidate_json: str, rung: Rung) -> Row:
+        It may be called at any time, also while a batch is running.
+        """
+        self._context.notice = notice
+        self._gatherer.look()
+
+    def run_rung(self, candidate_json: str, rung: Rung) -> RungReply:
         """Train a candidate up to `rung`, score it on the rung's examples, and record it.
 
         Concurrent calls from several threads are run together as one batch.
-
-        Returns:
-            The row, plus `together`: results of every candidate of the batch, so that the driver
-            decides them in proposal order whichever arrives first.
 
         Raises:
             BaseModelChangedError: if the base model's weights changed; this worker must not be
@@ -143,20 +116,17 @@ class RungEvaluator:
             SupersededError: if a newer attempt at the run has begun.
             OSError: if the ledger or an adapter's checkpoint can't be written.
         """
-        return self._gatherer.run((candidate_json, rung))
+        return self._gatherer.run((Candidate.model_validate_json(candidate_json), rung))
 
-    def run_rungs(self, asked: Sequence[Ask]) -> list[Row]:
+    def run_rungs(self, asked: Sequence[Ask]) -> list[RungReply]:
         """Run the rungs of several candidates as one batch; see `run_rung`."""
         self._group.resident.use_threads()
-        works = []
-        for message, rung in asked:
-            candidate = Candidate.model_validate_json(message)
-            works.append(Work(candidate, rung, self._rows.begin(candidate, rung)))
+        works = [Work(one, rung, self._rows.begin(one, rung)) for one, rung in asked]
         parts = "\n".join(sorted(work.part for work in works))
         pack = hashlib.sha256(parts.encode()).hexdigest()[:16]
         new = []
         for work in works:
-            work.row["pack"] = pack
+            work.record = replace(work.record, pack=pack)
             if not self._is_known(work):
                 new.append(work)
         suspects = [work for work in new if self._crash_log.deaths(work.part)]
@@ -165,8 +135,8 @@ class RungEvaluator:
         for works_of_a_pack in ([w for w in new if w not in suspects], *([w] for w in suspects)):
             if works_of_a_pack:
                 self._run(works_of_a_pack)
-        messages = [message_of(work.row) for work in works]
-        return [{**work.row, "together": messages} for work in works]
+        together = tuple(work.record for work in works)
+        return [RungReply(record, together, self._setup.worker) for record in together]
 
     def _run(self, works: Sequence[Work]) -> None:
         _LOG.debug("begins %s", ", ".join(work.part for work in works))
@@ -181,16 +151,20 @@ class RungEvaluator:
                 os._exit(1)
             self._rows.finish(works)
 
+    def _is_complete(self, waiting: Sequence[Ask]) -> bool:
+        notice = self._context.notice
+        return notice is None or notice.is_complete({one.id: rung.index for one, rung in waiting})
+
     def _is_known(self, work: Work) -> bool:
         """Return whether a rung needs no work: it is in the ledger or its worker died too often."""
-        known = self._ledger.read_part("rungs", work.part)
+        known = self._ledger.read_part(RungRecord, work.part)
         if known is not None:
-            work.row = known[0]
+            work.record = known[0]
         elif self._crash_log.deaths(work.part) >= GIVEN_UP_AFTER:
             why = self._crash_log.cause
-            work.row["error"] = f"its worker died {GIVEN_UP_AFTER} times while it ran{why}"
+            work.fail(f"its worker died {GIVEN_UP_AFTER} times while it ran{why}")
             self._rows.finish([work])
-            _LOG.warning("%s is given up: %s", work.part, work.row["error"])
+            _LOG.warning("%s is given up: %s", work.part, work.record.error)
         else:
             return False
         return True
@@ -201,20 +175,17 @@ class RungEvaluator:
 
     def _record_load(self, config: BaseModelConfig) -> None:
         packages = ("torch", "transformers", "peft", "ray")
-        self._ledger.write(
-            "workers",
-            f"{self._setup.worker}-a{self._setup.attempt}-{os.getpid()}",
-            [
-                {
-                    "worker": self._setup.worker,
-                    "model": config.label,
-                    "base_digest": self._frozen.digest,
-                    "num_parameters": base_model.num_parameters(self._frozen),
-                    "load_s": self._frozen.load_s,
-                    "host": platform.node(),
-                    "pid": os.getpid(),
-                    "versions": json.dumps({name: version(name) for name in packages}),
-                    "started_at": datetime.now(UTC),
-                }
-            ],
+        load = WorkerRecord(
+            worker=self._setup.worker,
+            model=config.label,
+            base_digest=self._frozen.digest,
+            num_parameters=base_model.num_parameters(self._frozen),
+            load_s=self._frozen.load_s,
+            host=platform.node(),
+            pid=os.getpid(),
+            versions=json.dumps({name: version(name) for name in packages}),
+            started_at=datetime.now(UTC),
+            alone=self._group.resident.packs.why_not,
         )
+        name = f"{load.worker}-a{self._setup.attempt}-{load.pid}"
+        self._ledger.write(WorkerRecord, name, [load])

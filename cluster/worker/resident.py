@@ -19,8 +19,9 @@ from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.packing.decode import Asked, answer
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
+from kilobit.evaluators.model.packing.probe import Probe, probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
-from kilobit.evaluators.model.text_codec import encode_text, text_bits
+from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -83,11 +84,20 @@ class Resident:
         self.frozen: FrozenModel = load_sharded(config, folder, shards, address)
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
+        self.packs = self._common(probe(self.frozen))
         # All ranks must split their work into the same passes, so the smallest limit counts.
         limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
         limits[address.rank] = pass_tokens(self.frozen)
         limit = int(self.frozen.shard.sum(limits).min())
         self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
+
+    def _common(self, found: Probe) -> Probe:
+        """Return the result of a probe on which all ranks agree."""
+        device = self.frozen.model.device
+        failed = torch.tensor(int(not found.holds), dtype=torch.int64, device=device)
+        if int(self.frozen.shard.sum(failed)) and found.holds:
+            return Probe("they do not on another rank")
+        return found
 
     def use_threads(self) -> None:
         """Set the number of torch threads for the calling thread; torch keeps one per thread."""
@@ -112,8 +122,8 @@ class Resident:
             ValueError: if the model has no module for it, a checkpoint belongs to another adapter,
                 or it must be installed in the model and the model is sharded.
         """
-        found = detached(self.frozen, spec)
-        if found is None:
+        found = detached(self.frozen, spec) if self.packs.holds else None
+        if found is None or not self.packs.takes(found[1]):
             if self.frozen.shard.world_size > 1:
                 raise ValueError(
                     f"{spec.method} on {spec.target_modules} has to be installed in the model, "
@@ -154,7 +164,7 @@ class Resident:
             adapter.assign(numbers)
             self._fixed[slot] = fixed(changes)
 
-    def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | MemoryError]:
+    def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | Exception]:
         """Generate continuations of rows; see `kilobit.evaluators.model.packing.decode.answer`."""
         changes = [self._fixed[slot] for slot in slots]
         return answer(self.frozen, changes, rows, self._answer_planner)
@@ -162,10 +172,6 @@ class Resident:
     def encode_text(self, text: str) -> bytes:
         """Return a text encoded by the model; see `encode_text`."""
         return encode_text(self.frozen, text)
-
-    def text_bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits of each text under the model, inf for a text that it can't encode."""
-        return [text_bits(self.frozen, text) for text in texts]
 
     def unchanged(self) -> bool:
         """Return whether the weights are still those that were loaded, on all ranks."""

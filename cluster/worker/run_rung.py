@@ -2,58 +2,39 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from kilobit.cluster.messages import rung_part
-from kilobit.cluster.shards.group import ShardGroup
-from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.checkpoints import Checkpoints
-from kilobit.cluster.worker.mailbox import IncumbentsReader
-from kilobit.cluster.worker.resident import Resident, Training
+from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer, Scoring
+from kilobit.cluster.worker.scoring import Scorer, Scoring, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
-from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
-from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
-from kilobit.search.task import Task
 
 
 class RungRunner:
     """Runner of rungs on one resident base model.
 
     Args:
-        sweep: the sweep of the candidates.
-        task: the task.
-        group: holds the base model.
-        builder: builds the candidates' programs.
-        scorer: prepares their scoring.
+        context: the worker's; its ledger tells which variants are recorded already.
+        scorer: prepares the scoring of candidates.
         states: adapter checkpoints between rungs.
         rows: writes the ledger rows.
-        ledger: tells which variants are recorded already.
-        incumbents: the programs that candidates have to beat.
     """
 
     def __init__(
-        self,
-        sweep: Sweep,
-        task: Task,
-        group: ShardGroup[Resident],
-        builder: Builder,
-        scorer: Scorer,
-        states: Checkpoints,
-        rows: RungRows,
-        ledger: Ledger,
-        incumbents: IncumbentsReader,
+        self, context: WorkerContext, scorer: Scorer, states: Checkpoints, rows: RungRows
     ) -> None:
-        self._sweep, self._task, self._group, self._builder = sweep, task, group, builder
-        self._frozen = group.resident.frozen
-        self._scorer, self._states, self._rows, self._ledger = scorer, states, rows, ledger
-        self._incumbents = incumbents
-        self._waves = ScoringLoop(group, task)
+        self._sweep, self._task, self._group = context.sweep, context.task, context.group
+        self._builder, self._ledger = context.builder, context.ledger
+        self._frozen = self._group.resident.frozen
+        self._scorer, self._states, self._rows = scorer, states, rows
+        self._waves = ScoringLoop(self._group, self._task)
 
     def run(self, works: Sequence[Work]) -> None:
         """Train candidates up to their rungs and score them there; their rows are then filled in.
@@ -129,11 +110,11 @@ class RungRunner:
 
     def _train_alone(self, work: Work, adapter: Adapter) -> None:
         last = self._is_last(work.rung)
-        if adapter.spec.method == "data":
+        if adapter.spec.traits.examples:
             # The examples are coded while the adapter learns, so each rung starts from the first.
             learned = learn(self._frozen, adapter, self._task, work.rung.train_steps, exact=last)
             work.trained, work.content = learned.trained, learned
-            work.row["excess_bits"] = learned.excess_bits
+            work.record = replace(work.record, excess_bits=learned.excess_bits)
             return
         state, start = self._earlier(work, adapter.spec)
         if state is not None:
@@ -153,7 +134,7 @@ class RungRunner:
         The warm start is another candidate's id and checkpoint; it is None if there is an earlier
         rung or the spec names none.
         """
-        if spec.method == "data":
+        if spec.traits.examples:
             return None, None
         state = self._states.before(work.candidate.id, work.rung.index)
         if state is not None or spec.start is None:
@@ -188,7 +169,6 @@ class RungRunner:
                     self._rows.record(work, scoring.measured)
 
     def _begin(self, work: Work) -> Scoring:
-        left = self._rows.left(work.candidate, work.rung)
         return self._scorer.begin(
             work.candidate,
             work.rung,
@@ -196,8 +176,7 @@ class RungRunner:
             work.adapter,
             work.key,
             work.content,
-            self._incumbents(work.candidate.model, work.rung.index, left),
-            race=left == 0,
+            self._rows.left(work.candidate, work.rung),
         )
 
     def _variants(self, parent: Work) -> list[Work]:
@@ -211,14 +190,14 @@ class RungRunner:
             return []
         found = []
         for variant in self._sweep.rate_search.variants(parent.candidate):
-            if self._ledger.read_part("rungs", rung_part(variant.id, parent.rung)) is None:
+            record = self._rows.begin(variant, parent.rung)
+            if self._ledger.read_part(RungRecord, record.part) is None:
                 self._rows.introduce(variant, parent.candidate)
-                row = self._rows.begin(variant, parent.rung)
                 found.append(
                     Work(
                         variant,
                         parent.rung,
-                        row,
+                        record,
                         parent.texts,
                         parent.adapter,
                         parent.key,

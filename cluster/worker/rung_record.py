@@ -8,11 +8,10 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
-from kilobit.cluster.messages import BaseModelChangedError, rung_part
+from kilobit.cluster.messages import BaseModelChangedError
 from kilobit.cluster.shards.group import GroupError
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.scoring import Measured, Scoring
@@ -24,21 +23,21 @@ from kilobit.evaluators.proof.program_files import write_program
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.text import TextCodec
+from kilobit.search.records import CandidateRecord, PredictionRecord, RungRecord
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 
-Row = dict[str, Any]
 SPLIT = "search"
 
 
 @dataclass
 class Work:
-    """State of a candidate at a rung: its row so far, its adapter and its timings.
+    """State of a candidate at a rung: its record so far, its adapter and its timings.
 
     Attributes:
         candidate: the candidate.
         rung: the rung.
-        row: its row of the ledger, as far as it is known.
+        record: its record, as far as it is known.
         texts: its prompt as coded by each codec.
         adapter: its adapter, beside the model or on it; None for prompts.
         key: key of an adapter that is beside the model.
@@ -52,7 +51,7 @@ class Work:
 
     candidate: Candidate
     rung: Rung
-    row: Row
+    record: RungRecord
     texts: dict[TextCodec, bytes] = field(default_factory=dict)
     adapter: Adapter | None = None
     key: str | None = None
@@ -67,17 +66,17 @@ class Work:
     @property
     def part(self) -> str:
         """Return the name of its parts in the ledger."""
-        return rung_part(self.candidate.id, self.rung)
+        return self.record.part
 
     @property
     def failed(self) -> bool:
         """Return whether it has an error."""
-        return self.row.get("error") is not None
+        return self.record.error is not None
 
-    def fail(self, error: BaseException) -> None:
-        """Record an error in its row; the first one is kept."""
+    def fail(self, error: str) -> None:
+        """Record an error; the first one is kept."""
         if not self.failed:
-            self.row["error"] = "".join(traceback.format_exception(error))
+            self.record = replace(self.record, error=error)
 
     @contextmanager
     def coding(self) -> Iterator[None]:
@@ -95,7 +94,7 @@ class Work:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Count the time of the block, and record failures of the candidate in its row.
+        """Count the time of the block, and record failures of the candidate.
 
         Raises:
             BaseModelChangedError, GroupError, SupersededError, OSError: failures of the worker, the
@@ -108,7 +107,7 @@ class Work:
         except (BaseModelChangedError, GroupError, SupersededError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
-            self.fail(error)
+            self.fail("".join(traceback.format_exception(error)))
         finally:
             self._guards -= 1
             self.spend(time.monotonic() - began)
@@ -121,23 +120,29 @@ class RungRows:
         sweep: the sweep of the candidates.
         task: how outputs are scored.
         ledger: the ledger to write to.
-        about: the columns that have the same value in all rows.
+        worker: name of the worker.
+        base_digest: digest of its base model.
     """
 
-    def __init__(self, sweep: Sweep, task: Task, ledger: Ledger, about: dict[str, Any]) -> None:
-        self._sweep, self._task, self._ledger, self._about = sweep, task, ledger, about
+    def __init__(
+        self, sweep: Sweep, task: Task, ledger: Ledger, worker: str, base_digest: str
+    ) -> None:
+        self._sweep, self._task, self._ledger = sweep, task, ledger
+        self._worker, self._base_digest = worker, base_digest
         self._regimes = {model.label: model.regime for model in sweep.base_models}
 
-    def begin(self, candidate: Candidate, rung: Rung) -> Row:
-        """Return a new row with the columns that are known before the rung runs."""
-        return {
-            "candidate": candidate.id,
-            "rung": rung.index,
-            "split": SPLIT,
-            "num_examples": rung.num_examples,
-            "left": self.left(candidate, rung),
-            **self._about,
-        }
+    def begin(self, candidate: Candidate, rung: Rung) -> RungRecord:
+        """Return a new record with what is known before the rung runs."""
+        return RungRecord(
+            candidate=candidate.id,
+            rung=rung.index,
+            split=SPLIT,
+            num_examples=rung.num_examples,
+            left=self.left(candidate, rung),
+            worker=self._worker,
+            attempt=self._ledger.attempt,
+            base_digest=self._base_digest,
+        )
 
     def left(self, candidate: Candidate, rung: Rung) -> int:
         """Return the number of rungs until a candidate's training is complete."""
@@ -145,7 +150,7 @@ class RungRows:
         return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
 
     def record(self, work: Work, measured: Measured) -> None:
-        """Write a candidate's predictions and its program if it has one; fill in its row.
+        """Write a candidate's predictions and its program if it has one; fill in its record.
 
         Raises:
             SupersededError: if a newer attempt at the run has begun.
@@ -156,18 +161,18 @@ class RungRows:
         cut = [self._task.cut(output) for output in measured.outputs]
         result = self._task.metric.corpus(cut, examples)
         self._ledger.write(
-            "predictions",
+            PredictionRecord,
             work.part,
             [
-                {
-                    "candidate": candidate.id,
-                    "rung": rung.index,
-                    "split": SPLIT,
-                    "example": example.id,
-                    "output": output,
-                    "score": score,
-                    "columns": self._task.columns(output, example),
-                }
+                PredictionRecord(
+                    candidate=candidate.id,
+                    rung=rung.index,
+                    split=SPLIT,
+                    example=example.id,
+                    output=output,
+                    score=score,
+                    columns=self._task.columns(output, example),
+                )
                 for output, score, example in zip(
                     measured.outputs, measured.scores, examples, strict=True
                 )
@@ -175,24 +180,25 @@ class RungRows:
         )
         if measured.exact:
             write_program(self._ledger, work.part, candidate.id, rung.index, program)
-        work.row |= {
-            "num_examples": len(examples),
-            "num_generated": measured.generated,
-            "score": result.score,
-            "lower": result.lower,
-            "upper": result.upper,
-            "program_bits": program.program_bits,
-            "payload_bits": program.payload_bits,
-            "program": program.digest if measured.exact else None,
-            "input_tokens": measured.input_tokens,
-            "output_tokens": measured.output_tokens,
-            "generate_s": measured.generate_s,
-            "against": measured.against,
-            "gap": measured.gap,
-            "verdict": measured.verdict,
-            "train_steps": 0,
-            "train_s": 0.0,
-        }
+        work.record = replace(
+            work.record,
+            num_examples=len(examples),
+            num_generated=measured.generated,
+            score=result.score,
+            lower=result.lower,
+            upper=result.upper,
+            program_bits=program.program_bits,
+            payload_bits=program.payload_bits,
+            program=program.digest if measured.exact else None,
+            input_tokens=measured.input_tokens,
+            output_tokens=measured.output_tokens,
+            generate_s=measured.generate_s,
+            against=measured.against,
+            gap=measured.gap,
+            verdict=measured.verdict,
+            train_steps=0,
+            train_s=0.0,
+        )
 
     def introduce(self, variant: Candidate, parent: Candidate) -> None:
         """Record a coarser coding of `parent` as a candidate of its own.
@@ -201,18 +207,18 @@ class RungRows:
             SupersededError: if a newer attempt at the run has begun.
             OSError: if it can't be written.
         """
-        about = {
-            "candidate": variant.id,
-            "task": variant.task,
-            "model": variant.model,
-            "regime": self._regimes[variant.model],
-            "family": variant.family,
-            "spec": variant.canonical(),
-            "seed": self._sweep.seed,
-            "parent": parent.id,
-            "operator": "coarsen",
-        }
-        self._ledger.write("candidates", variant.id, [about])
+        about = CandidateRecord(
+            candidate=variant.id,
+            task=variant.task,
+            model=variant.model,
+            regime=self._regimes[variant.model],
+            family=variant.family,
+            spec=variant.canonical(),
+            seed=self._sweep.seed,
+            parent=parent.id,
+            operator="coarsen",
+        )
+        self._ledger.write(CandidateRecord, variant.id, [about])
 
     def finish(self, works: Sequence[Work]) -> None:
         """Write the rungs' own parts last: if one exists, its predictions and program exist too.
@@ -223,12 +229,17 @@ class RungRows:
         """
         for work in works:
             if work.trained is not None and not work.failed:
-                work.row |= {
-                    "train_steps": work.trained.steps,
-                    "train_loss": work.trained.loss,
-                    "train_tokens": work.trained.tokens,
-                    "train_s": work.train_s,
-                }
-            spent = {"seconds": work.seconds, "code_s": work.code_s}
-            work.row |= {**spent, "finished_at": datetime.now(UTC)}
-            self._ledger.write("rungs", work.part, [work.row])
+                work.record = replace(
+                    work.record,
+                    train_steps=work.trained.steps,
+                    train_loss=work.trained.loss,
+                    train_tokens=work.trained.tokens,
+                    train_s=work.train_s,
+                )
+            work.record = replace(
+                work.record,
+                seconds=work.seconds,
+                code_s=work.code_s,
+                finished_at=datetime.now(UTC),
+            )
+            self._ledger.write(RungRecord, work.part, [work.record])

@@ -10,7 +10,9 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from kilobit.cluster.messages import Notice
 from kilobit.cluster.shards.group import ShardGroup
+from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
@@ -20,11 +22,33 @@ from kilobit.evaluators.model.packing.decode import generates_plainly
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.numbers import Tensor
-from kilobit.search.programs.program import Decoded, Length, Program
+from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.programs.text import TextCodec
+from kilobit.search.records import PredictionRecord, rung_part
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent, Race, Verdict, incumbent_of
 from kilobit.search.task import Example, Task
+
+
+@dataclass
+class WorkerContext:
+    """Objects that the parts of a worker share.
+
+    Attributes:
+        sweep: the sweep of the candidates.
+        task: the task that they are trained and scored on.
+        group: holds the base model.
+        builder: builds the candidates' programs.
+        ledger: the ledger of the run.
+        notice: the latest notice of the driver, None while there is none.
+    """
+
+    sweep: Sweep
+    task: Task
+    group: ShardGroup[Resident]
+    builder: Builder
+    ledger: Ledger
+    notice: Notice | None = None
 
 
 @dataclass
@@ -96,28 +120,13 @@ class Scorer:
     """Factory of the scorings of one resident base model, which `scoring_loop` runs.
 
     Args:
-        group: holds the base model.
-        builder: builds the candidates' programs.
-        task: has the search split that they are scored on.
-        ledger: has the incumbents' predictions.
+        context: the worker's; its ledger has the incumbents' predictions.
         cache: outputs that were generated before.
-        level: error level of a race, None for no races.
-        length: the length by which candidates are compared.
     """
 
-    def __init__(
-        self,
-        group: ShardGroup[Resident],
-        builder: Builder,
-        task: Task,
-        ledger: Ledger,
-        cache: PredictionCache,
-        level: float | None,
-        length: Length,
-    ) -> None:
-        self._group, self._frozen = group, group.resident.frozen
-        self._builder, self._task = builder, task
-        self._ledger, self._cache, self._level, self._length = ledger, cache, level, length
+    def __init__(self, context: WorkerContext, cache: PredictionCache) -> None:
+        self._context, self._cache = context, cache
+        self._frozen = context.group.resident.frozen
         # Programs with the same cache key share their new outputs while they run together.
         self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
 
@@ -129,9 +138,7 @@ class Scorer:
         adapter: Adapter | None,
         key: str | None,
         content: Sequence[Tensor] | Learned,
-        incumbents: Sequence[Incumbent],
-        *,
-        race: bool = True,
+        left: int,
     ) -> Scoring:
         """Build and decode a candidate's program, and return its scoring, ready to run.
 
@@ -142,45 +149,48 @@ class Scorer:
             adapter: its adapter, which holds the numbers of the payload afterwards.
             key: name of an adapter beside the model; None if it is installed in the model.
             content: the adapter's trained numbers, or the data that it has learned from.
-            incumbents: the programs that it has to beat, by increasing length.
-            race: stop once it can't beat them; False if further training may still improve it.
+            left: number of rungs until its training is complete. While there are any it is compared
+                with the incumbent, but not stopped: further training may still improve it.
 
         Raises:
             ValueError: if a number is not finite.
         """
-        program = self._builder.build(candidate, texts, adapter, content)
-        decoded = self._builder.decode(program)
+        context = self._context
+        program = context.builder.build(candidate, texts, adapter, content)
+        decoded = context.builder.decode(program)
         learned = content if isinstance(content, Learned) else None
         spec = candidate.adapter
         # Score with the coarse numbers decoded from the payload, not with the trained ones.
         if adapter is not None and adapter.model is not None and learned is None:
             adapter.assign(decoded.tensors)
         elif adapter is None or adapter.model is None:
-            self._group.call("fix", candidate.id, key, decoded.tensors)
+            context.group.call("fix", candidate.id, key, decoded.tensors)
         measured = Measured(program, learned is None or learned.exact)
-        bits = program.program_bits if self._length == "program" else program.payload_bits
+        bits = program.program_bits if context.sweep.length == "program" else program.payload_bits
+        incumbents = context.notice.incumbents.get((rung.index, left), ()) if context.notice else ()
         rival = incumbent_of([i for i in incumbents if i.candidate != candidate.id], bits)
         theirs = self._scores_of(rival, rung)
         if rival is not None and theirs:
             measured.against = rival.candidate
-        examples = self._task.splits.search[: rung.num_examples]
-        racing = None
-        if race and self._level is not None and theirs:
-            racing = Race(self._level, theirs if len(theirs) == len(examples) else None)
+        examples = context.task.splits.search[: rung.num_examples]
+        racing, race = context.sweep.scheduler.racing, None
+        if racing.enabled and left == 0 and theirs:
+            race = Race(racing.level, theirs if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
-        if model is None and not generates_plainly(self._frozen):
+        packs = context.group.resident.packs.holds and generates_plainly(self._frozen)
+        if model is None and not packs:
             model = self._frozen.model
         key = cache_key(self._behaviour(program, decoded))
         cached = self._opened.get(key) or self._cache.open(key)
         self._opened[key] = cached
-        soft = (spec.size or 0) if spec is not None and spec.method == "soft_prompt" else 0
+        soft = 0 if spec is None else spec.num_soft
         return Scoring(
             measured,
             decoded.prompt,
             examples,
             cached,
             theirs,
-            racing,
+            race,
             model,
             candidate.id,
             soft,
@@ -190,8 +200,9 @@ class Scorer:
         """Return the incumbent's scores at this rung, in the order of the examples."""
         if rival is None:
             return []
-        name = f"{rival.candidate}-r{rung.index}"
-        return [row["score"] for row in self._ledger.read_part("predictions", name) or []]
+        name = rung_part(rival.candidate, rung.index)
+        found = self._context.ledger.read_part(PredictionRecord, name)
+        return [one.score for one in found or []]
 
     def _behaviour(self, program: Program, decoded: Decoded) -> dict[str, object]:
         """Return everything that determines raw outputs, for the key of the cache."""

@@ -100,17 +100,17 @@ class ScoringLoop:
                 part.scoring.error = error
         rows = [row for part in parts for row in part.rows]
         new = self._group.call("answer", [scoring.slot for scoring in slots], rows)
-        made = sum(len(ids) for ids in new if not isinstance(ids, MemoryError))
+        made = sum(len(ids) for ids in new if not isinstance(ids, Exception))
         seconds = (time.monotonic() - began) / max(1, made)
         for part in parts:
             own, new = new[: len(part.rows)], new[len(part.rows) :]
             self._decode(part, own, seconds)
 
-    def _decode(self, part: _Part, new: Sequence[list[int] | MemoryError], seconds: float) -> None:
+    def _decode(self, part: _Part, new: Sequence[list[int] | Exception], seconds: float) -> None:
         """Keep the texts of a part's new tokens; `seconds` is the time of one token."""
         rows = []
         for ids in new:
-            if isinstance(ids, MemoryError):
+            if isinstance(ids, Exception):
                 part.scoring.error = ids
                 return
             rows.append(ids)

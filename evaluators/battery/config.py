@@ -22,7 +22,7 @@ from kilobit.evaluators.battery.safety import (
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.config_file import ConfigError, load_config
+from kilobit.search.config_file import load_config
 from kilobit.search.settings import Config, InputError
 
 _MOST_BYTES = 1 << 28
@@ -104,10 +104,7 @@ def load_battery(path: Path | None) -> tuple[Battery, Path]:
     """
     if path is None:
         return Battery(), Path()
-    try:
-        return load_config(path, Battery), path.absolute().parent
-    except ConfigError as error:
-        raise InputError(str(error)) from error
+    return load_config(path, Battery), path.absolute().parent
 
 
 def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) -> list[Evaluator]:

@@ -34,8 +34,8 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from lm_eval.tasks import TaskManager
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
+from kilobit.evaluators.battery.offline import offline, patched
 from kilobit.evaluators.model.adapted import AdaptedModel
-from kilobit.evaluators.model.offline import offline, patched
 from kilobit.evaluators.model.packing.decode import Asked
 
 _CONTEXT = 2048

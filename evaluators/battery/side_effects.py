@@ -9,14 +9,16 @@ from kilobit.evaluators.statistics.paired import LEVEL, holm, paired_change
 from kilobit.search.front.points import FrontPoint
 
 Verdict = Literal["helps", "harms"]
+_OF_A_POINT = ("run", "task", "model", "regime", "candidate", "family", "program", "program_bits",
+               "payload_bits", "own_score", "verified", "certified")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SideEffect:
-    """One item of one program, or a part of an item; the fields are those of scorecard.parquet.
+    """One item of one program, or a part of an item: a line of scorecard.parquet.
 
     Attributes:
-        own_score: score on the program's own task, as on the front.
+        point: the program, with its score on its own task.
         item: name of the item.
         tag: `name=value` of the part, None for the whole item.
         better: whether higher or lower values are better.
@@ -29,18 +31,7 @@ class SideEffect:
         error: reason why there is no value.
     """
 
-    run: str
-    task: str
-    model: str
-    regime: str
-    candidate: str
-    family: str
-    program: str
-    program_bits: int
-    payload_bits: int
-    own_score: float
-    verified: bool | None
-    certified: bool | None
+    point: FrontPoint
     item: str
     tag: str | None = None
     better: Better = "higher"
@@ -55,13 +46,16 @@ class SideEffect:
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this line."""
-        return asdict(self)
+        """Return the JSON object of this line, which calls the score of the point `own_score`."""
+        own = asdict(self)
+        point = own.pop("point")
+        point["own_score"] = point["score"]
+        return {name: point[name] for name in _OF_A_POINT} | own
 
 
 def failed_line(point: FrontPoint, item: str, error: str) -> SideEffect:
     """Return the line of an item that failed."""
-    return replace(_line(point, item), error=error)
+    return SideEffect(point, item, error=error)
 
 
 def compare(
@@ -82,8 +76,9 @@ def compare(
     for item, tag, part, bare in _parts(rows, base):
         found = paired_change([row.value for row in part], [row.value for row in bare])
         lines.append(
-            replace(
-                _line(point, item),
+            SideEffect(
+                point,
+                item,
                 tag=tag,
                 better=better,
                 num_examples=found.num_examples,
@@ -138,28 +133,10 @@ def trades(
     by_program: dict[tuple[str, str], list[SideEffect]] = {}
     for line in lines:
         if line.verdict is not None:
-            by_program.setdefault((line.model, line.candidate), []).append(line)
+            by_program.setdefault((line.point.model, line.point.candidate), []).append(line)
     found = []
     for each in by_program.values():
         harms = [line for line in each if line.verdict == "harms"]
         if harms:
             found.append((each[0], [line for line in each if line.verdict == "helps"], harms))
     return found
-
-
-def _line(point: FrontPoint, item: str) -> SideEffect:
-    return SideEffect(
-        run=point.run,
-        task=point.task,
-        model=point.model,
-        regime=point.regime,
-        candidate=point.candidate,
-        family=point.family,
-        program=point.program,
-        program_bits=point.program_bits,
-        payload_bits=point.payload_bits,
-        own_score=point.score,
-        verified=point.verified,
-        certified=point.certified,
-        item=item,
-    )

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from kilobit.evaluators.figures.canvas import Format
 from kilobit.evaluators.figures.plot_course import draw_composition, draw_course, draw_rungs
 from kilobit.evaluators.figures.plot_front import draw_front
 from kilobit.evaluators.figures.plot_scorecard import draw_scorecard
-from kilobit.evaluators.report.contents import Report, ShownTask
+from kilobit.evaluators.report.contents import Published, Report, ShownTask
+from kilobit.search.front.points import FrontPoint
 
 _FORMATS: tuple[Format, ...] = ("pdf", "png")
 
@@ -37,26 +37,24 @@ def _plain(name: str) -> str:
 
 
 def _front(report: Report, task: ShownTask, kind: Format) -> bytes:
-    own = [program for program in report.programs if program.task == task.name]
-    front = {
-        label: sorted(
-            (asdict(p) for p in own if p.model == label and p.on_front), key=lambda p: p["bits"]
-        )
-        for label in task.models
-    }
-    others = {
-        label: [asdict(p) for p in own if p.model == label and not p.on_front]
-        for label in task.models
-    }
-    published: dict[str, list[dict[str, object]]] = {}
-    for point in report.overlay:
-        if point.task in (None, task.name):
-            published.setdefault(point.label, []).append(asdict(point))
+    own = [program for program in report.programs if program.point.task == task.name]
+    front: dict[str, list[FrontPoint]] = {label: [] for label in task.models}
+    others: dict[str, list[FrontPoint]] = {label: [] for label in task.models}
+    for program in own:
+        if program.point.model in front:
+            (front if program.on_front else others)[program.point.model].append(program.point)
+    for points in front.values():
+        points.sort(key=lambda point: point.bits)
+    published: dict[str, list[Published]] = {}
+    for one in report.overlay:
+        if one.task in (None, task.name):
+            published.setdefault(one.label, []).append(one)
     return draw_front(
         front,
         task.targets,
         f"{report.title}: {task.name}" if len(report.tasks) > 1 else report.title,
         f"length of the {report.length}",
+        dotted={program.point for program in own if program.certified_at is not None},
         others=others,
         published=published,
         kind=kind,

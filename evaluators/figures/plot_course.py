@@ -110,7 +110,8 @@ def draw_composition(programs: Sequence[ShownProgram], kind: Format) -> bytes:
                           edgecolor="white", linewidth=0.5, label=name)  # fmt: skip
             start += sizes
         axes.spines[["top", "right"]].set_visible(False)
-    names = [f"{plain(p.model)}, {bits_label(p.bits)}, score {p.score:.2f}" for p in bars]
+    points = [program.point for program in bars]
+    names = [f"{plain(p.model)}, {bits_label(p.bits)}, score {p.score:.2f}" for p in points]
     left.set_yticks(at, names, fontsize=8)
     left.set_xlabel("bytes")
     right.set_xlabel("share in %")

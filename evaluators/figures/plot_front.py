@@ -1,8 +1,7 @@
 """The picture of a front: logarithmic bits, score with its interval, one line per regime."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -16,7 +15,10 @@ from kilobit.evaluators.figures.canvas import (
     new_figure,
     plain,
 )
+from kilobit.evaluators.report.contents import Published
+from kilobit.search.front.points import FrontPoint
 
+_Point = FrontPoint | Published
 _LINEAR_UP_TO_BITS = 8
 _MANY_DECADES, _FEW_DECADES = 3.2, 1.6
 
@@ -35,38 +37,38 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def draw_front(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    curves: Mapping[str, Sequence[FrontPoint]],
     targets: Sequence[float],
     title: str,
     length: str,
     *,
-    others: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    published: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    dotted: Collection[FrontPoint] = (),
+    others: Mapping[str, Sequence[FrontPoint]] | None = None,
+    published: Mapping[str, Sequence[Published]] | None = None,
     kind: Format = "png",
 ) -> bytes:
     """Return the picture of the fronts.
 
     Args:
-        curves: for each label its points by increasing `bits`, each with `score`, `lower`
-            and `upper` (the bounds may be None). A point is filled if `certified` is true, and
-            dotted if `certified_at`, a lower target, is set.
+        curves: for each label its points by increasing bits; certified points are filled.
         targets: scores to mark by a line.
         title: heading of the picture.
         length: label of the axis of bits.
+        dotted: points to mark by a dot, unless they are certified.
         others: points of the same labels that are on no front.
         published: points of other curves, by their label.
         kind: format of the bytes.
     """
     figure = new_figure()
     axes = figure.add_subplot()
-    every = [p for group in (curves, others or {}, published or {}) for p in _points(group)]
-    bits = [p["bits"] for p in every]
+    groups: list[Mapping[str, Sequence[_Point]]] = [curves, others or {}, published or {}]
+    bits = [p.bits for group in groups for points in group.values() for p in points]
     longest = max(bits, default=8)
     for number, (label, points) in enumerate(curves.items()):
         _draw_others(axes, (others or {}).get(label, ()), number)
-        _draw_curve(axes, label, points, number, right=2 * longest)
-    for number, (label, points) in enumerate((published or {}).items()):
-        _draw_published(axes, label, points, number)
+        _draw_curve(axes, label, points, number, 2 * longest, dotted)
+    for number, (label, curve) in enumerate((published or {}).items()):
+        _draw_published(axes, label, curve, number)
     for target in targets:
         axes.axhline(target, color="0.6", linewidth=0.8, linestyle=":")
         axes.annotate(f"δ = {target:g}", (1, target), xycoords=("axes fraction", "data"),
@@ -90,55 +92,52 @@ def draw_front(
     return encoded(figure, kind)
 
 
-def _points(
-    groups: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> list[Mapping[str, Any]]:
-    return [point for points in groups.values() for point in points]
-
-
 def _draw_curve(
-    axes: Axes, label: str, points: Sequence[Mapping[str, Any]], number: int, right: float
+    axes: Axes,
+    label: str,
+    points: Sequence[FrontPoint],
+    number: int,
+    right: float,
+    dotted: Collection[FrontPoint],
 ) -> None:
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    bits = [p["bits"] for p in points]
-    scores = [p["score"] for p in points]
+    bits = [p.bits for p in points]
+    scores = [p.score for p in points]
     # A longer program can do what a shorter one does: the front is a staircase.
     ends = [right] if bits else []
     axes.step([*bits, *ends], [*scores, *scores[-1:]], where="post", color=colour, linewidth=1.5,
               dashes=DASHES[number % len(DASHES)] or (None, None))  # fmt: skip
-    dotted = [p for p in points if not p.get("certified") and p.get("certified_at") is not None]
+    marked = [p for p in points if not p.certified and p in dotted]
     for certified in (False, True):
-        own = [p for p in points if (p.get("certified") is True) == certified]
+        own = [p for p in points if (p.certified is True) == certified]
         if own:
             below, above = _interval(own)
-            axes.errorbar([p["bits"] for p in own], [p["score"] for p in own], yerr=[below, above],
+            axes.errorbar([p.bits for p in own], [p.score for p in own], yerr=[below, above],
                           fmt=marker, color=colour, capsize=2, elinewidth=0.8, markersize=5,
                           markerfacecolor=colour if certified else "white")  # fmt: skip
-    axes.plot([p["bits"] for p in dotted], [p["score"] for p in dotted], ".", color=colour,
+    axes.plot([p.bits for p in marked], [p.score for p in marked], ".", color=colour,
               markersize=3, zorder=4)  # fmt: skip
     axes.plot([], [], marker=marker, color=colour, markersize=5, label=plain(label),
               dashes=DASHES[number % len(DASHES)] or (None, None))  # fmt: skip
 
 
-def _interval(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+def _interval(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
     """Return how far the intervals of points reach below and above their scores."""
-    below = [0.0 if p["lower"] is None else p["score"] - p["lower"] for p in points]
-    above = [0.0 if p["upper"] is None else p["upper"] - p["score"] for p in points]
+    below = [0.0 if p.lower is None else p.score - p.lower for p in points]
+    above = [0.0 if p.upper is None else p.upper - p.score for p in points]
     return below, above
 
 
-def _draw_others(axes: Axes, points: Sequence[Mapping[str, Any]], number: int) -> None:
-    axes.scatter([p["bits"] for p in points], [p["score"] for p in points], s=8, alpha=0.3,
+def _draw_others(axes: Axes, points: Sequence[FrontPoint], number: int) -> None:
+    axes.scatter([p.bits for p in points], [p.score for p in points], s=8, alpha=0.3,
                  color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
                  linewidths=0)  # fmt: skip
 
 
-def _draw_published(
-    axes: Axes, label: str, points: Sequence[Mapping[str, Any]], number: int
-) -> None:
-    ordered = sorted(points, key=lambda p: p["bits"])
+def _draw_published(axes: Axes, label: str, points: Sequence[Published], number: int) -> None:
+    ordered = sorted(points, key=lambda p: p.bits)
     grey = ("0.35", "0.55")[number % 2]
     below, above = _interval(ordered)
-    axes.errorbar([p["bits"] for p in ordered], [p["score"] for p in ordered], yerr=[below, above],
+    axes.errorbar([p.bits for p in ordered], [p.score for p in ordered], yerr=[below, above],
                   fmt="x+12"[number % 4], linestyle=":", linewidth=1, color=grey, markersize=5,
                   elinewidth=0.8, label=plain(label))  # fmt: skip

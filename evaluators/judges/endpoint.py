@@ -1,8 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint: requests, tries, limits, cache, cost.
 
-Requests use the standard library. The key comes from an environment variable. It goes to the host
-in `url` and nowhere else: no redirect is followed, and it is redacted from every text that the
-endpoint returns.
+The key comes from an environment variable. It goes to the host in `url` and nowhere else: no
+redirect is followed, and it is redacted from every text that the endpoint returns.
 
 Every reply is stored in a file under the hash of its request, so a second run sends no request.
 Temporary errors (time-outs, statuses 408, 409, 429, 5xx, an invalid reply) are retried with growing
@@ -12,17 +11,16 @@ and so do several questions in a row that got no reply after all tries.
 """
 
 import hashlib
-import http.client
 import json
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +34,6 @@ _HOPELESS = frozenset({401, 403, 404})
 _MOST_BYTES = 4_000_000
 _SHOWN = 200
 _MOST_FAILURES = 5
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Handler that makes redirects errors: urllib would send the key to their target."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Refuse every redirect."""
 
 
 class EndpointError(OSError):
@@ -84,7 +75,22 @@ class Chat:
     def __init__(self, config: EndpointJudge, clock: Callable[[], float]) -> None:
         self._config, self._clock = config, clock
         self._key = key_in(config.key_variable)
-        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    @cached_property
+    def _client(self) -> Any:
+        # Only processes that ask an endpoint load it.
+        import httpx2
+
+        # Compressed replies would evade the size limit.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        limits, timeout_s = httpx2.Limits(max_connections=None), self._config.timeout_s
+        try:
+            return httpx2.Client(headers=headers, cookies=jar, timeout=timeout_s, limits=limits)
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise EndpointError(f"judge: the environment's proxy can't be used: {error}") from None
 
     def ask(self, body: Mapping[str, Any]) -> Reply:
         """Send one request and return its reply.
@@ -94,61 +100,54 @@ class Chat:
             RefusedError: if this question can't be answered.
             EndpointError: if no question can be answered.
         """
-        request = urllib.request.Request(  # noqa: S310 - the settings allow only http and https
-            self._config.url.rstrip("/") + "/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-            method="POST",
-        )
-        if self._key is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
+        import httpx2
+
+        url = self._config.url.rstrip("/") + "/chat/completions"
         ends = self._clock() + self._config.timeout_s
         try:
-            with self._opener.open(request, timeout=self._config.timeout_s) as response:
+            with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
                 content = self._read(response, ends)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refusal(error) from None
-        except TimeoutError:
-            raise self._late() from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise self._late() from None
-            raise TryAgainError(self._blot(f"no connection: {error.reason}")) from None
-        except (OSError, http.client.HTTPException) as error:
+        except httpx2.TimeoutException:
+            raise TryAgainError(f"no reply in {self._config.timeout_s:g} s") from None
+        except httpx2.ConnectError as error:
+            raise TryAgainError(self._blot(f"no connection: {error}")) from None
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
+        if not response.is_success:
+            raise self._refusal(response, content)
+        if len(content) > _MOST_BYTES:
+            raise TryAgainError(f"invalid reply: more than {_MOST_BYTES} bytes")
         try:
             return _reply(self._blot(content.decode("utf-8")))
         except (ValueError, RecursionError) as error:
             raise TryAgainError(f"invalid reply: {error}") from None
 
-    def _late(self) -> TryAgainError:
-        return TryAgainError(f"no reply in {self._config.timeout_s:g} s")
-
     def _read(self, response: Any, ends: float) -> bytes:
-        """Return the whole body; the time limit also applies to a server that sends slowly."""
-        pieces, size = [], 0
-        while piece := response.read1(1 << 16):
-            pieces.append(piece)
-            size += len(piece)
-            if self._clock() > ends:
-                raise self._late()
-            if size > _MOST_BYTES:
-                raise TryAgainError(f"invalid reply: more than {_MOST_BYTES} bytes")
-        return b"".join(pieces)
+        """Return the body, none if that of a refusal breaks; slow bodies end at the time limit."""
+        import httpx2
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        said = ""
-        with suppress(OSError, http.client.HTTPException):
-            # Redact before cutting, or a piece of the key could remain.
-            said = self._blot(error.read(_MOST_BYTES).decode("utf-8", "replace"))
-        said = " ".join(said.split())[:_SHOWN]
-        reason = f"status {error.code}" + (f": {said}" if said else "")
-        if error.code in _PASSING or error.code >= 500:
-            return TryAgainError(reason, _seconds(error.headers.get("Retry-After")))
-        if error.code in _HOPELESS or error.code < 400:
+        content = bytearray()
+        with suppress(*() if response.is_success else (httpx2.TransportError,)):
+            for piece in response.iter_raw():
+                content += piece
+                if self._clock() > ends:
+                    raise httpx2.ReadTimeout("the body is slow")
+                if len(content) > _MOST_BYTES:
+                    break
+            return bytes(content)
+        # It may end within the key.
+        return b""
+
+    def _refusal(self, response: Any, content: bytes) -> Exception:
+        code = response.status_code
+        # Redact before cutting, or a piece of the key could remain.
+        said = " ".join(self._blot(content.decode("utf-8", "replace")).split())[:_SHOWN]
+        reason = f"status {code}" + (f": {said}" if said else "")
+        if code in _PASSING or code >= 500:
+            return TryAgainError(reason, _seconds(response.headers.get("Retry-After")))
+        if code in _HOPELESS or code < 400:
             hint = ""
-            if error.code in (401, 403):
+            if code in (401, 403):
                 variable = self._config.key_variable
                 hint = f"; the key comes from {variable}" if variable else "; it requires a key"
             return EndpointError(f"judge {self._config.url}: {reason}{hint}")

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from scipy.stats import binomtest
-
 Outcome = Literal["win", "tie", "loss"]
 Position = Literal["first", "second", "tie"]
 
@@ -165,6 +163,8 @@ class Summary:
         by_position = self.both_first + self.both_second
         if not by_position:
             return None
+        from scipy.stats import binomtest
+
         # scipy's types are loose; the p-value is a float.
         chance = float(binomtest(self.both_first, by_position).pvalue)
         if chance >= _CHANCE_OF_A_FALSE_WARNING and by_position < self.num_twice:

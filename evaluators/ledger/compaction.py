@@ -24,10 +24,9 @@ from kilobit.evaluators.ledger.fencing import (
     snapshot_file,
 )
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import DamagedError, read_parquet, with_part
+from kilobit.evaluators.ledger.parts import TABLES, DamagedError, read_parquet, with_part
 from kilobit.evaluators.ledger.storage import Place, fetch, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.ledger.tables import TABLES
 
 # Outputs and programs are too large to rewrite in every attempt; they stay in single parts.
 _STAY = ("predictions", "programs")

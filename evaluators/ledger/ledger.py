@@ -7,10 +7,10 @@ attempt replaces a part of another attempt. `kilobit.evaluators.ledger.fencing` 
 attempts' parts are accepted. Unknown values are null, never 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,11 +22,19 @@ from kilobit.evaluators.ledger.fencing import (
     parts_of,
     read_accepted,
 )
-from kilobit.evaluators.ledger.parts import PART, DamagedError, as_parquet, read_parquet, with_part
+from kilobit.evaluators.ledger.parts import (
+    PART,
+    TABLES,
+    DamagedError,
+    as_parquet,
+    read_parquet,
+    with_part,
+)
 from kilobit.evaluators.ledger.storage import Place, fetch, write_whole
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.search.records import Record
 
 _Found = TypeVar("_Found")
+_Record = TypeVar("_Record", bound=Record)
 
 
 class Ledger:
@@ -57,22 +65,18 @@ class Ledger:
         self._accepted = read_accepted(self.folder, self._accepted)
         return self._accepted
 
-    def write(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Place:
-        """Write `rows` as one part and return its path; missing columns become null.
+    def write(self, kind: type[_Record], name: str, records: Sequence[_Record]) -> Place:
+        """Write records as one part of their table and return its path.
 
         Raises:
-            ValueError: if a row has a column that the table lacks.
             SupersededError: if a newer attempt has claimed the run.
             OSError: if the part can't be written.
         """
-        schema = TABLES[table]
-        unknown = {key for row in rows for key in row} - set(schema.names)
-        if unknown:
-            raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
-        path = self.part(table, name)
+        path = self.part(kind.table, name)
         # Readers ignore parts written before the attempt's list exists.
         assert self._has_begun(), "this attempt has not begun"
-        content = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        rows = [record.row() for record in records]
+        content = pa.Table.from_pylist(rows, schema=TABLES[kind.table])
         self.write_file(path, with_part(content, name))
         return path
 
@@ -103,16 +107,16 @@ class Ledger:
 
         return self.settled(look)
 
-    def rows(self, table: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Return `read(table, columns)` as dictionaries."""
-        rows: list[dict[str, Any]] = self.read(table, columns).to_pylist()
-        return rows
+    def records(self, kind: type[_Record], columns: Sequence[str] | None = None) -> list[_Record]:
+        """Return the records of a table; fields that are not among `columns` are None."""
+        return kind.all_of(self.read(kind.table, columns))
 
-    def read_part(self, table: str, name: str) -> list[dict[str, Any]] | None:
-        """Return the rows of one accepted part, or None if there is none."""
+    def read_part(self, kind: type[_Record], name: str) -> list[_Record] | None:
+        """Return the records of one accepted part, or None if there is none."""
+        table = kind.table
         folder, wanted = self.folder / table, TABLES[table]
 
-        def look(accepted: Accepted) -> list[dict[str, Any]] | None:
+        def look(accepted: Accepted) -> list[_Record] | None:
             files = [part_file(name, accepted.attempt), accepted.parts.get(table, {}).get(name)]
             if accepted.attempt == 1:
                 # The file name in schema version 1.
@@ -122,13 +126,12 @@ class Ledger:
                 if isinstance(path, Path) and not path.exists():
                     continue
                 with suppress(FileNotFoundError):
-                    found: list[dict[str, Any]] = read_parquet(path, wanted).to_pylist()
-                    return found
+                    return kind.all_of(read_parquet(path, wanted))
             for file in reversed(accepted.snapshots(table)):
                 if name in self._names_in(folder / file):
                     content = read_parquet(folder / file, pa.schema([*wanted, PART]))
                     mine = content.filter(pc.equal(content["part"], name))
-                    return list(mine.select(wanted.names).to_pylist())
+                    return kind.all_of(mine.select(wanted.names))
             return None
 
         return self.settled(look)

@@ -57,6 +57,18 @@ def place(text: str | os.PathLike[str]) -> Place:
     return StoredPath(f"{scheme}:", *parts)
 
 
+def local(text: str | os.PathLike[str]) -> Path:
+    """Return the local path that a user gave.
+
+    Raises:
+        ValueError: if it is a URL.
+    """
+    found = place(text)
+    if not isinstance(found, Path):
+        raise ValueError(f"{text}: a local path is needed here, not an object store")
+    return found
+
+
 def under(folder: Path, named: Place) -> Place:
     """Return a path resolved against a local folder; a URL is returned unchanged."""
     return named if isinstance(named, StoredPath) else folder / named

@@ -4,11 +4,12 @@ Model FLOPs count two per parameter and token read or written, and two more per 
 gradients pass through the base weights but none are computed for them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
-Row = Mapping[str, Any]
+from kilobit.search.records import RungRecord, WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -46,36 +47,33 @@ class Usage:
         return compute / max(compute + self.code_s + self.other_s + self.idle_s, 1e-9)
 
 
-def usage_of(workers: Sequence[Row], rungs: Sequence[Row]) -> list[Usage]:
+def usage_of(workers: Iterable[WorkerRecord], rungs: Iterable[RungRecord]) -> list[Usage]:
     """Return the usage of each worker, sorted by name.
 
     Args:
-        workers: rows of the table `workers`.
-        rungs: rows of the table `rungs`; those without a worker are left out.
+        workers: the model loads.
+        rungs: candidates at rungs; those without a worker are left out.
     """
-    loads, done = _by_worker(workers), _by_worker(rungs)
-    return [_usage(name, loads[name], done.get(name, [])) for name in sorted(loads)]
+    loads: dict[str, list[WorkerRecord]] = defaultdict(list)
+    done: dict[str | None, list[RungRecord]] = defaultdict(list)
+    for load in workers:
+        loads[load.worker].append(load)
+    for rung in rungs:
+        done[rung.worker].append(rung)
+    return [_usage(name, loads[name], done[name]) for name in sorted(loads)]
 
 
-def _by_worker(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["worker"], []).append(row)
-    return found
-
-
-def _usage(name: str, loads: Sequence[Row], rungs: Sequence[Row]) -> Usage:
-    def total(column: str) -> float:
-        return sum(row.get(column) or 0 for row in rungs)
-
-    train_s, generate_s, code_s = total("train_s"), total("generate_s"), total("code_s")
-    busy_s = total("seconds")
-    trained = int(total("train_tokens"))
-    generated = int(total("input_tokens") + total("output_tokens"))
-    numbers = loads[0]["num_parameters"] or 0
+def _usage(name: str, loads: Sequence[WorkerRecord], rungs: Sequence[RungRecord]) -> Usage:
+    train_s = sum(rung.train_s or 0 for rung in rungs)
+    generate_s = sum(rung.generate_s or 0 for rung in rungs)
+    code_s = sum(rung.code_s or 0 for rung in rungs)
+    busy_s = sum(rung.seconds or 0 for rung in rungs)
+    trained = sum(rung.train_tokens or 0 for rung in rungs)
+    generated = sum((rung.input_tokens or 0) + (rung.output_tokens or 0) for rung in rungs)
+    numbers = loads[0].num_parameters or 0
     return Usage(
         name,
-        sum(row["load_s"] or 0 for row in loads),
+        sum(load.load_s or 0 for load in loads),
         train_s,
         generate_s,
         code_s,
@@ -87,12 +85,16 @@ def _usage(name: str, loads: Sequence[Row], rungs: Sequence[Row]) -> Usage:
     )
 
 
-def _there_s(loads: Sequence[Row], rungs: Sequence[Row]) -> float:
+def _there_s(loads: Sequence[WorkerRecord], rungs: Sequence[RungRecord]) -> float:
     """Return the seconds from each attempt's first load to its last rung."""
-    starts = sorted(row["started_at"] for row in loads)
+    starts = sorted(load.started_at for load in loads if load.started_at is not None)
+    ends: dict[int, datetime] = {}
+    for rung in rungs:
+        if rung.finished_at is not None:
+            attempt = rung.attempt or 0
+            ends[attempt] = max(rung.finished_at, ends.get(attempt, rung.finished_at))
     seconds, before = 0.0, None
-    for attempt in sorted({row["attempt"] for row in rungs}):
-        last = max(row["finished_at"] for row in rungs if row["attempt"] == attempt)
+    for _, last in sorted(ends.items()):
         own = [start for start in starts if start < last and (before is None or start > before)]
         if own:
             seconds += (last - own[0]).total_seconds()

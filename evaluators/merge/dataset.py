@@ -28,9 +28,8 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, read_batches
+from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES, read_batches
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.search.settings import Config
 
 MANIFEST = "dataset.json"

@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 
 from kilobit.evaluators.ledger.fencing import Accepted
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, read_batches
+from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES, read_batches
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.ledger.tables import TABLES
 from kilobit.evaluators.merge.dataset import DATASET_TABLES, files_of, named
 
 # Text columns with few distinct values, or with long runs of the same value.

@@ -15,9 +15,9 @@ repetition penalty, beams) are ignored.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from kilobit.evaluators.model.adapters import Adapter, installed
+from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.data_codec import decode_examples
 from kilobit.evaluators.model.generate import asked
@@ -27,7 +27,6 @@ from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.program_builder import shown_examples
 from kilobit.evaluators.model.text_codec import decode_text, start_token
-from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.programs.program import Program, decode
@@ -109,7 +108,7 @@ class AdaptedModel:
             check_context(self.frozen, row)
         found = []
         for ids in answer(self.frozen, [self.changes], rows, self.planner):
-            if isinstance(ids, MemoryError):
+            if isinstance(ids, Exception):
                 raise ids
             found.append(str(self.frozen.tokenizer.decode(ids, skip_special_tokens=True)))
         return found
@@ -142,7 +141,7 @@ class AdaptedModel:
             )
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for position, one in zip(order, made, strict=True):
-            if isinstance(one, MemoryError):
+            if isinstance(one, Exception):
                 raise one
             found[position] = one
         return found
@@ -211,18 +210,13 @@ def with_program(
     spec = candidate.adapter
     if spec is None:
         yield plain
-    elif spec.method == "soft_prompt":
-        adapter, changes = _beside(frozen, spec)
+    elif spec.num_soft:
+        found = detached(frozen, spec)
+        # `detached` returns None only for adapters that must be installed; vectors need not be.
+        assert found is not None
+        adapter, changes = found
         adapter.assign(decoded.tensors)
-        yield AdaptedModel(
-            frozen,
-            plain.prompt,
-            plain.chat,
-            plain.steps,
-            changes,
-            spec.size or 0,
-            plain.planner,
-        )
+        yield replace(plain, changes=changes, num_soft=spec.num_soft)
     else:
         with installed(frozen, spec) as adapter:
             if program.recipe.data is None:
@@ -232,10 +226,3 @@ def with_program(
                 section = program.payload[num_bytes:]
                 decode_examples(frozen, adapter.model, program.recipe.data, section)
             yield plain
-
-
-def _beside(frozen: FrozenModel, spec: AdapterSpec) -> tuple[Adapter, Changes]:
-    found = detached(frozen, spec)
-    # `detached` returns None only for adapters that must be installed; a soft prompt need not be.
-    assert found is not None
-    return found

@@ -23,11 +23,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import peft
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -39,8 +41,8 @@ from kilobit.evaluators.model.training_batches import (
     mean_of_last,
     training_batch,
 )
-from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
-from kilobit.search.programs.numbers import NumbersCode, Tensor
+from kilobit.search.adapter_methods import AdapterSpec, peft_config
+from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
 from kilobit.search.programs.recipe import AdapterPart
 from kilobit.search.streams import stream_seed
 
@@ -48,6 +50,7 @@ _WARM_UP_STEPS = 5
 # Gates begin fully open and have further to move than numbers, so they learn faster.
 _LEARNED_FACTOR = 10.0
 _PREFIX = "weight/"
+_Array = TypeVar("_Array", Tensor, Integers)
 
 
 @dataclass
@@ -99,6 +102,13 @@ class Adapter:
             for i, name in enumerate(names)
             if "lora_A" not in name
         ]
+        # A component of a pair is a row of A [rank, inputs] and a column of B [outputs, rank].
+        self._turned = {
+            i
+            for i, (name, w) in enumerate(weights.items())
+            if ("lora_A" in name and len(w) > w.shape[1])
+            or ("lora_B" in name and len(w) <= w.shape[1])
+        }
 
     def train(self, frozen: FrozenModel, lesson: Lesson, until: int) -> Trained:
         """Train up to step `until`.
@@ -167,7 +177,7 @@ class Adapter:
 
         For methods with `delta` they are differences from the initial numbers.
         """
-        delta = METHODS[self.spec.method].delta
+        delta = self.spec.traits.delta
         found = []
         for name, weight in self._final().items():
             value = weight.detach().float()
@@ -175,6 +185,14 @@ class Adapter:
                 value = value - self._initial[name].float()
             found.append(rows_of(value).cpu().numpy().copy())
         return found
+
+    def by_component(self, tensors: Sequence[_Array]) -> list[_Array]:
+        """Return tensors, as `tensors` writes them, with a component of a pair in each row.
+
+        Those of a rank that is not smaller than a layer's side are written the other way; called on
+        the result, it turns them back.
+        """
+        return [tensor.T if i in self._turned else tensor for i, tensor in enumerate(tensors)]
 
     def learned_steps(self) -> list[float] | None:
         """Return the quantisation step of each tensor if training learned them, else None."""
@@ -191,7 +209,7 @@ class Adapter:
         """
         if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
             raise ValueError("the numbers of the payload have other shapes than the adapter")
-        delta = METHODS[self.spec.method].delta
+        delta = self.spec.traits.delta
         for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
             weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
             rows = rows_of(weight.data)
@@ -208,7 +226,7 @@ class Adapter:
             targets=() if config else self.spec.target_modules or (),
             shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
             numbers=numbers,
-            delta=METHODS[self.spec.method].delta,
+            delta=self.spec.traits.delta,
             factor_sum=self._factor_sum,
         )
 
@@ -253,31 +271,39 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    if spec.method == "weights":
+    found, method = peft_config(spec), spec.traits
+    if found is None:
         with _own_weights(frozen.model, spec) as weights:
             yield Adapter(frozen.model, spec, weights, None)
         return
-    found = peft_config(spec)
-    assert found is not None
-    seed = 0 if spec.method in ("lora_fa", "data") else stream_seed(spec.seed, "init")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
+    seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     try:
-        if spec.method == "lora_fa":
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
+        if method.trains:
             for name, weight in model.named_parameters():
-                weight.requires_grad_("lora_B" in name)
+                weight.requires_grad_(method.trains in name)
         factor_sum = _fix_factors(model, spec)
         weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
         yield Adapter(model, spec, weights, factor_sum)
     finally:
-        if spec.method != "soft_prompt":
-            model.unload()
-        # PEFT leaves its configuration on the model; a second adapter would warn about the first.
-        if hasattr(frozen.model, "peft_config"):
-            del frozen.model.peft_config
-        frozen.model.requires_grad_(False)
+        remove_adapter(frozen.model)
+
+
+def remove_adapter(model: Any) -> None:
+    """Put the base layers of a model back, also those of an adapter that PEFT refused half-way."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
+            elif isinstance(child, AuxiliaryTrainingWrapper):
+                setattr(parent, name, child.original_module)
+    # PEFT leaves its configuration on the model; a second adapter would warn about the first.
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(model).pop(name, None)
+    model.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -296,7 +322,7 @@ def _fix_factors(model: Any, spec: AdapterSpec) -> float | None:
         first *= signs
         second *= signs.T
         total = (total or 0.0) + float(first.sum())
-        if spec.method == "lora_xs":
+        if spec.traits.square:
             rank = spec.rank or 0
             module.tinylora_P["default"][:] = torch.eye(rank * rank).view(-1, rank, rank)
     return None if total is None else round(total, 1)
@@ -354,7 +380,7 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
             f"the adapter can't begin from {start}: none of its tensors has a name of this adapter"
         )
     learned = {} if adapter.transform is None else adapter.transform.learned
-    square = adapter.spec.method == "lora_xs"
+    square = adapter.spec.traits.square
     for name, tensor in (adapter.masters | learned).items():
         if name in saved:
             _copy_leading(saved[name], tensor, square=square and name in adapter.masters)

@@ -23,9 +23,10 @@ This module implements a single process only and imports neither torch.distribut
 """
 
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -172,6 +174,65 @@ def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
     return model_id, {"trust_remote_code": False, **revision}
 
 
+def check_source(model_id: str, options: Mapping[str, Any]) -> None:
+    """Check what `from_pretrained` would read besides a config and weights.
+
+    Args:
+        model_id: a path or hub name.
+        options: keywords of `from_pretrained`, as `source` returns them.
+
+    Raises:
+        OSError: if the config can't be read.
+        ValueError: if an adapter lies beside the weights, an index names files elsewhere, or the
+            weights are quantised.
+    """
+    adapter = find_adapter_config_file(model_id, revision=options.get("revision"))
+    if adapter is not None:
+        raise ValueError(
+            f"{adapter} lies beside the weights: transformers would load that adapter, and the "
+            "base model that it names, instead of these weights. Remove the file if the adapter "
+            "is merged; otherwise merge it first"
+        )
+    for index in Path(model_id).glob("*.index.json"):
+        files = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
+        gone = sorted(name for name in files if not (Path(model_id) / Path(name).name).is_file())
+        outside = sorted(name for name in files if Path(name).name != name)
+        if gone or outside:
+            raise ValueError(f"{index} names {(outside or gone)[0]}, which is not in its folder")
+    config = AutoConfig.from_pretrained(model_id, **options)
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ValueError(
+            f"{model_id}: config.json has a quantization_config ({method}), so the model would not "
+            "compute with the weights of its files: give a model of plain weights"
+        )
+
+
+def read_weights(model_id: str, options: Mapping[str, Any], **loading: Any) -> Any:
+    """Return a model whose every weight is read from its own safetensors files.
+
+    Args:
+        model_id: a path or hub name.
+        options: keywords of `from_pretrained`, as `source` returns them.
+        loading: further keywords, such as `dtype`.
+
+    Raises:
+        OSError, ValueError: from transformers, if the model can't be loaded as asked; from
+            `check_source`; or if the files lack a weight, which transformers would draw at random.
+    """
+    check_source(model_id, options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model_id, use_safetensors=True, output_loading_info=True, **options, **loading
+    )
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(f"{model_id} lacks the weights {', '.join(missing[:3])}{more}")
+    return model
+
+
 def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
     """Return the tokenizer of a base model, and whether its padding token had to be its end token.
 
@@ -201,9 +262,7 @@ def load(config: BaseModelConfig, folder: Path) -> FrozenModel:
     if config.weights == "random":
         model = random_model(config, folder)
     else:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_id, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
-        )
+        model = read_weights(model_id, options, dtype=getattr(torch, config.dtype))
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -153,7 +153,7 @@ class Builder:
     def _recipe(self, candidate: Candidate) -> Recipe:
         config, frozen, task = self._config, self._frozen, self._task
         limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
-        method = candidate.adapter.method if candidate.adapter else None
+        soft = candidate.adapter is not None and candidate.adapter.num_soft > 0
         return Recipe(
             dtype=config.dtype,
             device="cuda" if frozen.model.device.type == "cuda" else "cpu",
@@ -162,7 +162,7 @@ class Builder:
             chat=candidate.chat,
             question=task.question,
             # PEFT puts soft prompts before the padding, so padding would change the outputs.
-            batch_size=1 if method == "soft_prompt" else self._batch_size,
+            batch_size=1 if soft else self._batch_size,
             max_new_tokens=limit,
             stop=task.stop,
             postprocess=candidate.postprocess,
@@ -190,13 +190,14 @@ def coarsely(
     Raises:
         ValueError: if a number is not finite.
     """
-    learned = adapter.learned_steps()
+    learned, rows = adapter.learned_steps(), adapter.by_component(tensors)
     if learned is None:
-        code, integers = coarse(tensors, adapter.units, spec.step, spec.keep)
-        return code, b"", integers
+        code, integers = coarse(rows, adapter.units, spec.step, spec.keep)
+        return code, b"", adapter.by_component(integers)
     # Learned steps are the finest coding; a coarser one multiplies them.
     factor = spec.step / FINEST_STEP
-    return coarse_each(tensors, adapter.units, learned, factor, spec.keep)
+    code, more, integers = coarse_each(rows, adapter.units, learned, factor, spec.keep)
+    return code, more, adapter.by_component(integers)
 
 
 def run_batch(

@@ -3,7 +3,6 @@
 Each call runs the whole sequence as a batch of one, without a cache, as the program's decoder does.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,23 +55,6 @@ def encode_text(frozen: FrozenModel, text: str) -> bytes:
     if frozen.context is not None and len(ids) > frozen.context:
         raise CodingError(f"{len(ids)} tokens exceed the model's context ({frozen.context})")
     return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))
-
-
-def text_bits(frozen: FrozenModel, text: str) -> float:
-    """Return -log2 of the probability of a text's tokens, inf if the model can't code it.
-
-    The end of the text is not counted; a section written by `encode_text` is a few bits longer.
-    """
-    ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if frozen.tokenizer.decode(ids) != text or not _fits(frozen, len(ids) + 1):
-        return math.inf
-    if not ids:
-        return 0.0
-    whole = torch.tensor([[start_token(frozen.tokenizer), *ids]]).to(frozen.model.device)
-    with torch.no_grad():
-        logits = frozen.model(whole).logits[0, :-1].float()
-    lost = torch.nn.functional.cross_entropy(logits, whole[0, 1:], reduction="sum")
-    return float(lost) / math.log(2)
 
 
 def _fits(frozen: FrozenModel, num_tokens: int) -> bool:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
 from kilobit.evaluators.model.text_codec import decode_text
 from kilobit.evaluators.proof.program_files import ProgramError, read_folder
-from kilobit.search.adapter_methods import AdapterSpec, peft_config
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.programs.program import Decoded, Program, decode
 from kilobit.search.programs.recipe import AdapterPart
 
@@ -24,7 +24,7 @@ from kilobit.search.programs.recipe import AdapterPart
 _LARGEST_RANK = 4096
 
 
-def export_peft(program_folder: Path, target: Path, model: Path) -> None:
+def export_peft(program_folder: Place, target: Path, model: Path) -> None:
     """Write the adapter of a program as a folder that PEFT loads.
 
     Args:
@@ -102,10 +102,13 @@ def spec_of(part: AdapterPart) -> AdapterSpec:
     Raises:
         ProgramError: if this version writes no such adapter.
     """
+    shape = METHODS[part.method].fields_of(part.arguments)
     try:
-        spec = _spec_of(part)
+        spec = AdapterSpec(
+            method=part.method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **shape
+        )
         ours = peft_config(spec) == (part.config, part.arguments)
-    except (KeyError, StopIteration, TypeError, ValueError):
+    except ValueError:
         ours = False
     if not ours:
         raise ProgramError(f"the recipe's {part.config} is not one that this version writes")
@@ -121,25 +124,6 @@ def _check_size(spec: AdapterSpec, frozen: FrozenModel) -> None:
         value = getattr(spec, name)
         if value is not None and value > limit:
             raise ProgramError(f"the recipe's {name} {value} is more than {limit}")
-
-
-def _spec_of(part: AdapterPart) -> AdapterSpec:
-    arguments = part.arguments
-    shape: dict[str, Any] = {}
-    if part.method in ("lora", "lora_fa", "lora_xs", "vera"):
-        shape["rank"] = arguments["r"]
-    sizes = ("u", "theta_d_length", "n_frequency", "num_virtual_tokens")
-    if part.method in ("tinylora", "unilora", "fourierft", "soft_prompt"):
-        shape["size"] = next(arguments[name] for name in sizes if name in arguments)
-    if "token_indices" in arguments:
-        shape["tokens"] = tuple(arguments["token_indices"])
-    if arguments.get("target_modules"):
-        shape["target_modules"] = tuple(arguments["target_modules"])
-    if "layers_to_transform" in arguments:
-        shape["layers"] = tuple(arguments["layers_to_transform"])
-    return AdapterSpec(
-        method=part.method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **shape
-    )
 
 
 def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:

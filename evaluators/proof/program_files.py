@@ -8,7 +8,6 @@ FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was v
 
 import hashlib
 import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +21,7 @@ from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.search.programs.program import Program, build
 from kilobit.search.programs.recipe import FORMAT_VERSION, Recipe
 from kilobit.search.programs.script import readable_script
+from kilobit.search.records import ProgramRecord
 
 # A larger payload is a file of its own, so that the table stays quick to read.
 _INLINE_BYTES = 1 << 20
@@ -43,21 +43,22 @@ def write_program(ledger: Ledger, part: str, candidate: str, rung: int, program:
         OSError: if it can't be written.
     """
     large = len(program.payload) > _INLINE_BYTES
-    row: dict[str, Any] = {
-        "candidate": candidate,
-        "rung": rung,
-        "program": program.digest,
-        "program_bits": program.program_bits,
-        "payload_bits": program.payload_bits,
-        "codecs": json.dumps(program.codecs, sort_keys=True),
-        "recipe": program.recipe.canonical(),
-        "script": program.script,
-        "payload": None if large else program.payload,
-    }
-    if large:
-        row["payload_file"] = f"payloads/{program.digest}.bin"
-        write_whole(ledger.folder / row["payload_file"], program.payload)
-    ledger.write("programs", part, [row])
+    payload_file = f"payloads/{program.digest}.bin" if large else None
+    record = ProgramRecord(
+        candidate=candidate,
+        rung=rung,
+        program=program.digest,
+        program_bits=program.program_bits,
+        payload_bits=program.payload_bits,
+        codecs=json.dumps(program.codecs, sort_keys=True),
+        recipe=program.recipe.canonical(),
+        script=program.script,
+        payload=None if large else program.payload,
+        payload_file=payload_file,
+    )
+    if payload_file is not None:
+        write_whole(ledger.folder / payload_file, program.payload)
+    ledger.write(ProgramRecord, part, [record])
 
 
 def read_program(ledger: Ledger, part: str) -> Program:
@@ -66,32 +67,33 @@ def read_program(ledger: Ledger, part: str) -> Program:
     Raises:
         DamagedError: naming the part, if it or its payload is missing.
     """
-    rows = ledger.read_part("programs", part)
-    if not rows:
+    records = ledger.read_part(ProgramRecord, part)
+    if not records:
         raise DamagedError(ledger.folder / "programs" / f"{part}.*", "the file is gone")
-    return program_of(rows[0], ledger.folder, _where(ledger, part))
+    return program_of(records[0], ledger.folder, _where(ledger, part))
 
 
-def program_of(row: Mapping[str, Any], folder: Place, where: Place) -> Program:
-    """Return the program of a row of the table `programs`.
+def program_of(record: ProgramRecord, folder: Place, where: Place) -> Program:
+    """Return the program of a record of the ledger.
 
     Args:
-        row: its columns recipe, script, payload, payload_file and program.
+        record: the record.
         folder: where the relative path `payload_file` starts.
-        where: file that holds the row.
+        where: file that holds the record.
 
     Raises:
         DamagedError: naming `where`, if its payload is missing or damaged.
     """
-    recipe = Recipe.model_validate_json(row["recipe"])
-    if row["payload"] is not None:
-        return Program(recipe, row["script"], row["payload"])
-    place = folder / row["payload_file"]
+    recipe = Recipe.model_validate_json(record.recipe)
+    if record.payload is not None:
+        return Program(recipe, record.script, record.payload)
+    assert record.payload_file is not None, "a record has a payload or the name of its file"
+    place = folder / record.payload_file
     try:
-        program = Program(recipe, row["script"], place.read_bytes())
+        program = Program(recipe, record.script, place.read_bytes())
     except FileNotFoundError as error:
         raise DamagedError(where, f"its payload in {place} is gone") from error
-    if program.digest != row["program"]:
+    if program.digest != record.program:
         raise DamagedError(where, f"its payload in {place} is damaged")
     return program
 
@@ -172,9 +174,8 @@ def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        raise ProgramError(
-            f"{folder / 'manifest.json'}: recipe.{field}: {problem['msg']}"
-        ) from error
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise ProgramError(f"{folder / 'manifest.json'}: recipe.{field}: {reason}") from error
     program = Program(recipe, found["program.py"], found["payload.bin"])
     return program, manifest, _is_ours(program)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,30 +35,12 @@ from kilobit.evaluators.proof.sandbox import (
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
+from kilobit.search.records import PredictionRecord, RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
 
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Result of running and comparing a program's files.
-
-    Attributes:
-        num_examples: number of predictions that were compared.
-        num_equal: number of those that were the same.
-        score: score of the files' outputs, None if they failed.
-        verified: the files reproduce the recorded result.
-        error: why they failed, None if they did not.
-    """
-
-    num_examples: int
-    num_equal: int
-    score: float | None
-    verified: bool
-    error: str | None = None
 
 
 def exact(program: Program) -> bool:
@@ -184,9 +166,9 @@ class Verifier:
         )
 
     def _part(self, point: FrontPoint) -> str:
-        return finished_part(point, self._last_rung)
+        return rung_part(point.candidate, self._last_rung)
 
-    def verify(self, point: FrontPoint) -> Verification:
+    def verify(self, point: FrontPoint) -> VerificationRecord:
         """Write the folder of a program, run it, compare the outputs, and record the result.
 
         Raises:
@@ -196,12 +178,12 @@ class Verifier:
         ledger, began = self._ledger, time.monotonic()
         part, program = self._part(point), self.program_of(point)
         with self._setting_aside():
-            predictions = ledger.read_part("predictions", part)
+            predictions = ledger.read_part(PredictionRecord, part)
             if not predictions:
                 raise DamagedError(ledger.folder / "predictions" / f"{part}.*", "the file is gone")
         examples = self.task.splits.search[: len(predictions)]
         folder = program_folder(self._folder, point)
-        recorded = [row["output"] for row in predictions]
+        recorded = [one.output for one in predictions]
         lines = [
             json.dumps({"input": e.input, "output": output}, ensure_ascii=False) + "\n"
             for e, output in zip(examples, recorded, strict=True)
@@ -216,47 +198,46 @@ class Verifier:
             "model": point.model,
             "score": point.score,
             "split": point.split,
+            "base_digest": None,
         }
-        rung_row = (ledger.read_part("rungs", part) or [{}])[0]
-        about["base_digest"] = rung_row.get("base_digest")
-        if rung_row.get("excess_bits") is not None:
-            about["excess_bits"] = rung_row["excess_bits"]
+        for rung in ledger.read_part(RungRecord, part) or ():
+            about["base_digest"] = rung.base_digest
+            if rung.excess_bits is not None:
+                about["excess_bits"] = rung.excess_bits
         write_folder(folder, program, about)
+        where = verified_on(program)
+        found = VerificationRecord(
+            # The digest of the point, so that an exchanged program counts as examined too.
+            program=point.program,
+            candidate=point.candidate,
+            split=point.split,
+            num_examples=len(examples),
+            num_equal=0,
+            verified=False,
+            verified_on=json.dumps(where),
+        )
         try:
             outputs = self.outputs(point, program, [example.input for example in examples])
-            found = self._compared(program, point, recorded, outputs)
+            found = self._compared(found, program, point, recorded, outputs)
         except (ProgramFailedError, UnscoredError) as error:
-            found = Verification(len(examples), 0, None, False, str(error))
-        where = verified_on(program)
+            found = replace(found, error=str(error))
         write_folder(
             folder,
             program,
             about | {"verified": found.verified, "num_equal": found.num_equal, "on": where},
         )
-        row = {
-            # The digest of the point, so that an exchanged program counts as examined too.
-            "program": point.program,
-            "candidate": point.candidate,
-            "split": point.split,
-            "num_examples": found.num_examples,
-            "num_equal": found.num_equal,
-            "score": found.score,
-            "verified": found.verified,
-            "verified_on": json.dumps(where),
-            "error": found.error,
-            "seconds": time.monotonic() - began,
-            "finished_at": datetime.now(UTC),
-        }
-        ledger.write("verifications", point.candidate, [row])
+        found = replace(found, seconds=time.monotonic() - began, finished_at=datetime.now(UTC))
+        ledger.write(VerificationRecord, point.candidate, [found])
         return found
 
     def _compared(
         self,
+        found: VerificationRecord,
         program: Program,
         point: FrontPoint,
         recorded: Sequence[str],
         outputs: Sequence[str],
-    ) -> Verification:
+    ) -> VerificationRecord:
         examples = self.task.splits.search[: len(outputs)]
         cut = [self.task.cut(output) for output in outputs]
         score = self.task.metric.corpus(cut, examples).score
@@ -267,12 +248,7 @@ class Verifier:
             lower = point.score if point.lower is None else point.lower
             upper = point.score if point.upper is None else point.upper
             verified = lower <= score <= upper
-        return Verification(len(recorded), num_equal, score, verified)
-
-
-def finished_part(point: FrontPoint, last_rung: int) -> str:
-    """Return the name of the ledger's part in which a candidate finished."""
-    return f"{point.candidate}-r{last_rung}"
+        return replace(found, num_equal=num_equal, score=score, verified=verified)
 
 
 def program_folder(run: Place, point: FrontPoint) -> Place:

@@ -1,13 +1,13 @@
 "use strict";
-// Shared by all parts of the page: the data, the base models that are hidden, the theme, and elements
-// that are made of text nodes, so that no text of a run becomes markup.
+// Shared by all parts of the page: the data, the base models that are hidden, the theme, plots, and
+// elements that are made of text nodes, so that no text of a run becomes markup.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
 const redraws = [];
 
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"];
-const DASHES = ["solid", "dash", "dashdot", "dot", "longdashdot", "6px,4px", "longdash"];
+// Black and dark blue of the palette can't be seen on a dark page.
+const ON_DARK = new Map([["#000000", "#F2F2F2"], ["#0072B2", "#3A9BDC"]]);
 const SECTIONS = {
   script: { name: "program.py", colour: "#56B4E9", pattern: "" },
   prompt: { name: "prompt text", colour: "#E69F00", pattern: "rising" },
@@ -31,11 +31,6 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Escape a text for Plotly, which interprets a few tags in the texts it draws. */
-function plain(text) {
-  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-}
-
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
@@ -46,11 +41,14 @@ function dark() {
 
 function styleOf(label) {
   const number = models.get(label)?.style ?? 0;
-  let colour = report.colours[number % report.colours.length];
-  // Black and dark blue of the palette can't be seen on a dark page.
-  if (dark() && colour === "#000000") colour = "#F2F2F2";
-  if (dark() && colour === "#0072B2") colour = "#3A9BDC";
-  return { colour, symbol: SYMBOLS[number % SYMBOLS.length], dash: DASHES[number % DASHES.length] };
+  const [colour, symbol, dash] = [report.colours, report.plots.symbols, report.plots.dashes].map((all) => all[number % all.length]);
+  return { colour: themed(colour), symbol, dash };
+}
+
+/** Return a colour of the palette or the name of a CSS variable as it is in the theme. */
+function themed(value) {
+  const name = /^var\(([\w-]+)\)$/.exec(value)?.[1];
+  return name ? css(name) : (dark() && ON_DARK.get(value)) || value;
 }
 
 function isShown(model) {
@@ -125,17 +123,6 @@ function range(lower, upper) {
   return lower === null || upper === null ? "–" : `${fixed(lower)} – ${fixed(upper)}`;
 }
 
-function significant(value) {
-  return Number(value.toPrecision(3)).toString();
-}
-
-/** Return a length with its unit: 96 bit, 1.4 kbit, 3.8 Mbit. */
-function bitsLabel(bits) {
-  const units = [["Gbit", 1e9], ["Mbit", 1e6], ["kbit", 1e3]];
-  const unit = units.find(([, size]) => bits >= 0.9995 * size);
-  return unit ? `${significant(bits / unit[1])} ${unit[0]}` : `${Math.round(bits)} bit`;
-}
-
 function yesNo(value, unknown) {
   return value === null || value === undefined ? unknown : value ? "yes" : "no";
 }
@@ -153,4 +140,35 @@ function choice(label, options, chosen, onChange) {
       },
     }, text));
   return make("span", { class: "choice", role: "group", "aria-label": label }, buttons);
+}
+
+function narrow() {
+  return document.documentElement.clientWidth < 600;
+}
+
+/** Return ticks of a logarithmic axis of bits: decades, and steps between where there are few. */
+function bitTicks(low, high, zero) {
+  const levels = report.plots.ticks.map((level) => level.filter(([bits]) => bits >= low && bits <= high));
+  const ticks = levels.find((level) => level.length >= (narrow() ? 3 : 5)) ?? levels.at(-1);
+  // The position of 0 bits is left of all other lengths.
+  const kept = zero === null ? ticks : [[zero, "0 bit"], ...ticks.filter(([bits]) => bits > 1.5 * zero)];
+  return { tickvals: kept.map(([bits]) => bits), ticktext: kept.map(([, text]) => text) };
+}
+
+/** Draw a figure of the report in the theme, at the page's width and without hidden base models. */
+function drawPlot(plot, figure) {
+  const { data, layout } = JSON.parse(JSON.stringify(figure), (_, value) => (typeof value === "string" ? themed(value) : value));
+  const { xaxis, yaxis, meta } = layout;
+  if (narrow()) {
+    layout.font.size = 11;
+    // On a phone a finger scrolls the page.
+    layout.dragmode = false;
+    xaxis.title.text = meta?.xaxis ?? xaxis.title.text;
+    yaxis.title.text = meta?.yaxis ?? yaxis.title.text;
+  }
+  if (xaxis.type === "log") Object.assign(xaxis, bitTicks(...xaxis.range.map((power) => 10 ** power), meta.zero));
+  // Otherwise quick clicks on two points count as a double click, which changes the visible range.
+  const config = { displaylogo: false, responsive: true, doubleClick: "reset", toImageButtonOptions: { format: "svg" } };
+  config.modeBarButtonsToRemove = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"];
+  Plotly.react(plot, data.filter((trace) => isShown(trace.meta.model)), layout, config);
 }

@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from kilobit.search.front.points import FrontPoint
+
+# Fields of a point that the page needs of no program.
+_NOT_SHOWN = ("split", "program", "length", "imported")
+
 
 @dataclass(frozen=True)
 class ShownModel:
@@ -29,12 +34,9 @@ class ShownProgram:
     """A completed program.
 
     Attributes:
-        bits: the length by which the report compares.
+        point: the program as on a front.
         on_front: no shorter program of its task and base model scores as well.
-        certified: the sealed split confirms the largest target that it reaches; None if it reaches
-            none or was not run there.
         certified_at: the largest target that the sealed split confirms, None if there is none.
-        certificate: score and bounds on the sealed split, None if it was not run there.
         about: the candidate in one line.
         prompt: its text.
         exact_prompt: the text is the payload's, not the candidate's without a template.
@@ -48,24 +50,9 @@ class ShownProgram:
         trouble: why its files can't be read.
     """
 
-    run: str
-    task: str
-    model: str
-    regime: str
-    candidate: str
-    family: str
-    bits: int
-    program_bits: int
-    payload_bits: int
-    score: float
-    lower: float | None
-    upper: float | None
-    num_examples: int
-    verified: bool | None
-    certified: bool | None
+    point: FrontPoint
     on_front: bool
     certified_at: float | None = None
-    certificate: Mapping[str, Any] | None = None
     about: str = ""
     operator: str | None = None
     parent: str | None = None
@@ -79,6 +66,12 @@ class ShownProgram:
     link: str | None = None
     folder: str | None = None
     trouble: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this program, with what the page shows of its point."""
+        point, own = self.point.as_json() | {"bits": self.point.bits}, asdict(self)
+        del own["point"]
+        return own | {name: point[name] for name in point if name not in _NOT_SHOWN}
 
 
 @dataclass(frozen=True)
@@ -237,4 +230,4 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this report."""
-        return asdict(self)
+        return asdict(self) | {"programs": [program.as_json() for program in self.programs]}

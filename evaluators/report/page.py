@@ -16,15 +16,16 @@ from typing import Any
 
 from kilobit.evaluators.figures.canvas import COLOURS
 from kilobit.evaluators.report.contents import Report
+from kilobit.evaluators.report.plots import plots
 
 # In the order of their dependencies.
-_SCRIPTS = ("base.js", "plots.js", "parts.js", "table.js", "panel.js", "start.js")
+_SCRIPTS = ("base.js", "parts.js", "table.js", "panel.js", "start.js")
 
 
 def page(report: Report) -> bytes:
     """Return the HTML page of a report."""
     folder = files("kilobit.evaluators.report")
-    data = report.as_json() | {"colours": COLOURS}
+    data = report.as_json() | {"colours": COLOURS, "plots": plots(report)}
     scripts = [
         _script(_plotly()),
         _script("\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)),

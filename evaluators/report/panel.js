@@ -118,6 +118,29 @@ function openPanel(program) {
   panel.scrollTop = 0;
 }
 
+/** Show a summary of the program under the pointer, and all details after a click. */
+function listen(plot) {
+  if (plot.dataset.listening) return;
+  plot.dataset.listening = "yes";
+  const programAt = (event) => report.programs[event.points[0]?.customdata];
+  plot.on("plotly_hover", (event) => {
+    const program = programAt(event);
+    if (program && event.event) showHover(program, event.event);
+  });
+  plot.on("plotly_unhover", hideHover);
+  plot.on("plotly_click", (event) => {
+    const program = programAt(event);
+    if (program) openPanel(program);
+  });
+  plot.on("plotly_relayout", (change) => {
+    // The visible range has changed, so its ticks have to change too.
+    if (!("xaxis.range[0]" in change)) return;
+    const [low, high] = [change["xaxis.range[0]"], change["xaxis.range[1]"]].map((power) => 10 ** power);
+    const { tickvals, ticktext } = bitTicks(low, high, plot.layout.meta.zero);
+    Plotly.relayout(plot, { "xaxis.tickvals": tickvals, "xaxis.ticktext": ticktext });
+  });
+}
+
 panel.addEventListener("click", (event) => {
   // A click on the page behind the panel closes it.
   if (event.target === panel && event.clientX < panel.getBoundingClientRect().left) panel.close();

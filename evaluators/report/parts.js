@@ -65,7 +65,9 @@ function frontSection(task) {
     make("p", { class: "note" },
       `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for choosing the best of many; certificates do.${sampled} Hover over a point for a summary, or click it for the whole program.`),
     make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden);
-  drawn(() => drawFront(task, plot));
+  const figure = report.plots.fronts[report.tasks.indexOf(task)];
+  drawn(() => drawPlot(plot, figure));
+  drawn(() => listen(plot));
   drawn(() => {
     const asked = task.needed.filter((row) => row.asked), rest = task.needed.filter((row) => !row.asked);
     needed.replaceChildren(neededTable(task, asked));
@@ -89,7 +91,7 @@ function frontKey(task) {
     [dot({ r: 3, stroke: "none", fill: "currentColor", "fill-opacity": 0.4 }), "other completed programs"],
     [tick, "certified complexity at a target"],
   ];
-  const published = [...new Set(publishedOf(task).map((point) => point.label))];
+  const published = [...new Set(report.overlay.filter((point) => point.task === null || point.task === task.name).map((point) => point.label))];
   if (published.length) {
     const cross = svg("svg", { width: 26, height: 14, "aria-hidden": "true" },
       svg("path", { d: "M0 7h26M9 3l8 8M17 3l-8 8", stroke: "currentColor", "stroke-width": 1.4, fill: "none" }));
@@ -106,9 +108,9 @@ function courseSection(section) {
   const grown = make("div", { class: "plot low", role: "img", "aria-label": "Hypervolume over the search" });
   const rungs = make("div", { class: "plot low", role: "img", "aria-label": "Candidates of each rung" });
   let along = "examples";
-  const draw = () => drawCourse(grown, along);
+  const draw = () => drawPlot(grown, report.plots[along]);
   const axis = choice("Along", [["examples", "examples"], ["seconds", "seconds"]], along, (value) => { along = value; draw(); });
-  const chips = OUTCOMES.map(({ name, pattern }) => make("li", {},
+  const chips = report.plots.rungs.layout.meta.outcomes.map(([name, pattern]) => make("li", {},
     make("span", { class: "chip", style: chipStyle(pattern) }), make("span", {}, name)));
   section.append(make("div", { class: "pair" },
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Area below the front"), axis), grown,
@@ -116,7 +118,7 @@ function courseSection(section) {
     make("div", {}, make("div", { class: "headline" }, make("h3", {}, "Candidates of each rung")), rungs,
       make("ul", { class: "key" }, chips))));
   drawn(draw);
-  drawn(() => drawRungs(rungs));
+  drawn(() => drawPlot(rungs, report.plots.rungs));
   tallySection(section, "Why candidates were stopped", report.reasons, "No candidate was stopped.");
   if (report.errors.length) tallySection(section, "How candidates failed", report.errors, "");
 }

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.05
 _NUM_FLIPS = 20_000
@@ -60,6 +59,8 @@ def paired_change(values: Sequence[float], base: Sequence[float]) -> Change:
     n, mean = len(differences), math.fsum(differences) / len(differences)
     lower = upper = None
     if n > 1:
+        from scipy.special import stdtrit
+
         error = float(differences.std(ddof=1)) / math.sqrt(n)
         half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * error
         lower, upper = mean - half, mean + half

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainccinv, betaincinv
 
 from kilobit.search.task import LEVEL, Bounds
 
@@ -63,6 +62,8 @@ def binary_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) ->
         ValueError: if there are no scores, a score is neither 0 nor 1, or `num_programs` or
             `level` is impossible.
     """
+    from scipy.special import betainccinv, betaincinv
+
     table = _checked(scores, num_programs, level)
     if not np.isin(table, (0.0, 1.0)).all():
         raise ValueError(f"score {table[~np.isin(table, (0.0, 1.0))][0]} is neither 0 nor 1")

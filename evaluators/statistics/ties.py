@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtr, ndtri
 
 from kilobit.search.streams import stream_seed
 
@@ -83,12 +82,16 @@ def drop_ties(counts: NDArray[Any]) -> tuple[Floats, Floats]:
 
 def thurstone(counts: NDArray[Any]) -> tuple[Floats, Floats]:
     """Return Phi((z(w) - z(l)) / 2) and the half width of the band, -(z(w) + z(l)) / 2."""
+    from scipy.special import ndtr, ndtri
+
     w, _, lost = _shares(counts)
     return ndtr((ndtri(w) - ndtri(lost)) / 2), -(ndtri(w) + ndtri(lost)) / 2
 
 
 def rao_kupper(counts: NDArray[Any]) -> tuple[Floats, Floats]:
     """Return p / (p + q) and theta, which is 1 where there are no ties."""
+    from scipy.special import expit, logit
+
     w, _, lost = _shares(counts)
     return expit((logit(w) - logit(lost)) / 2), np.exp(-(logit(w) + logit(lost)) / 2)
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kilobit.evaluators.judges.judges import EndpointJudge
-from kilobit.evaluators.judges.preference_metric import Preference
 from kilobit.evaluators.metrics.metrics import METRICS, parse_number
 from kilobit.evaluators.tasks.sources import checked_text, json_lines
 from kilobit.evaluators.tasks.text_task import TextTask
@@ -125,6 +124,8 @@ def task_of(
 def _metric_of(config: RecordTask, folder: Path) -> Metric:
     if config.judge is None:
         return METRICS[config.metric]
+    from kilobit.evaluators.judges.preference_metric import Preference
+
     return Preference(config.judge, folder)
 
 

@@ -18,8 +18,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import FrontPoint
 
@@ -157,6 +155,8 @@ def spread(values: Sequence[float]) -> Spread:
     mean = math.fsum(values) / n
     if n < _FEWEST_FOR_T:
         return Spread(found, mean, min(values), max(values), "min - max")
+    from scipy.special import stdtrit
+
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * math.sqrt(variance / n)
     return Spread(found, mean, mean - half, mean + half, "t-interval")

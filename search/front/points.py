@@ -11,7 +11,7 @@ complexity is read off them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,12 @@ import pyarrow.compute as pc
 
 from kilobit.search.front.pareto import pareto_front
 from kilobit.search.programs.program import Length
+from kilobit.search.records import (
+    CandidateRecord,
+    CertificateRecord,
+    RungRecord,
+    VerificationRecord,
+)
 from kilobit.search.rungs import Rung
 
 # Columns of the ledger's `rungs` from which points are made.
@@ -36,27 +42,9 @@ OF_A_POINT = (
 )
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """Result of a program on the sealed split.
-
-    Attributes:
-        score: on the sealed split; None if the program failed there, as are the bounds.
-        lower: bound of the true score, at `level` for all `num_programs` programs at once.
-        upper: upper bound of the true score, likewise.
-        num_examples: size of the sealed split.
-        level: probability that all bounds hold.
-        num_programs: how many programs were chosen together.
-        repeated: whether the sealed split had been opened before for other programs.
-    """
-
-    score: float | None
-    lower: float | None
-    upper: float | None
-    num_examples: int
-    level: float
-    num_programs: int
-    repeated: bool
+# Fields of a certificate that `front --json` shows, in this order.
+_OF_A_CERTIFICATE = ("score", "lower", "upper", "num_examples", "level", "num_programs",
+                     "repeated")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,12 +63,12 @@ class FrontPoint:
     lower: float | None
     upper: float | None
     num_examples: int
-    split: str
+    split: str | None
     verified: bool | None
     certified: bool | None
     program: str
     length: Length = "program"
-    certificate: Certificate | None = None
+    certificate: CertificateRecord | None = None
     imported: bool = False
 
     @property
@@ -89,14 +77,16 @@ class FrontPoint:
         return self.program_bits if self.length == "program" else self.payload_bits
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this point."""
-        return asdict(self)
+        """Return the JSON object of this point, with the results of its certificate."""
+        sealed = self.certificate
+        shown = sealed and {name: getattr(sealed, name) for name in _OF_A_CERTIFICATE}
+        return asdict(self) | {"certificate": shown}
 
 
 def at_last_rung(
     candidates: pa.Table, rungs: pa.Table, last_rung: Rung
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of candidates that have a score at `last_rung`, and their rows there.
+) -> tuple[list[CandidateRecord], list[RungRecord]]:
+    """Return the candidates that have a score at `last_rung`, and their records there.
 
     Most rows of a large ledger belong to lower rungs, or to candidates that did not get so far;
     those never become Python objects.
@@ -107,17 +97,17 @@ def at_last_rung(
     )
     rows = rungs.filter(complete)
     about = candidates.filter(pc.is_in(candidates["candidate"], value_set=rows["candidate"]))
-    return about.to_pylist(), rows.to_pylist()
+    return CandidateRecord.all_of(about), RungRecord.all_of(rows)
 
 
 def complete_points(
     run: str,
-    candidates: Sequence[Mapping[str, Any]],
-    rungs: Sequence[Mapping[str, Any]],
-    verifications: Sequence[Mapping[str, Any]],
+    candidates: Sequence[CandidateRecord],
+    rungs: Sequence[RungRecord],
+    verifications: Sequence[VerificationRecord],
     last_rung: Rung,
     length: Length,
-    certificates: Sequence[Mapping[str, Any]] = (),
+    certificates: Sequence[CertificateRecord] = (),
     targets: Sequence[float] = (),
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
@@ -126,55 +116,60 @@ def complete_points(
 
     Args:
         run: name of the points' run.
-        candidates: rows of the ledger's `candidates`.
-        rungs: rows of the ledger's `rungs`.
-        verifications: rows of the ledger's `verifications`.
+        candidates: the run's candidates.
+        rungs: their records at some rungs.
+        verifications: the verifications of their programs.
         last_rung: the last rung of the ladder.
         length: the length by which the points are compared.
-        certificates: rows of the ledger's `certificates`; the last one of a program counts.
+        certificates: certificates of their programs; the last one of a program counts.
         targets: scores that a program may claim to reach.
     """
     scored = {
-        row["candidate"]: row
-        for row in rungs
-        if row["rung"] == last_rung.index
-        and row["score"] is not None
+        record.candidate: record
+        for record in rungs
+        if record.rung == last_rung.index
+        and record.score is not None
         # A candidate that lost its race there was not scored on all examples.
-        and row["num_examples"] == last_rung.num_examples
+        and record.num_examples == last_rung.num_examples
     }
     # The same files under two base models are two programs.
-    verified = {(row["candidate"], row["program"]): row["verified"] for row in verifications}
+    verified = {(one.candidate, one.program): one.verified for one in verifications}
     by_program = {
-        (row["candidate"], row["program"]): row
-        for row in sorted(certificates, key=lambda row: row["finished_at"])
+        (one.candidate, one.program): one
+        for one in sorted(certificates, key=lambda one: one.finished_at)
     }
     points = []
     for about in candidates:
-        row = scored.get(about["candidate"])
-        if row is None:
+        record = scored.get(about.candidate)
+        if record is None:
             continue
-        key = (row["candidate"], row["program"])
+        score, program = record.score, record.program
+        assert score is not None, "it is among the scored ones"
+        assert program is not None, "the last rung has a program"
+        assert record.program_bits is not None, "a program has a length"
+        assert record.payload_bits is not None, "a payload has a length"
+        key = (record.candidate, program)
         if verified.get(key) is False:
             continue
-        certificate = _certificate(by_program.get(key))
+        certificate = by_program.get(key)
         points.append(
             FrontPoint(
                 run=run,
-                task=about["task"],
-                model=about["model"],
-                regime=about["regime"],
-                candidate=row["candidate"],
-                family=about["family"],
-                program_bits=row["program_bits"],
-                payload_bits=row["payload_bits"],
-                score=row["score"],
-                lower=row["lower"],
-                upper=row["upper"],
-                num_examples=row["num_examples"],
-                split=row["split"],
+                task=about.task,
+                model=about.model,
+                regime=about.regime,
+                candidate=record.candidate,
+                family=about.family,
+                program_bits=record.program_bits,
+                payload_bits=record.payload_bits,
+                score=score,
+                lower=record.lower,
+                upper=record.upper,
+                num_examples=record.num_examples,
+                split=record.split,
                 verified=verified.get(key),
-                certified=_is_certified(row["score"], certificate, targets),
-                program=row["program"],
+                certified=_is_certified(score, certificate, targets),
+                program=program,
                 length=length,
                 certificate=certificate,
             )
@@ -182,14 +177,8 @@ def complete_points(
     return points
 
 
-def _certificate(row: Mapping[str, Any] | None) -> Certificate | None:
-    if row is None:
-        return None
-    return Certificate(**{field.name: row[field.name] for field in fields(Certificate)})
-
-
 def _is_certified(
-    score: float, certificate: Certificate | None, targets: Sequence[float]
+    score: float, certificate: CertificateRecord | None, targets: Sequence[float]
 ) -> bool | None:
     """Return whether the sealed split confirms the largest target that a program claims.
 

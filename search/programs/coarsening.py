@@ -123,7 +123,7 @@ class RateSearch(Config):
     def variants(self, candidate: Candidate) -> list[Candidate]:
         """Return the candidates that differ from `candidate` only in how its adapter is coded."""
         adapter = candidate.adapter
-        if adapter is None or adapter.method == "data":
+        if adapter is None or adapter.traits.examples:
             return []
         codings = [(step, 1.0) for step in self.steps]
         codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]

@@ -26,7 +26,6 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy import special
 
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.settings import Config
@@ -259,6 +258,8 @@ def _laplace_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _gaussian_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    from scipy import special
+
     tail: npt.NDArray[np.float64] = special.erfc(x / math.sqrt(2)) / 2
     return tail
 

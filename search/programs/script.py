@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import brotli
 import python_minifier
 
+from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from kilobit.search.programs.postprocess import step_source
 from kilobit.search.programs.recipe import AdapterPart, DataPart, PromptPart, Recipe
@@ -174,41 +175,13 @@ def _conversion(recipe: Recipe) -> str:
 
 
 def _adapter(part: AdapterPart, conversion: str) -> list[str]:
-    lines = []
-    if part.method == "lora_fa":
-        lines.append("torch.manual_seed(0)")
-    if part.config is not None:
-        # Sorted like the recipe's canonical JSON, so that a recipe read from it gives this script.
-        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(part.arguments.items()))
-        lines.append(f"model = peft.get_peft_model(model, peft.{part.config}({arguments}))")
-    if part.factor_sum is not None:
-        lines += _factors(part)
-    return lines + _numbers(part, conversion)
+    """Return the statements that add parameters and fill them with numbers.
 
-
-def _factors(part: AdapterPart) -> list[str]:
-    """Return the statements that fix the signs of SVD factors and check the factors' sum."""
-    lines = [
-        "total = 0",
-        "for module in model.modules():",
-        "    if hasattr(module, 'tinylora_A'):",
-        "        first = module.tinylora_A['default']",
-        "        first *= (signs := first.sum(1, True).sign())",
-        "        second = module.tinylora_B['default']",
-        "        second *= signs.T",
-        "        total += first.sum()",
-    ]
-    if part.method == "lora_xs":
-        rank = part.arguments["r"]
-        identity = f"torch.eye({rank * rank}).view(-1, {rank}, {rank})"
-        lines.append(f"        module.tinylora_P['default'][:] = {identity}")
-    return [*lines, f"assert abs(total - {part.factor_sum}) < .1"]
-
-
-def _numbers(part: AdapterPart, conversion: str) -> list[str]:
-    """Return the statements that fill parameters with numbers, in rows along the longer side."""
-    code = part.numbers
-    lines, step = [], "2 ** (coded[0] / 8 - 24)"
+    The numbers are in rows along the longer side of each parameter.
+    """
+    code, method = part.numbers, METHODS[part.method]
+    lines = method.statements(part.config, part.arguments, part.factor_sum)
+    step = "2 ** (coded[0] / 8 - 24)"
     if code.steps == "tensor":
         number = len(part.shapes)
         lines += [f"more = [*coded[:{number}]]", f"coded = coded[{number}:]"]
@@ -240,7 +213,7 @@ def _numbers(part: AdapterPart, conversion: str) -> list[str]:
     return [
         *lines,
         "for name, weight in model.named_parameters():",
-        f"    if {_condition(part)}:",
+        f"    if {method.condition(part.targets)}:",
         f"        step = {step}",
         "        rows = torch.atleast_2d(weight.data)",
         *([] if part.delta else ["        rows.zero_()"]),
@@ -248,15 +221,6 @@ def _numbers(part: AdapterPart, conversion: str) -> list[str]:
         *(f"            {line}" for line in row_lines),
         f"            {add}",
     ]
-
-
-def _condition(part: AdapterPart) -> str:
-    """Return the condition that selects the parameters to be filled with numbers."""
-    if part.method == "lora_fa":
-        return "'lora_B' in name"
-    if part.method != "weights":
-        return "weight.requires_grad"
-    return " or ".join(f"{target!r} in name" for target in part.targets)
 
 
 def _inputs(recipe: Recipe) -> list[str]:
@@ -298,13 +262,11 @@ def _generation(recipe: Recipe) -> list[str]:
 
 def data_statements(part: DataPart, cuda: bool) -> list[str]:
     """Return the statements; they use `numpy`, `peft`, `torch` and `zlib`."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(part.arguments.items()))
     words = f"bytes({part.padding}) + coded" if part.padding else "coded"
     there, back = (".cuda()", ".cpu()") if cuda else ("", "")
     return [
         "from constriction import stream",
-        "torch.manual_seed(0)",
-        f"model = peft.get_peft_model(model, peft.LoraConfig({arguments}))",
+        *METHODS["data"].statements("LoraConfig", part.arguments),
         f"decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, 'u4')[::-1])",
         "examples = []",
         "check = 0",

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kilobit.search.settings import Config
-from kilobit.search.space import Families
 
 Sets = Annotated[
     int,
@@ -60,58 +59,27 @@ class EvolutionProposer(Config):
     ] = 0.99
 
 
-class DescentProposer(Config):
-    """Changes of instructions word by word, to ones with fewer bits under the base model."""
-
-    kind: Annotated[
-        Literal["descent"], Field(description="prompts that the model itself finds more likely")
-    ]
-    fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
-    neighbours: Annotated[
-        int, Field(ge=1, le=10_000, description="changes of a prompt whose bits are computed")
-    ] = 128
-    tries: Annotated[
-        int, Field(ge=1, description="changes of a prompt that are tried, fewest bits first")
-    ] = 16
-    tolerance: Annotated[
-        float,
-        Field(ge=0, le=1, description="how far the score may fall below that of the first prompt"),
-    ] = 0.02
-
-
 ProposerConfig = Annotated[
-    RandomProposer
-    | GridProposer
-    | TpeProposer
-    | Nsga2Proposer
-    | EvolutionProposer
-    | DescentProposer,
+    RandomProposer | GridProposer | TpeProposer | Nsga2Proposer | EvolutionProposer,
     Field(discriminator="kind"),
 ]
-KINDS = ("random", "grid", "tpe", "nsga2", "evolution", "descent")
+KINDS = ("random", "grid", "tpe", "nsga2", "evolution")
+# Kinds of older versions: runs that used them can be read, but not resumed.
+REMOVED_KINDS = ("descent",)
 
 
-def check_proposer(config: ProposerConfig, families: Families, *, ends: bool) -> None:
-    """Check that the rest of a sweep has the settings that a proposer needs.
+def check_proposer(config: ProposerConfig, *, ends: bool) -> None:
+    """Check that a sweep ends, by itself or by its budget.
 
     Args:
         config: the proposer.
-        families: the families that are searched.
         ends: the sweep limits its candidates or its seconds.
 
     Raises:
-        ValueError: if something is missing.
+        ValueError: if it does not.
     """
     if not isinstance(config, RandomProposer | GridProposer) and not ends:
         raise ValueError(
             f"proposer: {config.kind} never ends by itself: give budget.candidates or "
             "budget.seconds"
-        )
-    prompt = families.prompt
-    if isinstance(config, DescentProposer) and not (
-        prompt and prompt.candidates and any(prompt.instructions)
-    ):
-        raise ValueError(
-            "proposer: descent shortens instructions: give families.prompt `candidates` above 0 "
-            "and instructions"
         )

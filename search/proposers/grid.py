@@ -8,9 +8,9 @@ decides, so that a search that ends early has seen a bit of everything.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import permutations
-from typing import Any, cast
+from typing import Any
 
-from kilobit.search.adapter_methods import AdapterSpec, MethodName
+from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.proposers.config import GridProposer
@@ -78,9 +78,7 @@ class Grid:
         adapter = None
         if chosen:
             training, price = chosen.pop("training")
-            adapter = AdapterSpec(
-                method=cast(MethodName, name), training=training, nats_per_kbit=price, **chosen
-            )
+            adapter = AdapterSpec(method=name, training=training, nats_per_kbit=price, **chosen)
         return Candidate(task=self._task.name, model=model, prompt=prompt, adapter=adapter, **about)
 
 
@@ -98,10 +96,7 @@ def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Ax
         "postprocess": unique(_step_lists(family)),
     }
     if isinstance(family, AdapterFamily):
-        shapes = family.shapes()
-        if "target_modules" in shapes:
-            shapes["target_modules"] = tuple(tuple(sorted(t)) for t in shapes["target_modules"])
-        found |= {field: unique(values) for field, values in shapes.items()}
+        found |= {field: unique(values) for field, values in family.shapes().items()}
         found["learning_rate"] = log_points(family.learning_rate, config.points)
         found["steps"] = unique(family.steps)
         found["batch_size"] = [family.batch_size]

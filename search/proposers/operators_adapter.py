@@ -26,8 +26,6 @@ from kilobit.search.space import AdapterFamily
 
 COARSEST_STEP, LEAST_KEPT = 2.0, 0.0625
 _PRICE_REACH = 10.0
-# Methods without fixed random numbers: the trained ones keep their meaning in another shape.
-_KEEPS_MEANING = ("lora", "soft_prompt", "ia3", "ln_tuning", "weights")
 
 
 def near(value: int, listed: Sequence[int]) -> list[int]:
@@ -53,8 +51,9 @@ def changed(candidate: Candidate, **changes: Any) -> Candidate | None:
     None if there would be more examples of data than the training steps can use.
     """
     assert candidate.adapter is not None
+    examples = candidate.adapter.traits.examples
     values = candidate.adapter.model_dump() | changes
-    if values["method"] == "data" and values["size"] > values["steps"] * values["batch_size"]:
+    if examples and values["size"] > values["steps"] * values["batch_size"]:
         return None
     return candidate.model_copy(update={"adapter": AdapterSpec.model_validate(values)})
 
@@ -158,24 +157,19 @@ def change_price(
     return changed(candidate, nats_per_kbit=price)
 
 
-def change_coarseness(
-    candidate: Candidate, around: Surroundings, rng: random.Random
-) -> Candidate | None:
-    """Double or halve the quantisation step."""
-    spec, _ = _parts(candidate, around)
-    if spec is None or spec.method == "data":
-        return None
-    steps = [s for s in (spec.step / 2, spec.step * 2) if FINEST_STEP <= s <= COARSEST_STEP]
-    return changed(candidate, step=rng.choice(steps)) if steps else None
+def _doubled(field: str, least: float, most: float) -> Operator:
+    def operator(
+        candidate: Candidate, around: Surroundings, rng: random.Random
+    ) -> Candidate | None:
+        spec, _ = _parts(candidate, around)
+        if spec is None or spec.traits.examples:
+            return None
+        value = getattr(spec, field)
+        options = [v for v in (value / 2, value * 2) if least <= v <= most]
+        return changed(candidate, **{field: rng.choice(options)}) if options else None
 
-
-def change_kept(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
-    """Double or halve the fraction of components that are kept."""
-    spec, _ = _parts(candidate, around)
-    if spec is None or spec.method == "data":
-        return None
-    kept = [k for k in (spec.keep / 2, spec.keep * 2) if LEAST_KEPT <= k <= 1]
-    return changed(candidate, keep=rng.choice(kept)) if kept else None
+    operator.__doc__ = f"Double or halve `{field}`."
+    return operator
 
 
 def cross_over(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
@@ -219,10 +213,10 @@ def transfer(candidate: Candidate, around: Surroundings, rng: random.Random) -> 
     Where fixed random numbers depend on the shape, only the training settings change.
     """
     spec, _ = _parts(candidate, around)
-    if spec is None or spec.method == "data" or not around.trained:
+    if spec is None or spec.traits.examples or not around.trained:
         return None
     operators = list(_TRAINING_OPERATORS.values())
-    if spec.method in _KEEPS_MEANING:
+    if spec.traits.keeps_meaning:
         operators += _SHAPE_OPERATORS.values()
     for operator in rng.sample(operators, len(operators)):
         child = operator(candidate, around, rng)
@@ -235,8 +229,8 @@ ADAPTER_OPERATORS: dict[str, Operator] = {
     **_SHAPE_OPERATORS,
     "change tokens": change_tokens,
     **_TRAINING_OPERATORS,
-    "change coarseness": change_coarseness,
-    "change kept": change_kept,
+    "change coarseness": _doubled("step", FINEST_STEP, COARSEST_STEP),
+    "change kept": _doubled("keep", LEAST_KEPT, 1),
     "transfer": transfer,
     "crossover": cross_over,
 }

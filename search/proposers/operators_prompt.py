@@ -48,10 +48,6 @@ class Corpus:
         at = rng.randrange(len(words) - length + 1)
         return words[at : at + length]
 
-    def single_words(self) -> tuple[str, ...]:
-        """Return every word, those of the instructions first."""
-        return tuple(dict.fromkeys([w for i in self.instructions for w in i] + [*self.words]))
-
 
 def make_corpus(families: Iterable[PromptFamily], task: Task) -> Corpus:
     """Return the corpus of a sweep."""

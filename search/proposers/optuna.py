@@ -19,9 +19,9 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kilobit.search.adapter_methods import AdapterSpec, MethodName
+from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
 from kilobit.search.proposers.grid import two_digits, unique
@@ -150,15 +150,13 @@ class OptunaProposer:
             )
             for field, choices in family.shapes().items()
         }
-        if "target_modules" in shape:
-            shape["target_modules"] = tuple(sorted(shape["target_modules"]))
         rate = family.learning_rate
         training = _choice(trial, prefix + "training", family.training)
         price = None
         if training != "plain":
             price = _level(trial, prefix + "nats_per_kbit", family.nats_per_kbit)
         return AdapterSpec(
-            method=cast(MethodName, name),
+            method=name,
             learning_rate=two_digits(
                 trial.suggest_float(prefix + "learning_rate", rate.low, rate.high, log=True)
             ),

@@ -74,10 +74,6 @@ class Population:
         enough = [found for found in known.values() if len(found) >= _ENOUGH_MEMBERS]
         return next(iter([*enough, *filter(None, known.values())]), [])
 
-    def front(self, rung: int) -> list[Member]:
-        """Return the front at a rung by increasing length."""
-        return pareto_front(self._rungs.get(rung, []))
-
 
 def pick(
     members: Iterable[Member], rng: random.Random, fit: Callable[[Member], bool] = lambda _: True

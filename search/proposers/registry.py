@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from kilobit.search.proposers.config import (
-    DescentProposer,
     EvolutionProposer,
     GridProposer,
     ProposerConfig,
     RandomProposer,
 )
-from kilobit.search.proposers.descent import PromptBits, PromptDescent
 from kilobit.search.proposers.evolution import Evolution
 from kilobit.search.proposers.grid import Grid
 from kilobit.search.proposers.optuna import OptunaProposer
@@ -25,8 +23,6 @@ def make_proposer(
     task: Task,
     models: Sequence[str],
     seed: int,
-    *,
-    prompt_bits: PromptBits | None = None,
 ) -> Proposer:
     """Return a new proposer; `contract.replay` brings it to the state of a recorded one.
 
@@ -36,10 +32,6 @@ def make_proposer(
         task: its train split supplies demonstrations and words.
         models: labels of the base models.
         seed: names its random streams.
-        prompt_bits: for `descent`: the lengths of whole prompts in bits under a model.
-
-    Raises:
-        ValueError: if the kind needs `prompt_bits` and there is none.
     """
     if isinstance(config, RandomProposer):
         return RandomDraws(families, task, models, seed)
@@ -47,10 +39,4 @@ def make_proposer(
         return Grid(config, families, task, models, seed)
     if isinstance(config, EvolutionProposer):
         return Evolution(config, families, task, models, seed)
-    if isinstance(config, DescentProposer):
-        if prompt_bits is None:
-            raise ValueError(
-                "descent needs prompt_bits: the lengths of prompts in bits under a model"
-            )
-        return PromptDescent(config, families, task, models, seed, prompt_bits)
     return OptunaProposer(config, families, task, models, seed)

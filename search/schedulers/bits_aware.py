@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kilobit.search.schedulers.multi_objective import first_layer
+from kilobit.search.schedulers.asha import first_layer
 from kilobit.search.schedulers.racing import Incumbent, incumbent_of
 from kilobit.search.schedulers.scheduler import Result, RungResults, RungRule
 

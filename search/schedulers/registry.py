@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.asha import Asha, Full
+from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
 from kilobit.search.schedulers.bits_aware import BitsAware
-from kilobit.search.schedulers.multi_objective import MultiObjectiveAsha
 from kilobit.search.schedulers.racing import RacingConfig
 from kilobit.search.schedulers.scheduler import Scheduler
 from kilobit.search.settings import Config

@@ -5,10 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.messages import KeptLog, keep_log, relay
+from kilobit.cluster.messages import KeptLog, Notice, keep_log, relay
 from kilobit.cluster.runs.log import log_to
 
 LOG = logging.getLogger("kilobit")
+
+
+def test_a_batch_is_complete_when_all_who_are_expected_wait_and_no_more_can_come() -> None:
+    both = {"a": 1, "b": 0}
+    assert not Notice().is_complete({"a": 0})
+    assert not Notice(1, both).is_complete(both)
+    notice = Notice(2, both, more=False)
+    assert notice.is_complete(both)
+    assert not notice.is_complete({"a": 1})
+    # One who begins again below its rung is known; one who is further has not been told of yet.
+    assert notice.is_complete({"a": 0, "b": 0})
+    assert not notice.is_complete({"a": 1, "b": 1})
+    assert not notice.is_complete({**both, "c": 0})
 
 
 @pytest.fixture

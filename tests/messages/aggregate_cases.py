@@ -55,9 +55,7 @@ AGGREGATE = [
         "-o {here}/file/all: can't be written: {here}/file: Not a directory",
         given=lambda scene: scene.file("file", "x"),
     ),
-    Case(
-        "aggregate {run} -o s3://bucket/all", "-o: s3://bucket/all is on an object store: write the"
-    ),
+    Case("aggregate {run} -o s3://bucket/all", "s3://bucket/all: a local path is needed here"),
     Case(
         "aggregate {run} -o {here}/all",
         "-o: {here}/all is a file; a data set is a folder",

@@ -67,7 +67,7 @@ SLURM = [
         "--chain takes one sweep file; for several set slurm.requeue",
         given=two_sweeps(name="other"),
     ),
-    Case("slurm 'a\nb.yaml' --print", "a batch script takes no line breaks and control characters"),
+    Case("slurm 'a\nb.yaml' --print", "no line breaks and control characters are allowed here"),
     Case(
         "slurm {sweep} {here}/second.yaml --print",
         "{here}/second.yaml: slurm differs from that of {sweep}: a job has only one",
@@ -75,7 +75,7 @@ SLURM = [
     ),
     Case(
         "slurm {sweep} {here}/second.yaml --print",
-        "{sweep}: another sweep file is called 'small' too: change its name",
+        "two of these sweeps are called 'small': give each its own name",
         given=two_sweeps(),
     ),
     slurm("slurm.nodes: ", nodes="4-2"),
@@ -99,7 +99,7 @@ SLURM = [
     ),
     Case(
         "slurm {sweep}",
-        "sbatch is not found: run this on a login node of a Slurm cluster, or write the script to",
+        "sbatch is not on this machine: run this on a login node of a Slurm cluster, or write",
         sweep={},
         given=lambda scene: scene.only_programs(),
     ),
@@ -129,7 +129,7 @@ KUBERNETES = [
     Case("kubernetes {here}/none.yaml --print", "{here}/none.yaml: No such file or directory"),
     pods("kubernetes.image is missing: an image with kilobit, ray[default] and wha", image=None),
     pods(
-        "two of these sweeps are called 'small' in Kubernetes: give each a `name`, or kubernetes.n",
+        "two of these sweeps are called 'small': give each its own name",
         "kubernetes {sweep} {sweep} --print",
     ),
     pods(

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.messages.run_cases import damaged
 from tests.messages.scene import CANDIDATE, Case, Scene, ledger_of
+from tests.support.rows import write_rows
 
 TASK = {"kind": "jsonl", "name": "mine", "data": "d.jsonl", "metric": "exact_match"}
 LINES = "".join(json.dumps({"input": str(i), "target": "x"}) + "\n" for i in range(60))
@@ -117,7 +118,9 @@ def judge(content: str, **answers: str) -> Any:
 def a_run_without_outputs(scene: Scene) -> None:
     """Make a run with a candidate that has printed nothing, and a judge."""
     run = scene.begun()
-    ledger_of(run).write("candidates", CANDIDATE, [{"candidate": CANDIDATE, "model": "llama"}])
+    write_rows(
+        ledger_of(run), "candidates", CANDIDATE, [{"candidate": CANDIDATE, "model": "llama"}]
+    )
     scene.file("judge.yaml", PEOPLE)
     scene.file("b.jsonl", ANSWER)
 

@@ -7,6 +7,7 @@ from typing import Any
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from tests.messages.scene import Case, Scene, ledger_of, no_store
+from tests.support.rows import write_rows
 
 
 def begun(scene: Scene) -> None:
@@ -40,6 +41,14 @@ def edited(**changes: Any) -> Any:
     return given
 
 
+def of_a_removed_proposer(scene: Scene) -> None:
+    """Begin a run and let its record name a proposer that no longer exists."""
+    file = scene.begun().path / "run.json"
+    manifest = json.loads(file.read_text())
+    manifest["sweep"] |= {"proposer": {"kind": "descent"}, "budget": {"candidates": 9}}
+    file.write_text(json.dumps(manifest))
+
+
 def damaged(table: str) -> Any:
     """Return what begins a run, one table of which has a part that is no Parquet."""
 
@@ -62,14 +71,14 @@ def of_another_search(scene: Scene) -> None:
     run = scene.begun()
     row = {"candidate": "f" * 16, "task": "numbers", "model": "llama", "position": 0, "after": 0}
     row |= {"spec": '{"model":"llama","task":"numbers"}', "family": "prompt", "operator": "random"}
-    ledger_of(run).write("candidates", "f" * 16, [row])
+    write_rows(ledger_of(run), "candidates", "f" * 16, [row])
 
 
 def two_begun(scene: Scene) -> None:
     """Begin a run in which two candidates have begun."""
     ledger = ledger_of(scene.begun())
     for position, name in enumerate(("a" * 16, "b" * 16)):
-        ledger.write("candidates", name, [{"candidate": name, "position": position}])
+        write_rows(ledger, "candidates", name, [{"candidate": name, "position": position}])
 
 
 def open_to_all(scene: Scene) -> None:
@@ -210,6 +219,7 @@ RUNS = [
         given=lambda scene: scene.file("run/run.json", "half"),
     ),
     Case("resume {run}", "was written by an older version: it", given=edited(ledger_schema=None)),
+    Case("resume {run}", "its proposer 'descent' was removed", given=of_a_removed_proposer),
     Case("resume {run}", "{run} is locked by attempt 1 on ", given=held),
     Case("resume {run}", "or take the run from it: `kilobit resume {run} --take-over", given=held),
     Case(

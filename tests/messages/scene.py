@@ -18,6 +18,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.task import split_digest
+from tests.support.rows import write_rows
 
 CANDIDATE = "0123456789abcdef"
 ONE_RUNG = {"examples": 4, "train_steps": 1, "eta": 2, "count": 1}
@@ -90,8 +91,8 @@ class Scene:
         about = {"candidate": CANDIDATE, "task": "numbers", "model": model, "regime": model}
         about |= {"family": "prompt", "position": 0, "after": 0}
         spec = {"task": "numbers", "model": model}
-        ledger.write("candidates", CANDIDATE, [about | {"spec": str(spec).replace("'", '"')}])
-        ledger.write("predictions", part, [
+        write_rows(ledger, "candidates", CANDIDATE, [about | {"spec": str(spec).replace("'", '"')}])
+        write_rows(ledger, "predictions", part, [
             {"candidate": CANDIDATE, "rung": 0, "split": "search", "example": str(i), "output": "x"}
             for i in range(4)
         ])  # fmt: skip
@@ -100,12 +101,12 @@ class Scene:
         row = {"candidate": CANDIDATE, "rung": 0, "split": "search", "num_examples": 4}
         row |= {"score": 0.5, "lower": 0.1, "upper": 0.9, "base_digest": base, "attempt": 1}
         row |= {"program": made.digest, "program_bits": made.program_bits, "payload_bits": 0}
-        ledger.write("rungs", part, [row | {"finished_at": datetime.now(UTC)}])
+        write_rows(ledger, "rungs", part, [row | {"finished_at": datetime.now(UTC)}])
         decision = {"candidate": CANDIDATE, "rung": 0, "decision": "finish", "order": 0}
-        ledger.write("decisions", part, [decision])
+        write_rows(ledger, "decisions", part, [decision])
         if verified:
             found = {"program": made.digest, "candidate": CANDIDATE, "verified": True}
-            ledger.write("verifications", CANDIDATE, [found])
+            write_rows(ledger, "verifications", CANDIDATE, [found])
         return run
 
     def opened(self, name: str = "run", *, digest: str | None = None) -> RunFolder:
@@ -125,7 +126,7 @@ class Scene:
             "attempt": 1,
             "opened_at": datetime(2026, 1, 2, tzinfo=UTC),
         }
-        ledger_of(run).write("openings", "f" * 16, [row])
+        write_rows(ledger_of(run), "openings", "f" * 16, [row])
         return run
 
     def program_folder(self, name: str = "program", **about: Any) -> Path:

@@ -1,5 +1,6 @@
 """What `run` says of a sweep file, its overrides, its data and its models."""
 
+import json
 import shutil
 from typing import Any
 
@@ -49,6 +50,13 @@ def an_odd_model(scene: Scene) -> None:
     """Let the folder of a base model be of an architecture that nobody knows."""
     a_model_without()(scene)
     scene.file("model/config.json", '{"model_type": "no-such-thing"}')
+
+
+def a_state_space_model(scene: Scene) -> None:
+    """Let the folder of a base model be of an architecture without attention."""
+    a_model_without()(scene)
+    about = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 400}
+    scene.file("model/config.json", json.dumps(about))
 
 
 def data(*lines: str) -> Any:
@@ -168,10 +176,16 @@ MODELS = [
             scene.monkeypatch.setattr("torch.cuda.is_available", lambda: False),
         ),
     ),
+    Case(
+        DRY,
+        "families.soft_prompt: {here}/model can't have this adapter: Please specify",
+        sweep={"base_models": model(), "families": {"soft_prompt": {"candidates": 1}}},
+        given=a_state_space_model,
+    ),
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
     bad("there is no layer 2; {model} has layers 0 to 1", families=lora(layers=[[2]])),
     bad(
-        "families.lora.rank: 64 is larger than q_proj of {model}, whose smaller side is 32",
+        "families.lora.rank: 64 is too large for q_proj of {model}, whose smaller side is 32",
         families=lora(rank=[64]),
     ),
     bad(

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from kilobit.search.candidate import Candidate
+from kilobit.search.programs.program import Length
 from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.asha import Asha, Full
 from kilobit.search.schedulers.scheduler import Decision, Result
 from kilobit.search.search import Search
@@ -44,17 +46,17 @@ class Noting(Asha):
         self.finished.append(result)
 
 
-def begun(limit: int | None = None, bits: str = "program_bits") -> tuple[Search, Listed, Noting]:
+def begun(limit: int | None = None, length: Length = "program") -> tuple[Search, Listed, Noting]:
     """A search of three candidates of one model and one of another, of two rungs."""
     proposer, scheduler = Listed([ONE, TWO, THREE, OTHER]), Noting(num_rungs=2, eta=2)
-    return Search(proposer, scheduler, bits, limit), proposer, scheduler
+    return Search(proposer, scheduler, length, limit), proposer, scheduler
 
 
-def rung_row(
+def rung_record(
     candidate: Candidate, rung: int, score: float | None = 0.5, **more: Any
-) -> dict[str, Any]:
+) -> RungRecord:
     about = {"candidate": candidate.id, "rung": rung, "score": score, "num_examples": 6}
-    return about | {"program_bits": 900, "payload_bits": 80} | more
+    return RungRecord(**about | {"program_bits": 900, "payload_bits": 80} | more)
 
 
 def seen(candidate: Candidate, rung: int, **changes: Any) -> Observation:
@@ -89,9 +91,9 @@ def test_a_proposer_with_nothing_to_propose_counts_nothing() -> None:
 def test_a_promoted_candidate_goes_on_and_a_finished_one_has_ended() -> None:
     search, proposer, _ = begun()
     search.propose("m")
-    assert search.take(rung_row(ONE, 0, seconds=2.5)).action == "promote"
+    assert search.take(rung_record(ONE, 0, seconds=2.5)).action == "promote"
     assert search.running == {ONE.id: ONE}
-    assert search.take(rung_row(ONE, 1, 0.6)).action == "finish"
+    assert search.take(rung_record(ONE, 1, 0.6)).action == "finish"
     assert search.running == {}
     assert proposer.seen == [
         seen(ONE, 0, seconds=2.5),
@@ -103,8 +105,8 @@ def test_a_stopped_candidate_has_ended_but_is_not_finished() -> None:
     search, proposer, _ = begun()
     search.propose("m")
     search.propose("m")
-    search.take(rung_row(ONE, 0, 0.9))
-    decision = search.take(rung_row(TWO, 0, 0.1))
+    search.take(rung_record(ONE, 0, 0.9))
+    decision = search.take(rung_record(TWO, 0, 0.1))
     assert (decision.action, decision.compared_with) == ("stop", (ONE.id,))
     assert search.running == {ONE.id: ONE}
     assert proposer.seen[-1] == seen(TWO, 0, score=0.1, last=True)
@@ -113,27 +115,27 @@ def test_a_stopped_candidate_has_ended_but_is_not_finished() -> None:
 def test_a_failed_candidate_is_told_of_without_score_and_bits() -> None:
     search, proposer, _ = begun()
     search.propose("m")
-    row = {"candidate": ONE.id, "rung": 0, "score": None}
-    assert search.take(row).action == "stop"
-    assert proposer.seen == [seen(ONE, 0, score=None, bits=None, num_examples=0, last=True)]
+    failed = RungRecord(candidate=ONE.id, rung=0, num_examples=6)
+    assert search.take(failed).action == "stop"
+    assert proposer.seen == [seen(ONE, 0, score=None, bits=None, last=True)]
 
 
 def test_a_repeated_row_gets_the_first_decision_and_is_not_told_again() -> None:
     search, proposer, _ = begun()
     search.propose("m")
-    first = search.take(rung_row(ONE, 0, 0.5))
-    assert search.take(rung_row(ONE, 0, 0.0)) is first
+    first = search.take(rung_record(ONE, 0, 0.5))
+    assert search.take(rung_record(ONE, 0, 0.0)) is first
     assert len(proposer.seen) == 1
     # Also when it has ended.
-    last = search.take(rung_row(ONE, 1))
-    assert search.take(rung_row(ONE, 1)) is last
+    last = search.take(rung_record(ONE, 1))
+    assert search.take(rung_record(ONE, 1)) is last
     assert len(proposer.seen) == 2
 
 
 def test_a_row_of_a_candidate_that_was_not_proposed_is_an_error() -> None:
     search, _, _ = begun()
     with pytest.raises(KeyError, match=ONE.id):
-        search.take(rung_row(ONE, 0))
+        search.take(rung_record(ONE, 0))
 
 
 def test_a_recorded_decision_stands_whatever_the_rule_would_decide_now() -> None:
@@ -141,24 +143,24 @@ def test_a_recorded_decision_stands_whatever_the_rule_would_decide_now() -> None
     search.propose("m")
     search.propose("m")
     stopped = Decision(ONE.id, 0, "stop", "as recorded")
-    search.replay(rung_row(ONE, 0, 0.9), (), stopped)
+    search.replay(rung_record(ONE, 0, 0.9), (), stopped)
     assert search.running == {TWO.id: TWO}
     assert proposer.seen == [seen(ONE, 0, score=0.9, last=True)]
-    assert search.take(rung_row(ONE, 0, 0.9)) is stopped
+    assert search.take(rung_record(ONE, 0, 0.9)) is stopped
     # The replayed score counts in the comparison.
-    assert search.take(rung_row(TWO, 0, 0.8)).action == "stop"
+    assert search.take(rung_record(TWO, 0, 0.8)).action == "stop"
 
 
 def test_coarser_programs_are_told_to_both_as_children_of_the_candidate() -> None:
     search, proposer, scheduler = begun()
     search.propose("m")
-    search.take(rung_row(ONE, 0))
+    search.take(rung_record(ONE, 0))
     made = [
-        rung_row(TWO, 1, 0.4, program_bits=700),
-        rung_row(THREE, 1, 0.3, program_bits=600, verdict="loses"),
-        {"candidate": OTHER.id, "rung": 1, "score": None},
+        rung_record(TWO, 1, 0.4, program_bits=700),
+        rung_record(THREE, 1, 0.3, program_bits=600, verdict="loses"),
+        RungRecord(candidate=OTHER.id, rung=1, num_examples=6),
     ]
-    search.take(rung_row(ONE, 1), made)
+    search.take(rung_record(ONE, 1), made)
     assert [(r.candidate, r.model, r.score, r.bits) for r in scheduler.finished] == [
         (TWO.id, "m", 0.4, 700)
     ]
@@ -170,15 +172,15 @@ def test_coarser_programs_are_told_to_both_as_children_of_the_candidate() -> Non
     ]
 
 
-@pytest.mark.parametrize(("column", "bits"), [("program_bits", 900), ("payload_bits", 80)])
-def test_the_length_that_counts_is_the_named_column(column: str, bits: int) -> None:
-    search, proposer, _ = begun(bits=column)
+@pytest.mark.parametrize(("length", "bits"), [("program", 900), ("payload", 80)])
+def test_the_length_that_counts_is_the_named_one(length: Length, bits: int) -> None:
+    search, proposer, _ = begun(length=length)
     search.propose("m")
-    search.take(rung_row(ONE, 0))
+    search.take(rung_record(ONE, 0))
     assert [o.bits for o in proposer.seen] == [bits]
 
 
 def test_first_rung_and_races_are_those_of_the_scheduler() -> None:
-    search = Search(Listed([]), Full(num_rungs=3, eta=2), "program_bits")
+    search = Search(Listed([]), Full(num_rungs=3, eta=2), "program")
     assert (search.first_rung, search.races) == (2, False)
     assert search.incumbents("m", 2, 0) == ()

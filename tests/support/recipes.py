@@ -8,7 +8,7 @@ from kilobit.search.programs.program import WAYS
 from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
 from kilobit.search.programs.text import CODECS
 
-# The smallest adapter of each method on the llama model below.
+# Small adapters on the llama model of the tests; the golden scripts are made from them.
 SHAPES: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2, "target_modules": ("q_proj", "down_proj")},
     "lora_fa": {"rank": 2, "target_modules": ("q_proj",)},
@@ -24,14 +24,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "weights": {"target_modules": ("down_proj",)},
 }
 
+_SMALL = {"rank": 2, "size": 20, "target_modules": ("q_proj", "down_proj"), "tokens": (28, 51)}
 # The methods whose payload holds numbers; that of `data` holds examples.
-NUMBER_METHODS = tuple(method for method in METHODS if method != "data")
+NUMBER_METHODS = tuple(name for name, method in METHODS.items() if not method.examples)
 
 
 def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
-    """Return a small adapter of a method."""
+    """Return a small adapter of a method; one that is not listed above has the usual shape."""
+    usual = {name: _SMALL[name] for name in METHODS[method].fields if name in _SMALL}
     training = {"learning_rate": 0.02, "steps": 6, "batch_size": 2, "seed": 7, "step": 0.25}
-    return AdapterSpec.model_validate({"method": method, **SHAPES[method], **training, **changes})
+    return AdapterSpec.model_validate(
+        {"method": method, **SHAPES.get(method, usual), **training, **changes}
+    )
 
 
 PACKED = NumbersCode(coder="packed")

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from kilobit.cluster.messages import rung_part
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.proof.program_files import folder_name, write_folder, write_program
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import Program, build, text_part
 from kilobit.search.programs.recipe import Recipe
+from kilobit.search.records import rung_part
+from tests.support.rows import write_rows
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & <b>bold</b> \u2028 $x$"
 MODELS = ("pretrained", "posttrained")
@@ -84,7 +85,8 @@ def program_of(instruction: str) -> Program:
 
 def _record_model(run: RunFolder, model: str) -> None:
     digest = f"{len(model):016x}"
-    run.ledger.write(
+    write_rows(
+        run.ledger,
         "workers",
         f"{model}-0",
         [
@@ -105,7 +107,7 @@ def _record_model(run: RunFolder, model: str) -> None:
         _propose(run, candidate)
         for rung in run.sweep.rungs.ladder():
             at += timedelta(seconds=10)
-            part = rung_part(candidate.id, rung)
+            part = rung_part(candidate.id, rung.index)
             write_program(run.ledger, part, candidate.id, rung.index, program)
             row = _rung(candidate, rung.index, rung.num_examples, at) | {
                 "score": score,
@@ -116,7 +118,7 @@ def _record_model(run: RunFolder, model: str) -> None:
                 "program": program.digest,
                 "base_digest": digest,
             }
-            run.ledger.write("rungs", part, [row])
+            write_rows(run.ledger, "rungs", part, [row])
             last = rung.index + 1 == run.sweep.rungs.count
             _decide(run, candidate, rung.index, "finish" if last else "promote", "it went well")
         if sealed is not None:
@@ -136,7 +138,7 @@ def _add_coarser(run: RunFolder, model: str, instruction: str) -> None:
             "payload_bits": program.payload_bits,
             "program": program.digest,
         }
-        run.ledger.write("rungs", rung_part(own.id, last), [row | changes])
+        write_rows(run.ledger, "rungs", rung_part(own.id, last), [row | changes])
 
 
 def _propose(run: RunFolder, candidate: Candidate, **changes: Any) -> None:
@@ -150,7 +152,7 @@ def _propose(run: RunFolder, candidate: Candidate, **changes: Any) -> None:
         "operator": "random",
         **changes,
     }
-    run.ledger.write("candidates", candidate.id, [row])
+    write_rows(run.ledger, "candidates", candidate.id, [row])
 
 
 def _rung(candidate: Candidate, rung: int, num_examples: int, at: datetime) -> dict[str, Any]:
@@ -169,18 +171,21 @@ def _rung(candidate: Candidate, rung: int, num_examples: int, at: datetime) -> d
 
 def _decide(run: RunFolder, candidate: Candidate, rung: int, action: str, reason: str) -> None:
     row = {"candidate": candidate.id, "rung": rung, "decision": action, "reason": reason}
-    run.ledger.write("decisions", f"{candidate.id}-r{rung}", [row])
+    write_rows(run.ledger, "decisions", f"{candidate.id}-r{rung}", [row])
 
 
 def _prove(run: RunFolder, candidate: Candidate, program: Program, lower: float) -> None:
     both = {"program": program.digest, "candidate": candidate.id, "finished_at": BEGAN}
     verified_on = json.dumps({"device": "cpu", "dtype": "float32"})
-    run.ledger.write(
-        "verifications", candidate.id, [{**both, "verified": True, "verified_on": verified_on}]
+    write_rows(
+        run.ledger,
+        "verifications",
+        candidate.id,
+        [{**both, "verified": True, "verified_on": verified_on}],
     )
     bounds = {"score": lower + 0.05, "lower": lower, "upper": lower + 0.1, "level": 0.95}
     sealed = {"split": "sealed", "num_examples": 64, "num_programs": 4, "repeated": False}
-    run.ledger.write("certificates", candidate.id, [{**both, **bounds, **sealed}])
+    write_rows(run.ledger, "certificates", candidate.id, [{**both, **bounds, **sealed}])
     name = folder_name(candidate.model, candidate.id)
     write_folder(run.path / "programs" / name, program, {"model": candidate.model})
 
@@ -191,12 +196,14 @@ def _stopped(run: RunFolder, model: str, at: datetime) -> None:
         candidate = candidate_of(model, f"stopped {number}")
         _propose(run, candidate)
         row = _rung(candidate, 0, 4, at) | {"score": 0.0, "program_bits": 4000, "payload_bits": 64}
-        run.ledger.write("rungs", f"{candidate.id}-r0", [row])
+        write_rows(run.ledger, "rungs", f"{candidate.id}-r0", [row])
         _decide(run, candidate, 0, "stop", reason)
     candidate = candidate_of(model, "failed")
     _propose(run, candidate)
     error = f"Traceback:\n  somewhere\nValueError: {HOSTILE}"
-    run.ledger.write("rungs", f"{candidate.id}-r0", [_rung(candidate, 0, 4, at) | {"error": error}])
+    write_rows(
+        run.ledger, "rungs", f"{candidate.id}-r0", [_rung(candidate, 0, 4, at) | {"error": error}]
+    )
     _decide(run, candidate, 0, "stop", "it has no score")
 
 
@@ -204,17 +211,21 @@ def write_scorecard(run: Path) -> None:
     """Write a scorecard of the front's programs beside a run, one cell of it without numbers."""
     from kilobit.cluster.cli.scorecard import encoded
     from kilobit.evaluators.battery.side_effects import SideEffect
+    from kilobit.search.front.points import FrontPoint
 
     lines = []
     for model in MODELS:
         for instruction, score, _ in COMPLETED[model][:2]:
             candidate, program = candidate_of(model, instruction), program_of(instruction)
-            about = SideEffect(
+            point = FrontPoint(
                 run=run.name, task="numbers", model=model, regime=model, candidate=candidate.id,
                 family="prompt", program=program.digest, program_bits=program.program_bits,
-                payload_bits=program.payload_bits, own_score=score, verified=True, certified=None,
-                item="translation", num_examples=8, base=0.1, value=0.4, change=0.3, lower=0.1,
-                upper=0.5, p=0.01, verdict="helps",
+                payload_bits=program.payload_bits, score=score, lower=None, upper=None,
+                num_examples=8, split="search", verified=True, certified=None,
+            )  # fmt: skip
+            about = SideEffect(
+                point, item="translation", num_examples=8, base=0.1, value=0.4, change=0.3,
+                lower=0.1, upper=0.5, p=0.01, verdict="helps",
             )  # fmt: skip
             nothing = {"base": None, "value": None, "change": None, "verdict": None, "p": None}
             lines += [about, replace(about, item="safety", error=HOSTILE, **nothing)]
@@ -227,8 +238,7 @@ def many(folder: Path, num_candidates: int, num_rungs: int) -> Path:
 
     from kilobit.evaluators.ledger.fencing import Accepted, snapshot_file
     from kilobit.evaluators.ledger.ledger import Ledger
-    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
-    from kilobit.evaluators.ledger.tables import TABLES
+    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION, TABLES
 
     run = record(
         folder, "many", rungs={"examples": 4, "train_steps": 2, "eta": 2, "count": num_rungs}

@@ -9,6 +9,7 @@ import yaml
 
 from kilobit.cluster.runs.folder import create_run
 from kilobit.cluster.sweep.sweep import load_sweep
+from tests.support.rows import write_rows
 
 NUM_EXAMPLES = 4
 _SEEDS = iter(range(1_000_000))
@@ -78,10 +79,10 @@ def write_run(
     with create_run(load_sweep(file), file, folder) as run:
         for name, found in scores.items():
             each = list(found)
-            run.ledger.write("candidates", name, [candidate(name)])
-            run.ledger.write("predictions", f"{name}-r0", predictions(name, each))
-            run.ledger.write("rungs", f"{name}-r0", [rung(name, sum(each) / len(each))])
+            write_rows(run.ledger, "candidates", name, [candidate(name)])
+            write_rows(run.ledger, "predictions", f"{name}-r0", predictions(name, each))
+            write_rows(run.ledger, "rungs", f"{name}-r0", [rung(name, sum(each) / len(each))])
             if attempt_rows:
                 end = {"candidate": name, "rung": 0, "decision": "finish", "order": 0}
-                run.ledger.write("decisions", f"{name}-r0", [end])
+                write_rows(run.ledger, "decisions", f"{name}-r0", [end])
     return folder

@@ -3,13 +3,11 @@
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
 
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.config import (
-    DescentProposer,
     EvolutionProposer,
     GridProposer,
     Nsga2Proposer,
@@ -61,19 +59,14 @@ CONFIGS: dict[str, ProposerConfig] = {
     "tpe": TpeProposer(kind="tpe", fresh=8),
     "nsga2": Nsga2Proposer(kind="nsga2", population=8),
     "evolution": EvolutionProposer(kind="evolution", fresh=8),
-    "descent": DescentProposer(kind="descent", fresh=8),
 }
 World = Callable[[Candidate], tuple[int, float]]
-
-
-def fake_bits(model: str, texts: Any) -> list[float]:
-    return [8.0 * len(text) for text in texts]
 
 
 def make(
     kind: str, seed: int = 0, families: Families = FAMILIES, models: tuple[str, ...] = ("m",)
 ) -> Proposer:
-    return make_proposer(CONFIGS[kind], families, TASK, models, seed, prompt_bits=fake_bits)
+    return make_proposer(CONFIGS[kind], families, TASK, models, seed)
 
 
 def bits_of(candidate: Candidate) -> int:

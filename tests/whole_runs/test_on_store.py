@@ -29,6 +29,7 @@ from kilobit.evaluators.ledger.stored_path import StoredPath
 from tests.conftest import REPOSITORY
 from tests.support.driver.ledgers import LORA, content
 from tests.support.object_store import Proxy
+from tests.support.rows import rows_of
 
 Write = Callable[..., Path]
 Store = Proxy
@@ -41,7 +42,7 @@ class DeadError(BaseException):
 def search(run: RunFolder) -> None:
     """Do what an attempt does, in this process."""
     plan = check_sweep(run.sweep, run.sweep_folder)
-    recorder, state = _rebuild(run, plan, None)
+    recorder, state = _rebuild(run, plan)
     (model,), ladder = run.sweep.base_models, run.sweep.rungs.ladder()
     worker = RungEvaluator(
         EvaluatorSetup(
@@ -61,8 +62,8 @@ def search(run: RunFolder) -> None:
                 return
             waiting.append((proposed, recorder.first_rung))
         candidate, rung = waiting.pop(0)
-        row = worker.run_rung(candidate.canonical(), ladder[rung])
-        decision = recorder.decide_together(row["together"])[candidate.id, rung]
+        reply = worker.run_rung(candidate.canonical(), ladder[rung])
+        decision = recorder.decide_together(reply.together)[candidate.id, rung]
         if decision.action == "promote":
             waiting.insert(0, (candidate, rung + 1))
 
@@ -109,7 +110,7 @@ def test_a_search_that_dies_and_goes_on_has_the_ledger_of_one_on_a_disk(
         opened = reopen_run(folder, take_over=True)
     assert deaths[0] >= 6
     assert content(folder) == content(tmp_path / "quiet")
-    orders = [row["order"] for row in Ledger(folder / "ledger").rows("decisions")]
+    orders = [row["order"] for row in rows_of(Ledger(folder / "ledger"), "decisions")]
     assert sorted(orders) == list(range(len(orders)))
     assert (store.done["failed"] > 0, store.done["cut"] > 0) == (True, True)
 
@@ -166,7 +167,7 @@ def test_a_run_on_a_store_under_sigkill_has_the_ledger_of_one_on_a_disk(
     assert content(folder) == content(tmp_path / "quiet")
 
     def certified(run: Place) -> list[tuple[Any, ...]]:
-        rows = Ledger(run / "ledger").rows("certificates")
+        rows = rows_of(Ledger(run / "ledger"), "certificates")
         return sorted((row["candidate"], row["score"], row["lower"]) for row in rows)
 
     assert certified(folder) == certified(tmp_path / "quiet")

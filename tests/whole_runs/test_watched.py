@@ -9,6 +9,7 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.support.driver.processes import finish, start, wait_for
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 Write = Callable[..., Path]
@@ -35,7 +36,7 @@ def test_a_search_is_watched_and_told_to_trackers(
     watched: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     run, _, seen = watched
-    rows = Ledger(run / "ledger").rows("rungs")
+    rows = rows_of(Ledger(run / "ledger"), "rungs")
     scores = {(row["candidate"], row["rung"]): row["score"] for row in rows}
 
     lines = seen.splitlines()

@@ -9,7 +9,7 @@ Soft tokens are negative ids, see `kilobit.evaluators.model.packing.pack`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,23 +89,27 @@ def answer(
     slots: Sequence[Changes],
     rows: Sequence[Asked],
     planner: Planner,
-) -> list[list[int] | MemoryError]:
+) -> list[list[int] | Exception]:
     """Return the new tokens of each row, up to and including the end token.
 
     Args:
         frozen: the base model.
         slots: each candidate's changes to the base model.
         rows: checked by `check_context`; they run in as many passes as the planner makes.
-        planner: splits the rows into passes; halves a pass that runs out of memory.
+        planner: splits the rows into passes; halves a pass that fails.
 
     Returns:
-        An entry per row; an error for a row that does not fit into memory even alone.
+        An entry per row; an error for a row that fails even alone.
     """
-    with Pack(frozen.model, slots, frozen.shard) as pack:
-        return planner.run(
-            [row.tokens for row in rows],
-            lambda part: continue_rows(frozen, pack, [rows[i] for i in part]),
-        )
+
+    def work(part: Sequence[int]) -> list[list[int]]:
+        # Only the slots of this pass, so that one whose numbers can't be had fails alone.
+        used = sorted({rows[i].slot for i in part})
+        own = [replace(rows[i], slot=used.index(rows[i].slot)) for i in part]
+        with Pack(frozen.model, [slots[slot] for slot in used], frozen.shard) as pack:
+            return continue_rows(frozen, pack, own)
+
+    return planner.run([row.tokens for row in rows], work)
 
 
 @torch.no_grad()

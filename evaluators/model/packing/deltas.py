@@ -5,14 +5,14 @@ from the model. This keeps the adapter's numbers and, for each module that it ch
 how the numbers change the module's output. Any number of such adapters can then run on the same
 model at once, each on its own rows (`kilobit.evaluators.model.packing.pack`).
 
-The change is a low-rank update for `lora`, `lora_fa`, `lora_xs`, `tinylora`, `vera` and `unilora`,
-a factor for each output for `ia3`, a replacement of the norm for `ln_tuning`, and a few vectors
-before the text for `soft_prompt`. The changes of the other methods have no such form: their
+`_CHANGES` has the changes of each method: low-rank updates, a factor for each output, another norm,
+or a few vectors before the text. The changes of a method that is not there have no such form: its
 candidates run alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,10 +80,11 @@ def detached(frozen: FrozenModel, spec: AdapterSpec) -> tuple[Adapter, Changes] 
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    if spec.method in ("weights", "data", "fourierft", "trainable_tokens"):
+    changes_of = _CHANGES.get(spec.method)
+    if changes_of is None:
         return None
     with frozen.shard.skeleton(frozen, spec) as base, installed(base, spec) as adapter:
-        changes = _changes(adapter.model, spec)
+        changes = changes_of(adapter.model)
         if changes is not None:
             adapter.model = None
     return None if changes is None else (adapter, changes)
@@ -122,58 +123,68 @@ class _WithState(nn.Module):
         return found
 
 
-def _changes(model: Any, spec: AdapterSpec) -> Changes | None:
-    if spec.method == "soft_prompt":
-        weight = model.prompt_encoder["default"].embedding.weight
-        return {"": SoftPrompt(lambda: weight)}
-    found: Changes = {}
-    for name, module in model.named_modules():
-        if not hasattr(module, "base_layer"):
-            continue
-        change = _change(module, spec)
-        if change is None:
-            return None
-        found[name.removeprefix(_PREFIX)] = change
-    return found
+_Factors = tuple[torch.Tensor, torch.Tensor]
 
 
-def _change(module: Any, spec: AdapterSpec) -> Change | None:
-    if spec.method == "ln_tuning":
-        return Replaced(module.ln_tuning_layers["default"])
-    if not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
+def _soft_prompt(model: Any) -> Changes:
+    weight = model.prompt_encoder["default"].embedding.weight
+    return {"": SoftPrompt(lambda: weight)}
+
+
+def _of_modules(model: Any, change: Callable[[Any], Change], *kinds: type) -> Changes | None:
+    """Return the change of each module that PEFT adapts, None if one is of none of the kinds."""
+    modules = {
+        name.removeprefix(_PREFIX): module
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer")
+    }
+    if not all(isinstance(module.get_base_layer(), kinds) for module in modules.values()):
         return None
-    if spec.method == "ia3":
-        return Scaling(module.ia3_l["default"].flatten)
-    return LowRank(lambda: _FACTORS[spec.method](module))
+    return {name: change(module) for name, module in modules.items()}
 
 
-def _lora(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms(model: Any) -> Changes | None:
+    return _of_modules(model, lambda norm: Replaced(norm.ln_tuning_layers["default"]), nn.Module)
+
+
+def _scaling(model: Any) -> Changes | None:
+    return _of_modules(model, lambda m: Scaling(m.ia3_l["default"].flatten), nn.Linear, Conv1D)
+
+
+def _low_rank(factors: Callable[[Any], _Factors], model: Any) -> Changes | None:
+    return _of_modules(model, lambda m: LowRank(lambda: factors(m)), nn.Linear, Conv1D)
+
+
+def _lora(module: Any) -> _Factors:
     down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
     return down, up * module.scaling["default"]
 
 
-def _vera(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _vera(module: Any) -> _Factors:
     down = module.vera_A["default"][:, : module.in_features]
     up = module.vera_B["default"][: module.out_features]
     inner, outer = module.vera_lambda_d["default"], module.vera_lambda_b["default"]
     return inner[:, None] * down, outer[:, None] * up
 
 
-def _svd(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _svd(module: Any) -> _Factors:
     middle = module._compute_R("default")  # noqa: SLF001 - PEFT has no public name for it
     return module.tinylora_A["default"], module.tinylora_B["default"] @ middle
 
 
-def _unilora(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _unilora(module: Any) -> _Factors:
     down, up = module._get_lora_matrices("default")  # noqa: SLF001 - PEFT has no public name for it
     return down, up
 
 
-_FACTORS = {
-    "lora": _lora,
-    "lora_fa": _lora,
-    "lora_xs": _svd,
-    "tinylora": _svd,
-    "vera": _vera,
-    "unilora": _unilora,
+_CHANGES: dict[str, Callable[[Any], Changes | None]] = {
+    "lora": partial(_low_rank, _lora),
+    "lora_fa": partial(_low_rank, _lora),
+    "lora_xs": partial(_low_rank, _svd),
+    "tinylora": partial(_low_rank, _svd),
+    "vera": partial(_low_rank, _vera),
+    "unilora": partial(_low_rank, _unilora),
+    "ia3": _scaling,
+    "ln_tuning": _norms,
+    "soft_prompt": _soft_prompt,
 }

@@ -3,6 +3,11 @@
 The prefix that all rows of a candidate share (instruction and demonstrations) goes through the
 model once, and its keys and values are copied to the rows. Gradients flow back through the copies,
 so training reads in the same way.
+
+Padding lies before a row's first token only: models count sliding windows, chunks and ALiBi's
+distances in slots of the cache, so padding between two tokens would change what the model sees. A
+row that is shorter than the others is therefore copied less of its prefix, and reads the end of it
+again in the places where padding would be.
 """
 
 from collections.abc import Sequence
@@ -35,13 +40,23 @@ class Reading:
         self._cache: Any = None
         self._mask = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
 
-    def begin(self) -> list[list[int]]:
-        """Read the shared prefixes and return the remaining ids of each row."""
+    def begin(self, answers: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+        """Read the shared prefixes and return the ids that each row has to read next.
+
+        Args:
+            answers: ids that each row reads after its own, in the same pass; none by default.
+        """
         shared = _shared(self._rows)
-        rest = [list(ids[shared[slot] :]) for slot, ids in self._rows]
-        if any(shared.values()):
-            self._read_shared(shared)
-        return rest
+        whole = [ids for _, ids in self._rows]
+        if answers is not None:
+            whole = [(*ids, *answer) for ids, answer in zip(whole, answers, strict=True)]
+        width = max(
+            len(ids) - shared[slot] for (slot, _), ids in zip(self._rows, whole, strict=True)
+        )
+        kept = [max(0, len(ids) - width) for ids in whole]
+        if any(kept):
+            self._read_shared({slot: n for slot, n in shared.items() if n}, kept)
+        return [list(ids[n:]) for ids, n in zip(whole, kept, strict=True)]
 
     def read(self, ids: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
         """Read the next ids of each row; return logits of the last `keep` positions.
@@ -79,19 +94,37 @@ class Reading:
         logits: torch.Tensor = out.logits
         return logits
 
-    def _read_shared(self, shared: dict[int, int]) -> None:
-        """Fill the cache with the shared prefixes and copy it to the rows."""
+    def _read_shared(self, shared: dict[int, int], kept: Sequence[int]) -> None:
+        """Read the shared prefix of each slot; copy the first `kept` tokens to each row."""
         ids = dict(self._rows)
         self._mask = torch.zeros(len(shared), 0, dtype=torch.long, device=self._device)
         with self._pack.rows(self._tensor(list(shared))):
             self.read([ids[slot][:length] for slot, length in shared.items()], 1)
         position = {slot: i for i, slot in enumerate(shared)}
-        source = self._tensor([position[slot] for slot, _ in self._rows])
-        self._cache.batch_select_indices(source)
-        self._mask = self._mask[source]
+        source = self._tensor([position.get(slot, 0) for slot, _ in self._rows])
+        lengths = self._tensor([shared.get(slot, 0) for slot, _ in self._rows])
+        copied = self._tensor(kept)
+        last = torch.arange(-max(kept), 0, device=self._device)
+        # Place of each copied token among those of the prefix, which is padded on the left too.
+        tokens = copied[:, None] + last
+        self._mask = (tokens >= 0).long()
+        slots = (max(shared.values()) - lengths[:, None] + tokens).clamp(min=0)
+        for layer in self._cache.layers:
+            layer.keys = _copied(layer.keys, source, slots)
+            layer.values = _copied(layer.values, source, slots)
+            if not all(slot in shared for slot, _ in self._rows):
+                # A masked number counts zero times, but zero times another candidate's NaN is NaN.
+                own = (lengths > 0)[:, None, None, None]
+                layer.keys = layer.keys.where(own, torch.zeros_like(layer.keys))
+                layer.values = layer.values.where(own, torch.zeros_like(layer.values))
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _copied(cached: torch.Tensor, source: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Return [rows, heads, kept, size] of [prefixes, heads, tokens, size]."""
+    return cached[source[:, None], :, slots].transpose(1, 2)
 
 
 def _shared(rows: Sequence[SlotRow]) -> dict[int, int]:

@@ -6,6 +6,7 @@ memory still runs out.
 Measurement of the largest pass, in tokens, that this device can run.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -41,36 +42,37 @@ class Planner:
 
     def run(
         self, sizes: Sequence[int], work: Callable[[list[int]], Sequence[Result]]
-    ) -> list[Result | MemoryError]:
-        """Return the results of all rows; halve a pass that runs out of memory.
+    ) -> list[Result | Exception]:
+        """Return the results of all rows; halve a pass that runs out of memory or fails.
 
         Args:
             sizes: tokens of each row.
             work: takes the indices of the rows of a pass and returns their results.
 
         Returns:
-            An entry per row; an error for a row that does not fit into memory even alone.
+            An entry per row; an error for a row that fails even alone.
         """
-        found: dict[int, Result | MemoryError] = {}
+        found: dict[int, Result | Exception] = {}
         todo = self.split(range(len(sizes)), lambda i: sizes[i])
         while todo:
             part = todo.pop(0)
             try:
                 new = work(part)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error)
+            except Exception as error:  # noqa: BLE001 - one row's candidate may raise anything
+                # The frames of the error reference the pass's tensors.
+                traceback.clear_frames(error.__traceback__)
+                failure = error
             else:
                 found.update(zip(part, new, strict=True))
                 continue
-            # Outside of the `except` block the tensors that the error referenced are freed.
-            self.ran_out(sum(sizes[i] for i in part))
+            if is_out_of_memory(failure):
+                self.ran_out(sum(sizes[i] for i in part))
+                failure = MemoryError(f"a row does not fit into memory: {failure}")
             half = len(part) // 2
             if half:
                 todo[:0] = [part[:half], part[half:]]
             else:
-                found[part[0]] = MemoryError(f"a row does not fit into memory: {message}")
+                found[part[0]] = failure
         return [found[i] for i in range(len(sizes))]
 
     def split(self, items: Sequence[Item], size: Callable[[Item], int]) -> list[list[Item]]:
@@ -101,6 +103,14 @@ def pass_tokens(frozen: FrozenModel) -> int:
     device = frozen.model.device
     if device.type != "cuda":
         return _CPU_TOKENS
+    try:
+        return _measured_tokens(frozen)
+    except Exception:  # noqa: BLE001 - a model may not take embeddings, for one
+        return _TRIED
+
+
+def _measured_tokens(frozen: FrozenModel) -> int:
+    device = frozen.model.device
     width = min(128, frozen.context or 128)
     ids = torch.zeros(max(1, _TRIED // width), width, dtype=torch.long, device=device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -8,6 +8,7 @@ memory even alone.
 
 import math
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -125,22 +126,28 @@ def _rows(frozen: FrozenModel, job: Job, step: int) -> list[Row]:
 
 
 def _gradients(frozen: FrozenModel, steps: Sequence[_Step], planner: Planner) -> None:
-    """Compute the gradients of each adapter's step; halve a pass that runs out of memory."""
+    """Compute the gradients of each adapter's step; halve a pass that fails.
+
+    A pass may run out of memory, and one adapter may raise any error, which is its own.
+    """
+    told = [len(step.job.losses) for step in steps]
     try:
         _pass(frozen, steps)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        # The error references the pass's tensors; they are freed after this block only.
-        message = str(error)
+    except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
+        # The frames of the error reference the pass's tensors.
+        traceback.clear_frames(error.__traceback__)
+        failure = error
     else:
         return
-    planner.ran_out(sum(map(_Step.size, steps)))
-    for step in steps:
+    if is_out_of_memory(failure):
+        planner.ran_out(sum(map(_Step.size, steps)))
+        failure = MemoryError(f"a training step does not fit into memory: {failure}")
+    for step, count in zip(steps, told, strict=True):
+        del step.job.losses[count:]
         for weight in step.job.adapter.weights.values():
             weight.grad = None
     if len(steps) == 1:
-        steps[0].job.error = MemoryError(f"a training step does not fit into memory: {message}")
+        steps[0].job.error = failure
         return
     half = len(steps) // 2
     _gradients(frozen, steps[:half], planner)
@@ -197,10 +204,9 @@ def _predict(
     questions = [(slot, question) for slot, (question, _) in zip(slots, rows, strict=True)]
     with Pack(frozen.model, [job.changes for job in jobs], frozen.shard) as pack:
         reading = Reading(pack, questions, pad, device)
-        rest = reading.begin()
+        rest = reading.begin([answer for _, answer in rows])
         with pack.rows(reading.slots):
-            whole = [left + answer for left, (_, answer) in zip(rest, rows, strict=True)]
-            logits = reading.read(whole, longest + 1)
+            logits = reading.read(rest, longest + 1)
     return logits[:, :-1], torch.tensor(labels, device=device)
 
 

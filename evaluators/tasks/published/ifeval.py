@@ -32,7 +32,6 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
-from unittest.mock import patch
 
 from pydantic import Field, model_validator
 
@@ -105,6 +104,8 @@ def _harness() -> "ModuleType":
             f"the task ifeval needs the packages of kilobit[bench] ({', '.join(missing)} missing): "
             "pip install 'kilobit[bench]'"
         )
+    from unittest.mock import patch
+
     import langdetect
     import nltk
 

@@ -14,6 +14,7 @@ from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from tests.conftest import REPOSITORY
 from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, rows, said
+from tests.support.rows import write_rows
 from tests.support.runs import NUM_EXAMPLES, candidate, rung, write_run
 
 LONGER = {"examples": NUM_EXAMPLES, "train_steps": 9, "count": 1}
@@ -48,7 +49,7 @@ def test_what_differs_by_nature_is_no_conflict(tmp_path: Path) -> None:
         paths.append(write_run(tmp_path / name, {}, attempt_rows=False))
         with reopen_run(paths[-1]) as run:
             row = rung("a", 0.5, seconds=seconds, worker=f"{name}-0", attempt=len(paths))
-            run.ledger.write("rungs", "a-r0", [row])
+            write_rows(run.ledger, "rungs", "a-r0", [row])
     aggregate(*paths, "-o", tmp_path / "all")
     assert [row["worker"] for row in rows(tmp_path / "all", "rungs")] == ["one-0"]
     assert not rows(tmp_path / "all", "conflicts")
@@ -62,7 +63,7 @@ def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
         others.append(write_run(tmp_path / name, {}, attempt_rows=False))
         with reopen_run(others[-1]) as run:
             nothing = rung("a", None, program_bits=None, program=None, error=error)
-            run.ledger.write("rungs", "a-r0", [nothing])
+            write_rows(run.ledger, "rungs", "a-r0", [nothing])
     others += [
         write_run(tmp_path / "worked", {"a": RIGHT}),
         write_run(tmp_path / "longer", {"a": WRONG}, rungs=LONGER),
@@ -128,8 +129,8 @@ def test_a_run_that_went_on_adds_what_is_new(
     one = write_run(tmp_path / "one", {"a": WRONG})
     aggregate(one, "-o", tmp_path / "all")
     with reopen_run(one) as run:
-        run.ledger.write("candidates", "bb", [candidate("bb")])
-        run.ledger.write("rungs", "bb-r0", [rung("bb", 0.9)])
+        write_rows(run.ledger, "candidates", "bb", [candidate("bb")])
+        write_rows(run.ledger, "rungs", "bb-r0", [rung("bb", 0.9)])
     aggregate(one, "-o", tmp_path / "all")
     assert [(r["run"], r["candidate"]) for r in rows(tmp_path / "all", "rungs")] == [
         ("one", "a"), ("one", "bb")
@@ -146,7 +147,7 @@ def test_large_payloads_come_along(tmp_path: Path) -> None:
         (one / "ledger" / "payloads").mkdir()
         (one / "ledger" / "payloads" / "0123456789abcdef.bin").write_bytes(b"large")
         file = {"payload_file": "payloads/0123456789abcdef.bin"}
-        run.ledger.write("programs", "a-r0", [row | file])
+        write_rows(run.ledger, "programs", "a-r0", [row | file])
     aggregate(one, "-o", tmp_path / "all")
     shutil.rmtree(one)
     aggregate(tmp_path / "all", "-o", tmp_path / "copy")
@@ -161,7 +162,7 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
     one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
     (source,), _ = open_sources([one])
     about, found = at_last_rung(source.read("candidates"), source.read("rungs"), Rung(0, 4, 1))
-    assert [row["candidate"] for row in about] == [row["candidate"] for row in found] == ["a", "b"]
+    assert [one.candidate for one in about] == [one.candidate for one in found] == ["a", "b"]
     for rung_number, num_examples in ((1, 4), (0, 5)):
         last = Rung(rung_number, num_examples, 1)
         assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])

@@ -16,7 +16,7 @@ import kilobit.evaluators.proof.verify
 from kilobit.cluster.cli.run import _execute
 from kilobit.cluster.driver.attempt import Outcome
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -24,6 +24,7 @@ from tests.support.cli.sealed import (
     certificates,
     writable,
 )
+from tests.support.rows import rows_of, write_rows
 
 
 def test_programs_are_run_on_the_sealed_split_and_their_bounds_hold_at_once(
@@ -53,7 +54,7 @@ def test_programs_are_run_on_the_sealed_split_and_their_bounds_hold_at_once(
         assert (row["num_programs"], row["level"], row["num_examples"]) == (4, 0.95, 100)
         assert (row["repeated"], row["error"], row["split"]) == (False, None, "sealed")
     assert found["raw-16-90"]["base_digest"] == "weights of raw"
-    (opening,) = run.ledger.rows("openings")
+    (opening,) = rows_of(run.ledger, "openings")
     assert opening["num_programs"] == len(opening["selection"]) == 4
     assert opening["selection"] == sorted(opening["selection"])
     assert opening["targets"] == [0.5, 0.7]
@@ -75,14 +76,14 @@ def test_the_same_choice_again_runs_nothing_and_shows_the_same(
     make: Make, say: Say, ran: list[str]
 ) -> None:
     run = make()
-    first, rows = say("certify", run.path), run.ledger.rows("certificates")
+    first, rows = say("certify", run.path), rows_of(run.ledger, "certificates")
     assert len(ran) == 4
     again = say("certify", run.path)
     assert len(ran) == 4
     assert again in first
-    assert run.ledger.rows("certificates") == rows
+    assert rows_of(run.ledger, "certificates") == rows
     say("certify", run.path, "--again")
-    assert len(run.ledger.rows("openings")) == 1
+    assert len(rows_of(run.ledger, "openings")) == 1
 
 
 def test_an_interrupted_certification_goes_on_with_the_others(
@@ -106,14 +107,14 @@ def test_an_interrupted_certification_goes_on_with_the_others(
         shown = say("certify", run.path, status=130)
     assert f"Go on with:\n  kilobit certify {run.path}" in shown
     assert certificates(run) == {}
-    assert [p.certified for p in points_of(run)] == [None] * 4
+    assert [p.certified for p in RunFront(run).points] == [None] * 4
     done = set(ran)
     assert len(ran) == 2
     assert "certifying 2 programs" in say("certify", run.path)
     assert len(ran) == 4
     assert done & set(ran[2:]) <= {"0"}
     assert {c: (r["lower"], r["upper"]) for c, r in certificates(run).items()} == expected
-    assert len(run.ledger.rows("openings")) == 1
+    assert len(rows_of(run.ledger, "openings")) == 1
 
 
 FAILURES = {
@@ -132,10 +133,10 @@ def test_programs_that_fail_certify_nothing_and_count_among_the_chosen(
         add(run, "tuned", 19, 30 + i, extra, score=0.9 + i / 100): message
         for i, (extra, message) in enumerate(FAILURES.items())
     }
-    for row in run.ledger.rows("rungs"):
-        writable(run).write("verifications", row["candidate"], [row_of_verification(row)])
+    for row in rows_of(run.ledger, "rungs"):
+        write_rows(writable(run), "verifications", row["candidate"], [row_of_verification(row)])
     shown = say("certify", run.path, status=1)
-    found, points = certificates(run), {p.candidate: p for p in points_of(run)}
+    found, points = certificates(run), {p.candidate: p for p in RunFront(run).points}
     for candidate, message in broken.items():
         assert f"not certified, it failed: {candidate}" in shown
         assert message in found[candidate]["error"]
@@ -172,7 +173,7 @@ def test_runs_of_several_seeds_are_certified_together_and_compared(
     shown = say("certify", *(run.path for run in runs))
     assert "the bounds of 9 programs hold at once" in shown
     assert len(ran) == 9
-    openings = [run.ledger.rows("openings") for run in runs]
+    openings = [rows_of(run.ledger, "openings") for run in runs]
     assert [row["opening"] for (row,) in openings] == [openings[0][0]["opening"]] * 2
     shown = "\n".join(line.rstrip() for line in shown.splitlines())
     assert (
@@ -198,8 +199,8 @@ def test_two_runs_of_one_seed_or_of_none_are_refused(make: Make, say: Say, tmp_p
     message = say("certify", one.path, other.path, status=2)
     assert "both have seed 0 for raw on count" in message
     assert "holds no run" in say("certify", tmp_path, status=2)
-    for row in one.ledger.rows("rungs"):
-        writable(one).write("rungs", f"{row['candidate']}-r0", [{**row, "score": None}])
+    for row in rows_of(one.ledger, "rungs"):
+        write_rows(writable(one), "rungs", f"{row['candidate']}-r0", [{**row, "score": None}])
     assert "no verified program on its front" in say("certify", one.path, status=2)
 
 
@@ -207,8 +208,8 @@ def test_candidates_that_are_left_are_named_before_the_sealed_split_is_opened(
     make: Make, say: Say
 ) -> None:
     run = make()
-    writable(run).write(
-        "candidates", "left", [{"candidate": "left", "model": "raw", "position": 4}]
+    write_rows(
+        writable(run), "candidates", "left", [{"candidate": "left", "model": "raw", "position": 4}]
     )
     assert f"1 candidates of {run.path} have not ended" in say("certify", run.path)
 
@@ -229,15 +230,21 @@ def test_a_run_says_how_to_certify_or_does_it_where_the_sweep_asks(
     assert status == 0
     assert "nothing is certified yet" in shown
     assert f"kilobit certify {silent.path}" in shown
-    assert silent.ledger.rows("openings") == []
+    assert rows_of(silent.ledger, "openings") == []
     # A search that is not over opens nothing.
-    writable(certified).write(
-        "candidates", "left", [{"candidate": "left", "model": "raw", "position": 4}]
+    write_rows(
+        writable(certified),
+        "candidates",
+        "left",
+        [{"candidate": "left", "model": "raw", "position": 4}],
     )
     end(certified, 5)
-    assert certified.ledger.rows("openings") == []
-    writable(certified).write(
-        "decisions", "left", [{"candidate": "left", "decision": "stop", "order": 4}]
+    assert rows_of(certified.ledger, "openings") == []
+    write_rows(
+        writable(certified),
+        "decisions",
+        "left",
+        [{"candidate": "left", "decision": "stop", "order": 4}],
     )
     status, shown = end(certified, 5)
     assert (status, len(certificates(certified))) == (0, 4)

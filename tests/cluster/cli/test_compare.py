@@ -17,8 +17,10 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
 from tests.support.judges.judge_server import Server, completion
+from tests.support.rows import rows_of, write_rows
 
 FIRST = Rung(0, 4, 2)
 
@@ -160,7 +162,7 @@ def outputs(write_sweep: Callable[..., Path], tmp_path: Path) -> tuple[Path, lis
             candidate = Candidate.model_validate(about)
             evaluator.run_rung(candidate.canonical(), FIRST)
             row = {"candidate": candidate.id, "task": "numbers", "model": "llama"}
-            run.ledger.write("candidates", candidate.id, [row])
+            write_rows(run.ledger, "candidates", candidate.id, [row])
             made.append(candidate.id)
         return run.path, made
 
@@ -172,7 +174,9 @@ def test_candidates_of_a_run_are_compared_by_what_the_ledger_holds(
 
     path, (one, two) = outputs
     run = open_run(path)
-    first = sorted(r["example"] for r in run.ledger.rows("predictions") if r["candidate"] == one)
+    first = sorted(
+        r["example"] for r in rows_of(run.ledger, "predictions") if r["candidate"] == one
+    )
     assert len(first) == 4
     write(tmp_path / "v.jsonl", *({"id": example, "verdict": "A"} for example in first))
     (tmp_path / "people.yaml").write_text("judge:\n  kind: file\n  path: v.jsonl\n")
@@ -212,16 +216,16 @@ def test_a_judge_in_a_search_scores_fails_a_candidate_or_stops_the_run(
     setup = (sweep.model_dump_json(), str(tmp_path), str(tmp_path / "run"), "llama", "llama-0", 1)
     evaluator = RungEvaluator(EvaluatorSetup(*setup))
 
-    def row(text: str) -> dict[str, Any]:
+    def record(text: str) -> RungRecord:
         about = {"task": "mine", "model": "llama", "prompt": Prompt(instruction=text)}
-        return evaluator.run_rung(Candidate.model_validate(about).canonical(), FIRST)
+        return evaluator.run_rung(Candidate.model_validate(about).canonical(), FIRST).record
 
     # Always the place: every example a tie.
-    assert row("one")["score"] == 0.5
+    assert record("one").score == 0.5
     server.always = completion("no idea")
-    failed = row("another text")
-    assert failed.get("score") is None
-    assert "was not judged: the judge gave no verdict" in failed["error"]
+    failed = record("another text")
+    assert failed.score is None
+    assert "was not judged: the judge gave no verdict" in (failed.error or "")
     server.always = (503, b"", {})
     with pytest.raises(EndpointError, match="in a row"):
-        row("a third one")
+        record("a third one")

@@ -139,6 +139,22 @@ def test_a_folder_that_can_not_be_made_is_a_finding() -> None:
     assert found.remedy == "choose another folder with --out"
 
 
+def test_a_store_that_all_nodes_read_is_shared_and_left_empty(
+    monkeypatch: pytest.MonkeyPatch, folder: StoredPath
+) -> None:
+    def on_every_node(function: Any, *args: Any) -> dict[str, Any]:
+        return {node: function(*args) for node in ("a", "b")}
+
+    monkeypatch.setattr(doctor, "on_every_node", on_every_node)
+    found = doctor._storage(folder)
+    assert found == Finding("shared storage", "shared by all nodes", ok=True)
+    assert list(folder.glob("*")) == []
+    answering(monkeypatch, b"driver", "no credentials")
+    found = doctor._storage(folder)
+    assert found.found == "can't be read on 10.0.0.2: no credentials"
+    assert "kilobit[store]" in found.remedy
+
+
 def test_a_node_writes_only_to_the_file_of_the_driver(tmp_path: Path) -> None:
     file = tmp_path / "probe"
     assert doctor._touch(str(file)) is False

@@ -14,6 +14,7 @@ from kilobit.cluster.runs.folder import open_run
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.programs.script import script
 from tests.conftest import REPOSITORY
+from tests.support.rows import rows_of
 
 RECORDINGS = REPOSITORY / "tests" / "recordings"
 # Of the report's data as sorted JSON, without its time and paths.
@@ -56,12 +57,14 @@ def test_the_data_of_the_report_are_the_same(quickstart: Path, tmp_path: Path) -
     found = re.search(pattern, page.read_text("utf-8"), re.DOTALL)
     assert found is not None
     data = without_paths(json.loads(found[1]))
+    # Plots repeat the data as figures.
+    assert data.pop("plots").keys() >= {"fronts", "examples", "seconds", "rungs"}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     assert digest == REPORT_SHA256
 
 
 def test_recipes_give_the_scripts_that_were_recorded(quickstart: Path) -> None:
-    rows = list(open_run(quickstart).ledger.rows("programs"))
+    rows = list(rows_of(open_run(quickstart).ledger, "programs"))
     assert len(rows) > 50
     for row in rows:
         assert script(Recipe.model_validate_json(row["recipe"])) == row["script"], row["candidate"]

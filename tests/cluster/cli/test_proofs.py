@@ -12,14 +12,14 @@ from rich.console import Console
 from kilobit import launch
 from kilobit.cluster.cli.proofs import report_agreement, verify_front
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
 from kilobit.search.candidate import Candidate
-from kilobit.search.front.points import fronts
 from kilobit.search.settings import InputError
 from tests.support.cli.finished import CANDIDATES, RUNGS, finished_run
+from tests.support.rows import part_rows, rows_of, write_rows
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -30,14 +30,14 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
 
 
 def front(run: RunFolder) -> list[tuple[str, bool | None]]:
-    return [(p.candidate, p.verified) for points in fronts(points_of(run)).values() for p in points]
+    return [(point.candidate, point.verified) for point in RunFront(run).on_front]
 
 
 def alter(run: RunFolder, one: Candidate) -> None:
-    rows = run.ledger.read_part("predictions", f"{one.id}-r0")
+    rows = part_rows(run.ledger, "predictions", f"{one.id}-r0")
     assert rows
     rows[3]["output"] += "!"
-    run.ledger.write("predictions", f"{one.id}-r0", rows)
+    write_rows(run.ledger, "predictions", f"{one.id}-r0", rows)
 
 
 def writer(run: RunFolder) -> Ledger:
@@ -54,24 +54,24 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     # The second program hides a third that is as good and longer.
     hidden = Candidate.model_validate({**bare.model_dump(), "max_new_tokens": 12})
     assert hidden.id != bare.id
-    rows = {r["candidate"]: r for r in run.ledger.rows("rungs")}
+    rows = {r["candidate"]: r for r in rows_of(run.ledger, "rungs")}
     part = f"{hidden.id}-r0"
     for table in ("predictions", "programs"):
-        copied = run.ledger.read_part(table, f"{bare.id}-r0") or []
-        run.ledger.write(table, part, [{**row, "candidate": hidden.id} for row in copied])
+        copied = part_rows(run.ledger, table, f"{bare.id}-r0") or []
+        write_rows(run.ledger, table, part, [{**row, "candidate": hidden.id} for row in copied])
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
-    run.ledger.write("candidates", "more", [{"candidate": hidden.id, **about}])
+    write_rows(run.ledger, "candidates", "more", [{"candidate": hidden.id, **about}])
     bits = rows[prompted.id]["program_bits"] + 8
     longer = {**rows[bare.id], "candidate": hidden.id, "score": 0.45, "program_bits": bits}
-    run.ledger.write("rungs", part, [longer])
+    write_rows(run.ledger, "rungs", part, [longer])
     alter(run, prompted)
 
     text = io.StringIO()
-    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=120)
+    verify_front(RunFront(run), Console(file=text, soft_wrap=True), timeout_s=120)
     assert f"not verified, so not on the front: {prompted.id}" in text.getvalue()
     assert "1 of 8 predictions differ" in text.getvalue()
     assert front(run) == [(bare.id, True), (hidden.id, True)]
-    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    found = {r["candidate"]: r for r in rows_of(run.ledger, "verifications")}
     assert (found[bare.id]["num_equal"], found[bare.id]["num_examples"]) == (8, 8)
     assert (found[prompted.id]["num_equal"], found[prompted.id]["verified"]) == (7, False)
     assert found[prompted.id]["error"] is None
@@ -80,14 +80,14 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     assert launch.main(["verify", str(run.path)]) == 1
     assert f"not verified: {prompted.id}: 7 of 8 predictions equal" in capsys.readouterr().out
     # The command looks again: what had been altered in the records is what the files give.
-    writer(run).write("verifications", bare.id, [{**found[bare.id], "num_equal": 6}])
+    write_rows(writer(run), "verifications", bare.id, [{**found[bare.id], "num_equal": 6}])
     assert launch.main(["verify", str(run.path)]) == 1
     assert "verifying 2 programs of the front" in capsys.readouterr().out
-    found = {r["candidate"]: r for r in run.ledger.rows("verifications")}
+    found = {r["candidate"]: r for r in rows_of(run.ledger, "verifications")}
     assert found[bare.id]["num_equal"] == 8
     # As on a GPU, where the score has to lie in the interval and the agreement is reported.
     found[bare.id] |= {"num_equal": 6}
-    writer(run).write("verifications", bare.id, [found[bare.id]])
+    write_rows(writer(run), "verifications", bare.id, [found[bare.id]])
     report_agreement(Console(file=text, soft_wrap=True), run)
     assert f"{bare.id}: 6 of 8 predictions equal" in text.getvalue()
 
@@ -107,19 +107,19 @@ def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -
     failing, exchanged = CANDIDATES
     for one in CANDIDATES:
         part = f"{one.id}-r0"
-        (row,) = run.ledger.read_part("programs", part) or []
+        (row,) = part_rows(run.ledger, "programs", part) or []
         script = "import sys; sys.exit('no')"
-        run.ledger.write("programs", part, [{**row, "script": script}])
+        write_rows(run.ledger, "programs", part, [{**row, "script": script}])
         if one == failing:
             digest = read_program(run.ledger, part).digest
-            (rung,) = run.ledger.read_part("rungs", part) or []
-            run.ledger.write("rungs", part, [{**rung, "program": digest}])
+            (rung,) = part_rows(run.ledger, "rungs", part) or []
+            write_rows(run.ledger, "rungs", part, [{**rung, "program": digest}])
     text = io.StringIO()
-    verify_front(run, Console(file=text, soft_wrap=True), timeout_s=60)
+    verify_front(RunFront(run), Console(file=text, soft_wrap=True), timeout_s=60)
     assert f"{failing.id}: it ended with status 1: no" in text.getvalue()
     assert f"{exchanged.id}: the ledger holds" in text.getvalue()
     assert front(run) == []
-    rows = run.ledger.rows("verifications")
+    rows = rows_of(run.ledger, "verifications")
     assert {(r["verified"], r["num_equal"], r["score"]) for r in rows} == {(False, 0, None)}
 
 
@@ -175,7 +175,7 @@ def test_a_missing_or_another_base_model_says_nothing_about_programs(
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error
-        assert run.ledger.rows("verifications") == []
+        assert rows_of(run.ledger, "verifications") == []
         assert [verified for _, verified in front(run)] == [None, None]
 
 
@@ -200,10 +200,10 @@ def test_a_damaged_program_is_named_and_its_rung_done_again(
     assert f"kilobit resume {run.path}" in error
     assert "Traceback" not in error
     # It says nothing about the program.
-    assert prompted.id not in {row["candidate"] for row in run.ledger.rows("verifications")}
+    assert prompted.id not in {row["candidate"] for row in rows_of(run.ledger, "verifications")}
     with reopen_run(run.path) as again:
         assert again.left_out == (f"{path}: the file is gone",)
-        assert [row["candidate"] for row in again.ledger.rows("rungs")] == [bare.id]
+        assert [row["candidate"] for row in rows_of(again.ledger, "rungs")] == [bare.id]
 
 
 @pytest.mark.parametrize("command", ["verify", "certify", "resume"])
@@ -214,14 +214,14 @@ def test_what_was_left_out_is_said_by_whoever_begins(
     command: str,
 ) -> None:
     decisions = [{"candidate": c.id, "rung": 0, "decision": "finish"} for c in CANDIDATES]
-    run.ledger.write("decisions", "all", decisions)
+    write_rows(run.ledger, "decisions", "all", decisions)
     (run.path / "ledger" / "predictions" / f"{CANDIDATES[1].id}-r0.a1.parquet").unlink()
     monkeypatch.setattr("kilobit.cluster.driver.check.check_sweep", stop)
     assert launch.main([command, str(run.path)]) == (2 if command == "resume" else 1)
     shown = capsys.readouterr().out
     assert f"damaged, will be recomputed: {run.path}/ledger/predictions/" in shown
     assert command == "resume" or f"kilobit resume {run.path}" in shown
-    assert run.ledger.rows("openings") == []
+    assert rows_of(run.ledger, "openings") == []
 
 
 def stop(*_: Any, **__: Any) -> None:

@@ -18,6 +18,7 @@ from kilobit.evaluators.ledger.stored_path import StoredPath
 from tests.conftest import REPOSITORY
 from tests.support.cli.failing import fails, refused
 from tests.support.object_store import Proxy
+from tests.support.rows import rows_of, write_rows
 
 Write = Callable[..., Path]
 
@@ -61,7 +62,7 @@ def test_a_run_that_is_held_is_not_written_by_another(
         with reopen_run(begun, take_over=True) as other:
             assert other.attempt == 3
             with pytest.raises(SupersededError):
-                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+                write_rows(run.ledger, "rungs", "x", [{"candidate": "x"}])
     assert launch.main(["status", str(begun)]) == 0
     assert "not running" in capsys.readouterr().out
 
@@ -75,8 +76,8 @@ def test_a_folder_whose_run_was_killed_as_it_began_can_be_used(
     (out / ".run.json.0.tmp").write_text("half")
     with create_run(load_sweep(path), path, out) as run:
         assert run.attempt == 2
-        run.ledger.write("rungs", "x", [{"candidate": "x"}])
-    assert len(open_run(out).ledger.rows("rungs")) == 1
+        write_rows(run.ledger, "rungs", "x", [{"candidate": "x"}])
+    assert len(rows_of(open_run(out).ledger, "rungs")) == 1
 
 
 def test_resuming_changes_the_budget_and_nothing_else(
@@ -97,6 +98,26 @@ def test_resuming_changes_the_budget_and_nothing_else(
     ):
         assert message in fails(capsys, "resume", str(begun), override)
     assert open_run(begun).attempt == 2
+
+
+def test_a_run_of_a_removed_proposer_is_read_but_not_gone_on_with(
+    capsys: pytest.CaptureFixture[str], begun: Path, write_sweep: Write, tmp_path: Path
+) -> None:
+    manifest = json.loads((begun / "run.json").read_text())
+    manifest["sweep"] |= {"proposer": {"kind": "descent", "fresh": 4}}
+    manifest["sweep"]["budget"]["candidates"] = 9
+    (begun / "run.json").write_text(json.dumps(manifest))
+    said = "can't be resumed: its proposer 'descent' was removed; it can still be read"
+    assert said in fails(capsys, "resume", str(begun))
+    assert said in fails(capsys, "run", str(write_sweep()), "--out", str(begun), "--continue")
+    for command in ("front", "status", "verify"):
+        assert launch.main([command, str(begun)]) == 0, command
+    assert launch.main(["report", str(begun), "-o", str(tmp_path / "report.html")]) == 0
+    # `verify` began an attempt; the record still names the proposer.
+    written = json.loads((begun / "run.json").read_text())
+    assert len(written["attempts"]) == 2
+    assert written["sweep"]["proposer"] == manifest["sweep"]["proposer"]
+    assert said in fails(capsys, "resume", str(begun))
 
 
 def test_a_run_of_an_older_version_is_read_but_not_gone_on_with(

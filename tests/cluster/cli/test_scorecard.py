@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from kilobit.evaluators.model.adapted import AdaptedModel, bare
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.records import RungRecord
 from tests.support.cli.scorecards import POINT, rows
+from tests.support.rows import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +93,10 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
     evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
     written = [{"candidate": c.id, "spec": c.canonical(), **about} for c in CANDIDATES]
-    ledger.write("candidates", "all", written)
+    write_rows(ledger, "candidates", "all", written)
     for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
-        row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
-        del row["together"]
-        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
+        record = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0]).record
+        ledger.write(RungRecord, record.part, [replace(record, score=score)])
     return folder
 
 

@@ -19,6 +19,7 @@ from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.compaction import fold
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from tests.support.rows import write_rows
 
 Write = Callable[..., Path]
 NOW = datetime.now(UTC)
@@ -32,7 +33,7 @@ class Story:
         for position, name in enumerate(("a", "b", "c")):
             model = ("small", "large")[position % 2]
             row = {"candidate": name, "model": model, "task": "t", "position": position}
-            run.ledger.write("candidates", name, [row | {"regime": "r", "family": "prompt"}])
+            write_rows(run.ledger, "candidates", name, [row | {"regime": "r", "family": "prompt"}])
 
     def clock(self) -> float:
         return self.now
@@ -58,8 +59,8 @@ class Story:
         if score is None:
             row |= {"error": "Traceback\n  x\nValueError: \x1b[31mno", "program_bits": None}
         part = f"{name}-r{rung}"
-        self.run.ledger.write("rungs", part, [row | {"program": name}])
-        self.run.ledger.write("decisions", part, [{"candidate": name, "decision": decision}])
+        write_rows(self.run.ledger, "rungs", part, [row | {"program": name}])
+        write_rows(self.run.ledger, "decisions", part, [{"candidate": name, "decision": decision}])
 
 
 @pytest.fixture
@@ -144,10 +145,10 @@ def test_a_narrow_terminal_cuts_no_number_and_says_what_it_leaves_out(
 def test_coarser_versions_of_adapters_are_counted_apart(story: Story) -> None:
     story.rung("a", 1, 0.5, "finish")
     made = {"candidate": "a1", "model": "small", "task": "t", "position": None, "parent": "a"}
-    story.run.ledger.write("candidates", "a1", [made | {"regime": "r", "family": "prompt"}])
+    write_rows(story.run.ledger, "candidates", "a1", [made | {"regime": "r", "family": "prompt"}])
     made_row = {"candidate": "a1", "rung": 1, "num_examples": 8, "seconds": 1.0, "attempt": 1}
     made_row |= {"finished_at": NOW, "worker": "w-0", "split": "search", "error": "no"}
-    story.run.ledger.write("rungs", "a1-r1", [made_row])
+    write_rows(story.run.ledger, "rungs", "a1-r1", [made_row])
     watch, text = a_watch(story), io.StringIO()
     status._print(Console(file=text, width=100), watch)
     assert ["1", "8", "4", "1", "0"] in [line.split() for line in text.getvalue().splitlines()]
@@ -202,7 +203,7 @@ def test_a_run_on_a_store_is_watched_too(
         watch, text = WatchedRun(folder), io.StringIO()
 
         def sleep(_: float) -> None:
-            run.ledger.write("decisions", "a-r0", [{"candidate": "a", "decision": "stop"}])
+            write_rows(run.ledger, "decisions", "a-r0", [{"candidate": "a", "decision": "stop"}])
             watch.holder = None
 
         status._watch_lines(watch, Console(file=text, soft_wrap=True), 1, sleep)

@@ -17,6 +17,7 @@ import pytest
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
 from tests.support.driver.processes import finish, start, wait_for
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 Write = Callable[..., Path]
@@ -102,7 +103,7 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
 
 
 def test_the_quickstart_tries_both_families_on_all_regimes(quickstart: tuple[Path, str]) -> None:
-    rows = Ledger(quickstart[0] / "ledger").rows("candidates")
+    rows = rows_of(Ledger(quickstart[0] / "ledger"), "candidates")
     assert len(rows) >= 40
     assert len(Counter((row["regime"], row["family"]) for row in rows)) == 6
 
@@ -122,8 +123,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(quickstart: tuple[Path, str])
 def test_most_trials_end_early_and_the_log_says_why(quickstart: tuple[Path, str]) -> None:
     out, shown = quickstart
     ledger = Ledger(out / "ledger")
-    total = sum(row["parent"] is None for row in ledger.rows("candidates"))
-    ended = [row for row in ledger.rows("decisions") if row["decision"] != "promote"]
+    total = sum(row["parent"] is None for row in rows_of(ledger, "candidates"))
+    ended = [row for row in rows_of(ledger, "decisions") if row["decision"] != "promote"]
     assert len(ended) == total
     stopped = [row for row in ended if row["decision"] == "stop"]
     assert len(stopped) >= total / 2
@@ -140,18 +141,18 @@ def test_every_rung_has_its_rows_and_every_worker_loaded_once(
     quickstart: tuple[Path, str],
 ) -> None:
     ledger = Ledger(quickstart[0] / "ledger")
-    rungs, predictions = ledger.rows("rungs"), ledger.rows("predictions")
+    rungs, predictions = rows_of(ledger, "rungs"), rows_of(ledger, "predictions")
     assert len({(r["candidate"], r["rung"]) for r in rungs}) == len(rungs)
     assert len(predictions) == sum(r["num_examples"] for r in rungs)
     assert all(r["error"] is None for r in rungs)
-    workers = ledger.rows("workers")
+    workers = rows_of(ledger, "workers")
     assert Counter(w["worker"] for w in workers) == {
         "random-0": 1,
         "pretrained-0": 1,
         "posttrained-0": 1,
     }
     loaded = {w["model"]: w["base_digest"] for w in workers}
-    models = {c["candidate"]: c["model"] for c in ledger.rows("candidates")}
+    models = {c["candidate"]: c["model"] for c in rows_of(ledger, "candidates")}
     assert all(r["base_digest"] == loaded[models[r["candidate"]]] for r in rungs)
     assert (quickstart[0] / "front.png").read_bytes().startswith(b"\x89PNG")
     assert not (quickstart[0] / ".tune").exists()
@@ -159,7 +160,7 @@ def test_every_rung_has_its_rows_and_every_worker_loaded_once(
 
 def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
     shown = run("status", str(quickstart[0]))
-    rows = Ledger(quickstart[0] / "ledger").rows("candidates", ["parent"])
+    rows = rows_of(Ledger(quickstart[0] / "ledger"), "candidates", ["parent"])
     total = sum(row["parent"] is None for row in rows)
     assert f"{total} of {total} candidates ended" in shown
 
@@ -184,7 +185,7 @@ def test_the_same_seed_gives_the_same_packs_and_the_same_front(
     rows = [
         [
             (r["candidate"], r["rung"], r["score"], r["program"], r["pack"])
-            for r in Ledger(tmp_path / name / "ledger").rows("rungs")
+            for r in rows_of(Ledger(tmp_path / name / "ledger"), "rungs")
         ]
         for name in ("a", "b")
     ]
@@ -209,11 +210,11 @@ def test_a_candidate_that_fails_is_a_row_and_the_summary_says_so(
     shown = run("run", str(sweep), "--out", str(tmp_path / "out"), status=1)
     assert "(4 of them failed)" in shown
     assert "FloatingPointError: the training loss became" in shown
-    rows = Ledger(tmp_path / "out" / "ledger").rows("rungs")
+    rows = rows_of(Ledger(tmp_path / "out" / "ledger"), "rungs")
     failed = [row for row in rows if row["error"]]
     assert len(failed) == 4
     assert all("Traceback" in row["error"] and row["score"] is None for row in failed)
-    decisions = Ledger(tmp_path / "out" / "ledger").rows("decisions")
+    decisions = rows_of(Ledger(tmp_path / "out" / "ledger"), "decisions")
     reasons = [d["reason"] for d in decisions if d["candidate"] == failed[0]["candidate"]]
     assert reasons[0].startswith("failed: FloatingPointError")
 
@@ -228,19 +229,19 @@ def test_a_killed_worker_costs_at_most_the_rung_it_was_in(
         rungs={"examples": 8, "train_steps": 100, "eta": 2, "count": 2},
     )
     process = start("run", str(sweep), "--out", str(out))
-    wait_for(lambda: len(ledger.rows("rungs")) >= 2, process)
-    before = ledger.rows("rungs")
-    os.kill(ledger.rows("workers")[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: len(rows_of(ledger, "rungs")) >= 2, process)
+    before = rows_of(ledger, "rungs")
+    os.kill(rows_of(ledger, "workers")[0]["pid"], signal.SIGKILL)
     finish(process, 0)
-    after = ledger.rows("rungs")
+    after = rows_of(ledger, "rungs")
     assert [row for row in after if row["finished_at"] <= before[-1]["finished_at"]]
     assert {(r["candidate"], r["rung"], r["finished_at"]) for r in before} <= {
         (r["candidate"], r["rung"], r["finished_at"]) for r in after
     }
     assert all(row["error"] is None for row in after)
-    decisions = ledger.rows("decisions")
+    decisions = rows_of(ledger, "decisions")
     assert sum(d["decision"] != "promote" for d in decisions) == 6
-    assert len(ledger.rows("workers")) == 2
+    assert len(rows_of(ledger, "workers")) == 2
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(write_sweep: Write, tmp_path: Path) -> None:
@@ -251,18 +252,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(write_sweep: Write, tmp_pat
         rungs={"examples": 8, "train_steps": 100, "eta": 2, "count": 2},
     )
     process = start("run", str(sweep), "--out", str(out))
-    wait_for(lambda: len(ledger.rows("decisions")) >= 2, process)
+    wait_for(lambda: len(rows_of(ledger, "decisions")) >= 2, process)
     process.send_signal(signal.SIGTERM)
     shown = finish(process, 130)
     assert f"kilobit resume {out}" in shown
-    decided = {(d["candidate"], d["rung"]): d for d in ledger.rows("decisions")}
-    done = {(r["candidate"], r["rung"]): r["finished_at"] for r in ledger.rows("rungs")}
+    decided = {(d["candidate"], d["rung"]): d for d in rows_of(ledger, "decisions")}
+    done = {(r["candidate"], r["rung"]): r["finished_at"] for r in rows_of(ledger, "rungs")}
     assert len(decided) < 11
     run("resume", str(out))
-    after = {(r["candidate"], r["rung"]): r for r in ledger.rows("rungs")}
+    after = {(r["candidate"], r["rung"]): r for r in rows_of(ledger, "rungs")}
     assert all(after[key]["finished_at"] == at for key, at in done.items())
     assert {row["attempt"] for row in after.values()} == {1, 2}
-    decisions = {(d["candidate"], d["rung"]): d for d in ledger.rows("decisions")}
+    decisions = {(d["candidate"], d["rung"]): d for d in rows_of(ledger, "decisions")}
     assert all(decisions[key] == decision for key, decision in decided.items())
     assert sum(d["decision"] != "promote" for d in decisions.values()) == 7
     assert "Every candidate has ended already" in run("resume", str(out))

@@ -21,6 +21,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
 from tests.support.driver.ledgers import LORA, content
 from tests.support.hosts.killer import HOOK
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]
@@ -95,7 +96,7 @@ class Killed:
         """Check that what was finished is as it was; forget a process that is dead."""
         if self.process is not None and self.process.poll() is not None:
             self.process = None
-        rows = Ledger(self.out / "ledger").rows("rungs")
+        rows = rows_of(Ledger(self.out / "ledger"), "rungs")
         found = {(row["candidate"], row["rung"]): row["finished_at"] for row in rows}
         assert len(found) == len(rows), "a rung was counted twice"
         lost = self.finished.items() - found.items()
@@ -134,7 +135,7 @@ def check(folder: Path, sweep: Path, kills: Sequence[Kill | float]) -> int:
         num_kills += did or run.kill((".", 2, "all"))
     run.end()
     assert content(run.out) == content(undisturbed.out)
-    rows = Ledger(run.out / "ledger").rows("decisions")
+    rows = rows_of(Ledger(run.out / "ledger"), "decisions")
     assert sorted(row["order"] for row in rows) == list(range(len(rows)))
     # The last attempt swept what those before it had left, and leaves nothing itself.
     assert not list(run.out.rglob(".*.tmp"))

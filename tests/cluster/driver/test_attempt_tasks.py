@@ -13,6 +13,7 @@ import yaml
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.published.translation import Wmt14Task, load_wmt14
 from tests.conftest import REPOSITORY
+from tests.support.rows import rows_of
 from tests.support.tasks.bleu import by_the_command
 from tests.support.tasks.records import write_jsonl
 
@@ -29,7 +30,7 @@ def launch(*argv: str) -> str:
 
 
 def outputs_of(ledger: Ledger, candidate: str, split: str) -> dict[str, str]:
-    rows = [r for r in ledger.rows("predictions") if r["candidate"] == candidate]
+    rows = [r for r in rows_of(ledger, "predictions") if r["candidate"] == candidate]
     last = max((r["rung"] for r in rows if r["split"] == "search"), default=None)
     return {
         row["example"]: row["output"]
@@ -68,7 +69,7 @@ def test_translation_is_searched_verified_and_certified_by_corpus_bleu(
                 continue
             (bounds,) = [
                 row["score"]
-                for row in ledger.rows("certificates")
+                for row in rows_of(ledger, "certificates")
                 if row["candidate"] == line["candidate"]
             ]
             assert 100 * bounds == pytest.approx(expected, rel=1e-12)
@@ -108,7 +109,7 @@ def test_what_a_metric_says_besides_is_in_the_ledger(tmp_path: Path) -> None:
     path, out = tmp_path / "sweep.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(sweep))
     launch("run", str(path), "--out", str(out), "certify=true")
-    rows = Ledger(out / "ledger").rows("predictions")
+    rows = rows_of(Ledger(out / "ledger"), "predictions")
     assert {row["split"] for row in rows} == {"search", "sealed"}
     levels = {
         split: {json.loads(r["columns"])["level"] for r in rows if r["split"] == split}

@@ -24,7 +24,7 @@ def lora(**changes: Any) -> dict[str, Any]:
     [
         (
             lora(rank=[64]),
-            "families.lora.rank: 64 is larger than q_proj of .* whose smaller side is 32",
+            "families.lora.rank: 64 is too large for q_proj of .* whose smaller side is 32",
         ),
         (lora(target_modules=[["c_attn"]]), "has no module 'c_attn'; it has .*down_proj.*q_proj"),
         (lora(layers=[[2]]), "there is no layer 2; .* has layers 0 to 1"),

@@ -9,6 +9,7 @@ from kilobit.cluster.driver.live_view import (
     decade,
     decade_label,
 )
+from kilobit.search.records import DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
 
 
@@ -19,16 +20,18 @@ class Clock:
         return self.now
 
 
-def row(candidate: str, rung: int, score: float | None, bits: int | None) -> dict[str, object]:
-    return {
-        "candidate": candidate,
-        "rung": rung,
-        "score": score,
-        "payload_bits": bits,
-        "num_examples": 10,
-        "num_generated": 10,
-        "error": None if score is not None else "Traceback\nValueError: no",
-    }
+def record(
+    candidate: str, rung: int, score: float | None, bits: int | None, num_examples: int = 10
+) -> RungRecord:
+    return RungRecord(
+        candidate=candidate,
+        rung=rung,
+        score=score,
+        payload_bits=bits,
+        num_examples=num_examples,
+        num_generated=10,
+        error=None if score is not None else "Traceback\nValueError: no",
+    )
 
 
 def test_the_course_counts_and_estimates() -> None:
@@ -36,9 +39,9 @@ def test_the_course_counts_and_estimates() -> None:
     course = LiveProgress(4, 2, clock)
     assert course.left_s() is None
     clock.now += 10
-    course.add("m", row("a", 0, 0.5, 80), Decision("a", 0, "promote", ""))
-    course.add("m", row("a", 1, 0.4, 80), Decision("a", 1, "finish", ""))
-    course.add("m", row("b", 0, None, None), Decision("b", 0, "stop", ""))
+    course.add("m", record("a", 0, 0.5, 80), Decision("a", 0, "promote", ""))
+    course.add("m", record("a", 1, 0.4, 80), Decision("a", 1, "finish", ""))
+    course.add("m", record("b", 0, None, None), Decision("b", 0, "stop", ""))
     assert course.left_s() == 10.0
     assert course.line() == (
         "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 2 examples/s, 0:10 elapsed, 0:10 left"
@@ -47,9 +50,9 @@ def test_the_course_counts_and_estimates() -> None:
 
 def test_more_examples_weigh_more_than_a_higher_score() -> None:
     course = LiveProgress(4, 2, Clock())
-    many = {**row("a", 1, 0.4, 80), "num_examples": 30}
+    many = record("a", 1, 0.4, 80, num_examples=30)
     course.add("m", many, Decision("a", 1, "finish", ""))
-    course.add("m", row("b", 0, 0.9, 90), Decision("b", 0, "stop", ""))
+    course.add("m", record("b", 0, 0.9, 90), Decision("b", 0, "stop", ""))
     assert course.best == {"m": {2: (0.4, 30)}}
 
 
@@ -60,7 +63,7 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
         for _ in range(25):
             clock.now += 1
             view.update()
-        course.add("m", row("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
+        course.add("m", record("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
     assert len(text.getvalue().splitlines()) == 3
     assert "\x1b" not in text.getvalue()
 
@@ -70,7 +73,7 @@ def test_the_last_line_is_said_once() -> None:
     course = LiveProgress(1, 1, clock)
     with LiveView(course, Console(file=text)) as view:
         clock.now += 11
-        course.add("m", row("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
+        course.add("m", record("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
         view.update()
         clock.now += 1
     assert text.getvalue().count("1/1 candidates") == 1
@@ -81,25 +84,25 @@ def test_what_earlier_attempts_finished_is_counted_but_says_nothing_of_the_speed
     course = LiveProgress(4, 2, clock)
     course.take_earlier(
         [
-            {"candidate": "a", "rung": 0, "error": None},
-            {"candidate": "a", "rung": 1, "error": None},
+            record("a", 0, 0.5, 80),
+            record("a", 1, 0.5, 80),
             # A coarser version: nobody decides on it.
-            {"candidate": "a1", "rung": 1, "error": None},
-            {"candidate": "b", "rung": 0, "error": "no"},
+            record("a1", 1, 0.5, 80),
+            record("b", 0, None, None),
         ],
         [
-            {"candidate": "a", "rung": 0, "decision": "promote"},
-            {"candidate": "a", "rung": 1, "decision": "finish"},
-            {"candidate": "b", "rung": 0, "decision": "stop"},
+            DecisionRecord(candidate="a", rung=0, decision="promote"),
+            DecisionRecord(candidate="a", rung=1, decision="finish"),
+            DecisionRecord(candidate="b", rung=0, decision="stop"),
             # Its rung was damaged and is done again.
-            {"candidate": "c", "rung": 0, "decision": "stop"},
+            DecisionRecord(candidate="c", rung=0, decision="stop"),
         ],
     )
     assert course.line() == (
         "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 0 examples/s, 0:00 elapsed, ? left"
     )
     clock.now += 10
-    course.add("m", row("c", 0, 0.5, 80), Decision("c", 0, "stop", ""))
+    course.add("m", record("c", 0, 0.5, 80), Decision("c", 0, "stop", ""))
     assert course.left_s() == 10.0
     assert course.line().startswith("3/4 candidates, rung 0: 3 rung 1: 1, 1 failed")
 
@@ -107,7 +110,7 @@ def test_what_earlier_attempts_finished_is_counted_but_says_nothing_of_the_speed
 def test_a_terminal_shows_the_table() -> None:
     clock, text = Clock(), io.StringIO()
     course = LiveProgress(1, 1, clock)
-    course.add("pretrained", row("a", 0, 0.25, 500), Decision("a", 0, "finish", ""))
+    course.add("pretrained", record("a", 0, 0.25, 500), Decision("a", 0, "finish", ""))
     with LiveView(course, Console(file=text, force_terminal=True, width=100)) as view:
         clock.now += 1
         view.update()

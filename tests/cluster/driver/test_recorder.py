@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from kilobit.cluster.driver.recorder import FOLD_EVERY
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.search.candidate import Candidate, Prompt
-from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
+from tests.support.driver.searches import ONE, RECORD, a_run, asha, recorder_of
+from tests.support.rows import rows_of
 
 
 @pytest.fixture
@@ -22,9 +24,9 @@ def test_many_decisions_are_folded_into_few_files(run: RunFolder) -> None:
     ]
     recorder = recorder_of(run, many)
     for candidate in many:
-        recorder.decide({**ROW, "candidate": candidate.id})
+        recorder.decide(replace(RECORD, candidate=candidate.id))
     assert len(list((run.ledger.folder / "decisions").iterdir())) == 2 + 3
-    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
+    rows = sorted(rows_of(run.ledger, "decisions"), key=lambda row: row["order"])
     assert [(row["candidate"], row["order"]) for row in rows] == [
         (candidate.id, number) for number, candidate in enumerate(many)
     ]

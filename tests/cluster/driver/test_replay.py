@@ -13,7 +13,8 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.task import Task
-from tests.support.driver.searches import a_recorder, a_run, a_search, asha, rung_row, write_rung
+from tests.support.driver.searches import a_recorder, a_run, a_search, asha, rung_record, write_rung
+from tests.support.rows import rows_of, write_rows
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ def test_who_ended_is_not_tried_again_and_the_others_go_on(
     for candidate in four[:3]:
         assert recorder.propose(candidate.model) == candidate
     last = run.sweep.rungs.count - 1
-    for row in (rung_row(a, 0, 0.9), rung_row(a, last, 0.9), rung_row(b, 0, 0.1)):
-        write_rung(run.ledger, row)
-        recorder.decide(row)
+    for record in (rung_record(a, 0, 0.9), rung_record(a, last, 0.9), rung_record(b, 0, 0.1)):
+        write_rung(run.ledger, record)
+        recorder.decide(record)
     again, proposer = a_search(run.sweep, four)
     state = replay(run.ledger, again)
     assert state.next_rung == {c.id: 0}
@@ -73,24 +74,24 @@ def test_what_was_finished_and_not_decided_is_decided_first_in_the_order_of_the_
     assert a is not None
     assert b is not None
     assert c is not None
-    first = rung_row(a, 0, 0.8)
+    first = rung_record(a, 0, 0.8)
     write_rung(run.ledger, first)
     recorder.decide(first)
-    for row in (rung_row(c, 0, 0.9), rung_row(b, 0, 0.1), rung_row(a, 1, 0.8)):
-        write_rung(run.ledger, row)
+    for record in (rung_record(c, 0, 0.9), rung_record(b, 0, 0.1), rung_record(a, 1, 0.8)):
+        write_rung(run.ledger, record)
     again, _ = a_search(run.sweep, four)
     state = replay(run.ledger, again)
-    found = [(row["candidate"], row["rung"]) for row in state.undecided]
+    found = [(record.candidate, record.rung) for record in state.undecided]
     assert found == [(a.id, 1), (b.id, 0), (c.id, 0)]
     recorder = a_recorder(run, task, again, state)
-    for row in state.undecided:
-        state.take(recorder.decide(row))
-    rows = sorted(run.ledger.rows("decisions"), key=lambda row: row["order"])
+    for record in state.undecided:
+        state.take(recorder.decide(record))
+    rows = sorted(rows_of(run.ledger, "decisions"), key=lambda row: row["order"])
     assert [row["candidate"] for row in rows] == [a.id, a.id, b.id, c.id]
     assert [row["order"] for row in rows] == [0, 1, 2, 3]
-    # A row that comes again, from a trial that was repeated, is no new decision.
+    # A record that comes again, from a trial that was repeated, is no new decision.
     recorder.decide(state.undecided[0])
-    assert len(run.ledger.rows("decisions")) == 4
+    assert len(rows_of(run.ledger, "decisions")) == 4
     third, _ = a_search(run.sweep, four)
     assert replay(run.ledger, third).next_rung == state.next_rung
 
@@ -102,13 +103,13 @@ def test_proposals_and_decisions_are_replayed_by_their_numbers_not_by_the_clock(
     start = datetime(2026, 1, 1, tzinfo=UTC)
     for position, (candidate, after) in enumerate(((a, 0), (b, 1))):
         about = {"candidate": candidate.id, "model": candidate.model, "position": position}
-        run.ledger.write("candidates", candidate.id, [about | {"after": after}])
+        write_rows(run.ledger, "candidates", candidate.id, [about | {"after": after}])
     # The machine's clock was set back between the two.
     for order, candidate in enumerate((a, b)):
-        write_rung(run.ledger, rung_row(candidate, 0))
+        write_rung(run.ledger, rung_record(candidate, 0))
         at = start - timedelta(hours=order)
         row = {"candidate": candidate.id, "rung": 0, "decision": "stop", "decided_at": at}
-        run.ledger.write("decisions", f"{candidate.id}-r0", [row | {"order": order}])
+        write_rows(run.ledger, "decisions", f"{candidate.id}-r0", [row | {"order": order}])
     search, proposer = a_search(run.sweep, [a, b])
     replay(run.ledger, search)
     assert [o.candidate for o in proposer.seen] == [a.id, b.id]
@@ -119,17 +120,17 @@ def test_a_recorded_stop_stands_and_still_counts_among_the_rivals(
 ) -> None:
     a, b = four[:2]
     about = {"candidate": a.id, "model": a.model, "position": 0, "after": 0}
-    run.ledger.write("candidates", a.id, [about])
-    write_rung(run.ledger, rung_row(a, 0))
+    write_rows(run.ledger, "candidates", a.id, [about])
+    write_rung(run.ledger, rung_record(a, 0))
     # The rule would let the first of all go on.
     decision = {"candidate": a.id, "rung": 0, "decision": "stop", "order": 0}
-    run.ledger.write("decisions", f"{a.id}-r0", [decision])
+    write_rows(run.ledger, "decisions", f"{a.id}-r0", [decision])
     search, _ = a_search(run.sweep, four)
     state = replay(run.ledger, search)
     assert state.next_rung == {}
     recorder = a_recorder(run, task, search, state)
     assert recorder.propose(b.model) == b
-    assert recorder.decide(rung_row(b, 0, 0.4)).compared_with == (a.id,)
+    assert recorder.decide(rung_record(b, 0, 0.4)).compared_with == (a.id,)
 
 
 def test_a_decision_whose_rung_was_lost_is_made_anew(
@@ -140,8 +141,8 @@ def test_a_decision_whose_rung_was_lost_is_made_anew(
     a, b = four[:2]
     for candidate, score in ((a, 0.5), (b, 0.9)):
         recorder.propose(candidate.model)
-        write_rung(run.ledger, rung_row(candidate, 0, score))
-        recorder.decide(rung_row(candidate, 0, score))
+        write_rung(run.ledger, rung_record(candidate, 0, score))
+        recorder.decide(rung_record(candidate, 0, score))
     run.ledger.part("rungs", f"{a.id}-r0").unlink()
     again, _ = a_search(run.sweep, four)
     state = replay(run.ledger, again)
@@ -156,19 +157,19 @@ def test_a_decision_that_was_lost_is_known_from_what_came_after_it(
     a, b, c = four[:3]
     for candidate in (a, b, c):
         recorder.propose(candidate.model)
-    for row in (rung_row(a, 0, 0.5), rung_row(b, 0, 0.6), rung_row(c, 0, 0.7)):
-        write_rung(run.ledger, row)
-        recorder.decide(row)
-    for row in (rung_row(a, 1, 0.5), rung_row(c, 1, 0.6)):
-        write_rung(run.ledger, row)
-    recorder.decide(rung_row(a, 1, 0.5))
+    for record in (rung_record(a, 0, 0.5), rung_record(b, 0, 0.6), rung_record(c, 0, 0.7)):
+        write_rung(run.ledger, record)
+        recorder.decide(record)
+    for record in (rung_record(a, 1, 0.5), rung_record(c, 1, 0.6)):
+        write_rung(run.ledger, record)
+    recorder.decide(rung_record(a, 1, 0.5))
     # Of one candidate there is a later decision, of the other only a later rung.
     run.ledger.part("decisions", f"{a.id}-r0").unlink()
     run.ledger.part("decisions", f"{c.id}-r0").unlink()
     again, replayed = a_search(run.sweep, four)
     state = replay(run.ledger, again)
     assert state.next_rung == {b.id: 1, c.id: 1}
-    assert [(row["candidate"], row["rung"]) for row in state.undecided] == [(c.id, 1)]
+    assert [(record.candidate, record.rung) for record in state.undecided] == [(c.id, 1)]
     # In the order in which they were made, which a proposer may depend on.
     assert replayed.seen == proposer.seen
 
@@ -180,10 +181,10 @@ def test_a_rung_of_who_was_stopped_before_it_is_not_decided(
     recorder = a_recorder(run, task, search)
     a = four[0]
     recorder.propose(a.model)
-    for row in (rung_row(a, 0), rung_row(a, 1)):
-        write_rung(run.ledger, row)
+    for record in (rung_record(a, 0), rung_record(a, 1)):
+        write_rung(run.ledger, record)
     decision = {"candidate": a.id, "rung": 0, "decision": "stop", "order": 0}
-    run.ledger.write("decisions", f"{a.id}-r0", [decision])
+    write_rows(run.ledger, "decisions", f"{a.id}-r0", [decision])
     state = replay(run.ledger, a_search(run.sweep, four)[0])
     assert (state.next_rung, state.undecided) == ({}, [])
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from kilobit.cluster.driver.trackers import Tracking, TrialView, finishing, make_trackers
+from kilobit.cluster.messages import RungReply
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 from tests.support.driver.searches import a_run
 
@@ -25,10 +27,9 @@ def trial(name: str = "1") -> Any:
 
 
 def result(rung: int, **changes: Any) -> dict[str, Any]:
-    row = {"candidate": CANDIDATE.id, "rung": rung, "score": 0.5, "payload_bits": 80, "error": None}
-    return (
-        row | {"together": [{}], "log": [], "program_bits": 900, "training_iteration": 9} | changes
-    )
+    about = {"score": 0.5, "payload_bits": 80, "program_bits": 900} | changes
+    record = RungRecord(candidate=CANDIDATE.id, rung=rung, num_examples=6, **about)
+    return {"reply": RungReply(record, (record,)), "training_iteration": 9}
 
 
 class Inner:
@@ -76,6 +77,7 @@ def test_each_candidate_is_begun_told_of_and_ended() -> None:
         "score": 0.5,
         "program_bits": 900,
         "payload_bits": 80,
+        "num_examples": 6,
         "rung": 0,
         "failed": 0,
         "training_iteration": 1,

@@ -8,10 +8,12 @@ import ray
 
 from kilobit.cluster.driver.trial import RungTrial
 from kilobit.cluster.driver.tune import RecordedScheduler, StopRequest
+from kilobit.cluster.messages import RungReply
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
-from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
+from tests.support.driver.searches import ONE, RECORD, a_run, asha, recorder_of
+from tests.support.rows import rows_of
 
 
 @pytest.fixture
@@ -35,12 +37,12 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
     class Worker:
         run_rung: Any
 
-    def get(_: object) -> dict[str, Any]:
+    def get(_: object) -> RungReply:
         asked.append(1)
         if faults:
             error = ray.exceptions.RayTaskError("run_rung", "traceback", faults[0])
             raise error.as_instanceof_cause()
-        return dict(ROW)
+        return RungReply(RECORD, (RECORD,))
 
     worker = Worker()
     worker.run_rung = type("Method", (), {"remote": staticmethod(lambda *_: None)})
@@ -65,4 +67,4 @@ def test_a_worker_that_can_not_write_is_asked_again_and_then_the_run_stops(
     )
     assert stop_request.reason == "superseded by attempt 2"
     # No row says that the candidate failed.
-    assert run.ledger.rows("rungs") == []
+    assert rows_of(run.ledger, "rungs") == []

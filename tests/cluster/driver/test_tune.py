@@ -3,18 +3,22 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import Worker
+from kilobit.cluster.messages import Notice, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
 from kilobit.search.candidate import Candidate, Prompt
-from tests.support.driver.searches import ONE, ROW, a_run, asha, recorder_of
+from tests.support.driver.searches import ONE, RECORD, a_run, asha, recorder_of
+from tests.support.rows import rows_of
+
+REPLY = RungReply(RECORD, (RECORD,))
 
 
 @pytest.fixture
@@ -34,14 +38,14 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, stop_request)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+        assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
     assert stop_request.reason is not None
     assert "No space left on device" in stop_request.reason
     assert searcher.suggest("t") == RecordedSearcher.FINISHED
-    assert ledger.rows("decisions") == []
+    assert rows_of(ledger, "decisions") == []
     # What comes in after that is still recorded where it can be, but nobody goes on.
-    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
-    assert [(r["decision"], r["order"]) for r in ledger.rows("decisions")] == [("promote", 0)]
+    assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
+    assert [(r["decision"], r["order"]) for r in rows_of(ledger, "decisions")] == [("promote", 0)]
 
 
 def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
@@ -50,21 +54,21 @@ def test_a_stop_that_could_not_be_recorded_is_recorded_when_it_comes_again(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    recorder, failed = recorder_of(run), {**ROW, "score": None}
+    recorder, failed = recorder_of(run), replace(RECORD, score=None)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             recorder.decide(failed)
     assert recorder.decide(failed).action == "stop"
     assert recorder.decide(failed).action == "stop"
-    assert [r["decision"] for r in run.ledger.rows("decisions")] == ["stop"]
+    assert [r["decision"] for r in rows_of(run.ledger, "decisions")] == ["stop"]
 
 
 def test_a_newer_attempt_stops_the_run(run: RunFolder) -> None:
     stop_request = StopRequest(None)
     rule = RecordedScheduler(recorder_of(run), stop_request)
     write_whole(claim_file(run.ledger.folder, 2), b"{}")
-    assert rule.on_trial_result(None, None, {**ROW, "together": [ROW]}) == "STOP"
+    assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
     assert stop_request.reason is not None
     assert "superseded by attempt 2" in stop_request.reason
 
@@ -88,7 +92,7 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     searcher.on_trial_complete("b", {"rung": 1})
     again = searcher.suggest("d")
     assert (again["worker"], again["candidate"]) == ("w1", ONE.canonical())
-    assert run.ledger.rows("decisions") == []
+    assert rows_of(run.ledger, "decisions") == []
     # Without any worker the run can't go on.
     searcher.on_trial_complete("d", {"lost": "w1 as well", "rung": 0})
     assert stop_request.reason == f"no worker of {ONE.model} is left: w1 as well"
@@ -133,4 +137,49 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
     assert searcher.suggest("h") is None
     here.add(workers[1])
     assert searcher.suggest("i") == RecordedSearcher.FINISHED
-    assert run.ledger.rows("decisions") == []
+    assert rows_of(run.ledger, "decisions") == []
+
+
+def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = load_sweep(write_sweep(workers={"per_model": 1, "pack": 2}))
+    run, two = a_run(tmp_path, sweep), Candidate(task="none", model=ONE.model, chat=True)
+    recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
+    told: list[Notice] = []
+
+    def tell(worker: str, notice: Notice) -> None:
+        assert worker == "w"
+        told.append(notice)
+
+    workers, ladder = [Worker("w", ONE.model)], run.sweep.rungs.ladder()
+    searcher = RecordedSearcher(
+        recorder, [(ONE, 0), (two, 0)], workers, ladder, run, stop_request, None, tell
+    )
+    rule = RecordedScheduler(recorder, stop_request, searcher.promoted)
+    searcher.suggest("a")
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 0}, True)
+    searcher.suggest("b")
+    # There is no slot for more.
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 0, two.id: 0}, False)
+    assert told[-1].incumbents[0, 0] == ()
+    first = replace(RECORD, left=0, num_examples=ladder[0].num_examples)
+    second = replace(
+        first, candidate=two.id, score=0.25, program_bits=950, gap=-0.25, against=ONE.id
+    )
+    together = (first, second)
+    results = [{"reply": RungReply(record, together, "w")} for record in together]
+    assert rule.on_trial_result(None, None, results[0]) == "CONTINUE"
+    # By then every decision of the batch is made, and counts.
+    assert told[-1].expected == {ONE.id: 1, two.id: 0}
+    assert [one.candidate for one in told[-1].incumbents[0, 0]] == [ONE.id]
+    assert [one.candidate for one in told[-1].incumbents[1, 0]] == []
+    assert rule.on_trial_result(None, None, results[1]) == "STOP"
+    searcher.on_trial_complete("b", results[1])
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 1}, True)
+    # Nothing is left to try, so the worker need not wait.
+    assert searcher.suggest("c") is None
+    assert (told[-1].expected, told[-1].more) == ({ONE.id: 1}, False)
+    assert searcher.suggest("c") is None
+    assert [notice.number for notice in told] == list(range(1, len(told) + 1))
+    assert len(told) == 5

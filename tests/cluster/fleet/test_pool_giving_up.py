@@ -13,6 +13,7 @@ import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 # Every Python process of the run imports it; a worker that has something in hand dies at once.
@@ -57,5 +58,5 @@ def test_a_worker_that_dies_six_times_in_a_row_is_given_up(
     assert "died 6 times in a row" in done.stderr
     assert f"kilobit resume {out}" in done.stdout
     # Three deaths were the first candidate's; who is to blame for more is not known.
-    errors = [row["error"] for row in Ledger(out / "ledger").rows("rungs")]
+    errors = [row["error"] for row in rows_of(Ledger(out / "ledger"), "rungs")]
     assert errors == ["its worker died 3 times while it ran"]

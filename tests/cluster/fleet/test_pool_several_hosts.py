@@ -17,6 +17,7 @@ import pytest
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.support.driver.ledgers import DIFFER, TABLES
 from tests.support.hosts.hosts import Hosts, address, are_possible
+from tests.support.rows import rows_of
 
 pytestmark = [
     pytest.mark.ray,
@@ -36,7 +37,7 @@ def content(out: Path) -> dict[str, list[str]]:
     return {
         table: sorted(
             repr([(key, value) for key, value in row.items() if key not in DIFFER | ORDER])
-            for row in ledger.rows(table)
+            for row in rows_of(ledger, table)
         )
         for table in TABLES
     }
@@ -66,7 +67,7 @@ class Course:
             self.hosts.start_node(host, 1)
 
     def rungs(self) -> int:
-        return len(Ledger(self.out / "ledger").rows("rungs", ["candidate"]))
+        return len(rows_of(Ledger(self.out / "ledger"), "rungs", ["candidate"]))
 
     def wait_for_rungs(self, number: int) -> None:
         self.wait(lambda: self.out.is_dir() and self.rungs() >= number)
@@ -88,7 +89,7 @@ class Course:
         return (self.folder / "node0.log").read_text()
 
     def hosts_of_workers(self) -> set[str]:
-        return {row["host"] for row in Ledger(self.out / "ledger").rows("workers")}
+        return {row["host"] for row in rows_of(Ledger(self.out / "ledger"), "workers")}
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from kilobit.cluster.fleet.remote_driver import is_outside
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 Write = Callable[..., Path]
@@ -114,7 +115,7 @@ def test_a_search_is_driven_from_outside(
     shown, _ = process.communicate(timeout=300)
     assert process.returncode == 0, shown
     assert "5 of 5 candidates ended" in shown
-    assert len(Ledger(out / "ledger").rows("rungs")) >= 5
+    assert len(rows_of(Ledger(out / "ledger"), "rungs")) >= 5
     # The driver's exit status and its messages come through.
     process = cluster.kilobit("run", str(write_sweep()), "--out", str(out), "--address", address)
     shown, _ = process.communicate(timeout=300)

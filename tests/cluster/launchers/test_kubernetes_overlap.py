@@ -20,6 +20,7 @@ from kilobit.cluster.runs.fronts import num_ended
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
 from tests.support.driver.ledgers import content
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 Write = Callable[..., Path]
@@ -67,7 +68,7 @@ def test_of_two_attempts_at_once_the_newer_one_is_the_run(
         second = attempt(sweep, out)
         shown, _ = second.communicate()
         assert second.returncode == DONE, shown
-        rungs = Ledger(out / "ledger").rows("rungs")
+        rungs = rows_of(Ledger(out / "ledger"), "rungs")
         kept, left = content(out), list((out / "ledger").rglob("*"))
         tell(asleep, signal.SIGCONT)
         shown, _ = first.communicate()

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from kilobit.cluster.launchers import kubernetes
-from kilobit.cluster.launchers.kubernetes import launch_of, render
+from kilobit.cluster.launchers.kubernetes import Kubernetes, Launches
+from kilobit.cluster.launchers.launcher import Sweeps
 from tests.conftest import REPOSITORY
 from tests.support.launchers.golden import GOLDEN
 from tests.support.launchers.manifest_check import VERSIONS, pods, problems
@@ -27,9 +28,14 @@ NAMES = sorted(path.name.removesuffix(".sweep.yaml") for path in GOLDEN.glob("*.
 OVERRIDES = {"gpu_queue_s3": ["budget.seconds=3600", "seed=7"]}
 
 
+def plan(file: Path, overrides: list[str], profile: Path | None = None) -> Launches:
+    return Kubernetes().plan(Sweeps((file,), tuple(overrides)), profile)
+
+
 def rendered(name: str) -> str:
     with patch.object(kubernetes, "version", lambda _: "2.60.0"):
-        return render(launch_of(GOLDEN / f"{name}.sweep.yaml", OVERRIDES.get(name, []), None))
+        file = GOLDEN / f"{name}.sweep.yaml"
+        return Kubernetes().render(plan(file, OVERRIDES.get(name, [])))
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -51,25 +57,25 @@ def test_manifests_fit_the_schemas_and_what_the_operator_asks(name: str, version
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_example_profile_fits_too(version: str) -> None:
-    launch = launch_of(
+    found = plan(
         GOLDEN / "gpu_queue_s3.sweep.yaml",
         [],
         REPOSITORY / "examples" / "profiles" / "kubernetes.yaml",
     )
-    assert launch.config.claim == "kilobit-runs"
-    assert launch.config.memory_gib == 64
-    assert problems(list(yaml.safe_load_all(render(launch))), version) == []
+    assert found.runs[0].config.claim == "kilobit-runs"
+    assert found.runs[0].config.memory_gib == 64
+    assert problems(list(yaml.safe_load_all(Kubernetes().render(found))), version) == []
 
 
 def test_the_examples_of_the_page_can_be_launched() -> None:
     examples = REPOSITORY / "examples"
-    launch = launch_of(
+    (run,) = plan(
         examples / "gsm8k_smollm3.yaml", [], examples / "profiles" / "kubernetes.yaml"
-    )
-    assert (launch.pods.count, launch.pods.gpus) == (3, 1)
+    ).runs
+    assert (run.pods.count, run.pods.gpus) == (3, 1)
     words = ["kubernetes.sweep_folder=/opt/kilobit/examples", "kubernetes.image=kilobit:1"]
-    launch = launch_of(examples / "quickstart.yaml", [*words, "kubernetes.claim=runs"], None)
-    assert launch.sweep_path == "/opt/kilobit/examples/quickstart.yaml"
+    (run,) = plan(examples / "quickstart.yaml", [*words, "kubernetes.claim=runs"]).runs
+    assert run.sweep == "/opt/kilobit/examples/quickstart.yaml"
 
 
 def cluster_of(job: dict[str, Any]) -> dict[str, Any]:

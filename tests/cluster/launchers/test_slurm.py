@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.launchers.slurm import Job, plan_job, script_of
+from kilobit.cluster.launchers.launcher import Sweeps
+from kilobit.cluster.launchers.slurm import Job, Slurm
 from kilobit.launch import main
 from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
@@ -44,7 +45,17 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(path: Path, *overrides: str, chain: int = 1, out: Path | None = None) -> Job:
-    return plan_job([path], overrides, None, out, chain)
+    return plan_all([path], overrides, out, chain)
+
+
+def plan_all(
+    paths: Sequence[Path], overrides: Sequence[str] = (), out: Path | None = None, chain: int = 1
+) -> Job:
+    return Slurm(chain).plan(Sweeps.of([*map(str, paths), *overrides], out))
+
+
+def script_of(job: Job) -> str:
+    return Slurm().render(job)
 
 
 def test_the_head_of_a_script_is_as_it_was(write_sweep: Write, tmp_path: Path) -> None:
@@ -127,17 +138,17 @@ def test_a_job_without_a_place_for_its_workers_is_refused(write_sweep: Write) ->
 def test_several_sweeps_are_one_array(write_sweep: Write, tmp_path: Path) -> None:
     first = write_sweep().rename(tmp_path / "a.yaml")
     second = write_sweep(name="other", workers={"per_model": 3})
-    job = plan_job([first, second], ["seed=2"], None, tmp_path / "runs")
+    job = plan_all([first, second], ["seed=2"], tmp_path / "runs")
     script = script_of(job)
     assert "#SBATCH --array=0-1\n" in script
     assert "sweeps=(a.yaml sweep.yaml)\nouts=(runs/small runs/other)\n" in script
     assert job.cpus == 3
-    with pytest.raises(InputError, match="called 'small' too"):
-        plan_job([first, first], (), None, None)
+    with pytest.raises(InputError, match="two of these sweeps are called 'small'"):
+        plan_all([first, first])
     with pytest.raises(InputError, match="a job has only one"):
-        plan_job([first, write_sweep(name="x", slurm={"nodes": 2})], (), None, None)
+        plan_all([first, write_sweep(name="x", slurm={"nodes": 2})])
     with pytest.raises(InputError, match="--chain takes one"):
-        plan_job([first, second], (), None, None, chain=2)
+        plan_all([first, second], chain=2)
 
 
 def test_a_chain_is_not_requeued_and_what_is_not_to_be_requeued_stops(write_sweep: Write) -> None:

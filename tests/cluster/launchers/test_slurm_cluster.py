@@ -20,7 +20,7 @@ class Commands:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> None:
         self.asked: list[list[str]] = []
         self._answers = list(answers)
-        monkeypatch.setattr(slurm_cluster, "_ask", self._ask)
+        monkeypatch.setattr(slurm_cluster, "ask", self._ask)
 
     def _ask(self, words: list[str]) -> str:
         self.asked.append(list(words))

@@ -26,6 +26,7 @@ from kilobit.cluster.runs.fronts import num_ended
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
 from tests.support.driver.ledgers import content
+from tests.support.rows import rows_of
 
 _LAB = REPOSITORY / "tests" / "support" / "launchers" / "slurm_lab.sh"
 _MISSING = [
@@ -148,7 +149,7 @@ def undisturbed(lab: Lab) -> dict[str, list[str]]:
 
 
 def num_rungs(out: Path) -> int:
-    return len(Ledger(out / "ledger").rows("rungs")) if (out / "run.json").exists() else 0
+    return len(rows_of(Ledger(out / "ledger"), "rungs")) if (out / "run.json").exists() else 0
 
 
 def read(path: Path) -> str:
@@ -198,7 +199,7 @@ def test_the_quickstart_runs_on_both_nodes_and_leaves_nothing_behind(lab: Lab) -
     seen += [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     assert sum(address in words for words in seen) >= 2
     lab.end(number, name="quickstart")
-    rows = Ledger(out / "ledger").rows("workers")
+    rows = rows_of(Ledger(out / "ledger"), "workers")
     assert {row["host"] for row in rows} == {"n1", "n2"}
     assert {row["model"] for row in rows} == {"random", "pretrained", "posttrained"}
     assert "6 of 6 candidates ended" in lab.printed(number, "quickstart")
@@ -214,12 +215,14 @@ def test_a_warned_job_is_requeued_and_nothing_is_lost(
     out = lab.folder / "warned"
     (number,) = lab.submit("small.yaml", "--out", str(out))
     lab.warn_in_the_middle(number, out)
-    done = Ledger(out / "ledger").rows("rungs")
+    done = rows_of(Ledger(out / "ledger"), "rungs")
     lab.wait(number, lambda: lab.job(number)["Restarts"] == "1", "requeue")
     lab.end(number)
     assert content(out) == undisturbed
     # What was finished before the warning is there as it was.
-    kept = {(row["candidate"], row["rung"]): row for row in Ledger(out / "ledger").rows("rungs")}
+    kept = {
+        (row["candidate"], row["rung"]): row for row in rows_of(Ledger(out / "ledger"), "rungs")
+    }
     assert all(kept[row["candidate"], row["rung"]] == row for row in done)
     attempts = json.loads((out / "run.json").read_text("utf-8"))["attempts"]
     assert [("--take-over" in attempt["command"]) for attempt in attempts] == [False, True]
@@ -332,7 +335,7 @@ def test_a_job_goes_on_without_a_node_that_died(lab: Lab) -> None:
         *("small.yaml", "--out", str(out), "slurm.keep_rest=true"),
         *("workers.per_model=2", "workers.min_per_model=1"),
     )
-    lab.wait(number, lambda: len(Ledger(out / "ledger").rows("workers")) == 2, "second worker")
+    lab.wait(number, lambda: len(rows_of(Ledger(out / "ledger"), "workers")) == 2, "second worker")
     lab.wait(number, lambda: bool(num_rungs(out)), "rung")
     subprocess.run([str(_LAB), "kill", str(lab.folder), "2"], check=True)
     try:
@@ -345,11 +348,11 @@ def test_a_job_goes_on_without_a_node_that_died(lab: Lab) -> None:
     assert " lost its node" in (out / "run.log").read_text("utf-8")
     # Two workers are asked in another order than one, which decides what a result is compared with.
     wanted = ["candidate", "spec"]
-    expected = Ledger(lab.folder / "undisturbed" / "ledger").rows("candidates", wanted)
-    found = run.ledger.rows("candidates", wanted)
+    expected = rows_of(Ledger(lab.folder / "undisturbed" / "ledger"), "candidates", wanted)
+    found = rows_of(run.ledger, "candidates", wanted)
     assert sorted(found, key=str) == sorted(expected, key=str)
     assert num_ended(run) == len(expected)
-    assert {row["error"] for row in run.ledger.rows("rungs")} == {None}
+    assert {row["error"] for row in rows_of(run.ledger, "rungs")} == {None}
 
 
 def test_a_job_whose_first_node_died_is_started_again(

@@ -15,6 +15,7 @@ from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
+from tests.support.rows import rows_of, write_rows
 
 Write = Callable[..., Path]
 
@@ -66,8 +67,8 @@ def test_what_a_newer_attempt_has_taken_over_is_not_discarded(
         other = stack.enter_context(reopen_run(run.path, take_over=True))
         with pytest.raises(SupersededError, match="superseded by attempt 2"):
             discard_run(run)
-        other.ledger.write("rungs", "x-r0", [{"candidate": "x"}])
-        assert len(other.ledger.rows("rungs")) == 1
+        write_rows(other.ledger, "rungs", "x-r0", [{"candidate": "x"}])
+        assert len(rows_of(other.ledger, "rungs")) == 1
 
 
 def test_a_start_that_is_superseded_says_so_and_leaves_the_run(
@@ -105,7 +106,7 @@ def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
         with continue_run(sweep, out, take_over=True) as newer:
             assert (newer.attempt, newer.sweep.budget.candidates) == (3, None)
             with pytest.raises(SupersededError):
-                run.ledger.write("rungs", "x", [{"candidate": "x"}])
+                write_rows(run.ledger, "rungs", "x", [{"candidate": "x"}])
     other = load_sweep(path, ["seed=3", "workers.threads=2"])
     with (
         pytest.raises(InputError, match="holds the run of another sweep: workers, seed differs"),

@@ -3,18 +3,25 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from kilobit.cluster.runs.fronts import points_from, print_front
+from kilobit.cluster.driver.attempt import Outcome
+from kilobit.cluster.runs import fronts, progress
+from kilobit.cluster.runs.fronts import Front, RunFront, points_from, print_front
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.evaluators.ledger.tables import TABLES
-from kilobit.search.front.points import Certificate, FrontPoint
+from kilobit.evaluators.ledger.parts import TABLES
+from kilobit.search.front.points import FrontPoint, at_last_rung, complete_points
+from tests.support.cli.sealed import Make, Say, certificates
+from tests.support.recorded import record
+from tests.support.rows import certificate
 
-CERTIFICATE = Certificate(0.875, 0.812, 0.923, 1024, 0.95, 12, repeated=False)
+CERTIFICATE = certificate(0.812, score=0.875, upper=0.923, num_examples=1024, num_programs=12)
 POINT = FrontPoint(
     run="quickstart", task="numbers", model="posttrained", regime="posttrained",
     candidate="69d775dc49299977", family="trainable_tokens", program_bits=123456,
@@ -27,7 +34,7 @@ NUMBERS = ("123456", "98765", "0.891", "0.871 - 0.909", "0.812 - 0.923", "69d775
 def shown(width: int, *, terminal: bool) -> list[str]:
     text = io.StringIO()
     console = Console(file=text, width=width, soft_wrap=True, force_terminal=terminal)
-    print_front(console, [POINT], [0.8])
+    print_front(console, Front([POINT]), [0.8])
     return Text.from_ansi(text.getvalue()).plain.splitlines()
 
 
@@ -72,6 +79,45 @@ def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(
     }
 
     def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        return pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table]).select(columns)
+        found = pa.Table.from_pylist(rows.get(table, []), schema=TABLES[table])
+        return found if columns is None else found.select(columns)
 
     assert [point.model for point in points_from("run", read, sweep, None)] == models
+
+
+def test_a_command_computes_a_front_once(
+    make: Make, say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reads: list[int] = []
+
+    def counted(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any) -> Any:
+            reads.append(1)
+            return compute(*args)
+
+        return counting
+
+    def reads_of(*words: Any, status: int = 0) -> int:
+        reads.clear()
+        say(*words, status=status)
+        return len(reads)
+
+    run, plan, battery = make(), SimpleNamespace(num_candidates=4), tmp_path / "battery.yaml"
+    battery.write_text("{}")
+    monkeypatch.setattr(fronts, "at_last_rung", counted(at_last_rung))
+    monkeypatch.setattr(progress, "complete_points", counted(complete_points))
+    monkeypatch.setattr("kilobit.cluster.cli.scorecard.measure", lambda *_, **__: [])
+    assert reads_of("status", record(tmp_path / "recorded")) == 1
+    assert reads_of("front", run.path) == 1
+    assert reads_of("report", run.path) == 1
+    assert reads_of("scorecard", run.path, "--battery", battery) == 1
+    # The first verifies and certifies all, and shows it; the second finds it done.
+    for _ in range(2):
+        assert reads_of("certify", run.path) == 1
+    assert reads_of("verify", run.path) == 1
+    # The end of a run verifies, certifies, draws and prints.
+    monkeypatch.setattr("kilobit.cluster.driver.check.check_sweep", lambda *_, **__: plan)
+    monkeypatch.setattr("kilobit.cluster.driver.attempt.execute", lambda *_: Outcome())
+    other = make("other", certify=True)
+    assert reads_of("resume", other.path) == 1
+    assert len(RunFront(other).on_front) == len(certificates(other)) == 4

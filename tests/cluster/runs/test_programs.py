@@ -32,7 +32,7 @@ def made(run: Path) -> Report:
 
 
 def test_the_front_has_files_and_the_others_have_not(made: Report) -> None:
-    front = {(p.model, p.candidate): p for p in made.programs if p.on_front}
+    front = {(p.point.model, p.point.candidate): p for p in made.programs if p.on_front}
     expected = {
         (model, candidate_of(model, text).id)
         for model, text in (
@@ -41,7 +41,7 @@ def test_the_front_has_files_and_the_others_have_not(made: Report) -> None:
         )
     }
     assert set(front) == expected
-    assert all(sum((p.sections or {}).values()) * 8 == p.program_bits for p in front.values())
+    assert all(sum((p.sections or {}).values()) * 8 == p.point.program_bits for p in front.values())
     hostile = front["pretrained", candidate_of("pretrained", HOSTILE).id]
     assert hostile.exact_prompt
     assert hostile.prompt == f"{HOSTILE}\n"
@@ -49,9 +49,9 @@ def test_the_front_has_files_and_the_others_have_not(made: Report) -> None:
         "script": len(program_of(HOSTILE).script),
         "prompt": len(HOSTILE.encode()) + 1,
     }
-    assert hostile.link == f"programs/pretrained-{hostile.candidate}/"
+    assert hostile.link == f"programs/pretrained-{hostile.point.candidate}/"
     assert hostile.certified_at == 0.5
-    assert hostile.certified is True
+    assert hostile.point.certified is True
     others = [p for p in made.programs if not p.on_front]
     assert {p.prompt for p in others} == {
         "Count. " * 40,

@@ -1,6 +1,6 @@
 """Progress of a run, computed from rows of its ledger."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ import pytest
 
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.following import Following
+from kilobit.evaluators.ledger.parts import TABLES
+from kilobit.search.records import CandidateRecord, DecisionRecord, Record, RungRecord
+from kilobit.search.schedulers.scheduler import Action
 
 BEGAN = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
-Rows = Sequence[Mapping[str, Any]]
 
 
 @pytest.fixture
@@ -23,33 +25,42 @@ def sweep(write_sweep: Callable[..., Path]) -> Sweep:
     return load_sweep(write_sweep(base_models=models, families=families, targets=[0.4, 0.9]))
 
 
-def candidate(name: str, model: str, position: int | None = 0) -> dict[str, Any]:
-    about = {"candidate": name, "task": "numbers", "model": model, "regime": model}
-    return about | {"family": "prompt", "position": position}
+def candidate(name: str, model: str, position: int | None = 0) -> CandidateRecord:
+    return CandidateRecord(
+        candidate=name, task="numbers", model=model, regime=model, family="prompt",
+        position=position,
+    )  # fmt: skip
 
 
-def rung(
-    name: str, index: int, score: float | None, at_s: float = 0, **more: Any
-) -> dict[str, Any]:
-    """Return the row of a rung that took 6 seconds and ended so many seconds after the start."""
-    row: dict[str, Any] = dict.fromkeys(COLUMNS["rungs"])
-    row |= {"candidate": name, "rung": index, "split": "search", "num_examples": 4 << index}
+def rung(name: str, index: int, score: float | None, at_s: float = 0, **more: Any) -> RungRecord:
+    """Return a record at a rung that took 6 seconds and ended `at_s` after the start."""
+    row: dict[str, Any] = {"candidate": name, "rung": index, "num_examples": 4 << index}
     row |= {"score": score, "program_bits": 900, "payload_bits": 80, "program": f"of {name}"}
-    row |= {"worker": "w-0", "attempt": 1, "seconds": 6.0}
-    return row | {"finished_at": BEGAN + timedelta(seconds=at_s)} | more
+    row |= {"worker": "w-0", "attempt": 1, "seconds": 6.0, "split": "search"}
+    return RungRecord(**row | {"finished_at": BEGAN + timedelta(seconds=at_s)} | more)
 
 
-def decision(name: str, what: str, attempt: int = 1) -> dict[str, Any]:
-    return {"candidate": name, "decision": what, "attempt": attempt}
+def decision(name: str, what: Action, attempt: int = 1) -> DecisionRecord:
+    return DecisionRecord(candidate=name, rung=0, decision=what, attempt=attempt)
 
 
-def progress(sweep: Sweep, **tables: Rows) -> Progress:
-    return progress_of(sweep, dict.fromkeys(COLUMNS, ()) | tables)
+class Known(Following):
+    """Tables of which all records are given."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._given = records
+
+    def records(self, kind: type[Record]) -> list[Any]:
+        return [one for one in self._given if isinstance(one, kind)]
+
+
+def progress(sweep: Sweep, **tables: Sequence[Record]) -> Progress:
+    return progress_of(sweep, Known([one for table in tables.values() for one in table]))
 
 
 def test_the_columns_that_are_read_are_columns_of_the_ledger() -> None:
-    for table, columns in COLUMNS.items():
-        assert set(columns) <= set(TABLES[table].names)
+    for kind, columns in COLUMNS.items():
+        assert set(columns) <= set(TABLES[kind.table].names)
 
 
 def test_a_run_that_has_just_begun_has_no_pace_and_no_best(sweep: Sweep) -> None:
@@ -76,7 +87,7 @@ def test_a_result_on_more_examples_outranks_a_higher_score_on_fewer(sweep: Sweep
 
 
 def test_the_length_that_the_sweep_compares_is_the_one_that_is_shown(sweep: Sweep) -> None:
-    rows: dict[str, Rows] = {
+    rows: dict[str, Sequence[Record]] = {
         "candidates": [candidate("a", "small")],
         "rungs": [rung("a", 0, 0.25), rung("a", 1, 0.5)],
     }

@@ -11,7 +11,7 @@ import pytest
 from kilobit.cluster.runs.provenance import origin_of
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.evaluators.report.contents import Origin
 
 Rows = Sequence[Mapping[str, Any]]

@@ -15,6 +15,7 @@ from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from kilobit.search.settings import InputError
 from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, said
 from tests.support.recorded import candidate_of, program_of, record
+from tests.support.rows import write_rows
 from tests.support.runs import candidate, verification, write_run
 
 
@@ -24,8 +25,8 @@ def test_what_another_run_said_first_of_a_candidate_is_found(
     # The first proposed and verified it; only the second has its last rung.
     one = write_run(tmp_path / "one", {}, attempt_rows=False)
     with reopen_run(one) as run:
-        run.ledger.write("candidates", "a", [candidate("a")])
-        run.ledger.write("verifications", "a", [verification("a")])
+        write_rows(run.ledger, "candidates", "a", [candidate("a")])
+        write_rows(run.ledger, "verifications", "a", [verification("a")])
     two = write_run(tmp_path / "two", {"a": RIGHT})
     aggregate(one, two, "-o", tmp_path / "all")
     (line,) = front(capsys, tmp_path / "all")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -11,6 +11,7 @@ from tests.support.cli.sealed import (
     example,
     writable,
 )
+from tests.support.rows import rows_of, write_rows
 
 
 def test_another_choice_is_refused_and_marked_where_it_is_forced(
@@ -25,23 +26,23 @@ def test_another_choice_is_refused_and_marked_where_it_is_forced(
     assert "for another choice of 4 programs" in message
     assert "--again certifies all the same" in message
     assert len(ran) == 4
-    assert len(run.ledger.rows("openings")) == 1
+    assert len(rows_of(run.ledger, "openings")) == 1
     assert certificates(run) == first
     shown = say("certify", run.path, "--again")
     assert "repeated: the sealed split had been opened before for other programs" in shown
     assert len(ran) == 9
-    assert {(row["repeated"], row["num_programs"]) for row in run.ledger.rows("openings")} == {
+    assert {(row["repeated"], row["num_programs"]) for row in rows_of(run.ledger, "openings")} == {
         (False, 4),
         (True, 5),
     }
-    points = {p.candidate: p for p in points_of(run)}
+    points = {p.candidate: p for p in RunFront(run).points}
     assert {p.certificate.num_programs for p in points.values() if p.certificate} == {5}
     assert points["raw-18-100"].certificate is not None
     assert points["raw-18-100"].certificate.repeated
     # What was forced once goes on without force, and stays marked.
     assert "repeated" in say("certify", run.path)
     assert len(ran) == 9
-    forced = next(row["opening"] for row in run.ledger.rows("openings") if row["repeated"])
+    forced = next(row["opening"] for row in rows_of(run.ledger, "openings") if row["repeated"])
     for table in ("predictions", "certificates"):
         for part in (run.path / "ledger" / table).glob(f"{forced}-raw-18-100.a*.parquet"):
             part.unlink()
@@ -56,8 +57,8 @@ def test_fewer_of_the_same_programs_are_no_other_choice(
     run = make()
     say("certify", run.path)
     row = {"candidate": "raw-16-90", "verified": False}
-    program = next(p.program for p in points_of(run) if p.candidate == "raw-16-90")
-    writable(run).write("verifications", "raw-16-90", [row | {"program": program}])
+    program = next(p.program for p in RunFront(run).points if p.candidate == "raw-16-90")
+    write_rows(writable(run), "verifications", "raw-16-90", [row | {"program": program}])
     assert "the bounds of 4 programs" in say("certify", run.path)
     assert len(ran) == 4
 
@@ -90,7 +91,7 @@ def test_runs_that_were_opened_one_by_one_are_shown_together_but_no_new_one_is_a
     say("certify", runs[0].path)
     message = say("certify", runs[0].path, runs[1].path, status=2)
     assert f"the sealed split of {runs[0].path} was opened" in message
-    assert runs[1].ledger.rows("openings") == []
+    assert rows_of(runs[1].ledger, "openings") == []
     say("certify", runs[1].path)
     assert len(ran) == 8
     assert "the bounds of 4 programs" in say("certify", runs[0].path, runs[1].path)

@@ -24,6 +24,7 @@ from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import REPOSITORY, random_numbers
 from tests.support.driver.ledgers import content
 from tests.support.packs import PROMPTS, TASK, mixed, texts
+from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]
@@ -179,7 +180,7 @@ def killed_run(sweep: Path, folder: Path, waits: Sequence[float]) -> int:
     assert found == expected
     columns = ("candidate", "rung", "score", "program", "error")
     rows = [
-        sorted(tuple(row[c] for c in columns) for row in Ledger(out / "ledger").rows("rungs"))
+        sorted(tuple(row[c] for c in columns) for row in rows_of(Ledger(out / "ledger"), "rungs"))
         for out in (run.out, alone.out)
     ]
     assert rows[0] == rows[1]

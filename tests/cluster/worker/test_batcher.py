@@ -35,9 +35,29 @@ def test_a_pack_waits_until_it_is_complete() -> None:
         packs.append(sorted(asks))
         return [str(ask) for ask in asks]
 
-    gatherer = Batcher(work, 4, lambda waiting: waiting >= 3)
+    gatherer = Batcher(work, 4, lambda waiting: len(waiting) >= 3)
     assert call_all(gatherer, [1, 2, 3]) == {1: "1", 2: "2", 3: "3"}
     assert packs == [[1, 2, 3]]
+
+
+def test_a_pack_is_looked_at_again_when_what_is_expected_has_changed() -> None:
+    looked, enough = threading.Event(), threading.Event()
+
+    def is_complete(_: Sequence[int]) -> bool:
+        looked.set()
+        return enough.is_set()
+
+    gatherer = Batcher(lambda asks: [str(ask) for ask in asks], 2, is_complete)
+
+    def change() -> None:
+        assert looked.wait(20)
+        enough.set()
+        gatherer.look()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    assert call_all(gatherer, [1]) == {1: "1"}
+    changing.join(20)
 
 
 def test_no_pack_is_larger_than_its_size_and_nobody_is_forgotten() -> None:
@@ -59,7 +79,7 @@ def test_what_goes_wrong_with_a_pack_is_told_to_all_of_it_and_to_nobody_else() -
             raise ValueError(f"{len(asks)} failed")
         return [str(ask) for ask in asks]
 
-    gatherer = Batcher(work, 2, lambda waiting: waiting >= 2)
+    gatherer = Batcher(work, 2, lambda waiting: len(waiting) >= 2)
     assert call_all(gatherer, [1, 2]) == {1: "raised 2 failed", 2: "raised 2 failed"}
     assert call_all(gatherer, [3, 4]) == {3: "3", 4: "4"}
 

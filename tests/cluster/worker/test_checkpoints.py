@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 from kilobit.cluster.worker.checkpoints import Checkpoints
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.search.records import RungRecord
 
 
 class Rungs(Ledger):
@@ -10,10 +12,12 @@ class Rungs(Ledger):
     def __init__(self, attempt: int, accepted: dict[int, int]) -> None:
         self.attempt, self.accepted = attempt, accepted
 
-    def read_part(self, table: str, part: str) -> list[dict[str, int]] | None:
-        assert (table, part[:3]) == ("rungs", "c-r")
-        found = self.accepted.get(int(part[3:]))
-        return None if found is None else [{"attempt": found}]
+    def read_part(self, kind: type[Any], name: str) -> list[Any] | None:
+        assert (kind, name[:3]) == (RungRecord, "c-r")
+        rung = int(name[3:])
+        found = self.accepted.get(rung)
+        record = RungRecord(candidate="c", rung=rung, num_examples=1, attempt=found)
+        return None if found is None else [record]
 
 
 def test_the_latest_checkpoint_before_a_rung_is_the_one_of_the_accepted_row(tmp_path: Path) -> None:

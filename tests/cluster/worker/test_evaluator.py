@@ -21,6 +21,7 @@ from kilobit.search.programs.program import decode
 from kilobit.search.rungs import Rung
 from tests.conftest import REPOSITORY
 from tests.support.driver.candidates import candidate, lora
+from tests.support.rows import rows_of
 from tests.support.tasks.records import write_jsonl
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
@@ -31,14 +32,14 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
 ) -> None:
     prompt = Prompt(instruction="Number:")
     one = candidate(prompt=prompt, postprocess=("last_number",))
-    row = evaluator.run_rung(one.canonical(), FIRST)
+    row = evaluator.run_rung(one.canonical(), FIRST).record.row()
     ledger = Ledger(tmp_path / "run" / "ledger")
     assert row["error"] is None if "error" in row else True
-    (written,) = ledger.rows("rungs")
+    (written,) = rows_of(ledger, "rungs")
     assert (written["candidate"], written["num_examples"], written["attempt"]) == (one.id, 4, 1)
     assert written["score"] is not None
-    assert len(ledger.rows("predictions")) == 4
-    (program,) = ledger.rows("programs")
+    assert len(rows_of(ledger, "predictions")) == 4
+    (program,) = rows_of(ledger, "programs")
     assert written["payload_bits"] == 8 * len(program["payload"]) == program["payload_bits"]
     script_bits = 8 * len(program["script"])
     assert written["program_bits"] == script_bits + program["payload_bits"]
@@ -46,7 +47,7 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert found.digest == written["program"] == program["program"]
     assert decode(found.recipe, found.payload).prompt == "Number:\n"
     assert found.recipe.postprocess == ("last_number",)
-    (worker,) = ledger.rows("workers")
+    (worker,) = rows_of(ledger, "workers")
     assert worker["base_digest"] == written["base_digest"]
 
 
@@ -63,8 +64,8 @@ def test_what_a_metric_says_besides_the_score_is_a_column(
     sweep = load_sweep(write_sweep(task=task | {"max_new_tokens": 4, "search_share": 0.5}))
     run = str(tmp_path / "run")
     setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
-    RungEvaluator(setup).run_rung(candidate(task="math").canonical(), FIRST)
-    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+    RungEvaluator(setup).run_rung(candidate(task="math").canonical(), FIRST).record.row()
+    rows = rows_of(Ledger(tmp_path / "run" / "ledger"), "predictions")
     assert len(rows) == 4
     splits = load_task(sweep.task, tmp_path).splits.search
     levels = {example.id: str(int(example.input) % 5) for example in splits}
@@ -87,7 +88,7 @@ def test_other_architectures_go_the_same_way(
     setup = EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "llama-0", 1)
     evaluator = RungEvaluator(setup)
     for one in (candidate(prompt=Prompt(instruction="Number:")), lora(target_modules=(target,))):
-        row = evaluator.run_rung(one.canonical(), FIRST)
+        row = evaluator.run_rung(one.canonical(), FIRST).record.row()
         assert row.get("error") is None
         assert row["score"] is not None
         assert row["payload_bits"] > 0
@@ -95,15 +96,15 @@ def test_other_architectures_go_the_same_way(
 
 def test_rungs_are_nested(evaluator: RungEvaluator, tmp_path: Path) -> None:
     for rung in (FIRST, SECOND):
-        evaluator.run_rung(candidate().canonical(), rung)
-    rows = Ledger(tmp_path / "run" / "ledger").rows("predictions")
+        evaluator.run_rung(candidate().canonical(), rung).record.row()
+    rows = rows_of(Ledger(tmp_path / "run" / "ledger"), "predictions")
     first, second = ([r["example"] for r in rows if r["rung"] == i] for i in (0, 1))
     assert second[:4] == first
 
 
 def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: RungEvaluator) -> None:
-    first = evaluator.run_rung(lora().canonical(), FIRST)
-    again = evaluator.run_rung(lora().canonical(), FIRST)
+    first = evaluator.run_rung(lora().canonical(), FIRST).record.row()
+    again = evaluator.run_rung(lora().canonical(), FIRST).record.row()
     assert again["finished_at"] == first["finished_at"]
     assert again["seconds"] == first["seconds"]
 
@@ -119,13 +120,13 @@ def test_a_repeated_rung_is_returned_and_not_run_again(evaluator: RungEvaluator)
 def test_a_candidate_that_fails_is_a_row_with_its_traceback(
     evaluator: RungEvaluator, tmp_path: Path, broken: Candidate, message: str
 ) -> None:
-    row = evaluator.run_rung(broken.canonical(), Rung(0, 4, 40))
+    row = evaluator.run_rung(broken.canonical(), Rung(0, 4, 40)).record.row()
     assert "Traceback" in row["error"]
     assert message in row["error"]
-    (written,) = Ledger(tmp_path / "run" / "ledger").rows("rungs")
+    (written,) = rows_of(Ledger(tmp_path / "run" / "ledger"), "rungs")
     assert (written["score"], written["payload_bits"]) == (None, None)
     assert written["error"] == row["error"]
-    after = evaluator.run_rung(candidate().canonical(), FIRST)
+    after = evaluator.run_rung(candidate().canonical(), FIRST).record.row()
     assert after["score"] is not None
 
 
@@ -141,7 +142,7 @@ def test_a_changed_base_model_stops_the_worker(
 
     monkeypatch.setattr(RungRunner, "run", vandal)
     with pytest.raises(BaseModelChangedError, match="of the base model have changed"):
-        evaluator.run_rung(lora().canonical(), FIRST)
+        evaluator.run_rung(lora().canonical(), FIRST).record.row()
 
 
 def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
@@ -151,7 +152,7 @@ def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     killer, other = candidate(prompt=Prompt(instruction="kill")), candidate()
-    asked = [(killer.canonical(), FIRST), (other.canonical(), FIRST)]
+    asked = [(killer, FIRST), (other, FIRST)]
     run, packs = RungRunner.run, []
 
     class DiedError(BaseException):
@@ -172,9 +173,9 @@ def test_who_was_there_when_a_worker_died_runs_alone_and_is_given_up_at_last(
             make_evaluator().run_rungs(asked)
         monkeypatch.setattr(CrashLog, "_write", write)
     first, second = make_evaluator().run_rungs(asked)
-    assert first["error"] == "its worker died 3 times while it ran"
+    assert first.record.error == "its worker died 3 times while it ran"
     assert caplog.messages.count("died and was started again") == 3
-    assert second["score"] is not None
+    assert second.record.score is not None
     assert packs[0] == [killer.id, other.id]
     assert [killer.id, other.id] not in packs[1:]
 
@@ -199,10 +200,10 @@ used = 1024 * int(Path("/proc/self/statm").read_text().split()[0]) * 4
 resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
 row = evaluator.run_rung(
     Candidate(task="numbers", model="llama", adapter=spec).canonical(), Rung(0, 4, 2)
-)
-print(row["error"].strip().splitlines()[-1])
-row = evaluator.run_rung(Candidate(task="numbers", model="llama").canonical(), Rung(0, 4, 2))
-print("then", row["score"])
+).record
+print((row.error or "").strip().splitlines()[-1])
+good = Candidate(task="numbers", model="llama")
+print("then", evaluator.run_rung(good.canonical(), Rung(0, 4, 2)).record.score)
 """
 
 
@@ -228,6 +229,6 @@ def test_a_disk_that_can_not_be_written_is_not_the_candidates_failure(
     blocked = tmp_path / "run" / place
     blocked.write_text("in the way")
     with pytest.raises(OSError, match=blocked.name):
-        evaluator.run_rung(lora().canonical(), FIRST)
+        evaluator.run_rung(lora().canonical(), FIRST).record.row()
     blocked.unlink()
-    assert evaluator.run_rung(lora().canonical(), FIRST)["score"] is not None
+    assert evaluator.run_rung(lora().canonical(), FIRST).record.row()["score"] is not None

@@ -8,6 +8,7 @@ from kilobit.search.candidate import Prompt
 from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.rungs import Rung
 from tests.support.driver.candidates import candidate, lora
+from tests.support.rows import rows_of
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 
@@ -16,9 +17,9 @@ def test_an_adapter_goes_on_from_its_earlier_rung(
     make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
 ) -> None:
     evaluator = make_evaluator("a")
-    evaluator.run_rung(lora().canonical(), FIRST)
-    in_two = evaluator.run_rung(lora().canonical(), SECOND)
-    at_once = make_evaluator("b").run_rung(lora().canonical(), SECOND)
+    evaluator.run_rung(lora().canonical(), FIRST).record.row()
+    in_two = evaluator.run_rung(lora().canonical(), SECOND).record.row()
+    at_once = make_evaluator("b").run_rung(lora().canonical(), SECOND).record.row()
     assert in_two["train_steps"] == at_once["train_steps"] == 4
     assert in_two["program"] == at_once["program"]
     assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
@@ -28,15 +29,15 @@ def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
     evaluator: RungEvaluator, tmp_path: Path
 ) -> None:
     one = lora(rank=2)
-    evaluator.run_rung(one.canonical(), FIRST)
+    evaluator.run_rung(one.canonical(), FIRST).record.row()
     ledger = Ledger(tmp_path / "run" / "ledger")
-    assert ledger.rows("candidates") == []
-    row = evaluator.run_rung(one.canonical(), SECOND)
+    assert rows_of(ledger, "candidates") == []
+    row = evaluator.run_rung(one.canonical(), SECOND).record.row()
     variants = {v.id: v for v in RateSearch().variants(one)}
-    about = {r["candidate"]: r for r in ledger.rows("candidates")}
+    about = {r["candidate"]: r for r in rows_of(ledger, "candidates")}
     assert set(about) == set(variants)
     assert {r["parent"] for r in about.values()} == {one.id}
-    rows = {r["candidate"]: r for r in ledger.rows("rungs") if r["rung"] == 1}
+    rows = {r["candidate"]: r for r in rows_of(ledger, "rungs") if r["rung"] == 1}
     assert set(rows) == {one.id, *variants}
     for name, variant in variants.items():
         assert about[name]["spec"] == variant.canonical()
@@ -59,24 +60,23 @@ def test_a_pack_is_what_its_candidates_are_alone(
         lora(learning_rate=1e30, steps=40),
         lora(target_modules=("nosuch",)),
     ]
-    asked = [(one.canonical(), SECOND) for one in pack]
-    together = make_evaluator("together").run_rungs(asked)
+    together = make_evaluator("together").run_rungs([(one, SECOND) for one in pack])
     alone = make_evaluator("alone")
     columns = ("score", "program", "payload_bits", "train_steps", "train_tokens", "num_examples")
-    for row, one in zip(together, asked, strict=True):
-        other = alone.run_rung(*one)
-        assert [row.get(c) for c in columns] == [other.get(c) for c in columns]
-        assert (row.get("error") is None) == (other.get("error") is None)
-        assert row["pack"] == together[0]["pack"] != other["pack"]
-        assert [message["candidate"] for message in row["together"]] == [c.id for c in pack]
-    assert [row.get("error") is None for row in together] == [True] * 5 + [False] * 2
+    for reply, one in zip(together, pack, strict=True):
+        record, other = reply.record, alone.run_rung(one.canonical(), SECOND).record
+        assert [getattr(record, c) for c in columns] == [getattr(other, c) for c in columns]
+        assert (record.error is None) == (other.error is None)
+        assert record.pack == together[0].record.pack != other.pack
+        assert [each.candidate for each in reply.together] == [c.id for c in pack]
+    assert [reply.record.error is None for reply in together] == [True] * 5 + [False] * 2
     outputs = [
         {
             (row["candidate"], row["example"]): row["output"]
-            for row in Ledger(tmp_path / run / "ledger").rows("predictions")
+            for row in rows_of(Ledger(tmp_path / run / "ledger"), "predictions")
         }
         for run in ("together", "alone")
     ]
     assert outputs[0] == outputs[1]
     # What generates the same is generated once.
-    assert [row["num_generated"] for row in together[:2]] == [8, 0]
+    assert [reply.record.num_generated for reply in together[:2]] == [8, 0]

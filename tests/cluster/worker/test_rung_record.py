@@ -7,20 +7,22 @@ import pytest
 from kilobit.cluster.shards.group import GroupError
 from kilobit.cluster.worker.rung_record import Work
 from kilobit.search.candidate import Candidate
+from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
 
 
 @pytest.fixture
 def work() -> Work:
-    return Work(Candidate(task="t", model="m"), Rung(0, 1, 1), {})
+    record = RungRecord(candidate="c", rung=0, num_examples=1)
+    return Work(Candidate(task="t", model="m"), Rung(0, 1, 1), record)
 
 
-def test_what_goes_wrong_with_a_candidate_is_in_its_row_and_the_first_stays(work: Work) -> None:
+def test_what_goes_wrong_with_a_candidate_is_in_its_record_and_the_first_stays(work: Work) -> None:
     for text in ("first", "second"):
         with work.guarded():
             raise ValueError(text)
     assert work.failed
-    assert "ValueError: first" in work.row["error"]
+    assert "ValueError: first" in (work.record.error or "")
 
 
 @pytest.mark.parametrize("error", [GroupError(1, "died"), OSError("disk full")])

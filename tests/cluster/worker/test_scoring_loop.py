@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.cluster.messages import EvaluatorSetup, Notice
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker import scoring_loop
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.cluster.worker.mailbox import Incumbents, read_incumbents
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
@@ -18,6 +17,7 @@ from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent
 from tests.support.driver.candidates import lora
+from tests.support.rows import part_rows, rows_of
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 
@@ -83,15 +83,17 @@ def test_an_example_goes_once_through_the_same_program(
 ) -> None:
     one = prompt("right")
     evaluator = make()
-    first = evaluator.run_rung(one.canonical(), FIRST)
-    second = evaluator.run_rung(one.canonical(), SECOND)
+    first = evaluator.run_rung(one.canonical(), FIRST).record.row()
+    second = evaluator.run_rung(one.canonical(), SECOND).record.row()
     assert (first["num_generated"], second["num_generated"]) == (4, 4)
     assert (first["score"], second["score"], second["num_examples"]) == (1.0, 1.0, 8)
     # Other post-processing is another program whose raw outputs are the same.
-    other = evaluator.run_rung(prompt("right", postprocess=("lower",)).canonical(), SECOND)
+    other = evaluator.run_rung(
+        prompt("right", postprocess=("lower",)).canonical(), SECOND
+    ).record.row()
     assert (other["num_generated"], other["num_examples"]) == (0, 8)
     assert asked == [4, 4]
-    longer = evaluator.run_rung(prompt("right", max_new_tokens=3).canonical(), FIRST)
+    longer = evaluator.run_rung(prompt("right", max_new_tokens=3).canonical(), FIRST).record.row()
     assert longer["num_generated"] == 4
 
 
@@ -99,11 +101,13 @@ def test_runs_that_share_a_cache_share_outputs(
     make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
 ) -> None:
     one = prompt("right").canonical()
-    rows = [make(run, cache=tmp_path / "shared").run_rung(one, FIRST) for run in ("a", "b")]
+    rows = [
+        make(run, cache=tmp_path / "shared").run_rung(one, FIRST).record.row() for run in ("a", "b")
+    ]
     assert [row["num_generated"] for row in rows] == [4, 0]
-    assert make("c").run_rung(one, FIRST)["num_generated"] == 4
+    assert make("c").run_rung(one, FIRST).record.row()["num_generated"] == 4
     outputs = [
-        [row["output"] for row in Ledger(tmp_path / run / "ledger").rows("predictions")]
+        [row["output"] for row in rows_of(Ledger(tmp_path / run / "ledger"), "predictions")]
         for run in "abc"
     ]
     assert outputs[0] == outputs[1] == outputs[2]
@@ -122,9 +126,9 @@ def test_an_interrupted_rung_generates_only_what_is_missing(
 
     monkeypatch.setattr(Resident, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
-        evaluator.run_rung(one, SECOND)
+        evaluator.run_rung(one, SECOND).record.row()
     monkeypatch.setattr(Resident, "answer", answer)
-    row = evaluator.run_rung(one, SECOND)
+    row = evaluator.run_rung(one, SECOND).record.row()
     assert (row["num_generated"], row["num_examples"], row["score"]) == (4, 8, 1.0)
 
 
@@ -132,57 +136,50 @@ def test_a_race_stops_who_can_not_win_and_says_so(
     make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
 ) -> None:
     evaluator, good, bad = make(), prompt("right"), prompt("wrong, and longer")
-    row = evaluator.run_rung(good.canonical(), SECOND)
+    row = evaluator.run_rung(good.canonical(), SECOND).record.row()
     assert row["against"] is None
     front = (Incumbent(good.id, row["program_bits"], 1.0),)
-    Incumbents(tmp_path / "run").tell("llama", 1, 0, front)
-    lost = evaluator.run_rung(bad.canonical(), SECOND)
+    evaluator.hear(Notice(incumbents={(1, 0): front}, expected={bad.id: 1}, more=False))
+    lost = evaluator.run_rung(bad.canonical(), SECOND).record.row()
     # Four wrong of eight leave nothing to hope for.
     assert (lost["verdict"], lost["against"], lost["gap"]) == ("loses", good.id, -1.0)
     assert (lost["num_examples"], lost["num_generated"], lost["score"]) == (4, 4, 0.0)
     part = f"{bad.id}-r1"
-    assert len(Ledger(tmp_path / "run" / "ledger").read_part("predictions", part) or []) == 4
-    equal = evaluator.run_rung(prompt("right as well").canonical(), SECOND)
+    assert len(part_rows(Ledger(tmp_path / "run" / "ledger"), "predictions", part) or []) == 4
+    as_good = prompt("right as well")
+    evaluator.hear(Notice(incumbents={(1, 0): front}, expected={as_good.id: 1}, more=False))
+    equal = evaluator.run_rung(as_good.canonical(), SECOND).record.row()
     assert (equal["verdict"], equal["gap"], equal["num_examples"]) == (None, 0.0, 8)
 
 
 def test_nobody_races_with_a_longer_one_or_where_races_are_off(
-    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path, sweep: Sweep
+    make: Callable[..., RungEvaluator], asked: list[int], sweep: Sweep
 ) -> None:
     evaluator, good = make(), prompt("right, and this is a long one")
-    row = evaluator.run_rung(good.canonical(), FIRST)
-    Incumbents(tmp_path / "run").tell(
-        "llama", 0, 0, (Incumbent(good.id, row["program_bits"], 1.0),)
-    )
-    short = evaluator.run_rung(prompt("wrong").canonical(), FIRST)
-    assert (short["against"], short["gap"], short["num_examples"]) == (None, None, 4)
+    row = evaluator.run_rung(good.canonical(), FIRST).record.row()
+    incumbents = {(0, 0): (Incumbent(good.id, row["program_bits"], 1.0),)}
+    short = prompt("wrong")
+    evaluator.hear(Notice(1, {short.id: 0}, more=False, incumbents=incumbents))
+    its = evaluator.run_rung(short.canonical(), FIRST).record.row()
+    assert (its["against"], its["gap"], its["num_examples"]) == (None, None, 4)
     racing = sweep.scheduler.racing.model_copy(update={"enabled": False})
     scheduler = sweep.scheduler.model_copy(update={"racing": racing})
-    calm = make(scheduler=scheduler)
-    long = calm.run_rung(prompt("wrong, and it is longer than the other").canonical(), FIRST)
-    assert (long["verdict"], long["gap"], long["num_examples"]) == (None, -1.0, 4)
+    calm, long = make(scheduler=scheduler), prompt("wrong, and it is longer than the other")
+    calm.hear(Notice(1, {long.id: 0}, more=False, incumbents=incumbents))
+    its = calm.run_rung(long.canonical(), FIRST).record.row()
+    assert (its["verdict"], its["gap"], its["num_examples"]) == (None, -1.0, 4)
 
 
 def test_one_in_training_is_compared_with_its_like_and_not_raced(
-    make: Callable[..., RungEvaluator], asked: list[int], tmp_path: Path
+    make: Callable[..., RungEvaluator], asked: list[int]
 ) -> None:
     evaluator, good = make(), prompt("right")
-    bits = evaluator.run_rung(good.canonical(), FIRST)["program_bits"]
-    messages = Incumbents(tmp_path / "run")
-    messages.tell("llama", 0, 0, (Incumbent(good.id, bits, 1.0),))
-    trained = lora(steps=4)
-    row = evaluator.run_rung(trained.canonical(), FIRST)
+    bits = evaluator.run_rung(good.canonical(), FIRST).record.row()["program_bits"]
+    front, one, two = (Incumbent(good.id, bits, 1.0),), lora(steps=4), lora(steps=4, seed=2)
+    evaluator.hear(Notice(1, {one.id: 0}, more=False, incumbents={(0, 0): front}))
+    row = evaluator.run_rung(one.canonical(), FIRST).record.row()
     assert (row["left"], row["against"]) == (1, None)
-    messages.tell("llama", 0, 1, (Incumbent(good.id, bits, 1.0),))
-    other = evaluator.run_rung(lora(steps=4, seed=2).canonical(), FIRST)
+    evaluator.hear(Notice(2, {two.id: 0}, more=False, incumbents={(0, 0): front, (0, 1): front}))
+    other = evaluator.run_rung(two.canonical(), FIRST).record.row()
     assert (other["against"], other["verdict"], other["num_examples"]) == (good.id, None, 4)
     assert other["gap"] == -1.0
-
-
-def test_messages_of_an_earlier_attempt_are_taken_away(tmp_path: Path) -> None:
-    front = (Incumbent("a", 8, 0.5),)
-    Incumbents(tmp_path).tell("m/ 1", 0, 0, front)
-    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == front
-    assert read_incumbents(tmp_path, "m/ 1", 1, 0) == ()
-    Incumbents(tmp_path)
-    assert read_incumbents(tmp_path, "m/ 1", 0, 0) == ()

@@ -17,6 +17,16 @@ def test_lines_compare_the_same_examples_and_their_parts() -> None:
         compare(POINT, "higher", found[1:], base)
 
 
+def test_a_line_names_the_score_of_its_point_its_own() -> None:
+    (line, *_) = compare(POINT, "higher", rows([0.0] * 12), rows([1.0] * 12))
+    assert list(line.as_json()) == [
+        "run", "task", "model", "regime", "candidate", "family", "program", "program_bits",
+        "payload_bits", "own_score", "verified", "certified", "item", "tag", "better",
+        "num_examples", "base", "value", "change", "lower", "upper", "p", "verdict", "error",
+    ]  # fmt: skip
+    assert (line.as_json()["own_score"], line.as_json()["value"]) == (0.85, 0.0)
+
+
 def test_verdicts_know_which_way_is_better_and_how_much_was_compared() -> None:
     (down,) = compare(POINT, "higher", rows([0.0] * 12), rows([1.0] * 12))
     (up,) = compare(POINT, "lower", rows([1.0] * 12, "y"), rows([2.0] * 12, "y"))
@@ -26,8 +36,8 @@ def test_verdicts_know_which_way_is_better_and_how_much_was_compared() -> None:
     assert [line.verdict for line in judged] == ["harms", "helps"]
     assert [line.verdict for line in judge_lines([few])] == ["harms"]
     assert [line.verdict for line in judge_lines([few, same])] == [None, None]
-    about, helps, harms = trades(judged)[0]
-    assert (about.candidate, [line.item for line in helps], [line.item for line in harms]) == (
+    line, helps, harms = trades(judged)[0]
+    assert (line.point.candidate, [line.item for line in helps], [line.item for line in harms]) == (
         "a",
         ["y"],
         ["x"],

@@ -1,16 +1,16 @@
+from dataclasses import replace
+
 import pytest
 
 from kilobit.evaluators.figures import plot_course
 from kilobit.evaluators.figures.plot_course import draw_composition, draw_course, draw_rungs
 from kilobit.evaluators.report.contents import Course, RungCount, ShownProgram
+from tests.support.cli.scorecards import POINT
 
 
 def program(sections: dict[str, int] | None) -> ShownProgram:
-    return ShownProgram(
-        run="r", task="t", model="$m", regime="m", candidate="c", family="prompt", bits=80,
-        program_bits=80, payload_bits=8, score=0.5, lower=None, upper=None, num_examples=4,
-        verified=True, certified=None, on_front=True, sections=sections,
-    )  # fmt: skip
+    point = replace(POINT, model="$m", program_bits=80, score=0.5)
+    return ShownProgram(point, on_front=True, sections=sections)
 
 
 @pytest.fixture

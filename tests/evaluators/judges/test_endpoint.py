@@ -181,6 +181,13 @@ def test_what_cannot_pass_ends_all_with_one_message_without_the_key(
     assert len(server.asked) <= 2
 
 
+def test_a_refusal_that_breaks_shows_no_piece_of_the_key(server: Server, tmp_path: Path) -> None:
+    said = f"400\r\nwrong key {KEY[:12]}".encode()
+    server.always = (401, said, {"Transfer-Encoding": "chunked"})
+    with pytest.raises(EndpointError, match="status 401; the key comes from JUDGE_KEY"):
+        endpoint(server, tmp_path, key_variable="JUDGE_KEY").verdicts(QUESTIONS[:1])
+
+
 def test_an_endpoint_that_is_down_is_one_message(server: Server, tmp_path: Path) -> None:
     judge = endpoint(server, tmp_path, retries=2)
     server.stop()
@@ -209,3 +216,67 @@ def test_a_key_that_is_none_is_said_before_anything_is_asked(
     with pytest.raises(ValueError, match=f"variable JUDGE_KEY .*{message}|JUDGE_KEY.*{message}"):
         endpoint(server, tmp_path, key_variable="JUDGE_KEY")
     assert not server.asked
+
+
+def test_requests_go_through_the_proxy_of_the_environment(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    judge = endpoint(server, tmp_path, url="http://judge.invalid/v1")
+    assert judge.verdicts(QUESTIONS[:1])[0].position == "first"
+    # The address is on the list of `no_proxy`.
+    endpoint(server, tmp_path).verdicts(QUESTIONS[:1])
+    asked = [path for path, _, _ in server.asked]
+    assert asked == ["http://judge.invalid/v1/chat/completions", "/v1/chat/completions"]
+
+
+def test_an_invalid_proxy_is_named_without_its_password(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "ftp://me:hunter2@proxy:1")
+    judge = endpoint(server, tmp_path, url="http://judge.invalid/v1")
+    with pytest.raises(EndpointError, match=r"proxy can't be used: .*ftp") as caught:
+        judge.verdicts(QUESTIONS)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [4_000_000, 4_000_001])
+def test_a_reply_is_read_up_to_its_largest_size(
+    server: Server, tmp_path: Path, length: int
+) -> None:
+    _, good, _ = completion("A")
+    server.always = (200, good.ljust(length), {})
+    (verdict,) = endpoint(server, tmp_path, retries=0).verdicts(QUESTIONS[:1])
+    if length == 4_000_000:
+        assert verdict.position == "first"
+    else:
+        assert str(verdict.reason).endswith("invalid reply: more than 4000000 bytes")
+
+
+def test_a_slow_body_ends_at_the_time_limit(server: Server, tmp_path: Path) -> None:
+    time = Time()
+    judge = endpoint(server, tmp_path, time, retries=0, timeout_s=5)
+    # Each look at the clock takes three seconds,.
+    monotonic = iter(range(0, 100, 3))
+    judge._chat._clock = lambda: float(next(monotonic))
+    server.always = (200, completion("A")[1].ljust(1_000_000), {})
+    (verdict,) = judge.verdicts(QUESTIONS[:1])
+    assert verdict.reason == "no reply in 1 tries, the last: no reply in 5 s"
+
+
+def test_no_cookie_and_no_compression_is_taken(server: Server, tmp_path: Path) -> None:
+    server.script = [(500, b"", {"Set-Cookie": "track=1; Path=/"})]
+    endpoint(server, tmp_path).verdicts(QUESTIONS[:1])
+    names = [{name.lower() for name in headers} for _, headers, _ in server.asked]
+    assert len(names) == 2
+    assert all("cookie" not in found for found in names)
+    assert {headers["Accept-Encoding"] for _, headers, _ in server.asked} == {"identity"}
+
+
+def test_a_loaded_module_does_not_load_the_client() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, kilobit.evaluators.judges.endpoint; print('httpx2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

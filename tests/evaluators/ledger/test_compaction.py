@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kilobit.evaluators.ledger.compaction import begin, fold
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
-from kilobit.evaluators.ledger.parts import as_parquet, with_part
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES, as_parquet, with_part
+from tests.support.rows import part_rows, rows_of, write_rows
 
 USED = ("candidates", "rungs", "predictions", "decisions", "verifications")
 
@@ -26,7 +26,7 @@ def claim(folder: Path, attempt: int) -> None:
 
 
 def write(ledger: Ledger, table: str, name: str, value: int) -> None:
-    ledger.write(table, name, content_of(table, name, value))
+    write_rows(ledger, table, name, content_of(table, name, value))
 
 
 def content_of(table: str, name: str, value: int) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def seen(folder: Path) -> dict[tuple[str, str], list[int]]:
     found: dict[tuple[str, str], list[int]] = {}
     for table in USED:
         number = next(f.name for f in TABLES[table] if pa.types.is_integer(f.type))
-        for row in Ledger(folder).rows(table):
+        for row in rows_of(Ledger(folder), table):
             found.setdefault((table, row["candidate"]), []).append(row[number])
     return found
 
@@ -78,11 +78,11 @@ def test_a_late_part_of_a_superseded_attempt_counts_for_nobody(tmp_path: Path) -
     expect = {("rungs", "a"): 1, ("rungs", "b"): 1, ("rungs", "c"): 2, ("predictions", "a"): 1}
     assert seen(folder) == expected(expect)
     for reader in (Ledger(folder), new, old):
-        found = reader.read_part("rungs", "c")
+        found = part_rows(reader, "rungs", "c")
         assert found is not None
         assert found[0]["rung"] == 2
-        assert reader.read_part("rungs", "d") is None
-        assert reader.read_part("predictions", "c") is None
+        assert part_rows(reader, "rungs", "d") is None
+        assert part_rows(reader, "predictions", "c") is None
     claim(folder, 3)
     begin(folder, 3)
     assert seen(folder) == expected(expect)
@@ -99,7 +99,7 @@ def test_folding_leaves_few_files_and_the_same_rows(tmp_path: Path) -> None:
     for table in USED:
         for number in range(5):
             write(ledger, table, f"c{number}", number)
-    before = {table: ledger.rows(table) for table in USED}
+    before = {table: rows_of(ledger, table) for table in USED}
     for attempt in (1, 2):
         if attempt == 2:
             claim(tmp_path, 2)
@@ -109,14 +109,14 @@ def test_folding_leaves_few_files_and_the_same_rows(tmp_path: Path) -> None:
         else:
             fold(ledger)
             assert len(list((tmp_path / "rungs").iterdir())) == 1
-        assert {table: Ledger(tmp_path).rows(table) for table in USED} == before
+        assert {table: rows_of(Ledger(tmp_path), table) for table in USED} == before
         for number in range(5):
-            found = ledger.read_part("rungs", f"c{number}")
+            found = part_rows(ledger, "rungs", f"c{number}")
             assert found == [r for r in before["rungs"] if r["candidate"][:2] == f"c{number}"]
-        assert ledger.read_part("rungs", "c5") is None
+        assert part_rows(ledger, "rungs", "c5") is None
         assert len(list((tmp_path / "predictions").iterdir())) == 5
     write(ledger, "rungs", "c1", 7)
-    assert sorted(r["rung"] for r in Ledger(tmp_path).rows("rungs")) == [
+    assert sorted(r["rung"] for r in rows_of(Ledger(tmp_path), "rungs")) == [
         0,
         0,
         2,
@@ -173,7 +173,7 @@ def test_a_part_that_is_cut_short_is_left_out_and_its_rung_with_it(
     claim(tmp_path, 2)
     (why,) = begin(tmp_path, 2)
     assert str(path) in why
-    rungs = {row["candidate"] for row in Ledger(tmp_path).rows("rungs")}
+    rungs = {row["candidate"] for row in rows_of(Ledger(tmp_path), "rungs")}
     assert rungs == ({"a", "a+", "b", "b+"} if table == "rungs" else {"a", "a+", "c", "c+"})
 
 
@@ -181,9 +181,9 @@ def scored(ledger: Ledger, name: str, **more: Any) -> None:
     """Write a rung as an evaluator does: its outputs and its program before its row."""
     who = name.rpartition("-r")[0]
     for table in ("predictions", "programs"):
-        ledger.write(table, name, [{"candidate": who, "rung": 1}])
+        write_rows(ledger, table, name, [{"candidate": who, "rung": 1}])
     row = {"candidate": who, "rung": 1, "score": 0.5, "program": "0" * 16, **more}
-    ledger.write("rungs", name, [row])
+    write_rows(ledger, "rungs", name, [row])
 
 
 @pytest.mark.parametrize("table", ["predictions", "programs"])
@@ -205,7 +205,7 @@ def test_a_rung_is_left_out_whenever_something_of_it_is_gone_or_cut_short(
     (why,) = begin(tmp_path, attempt)
     assert "b-r1" in why
     assert str(tmp_path / table) in why
-    assert [row["candidate"] for row in Ledger(tmp_path).rows("rungs")] == ["a"]
+    assert [row["candidate"] for row in rows_of(Ledger(tmp_path), "rungs")] == ["a"]
     claim(tmp_path, attempt + 1)
     assert begin(tmp_path, attempt + 1) == []
 
@@ -213,13 +213,13 @@ def test_a_rung_is_left_out_whenever_something_of_it_is_gone_or_cut_short(
 def test_with_a_coarser_program_the_rung_that_made_it_is_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, 1)
     rows = [{"candidate": "p", "position": 0}, {"candidate": "v", "parent": "p"}]
-    ledger.write("candidates", "all", rows)
+    write_rows(ledger, "candidates", "all", rows)
     for name in ("p-r0", "p-r1", "v-r1"):
         scored(ledger, name, rung=int(name[-1]))
     ledger.part("programs", "v-r1").unlink()
     claim(tmp_path, 2)
     begin(tmp_path, 2)
-    found = [(row["candidate"], row["rung"]) for row in Ledger(tmp_path).rows("rungs")]
+    found = [(row["candidate"], row["rung"]) for row in rows_of(Ledger(tmp_path), "rungs")]
     assert found == [("p", 0)]
 
 
@@ -231,11 +231,11 @@ def test_a_damaged_list_or_snapshot_is_named(tmp_path: Path) -> None:
     whole = listed.read_bytes()
     listed.write_bytes(whole[:-2])
     with pytest.raises(ValueError, match=r"accepted\.a2\.k0\.json: not a list of a ledger's files"):
-        Ledger(tmp_path).rows("rungs")
+        rows_of(Ledger(tmp_path), "rungs")
     listed.write_bytes(whole)
     (tmp_path / "rungs" / "snapshot.a2.k0.parquet").unlink()
     with pytest.raises(ValueError, match=r"snapshot\.a2\.k0\.parquet: the file is gone"):
-        Ledger(tmp_path).rows("rungs")
+        rows_of(Ledger(tmp_path), "rungs")
 
 
 class Crash(BaseException):
@@ -329,7 +329,7 @@ def test_wherever_it_is_cut_off_no_row_is_lost_or_doubled(actions: list[tuple[An
             getattr(run, action)(*rest)
             assert seen(run.folder) == expected(run.model)
         for (table, name), value in run.model.items():
-            assert Ledger(run.folder).read_part(table, name) == [
+            assert part_rows(Ledger(run.folder), table, name) == [
                 {**dict.fromkeys(TABLES[table].names), **row}
                 for row in content_of(table, name, value)
             ]

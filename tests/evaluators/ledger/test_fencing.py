@@ -7,7 +7,8 @@ import pytest
 from kilobit.evaluators.ledger.compaction import begin, fold
 from kilobit.evaluators.ledger.fencing import SupersededError, claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
-from kilobit.evaluators.ledger.tables import TABLES
+from kilobit.evaluators.ledger.parts import TABLES
+from tests.support.rows import rows_of, write_rows
 
 USED = ("candidates", "rungs", "predictions", "decisions", "verifications")
 
@@ -17,7 +18,7 @@ def claim(folder: Path, attempt: int) -> None:
 
 
 def write(ledger: Ledger, table: str, name: str, value: int) -> None:
-    ledger.write(table, name, content_of(table, name, value))
+    write_rows(ledger, table, name, content_of(table, name, value))
 
 
 def content_of(table: str, name: str, value: int) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def seen(folder: Path) -> dict[tuple[str, str], list[int]]:
     found: dict[tuple[str, str], list[int]] = {}
     for table in USED:
         number = next(f.name for f in TABLES[table] if pa.types.is_integer(f.type))
-        for row in Ledger(folder).rows(table):
+        for row in rows_of(Ledger(folder), table):
             found.setdefault((table, row["candidate"]), []).append(row[number])
     return found
 

@@ -12,23 +12,29 @@ from kilobit.evaluators.ledger.following import Following
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.records import DecisionRecord, Record, RungRecord
 
-COLUMNS = {"rungs": ("candidate", "rung", "num_examples"), "decisions": ("candidate", "decision")}
+COLUMNS: dict[type[Record], tuple[str, ...]] = {
+    RungRecord: ("candidate", "rung", "num_examples"),
+    DecisionRecord: ("candidate", "rung", "decision"),
+}
 
 
 def write(ledger: Ledger, candidate: str, examples: int) -> None:
-    row = {
-        "candidate": candidate,
-        "rung": 0,
-        "num_examples": examples,
-        "finished_at": datetime.now(UTC),
-    }
-    ledger.write("rungs", f"{candidate}-r0", [row])
-    ledger.write("decisions", f"{candidate}-r0", [{"candidate": candidate, "decision": "stop"}])
+    scored = RungRecord(
+        candidate=candidate, rung=0, num_examples=examples, finished_at=datetime.now(UTC)
+    )
+    ledger.write(RungRecord, scored.part, [scored])
+    ended = DecisionRecord(candidate=candidate, rung=0, decision="stop")
+    ledger.write(DecisionRecord, scored.part, [ended])
 
 
-def whole(folder: Place) -> dict[str, list[dict[str, Any]]]:
-    return {table: Ledger(folder).rows(table, names) for table, names in COLUMNS.items()}
+def whole(folder: Place) -> list[list[Record]]:
+    return [Ledger(folder).records(kind, names) for kind, names in COLUMNS.items()]
+
+
+def records(seen: Following) -> list[list[Record]]:
+    return [seen.records(kind) for kind in COLUMNS]
 
 
 @pytest.fixture
@@ -53,24 +59,24 @@ def grow(folder: Place, read_files: list[str]) -> None:
         write(ledger, f"c{number}", 1)
         assert seen.look()
         assert not seen.look()
-        assert seen.rows == whole(folder)
+        assert records(seen) == whole(folder)
     assert len(read_files) == 8
     # Folded: the rows are the same, in one file a table.
     fold(ledger)
     assert seen.look()
-    assert seen.rows == whole(folder)
+    assert records(seen) == whole(folder)
     write(ledger, "c2", 9)
     assert seen.look()
-    assert seen.rows == whole(folder)
-    assert [row["num_examples"] for row in seen.rows["rungs"]] == [1, 1, 9, 1]
+    assert records(seen) == whole(folder)
+    assert [one.num_examples for one in seen.records(RungRecord)] == [1, 1, 9, 1]
     assert len(read_files) == 8 + 2 + 2
     # Another attempt begins with one snapshot of all.
     begin(folder, 2)
     write(Ledger(folder, 2), "c9", 3)
     write(ledger, "late", 3)
     assert seen.look()
-    assert seen.rows == whole(folder)
-    assert [row["candidate"] for row in seen.rows["rungs"]] == ["c0", "c1", "c2", "c3", "c9"]
+    assert records(seen) == whole(folder)
+    assert [one.candidate for one in seen.records(RungRecord)] == ["c0", "c1", "c2", "c3", "c9"]
     assert len(read_files) == 12 + 4
 
 

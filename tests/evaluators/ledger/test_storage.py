@@ -23,6 +23,7 @@ from kilobit.evaluators.ledger.storage import (
 from kilobit.evaluators.ledger.stored_path import StorageError, StoredPath
 from tests.conftest import REPOSITORY
 from tests.support.object_store import BUCKET, Proxy
+from tests.support.rows import rows_of, write_rows
 
 Store = Proxy
 
@@ -83,11 +84,12 @@ import sys
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
+from kilobit.search.records import RungRecord
 
 ledger = Ledger(place(sys.argv[1]), 1)
 for number in range(8):
     name = f"{sys.argv[2]}-{number}"
-    ledger.write("rungs", name, [{"candidate": name, "rung": 0}])
+    ledger.write(RungRecord, name, [RungRecord(candidate=name, rung=0, num_examples=1)])
 """
 
 
@@ -99,7 +101,7 @@ def test_writers_at_the_same_time_lose_nothing_on_a_store_that_fails(
     writers = [subprocess.Popen([*command, f"w{i}"], cwd=REPOSITORY) for i in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert (store.done["failed"] > 0, store.done["cut"] > 0) == (True, True)
-    found = sorted(row["candidate"] for row in Ledger(folder).rows("rungs"))
+    found = sorted(row["candidate"] for row in rows_of(Ledger(folder), "rungs"))
     assert found == [f"w{i}-{number}" for i in range(3) for number in range(8)]
 
 
@@ -107,14 +109,14 @@ def test_an_older_attempt_that_writes_late_is_not_seen_on_a_store(folder: Stored
     claims = folder / "attempts"
     create_whole(claims / "0001.json", b"1")
     old = Ledger(folder, 1)
-    content = old.write("rungs", "a-r0", [{"candidate": "a", "rung": 0}]).read_bytes()
+    content = write_rows(old, "rungs", "a-r0", [{"candidate": "a", "rung": 0}]).read_bytes()
     create_whole(claims / "0002.json", b"2")
     begin(folder, 2)
     with pytest.raises(SupersededError, match="superseded by attempt 2"):
-        old.write("rungs", "late-r0", [{"candidate": "late"}])
+        write_rows(old, "rungs", "late-r0", [{"candidate": "late"}])
     # It had looked before the newer attempt was claimed, and its put came after.
     write_whole(old.part("rungs", "late-r0"), content)
-    assert [row["candidate"] for row in Ledger(folder).rows("rungs")] == ["a"]
+    assert [row["candidate"] for row in rows_of(Ledger(folder), "rungs")] == ["a"]
 
 
 def test_a_resume_does_not_read_a_store_part_by_part(store: Store, folder: StoredPath) -> None:
@@ -124,9 +126,9 @@ def test_a_resume_does_not_read_a_store_part_by_part(store: Store, folder: Store
 
     def write(name: str) -> None:
         for table in ("candidates", "rungs", "decisions"):
-            ledger.write(table, name, [{"candidate": name}])
-        ledger.write("predictions", name, [{"candidate": name, "output": "x"}])
-        ledger.write("programs", name, [{"candidate": name}])
+            write_rows(ledger, table, name, [{"candidate": name}])
+        write_rows(ledger, "predictions", name, [{"candidate": name, "output": "x"}])
+        write_rows(ledger, "programs", name, [{"candidate": name}])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, names))
@@ -135,8 +137,8 @@ def test_a_resume_does_not_read_a_store_part_by_part(store: Store, folder: Store
     store.calm()
     assert begin(folder, 2) == []
     reader = Ledger(folder)
-    assert [row["candidate"] for row in reader.rows("rungs")] == names
-    assert len(reader.rows("decisions")) == 30
+    assert [row["candidate"] for row in rows_of(reader, "rungs")] == names
+    assert len(rows_of(reader, "decisions")) == 30
     # Five tables of 30 parts; what is asked does not grow with their number.
     assert store.done["requests"] < 40
 
@@ -145,12 +147,12 @@ def test_a_part_that_is_gone_is_left_out_and_named(folder: StoredPath) -> None:
     create_whole(folder / "attempts" / "0001.json", b"1")
     ledger = Ledger(folder, 1)
     for name in ("a-r0", "b-r0"):
-        ledger.write("predictions", name, [{"candidate": name[0], "output": "x"}])
-        ledger.write("rungs", name, [{"candidate": name[0], "rung": 0, "score": 0.5}])
+        write_rows(ledger, "predictions", name, [{"candidate": name[0], "output": "x"}])
+        write_rows(ledger, "rungs", name, [{"candidate": name[0], "rung": 0, "score": 0.5}])
     (folder / "predictions" / "a-r0.a1.parquet").unlink()
     create_whole(folder / "attempts" / "0002.json", b"2")
     assert [line.split(": ")[-1] for line in begin(folder, 2)] == ["the file is gone"]
-    assert [row["candidate"] for row in Ledger(folder).rows("rungs")] == ["b"]
+    assert [row["candidate"] for row in rows_of(Ledger(folder), "rungs")] == ["b"]
 
 
 def test_the_cache_of_outputs_may_lie_on_a_store(folder: StoredPath) -> None:
@@ -209,7 +211,7 @@ def test_without_obstore_the_message_says_what_to_install(
 
 def test_nothing_of_the_credentials_is_written(store: Store, folder: StoredPath) -> None:
     ledger = Ledger(folder, 1)
-    ledger.write("rungs", "a", [{"candidate": "a"}])
+    write_rows(ledger, "rungs", "a", [{"candidate": "a"}])
     whole = b"".join(path.read_bytes() for path in folder.rglob("*"))
     assert b"test-secret" not in whole
     assert json.dumps(BUCKET).encode() not in whole

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.ledger.usage import usage_of
+from kilobit.search.records import RungRecord, WorkerRecord
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -14,16 +15,17 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def load(worker: str, started: float) -> dict[str, Any]:
-    about = {"worker": worker, "load_s": 2.0, "num_parameters": 10}
-    return about | {"started_at": at(started)}
+def load(worker: str, started: float) -> WorkerRecord:
+    return WorkerRecord(
+        worker=worker, model="m", load_s=2.0, num_parameters=10, started_at=at(started)
+    )
 
 
-def rung(worker: str, finished: float, **more: Any) -> dict[str, Any]:
+def rung(worker: str, finished: float, **more: Any) -> RungRecord:
     about = {"worker": worker, "attempt": 1, "finished_at": at(finished), "seconds": 10.0}
     times = {"train_s": 4.0, "generate_s": 3.0, "code_s": 1.0}
     tokens = {"train_tokens": 100, "input_tokens": 30, "output_tokens": 20}
-    return about | times | tokens | more
+    return RungRecord(candidate="c", rung=0, num_examples=4, **about | times | tokens | more)
 
 
 def test_time_is_loading_computing_coding_the_rest_and_waiting() -> None:

@@ -157,14 +157,15 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
 
     monkeypatch.setattr("kilobit.cluster.worker.resident.begin_from", spy)
     warm = lora(learning_rate=0.02, start=first.id)
-    rows = [evaluator.run_rung(warm.canonical(), rung) for rung in rungs]
+    records = [evaluator.run_rung(warm.canonical(), rung).record for rung in rungs]
     # The second rung goes on from the candidate's own state.
-    assert states == [(first.id, evaluator._states.before(first.id, 2))]
-    assert [row["train_steps"] for row in rows] == [2, 4]
-    cold = evaluator.run_rung(lora(learning_rate=0.02).canonical(), rungs[1])
-    assert cold["program"] != rows[1]["program"]
+    assert states == [(first.id, evaluator._runner._states.before(first.id, 2))]
+    assert [record.train_steps for record in records] == [2, 4]
+    cold = evaluator.run_rung(lora(learning_rate=0.02).canonical(), rungs[1]).record
+    assert cold.program != records[1].program
 
 
 def test_a_start_without_a_state_is_a_row_that_says_so(evaluator: RungEvaluator) -> None:
-    row = evaluator.run_rung(lora(start=NAME).canonical(), Rung(0, 4, 2))
-    assert f"ValueError: the adapter can't begin from {NAME}: it has no checkpoint" in row["error"]
+    record = evaluator.run_rung(lora(start=NAME).canonical(), Rung(0, 4, 2)).record
+    assert record.error is not None
+    assert f"ValueError: the adapter can't begin from {NAME}: it has no checkpoint" in record.error

@@ -1,8 +1,11 @@
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import processors
 
 from kilobit.evaluators.model.base_model import load, weights_digest
@@ -71,3 +74,76 @@ def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
     frozen = load(config(folder), Path())
     assert frozen.tokenizer("a")["input_ids"][-1] == end
     assert not frozen.special_tokens
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def changed(path: Path, **values: object) -> None:
+    content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(content | values), "utf-8")
+
+
+def without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_an_index(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        keys = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        changed(
+            folder / "model.safetensors.index.json",
+            metadata={},
+            weight_map=dict.fromkeys(keys, name),
+        )
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: changed(
+                folder / "adapter_config.json",
+                peft_type="LORA",
+                base_model_name_or_path="another/model",
+            ),
+            "adapter_config.json lies beside the weights",
+        ),
+        (
+            lambda folder: changed(
+                folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}
+            ),
+            r"has a quantization_config \(gptq\)",
+        ),
+        (without_a_weight, "lacks the weights model.layers.1.mlp.up_proj.weight"),
+        (with_an_index("../other/model.safetensors"), "names ../other/model.safetensors, which"),
+        (with_an_index("model-00002-of-00002.safetensors"), "names model-00002-of-00002"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_folder_are_refused(
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    message: str,
+) -> None:
+    folder = copied(model_folders["llama"], tmp_path / "model")
+    change(folder)
+    with pytest.raises(ValueError, match=message):
+        load(config(folder), Path())
+
+
+def test_weights_in_several_files_are_those_of_one(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(model_folders["llama"], tmp_path / "model")
+    with_an_index("model-00001-of-00001.safetensors")(folder)
+    assert (
+        load(config(folder), Path()).digest == load(config(model_folders["llama"]), Path()).digest
+    )

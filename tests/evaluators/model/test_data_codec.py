@@ -32,6 +32,7 @@ from kilobit.search.programs.text import PayloadError
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 from tests.conftest import ARCHITECTURES, REPOSITORY
+from tests.support.rows import rows_of
 
 TASK = load_miniature("numbers", 0)
 TARGETS = {"llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",), "qwen2": ("down_proj",)}
@@ -268,21 +269,21 @@ def test_the_evaluator_estimates_first_and_codes_in_the_last_rung(
     )
     evaluator, ledger = RungEvaluator(setup), Ledger(tmp_path / "run" / "ledger")
     candidate = Candidate(task="numbers", model="llama", adapter=spec(size=8, steps=4))
-    first = evaluator.run_rung(candidate.canonical(), Rung(0, 4, 2))
-    assert first.get("error") is None
-    assert first["train_steps"] == 2
-    assert first["program"] is None
-    assert ledger.rows("programs") == []
-    last = evaluator.run_rung(candidate.canonical(), Rung(1, 8, 4))
-    assert last.get("error") is None
-    assert last["train_steps"] == 4
-    assert last["excess_bits"] != first["excess_bits"]
-    row = ledger.rows("programs")[0]
-    assert row["program"] == last["program"]
-    assert last["payload_bits"] == 8 * len(row["payload"])
+    first = evaluator.run_rung(candidate.canonical(), Rung(0, 4, 2)).record
+    assert first.error is None
+    assert first.train_steps == 2
+    assert first.program is None
+    assert rows_of(ledger, "programs") == []
+    last = evaluator.run_rung(candidate.canonical(), Rung(1, 8, 4)).record
+    assert last.error is None
+    assert last.train_steps == 4
+    assert last.excess_bits != first.excess_bits
+    row = rows_of(ledger, "programs")[0]
+    assert row["program"] == last.program
+    assert last.payload_bits == 8 * len(row["payload"])
     # One program only: there are no coarser ones of the same adapter.
-    assert len(ledger.rows("rungs")) == 2
-    outputs = [row["output"] for row in ledger.rows("predictions") if row["rung"] == 1]
+    assert len(rows_of(ledger, "rungs")) == 2
+    outputs = [row["output"] for row in rows_of(ledger, "predictions") if row["rung"] == 1]
     inputs = [example.input for example in TASK.splits.search[:8]]
     files = (row["script"], row["payload"], model_folders["llama"], inputs)
     assert run_files(*files, Limits(seconds=100)) == outputs

@@ -1,9 +1,6 @@
 """A program's two files say what the search recorded, without this package, in another process."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +17,7 @@ from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import asked, generate
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.proof.sandbox import _GUARD, Limits, ProgramFailedError, run_files
+from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, run_files
 from kilobit.evaluators.proof.verify import train_file
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
@@ -30,6 +27,7 @@ from kilobit.search.programs.numbers import encode_numbers
 from kilobit.search.programs.program import WAYS, Program, build, decode, text_part
 from kilobit.search.programs.text import CODECS, PayloadError, TextCodec
 from tests.conftest import random_numbers
+from tests.support.fresh_process import printed
 from tests.support.recipes import NUMBER_METHODS, adapter_spec
 
 pytestmark = pytest.mark.timeout(300)
@@ -161,48 +159,17 @@ def one_differs(made: Made) -> bool:
     return made.outputs != made.bare
 
 
-def run_in_one_process(programs: dict[str, Made], model: Path, scratch: Path) -> dict[str, str]:
-    """Run programs one after the other in a process where our packages can't be imported."""
-    hide = _GUARD[_GUARD.index("class Hidden") : _GUARD.index("sys.argv =")]
-    code = f"""
-import os, runpy, sys
-{hide}
-model, folders = sys.argv[1], sys.argv[2:]
-for folder in folders:
-    os.chdir(folder)
-    sys.argv = ["program.py", model]
-    with open("in") as sys.stdin, open("out", "w") as sys.stdout:
-        runpy.run_path("program.py", run_name="__main__")
-"""
-    folders = []
-    for number, made in enumerate(programs.values()):
-        folder = scratch / str(number)
-        folder.mkdir()
-        (folder / "program.py").write_bytes(made.program.script)
-        (folder / "payload.bin").write_bytes(made.program.payload)
-        (folder / "in").write_text("".join(json.dumps(text) + "\n" for text in INPUTS))
-        folders.append(folder)
-    environment = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(model), *map(str, folders)],
-        env={**environment, "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {
-        name: (folder / "out").read_text() for name, folder in zip(programs, folders, strict=True)
-    }
+def outputs_of(programs: dict[str, Made], model: Path, scratch: Path) -> dict[str, list[str]]:
+    made = {name: one.program for name, one in programs.items()}
+    return printed(made, model, INPUTS, scratch)
 
 
 def test_every_kind_of_program_says_what_the_search_recorded(
     programs: dict[str, Made], llama: Maker, tmp_path: Path
 ) -> None:
-    printed = run_in_one_process(programs, llama.folder, tmp_path)
+    found = outputs_of(programs, llama.folder, tmp_path)
     for name, made in programs.items():
-        outputs = [json.loads(line) for line in printed[name].splitlines()]
-        assert outputs == made.outputs, name
+        assert found[name] == made.outputs, name
         assert one_differs(made) is (name != "nothing"), name
     # What differs is not one answer to everything.
     assert max(len(set(made.outputs)) for made in programs.values()) > 4
@@ -270,9 +237,9 @@ def test_other_architectures_say_the_same(
         "weights": maker.make(weights),
         "soft_prompt": maker.make(candidate("soft_prompt")),
     }
-    printed = run_in_one_process(made, maker.folder, tmp_path)
+    found = outputs_of(made, maker.folder, tmp_path)
     for name, one in made.items():
-        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+        assert found[name] == one.outputs, name
         assert one_differs(one), name
 
 
@@ -286,9 +253,9 @@ def test_shorter_types_say_the_same_on_the_same_machine(
         "lora": maker.make(candidate("lora", max_new_tokens=12)),
         "vera": maker.make(candidate("vera", max_new_tokens=12)),
     }
-    printed = run_in_one_process(made, maker.folder, tmp_path)
+    found = outputs_of(made, maker.folder, tmp_path)
     for name, one in made.items():
-        assert [json.loads(line) for line in printed[name].splitlines()] == one.outputs, name
+        assert found[name] == one.outputs, name
 
 
 def test_a_soft_prompt_is_continued_one_at_a_time(programs: dict[str, Made]) -> None:

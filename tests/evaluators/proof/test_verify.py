@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.runs.fronts import points_of
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.proof.verify import program_folder
 from tests.support.cli.finished import RUNGS, finished_run
 
@@ -16,7 +16,7 @@ def run(write_sweep: Callable[..., Path], tmp_path: Path) -> RunFolder:
 
 
 def test_the_same_files_under_two_base_models_are_two_folders(run: RunFolder) -> None:
-    points = points_of(run)
+    points = RunFront(run).points
     other = [replace(point, model="qwen2", candidate=f"{point.candidate}q") for point in points]
     folders = {program_folder(run.path, point) for point in [*points, *other]}
     assert len(folders) == 4

@@ -64,7 +64,7 @@ def click_point(page: Page, model: str, bits: int) -> None:
             const plot = document.querySelector(".front .plot");
             const trace = plot._fullData.find(
                 ({ meta }) => meta?.kind === "front" && meta.model === model);
-            const place = trace.customdata.findIndex((p) => p.bits === bits);
+            const place = trace.customdata.findIndex((p) => report.programs[p].bits === bits);
             const box = plot.getBoundingClientRect(), { xaxis, yaxis } = plot._fullLayout;
             return [box.left + xaxis._offset + xaxis.d2p(trace.x[place]),
                     box.top + yaxis._offset + yaxis.d2p(trace.y[place])];

@@ -7,17 +7,14 @@ from rich.console import Console
 
 from kilobit.cluster.cli.front import print_regimes
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, lengths, rows_of
-from kilobit.search.front.points import Certificate, FrontPoint
+from kilobit.search.front.points import FrontPoint
+from tests.support.rows import certificate
 
 POINT = FrontPoint(
     run="r", task="t", model="pre", regime="pre", candidate="a", family="prompt",
     program_bits=4000, payload_bits=500, score=0.85, lower=None, upper=None, num_examples=9,
     split="search", verified=True, certified=None, program="p",
 )  # fmt: skip
-
-
-def certificate(lower: float) -> Certificate:
-    return Certificate(0.9, lower, 0.95, 100, 0.95, 3, repeated=False)
 
 
 POINTS = [

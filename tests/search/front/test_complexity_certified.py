@@ -10,14 +10,14 @@ from kilobit.search.front.complexity import (
     log2_ratios,
     spread,
 )
-from kilobit.search.front.points import Certificate, FrontPoint
+from kilobit.search.front.points import FrontPoint
+from tests.support.rows import certificate
 
 
 def point(bits: int, lower: float | None, *, run: bool = True) -> FrontPoint:
-    certificate = Certificate(0.9, lower, 1.0, 9, 0.95, 3, False) if run else None
     return FrontPoint(
         "r", "t", "m", "m", "c", "prompt", bits, 8, 0.99, 0.9, 1.0, 9, "search", True, None, "p",
-        certificate=certificate,
+        certificate=certificate(lower) if run else None,
     )  # fmt: skip
 
 

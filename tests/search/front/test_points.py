@@ -1,37 +1,40 @@
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from kilobit.search.front.points import Certificate, FrontPoint, complete_points, fronts
+from kilobit.search.front.points import FrontPoint, complete_points, fronts
 from kilobit.search.programs.program import Length
+from kilobit.search.records import (
+    CandidateRecord,
+    CertificateRecord,
+    RungRecord,
+    VerificationRecord,
+)
 from kilobit.search.rungs import Rung
-
-ABOUT = {"task": "t", "family": "prompt"}
-
-
-def rung(candidate: str, number: int, score: float | None, bits: int | None) -> dict[str, Any]:
-    return {
-        "candidate": candidate, "rung": number, "score": score, "lower": None, "upper": None,
-        "program_bits": None if bits is None else 1000 + bits, "payload_bits": bits,
-        "num_examples": 9, "split": "search", "program": f"program of {candidate}",
-    }  # fmt: skip
+from tests.support.rows import certificate
 
 
-def about(**models: str) -> list[dict[str, Any]]:
-    return [{"candidate": c, "model": m, "regime": m, **ABOUT} for c, m in models.items()]
+def rung(candidate: str, number: int, score: float | None, bits: int | None) -> RungRecord:
+    return RungRecord(
+        candidate=candidate, rung=number, score=score, num_examples=9, split="search",
+        program_bits=None if bits is None else 1000 + bits, payload_bits=bits,
+        program=f"program of {candidate}",
+    )  # fmt: skip
 
 
-def verification(candidate: str, verified: bool) -> dict[str, Any]:
-    program = f"program of {candidate}"
-    return {"candidate": candidate, "program": program, "verified": verified}
+def about(**models: str) -> list[CandidateRecord]:
+    return [
+        CandidateRecord(candidate=name, task="t", model=model, regime=model, family="prompt")
+        for name, model in models.items()
+    ]
 
 
-def certificate(candidate: str, lower: float | None, **changes: Any) -> dict[str, Any]:
-    return {
-        "candidate": candidate, "program": f"program of {candidate}", "score": 0.7, "lower": lower,
-        "upper": 0.9, "num_examples": 5, "level": 0.95, "num_programs": 2, "repeated": False,
-        "finished_at": 1, **changes,
-    }  # fmt: skip
+def verification(candidate: str, verified: bool) -> VerificationRecord:
+    return VerificationRecord(
+        candidate=candidate, program=f"program of {candidate}", num_examples=9,
+        num_equal=9 if verified else 0, verified=verified,
+    )  # fmt: skip
 
 
 def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
@@ -54,7 +57,7 @@ def test_only_candidates_with_a_score_at_the_last_rung_are_points() -> None:
 
 
 def test_who_lost_its_race_at_the_last_rung_is_no_point() -> None:
-    rungs = [rung("a", 0, 0.9, 8), {**rung("b", 0, 1.0, 4), "num_examples": 6}]
+    rungs = [rung("a", 0, 0.9, 8), replace(rung("b", 0, 1.0, 4), num_examples=6)]
     points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), "program")
     assert [p.candidate for p in points] == ["a"]
 
@@ -62,7 +65,7 @@ def test_who_lost_its_race_at_the_last_rung_is_no_point() -> None:
 def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
     rungs = [rung("a", 0, 0.5, 8), rung("b", 0, 0.4, 16), rung("c", 0, 0.3, 4)]
 
-    def front(*verifications: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def front(*verifications: VerificationRecord) -> list[tuple[str, bool | None]]:
         names = about(a="x", b="x", c="x")
         points = complete_points("r", names, rungs, verifications, Rung(0, 9, 1), "program")
         (found,) = fronts(points).values()
@@ -75,8 +78,8 @@ def test_a_program_that_was_not_verified_leaves_and_the_next_comes_up() -> None:
 
 
 def test_the_same_files_under_two_models_are_verified_one_by_one() -> None:
-    rungs = [{**rung(c, 0, 0.5, 8), "program": "same files"} for c in ("a", "b")]
-    failed = {"candidate": "b", "program": "same files", "verified": False}
+    rungs = [replace(rung(c, 0, 0.5, 8), program="same files") for c in ("a", "b")]
+    failed = replace(verification("b", False), program="same files")
     points = complete_points("r", about(a="x", b="y"), rungs, [failed], Rung(0, 9, 1), "program")
     assert [(p.candidate, p.verified) for p in points] == [("a", None)]
 
@@ -96,23 +99,28 @@ def test_the_same_files_under_two_models_are_verified_one_by_one() -> None:
 def test_a_program_is_certified_if_its_lower_bound_reaches_the_largest_target_it_claims(
     score: float, lower: float | None, certified: bool | None
 ) -> None:
-    def point(*certificates: dict[str, Any]) -> FrontPoint:
+    def point(*certificates: CertificateRecord) -> FrontPoint:
         rungs = [rung("a", 0, score, 8)]
         args = ("r", about(a="m"), rungs, [], Rung(0, 9, 1), "program", certificates, [0.5, 0.8])
         return complete_points(*args)[0]
 
     assert point().certified is None
-    assert point(certificate("a", lower)).certified is certified
-    other = {**certificate("a", 1.0), "program": "other files"}
-    assert point(other, certificate("b", 1.0)).certificate is None
+    assert point(certificate(lower)).certified is certified
+    other = certificate(1.0, program="other files")
+    of_b = certificate(1.0, candidate="b", program="program of b")
+    assert point(other, of_b).certificate is None
     # The last one counts.
-    later = certificate("a", lower, finished_at=2, repeated=True)
-    found = point(later, certificate("a", 1.0)).certificate
-    assert found == Certificate(0.7, lower, 0.9, 5, 0.95, 2, True)
+    later = certificate(lower, finished_at=datetime(2026, 1, 2, tzinfo=UTC), repeated=True)
+    found = point(later, certificate(1.0))
+    assert found.certificate == later
+    assert found.as_json()["certificate"] == {
+        "score": 0.9, "lower": lower, "upper": 1.0, "num_examples": 9, "level": 0.95,
+        "num_programs": 3, "repeated": True,
+    }  # fmt: skip
 
 
 def test_the_length_that_is_asked_for_decides_the_front() -> None:
-    long_script = {**rung("a", 0, 0.4, 8), "program_bits": 5000}
+    long_script = replace(rung("a", 0, 0.4, 8), program_bits=5000)
     rungs = [long_script, rung("b", 0, 0.4, 80)]
 
     def shortest(length: Length) -> tuple[str, int]:

@@ -2,9 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.asha import Asha, Full
+from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
 from kilobit.search.schedulers.bits_aware import BitsAware
-from kilobit.search.schedulers.multi_objective import MultiObjectiveAsha
 from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 from kilobit.search.schedulers.scheduler import Result, Scheduler
 

@@ -1,5 +1,6 @@
 """A finished run of two programs on a small base model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kilobit.cluster.messages import EvaluatorSetup
@@ -7,6 +8,8 @@ from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.records import RungRecord
+from tests.support.rows import write_rows
 
 CANDIDATES = [
     Candidate(task="numbers", model="llama"),
@@ -26,10 +29,9 @@ def finished_run(path: Path, where: Path) -> RunFolder:
     )
     evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
-    ledger.write("candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
+    write_rows(ledger, "candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
     for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
-        row = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0])
-        del row["together"]
-        assert row.get("error") is None
-        ledger.write("rungs", f"{one.id}-r0", [{**row, "score": score}])
+        record = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0]).record
+        assert record.error is None
+        ledger.write(RungRecord, record.part, [replace(record, score=score)])
     return folder

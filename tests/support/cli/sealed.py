@@ -11,6 +11,7 @@ from kilobit.evaluators.proof.program_files import write_program
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.recipe import Recipe
+from tests.support.rows import rows_of, write_rows
 
 NUM_SEALED = 100
 
@@ -54,18 +55,18 @@ def add(
     part, ledger = f"{candidate}-r0", writable(run)
     write_program(ledger, part, candidate, 0, program)
     about = {"candidate": candidate, "task": "count", "model": model, "regime": model}
-    position = len(ledger.rows("candidates"))
+    position = len(rows_of(ledger, "candidates"))
     about |= {"family": "prompt", "position": position, "after": position}
-    ledger.write("candidates", candidate, [about])
+    write_rows(ledger, "candidates", candidate, [about])
     row = {
         "candidate": candidate, "rung": 0, "split": "search", "num_examples": 40,
         "score": right / 20 if score is None else score, "lower": 0.0, "upper": 1.0,
         "program_bits": 10_000 + 8 * size, "payload_bits": 8 * size, "program": program.digest,
         "base_digest": f"weights of {model}",
     }  # fmt: skip
-    ledger.write("rungs", part, [row])
+    write_rows(ledger, "rungs", part, [row])
     decision = {"candidate": candidate, "rung": 0, "decision": "finish", "order": position}
-    ledger.write("decisions", part, [decision])
+    write_rows(ledger, "decisions", part, [decision])
     examples = load_task(run.sweep.task, run.sweep_folder).splits.search
     outputs = [
         "the number is exactly " + (e.input[1:] if int(e.input[1:]) % 20 < right else "none")
@@ -75,9 +76,9 @@ def add(
         {"candidate": candidate, "rung": 0, "example": e.id, "output": output}
         for e, output in zip(examples, outputs, strict=True)
     ]
-    ledger.write("predictions", part, predictions)
+    write_rows(ledger, "predictions", part, predictions)
     return candidate
 
 
 def certificates(run: RunFolder) -> dict[str, dict[str, Any]]:
-    return {row["candidate"]: row for row in run.ledger.rows("certificates")}
+    return {row["candidate"]: row for row in rows_of(run.ledger, "certificates")}

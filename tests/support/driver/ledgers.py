@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kilobit.evaluators.ledger.ledger import Ledger
+from tests.support.rows import rows_of
 
 TABLES = ("candidates", "rungs", "predictions", "decisions", "programs")
 # What a killed attempt had generated comes from the cache and is not counted again.
@@ -24,7 +25,7 @@ def content(out: Path) -> dict[str, list[str]]:
     return {
         table: sorted(
             repr([(key, value) for key, value in row.items() if key not in DIFFER])
-            for row in ledger.rows(table)
+            for row in rows_of(ledger, table)
         )
         for table in TABLES
     }

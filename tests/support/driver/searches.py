@@ -13,12 +13,15 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, Proposal
+from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 from kilobit.search.search import Search
 from kilobit.search.task import Task
 
 ONE = Candidate(task="none", model="llama")
-ROW = {"candidate": ONE.id, "rung": 0, "score": 0.5, "payload_bits": 8, "program_bits": 900}
+RECORD = RungRecord(
+    candidate=ONE.id, rung=0, num_examples=6, score=0.5, payload_bits=8, program_bits=900
+)
 
 
 class Listed:
@@ -48,7 +51,7 @@ def a_search(
 ) -> tuple[Search, Listed]:
     proposer = Listed(candidates)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
-    return Search(proposer, scheduler, f"{sweep.length}_bits", limit), proposer
+    return Search(proposer, scheduler, sweep.length, limit), proposer
 
 
 def a_recorder(
@@ -72,12 +75,12 @@ def asha(sweep: Sweep, **changes: Any) -> Sweep:
     return sweep.model_copy(update={"scheduler": SchedulerConfig(kind="asha"), **changes})
 
 
-def rung_row(
+def rung_record(
     candidate: Candidate, rung: int, score: float | None = 0.5, **more: Any
-) -> dict[str, Any]:
+) -> RungRecord:
     about = {"candidate": candidate.id, "rung": rung, "score": score, "num_examples": 6}
-    return about | {"program_bits": 900, "payload_bits": 80} | more
+    return RungRecord(**about | {"program_bits": 900, "payload_bits": 80} | more)
 
 
-def write_rung(ledger: Ledger, row: dict[str, Any]) -> None:
-    ledger.write("rungs", f"{row['candidate']}-r{row['rung']}", [row])
+def write_rung(ledger: Ledger, record: RungRecord) -> None:
+    ledger.write(RungRecord, record.part, [record])

@@ -1,7 +1,7 @@
 """As much of a Kubernetes API server as kubectl needs to apply manifests: kinds, and a memory.
 
 It says which kinds there are, that it checks unknown fields itself (which it does not), and keeps
-what is posted.
+what is posted but for dry runs.
 """
 
 import json
@@ -100,7 +100,8 @@ def api_server(folder: Path, versions: Sequence[str] = tuple(KINDS)) -> Iterator
 
         def do_POST(self) -> None:
             made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.made.append(made)
+            if "dryRun=All" not in self.path:
+                server.made.append(made)
             self._say(201, made)
 
         def _say(self, status: int, content: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.generate import generate
 from kilobit.evaluators.model.packing.decode import Asked, answer, log_likelihoods
-from kilobit.evaluators.model.packing.deltas import Changes, fixed
+from kilobit.evaluators.model.packing.deltas import Changes, LowRank, fixed
 from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner
 from tests.conftest import random_numbers
@@ -87,6 +87,20 @@ def test_generation_that_runs_out_of_memory_is_tried_in_halves(
 
     monkeypatch.setattr(Pack, "__call__", none)
     assert all(isinstance(row, MemoryError) for row in answer(llama, [{}] * 3, rows, Planner()))
+
+
+def test_a_candidate_that_raises_fails_alone(llama: FrozenModel) -> None:
+    def broken() -> Any:
+        raise AssertionError("no factors")
+
+    rows = rows_of(llama, PROMPTS, [0, 0, 0])
+    expected = answer(llama, [{}, {}, {}], rows, Planner())
+    slots: list[Changes] = [{}, {"model.layers.0.self_attn.q_proj": LowRank(broken)}, {}]
+    planner = Planner(4096)
+    for row, found, good in zip(rows, answer(llama, slots, rows, planner), expected, strict=True):
+        assert isinstance(found, AssertionError) if row.slot == 1 else found == good
+    # It was not the size of the passes.
+    assert planner.limit == 4096
 
 
 def test_log_likelihoods_are_those_of_the_whole_text(llama: FrozenModel) -> None:

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
+from kilobit.evaluators.model.packing.deltas import Changes, LowRank
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.training_batches import Lesson
@@ -42,6 +45,27 @@ def test_a_loss_that_is_not_finite_fails_alone(llama: FrozenModel) -> None:
     ]
     train_pack(llama, jobs, Planner())
     assert isinstance(jobs[1].error, FloatingPointError)
+    for one, job, lesson in zip(specs, jobs, lessons(specs), strict=True):
+        if job is not jobs[1]:
+            with installed(llama, one) as adapter:
+                trained = adapter.train(llama, lesson, one.steps)
+            assert job.trained.loss == pytest.approx(trained.loss, abs=1e-5)
+
+
+def test_an_adapter_that_raises_fails_alone(llama: FrozenModel) -> None:
+    def broken() -> Any:
+        raise AssertionError("no factors")
+
+    specs = [spec(), spec(seed=8), spec(seed=9)]
+    found = [beside(llama, one) for one in specs]
+    changes: Changes = {"model.layers.0.self_attn.q_proj": LowRank(broken)}
+    found[1] = (found[1][0], changes)
+    jobs = [
+        Job(*pair, lesson, one.steps)
+        for pair, one, lesson in zip(found, specs, lessons(specs), strict=True)
+    ]
+    train_pack(llama, jobs, Planner())
+    assert isinstance(jobs[1].error, AssertionError)
     for one, job, lesson in zip(specs, jobs, lessons(specs), strict=True):
         if job is not jobs[1]:
             with installed(llama, one) as adapter:

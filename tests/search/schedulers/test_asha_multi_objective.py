@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilobit.search.schedulers.multi_objective import MultiObjectiveAsha, first_layer, spread_order
+from kilobit.search.schedulers.asha import MultiObjectiveAsha, first_layer, spread_order
 from kilobit.search.schedulers.scheduler import Result
 
 

@@ -1,4 +1,4 @@
-"""Words of a command line that name files or change values, and paths that are on a store."""
+"""Words of a command line, paths that are on a store, and profiles that a sweep overrides."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kilobit import launch
-from kilobit.cluster.launchers.profile import sweeps_and_overrides
+from kilobit.cluster.launchers.launcher import Sweeps
 from tests.conftest import REPOSITORY
 
 QUICKSTART = (REPOSITORY / "examples" / "quickstart.yaml").read_text("utf-8")
@@ -25,9 +25,9 @@ def odd_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_word_with_an_equals_sign_is_a_file_if_it_names_one(odd_file: str) -> None:
-    files, overrides = sweeps_and_overrides([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
-    assert files == [Path(odd_file), Path("other.yaml")]
-    assert overrides == ["seed=3", "a=c/q.yaml"]
+    sweeps = Sweeps.of([odd_file, "seed=3", "other.yaml", "a=c/q.yaml"])
+    assert sweeps.files == (Path(odd_file), Path("other.yaml"))
+    assert sweeps.overrides == ("seed=3", "a=c/q.yaml")
 
 
 @pytest.mark.parametrize("command", ["kubernetes", "slurm"])
@@ -45,23 +45,3 @@ def test_a_slurm_job_keeps_the_url_of_its_run(
 ) -> None:
     assert launch.main(["slurm", odd_file, "--print", "--out", "s3://bucket/runs/q"]) == 0
     assert "outs=(s3://bucket/runs/q)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["scorecard", "s3://bucket/run"],
-        ["run", "s3://bucket/sweep.yaml"],
-        ["kubernetes", "s3://bucket/sweep.yaml"],
-        ["aggregate", "run", "--import", "s3://bucket/points.csv", "-o", "all"],
-        ["compare", "a", "b", "--judge", "gs://bucket/judge.yaml"],
-        ["verify", "program", "--model", "az://bucket/model"],
-    ],
-)
-def test_a_path_that_can_not_be_on_a_store_is_refused_in_the_same_words(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        launch.main(words)
-    assert "://bucket/" in (said := capsys.readouterr().err)
-    assert "a local path is needed here, not an object store" in said

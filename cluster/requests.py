@@ -1,0 +1,367 @@
+"""Requests: one frozen dataclass a command, with all that the command is asked to do.
+
+`launch.py` makes the parser from the requests: types and defaults are those of the fields, and the
+docstring is the help. After the name of a field it has, in parentheses, the words of the command
+line: those of an option and of its value, or without an option that of a value. Nothing heavy is
+imported here, because `--help` has to answer at once.
+
+A field of type `Place` may lie on an object store. One of type `Path` is local: a URL is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from kilobit.evaluators.ledger.storage import Place, local
+
+# System calls that wait do not accept longer times.
+_MOST_SECONDS, _MOST_LINKS = 1_000_000, 1000
+_LEAST_WATCH_S, _MOST_WATCH_S = 0.2, 3600
+
+
+def _whole(most: int, allowed: str) -> Callable[[str], int]:
+    """Return a function that reads a whole number from 1 to `most`."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= most:
+            raise ValueError(f"{text!r}: {allowed} are allowed")
+        return int(text)
+
+    return number
+
+
+def _pause(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_WATCH_S <= seconds <= _MOST_WATCH_S:
+        raise ValueError(
+            f"{text!r}: {_LEAST_WATCH_S} to {_MOST_WATCH_S} seconds are allowed; RUN comes before "
+            "--watch"
+        )
+    return seconds
+
+
+def _local_word(text: str) -> str:
+    """Return a word that may name a local file, but none on an object store."""
+    local(text)
+    return text
+
+
+# A type, a function that reads it from a word, and the value of an option without a word.
+_Seconds = Annotated[int, _whole(_MOST_SECONDS, f"whole seconds from 1 to {_MOST_SECONDS}")]
+_Links = Annotated[int, _whole(_MOST_LINKS, f"1 to {_MOST_LINKS} jobs")]
+_Pause = Annotated[float, _pause, 2.0]
+_LocalWord = Annotated[str, _local_word]
+
+
+class Request:
+    """A command and all that it is asked to do."""
+
+    command: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Name the command as its class is named."""
+        cls.command = cls.__name__.removesuffix("Request").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(Request):
+    """Search as a sweep file says.
+
+    Attributes:
+        sweep (SWEEP.yaml): the sweep file.
+        overrides (key=value): values to change, for example budget.candidates=20 or
+            workers.per_model=2.
+        out (--out DIR): run folder, or s3://BUCKET/FOLDER (default: runs/NAME).
+        address (--address ADDR): an existing Ray cluster (default: this machine).
+        dry_run (--dry-run): check the sweep file, data, models and adapters, print the plan, start
+            nothing.
+        go_on (--continue): resume the run in the run folder if it is one of this sweep, else begin
+            it; for jobs that a cluster restarts.
+        take_over (--take-over): with --continue: the same as `resume --take-over`.
+        log_level (--log-level): lowest level of lines in the run's log (default: info), those of
+            workers included.
+    """
+
+    sweep: Path
+    overrides: tuple[str, ...] = ()
+    out: Place | None = None
+    address: str | None = None
+    dry_run: bool = False
+    go_on: bool = False
+    take_over: bool = False
+    log_level: Literal["debug", "info", "warning"] = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeRequest(Request):
+    """Resume an interrupted run.
+
+    Attributes:
+        run (RUN): the run folder.
+        overrides (key=value): another budget, for example budget.seconds=3600; nothing else can
+            change.
+        address (--address ADDR): an existing Ray cluster.
+        take_over (--take-over): resume although another process has locked the run; its later
+            writes are ignored.
+        log_level (--log-level): lowest level of lines in the run's log (default: info), those of
+            workers included.
+    """
+
+    run: Place
+    overrides: tuple[str, ...] = ()
+    address: str | None = None
+    take_over: bool = False
+    log_level: Literal["debug", "info", "warning"] = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusRequest(Request):
+    """Show the progress of a run.
+
+    Attributes:
+        run (RUN): the run folder.
+        watch_s (--watch SECONDS): refresh every SECONDS (2 by default) until the run is no longer
+            locked; Ctrl-C ends only the display, with exit status 130.
+    """
+
+    run: Place
+    watch_s: _Pause | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontRequest(Request):
+    """Show the Pareto front of one or more runs.
+
+    Attributes:
+        runs (RUN): run folders, or data sets.
+        json (--json): one JSON object a line.
+        length (--length): compare by the bits of both files or of the payload (default: `length` of
+            the sweep).
+    """
+
+    runs: tuple[Place, ...]
+    json: bool = False
+    length: Literal["program", "payload"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateRequest(Request):
+    r"""Merge runs, data sets and imported tables into one data set.
+
+    Merge runs of several clusters into one data set: Parquet tables without duplicate rows.
+
+      kilobit aggregate runs/a runs/b -o all                   two runs
+      kilobit aggregate all runs/c -o all                      one more
+      kilobit aggregate --import table.csv -o theirs \
+          --map score=accuracy,payload_bits=bits,task:=gsm8k   published points
+      kilobit front all theirs                                 the fronts of both
+
+    Read `docs/aggregate.md`.
+
+    Attributes:
+        runs (RUN): run folders, or data sets.
+        file (--import FILE): published points: a .csv, .tsv, .jsonl or .parquet file.
+        mapping (--map FIELD=COLUMN,...): with --import: which column is which field; FIELD:=VALUE
+            is the same for all points.
+        out (-o --out DIR): the folder of the data set.
+    """
+
+    runs: tuple[Place, ...] = ()
+    file: Path | None = None
+    mapping: str | None = None
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest(Request):
+    """Write one HTML file with all results of runs.
+
+    Attributes:
+        runs (RUN): run folders, or data sets.
+        out (-o --out FILE): where to write it: a .html or .htm file (default: RUN/report.html;
+            needed for several runs).
+        figures (--figures DIR): also write the report's pictures to DIR, as PDF and PNG.
+        overlay (--overlay FILE): CSV or JSON Lines with points of published curves to draw; may be
+            repeated.
+        columns (--columns bits=COLUMN,score=COLUMN,...): which columns of the overlay are bits,
+            score, label, lower, upper and task (default: those of these names).
+        length (--length): compare by the bits of both files or of the payload (default: `length` of
+            the sweep).
+    """
+
+    runs: tuple[Place, ...]
+    out: Place | None = None
+    figures: Path | None = None
+    overlay: tuple[Path, ...] = ()
+    columns: str | None = None
+    length: Literal["program", "payload"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Request):
+    """Run the files of programs and compare with the results that the search recorded.
+
+    Attributes:
+        what (RUN|PROGRAM): a run folder, or the folder of one program.
+        model (--model DIR): the base model's folder, for a program's folder.
+        timeout_s (--timeout S): time limit of one program, in seconds.
+    """
+
+    what: Place
+    model: Path | None = None
+    timeout_s: _Seconds = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyRequest(Request):
+    """Run the fronts' programs once on the sealed split, and bound their scores.
+
+    Attributes:
+        runs (RUN): run folders, one a seed.
+        again (--again): certify even if the sealed split was opened before for other programs; the
+            results are marked as repeated.
+        timeout_s (--timeout S): time limit of one program, in seconds.
+    """
+
+    runs: tuple[Place, ...]
+    again: bool = False
+    timeout_s: _Seconds = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorecardRequest(Request):
+    """Measure the side effects of the front's programs on other inputs.
+
+    Attributes:
+        run (RUN): the run folder.
+        battery (--battery FILE): YAML file with the items to measure (default: see
+            docs/scorecard.md).
+        json (--json): one JSON object a line.
+    """
+
+    run: Path
+    battery: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(Request):
+    """Compare two sets of answers with a judge and count wins, ties, losses.
+
+    Attributes:
+        one (A): answers of the first: a JSON Lines file, or RUN:CANDIDATE.
+        two (B): answers of the second, likewise.
+        judge (--judge FILE.yaml): the settings of the judge.
+        prompts (--prompts FILE): JSON Lines with the prompts, if the answers lack them; only these
+            prompts are judged.
+        rows (--rows FILE): write the verdict of each prompt, as JSON Lines.
+        json (--json): print one JSON object.
+    """
+
+    one: _LocalWord
+    two: _LocalWord
+    judge: Path
+    prompts: Path | None = None
+    rows: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Request):
+    """Write a program's adapter in PEFT's own format.
+
+    Attributes:
+        program (PROGRAM): the folder of one program.
+        peft (--peft DIR): where to write it.
+        model (--model DIR): the base model's folder.
+    """
+
+    program: Place
+    peft: Path
+    model: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmRequest(Request):
+    """Submit a search as a Slurm job, or print its batch script.
+
+    Write one batch script that starts a Ray cluster and runs a search on it, and submit it.
+
+      kilobit slurm my.yaml --profile slurm.yaml            submit
+      kilobit slurm my.yaml slurm.nodes=4 --print > job.sh  only the script
+      kilobit slurm a.yaml b.yaml                           one array of two jobs
+
+    The settings are those of `slurm` in the sweep file; they override those of the profile. Shortly
+    before the job's time is over the run stops and writes all finished results; then the job is
+    queued again and resumes the run. Read `docs/slurm.md`.
+
+    Attributes:
+        words (SWEEP.yaml | key=value): sweep files, several as one array of jobs; values to change
+            in all of them, for example slurm.nodes=4.
+        profile (--profile FILE): YAML with the keys of the section `slurm`; values in a sweep file
+            override it.
+        only_print (--print): print the batch script and submit nothing.
+        chain (--chain N): submit N jobs that resume the run one after another, where jobs can't be
+            requeued.
+        out (--out DIR): run folder (default: as in the sweep file); with several sweep files
+            DIR/NAME of each.
+    """
+
+    words: tuple[_LocalWord, ...]
+    profile: Path | None = None
+    only_print: bool = False
+    chain: _Links = 1
+    out: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesRequest(Request):
+    """Launch sweeps in Kubernetes, by KubeRay.
+
+    Write KubeRay manifests for sweeps and apply them with kubectl.
+
+    Each sweep becomes a RayJob: Ray starts in pods, the run starts in the head pod, and the pods
+    end with the run. The run is kept in a volume claim or in object storage; after a preemption a
+    new attempt resumes the same run. The section `kubernetes` of the sweep file, and a profile that
+    describes a cluster once for all sweeps, say where it runs.
+
+      kilobit kubernetes my.yaml --profile examples/profiles/kubernetes.yaml --print
+      kilobit kubernetes my.yaml kubernetes.image=IMAGE kubernetes.claim=runs
+      kilobit kubernetes a.yaml b.yaml --profile cluster.yaml budget.seconds=36000
+      kilobit kubernetes my.yaml --print | kubectl apply --dry-run=server -f -
+
+    docs/kubernetes.md lists what the cluster and the image must provide.
+
+    Attributes:
+        words (SWEEP.yaml | key=value): sweep files; values to change in all of them.
+        profile (--profile FILE): YAML with the keys of the section `kubernetes`; values in a sweep
+            file override it.
+        only_print (--print): print the manifests and apply nothing.
+        out (--out DIR): run folder (default: as in the sweep file); with several sweep files
+            DIR/NAME of each.
+    """
+
+    words: tuple[_LocalWord, ...]
+    profile: Path | None = None
+    only_print: bool = False
+    out: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorRequest(Request):
+    """Check this machine or a cluster and say how to fix each problem.
+
+    Attributes:
+        address (--address ADDR): check all nodes of this existing Ray cluster.
+        out (--out DIR): with --address: the folder for runs; check that all nodes see it.
+    """
+
+    address: str | None = None
+    out: Place = Path("runs")
+
+
+REQUESTS = tuple(Request.__subclasses__())
