@@ -37,10 +37,12 @@ def rotated(tensors: Sequence[Tensor], units: Units) -> list[Tensor]:
             continue
         first, second = (tensors[i].astype(np.float64) for i in unit)
         left, right = np.linalg.qr(second.T), np.linalg.qr(first.T)
-        u, s, vt = np.linalg.svd(left.R @ right.R.T)
+        u, s, vt = np.linalg.svd(left.R @ right.R.T, full_matrices=False)
         root = np.sqrt(s)[:, None]
-        found[unit[0]] = (root * (right.Q @ vt.T).T).astype(np.float32)
-        found[unit[1]] = (root * (left.Q @ u).T).astype(np.float32)
+        # A rank above a layer's side has components that are zero.
+        more = ((0, len(first) - len(s)), (0, 0))
+        found[unit[0]] = np.pad((root * (right.Q @ vt.T).T).astype(np.float32), more)
+        found[unit[1]] = np.pad((root * (left.Q @ u).T).astype(np.float32), more)
     return found
 
 

@@ -8,11 +8,12 @@ import torch
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
 from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.program_builder import coarsely
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.programs.numbers import NumbersCode
+from kilobit.search.programs.numbers import NumbersCode, step_of
 from tests.conftest import ARCHITECTURES, random_numbers
 from tests.support.recipes import NUMBER_METHODS, adapter_spec
 
@@ -204,3 +205,21 @@ def test_a_foreign_state_is_refused(frozen: FrozenModel) -> None:
         installed(frozen, spec()) as lora,
     ):
         lora.restore(state)
+
+
+@pytest.mark.parametrize(
+    ("target", "rank"), [("q_proj", 32), ("k_proj", 16), ("down_proj", 32), ("k_proj", 20)]
+)
+def test_coding_keeps_the_product_also_where_the_rank_is_as_large_as_a_side(
+    frozen: FrozenModel, target: str, rank: int
+) -> None:
+    one = spec(rank=rank, target_modules=(target,), step=1e-3)
+    with installed(frozen, one) as adapter:
+        adapter.assign(random_numbers(adapter))
+        (name, *_) = [n for n in adapter.weights if "lora_A" in n]
+        both = [adapter.weights[name], adapter.weights[name.replace("lora_A", "lora_B")]]
+        expected = (both[1] @ both[0]).detach().clone()
+        code, _, integers = coarsely(adapter, adapter.tensors(), one)
+        adapter.assign([(step_of(code) * each).astype(np.float32) for each in integers])
+        error = (both[1] @ both[0] - expected).norm() / expected.norm()
+    assert float(error) < 0.01
