@@ -193,7 +193,8 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> None:
             "base model that it names, instead of these weights. Remove the file if the adapter "
             "is merged; otherwise merge it first"
         )
-    for index in Path(model_id).glob("*.index.json"):
+    # Only this index is read: others, of pickles for one, may name files that were never fetched.
+    for index in Path(model_id).glob("model.safetensors.index.json"):
         files = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
         gone = sorted(name for name in files if not (Path(model_id) / Path(name).name).is_file())
         outside = sorted(name for name in files if Path(name).name != name)

@@ -18,7 +18,7 @@ def test_a_batch_is_complete_when_all_who_are_expected_wait_and_no_more_can_come
     notice = Notice(2, both, more=False)
     assert notice.is_complete(both)
     assert not notice.is_complete({"a": 1})
-    # One who begins again below its rung is known; one who is further has not been told of yet.
+    # A candidate that begins again below its rung is known; of one further on it was not told yet.
     assert notice.is_complete({"a": 0, "b": 0})
     assert not notice.is_complete({"a": 1, "b": 1})
     assert not notice.is_complete({**both, "c": 0})

@@ -62,6 +62,8 @@ class Planner:
                 # The frames of the error reference the pass's tensors.
                 traceback.clear_frames(error.__traceback__)
                 failure = error
+                if not may_try_again(error):
+                    raise
             else:
                 found.update(zip(part, new, strict=True))
                 continue
@@ -93,6 +95,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     # PyTorch has an error type for GPUs only; on a CPU it raises RuntimeError with the OS's text.
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
+
+
+def may_try_again(error: BaseException) -> bool:
+    """Return whether halves of a pass that raised `error` may be tried in this process.
+
+    With several ranks the error may be another rank's death, which the shard group has to see.
+    """
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return is_out_of_memory(error) or not ranks
 
 
 def pass_tokens(frozen: FrozenModel) -> int:
