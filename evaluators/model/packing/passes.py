@@ -58,7 +58,7 @@ class Planner:
             part = todo.pop(0)
             try:
                 new = work(part)
-            except Exception as error:  # noqa: BLE001 - one row's candidate may raise anything
+            except Exception as error:
                 # The frames of the error reference the pass's tensors.
                 traceback.clear_frames(error.__traceback__)
                 failure = error

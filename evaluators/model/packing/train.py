@@ -133,7 +133,7 @@ def _gradients(frozen: FrozenModel, steps: Sequence[_Step], planner: Planner) ->
     told = [len(step.job.losses) for step in steps]
     try:
         _pass(frozen, steps)
-    except Exception as error:  # noqa: BLE001 - a candidate may fail in any way
+    except Exception as error:
         # The frames of the error reference the pass's tensors.
         traceback.clear_frames(error.__traceback__)
         failure = error
