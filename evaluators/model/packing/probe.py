@@ -141,7 +141,8 @@ def _training_error(
     linear = [name for name in modules if isinstance(named[name], nn.Linear)]
     # Updates of the output layer would not show what a cache does to the layers before it.
     inner = [name for name in linear if "." in name and "head" not in name.rpartition(".")[2]]
-    if not inner:
+    # ZeRO-3 gathers weights in a backward pass through the whole model only, not up to one module.
+    if not inner or frozen.shard.splits_rows:
         return 0.0
     name = inner[0]
     shape = (named[name].out_features, named[name].in_features)
