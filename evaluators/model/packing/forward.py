@@ -40,13 +40,16 @@ class Reading:
         self._cache: Any = None
         self._mask = torch.zeros(len(rows), 0, dtype=torch.long, device=device)
 
-    def begin(self, answers: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+    def begin(
+        self, answers: Sequence[Sequence[int]] | None = None, share: bool = True
+    ) -> list[list[int]]:
         """Read the shared prefixes and return the ids that each row has to read next.
 
         Args:
             answers: ids that each row reads after its own, in the same pass; none by default.
+            share: False to read every row whole, in one pass whatever the rows are.
         """
-        shared = _shared(self._rows)
+        shared = _shared(self._rows) if share else dict.fromkeys((s for s, _ in self._rows), 0)
         whole = [ids for _, ids in self._rows]
         if answers is not None:
             whole = [(*ids, *answer) for ids, answer in zip(whole, answers, strict=True)]

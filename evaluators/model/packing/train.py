@@ -206,7 +206,8 @@ def _predict(
     questions = [(slot, question) for slot, (question, _) in zip(slots, rows, strict=True)]
     with Pack(frozen.model, [job.changes for job in jobs], frozen.shard) as pack:
         reading = Reading(pack, questions, pad, device)
-        rest = reading.begin([answer for _, answer in rows])
+        # Ranks with rows of their own have to run equally many passes, whatever their rows share.
+        rest = reading.begin([answer for _, answer in rows], share=not frozen.shard.splits_rows)
         with pack.rows(reading.slots):
             logits = reading.read(rest, longest + 1)
     return logits[:, :-1], torch.tensor(labels, device=device)

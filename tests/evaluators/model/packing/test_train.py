@@ -1,9 +1,10 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
+from kilobit.evaluators.model.base_model import ALONE, FrozenModel, weights_digest
 from kilobit.evaluators.model.packing.deltas import Changes, LowRank
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
@@ -35,6 +36,33 @@ def test_packed_training_gives_the_losses_and_numbers_of_separate_training(
         assert job.seconds > 0
     assert weights_digest(frozen.model) == frozen.digest
     assert not any(module._forward_hooks for module in frozen.model.modules())
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_with_rows_of_their_own_run_the_model_equally_often(
+    llama: FrozenModel, world_size: int
+) -> None:
+    specs = mixed("llama")
+    runs = []
+    for rank in range(world_size):
+        told = {"rank": rank, "world_size": world_size, "splits_rows": True}
+        shard = type("Part", (type(ALONE),), told)()
+        frozen, calls = replace(llama, shard=shard), 0
+
+        def count(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        jobs = [
+            Job(*beside(llama, one), lesson, one.steps)
+            for one, lesson in zip(specs, lessons(specs), strict=True)
+        ]
+        handle = llama.model.register_forward_hook(count)
+        train_pack(frozen, jobs, Planner())
+        handle.remove()
+        runs.append(calls)
+    assert runs[0] > 0
+    assert len(set(runs)) == 1, runs
 
 
 def test_a_loss_that_is_not_finite_fails_alone(llama: FrozenModel) -> None:
