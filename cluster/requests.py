@@ -208,11 +208,19 @@ class VerifyRequest(Request):
     Attributes:
         what (RUN|PROGRAM): a run folder, or the folder of one program.
         model (--model DIR): the base model's folder, for a program's folder.
+        task (--task SWEEP.yaml): score a program's folder on the search split of this sweep file's
+            task, so on data that whoever made the folder does not choose.
+        trust (--trust): end with status 0 also if program.py is foreign code.
+        fresh (--fresh): a new Python interpreter for each program of a run, instead of forks of one
+            that has imported the libraries.
         timeout_s (--timeout S): time limit of one program, in seconds.
     """
 
     what: Place
     model: Path | None = None
+    task: Path | None = None
+    trust: bool = False
+    fresh: bool = False
     timeout_s: _Seconds = 3600
 
 

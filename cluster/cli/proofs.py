@@ -8,9 +8,10 @@ raise `InputError` for input that they can't use.
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,25 +19,38 @@ from kilobit.cluster.console import Terminal, followed, waiting
 from kilobit.cluster.requests import ExportRequest, VerifyRequest
 from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
+from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.evaluators.proof.sandbox import ProgramFailedError, Sandbox, enforced
+from kilobit.evaluators.proof.verify import (
+    Verifier,
+    each_at_once,
+    exact,
+    limits_of,
+    model_folder,
+    names_examples,
+    train_file,
+)
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
+from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.records import RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
-
-if TYPE_CHECKING:
-    from kilobit.evaluators.proof.verify import Verifier
+from kilobit.search.task import Task
 
 VERIFY_TIMEOUT_S = 3600
 
 
-def verify_front(front: RunFront, console: Console, timeout_s: int = VERIFY_TIMEOUT_S) -> float:
+def verify_front(
+    front: RunFront, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, fresh: bool = False
+) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
     Args:
         front: the front, which has the results afterwards.
         console: where progress is shown.
         timeout_s: wall-clock limit for one program.
+        fresh: whether each program gets an interpreter of its own.
 
     Returns:
         The wall-clock seconds.
@@ -48,11 +62,9 @@ def verify_front(front: RunFront, console: Console, timeout_s: int = VERIFY_TIME
     """
     began, run = time.monotonic(), front.run
     while unverified := [point for point in front.on_front if point.verified is None]:
-        from kilobit.evaluators.proof.verify import each_at_once
-
         with ExitStack() as stack:
             with waiting(console, "loading the base models of the front"):
-                found = stack.enter_context(verifier(run, unverified, timeout_s))
+                found = stack.enter_context(verifier(run, unverified, timeout_s, fresh=fresh))
             results = each_at_once(found.verify, unverified, at_once(run))
             doing = f"verifying {len(unverified)} programs of the front"
             for point, result in followed(results, doing, len(unverified), console):
@@ -67,19 +79,16 @@ def verify_front(front: RunFront, console: Console, timeout_s: int = VERIFY_TIME
 
 
 @contextmanager
-def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> Iterator["Verifier"]:
+def verifier(
+    run: RunFolder, points: Sequence[FrontPoint], timeout_s: int, *, fresh: bool = False
+) -> Iterator[Verifier]:
     """Yield a verifier for the base models of the programs `points` of a run.
 
     Raises:
         InputError: if the run's data or one of the models is missing or has changed.
     """
-    from kilobit.evaluators.proof.verify import Verifier, model_folder
-
     last_rung = run.sweep.rungs.count - 1
-    try:
-        task = load_task(run.sweep.task, run.sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    task = _task(run.sweep, run.sweep_folder)
     digests: dict[str, set[str]] = {point.model: set() for point in points}
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
@@ -94,7 +103,8 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
             if config.label in digests
         }
         threads = run.sweep.workers.threads
-        yield Verifier(run.path, run.ledger, last_rung, threads, task, models, timeout_s)
+        sandbox = stack.enter_context(Sandbox(threads, fresh=fresh))
+        yield Verifier(run.path, run.ledger, last_rung, threads, task, models, timeout_s, sandbox)
 
 
 def at_once(run: RunFolder) -> int:
@@ -113,7 +123,7 @@ def verify(request: VerifyRequest) -> int:
     with reopen_run(request.what) as run:
         print_left_out(console, run)
         front = RunFront(run, trusting=False)
-        seconds = verify_front(front, console, request.timeout_s)
+        seconds = verify_front(front, console, request.timeout_s, fresh=request.fresh)
         print_front(console, front, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")
@@ -147,8 +157,6 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         read_folder,
         read_train,
     )
-    from kilobit.evaluators.proof.sandbox import ProgramFailedError, network_can_be_cut, run_files
-    from kilobit.evaluators.proof.verify import exact, limits_of, names_examples
 
     try:
         program, manifest, ours = read_folder(request.what)
@@ -156,54 +164,113 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         train = read_train(request.what) if names_examples(program) else None
     except (ProgramError, PayloadError) as error:
         raise InputError(str(error)) from error
-    if request.model is None:
-        raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
-    if not (request.model / "config.json").is_file():
-        raise InputError(f"--model: {request.model} holds no model: config.json is missing")
-    from kilobit.evaluators.proof.export import load_frozen
-
-    expected = manifest.get("base_digest")
-    try:
-        digest = load_frozen(request.model, program).digest
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if expected not in (None, digest):
-        raise InputError(
-            f"--model: {request.model} is another base model: its weights have the digest "
-            f"{digest}, the program was measured with {expected}"
-        )
+    model = _checked_model(request.model, program, manifest)
+    task, said = None, manifest.get("score")
+    if request.task is not None:
+        task = _task(load_sweep(request.task), request.task.absolute().parent)
+        train = None if train is None else train_file(task)
+        if not isinstance(said, (int, float)):
+            raise InputError(f"{request.what / 'manifest.json'}: score: {said!r} is not a number")
     origin = (
         "program.py is the script that this version builds from its recipe"
         if ours
         else "program.py is not the script that this version builds from its recipe: it is foreign "
         "code"
     )
-    network = "without" if network_can_be_cut() else "WITH"
-    console.print(
-        f"{origin}\nrunning it {network} network, for at most {request.timeout_s} s; it can read "
-        "every file that you can read"
-    )
+    console.print(f"{origin}\n{_surroundings(request.timeout_s)}")
+    inputs = [example["input"] for example in examples]
+    if task is not None:
+        inputs = [example.input for example in task.splits.search]
     try:
-        with waiting(console, f"running it on {len(examples)} examples"):
-            outputs = run_files(
-                program.script,
-                program.payload,
-                request.model,
-                [example["input"] for example in examples],
-                limits_of(program, 1, request.timeout_s),
-                train,
-            )
+        with (
+            waiting(console, f"running it on {len(inputs)} examples"),
+            Sandbox(1, fresh=True) as sandbox,
+        ):
+            files = (program.script, program.payload, model)
+            limits = limits_of(program, 1, request.timeout_s)
+            outputs = sandbox.run(*files, inputs, limits, train)
     except ProgramFailedError as error:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)
         return 1
+    if task is not None:
+        agrees = _scores_as_said(task, outputs, float(said or 0), console)
+    else:
+        agrees = _says_as_recorded(program, outputs, examples, console)
+    console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
+    if agrees and not ours and not request.trust:
+        console.print(
+            "status 1, because foreign code can do other things on other inputs: read "
+            f"{request.what / 'program.py'}, then give --trust"
+        )
+    return 0 if agrees and (ours or request.trust) else 1
+
+
+def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any]) -> Path:
+    """Return the folder of the base model that a program was measured with."""
+    if model is None:
+        raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
+    if not (model / "config.json").is_file():
+        raise InputError(f"--model: {model} holds no model: config.json is missing")
+    from kilobit.evaluators.proof.export import load_frozen
+
+    expected = manifest.get("base_digest")
+    try:
+        digest = load_frozen(model, program).digest
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if expected not in (None, digest):
+        raise InputError(
+            f"--model: {model} is another base model: its weights have the digest "
+            f"{digest}, the program was measured with {expected}"
+        )
+    return model
+
+
+def _task(sweep: Sweep, folder: Path) -> Task:
+    """Return the task of a sweep, whose relative paths start at `folder`."""
+    try:
+        return load_task(sweep.task, folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _surroundings(seconds: int) -> str:
+    """Return a sentence that says what the program can reach while it runs."""
+    found = enforced()
+    network = "without" if "network" in found else "WITH"
+    files = (
+        "it sees no files but its own, the model and the libraries"
+        if "files" in found
+        else "it can READ AND WRITE every file that you can, because this system makes no mount "
+        "namespace for you"
+    )
+    return f"running it {network} network, for at most {seconds} s; {files}"
+
+
+def _says_as_recorded(
+    program: Program,
+    outputs: Sequence[str],
+    examples: Sequence[Mapping[str, str]],
+    console: Console,
+) -> bool:
     equal = sum(a == b["output"] for a, b in zip(outputs, examples, strict=True))
     console.print(f"{equal} of {len(examples)} predictions equal the recorded ones")
-    console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
     if equal < len(examples) and not exact(program):
         console.print(
             f"predictions may differ on {program.recipe.device} in {program.recipe.dtype}"
         )
-    return 0 if equal == len(examples) else 1
+    return equal == len(examples)
+
+
+def _scores_as_said(task: Task, outputs: Sequence[str], said: float, console: Console) -> bool:
+    """Return whether a program's score on this data can be the one that its folder gives."""
+    found = task.metric.corpus([task.cut(output) for output in outputs], task.splits.search)
+    interval = "" if found.upper is None else f" ({found.lower:.3f} to {found.upper:.3f})"
+    console.print(
+        f"score {found.score:.3f}{interval} on {len(outputs)} examples of your data; the folder "
+        f"says {said:.3f}"
+    )
+    return said <= (found.score if found.upper is None else found.upper)
 
 
 def export(request: ExportRequest) -> int:

@@ -1,60 +1,45 @@
-"""Sandbox that runs a program's two files in a fresh process, without this package.
+"""Sandbox that runs a program's two files in a process of its own, without this package.
 
 The process gets a copy of the two files and nothing else of the run. Time, memory and output are
-limited, for each process separately. If the system lets an ordinary user call `unshare`, the
-program has no network, and the processes that it starts end with it; otherwise a process that
-leaves its process group is not found and may outlive it. It can still read and write every file
-that this user can: treat a foreign program as foreign code.
+limited, for each process separately. `program_process.py` says what else is enforced where the
+system lets an ordinary user make namespaces. Where it does not, a program can read and write every
+file that this user can, and a process that leaves its process group may outlive it: treat a foreign
+program as foreign code.
+
+Importing the libraries takes seconds, so a sandbox imports them once and runs each program in a
+fork of that process, which holds no model. With `fresh` each program has an interpreter of its own.
 """
 
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
 
-# Runs in the new process before the program: sets the limits, then hides our packages.
-_GUARD = """
-import resource, runpy, sys
-memory, seconds, size = map(int, sys.argv[1:4])
-for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds),
-                     (resource.RLIMIT_FSIZE, size), (resource.RLIMIT_CORE, 0)):
-    if value:
-        resource.setrlimit(limit, (value, value))
-class Hidden:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] == "kilobit":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hidden)
-sys.argv = ["program.py", *sys.argv[4:]]
-runpy.run_path("program.py", run_name="__main__")
-"""
+from kilobit.evaluators.proof import program_process
+
 _MAX_OUTPUT_BYTES = 1 << 30
-_NO_NETWORK = ("unshare", "-rn", "--")
-# When the first process of a PID namespace ends, the kernel ends all others in it. The first gets
-# no signal that it does not handle, so the program has to be the second.
-_ALONE = (
-    "unshare",
-    "-rn",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--",
-    "sh",
-    "-c",
-    '"$@"; exit $?',
-    "sh",
-)
-_RUNNING: set[subprocess.Popen[bytes]] = set()
-_SHELL_SIGNAL = 128
+_ISOLATE = True
+_RUNNING: set["_Server"] = set()
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "LANG", "SYSTEMROOT")
+# What every program imports, and what programs with an adapter import too.
+_MODULES = (
+    "torch",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
+_MODULES_OF_ADAPTERS = ("peft", "constriction")
 
 
 class ProgramFailedError(RuntimeError):
@@ -77,30 +62,116 @@ class Limits:
 
 
 @cache
-def isolation() -> tuple[str, ...]:
-    """Return the command prefix that isolates a program as far as the system allows."""
-    if shutil.which("unshare") is None:
-        return ()
-    for command in (_ALONE, _NO_NETWORK):
-        done = subprocess.run([*command, "true"], capture_output=True, check=False)  # noqa: S603
-        if done.returncode == 0:
-            return command
-    return ()
-
-
-def network_can_be_cut() -> bool:
-    """Return whether `unshare` gives a process of this user a network of its own."""
-    return bool(isolation())
+def enforced() -> frozenset[str]:
+    """Return which of `network`, `processes` and `files` are enforced on this machine."""
+    with Sandbox(1, fresh=True) as sandbox, tempfile.TemporaryDirectory() as empty:
+        sandbox.run(b"", b"", Path(empty), (), Limits(seconds=60))
+        return sandbox.enforced
 
 
 def interrupt_running() -> None:
-    """Interrupt the programs that other threads wait for; a terminal's Ctrl-C does not reach them.
+    """End the programs that other threads wait for; a terminal's Ctrl-C does not reach them.
 
     The threads that wait for them get `KeyboardInterrupt`.
     """
-    for process in list(_RUNNING):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+    for server in list(_RUNNING):
+        server.interrupt()
+
+
+class Sandbox:
+    """Sandbox for programs that run one after the other or, from several threads, at once.
+
+    Args:
+        threads: number of torch threads of each program.
+        fresh: whether each program gets an interpreter of its own.
+
+    Attributes:
+        enforced: what was enforced for the last program; see `enforced`.
+    """
+
+    def __init__(self, threads: int, *, fresh: bool = False) -> None:
+        self._threads, self._fresh = threads, fresh
+        self._server: _Server | None = None
+        self._lock = threading.Lock()
+        self.enforced: frozenset[str] = frozenset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def run(
+        self,
+        script: bytes,
+        payload: bytes,
+        model: Path,
+        inputs: Sequence[str],
+        limits: Limits,
+        train: bytes | None = None,
+        *,
+        has_adapter: bool = False,
+    ) -> list[str]:
+        """Return the outputs of a program for `inputs`.
+
+        Args:
+            script: program.py.
+            payload: payload.bin.
+            model: the folder of the base model.
+            inputs: the inputs, one per output.
+            limits: time and memory.
+            train: the train split as a file, for a program that names demonstrations by index.
+            has_adapter: whether to import the libraries of adapters before it starts.
+
+        Raises:
+            ProgramFailedError: if it fails, takes too long, or does not print a JSON string per
+                input.
+            KeyboardInterrupt: if it was interrupted.
+        """
+        with tempfile.TemporaryDirectory(prefix="kilobit-") as scratch:
+            folder = Path(scratch)
+            _write(folder, script, payload, inputs, train)
+            model = model.absolute()
+            request = {
+                "folder": str(folder / "program"),
+                "root": str(folder / "root"),
+                "model": str(model),
+                "arguments": [str(model), *(["train.jsonl"] if train is not None else [])],
+                "seconds": limits.seconds,
+                "limits": _limits(limits),
+                "isolate": _ISOLATE,
+                "modules": [] if self._fresh else _modules(model, has_adapter),
+            }
+            status = self._ask(request)
+            printed = (folder / "out").read_text("utf-8", "replace")
+            complaint = (folder / "err").read_bytes()[-4000:].decode("utf-8", "replace").strip()
+        if status is None:
+            raise ProgramFailedError(f"it took more than {limits.seconds} s")
+        if status == -signal.SIGINT:
+            # Ctrl-C reaches the program as well; that is no failure of the program.
+            raise KeyboardInterrupt
+        if status:
+            last = plain(complaint.splitlines()[-1]) if complaint else "no error message"
+            raise ProgramFailedError(f"it ended with status {status}: {last}")
+        return _outputs(printed, len(inputs))
+
+    def _ask(self, request: dict[str, Any]) -> int | None:
+        with self._lock:
+            if not self._fresh and (self._server is None or self._server.is_dead):
+                self._server = _Server(self._threads)
+            server = self._server
+        if server is not None:
+            status, enforced = server.ask(request)
+        if server is None or server.is_dead:
+            # What ended the server may have been another program.
+            server = _Server(self._threads)
+            try:
+                status, enforced = server.ask(request | {"modules": []})
+            finally:
+                server.close()
+        self.enforced = frozenset(enforced)
+        return status
 
 
 def run_files(
@@ -111,91 +182,115 @@ def run_files(
     limits: Limits,
     train: bytes | None = None,
 ) -> list[str]:
-    """Return the outputs of a program for `inputs`.
+    """Return the outputs of a program in an interpreter of its own; see `Sandbox.run`."""
+    with Sandbox(limits.threads, fresh=True) as sandbox:
+        return sandbox.run(script, payload, model, inputs, limits, train)
 
-    Args:
-        script: program.py.
-        payload: payload.bin.
-        model: the folder of the base model.
-        inputs: the inputs, one per output.
-        limits: time, memory and threads.
-        train: the train split as a file, for a program that names demonstrations by index.
 
-    Raises:
-        ProgramFailedError: if it fails, takes too long, or does not print a JSON string per input.
-        KeyboardInterrupt: if it was interrupted.
-    """
-    numbers = (limits.memory_gb << 30, limits.seconds * (os.cpu_count() or 1), _MAX_OUTPUT_BYTES)
-    with tempfile.TemporaryDirectory(prefix="kilobit-") as scratch:
-        folder = Path(scratch)
-        (folder / "program.py").write_bytes(script)
-        (folder / "payload.bin").write_bytes(payload)
-        arguments = [str(model.absolute())]
-        if train is not None:
-            (folder / "train.jsonl").write_bytes(train)
-            arguments.append("train.jsonl")
-        command = [
-            *isolation(),
-            sys.executable,
-            "-c",
-            _GUARD,
-            *map(str, numbers),
-            *arguments,
-        ]
+def _write(
+    folder: Path, script: bytes, payload: bytes, inputs: Sequence[str], train: bytes | None
+) -> None:
+    (folder / "root").mkdir()
+    (folder / "program").mkdir()
+    (folder / "program" / "program.py").write_bytes(script)
+    (folder / "program" / "payload.bin").write_bytes(payload)
+    if train is not None:
+        (folder / "program" / "train.jsonl").write_bytes(train)
+    (folder / "in").write_bytes("".join(json.dumps(text) + "\n" for text in inputs).encode())
+    for name in ("out", "err"):
+        (folder / name).touch()
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    """Return the system's limits by name."""
+    found = {"CPU": limits.seconds * (os.cpu_count() or 1), "FSIZE": _MAX_OUTPUT_BYTES, "CORE": 0}
+    return found | ({"AS": limits.memory_gb << 30} if limits.memory_gb else {})
+
+
+def _modules(model: Path, has_adapter: bool) -> list[str]:
+    """Return the modules to import before a program of this model runs."""
+    found = [*_MODULES, *(_MODULES_OF_ADAPTERS if has_adapter else ())]
+    with suppress(OSError, ValueError, AttributeError):
+        kind = json.loads((model / "config.json").read_text("utf-8")).get("model_type")
+        if re.fullmatch("[a-z0-9_]+", str(kind)):
+            found.append(f"transformers.models.{kind}.modeling_{kind}")
+    return found
+
+
+class _Server:
+    """Process that runs programs; see `program_process.py`."""
+
+    def __init__(self, threads: int) -> None:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
-            "HOME": scratch,
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(limits.threads),
+            "OMP_NUM_THREADS": str(threads),
             "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONUTF8": "1",
         }
-        with (folder / "out").open("w+b") as out, (folder / "err").open("w+b") as err:
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                cwd=folder,
-                env=environment,
-                process_group=0,
-            )
-            asked = "".join(json.dumps(text) + "\n" for text in inputs).encode()
-            status = _status(process, asked, limits.seconds)
-            out.seek(0)
-            printed = out.read().decode("utf-8", "replace")
-            err.seek(0)
-            complaint = err.read()[-4000:].decode("utf-8", "replace").strip()
-    if status == -signal.SIGINT:
-        # Ctrl-C reaches the program as well; that is no failure of the program.
-        raise KeyboardInterrupt
-    if status:
-        last = plain(complaint.splitlines()[-1]) if complaint else "no error message"
-        raise ProgramFailedError(f"it ended with status {status}: {last}")
-    return _outputs(printed, len(inputs))
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-X", "utf8", program_process.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            process_group=0,
+        )
+        self._lock = threading.Lock()
+        self._waiting: dict[int, SimpleQueue[tuple[int | None, list[str]]]] = {}
+        self._interrupted = self.is_dead = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        _RUNNING.add(self)
 
+    def ask(self, request: dict[str, Any]) -> tuple[int | None, list[str]]:
+        """Run a program; return its status, None if it took too long, and what was enforced.
 
-def _status(process: subprocess.Popen[bytes], asked: bytes, seconds: int) -> int:
-    """Wait for a program, kill the rest of its process group, and return its status.
+        Raises:
+            KeyboardInterrupt: if it was interrupted.
+        """
+        answer: SimpleQueue[tuple[int | None, list[str]]] = SimpleQueue()
+        stdin = self._process.stdin
+        assert stdin is not None
+        with self._lock:
+            if self.is_dead:
+                return -signal.SIGKILL, []
+            number = len(self._waiting)
+            self._waiting[number] = answer
+            with suppress(BrokenPipeError):
+                stdin.write(json.dumps(request | {"id": number}).encode() + b"\n")
+                stdin.flush()
+        found = answer.get()
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return found
 
-    Returns:
-        The exit status, -N if signal N ended the program.
+    def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        for line in stdout:
+            number, status, enforced = json.loads(line)
+            self._waiting[number].put((status, enforced))
+        with self._lock:
+            self.is_dead = True
+            for answer in self._waiting.values():
+                answer.put((-signal.SIGKILL, []))
 
-    Raises:
-        ProgramFailedError: if it takes more than `seconds`.
-    """
-    _RUNNING.add(process)
-    try:
-        process.communicate(asked, seconds)
-    except subprocess.TimeoutExpired as error:
-        raise ProgramFailedError(f"it took more than {seconds} s") from error
-    finally:
-        _RUNNING.discard(process)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    # A shell reports that signal N ended a program as status 128 + N.
-    status = process.returncode
-    return _SHELL_SIGNAL - status if status > _SHELL_SIGNAL else status
+    def interrupt(self) -> None:
+        """End the programs that run as Ctrl-C would."""
+        self._interrupted = True
+        self.close()
+
+    def close(self) -> None:
+        """End the process and all programs."""
+        _RUNNING.discard(self)
+        with suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(10)
 
 
 def _outputs(printed: str, expected: int) -> list[str]:

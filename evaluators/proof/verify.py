@@ -18,19 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from huggingface_hub import snapshot_download
-
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
-from kilobit.evaluators.model import base_model
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import (
     Limits,
     ProgramFailedError,
+    Sandbox,
     interrupt_running,
-    run_files,
 )
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.front.points import FrontPoint
@@ -68,6 +65,10 @@ def model_folder(
     Raises:
         InputError: if there is no such model on this machine, or its weights have changed.
     """
+    from huggingface_hub import snapshot_download
+
+    from kilobit.evaluators.model import base_model
+
     where = config.path and sweep_folder / config.path
     if where is not None and not where.is_dir():
         raise InputError(f"base model {config.label}: there is no folder {where}")
@@ -112,6 +113,7 @@ class Verifier:
         task: its task.
         models: folders of the base models by label.
         timeout_s: wall-clock limit for one program.
+        sandbox: runs the programs.
     """
 
     def __init__(
@@ -123,8 +125,10 @@ class Verifier:
         task: Task,
         models: dict[str, Path],
         timeout_s: int,
+        sandbox: Sandbox,
     ) -> None:
         self._folder, self._ledger, self._last_rung = folder, ledger, last_rung
+        self._sandbox = sandbox
         self._threads, self._models, self._timeout_s = threads, models, timeout_s
         self.task: Task = task
 
@@ -149,20 +153,22 @@ class Verifier:
             ) from error
 
     def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
-        """Return the outputs of a program's files for `inputs` in a fresh process.
+        """Return the outputs of a program's files for `inputs` in a process of its own.
 
         Raises:
             ProgramFailedError: if the files fail, or are not those that were scored.
         """
         if program.digest != point.program:
             raise ProgramFailedError(f"the ledger holds {program.digest}, not the scored program")
-        return run_files(
+        recipe = program.recipe
+        return self._sandbox.run(
             program.script,
             program.payload,
             self._models[point.model],
             inputs,
             limits_of(program, self._threads, self._timeout_s),
             train_file(self.task) if names_examples(program) else None,
+            has_adapter=recipe.adapter is not None or recipe.data is not None,
         )
 
     def _part(self, point: FrontPoint) -> str:

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import kilobit.cluster.cli.certify
-import kilobit.evaluators.proof.verify
 from kilobit import launch
 from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.proof.sandbox import Sandbox
 from kilobit.search.base_model import BaseModelConfig
 from tests.support.cli.sealed import NUM_SEALED, Make, Say, add, example
 
@@ -81,13 +81,13 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the payload sizes of the programs that are run on sealed examples."""
     sizes: list[str] = []
-    real = kilobit.evaluators.proof.verify.run_files
+    real = Sandbox.run
 
-    def run_files(script: bytes, payload: bytes, model: Path, inputs: Any, *rest: Any) -> list[str]:
-        if len(inputs) >= NUM_SEALED:
+    def run(sandbox: Sandbox, script: bytes, payload: bytes, *rest: Any, **more: Any) -> list[str]:
+        if len(rest[1]) >= NUM_SEALED:
             sizes.append(str(len(payload)))
-        return real(script, payload, model, inputs, *rest)
+        return real(sandbox, script, payload, *rest, **more)
 
-    monkeypatch.setattr(kilobit.evaluators.proof.verify, "run_files", run_files)
+    monkeypatch.setattr(Sandbox, "run", run)
     monkeypatch.setattr(kilobit.cluster.cli.certify, "at_once", lambda _: 1)
     return sizes

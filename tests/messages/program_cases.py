@@ -219,6 +219,11 @@ VERIFY = [
         "--model: {model} is another base model: its weights have the digest ",
         given=program(base_digest="other"),
     ),
+    Case(
+        "verify {here}/program --model {model} --task {sweep}",
+        "{here}/program/manifest.json: score: 'high' is not a number",
+        given=program(lambda scene, _: scene.write_sweep(), score="high"),
+    ),
 ]
 SCORECARD = [
     Case(

@@ -185,10 +185,10 @@ def test_a_trained_adapter_is_fully_in_its_program(
 
 
 def test_all_programs_say_in_another_process_what_the_search_recorded(
-    programs: dict[str, Made], model_folders: dict[str, Path], tmp_path: Path
+    programs: dict[str, Made], model_folders: dict[str, Path]
 ) -> None:
     files = {name: one.program for name, one in programs.items()}
-    found = printed(files, model_folders["llama"], INPUTS, tmp_path)
+    found = printed(files, model_folders["llama"], INPUTS)
     assert found == {name: one.outputs for name, one in programs.items()}
 
 

@@ -148,7 +148,7 @@ def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
     assert unchanged(frozen)
     if files:
         programs = {kind: one.program for kind, one in own.items()}
-        said = printed(programs, folder, INPUTS, folder.parent)
+        said = printed(programs, folder, INPUTS)
         assert said == {kind: one.outputs for kind, one in own.items()}
     return how
 

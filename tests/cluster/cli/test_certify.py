@@ -12,11 +12,11 @@ from scipy.stats import binom
 
 import kilobit.cluster.cli.certify
 import kilobit.cluster.driver.attempt
-import kilobit.evaluators.proof.verify
 from kilobit.cluster.cli.run import _execute
 from kilobit.cluster.driver.attempt import Outcome
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront
+from kilobit.evaluators.proof.sandbox import Sandbox
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -93,17 +93,17 @@ def test_an_interrupted_certification_goes_on_with_the_others(
     say("certify", whole.path)
     expected = {c: (r["lower"], r["upper"]) for c, r in certificates(whole).items()}
     ran.clear()
-    real = kilobit.evaluators.proof.verify.run_files
+    real = Sandbox.run
 
-    def interrupted(*args: Any) -> list[str]:
+    def interrupted(*args: Any, **more: Any) -> list[str]:
         if len(ran) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **more)
 
     # Verified before, so that only certification is interrupted.
     say("verify", run.path)
     with monkeypatch.context() as patched:
-        patched.setattr(kilobit.evaluators.proof.verify, "run_files", interrupted)
+        patched.setattr(Sandbox, "run", interrupted)
         shown = say("certify", run.path, status=130)
     assert f"Go on with:\n  kilobit certify {run.path}" in shown
     assert certificates(run) == {}

@@ -3,10 +3,12 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from kilobit import launch
@@ -16,6 +18,7 @@ from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program, write_folder
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate
 from kilobit.search.settings import InputError
 from tests.support.cli.finished import CANDIDATES, RUNGS, finished_run
@@ -81,7 +84,7 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     assert f"not verified: {prompted.id}: 7 of 8 predictions equal" in capsys.readouterr().out
     # The command looks again: what had been altered in the records is what the files give.
     write_rows(writer(run), "verifications", bare.id, [{**found[bare.id], "num_equal": 6}])
-    assert launch.main(["verify", str(run.path)]) == 1
+    assert launch.main(["verify", str(run.path), "--fresh"]) == 1
     assert "verifying 2 programs of the front" in capsys.readouterr().out
     found = {r["candidate"]: r for r in rows_of(run.ledger, "verifications")}
     assert found[bare.id]["num_equal"] == 8
@@ -121,6 +124,51 @@ def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -
     assert front(run) == []
     rows = rows_of(run.ledger, "verifications")
     assert {(r["verified"], r["num_equal"], r["score"]) for r in rows} == {(False, 0, None)}
+
+
+def test_foreign_code_is_not_trusted_for_its_answers(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = read_program(run.ledger, f"{CANDIDATES[1].id}-r0")
+    recorded = part_rows(run.ledger, "predictions", f"{CANDIDATES[1].id}-r0") or []
+    inputs = [example.input for example in load_miniature("numbers", 0).splits.search]
+    folder, lines = tmp_path / "program", []
+    for given, row in zip(inputs, recorded, strict=False):
+        lines.append(json.dumps({"input": given, "output": row["output"]}) + "\n")
+    (tmp_path / "program").mkdir()
+    (folder / "examples.jsonl").write_text("".join(lines))
+    answers = {line["input"]: line["output"] for line in map(json.loads, lines)}
+    # It has learned the inputs by heart, and says nothing to any other.
+    cheat = f"""
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({answers!r}.get(json.loads(line), "")))
+"""
+    model = str(run.sweep.base_models[0].path)
+    sweep = tmp_path / "own.yaml"
+    sweep.write_text(yaml.safe_dump(run.sweep.model_dump(mode="json", exclude_defaults=True)))
+    about = {"model": "llama", "score": 1.0}
+    write_folder(folder, replace(program, script=cheat.encode()), about)
+    verify = ("verify", str(folder), "--model", model)
+    assert launch.main([*verify]) == 1
+    shown = capsys.readouterr().out
+    assert "it is foreign code" in shown
+    assert f"{len(lines)} of {len(lines)} predictions equal the recorded ones" in shown
+    assert "status 1, because foreign code can do other things on other inputs" in shown
+    assert launch.main([*verify, "--trust"]) == 0
+    capsys.readouterr()
+    # Data that its author never saw show it, trusted or not.
+    assert launch.main([*verify, "--trust", "--task", str(sweep)]) == 1
+    assert f"on {len(inputs)} examples of your data; the folder says 1.000" in (
+        capsys.readouterr().out
+    )
+    # An honest program scores on one's own data what its folder says.
+    write_folder(folder, program, about | {"score": 0.0})
+    assert launch.main([*verify, "--task", str(sweep)]) == 0
+    write_folder(folder, program, about | {"score": "high"})
+    capsys.readouterr()
+    assert launch.main([*verify, "--task", str(sweep)]) == 2
+    assert f"{folder / 'manifest.json'}: score: 'high' is not a number" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(

@@ -159,15 +159,15 @@ def one_differs(made: Made) -> bool:
     return made.outputs != made.bare
 
 
-def outputs_of(programs: dict[str, Made], model: Path, scratch: Path) -> dict[str, list[str]]:
+def outputs_of(programs: dict[str, Made], model: Path) -> dict[str, list[str]]:
     made = {name: one.program for name, one in programs.items()}
-    return printed(made, model, INPUTS, scratch)
+    return printed(made, model, INPUTS)
 
 
 def test_every_kind_of_program_says_what_the_search_recorded(
-    programs: dict[str, Made], llama: Maker, tmp_path: Path
+    programs: dict[str, Made], llama: Maker
 ) -> None:
-    found = outputs_of(programs, llama.folder, tmp_path)
+    found = outputs_of(programs, llama.folder)
     for name, made in programs.items():
         assert found[name] == made.outputs, name
         assert one_differs(made) is (name != "nothing"), name
@@ -237,7 +237,7 @@ def test_other_architectures_say_the_same(
         "weights": maker.make(weights),
         "soft_prompt": maker.make(candidate("soft_prompt")),
     }
-    found = outputs_of(made, maker.folder, tmp_path)
+    found = outputs_of(made, maker.folder)
     for name, one in made.items():
         assert found[name] == one.outputs, name
         assert one_differs(one), name
@@ -245,7 +245,7 @@ def test_other_architectures_say_the_same(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_shorter_types_say_the_same_on_the_same_machine(
-    model_folders: dict[str, Path], tmp_path: Path, dtype: str
+    model_folders: dict[str, Path], dtype: str
 ) -> None:
     maker = Maker(model_folders["llama"], dtype=dtype)
     made = {
@@ -253,7 +253,7 @@ def test_shorter_types_say_the_same_on_the_same_machine(
         "lora": maker.make(candidate("lora", max_new_tokens=12)),
         "vera": maker.make(candidate("vera", max_new_tokens=12)),
     }
-    found = outputs_of(made, maker.folder, tmp_path)
+    found = outputs_of(made, maker.folder)
     for name, one in made.items():
         assert found[name] == one.outputs, name
 

@@ -1,26 +1,27 @@
 import os
+import signal
 import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from kilobit.evaluators.proof import sandbox
 from kilobit.evaluators.proof.sandbox import (
     Limits,
     ProgramFailedError,
-    network_can_be_cut,
+    Sandbox,
+    enforced,
     run_files,
 )
-
-ECHO = """
-import json, sys
-for line in sys.stdin:
-    print(json.dumps(json.loads(line).upper()))
-"""
+from tests.support.fresh_process import ECHO
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ print(json.dumps([sorted(os.listdir()), open("payload.bin", "rb").read().hex(), 
     import json
 
     files, payload, argv = json.loads(run(script, payload=b"\0\xff")[0])
-    assert set(files) <= {"program.py", "payload.bin", "out", "err"}
+    assert files == ["payload.bin", "program.py"]
     assert payload == "00ff"
     assert argv == ["program.py", str(Path("model").absolute())]
 
@@ -85,7 +86,7 @@ def test_nothing_of_our_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_network_is_cut() -> None:
-    if not network_can_be_cut():
+    if "network" not in enforced():
         pytest.skip("unshare gives this user no network of its own")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -104,6 +105,55 @@ except OSError:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         accepted.join(5)
         assert not accepted.is_alive()
+
+
+@pytest.fixture(scope="module", params=["fresh", "preloaded"])
+def one(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(1, fresh=request.param == "fresh") as found:
+        yield found
+
+
+def test_programs_run_at_once_and_each_gets_its_own_answer(one: Sandbox) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        work = partial(one.run, ECHO.encode(), b"", Path("model"), limits=Limits(seconds=60))
+        inputs = [[chr(ord("a") + i)] * i for i in range(12)]
+        assert list(pool.map(lambda given: work(inputs=given), inputs)) == [
+            [text.upper() for text in given] for given in inputs
+        ]
+
+
+def test_a_server_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_modules", lambda *_: [])
+    with Sandbox(1) as own:
+        files = (ECHO.encode(), b"", Path("model"))
+        assert own.run(*files, ["a"], Limits(seconds=60)) == ["A"]
+        assert own._server is not None
+        own._server._process.kill()
+        own._server._reader.join()
+        assert own.run(*files, ["b"], Limits(seconds=60)) == ["B"]
+
+
+def test_a_program_that_ends_with_its_server_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_modules", lambda *_: [])
+    killed = threading.Event()
+
+    def kill() -> None:
+        while own._server is None:
+            time.sleep(0.01)
+        process = own._server._process
+        # The supervisor, the first process of the namespace, and the program.
+        while len(psutil.Process(process.pid).children(recursive=True)) < 3:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        killed.set()
+
+    with Sandbox(1) as own:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        script = f"import time\ntime.sleep(1){ECHO}"
+        assert own.run(script.encode(), b"", Path("model"), ["a"], Limits(seconds=60)) == ["A"]
+        killer.join()
+    assert killed.is_set()
 
 
 def test_a_program_that_does_not_end_is_stopped() -> None:
@@ -153,44 +203,54 @@ print(json.dumps(str(limits)))
 
 
 LEFT_BEHIND = """
-import os, sys, time
+import os, time
 if os.fork() == 0:
     SETSID
-    while True:
-        with open(sys.argv[1], "a") as file:
-            file.write("x")
-        time.sleep(0.05)
+    os.execvp("sleep", ["sleep", "MARK"])
+time.sleep(0.5)
 END
 """
 
 
-def is_written(path: Path) -> bool:
-    size = path.stat().st_size if path.exists() else 0
-    time.sleep(0.5)
-    return path.exists() and path.stat().st_size > size
+def is_running(mark: str) -> bool:
+    found = psutil.process_iter(["cmdline"])
+    return any(mark in (process.info["cmdline"] or ()) for process in found)
 
 
 @pytest.mark.parametrize("end", ["print('\"a\"')", "time.sleep(100)"])
 @pytest.mark.parametrize("setsid", ["", "os.setsid()"])
-@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("isolate", [True, False])
 def test_nothing_of_a_program_outlives_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, setsid: str, cut: bool
+    monkeypatch: pytest.MonkeyPatch, end: str, setsid: str, isolate: bool
 ) -> None:
-    if cut and not sandbox.isolation():
-        pytest.skip("unshare gives this user no processes of its own")
-    if not cut and setsid:
+    if isolate and "processes" not in enforced():
+        pytest.skip("this user gets no processes of its own")
+    if not isolate and setsid:
         pytest.skip("who leaves the process group outlives it where there is no isolation")
-    if not cut:
-        monkeypatch.setattr(sandbox, "isolation", lambda: ())
-    mark = tmp_path / "mark"
+    monkeypatch.setattr(sandbox, "_ISOLATE", isolate)
+    mark = f"{500 + os.getpid()}.{len(end)}"
     script = LEFT_BEHIND.replace("SETSID", setsid or "pass").replace("END", end)
-    script = script.replace("sys.argv[1]", repr(str(mark)))
+    seen = threading.Event()
+
+    def watch() -> None:
+        while not seen.is_set() and is_watched.is_set():
+            if is_running(mark):
+                seen.set()
+
+    is_watched = threading.Event()
+    is_watched.set()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     if "sleep" in end:
         with pytest.raises(ProgramFailedError, match="it took more than 2 s"):
-            run(script, seconds=2)
+            run(script.replace("MARK", mark), seconds=2)
     else:
-        assert run(script) == ["a"]
-    assert not is_written(mark)
+        assert run(script.replace("MARK", mark)) == ["a"]
+    is_watched.clear()
+    watcher.join()
+    assert seen.is_set()
+    time.sleep(0.1)
+    assert not is_running(mark)
 
 
 def test_what_a_program_says_is_shown_without_control_characters() -> None:
