@@ -37,6 +37,21 @@ settings.load_profile("kilobit")
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for `pytest -n`: those that use Ray run in one process, the others by files.
+
+    The Ray session is started once, and takes both cores of a small machine only half of the time.
+    """
+    for item in items:
+        is_ray = item.get_closest_marker("ray") is not None
+        group = "ray" if is_ray else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 ARCHITECTURES = ("llama", "gpt2", "qwen2")
 
 

@@ -218,7 +218,7 @@ def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
     commands = re.findall(r"```bash\n(python3 -m venv .*?)\n```", readme)
     assert len(commands) == 2
     assert commands[1] in ci
-    assert commands[1].endswith(".venv/bin/pytest")
+    assert commands[1].endswith(".venv/bin/pytest -n 2")
 
 
 def test_what_is_pinned_is_what_is_asked_for() -> None:
