@@ -109,7 +109,7 @@ class RungRecord(Record):
     train_tokens: Annotated[int | None, "tokens trained on"] = None
     input_tokens: Annotated[int | None, "tokens read in generation"] = None
     output_tokens: Annotated[int | None, "tokens generated"] = None
-    base_digest: Annotated[str | None, "digest of the base model's weights"] = None
+    base_digest: Annotated[str | None, "digest of the base model"] = None
     worker: Annotated[str | None, "worker that ran it"] = None
     attempt: Annotated[Int32 | None, "attempt that ran it"] = None
     finished_at: Annotated[datetime | None, "time of its end, UTC"] = None
@@ -257,7 +257,7 @@ class CertificateRecord(Record):
     num_programs: Annotated[int, "number of programs of the opening"]
     opening: Annotated[str, "id of the opening"]
     repeated: Annotated[bool, "whether the split was opened for another selection before"]
-    base_digest: Annotated[str | None, "digest of the base model's weights"] = None
+    base_digest: Annotated[str | None, "digest of the base model"] = None
     error: Annotated[str | None, "reason of its failure; null if it ran"] = None
     finished_at: Annotated[datetime, "time of its end, UTC"]
 
@@ -270,7 +270,9 @@ class WorkerRecord(Record):
 
     worker: Annotated[str, "worker that loaded the model"]
     model: Annotated[str, "name of the base model"]
-    base_digest: Annotated[str | None, "digest of its weights"] = None
+    base_digest: Annotated[str | None, "digest of all its parts"] = None
+    parts: Annotated[str | None, "JSON: digest of each part of the base model"] = None
+    data: Annotated[str | None, "JSON: digest of each split of the task, with its metric"] = None
     num_parameters: Annotated[int | None, "parameters of the base model"] = None
     load_s: Annotated[float | None, "seconds to load it"] = None
     host: Annotated[str | None, "name of the machine"] = None

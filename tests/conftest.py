@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,31 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
+@cache
+def uses_ray(file: str) -> bool:
+    """Return whether a test file needs the Ray session."""
+    return "pytest.mark.ray" in (REPOSITORY / file).read_text("utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `pytest -n`: those that use Ray run in one process, the others by files.
+    """Begin with the files that use Ray, which take longest."""
+    items.sort(key=lambda item: not uses_ray(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return the scheduler of `pytest -n`: all files that use Ray in one process, then by files.
 
     The Ray session is started once, and takes both cores of a small machine only half of the time.
     """
-    for item in items:
-        is_ray = item.get_closest_marker("ray") is not None
-        group = "ray" if is_ray else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if uses_ray(file) else file
+
+    return Scheduling(config, log)
 
 
 ARCHITECTURES = ("llama", "gpt2", "qwen2")

@@ -34,7 +34,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import PayloadError
-from kilobit.search.records import RungRecord, VerificationRecord, rung_part
+from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
 
@@ -89,11 +89,12 @@ def verifier(
     """
     last_rung = run.sweep.rungs.count - 1
     task = _task(run.sweep, run.sweep_folder)
-    digests: dict[str, set[str]] = {point.model: set() for point in points}
+    parts = {load.base_digest: load.parts for load in run.ledger.records(WorkerRecord)}
+    digests: dict[str, dict[str, str | None]] = {point.model: {} for point in points}
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
             if record.base_digest is not None:
-                digests[point.model].add(record.base_digest)
+                digests[point.model][record.base_digest] = parts.get(record.base_digest)
     with ExitStack() as stack:
         models = {
             config.label: stack.enter_context(
@@ -215,13 +216,13 @@ def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any
 
     expected = manifest.get("base_digest")
     try:
-        digest = load_frozen(model, program).digest
+        found = load_frozen(model, program)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if expected not in (None, digest):
+    if not found.was_recorded_as(expected):
         raise InputError(
-            f"--model: {model} is another base model: its weights have the digest "
-            f"{digest}, the program was measured with {expected}"
+            f"--model: {model} is another base model: it has the digest {found.machine}, the "
+            f"program was measured with {expected}"
         )
     return model
 

@@ -285,10 +285,10 @@ def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: "FrozenM
     for point in points:
         part = rung_part(point.candidate, run.sweep.rungs.count - 1)
         for record in run.ledger.read_part(RungRecord, part) or ():
-            if record.base_digest not in (None, frozen.digest):
+            if not frozen.was_recorded_as(record.base_digest):
                 raise InputError(
-                    f"base model {point.model}: its weights have the digest {frozen.digest}, the "
-                    f"programs were measured with {record.base_digest}"
+                    f"base model {point.model}: it has the digest {frozen.machine}, the programs "
+                    f"were measured with {record.base_digest}"
                 )
 
 

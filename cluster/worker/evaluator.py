@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -35,12 +35,15 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
 from kilobit.evaluators.model import base_model
+from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.machine import differing_parts
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
+from kilobit.search.task import Task, split_digest
 
 _LOG = logging.getLogger("kilobit")
 Ask = tuple[Candidate, Rung]
@@ -67,7 +70,9 @@ class RungEvaluator:
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
-        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.digest)
+        self._about = _about(self._frozen, task)
+        _check_unchanged(self._ledger, config.label, self._frozen, self._about)
+        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.machine)
         builder = Builder(
             self._frozen,
             config,
@@ -95,7 +100,7 @@ class RungEvaluator:
 
     def ready(self) -> str:
         """Return the digest of the base model; the model is loaded once this returns."""
-        return self._frozen.digest
+        return self._frozen.machine
 
     def hear(self, notice: Notice) -> None:
         """Take a notice from the driver; without any, no more calls and no incumbents are expected.
@@ -178,7 +183,9 @@ class RungEvaluator:
         load = WorkerRecord(
             worker=self._setup.worker,
             model=config.label,
-            base_digest=self._frozen.digest,
+            base_digest=self._frozen.machine,
+            parts=json.dumps(self._about["base model"]),
+            data=json.dumps(self._about["task"]),
             num_parameters=base_model.num_parameters(self._frozen),
             load_s=self._frozen.load_s,
             host=platform.node(),
@@ -189,3 +196,34 @@ class RungEvaluator:
         )
         name = f"{load.worker}-a{self._setup.attempt}-{load.pid}"
         self._ledger.write(WorkerRecord, name, [load])
+
+
+def _about(frozen: FrozenModel, task: Task) -> dict[str, dict[str, str]]:
+    """Return the digests that scores are relative to: of the base model's parts and the splits."""
+    splits = {name: getattr(task.splits, name) for name in ("train", "search", "sealed")}
+    digests = {f"{name} split": split_digest(own, task.metric) for name, own in splits.items()}
+    return {"base model": dict(frozen.parts), "task": digests}
+
+
+def _check_unchanged(
+    ledger: Ledger, label: str, frozen: FrozenModel, about: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Check that a base model and the data are those of earlier attempts of the run.
+
+    Raises:
+        ValueError: naming what has changed.
+    """
+    for record in ledger.records(WorkerRecord):
+        if record.model == label and not frozen.was_recorded_as(record.base_digest):
+            recorded = json.loads(record.parts) if record.parts else {}
+            raise ValueError(
+                f"base model {label}: its {differing_parts(about['base model'], recorded)} changed "
+                "since the run began: its scores would not be comparable. Restore the files, or "
+                "begin a new run"
+            )
+        if record.data is not None and json.loads(record.data) != about["task"]:
+            what = differing_parts(about["task"], json.loads(record.data))
+            raise ValueError(
+                f"task: the {what} changed since the run began: its scores would not be "
+                "comparable. Restore the data, or begin a new run"
+            )

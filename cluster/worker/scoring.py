@@ -220,7 +220,7 @@ class Scorer:
         for tensor in decoded.tensors:
             numbers.update(repr(tensor.shape).encode() + tensor.tobytes())
         parts: dict[str, object] = {
-            "base": self._frozen.digest,
+            "base": self._frozen.machine,
             "recipe": plain.canonical(),
             "prompt": decoded.prompt,
             "machine": _machine(),

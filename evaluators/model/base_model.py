@@ -28,7 +28,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from kilobit.evaluators.model.machine import machine_digest, machine_parts
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 
@@ -151,6 +152,7 @@ class FrozenModel:
         pad_with_end: whether the tokenizer pads with its end token, for lack of a padding token.
         fingerprint: of the weights that this process keeps, see `unchanged`.
         shard: rank of this process among those that the model is spread over.
+        parts: digests of all parts that decide outputs, see `machine_parts`.
     """
 
     model: Any
@@ -162,6 +164,19 @@ class FrozenModel:
     pad_with_end: bool
     fingerprint: int = 0
     shard: Shard = ALONE
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def machine(self) -> str:
+        """Return the digest of all its parts, which lengths of programs are relative to."""
+        return machine_digest(self.parts)
+
+    def was_recorded_as(self, digest: str | None) -> bool:
+        """Return whether a recorded digest is this model's.
+
+        Runs of earlier versions recorded none, or that of the weights alone.
+        """
+        return digest in (None, self.machine, self.digest)
 
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -314,6 +329,7 @@ def describe(
         pad_with_end,
         fingerprint(model),
         shard,
+        machine_parts(model, tokenizer, digest),
     )
 
 

@@ -49,9 +49,9 @@ def export_peft(program_folder: Place, target: Path, model: Path) -> None:
         raise ValueError(f"--peft: {target} is not empty")
     frozen = load_frozen(model, program)
     expected = manifest.get("base_digest")
-    if expected is not None and expected != frozen.digest:
+    if not frozen.was_recorded_as(expected):
         raise ValueError(
-            f"--model: {model} has the digest {frozen.digest}, the program needs {expected}"
+            f"--model: {model} has the digest {frozen.machine}, the program needs {expected}"
         )
     spec = spec_of(part)
     _check_size(spec, frozen)

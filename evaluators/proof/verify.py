@@ -8,7 +8,7 @@ predictions is reported.
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
+from kilobit.evaluators.model.machine import differing_parts
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import (
     Limits,
@@ -35,6 +36,9 @@ from kilobit.search.programs.program import Program
 from kilobit.search.records import PredictionRecord, RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from kilobit.evaluators.model.base_model import FrozenModel
 
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
 Result = TypeVar("Result")
@@ -53,17 +57,18 @@ def limits_of(program: Program, threads: int, seconds: int) -> Limits:
 
 @contextmanager
 def model_folder(
-    config: BaseModelConfig, sweep_folder: Path, digests: Collection[str]
+    config: BaseModelConfig, sweep_folder: Path, digests: Mapping[str, str | None]
 ) -> Iterator[Path]:
     """Yield the folder of a base model; random weights are written to a temporary one.
 
     Args:
         config: the base model.
         sweep_folder: the folder that its path is relative to.
-        digests: digests of the weights that its programs were measured with.
+        digests: digests of the base model that its programs were measured with, and for each the
+            digests of its parts as JSON, None if they are not known.
 
     Raises:
-        InputError: if there is no such model on this machine, or its weights have changed.
+        InputError: if there is no such model on this machine, or it has changed.
     """
     from huggingface_hub import snapshot_download
 
@@ -87,11 +92,11 @@ def model_folder(
             raise InputError(
                 f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
             ) from error
-        others = sorted(set(digests) - {found.digest})
+        others = sorted(one for one in digests if not found.was_recorded_as(one))
         if others:
             raise InputError(
-                f"base model {config.label}: the weights in {where} have the digest "
-                f"{found.digest}, the programs were measured with {', '.join(others)}"
+                f"base model {config.label}: {where} has the digest {found.machine}, the programs "
+                f"were measured with {', '.join(others)}{_differing(found, digests, others)}"
             )
         if config.weights == "random":
             where = Path(scratch)
@@ -100,6 +105,14 @@ def model_folder(
         # Free its memory, because the programs load the model themselves.
         del found
         yield where
+
+
+def _differing(
+    found: "FrozenModel", digests: Mapping[str, str | None], others: Sequence[str]
+) -> str:
+    recorded = [digests[one] for one in others]
+    names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
+    return "".join(f": its {name} differ" for name in sorted(names))
 
 
 class Verifier:

@@ -178,7 +178,7 @@ VERIFY = [
     ),
     Case(
         "verify {run}",
-        "base model llama: the weights in {model} have the digest ",
+        "base model llama: {model} has the digest ",
         given=finished(verified=False),
     ),
     Case(
@@ -216,7 +216,7 @@ VERIFY = [
     ),
     Case(
         "verify {here}/program --model {model}",
-        "--model: {model} is another base model: its weights have the digest ",
+        "--model: {model} is another base model: it has the digest ",
         given=program(base_digest="other"),
     ),
     Case(
@@ -274,7 +274,7 @@ SCORECARD = [
     ),
     Case(
         "scorecard {run} --battery {here}/battery.yaml",
-        "base model llama: its weights have the digest ",
+        "base model llama: it has the digest ",
         given=battery(SMALL + NOTHING_ELSE),
     ),
     Case(

@@ -192,7 +192,7 @@ def test_a_folder_without_a_model_or_with_a_changed_file_is_refused(
     assert "\x1b" not in capsys.readouterr().err
     model = str(run.sweep.base_models[0].path)
     assert launch.main(["verify", str(folder), "--model", model]) == 2
-    assert "is another base model: its weights have the digest" in capsys.readouterr().err
+    assert "is another base model: it has the digest" in capsys.readouterr().err
     (folder / "payload.bin").write_bytes(b"x")
     assert launch.main(["verify", str(folder)]) == 2
     assert "payload.bin is not the file that the manifest describes" in capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_a_missing_or_another_base_model_says_nothing_about_programs(
     for folder, message in (
         (tmp_path / "nowhere", "base model llama: there is no folder"),
         (empty, f"base model llama: {empty} can't be loaded: "),
-        (model_folders["qwen2"], "base model llama: the weights in "),
+        (model_folders["qwen2"], f"base model llama: {model_folders['qwen2']} has the digest "),
     ):
         with_other_sweep(run, base_models=[{"regime": "llama", "path": str(folder)}])
         assert launch.main(["verify", str(run.path)]) == 2

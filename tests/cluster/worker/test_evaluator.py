@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.crash_log import CrashLog
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.run_rung import RungRunner
+from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
@@ -49,6 +51,57 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
     assert found.recipe.postprocess == ("last_number",)
     (worker,) = rows_of(ledger, "workers")
     assert worker["base_digest"] == written["base_digest"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("model/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1', "its config"),
+        ("model/config.json", "{", "{ ", None),
+        ("model/tokenizer.json", '"ignore_merges": false', '"ignore_merges": true', "tokenizer"),
+        ("model/chat_template.jinja", "", "{{ messages }}", "its chat template changed"),
+        ("model/generation_config.json", '"eos_token_id": 0', '"eos_token_id": 1', "generation"),
+        ("train.jsonl", "7 apples", "8 apples", "task: the train split changed"),
+        ("search.jsonl", "7 apples", "8 apples", "task: the search split changed"),
+        ("sealed.jsonl", "7 apples", "8 apples", "task: the sealed split changed"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_model_or_other_data(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    file: str,
+    old: str,
+    new: str,
+    message: str | None,
+) -> None:
+    shutil.copytree(model_folders["llama"], tmp_path / "model")
+    for name in ("train", "search", "sealed"):
+        records = [{"input": f"{name} {i}", "target": f"{i} apples"} for i in range(9)]
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    files = {name: f"{name}.jsonl" for name in ("train", "search", "sealed")}
+    task = {"kind": "jsonl", "name": "apples", "metric": "exact_match", "files": files}
+    models = [{"regime": "llama", "path": "model"}]
+    sweep = load_sweep(write_sweep(task=task, base_models=models))
+
+    def start(attempt: int) -> RungEvaluator:
+        run = str(tmp_path / "run")
+        begin(tmp_path / "run" / "ledger", attempt)
+        return RungEvaluator(
+            EvaluatorSetup(sweep.model_dump_json(), str(tmp_path), run, "llama", "w", attempt)
+        )
+
+    start(1)
+    start(2)
+    path = tmp_path / file
+    text = path.read_text("utf-8") if path.exists() else ""
+    assert old in text
+    path.write_text(text.replace(old, new) if old else new, "utf-8")
+    if message is None:
+        start(3)
+        return
+    with pytest.raises(ValueError, match=message):
+        start(3)
 
 
 def test_what_a_metric_says_besides_the_score_is_a_column(

@@ -40,7 +40,7 @@ def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | Non
         program = builder.build(candidate, texts, adapter, random_numbers(adapter))
         adapter.assign(builder.decode(program).tensors)
         logits: torch.Tensor = adapter.model(input_ids=IDS).logits
-    about = {"task": "numbers", "model": "m", "score": 0.5, "base_digest": frozen.digest}
+    about = {"task": "numbers", "model": "m", "score": 0.5, "base_digest": frozen.machine}
     write_folder(folder, program, about)
     return logits
 
