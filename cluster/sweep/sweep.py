@@ -40,12 +40,10 @@ _VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
 class Budget(Config):
     """The limits of a run."""
 
-    candidates: Annotated[
-        int | None, Field(ge=1, description="at most this many candidates in all")
-    ] = None
-    seconds: Annotated[
-        float | None, Field(gt=0, description="after this time no further rung is started")
-    ] = None
+    candidates: int | None = Field(default=None, ge=1)
+    """at most this many candidates in all"""
+    seconds: float | None = Field(default=None, gt=0)
+    """after this time no further rung is started"""
 
 
 def _place(value: Any) -> Place:
@@ -66,85 +64,52 @@ PlaceField = Annotated[
 class Sweep(Config):
     """The settings of a whole sweep file."""
 
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
-    ]
-    task: Annotated[TaskConfig, Field(description="what is asked and how it is scored")]
-    base_models: Annotated[
-        tuple[BaseModelConfig, ...], Field(min_length=1, description="models to adapt")
-    ]
-    families: Annotated[Families, Field(description="candidates to try, by kind")]
-    targets: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1)], ...],
-        Field(description="scores at which the task's complexity is read off"),
-    ] = (0.8,)
-    rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
-        RungConfig()
-    )
-    proposer: Annotated[ProposerConfig, Field(description="chooses candidates")] = RandomProposer()
-    order: Annotated[
-        Literal["short_first", "drawn"],
-        Field(
-            description="for proposers that list their candidates: as drawn; or in rounds over all "
-            "lengths, in each from short to long by what is known before training"
-        ),
-    ] = "drawn"
-    scheduler: Annotated[
-        SchedulerConfig, Field(description="promotes or stops candidates after each rung")
-    ] = SchedulerConfig()
-    rate_search: Annotated[
-        RateSearch, Field(description="coarser programs from an adapter after its last rung")
-    ] = RateSearch()
-    length: Annotated[
-        Literal["program", "payload"],
-        Field(
-            description="the length to minimise: of program.py and payload.bin together, or of "
-            "payload.bin alone, as most published fronts count"
-        ),
-    ] = "program"
-    train_split_in_machine: Annotated[
-        bool,
-        Field(
-            description="declare the train split a part of the machine: demonstrations may then be "
-            "named by index, and program.py takes the split as a second argument"
-        ),
-    ] = False
-    cache: Annotated[
-        PlaceField | None,
-        Field(
-            description="folder of the cache of generated outputs, relative to the sweep file, or "
-            "s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
-        ),
-    ] = None
-    budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
-    workers: Annotated[Workers, Field(description="number and resources")] = Workers()
-    seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
-    certify: Annotated[
-        bool,
-        Field(
-            description="open the sealed split when all candidates have ended; otherwise "
-            "`kilobit certify RUN` does"
-        ),
-    ] = False
-    out: Annotated[
-        PlaceField | None,
-        Field(
-            description="run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by "
-            "default"
-        ),
-    ] = None
-    trackers: Annotated[
-        tuple[Tracker, ...],
-        Field(description="receive results besides the ledger; do not change what is searched"),
-    ] = ()
-    slurm: Annotated[
-        SlurmConfig | None,
-        Field(description="for `kilobit slurm`; does not change what is searched"),
-    ] = None
-    kubernetes: Annotated[
-        KubernetesConfig | None,
-        Field(description="for `kilobit kubernetes`; does not change what is searched"),
-    ] = None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """names the run folder"""
+    task: TaskConfig
+    """what is asked and how it is scored"""
+    base_models: tuple[BaseModelConfig, ...] = Field(min_length=1)
+    """models to adapt"""
+    families: Families
+    """candidates to try, by kind"""
+    targets: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.8,)
+    """scores at which the task's complexity is read off"""
+    rungs: RungConfig = RungConfig()
+    """steps and examples between decisions"""
+    proposer: ProposerConfig = RandomProposer()
+    """chooses candidates"""
+    order: Literal["short_first", "drawn"] = "drawn"
+    """for proposers that list their candidates: as drawn; or in rounds over all lengths, in each
+    from short to long by what is known before training"""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """promotes or stops candidates after each rung"""
+    rate_search: RateSearch = RateSearch()
+    """coarser programs from an adapter after its last rung"""
+    length: Literal["program", "payload"] = "program"
+    """the length to minimise: of program.py and payload.bin together, or of payload.bin alone, as
+    most published fronts count"""
+    train_split_in_machine: bool = False
+    """declare the train split a part of the machine: demonstrations may then be named by index, and
+    program.py takes the split as a second argument"""
+    cache: PlaceField | None = None
+    """folder of the cache of generated outputs, relative to the sweep file, or s3://BUCKET/FOLDER,
+    which several runs may share; the run's own by default"""
+    budget: Budget = Budget()
+    """when the run ends"""
+    workers: Workers = Workers()
+    """number and resources"""
+    seed: int = Field(default=0, ge=0)
+    """names the random streams of the run"""
+    certify: bool = False
+    """open the sealed split when all candidates have ended; otherwise `kilobit certify RUN` does"""
+    out: PlaceField | None = None
+    """run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by default"""
+    trackers: tuple[Tracker, ...] = ()
+    """receive results besides the ledger; do not change what is searched"""
+    slurm: SlurmConfig | None = None
+    """for `kilobit slurm`; does not change what is searched"""
+    kubernetes: KubernetesConfig | None = None
+    """for `kilobit kubernetes`; does not change what is searched"""
 
     @model_validator(mode="after")
     def _unique_models(self) -> Self:

@@ -29,45 +29,38 @@ def _without_password(uri: str) -> str:
 class TensorboardTracker(Config):
     """Event files for TensorBoard, one folder per candidate."""
 
-    kind: Annotated[Literal["tensorboard"], Field(description="event files")]
-    folder: Annotated[
-        LocalPath | None,
-        Field(
-            description="their folder, relative to the sweep file; by default `tensorboard` in the "
-            "run folder; required if the run folder is on an object store"
-        ),
-    ] = None
+    kind: Literal["tensorboard"]
+    """event files"""
+    folder: LocalPath | None = None
+    """their folder, relative to the sweep file; by default `tensorboard` in the run folder;
+    required if the run folder is on an object store"""
 
 
 class MlflowTracker(Config):
     """An MLflow server or database; each candidate is a run there."""
 
-    kind: Annotated[Literal["mlflow"], Field(description="MLflow")]
-    tracking_uri: Annotated[
-        str | None,
-        AfterValidator(_without_password),
-        Field(
-            min_length=1,
-            description="for example https://mlflow.example.org or sqlite:////data/mlflow.db; "
-            "MLFLOW_TRACKING_URI by default, else MLflow's own database in the current folder",
-        ),
-    ] = None
-    experiment: Annotated[
-        str | None, Field(min_length=1, description="its experiment; the sweep's name by default")
-    ] = None
+    kind: Literal["mlflow"]
+    """MLflow"""
+    tracking_uri: Annotated[str | None, AfterValidator(_without_password)] = Field(
+        default=None, min_length=1
+    )
+    """for example https://mlflow.example.org or sqlite:////data/mlflow.db; MLFLOW_TRACKING_URI by
+    default, else MLflow's own database in the current folder"""
+    experiment: str | None = Field(default=None, min_length=1)
+    """its experiment; the sweep's name by default"""
 
 
 class WandbTracker(Config):
     """Weights & Biases; each candidate is a run there, with two more processes meanwhile."""
 
-    kind: Annotated[Literal["wandb"], Field(description="Weights & Biases")]
-    project: Annotated[str, Field(min_length=1, description="its project")]
-    entity: Annotated[
-        str | None, Field(min_length=1, description="user or team; the key's own by default")
-    ] = None
-    group: Annotated[
-        str | None, Field(min_length=1, description="its group; the run folder's name by default")
-    ] = None
+    kind: Literal["wandb"]
+    """Weights & Biases"""
+    project: str = Field(min_length=1)
+    """its project"""
+    entity: str | None = Field(default=None, min_length=1)
+    """user or team; the key's own by default"""
+    group: str | None = Field(default=None, min_length=1)
+    """its group; the run folder's name by default"""
 
 
 Tracker = Annotated[TensorboardTracker | MlflowTracker | WandbTracker, Field(discriminator="kind")]
