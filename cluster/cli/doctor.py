@@ -24,12 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.fleet.nodes import on_every_node
 from kilobit.cluster.fleet.remote_driver import no_cluster
-from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.fleet.session import on_every_node, ray_session
 from kilobit.cluster.requests import DoctorRequest
 from kilobit.cluster.shards import process_group
-from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.versions import library_versions
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
-from ray import tune
+from ray import PlacementGroupID, tune
+from ray.util.placement_group import PlacementGroup, placement_group_table
 
 from kilobit.cluster.messages import BaseModelChangedError, RungReply
-from kilobit.cluster.shards.placement import is_placed
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
@@ -34,6 +34,12 @@ class WorkerAwayError(RuntimeError):
 
 class WorkerLostError(RuntimeError):
     """The worker is dead and will not be started again."""
+
+
+def is_placed(placement: str) -> bool:
+    """Return whether the placement group with this id is placed at this moment."""
+    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(placement))))
+    return bool(table.get("state") == "CREATED")
 
 
 class RungTrial(tune.Trainable):

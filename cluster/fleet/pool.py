@@ -1,8 +1,9 @@
 """The evaluator pool: Ray actors that each load one base model once and keep it.
 
 Each worker has a placement group with a bundle for every rank. While the cluster lacks free
-resources for it, or after it loses the worker's node, Ray looks for another node, and the worker is
-pending until its model is loaded there. The search continues with the workers that are ready.
+resources for it, or after it loses the worker's node, Ray keeps the group and looks for another
+node, and the worker is pending until its model is loaded there. The search continues with the
+workers that are ready.
 """
 
 import logging
@@ -13,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
-from kilobit.cluster.shards.placement import placed, request_placement
 from kilobit.cluster.sweep.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import library_versions
 from kilobit.cluster.worker.actor import EvaluatorActor
 from kilobit.evaluators.ledger.storage import Place
@@ -32,6 +38,23 @@ _NOTICES = {"notices": 2}
 # Time for workers to end the call of the latest notice.
 _GOODBYE_S = 2.0
 _LOOK_EVERY_S = 1.0
+
+
+def request_placement(config: ShardsConfig) -> PlacementGroup:
+    """Request a bundle for every rank, on as few nodes as possible; does not wait."""
+    amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
+    bundle = {name: amount for name, amount in amounts.items() if amount}
+    # Ray rejects an empty bundle; this small share of a CPU is always available.
+    placement: PlacementGroup = placement_group(
+        [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
+    )
+    return placement
+
+
+def placed() -> set[str]:
+    """Return the ids of all placement groups that are placed at this moment."""
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return {name for name, placement in table.items() if placement["state"] == "CREATED"}
 
 
 class PoolError(RuntimeError):

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
-from kilobit.cluster.fleet.nodes import own_code
+from kilobit.cluster.fleet.session import own_code
 from kilobit.search.settings import InputError
 
 _POLL_S = 0.5

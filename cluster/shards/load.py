@@ -12,8 +12,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kilobit.cluster.shards import tensor_parallel, zero3
-from kilobit.cluster.shards.placement import RankAddress
-from kilobit.cluster.shards.process_group import backend_of, join, listen
+from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
