@@ -25,7 +25,7 @@ from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, Sto
 from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kilobit.cluster.driver.bounds import Shapes, bound_bits, shapes_of
-from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus
-from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.sweep.tracker_settings import check_trackers
+from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
@@ -73,7 +71,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
     _check_cache(sweep, sweep_folder)
-    _check_trackers(sweep)
+    check_trackers(sweep.trackers)
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
@@ -118,23 +116,18 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def _check_trackers(sweep: Sweep) -> None:
-    try:
-        check_trackers(sweep.trackers)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def check_fits(sweep: Sweep) -> None:
     """Check that the workers fit on this machine.
 
     Raises:
         InputError: if they do not.
     """
-    plan_cpus(sweep, os.cpu_count() or 1)
-    import torch
+    gpus = 0
+    if sweep.workers.gpus:
+        import torch
 
-    plan_gpus(sweep, torch.cuda.device_count())
+        gpus = torch.cuda.device_count()
+    sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
 
 
 def _check_cache(sweep: Sweep, folder: Path) -> None:

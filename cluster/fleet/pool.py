@@ -23,7 +23,6 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
-from kilobit.cluster.sweep.capacity import cpus_here, cpus_of, ranks_of, workers_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import library_versions
@@ -57,6 +56,15 @@ def placed() -> set[str]:
     return {name for name, placement in table.items() if placement["state"] == "CREATED"}
 
 
+def workers_of(sweep: Sweep) -> list[Worker]:
+    """Return the workers of a sweep, which have no placement yet."""
+    return [
+        Worker(f"{model.label}-{number}", model.label)
+        for model in sweep.base_models
+        for number in range(sweep.workers.per_model)
+    ]
+
+
 class PoolError(RuntimeError):
     """The workers could not be started."""
 
@@ -82,7 +90,11 @@ class Pool:
         self, sweep: Sweep, sweep_folder: Path, run_folder: Place, attempt: int, *, local: bool
     ) -> None:
         self._sweep = sweep
-        self._cpus = cpus_here(sweep, ray.cluster_resources()) if local else cpus_of(sweep)
+        there, self._cpus = ray.cluster_resources(), sweep.workers.wanted_cpus
+        if local:
+            self._cpus = sweep.workers.cpus_here(
+                len(sweep.base_models), there.get("CPU", 0.0), there.get("GPU", 0.0)
+            )
         self._placements: dict[str, PlacementGroup] = {}
         self._handles: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
@@ -98,7 +110,7 @@ class Pool:
         actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
-            placement = request_placement(ranks_of(sweep, self._cpus))
+            placement = request_placement(sweep.workers.ranks(self._cpus))
             setup = EvaluatorSetup(
                 sweep=told,
                 sweep_folder=str(sweep_folder),
@@ -230,7 +242,7 @@ class Pool:
         without = self._away()
         if not without:
             return ""
-        ranks = ranks_of(self._sweep, self._cpus)
+        ranks = self._sweep.workers.ranks(self._cpus)
         needs = [f"{ranks.cpus_per_rank or 0:g} CPUs"]
         if ranks.gpus_per_rank:
             needs.append(f"{ranks.gpus_per_rank:g} GPUs")

@@ -17,7 +17,6 @@ from typing import Protocol, Self, TypeVar
 from pydantic import ValidationError
 
 from kilobit.cluster.requests import KubernetesRequest, SlurmRequest
-from kilobit.cluster.sweep.capacity import workers_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.search.config_file import load_config
@@ -97,8 +96,8 @@ class PlannedRun:
 def run_here(file: Path, sweep: Sweep, out: Place | None, overrides: tuple[str, ...]) -> PlannedRun:
     """Return a run on one machine with this machine's absolute paths."""
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    workers = len(workers_of(sweep))
-    return PlannedRun(sweep.name, str(file.absolute()), overrides, str(path), workers, "1")
+    here = str(file.absolute())
+    return PlannedRun(sweep.name, here, overrides, str(path), sweep.num_workers, "1")
 
 
 @dataclass(frozen=True)

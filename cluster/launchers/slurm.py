@@ -23,9 +23,9 @@ from kilobit.cluster.launchers.launcher import (
 )
 from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
 from kilobit.cluster.requests import SlurmRequest
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.search.settings import InputError
 
@@ -146,7 +146,7 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     """
     workers, size = sweep.workers, sweep.workers.shards.world_size
     most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
-    ranks = ranks_of(sweep, cpus_of(sweep))
+    ranks = workers.ranks(workers.wanted_cpus)
     # The trials of a worker reserve a small share of a CPU each.
     cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
     needs = (ranks.gpus_per_rank or 0.0, cpus)

@@ -6,10 +6,12 @@ message names file, line, field, value and what is allowed.
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -20,7 +22,6 @@ from pydantic import (
 )
 
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
-from kilobit.cluster.sweep.tracker_settings import TRACKER_KINDS, Tracker
 from kilobit.cluster.sweep.workers import Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
@@ -30,11 +31,14 @@ from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.schedulers.registry import SchedulerConfig
-from kilobit.search.settings import Config, InputError
+from kilobit.search.settings import Config, InputError, LocalPath
 from kilobit.search.space import Families
 
+# The package of each tracker. Keys come from environment variables, never from a file:
+# MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.
+_TRACKERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 # Names of variants, which pydantic puts into the location of a problem in a discriminated union.
-_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
+_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": tuple(_TRACKERS)}
 
 
 class Budget(Config):
@@ -44,6 +48,56 @@ class Budget(Config):
     """at most this many candidates in all"""
     seconds: float | None = Field(default=None, gt=0)
     """after this time no further rung is started"""
+
+
+def _without_password(uri: str) -> str:
+    if "://" in uri and "@" in uri.split("://", 1)[1].split("/", 1)[0]:
+        raise ValueError(
+            "an address must not contain a user name or password: set environment variables "
+            "instead (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN)"
+        )
+    return uri
+
+
+class TensorboardTracker(Config):
+    """Event files for TensorBoard, one folder per candidate."""
+
+    kind: Literal["tensorboard"]
+    """event files"""
+    folder: LocalPath | None = None
+    """their folder, relative to the sweep file; by default `tensorboard` in the run folder;
+    required if the run folder is on an object store"""
+
+
+class MlflowTracker(Config):
+    """An MLflow server or database; each candidate is a run there."""
+
+    kind: Literal["mlflow"]
+    """MLflow"""
+    tracking_uri: Annotated[str | None, AfterValidator(_without_password)] = Field(
+        default=None, min_length=1
+    )
+    """for example https://mlflow.example.org or sqlite:////data/mlflow.db; MLFLOW_TRACKING_URI by
+    default, else MLflow's own database in the current folder"""
+    experiment: str | None = Field(default=None, min_length=1)
+    """its experiment; the sweep's name by default"""
+
+
+class WandbTracker(Config):
+    """Weights & Biases; each candidate is a run there, with two more processes meanwhile."""
+
+    kind: Literal["wandb"]
+    """Weights & Biases"""
+    project: str = Field(min_length=1)
+    """its project"""
+    entity: str | None = Field(default=None, min_length=1)
+    """user or team; the key's own by default"""
+    group: str | None = Field(default=None, min_length=1)
+    """its group; the run folder's name by default"""
+
+
+Tracker = Annotated[TensorboardTracker | MlflowTracker | WandbTracker, Field(discriminator="kind")]
 
 
 def _place(value: Any) -> Place:
@@ -146,6 +200,11 @@ class Sweep(Config):
         return self
 
     @property
+    def num_workers(self) -> int:
+        """Return the number of workers of all base models."""
+        return self.workers.per_model * len(self.base_models)
+
+    @property
     def most_candidates(self) -> int | None:
         """Return the largest number of candidates, None if only time limits the run."""
         if self.proposer.kind not in ("random", "grid"):
@@ -188,6 +247,21 @@ def make_sweep(settings: Mapping[str, Any], folder: Path, overrides: Sequence[st
 def _with_cache(sweep: Sweep, folder: Path) -> Sweep:
     cache = None if sweep.cache is None else under(folder, sweep.cache)
     return sweep.model_copy(update={"cache": cache})
+
+
+def check_trackers(trackers: Sequence[Tracker]) -> None:
+    """Check that the package of each tracker is installed.
+
+    Raises:
+        InputError: naming the package that is not.
+    """
+    for index, config in enumerate(trackers):
+        package = _TRACKERS[config.kind]
+        if find_spec(package) is None:
+            raise InputError(
+                f"trackers.{index}: kind {config.kind!r} needs {package}, which is not installed: "
+                "pip install 'kilobit[trackers]'"
+            )
 
 
 def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:

@@ -5,9 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, InputError
 
 Layout = Literal["one", "tensor", "zero3"]
+# CPUs that a trial reserves; it only waits for messages.
+TRIAL_CPUS = 0.01
 
 
 class OffloadConfig(Config):
@@ -100,3 +102,46 @@ class Workers(Config):
     def slots(self) -> int:
         """Return the slots of a worker: the number of candidates that it runs at once."""
         return self.pack if self.pack is not None else 8 if self.gpus else 1
+
+    @property
+    def wanted_cpus(self) -> float:
+        """Return the CPUs that each rank of a worker reserves on a cluster that may grow."""
+        if self.cpus is not None:
+            return self.cpus
+        # Each slot of the worker has a trial that reserves CPUs too.
+        return max(TRIAL_CPUS, self.threads - self.slots * TRIAL_CPUS)
+
+    def cpus_here(self, num_models: int, cpus: float, gpus: float) -> float:
+        """Return the CPUs that each rank of a worker reserves of those that are there.
+
+        Raises:
+            InputError: if the workers of so many base models do not fit on these CPUs and GPUs.
+        """
+        num_workers = self.per_model * num_models
+        ranks = num_workers * self.shards.world_size
+        what = f"{num_workers} workers" if ranks == num_workers else f"{ranks} ranks of workers"
+        if self.gpus * ranks > gpus:
+            raise InputError(
+                f"workers.gpus: {what} with {self.gpus:g} GPUs each need {self.gpus * ranks:g}, "
+                f"{gpus:g} are available"
+            )
+        room = cpus - num_workers * self.slots * TRIAL_CPUS
+        if self.cpus is None:
+            # Workers take turns on the cores where there are more workers than cores.
+            share = int(1000 * room / ranks) / 1000
+            if share <= 0:
+                raise InputError(f"workers: {what} are too many for {cpus:g} CPUs")
+            return min(float(self.threads), share)
+        if self.cpus * ranks > room:
+            raise InputError(
+                f"workers.cpus: {what} with {self.cpus} CPUs each need {self.cpus * ranks:g} CPUs, "
+                f"{room:g} are available"
+            )
+        return self.cpus
+
+    def ranks(self, cpus: float) -> ShardsConfig:
+        """Return the ranks of a worker with the CPUs and GPUs of each; `cpus` is the default."""
+        shards = self.shards
+        cpus = cpus if shards.cpus_per_rank is None else shards.cpus_per_rank
+        gpus = self.gpus if shards.gpus_per_rank is None else shards.gpus_per_rank
+        return shards.model_copy(update={"cpus_per_rank": cpus, "gpus_per_rank": gpus})

@@ -23,7 +23,6 @@ from typing import Generic, TypeVar
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
-from kilobit.cluster.sweep.capacity import ranks_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.versions import check_versions
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
@@ -129,7 +128,7 @@ class RungEvaluator:
         self._crash_log = crash_log or crash_log_of(setup)
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
-        shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
+        shards, threads = sweep.workers.ranks(setup.cpus), sweep.workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
         args = (config, folder, shards, task, threads)
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)

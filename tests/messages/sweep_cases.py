@@ -214,7 +214,7 @@ WORKERS = [
         "trackers.0: kind 'wandb' needs wandb, which is not installed: pip install",
         sweep={"trackers": [{"kind": "wandb", "project": "p"}]},
         given=lambda scene: scene.monkeypatch.setattr(
-            "kilobit.cluster.sweep.tracker_settings.find_spec", lambda _: None
+            "kilobit.cluster.sweep.sweep.find_spec", lambda _: None
         ),
     ),
 ]

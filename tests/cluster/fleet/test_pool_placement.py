@@ -1,5 +1,7 @@
 """Bundles that are requested, and which of them are there."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from kilobit.cluster.driver import trial
 from kilobit.cluster.driver.trial import is_placed
 from kilobit.cluster.fleet import pool
-from kilobit.cluster.fleet.pool import placed, request_placement
+from kilobit.cluster.fleet.pool import placed, request_placement, workers_of
+from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 
 
@@ -38,3 +41,12 @@ def test_only_groups_that_ray_has_created_are_placed(monkeypatch: pytest.MonkeyP
     assert placed() == {"ab" * 18}
     assert [is_placed(name) for name in ids] == [True, False, False]
     assert not is_placed("01" * 18)
+
+
+def test_workers_are_named_by_model(write_sweep: Callable[..., Path]) -> None:
+    sweep = load_sweep(write_sweep(workers={"per_model": 2}))
+    assert [(w.name, w.model) for w in workers_of(sweep)] == [
+        ("llama-0", "llama"),
+        ("llama-1", "llama"),
+    ]
+    assert sweep.num_workers == 2
