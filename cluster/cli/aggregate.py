@@ -15,13 +15,8 @@ from rich.table import Table
 
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.requests import AggregateRequest
-from kilobit.cluster.runs.folder import (
-    RunFolder,
-    check_reachable,
-    check_writable,
-    open_run,
-    read_manifest,
-)
+from kilobit.cluster.runs.access import check_reachable, check_writable
+from kilobit.cluster.runs.folder import RunFolder, open_run, read_manifest
 from kilobit.cluster.runs.result_sources import conditions_of, entries_of, sweep_of
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.parts import with_part

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
 from kilobit.cluster.requests import ExportRequest, VerifyRequest
-from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
+from kilobit.cluster.runs.access import check_reachable
+from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 from kilobit.cluster.cli.front import imported_points_of
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.requests import ReportRequest
-from kilobit.cluster.runs.folder import check_writable
+from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
-from kilobit.cluster.runs.programs import shown_points, shown_programs
-from kilobit.cluster.runs.provenance import origin_of
+from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
 from kilobit.cluster.runs.result_sources import Imported, Source, open_sources
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.report.contents import (

@@ -13,10 +13,6 @@ RUN/run.log       one line per event
 A process has to hold the run's lock to write there: `create_run` and `reopen_run` claim an attempt
 and release it at the end. A folder that can't be used raises `InputError`, a lock that another
 process holds `LockedError`.
-
-Check, before a command begins its work, that it can write its output.
-
-Error text for a path that is not a run folder.
 """
 
 import json
@@ -25,7 +21,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -36,8 +31,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kilobit.cluster.runs.access import check_nobody_else_writes, check_reachable, make_folder
 from kilobit.cluster.runs.lock import lock_holder, lock_run
-from kilobit.cluster.runs.permissions import check_nobody_else_writes, make_folder
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
 from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
@@ -393,19 +388,6 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     return RunFolder(path.absolute(), sweep, folder, attempt), manifest
 
 
-def check_reachable(path: Place) -> None:
-    """Check that the store of a folder answers, before anything starts there.
-
-    Raises:
-        InputError: if it does not.
-    """
-    if isinstance(path, StoredPath):
-        try:
-            path.reach()
-        except OSError as error:
-            raise InputError(str(error)) from error
-
-
 def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:
     attempt = {
         "attempt": run.attempt,
@@ -432,38 +414,6 @@ def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def check_writable(option: str, folder: Place) -> None:
-    """Check that files can be created in a folder, which need not exist; nothing is left there.
-
-    Args:
-        option: the option that names it, for the message: for example `-o all`.
-        folder: for one in an object store, only check that the store answers.
-
-    Raises:
-        InputError: naming the option, the path and the reason, if no file can be created.
-    """
-    if not isinstance(folder, Path):
-        check_reachable(folder)
-        return
-    absolute = folder.absolute()
-    place = next(path for path in (absolute, *absolute.parents) if _is_seen(path))
-    try:
-        # Try it: permissions do not show read-only file systems, and do not bind root.
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{option}: can't be written: {place}: {reason}") from error
-
-
-def _is_seen(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # This user may not look into its parent, which is tried instead.
-        return False
 
 
 def no_run_error(path: Place) -> str:

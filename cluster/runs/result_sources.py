@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kilobit.cluster.runs.folder import RunFolder, check_reachable, open_run, read_manifest
+from kilobit.cluster.runs.access import check_reachable
+from kilobit.cluster.runs.folder import RunFolder, open_run, read_manifest
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge import dataset
