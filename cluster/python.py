@@ -138,8 +138,7 @@ class Run:
             InputError: if the run can't be read.
         """
         run = open_folder(self.path)
-        points = points_from(run.path.name, run.ledger.read, run.sweep, length)
-        return Front(points).on_front
+        return Front(points_from(run.path.name, run.ledger.read, run.sweep, length)).on_front
 
     def table(self, name: str | None = None, *, arrow: bool = False) -> Any:
         """Return a table as a pandas DataFrame.

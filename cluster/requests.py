@@ -8,7 +8,8 @@ imported here, because `--help` has to answer at once.
 A field of type `Place` may lie on an object store. One of type `Path` is local: a URL is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -55,6 +56,26 @@ _Seconds = Annotated[int, _whole(_MOST_SECONDS, f"whole seconds from 1 to {_MOST
 _Links = Annotated[int, _whole(_MOST_LINKS, f"1 to {_MOST_LINKS} jobs")]
 _Pause = Annotated[float, _pause, 2.0]
 _LocalWord = Annotated[str, _local_word]
+
+
+@contextmanager
+def wrong_input(*others: type[Exception]) -> Iterator[None]:
+    """Raise a ValueError of a block as an `InputError` with the same text.
+
+    Args:
+        others: further types of errors that wrong input causes there.
+
+    Raises:
+        InputError: if the block raises an error of one of these types.
+    """
+    from kilobit.search.settings import InputError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, *others) as error:
+        raise InputError(str(error)) from error
 
 
 class Request:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.requests import AggregateRequest
+from kilobit.cluster.requests import AggregateRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable, check_writable
-from kilobit.cluster.runs.folder import RunFolder, open_run, read_manifest
+from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.result_sources import conditions_of, entries_of, sweep_of
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.parts import with_part
@@ -53,7 +53,7 @@ def aggregate(request: AggregateRequest) -> int:
         raise InputError("--import and --map go together: a file, and which column is which field")
     out = _checked_out(request.out)
     try:
-        with scratch_beside(out) as scratch:
+        with wrong_input(), scratch_beside(out) as scratch:
             # An existing data set is read first, so that adding to it never loses a row.
             before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in request.runs if place.absolute() != out]
@@ -63,8 +63,6 @@ def aggregate(request: AggregateRequest) -> int:
     except KeyboardInterrupt:
         console.print(f"interrupted; nothing was written to {out}")
         return _INTERRUPTED
-    except ValueError as error:
-        raise InputError(str(error)) from error
     _print_merged(console, merged, out)
     return _DONE
 
@@ -134,17 +132,18 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
 
 
 def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
-    run, about = open_run(place), read_manifest(place)
-    identity = _identity(run, about)
+    run = open_run(place)
+    identity = _identity(run)
     name = names.name(run.path.name, identity)
     units = units_of_ledger(source, run.ledger, scratch)
-    attempts = len(about["attempts"])
-    entry = _entry(name, "run", str(run.path), identity, attempts, about, units)
+    attempts = len(run.manifest["attempts"])
+    entry = _entry(name, "run", str(run.path), identity, attempts, run.manifest, units)
     return Read(entry, conditions_of(run.sweep), units)
 
 
-def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
+def _identity(run: RunFolder) -> str:
     """Return a digest that all copies of a run share, at any time, and no other run has."""
+    about = run.manifest
     try:
         # The first claim names the process and machine that began the run, and the time.
         claim = claim_file(run.path / "ledger", 1).read_bytes().decode()

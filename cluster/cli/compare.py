@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console
-from kilobit.cluster.requests import CompareRequest
+from kilobit.cluster.requests import CompareRequest, wrong_input
 from kilobit.cluster.runs.folder import open_run
 from kilobit.evaluators.judges.answers import (
     Answer,
@@ -60,14 +60,12 @@ _MEANING = {
 def compare(request: CompareRequest) -> int:
     """Judge two sets of answers and print the strength of the first against the second."""
     console = Terminal()
-    try:
+    with wrong_input():
         settings = load_judge(request.judge)
         prompts = None if request.prompts is None else read_prompts(request.prompts)
         pairs = pair_answers(_answers(request.one), _answers(request.two), prompts)
         people = _people(settings, request.judge, pairs)
         judge = None if people is not None else _judge(settings, request.judge.absolute().parent)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     rows = people
     if judge is not None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, wide_table
-from kilobit.cluster.requests import FrontRequest
+from kilobit.cluster.requests import FrontRequest, wrong_input
 from kilobit.cluster.runs.fronts import Front, points_from, print_front
 from kilobit.cluster.runs.result_sources import Imported, open_sources
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
@@ -17,7 +17,6 @@ from kilobit.search.front.points import (
     imported_points,
 )
 from kilobit.search.programs.program import Length
-from kilobit.search.settings import InputError
 
 
 def imported_points_of(
@@ -156,7 +155,7 @@ def front(request: FrontRequest) -> int:
     sources, others = open_sources(request.runs)
     sweeps = [source.sweep for source in sources]
     length = request.length or next((sweep.length for sweep in sweeps), None)
-    try:
+    with wrong_input():
         found = Front(
             [
                 point
@@ -165,8 +164,6 @@ def front(request: FrontRequest) -> int:
             ]
         )
         imported, num_without = imported_points_of(others, length)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if request.json:
         ours = [point.as_json() for point in found.on_front]
         theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]

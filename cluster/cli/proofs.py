@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
-from kilobit.cluster.requests import ExportRequest, VerifyRequest
+from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.text import PayloadError
 from kilobit.search.records import RungRecord, VerificationRecord, rung_part
 from kilobit.search.settings import InputError
 
@@ -77,10 +76,8 @@ def verifier(run: RunFolder, points: Sequence[FrontPoint], timeout_s: int) -> It
     from kilobit.evaluators.proof.verify import Verifier, model_folder
 
     last_rung = run.sweep.rungs.count - 1
-    try:
+    with wrong_input():
         task = load_task(run.sweep.task, run.sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     digests: dict[str, set[str]] = {point.model: set() for point in points}
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
@@ -143,7 +140,6 @@ def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecor
 
 def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.program_files import (
-        ProgramError,
         read_examples,
         read_folder,
         read_train,
@@ -151,12 +147,10 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.sandbox import ProgramFailedError, network_can_be_cut, run_files
     from kilobit.evaluators.proof.verify import exact, limits_of, names_examples
 
-    try:
+    with wrong_input():
         program, manifest, ours = read_folder(request.what)
         examples = read_examples(request.what)
         train = read_train(request.what) if names_examples(program) else None
-    except (ProgramError, PayloadError) as error:
-        raise InputError(str(error)) from error
     if request.model is None:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (request.model / "config.json").is_file():
@@ -164,10 +158,8 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.export import load_frozen
 
     expected = manifest.get("base_digest")
-    try:
+    with wrong_input():
         digest = load_frozen(request.model, program).digest
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if expected not in (None, digest):
         raise InputError(
             f"--model: {request.model} is another base model: its weights have the digest "
@@ -209,14 +201,12 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
 
 def export(request: ExportRequest) -> int:
     """Write a program's adapter in PEFT's file format."""
-    from kilobit.evaluators.proof.program_files import ProgramError, read_folder
+    from kilobit.evaluators.proof.program_files import read_folder
 
-    try:
+    with wrong_input(OSError):
         read_folder(request.program)
         from kilobit.evaluators.proof.export import export_peft
 
         export_peft(request.program, request.peft, request.model)
-    except (ProgramError, PayloadError, ValueError, OSError) as error:
-        raise InputError(str(error)) from error
     print(f"{request.peft} holds the adapter; the prompt is in its README.md")
     return 0

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from kilobit.cluster.cli.front import imported_points_of
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.requests import ReportRequest
+from kilobit.cluster.requests import ReportRequest, wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
@@ -45,7 +45,7 @@ def report(request: ReportRequest) -> int:
     """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
     out = page_path(request.runs, request.out)
-    try:
+    with wrong_input():
         overlay = _overlay(request.overlay, request.columns)
         runs, imported = open_sources(request.runs)
         _check_outputs(request, out)
@@ -57,10 +57,6 @@ def report(request: ReportRequest) -> int:
         length = _length(sources, request.length)
         overlay += _imported(imported, length)
         made = make(sources, length, overlay, out)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
     console = Terminal()
     if not made.programs:
         console.print("No candidate has completed the last rung yet: there is no front.")

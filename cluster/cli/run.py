@@ -120,12 +120,12 @@ def resume(request: ResumeRequest) -> int:
         return _drive(
             request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
         )
-    from kilobit.cluster.runs.folder import check_proposer_is_known, reopen_run
+    from kilobit.cluster.runs.folder import check_proposer_is_known, open_run, reopen_run
     from kilobit.cluster.runs.fronts import print_left_out
 
     began = time.monotonic()
     console = Terminal()
-    check_proposer_is_known(request.run)
+    check_proposer_is_known(open_run(request.run))
     with reopen_run(
         request.run, take_over=request.take_over, overrides=request.overrides
     ) as run_folder:

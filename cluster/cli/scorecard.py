@@ -21,7 +21,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
 from kilobit.cluster.fleet.session import ray_kept
-from kilobit.cluster.requests import ScorecardRequest
+from kilobit.cluster.requests import ScorecardRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
@@ -90,10 +90,8 @@ def scorecard(request: ScorecardRequest) -> int:
     began = time.monotonic()
     battery, battery_folder = load_battery(request.battery)
     run = open_run(request.run)
-    try:
+    with wrong_input():
         groups = [points for points in RunFront(run).by_model.values() if points]
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if not groups:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
@@ -195,10 +193,8 @@ def measure(
     from kilobit.evaluators.model.adapted import bare
 
     config = next(c for c in run.sweep.base_models if c.label == points[0].model)
-    try:
+    with wrong_input():
         task = load_task(run.sweep.task, run.sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     frozen = _load(config, run.sweep_folder)
     _check_digest(run, points, frozen)
     base = [_rows(evaluator, bare(frozen), on_each) for evaluator in evaluators]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
-from kilobit.cluster.requests import StatusRequest
+from kilobit.cluster.requests import StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import progress_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
@@ -25,7 +25,6 @@ from kilobit.evaluators.ledger.following import Following
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.settings import InputError
 
 DONE, INTERRUPTED = 0, 130
 # Limits the share of its time that a watch spends on reading, however long the ledger is.
@@ -87,10 +86,8 @@ class WatchedRun:
             self.run = open_run(self._path)
             holder = lock_holder(self.run.path / "ledger")
             self.holder = None if holder is None else plain(str(holder))
-        try:
+        with wrong_input():
             changed = self._tables.look()
-        except ValueError as error:
-            raise InputError(str(error)) from error
         if changed or self.progress is None:
             self.progress = progress_of(self.run.sweep, self._tables)
         return self.progress

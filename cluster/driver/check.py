@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
@@ -66,10 +67,8 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         InputError: naming field and value, if the sweep can't run.
     """
     _check_folders(sweep, sweep_folder)
-    try:
+    with wrong_input():
         task = load_task(sweep.task, sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
     if sweep.cache is not None:

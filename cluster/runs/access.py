@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kilobit.cluster.requests import wrong_input
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
@@ -70,10 +71,8 @@ def check_reachable(path: Place) -> None:
         InputError: if it does not.
     """
     if isinstance(path, StoredPath):
-        try:
+        with wrong_input(OSError):
             path.reach()
-        except OSError as error:
-            raise InputError(str(error)) from error
 
 
 def check_writable(option: str, folder: Place) -> None:

@@ -23,7 +23,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_nobody_else_writes, check_reachable, make_folder
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
@@ -82,6 +83,7 @@ class RunFolder:
         locked: this process holds the lock and may write.
         left_out: parts of the ledger that were found damaged when this attempt began.
         made: this attempt created the folder.
+        manifest: content of `run.json`: its sweep, commands, versions and attempts.
     """
 
     path: Place
@@ -91,6 +93,7 @@ class RunFolder:
     locked: bool = False
     left_out: tuple[str, ...] = ()
     made: bool = False
+    manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -131,10 +134,10 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             # Another process may have begun and ended a run there between the check and the claim.
             _check_free(path, sweep)
             begin(path / "ledger", attempt)
-            folder = sweep_file.absolute().parent
-            run = RunFolder(path, sweep, folder, attempt, locked=True, made=made)
-            about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
-            _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
+            file = sweep_file.absolute()
+            about = {"created_at": _now(), "sweep_file": str(file), "ledger_schema": SCHEMA_VERSION}
+            run = RunFolder(path, sweep, file.parent, attempt, True, made=made, manifest=about)
+            _write(run, ())
         yield run
 
 
@@ -234,25 +237,23 @@ def reopen_run(
         LockedError: if another process holds the lock.
         OSError: if it can't be written.
     """
-    run, manifest = _read(path)
+    run = open_run(path)
     if isinstance(run.path, Path):
         check_nobody_else_writes(run.path)
-    if manifest.get("ledger_schema") != SCHEMA_VERSION:
+    if run.manifest.get("ledger_schema") != SCHEMA_VERSION:
         raise InputError(
             f"{path} was written by an older version: it can be read, but it can't be resumed"
         )
     change_budget(run.sweep, overrides)
     with lock_run(run.path / "ledger", take_over=take_over) as attempt:
-        try:
+        with wrong_input():
             left_out = begin(run.path / "ledger", attempt)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         # Another attempt may have changed the budget before this one was claimed.
-        run, manifest = _read(path)
-        sweep = change_budget(run.sweep, overrides)
-        run = RunFolder(run.path, sweep, run.sweep_folder, attempt, True, tuple(left_out))
+        run = open_run(path)
+        sweep, left_out = change_budget(run.sweep, overrides), tuple(left_out)
+        run = replace(run, sweep=sweep, attempt=attempt, locked=True, left_out=left_out)
         _check_enough(run)
-        _write(run, manifest, overrides)
+        _write(run, overrides)
         _sweep_scratch(run.path)
         yield run
 
@@ -287,8 +288,9 @@ def continue_run(
         OSError: if it can't be written.
     """
     path = _path_of(sweep, out)
-    check_proposer_is_known(path)
-    changed = _changed(open_run(path).sweep, sweep)
+    run = open_run(path)
+    check_proposer_is_known(run)
+    changed = _changed(run.sweep, sweep)
     if changed:
         raise InputError(
             f"{path} holds the run of another sweep: {', '.join(changed)} differs; choose another "
@@ -296,8 +298,8 @@ def continue_run(
         )
     budget = sweep.budget.model_dump(mode="json")
     overrides = [f"budget.{name}={json.dumps(value)}" for name, value in budget.items()]
-    with reopen_run(path, take_over=take_over, overrides=overrides) as run:
-        yield run
+    with reopen_run(path, take_over=take_over, overrides=overrides) as reopened:
+        yield reopened
 
 
 def _changed(before: Sweep, sweep: Sweep) -> list[str]:
@@ -325,26 +327,17 @@ def _sweep_scratch(path: Place) -> None:
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
-def open_run(path: Place) -> RunFolder:
-    """Return an existing run for reading.
-
-    Raises:
-        InputError: if there is no readable run.
-    """
-    return _read(path)[0]
-
-
-def check_proposer_is_known(path: Place) -> None:
+def check_proposer_is_known(run: RunFolder) -> None:
     """Check that this version has the proposer of a run, so that the search may go on.
 
     Raises:
-        InputError: if it has not, or there is no readable run.
+        InputError: if it has not.
     """
-    kind = _proposer_of(read_manifest(path)["sweep"])
+    kind = _proposer_of(run.manifest["sweep"])
     if kind in REMOVED_KINDS:
         raise InputError(
-            f"{path} can't be resumed: its proposer {kind!r} was removed; it can still be read, "
-            "and a new run with another proposer can begin in another folder"
+            f"{run.path} can't be resumed: its proposer {kind!r} was removed; it can still be "
+            "read, and a new run with another proposer can begin in another folder"
         )
 
 
@@ -354,16 +347,12 @@ def _proposer_of(settings: Any) -> Any:
     return proposer.get("kind") if isinstance(proposer, dict) else None
 
 
-def read_manifest(path: Place) -> dict[str, Any]:
-    """Return the manifest of a run: its sweep, commands, versions and attempts.
+def open_run(path: Place) -> RunFolder:
+    """Return an existing run for reading.
 
     Raises:
         InputError: if there is no readable run.
     """
-    return _read(path)[1]
-
-
-def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
     check_reachable(path)
     try:
@@ -385,10 +374,11 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
         raise InputError(f"{file} can't be read: {error} is missing") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
-    return RunFolder(path.absolute(), sweep, folder, attempt), manifest
+    return RunFolder(path.absolute(), sweep, folder, attempt, manifest=manifest)
 
 
-def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:
+def _write(run: RunFolder, overrides: Sequence[str]) -> None:
+    manifest = run.manifest
     attempt = {
         "attempt": run.attempt,
         "started_at": _now(),
