@@ -378,11 +378,12 @@ class DoctorRequest(Request):
 
     Attributes:
         address (--address ADDR): check all nodes of this existing Ray cluster.
-        out (--out DIR): with --address: the folder for runs; check that all nodes see it.
+        out (--out DIR): the folder for runs: check that this machine can write there, or with
+            --address that all nodes see it (default there: runs).
     """
 
     address: str | None = None
-    out: Place = Path("runs")
+    out: Place | None = None
 
 
 REQUESTS = tuple(Request.__subclasses__())

@@ -23,6 +23,7 @@ from rich.table import Table
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
 from kilobit.cluster.launchers.launcher import Local, Sweeps
+from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.log import close_log, log_to
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
@@ -45,6 +46,7 @@ _MODULES = {
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",
 }
+_CHECKING = "checking the sweep, its data and its models"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -63,17 +65,17 @@ def dispatch(request: Request) -> int:
     except KeyboardInterrupt:
         print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
-    except _failures() as error:
+    except (PoolError, *_failures()) as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return the errors that end a command; Python asks for them only once one is raised."""
+    """Return the errors that end a run; Python asks for them only once one is raised."""
     from kilobit.evaluators.ledger.fencing import SupersededError
     from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 
-    return OSError, SupersededError, DamagedRunError, DamagedError
+    return StoppedError, OSError, SupersededError, DamagedRunError, DamagedError
 
 
 def run(request: RunRequest) -> int:
@@ -99,10 +101,7 @@ def run(request: RunRequest) -> int:
     going_on = request.go_on and holds_run(sweep, request.out)
     if not going_on:
         check_free(sweep, request.out)
-    with console.status("checking the sweep file, its data and its models"):
-        from kilobit.cluster.driver.check import check_sweep
-
-        plan = check_sweep(sweep, folder, local=request.address is None)
+    plan = check(sweep, folder, console, request.address)
     with (
         continue_run(sweep, request.out, take_over=request.take_over)
         if going_on
@@ -130,13 +129,21 @@ def resume(request: ResumeRequest) -> int:
         request.run, take_over=request.take_over, overrides=request.overrides
     ) as run_folder:
         print_left_out(console, run_folder)
-        with console.status("checking the sweep file, its data and its models"):
-            from kilobit.cluster.driver.check import check_sweep
-
-            local = request.address is None
-            plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
+        plan = check(run_folder.sweep, run_folder.sweep_folder, console, request.address)
         check_s = time.monotonic() - began
         return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
+
+
+def check(sweep: Sweep, folder: Path, console: Console, address: str | None) -> "Plan":
+    """Check a sweep, its data and its models, before anything is written, and return its plan.
+
+    Raises:
+        InputError: naming field and value, if the sweep can't run.
+    """
+    with console.status(_CHECKING):
+        from kilobit.cluster.driver.check import check_sweep
+
+        return check_sweep(sweep, folder, local=address is None)
 
 
 def _logged(request: RunRequest | ResumeRequest) -> list[str]:
@@ -162,12 +169,8 @@ def _execute(
     console: Console,
     address: str | None,
     check_s: float,
-    log_level: str = "info",
+    log_level: str,
 ) -> int:
-    from kilobit.cluster.driver.attempt import StoppedError
-    from kilobit.cluster.fleet.pool import PoolError
-
-    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     began = time.monotonic()
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
@@ -176,10 +179,7 @@ def _execute(
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
-    except PoolError as error:
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
-    except stops as error:
+    except _failures() as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
@@ -199,12 +199,10 @@ def attempt(
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
     from kilobit.cluster.cli.proofs import verify_front
-    from kilobit.cluster.driver.attempt import StoppedError, execute
-    from kilobit.cluster.fleet.pool import PoolError
+    from kilobit.cluster.driver.attempt import execute
     from kilobit.cluster.runs.folder import discard_run
     from kilobit.cluster.runs.fronts import RunFront, num_ended
 
-    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
@@ -230,7 +228,7 @@ def attempt(
         if isinstance(error, ConnectionError):
             raise no_cluster(address, error) from error
         raise
-    except stops as error:
+    except _failures() as error:
         _LOG.error("stopped: %s", error)
         raise
     finally:
@@ -254,7 +252,7 @@ def _certify(front: "RunFront", console: Console) -> list[str]:
 def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
     """Run all checks that need no network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    with console.status("checking the sweep file, its data and its models"):
+    with console.status(_CHECKING):
         from kilobit.cluster.driver.check import check_fits, check_models, check_sweep
         from kilobit.evaluators.tasks.sources import DatasetMissingError
 

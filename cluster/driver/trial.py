@@ -13,7 +13,7 @@ import ray
 from ray import PlacementGroupID, tune
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
-from kilobit.cluster.messages import BaseModelChangedError, RungReply
+from kilobit.cluster.messages import BaseModelChangedError, RungReply, last_line
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
@@ -95,7 +95,7 @@ class RungTrial(tune.Trainable):
             reply: RungReply = self._await(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.ActorDiedError as error:
             # Ray raises another error while an actor is being started again.
-            raise WorkerLostError(_short(error)) from error
+            raise WorkerLostError(last_line(error)) from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, OSError | SupersededError):
@@ -137,9 +137,3 @@ class RungTrial(tune.Trainable):
         ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
         ledger.write(RungRecord, record.part, [record])
         return record
-
-
-def _short(error: BaseException) -> str:
-    """Return the line of a Ray error that says what happened, without the traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -22,7 +22,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
+from kilobit.cluster.messages import EvaluatorSetup, Notice, PoolError, Worker
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import library_versions
@@ -63,10 +63,6 @@ def workers_of(sweep: Sweep) -> list[Worker]:
         for model in sweep.base_models
         for number in range(sweep.workers.per_model)
     ]
-
-
-class PoolError(RuntimeError):
-    """The workers could not be started."""
 
 
 class Pool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.driver.attempt import StoppedError
+from kilobit.cluster.messages import StoppedError
 from kilobit.cluster.runs.folder import create_run, open_run, reopen_run
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
