@@ -114,14 +114,11 @@ def _launch_of(
     _check_paths(sweep, file, config)
     pods = pods_of(sweep, config)
     _check_size(config, pods)
-    low, high = pods.bounds(config)
     return Launch(
         name=_name_of(sweep, config),
         sweep=f"{config.sweep_folder}/{sweep.name}.yaml",
         overrides=overrides,
         out=_out_of(sweep, config, out),
-        num_workers=sweep.num_workers,
-        nodes=str(high) if low == high else f"{low}-{high}",
         text=_read(file),
         config=config,
         pods=pods,

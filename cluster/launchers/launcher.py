@@ -76,16 +76,12 @@ class PlannedRun:
         sweep: the sweep file.
         overrides: `key=value` words.
         out: the run folder.
-        num_workers: workers of all base models.
-        nodes: machines or pods for them, `2`, or `2-4` if fewer will do.
     """
 
     name: str
     sweep: str
     overrides: tuple[str, ...]
     out: str
-    num_workers: int
-    nodes: str
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -96,8 +92,7 @@ class PlannedRun:
 def run_here(file: Path, sweep: Sweep, out: Place | None, overrides: tuple[str, ...]) -> PlannedRun:
     """Return a run on one machine with this machine's absolute paths."""
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    here = str(file.absolute())
-    return PlannedRun(sweep.name, here, overrides, str(path), sweep.num_workers, "1")
+    return PlannedRun(sweep.name, str(file.absolute()), overrides, str(path))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
     ranks = math.ceil(each.world_size / parts)
     together = 1
     if each.world_size == 1 and 0 < gpus < 1:
-        together = min(_floor(1 / gpus), sweep.num_workers)
+        together = min(_floor(1 / gpus), sweep.workers.per_model * len(sweep.base_models))
         if config.cpus_per_node is not None:
             together = max(1, min(together, _floor(config.cpus_per_node / (cpus + trials))))
 

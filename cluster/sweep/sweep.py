@@ -200,11 +200,6 @@ class Sweep(Config):
         return self
 
     @property
-    def num_workers(self) -> int:
-        """Return the number of workers of all base models."""
-        return self.workers.per_model * len(self.base_models)
-
-    @property
     def most_candidates(self) -> int | None:
         """Return the largest number of candidates, None if only time limits the run."""
         if self.proposer.kind not in ("random", "grid"):
