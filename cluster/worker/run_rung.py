@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer, Scoring, WorkerContext
+from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
@@ -197,7 +197,8 @@ class RungRunner:
         for work in works:
             if not work.failed:
                 with work.guarded(), work.coding():
-                    work.scoring = self._begin(work)
+                    left = self._rows.left(work.candidate, work.rung)
+                    work.scoring = self._scorer.begin(work, left)
         scorings = [work.scoring for work in works if work.scoring is not None]
         began = time.monotonic()
         self._waves.run(scorings)
@@ -210,17 +211,6 @@ class RungRunner:
                     if scoring.error is not None:
                         raise scoring.error
                     self._rows.record(work, scoring.measured)
-
-    def _begin(self, work: Work) -> Scoring:
-        return self._scorer.begin(
-            work.candidate,
-            work.rung,
-            work.texts,
-            work.adapter,
-            work.key,
-            work.content,
-            self._rows.left(work.candidate, work.rung),
-        )
 
     def _variants(self, parent: Work) -> list[Work]:
         """Record coarser codings of an adapter as candidates of their own and return their work."""
