@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,21 +103,19 @@ def _unmixed(out: Path) -> Path:
     return out
 
 
-@dataclass
-class _Names:
-    """Distinct names of runs, one per identity."""
+Names = dict[str, str]
+"""Distinct names of runs, by identity."""
 
-    of: dict[str, str] = field(default_factory=dict)
 
-    def name(self, wanted: str, identity: str) -> str:
-        if identity not in self.of:
-            self.of[identity] = distinct_name(wanted, self.of.values())
-        return self.of[identity]
+def _name(names: Names, wanted: str, identity: str) -> str:
+    if identity not in names:
+        names[identity] = distinct_name(wanted, names.values())
+    return names[identity]
 
 
 def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) -> list[Read]:
     """Return the sources in the order in which they are given."""
-    names = _Names()
+    names: Names = {}
     reads: list[Read] = []
     for place in places:
         check_reachable(place)
@@ -131,10 +128,10 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
     return reads
 
 
-def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
+def _of_run(place: Place, names: Names, source: int, scratch: Path) -> Read:
     run = open_run(place)
     identity = _identity(run)
-    name = names.name(run.path.name, identity)
+    name = _name(names, run.path.name, identity)
     units = units_of_ledger(source, run.ledger, scratch)
     attempts = len(run.manifest["attempts"])
     entry = _entry(name, "run", str(run.path), identity, attempts, run.manifest, units)
@@ -154,10 +151,10 @@ def _identity(run: RunFolder) -> str:
     return _digest(json.dumps(began))
 
 
-def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
+def _of_dataset(place: Place, names: Names, first: int) -> list[Read]:
     entries = entries_of(place)
     reads: list[Read] = []
-    renamed = {entry.name: names.name(entry.name, entry.identity) for entry in entries}
+    renamed = {entry.name: _name(names, entry.name, entry.identity) for entry in entries}
     for number, entry in enumerate(entries, first):
         units = units_of_dataset(number, entry.name, place, renamed)
         about = entry.model_copy(update={"name": renamed[entry.name]})
@@ -166,10 +163,10 @@ def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
     return reads
 
 
-def _of_file(path: Path, mapping: str, names: _Names, source: int, scratch: Path) -> Read:
+def _of_file(path: Path, mapping: str, names: Names, source: int, scratch: Path) -> Read:
     points = with_part(read_points(path, parse_mapping(mapping)), path.name)
     identity = _digest(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {mapping}")
-    name = names.name(path.stem, identity)
+    name = _name(names, path.stem, identity)
     copied = copy_of(points, scratch / f"{source}-points.parquet")
     units = {"points": units_of(source, "points", [copied], scratch)}
     about = {"file": str(path.absolute()), "map": mapping}

@@ -33,7 +33,6 @@ from kilobit.evaluators.judges.judges import EndpointJudge, FileJudge
 from kilobit.evaluators.judges.preference import (
     Judge,
     Judged,
-    Pair,
     Summary,
     judge_pairs,
     num_questions,
@@ -64,9 +63,12 @@ def compare(request: CompareRequest) -> int:
         settings = load_judge(request.judge)
         prompts = None if request.prompts is None else read_prompts(request.prompts)
         pairs = pair_answers(_answers(request.one), _answers(request.two), prompts)
-        people = _people(settings, request.judge, pairs)
-        judge = None if people is not None else _judge(settings, request.judge.absolute().parent)
-    rows = people
+        folder = request.judge.absolute().parent
+        judge: Judge | None = None
+        if isinstance(settings, FileJudge):
+            rows = read_verdicts(folder / settings.path, pairs)
+        else:
+            judge = _judge(settings, folder)
     if judge is not None:
         try:
             # Progress goes to stderr, because a program may read stdout.
@@ -77,7 +79,6 @@ def compare(request: CompareRequest) -> int:
             print(f"kilobit: {plain(str(error))}", file=sys.stderr)
             _print_spent(stderr_console(), judge, settings)
             return _FAILED
-    assert rows is not None
     if request.rows is not None:
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
         write_whole(request.rows, "".join(lines).encode())
@@ -126,13 +127,6 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
         one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
         for one in PredictionRecord.all_of(last)
     }
-
-
-def _people(settings: AnyJudge, file: Path, pairs: Sequence[Pair]) -> list[Judged] | None:
-    """Return the recorded verdicts of people, None if the judge is not a file of verdicts."""
-    if not isinstance(settings, FileJudge):
-        return None
-    return read_verdicts(file.absolute().parent / settings.path, pairs)
 
 
 def _judge(settings: AnyJudge, folder: Path) -> Judge:

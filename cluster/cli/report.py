@@ -48,7 +48,9 @@ def report(request: ReportRequest) -> int:
     with wrong_input():
         overlay = _overlay(request.overlay, request.columns)
         runs, imported = open_sources(request.runs)
-        _check_outputs(request, out)
+        check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
+        if request.figures is not None:
+            check_writable(f"--figures {request.figures}", request.figures)
         if not runs:
             raise InputError(
                 "there is no run in it, only imported points: `kilobit front` shows them"
@@ -145,17 +147,6 @@ def page_path(runs: Sequence[Place], out: Place | None) -> Place:
             "(--figures DIR writes pictures as PDF and PNG)"
         )
     return out
-
-
-def _check_outputs(request: ReportRequest, out: Place) -> None:
-    """Check that the page and the figures can be written.
-
-    Raises:
-        InputError: naming the option and the reason, if not.
-    """
-    check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
-    if request.figures is not None:
-        check_writable(f"--figures {request.figures}", request.figures)
 
 
 def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:

@@ -8,6 +8,7 @@ written to RUN/scorecard.parquet, whole or not at all, one line per item and par
 The terminal shows programs in rows, items in columns, and harm in red.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -120,7 +121,8 @@ def scorecard(request: ScorecardRequest) -> int:
     lines = judge_lines(lines)
     write_whole(run.path / FILE, encoded(lines))
     if request.json:
-        _print_json(lines)
+        for line in lines:
+            print(json.dumps(line.as_json()))
     else:
         print_card(console, lines, missing)
         seconds = time.monotonic() - began
@@ -131,13 +133,6 @@ def scorecard(request: ScorecardRequest) -> int:
 def encoded(lines: Sequence[SideEffect]) -> bytes:
     """Return the bytes of scorecard.parquet."""
     return as_parquet(pa.Table.from_pylist([line.as_json() for line in lines], schema=_SCHEMA))
-
-
-def _print_json(lines: Sequence[SideEffect]) -> None:
-    import json
-
-    for line in lines:
-        print(json.dumps(line.as_json()))
 
 
 def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[str, str]]:

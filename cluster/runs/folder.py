@@ -250,8 +250,8 @@ def reopen_run(
             left_out = begin(run.path / "ledger", attempt)
         # Another attempt may have changed the budget before this one was claimed.
         run = open_run(path)
-        sweep, left_out = change_budget(run.sweep, overrides), tuple(left_out)
-        run = replace(run, sweep=sweep, attempt=attempt, locked=True, left_out=left_out)
+        sweep = change_budget(run.sweep, overrides)
+        run = replace(run, sweep=sweep, attempt=attempt, locked=True, left_out=tuple(left_out))
         _check_enough(run)
         _write(run, overrides)
         _sweep_scratch(run.path)

@@ -163,7 +163,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
         "program": [str(p.program_bits) for p in points],
         "payload": [str(p.payload_bits) for p in points],
         "score": [f"{p.score:.3f}" for p in points],
-        "95 % interval": [_range(p.lower, p.upper) for p in points],
+        "95 % interval": [range_text(p.lower, p.upper) for p in points],
         "sealed split": [_sealed(p.certificate) for p in points],
         "family": [p.family for p in points],
         "verified": [verified[p.verified] for p in points],
@@ -180,14 +180,15 @@ def certified_text(points: list[FrontPoint], target: float) -> str:
     return "not certified" if best is None else f"not certified: best lower bound {best:.3f}"
 
 
-def _range(lower: float | None, upper: float | None) -> str:
+def range_text(lower: float | None, upper: float | None) -> str:
+    """Return an interval as text, empty if a bound is unknown."""
     return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
 
 
 def _sealed(certificate: CertificateRecord | None) -> str:
     if certificate is None:
         return "not run"
-    return _range(certificate.lower, certificate.upper) or "failed"
+    return range_text(certificate.lower, certificate.upper) or "failed"
 
 
 def _what_holds(certificate: CertificateRecord) -> str:
