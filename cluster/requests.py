@@ -87,6 +87,14 @@ class Request:
         """Name the command as its class is named."""
         cls.command = cls.__name__.removesuffix("Request").lower()
 
+    @property
+    def reads(self) -> tuple[Place, ...]:
+        """Return the folders of runs, data sets and programs whose results the command reads."""
+        given = (getattr(self, name, ()) for name in ("run", "runs", "what"))
+        return tuple(
+            place for one in given for place in (one if isinstance(one, tuple) else (one,))
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest(Request):

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console
 from kilobit.cluster.requests import CompareRequest, wrong_input
-from kilobit.cluster.runs.folder import open_run
 from kilobit.evaluators.judges.answers import (
     Answer,
     pair_answers,
@@ -41,8 +39,6 @@ from kilobit.evaluators.judges.preference import (
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.evaluators.statistics.ties import Strength, strengths
-from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.records import PredictionRecord
 from kilobit.search.settings import InputError
 
 _DONE, _FAILED = 0, 1
@@ -106,6 +102,12 @@ def _answers(text: str) -> dict[str, Answer]:
 
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
+    import pyarrow.compute as pc
+
+    from kilobit.cluster.runs.folder import open_run
+    from kilobit.evaluators.tasks.registry import load_task
+    from kilobit.search.records import PredictionRecord
+
     run = open_run(path)
     (known,) = run.ledger.read("candidates", ["candidate"]).columns
     found = sorted({one for one in known.to_pylist() if name and one.startswith(name)})

@@ -21,14 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
-from kilobit.cluster.launchers.launcher import Local, Sweeps
 from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
-from kilobit.cluster.runs.log import close_log, log_to
-from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +32,7 @@ if TYPE_CHECKING:
     from kilobit.cluster.driver.check import Plan
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
+    from kilobit.cluster.sweep.sweep import Sweep
 
 _LOG = logging.getLogger("kilobit")
 # Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
@@ -54,6 +51,8 @@ def dispatch(request: Request) -> int:
     """Run the command of a request and return its exit status."""
     name = request.command
     try:
+        for place in request.reads:
+            check_there(place)
         module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:
@@ -80,6 +79,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def run(request: RunRequest) -> int:
     """Begin a run, or only check its sweep file."""
+    from kilobit.cluster.fleet.remote_driver import is_outside
+    from kilobit.cluster.launchers.launcher import Local, Sweeps
+    from kilobit.cluster.sweep.sweep import load_sweep
+
     began = time.monotonic()
     console = Terminal()
     if is_outside(request.address) and not request.dry_run:
@@ -114,6 +117,8 @@ def run(request: RunRequest) -> int:
 
 def resume(request: ResumeRequest) -> int:
     """Resume a run."""
+    from kilobit.cluster.fleet.remote_driver import is_outside
+
     if is_outside(request.address):
         flags = ["--take-over"] * request.take_over + _logged(request)
         return _drive(
@@ -134,7 +139,7 @@ def resume(request: ResumeRequest) -> int:
         return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
 
 
-def check(sweep: Sweep, folder: Path, console: Console, address: str | None) -> "Plan":
+def check(sweep: "Sweep", folder: Path, console: Console, address: str | None) -> "Plan":
     """Check a sweep, its data and its models, before anything is written, and return its plan.
 
     Raises:
@@ -152,6 +157,7 @@ def _logged(request: RunRequest | ResumeRequest) -> list[str]:
 
 def _drive(address: str, words: Sequence[str]) -> int:
     """Run a command on the cluster behind an address and show its output."""
+    from kilobit.cluster.fleet.remote_driver import drive, no_cluster
 
     def show(text: str) -> None:
         sys.stdout.write(text)
@@ -200,8 +206,10 @@ def attempt(
     """
     from kilobit.cluster.cli.proofs import verify_front
     from kilobit.cluster.driver.attempt import execute
+    from kilobit.cluster.fleet.remote_driver import no_cluster
     from kilobit.cluster.runs.folder import discard_run
     from kilobit.cluster.runs.fronts import RunFront, num_ended
+    from kilobit.cluster.runs.log import close_log, log_to
 
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
@@ -249,7 +257,7 @@ def _certify(front: "RunFront", console: Console) -> list[str]:
         return [str(error)]
 
 
-def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
+def _dry_run(console: Console, sweep: "Sweep", folder: Path, *, local: bool) -> int:
     """Run all checks that need no network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status(_CHECKING):
@@ -306,6 +314,7 @@ def _summarise(
     front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
     from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text
+    from kilobit.search.records import RungRecord
 
     run_folder = front.run
     rungs = run_folder.ledger.records(

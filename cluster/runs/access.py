@@ -64,6 +64,18 @@ def _name(find: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
+def check_there(path: Place) -> None:
+    """Check that a folder that is to be read exists, before a library is loaded that reads it.
+
+    A store is asked later, by `check_reachable`.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if isinstance(path, Path) and not path.exists():
+        raise InputError(f"{path} holds no run: there is no such folder")
+
+
 def check_reachable(path: Place) -> None:
     """Check that the store of a folder answers, before anything starts there.
 

@@ -32,7 +32,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from kilobit.cluster.requests import wrong_input
-from kilobit.cluster.runs.access import check_nobody_else_writes, check_reachable, make_folder
+from kilobit.cluster.runs.access import (
+    check_nobody_else_writes,
+    check_reachable,
+    check_there,
+    make_folder,
+)
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
 from kilobit.evaluators.ledger.compaction import begin
@@ -354,6 +359,7 @@ def open_run(path: Place) -> RunFolder:
         InputError: if there is no readable run.
     """
     file = path / "run.json"
+    check_there(path)
     check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
@@ -414,8 +420,6 @@ def no_run_error(path: Place) -> str:
     if is_dataset(path):
         return f"{path} is a data set, which front, report and aggregate read"
     if isinstance(path, Path):
-        if not path.exists():
-            return f"{path} holds no run: there is no such folder"
         if not path.is_dir():
             return f"{path} is a file, not the folder of a run"
         runs = _runs_in(path)

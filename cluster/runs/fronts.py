@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 
 from kilobit.cluster.console import fitting_table
@@ -231,7 +230,7 @@ def num_lost(run_folder: RunFolder) -> int:
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
     (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
-    return int(pc.count(positions).as_py()) - num_ended(run_folder)
+    return len(positions) - positions.null_count - num_ended(run_folder)
 
 
 def draw(front: RunFront, path: Place) -> None:
