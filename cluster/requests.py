@@ -70,11 +70,12 @@ def wrong_input(*others: type[Exception]) -> Iterator[None]:
     """
     from kilobit.search.settings import InputError
 
+    kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
     except InputError:
         raise
-    except (ValueError, *others) as error:
+    except kinds as error:
         raise InputError(str(error)) from error
 
 

@@ -64,17 +64,17 @@ def dispatch(request: Request) -> int:
     except KeyboardInterrupt:
         print("interrupted before anything started", file=sys.stderr)
         return INTERRUPTED
-    except (PoolError, *_failures()) as error:
+    except _failures() as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         return FAILED
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return the errors that end a run; Python asks for them only once one is raised."""
+    """Return the errors that end a command; Python asks for them only once one is raised."""
     from kilobit.evaluators.ledger.fencing import SupersededError
     from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 
-    return StoppedError, OSError, SupersededError, DamagedRunError, DamagedError
+    return PoolError, StoppedError, OSError, SupersededError, DamagedRunError, DamagedError
 
 
 def run(request: RunRequest) -> int:
@@ -185,6 +185,9 @@ def _execute(
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
+    except PoolError:
+        # The run is deleted, so it can't be resumed.
+        raise
     except _failures() as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")

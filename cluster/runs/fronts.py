@@ -230,7 +230,7 @@ def num_lost(run_folder: RunFolder) -> int:
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
     (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
-    return len(positions) - positions.null_count - num_ended(run_folder)
+    return int(len(positions) - positions.null_count) - num_ended(run_folder)
 
 
 def draw(front: RunFront, path: Place) -> None:
