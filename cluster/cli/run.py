@@ -186,7 +186,7 @@ def _execute(
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
     except PoolError:
-        # The run is deleted, so it can't be resumed.
+        # Nothing has begun that could be resumed.
         raise
     except _failures() as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
