@@ -6,7 +6,7 @@ in place; any other output gets a line with the time for each look at which some
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -118,12 +118,8 @@ def _watch_table(
 ) -> None:
     watch.look()
     with Live(view(watch, console), console=console, auto_refresh=False) as live:
-        while watch.holder is not None:
-            began = time.monotonic()
-            watch.look()
+        for _ in _looks(watch, every_s, sleep):
             live.update(view(watch, console), refresh=True)
-            if watch.holder is not None:
-                sleep(_pause(every_s, time.monotonic() - began))
 
 
 def _watch_lines(
@@ -131,18 +127,19 @@ def _watch_lines(
 ) -> None:
     before = watch.look()
     _print(console, watch, watching=True)
-    while watch.holder is not None:
-        began = time.monotonic()
-        after = watch.look()
+    for after in _looks(watch, every_s, sleep):
         for line in news(before, after, watch):
             console.print(f"{datetime.now(UTC):%H:%M:%S} {line}")
         before = after
+
+
+def _looks(watch: WatchedRun, every_s: float, sleep: Callable[[float], None]) -> Iterator[Progress]:
+    """Yield the progress of a run again and again, until the run is not locked."""
+    while watch.holder is not None:
+        began = time.monotonic()
+        yield watch.look()
         if watch.holder is not None:
-            sleep(_pause(every_s, time.monotonic() - began))
-
-
-def _pause(every_s: float, looking_s: float) -> float:
-    return max(every_s, looking_s / _LOOKING_SHARE)
+            sleep(max(every_s, (time.monotonic() - began) / _LOOKING_SHARE))
 
 
 def view(watch: WatchedRun, console: Console) -> RenderableType:

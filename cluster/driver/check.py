@@ -6,7 +6,7 @@ unchecked here.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,11 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
-    labels = [model.label for model in sweep.base_models]
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan
-    candidates = list_candidates(sweep, task, labels)
+    candidates = list_candidates(sweep, task)
     return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
 
 
@@ -132,11 +131,11 @@ def check_fits(sweep: Sweep) -> None:
     sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
 
 
-def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:
+def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
     """Return all candidates of a finite proposer, alternating between the models."""
-    proposer = make_proposer(sweep.proposer, sweep.families, task, labels, sweep.seed)
+    waiting = [model.label for model in sweep.base_models]
+    proposer = make_proposer(sweep.proposer, sweep.families, task, list(waiting), sweep.seed)
     found: list[Candidate] = []
-    waiting = list(labels)
     most = sweep.budget.candidates
     while waiting and (most is None or len(found) < most):
         model = waiting.pop(0)
