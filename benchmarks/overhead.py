@@ -24,8 +24,8 @@ from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, Sto
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt

@@ -148,17 +148,17 @@ REFUSALS = {
         {"taken/thesis.tex": "x"},
         READS_RUNS,
     ),
-    "resume without a run": Refusal("resume NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
-    "status without a run": Refusal("status NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
-    "front without a run": Refusal("front NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
+    "resume without a run": Refusal("resume NOT_A_RUN", NO_RUN),
+    "status without a run": Refusal("status NOT_A_RUN", NO_RUN),
+    "front without a run": Refusal("front NOT_A_RUN", NO_RUN),
     "front of a folder without a run": Refusal(
         "front other", "holds no run", {"other/x": ""}, READS_RUNS
     ),
-    "report without a run": Refusal("report NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
-    "verify without a run": Refusal("verify NOT_A_RUN", "NOT_A_RUN", allowed=READS_RUNS),
-    "certify without a run": Refusal("certify NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
-    "scorecard without a run": Refusal("scorecard NOT_A_RUN", NO_RUN, allowed=READS_RUNS),
-    "aggregate without a run": Refusal("aggregate NOT_A_RUN -o all", NO_RUN, allowed=READS_RUNS),
+    "report without a run": Refusal("report NOT_A_RUN", NO_RUN),
+    "verify without a run": Refusal("verify NOT_A_RUN", "NOT_A_RUN"),
+    "certify without a run": Refusal("certify NOT_A_RUN", NO_RUN),
+    "scorecard without a run": Refusal("scorecard NOT_A_RUN", NO_RUN),
+    "aggregate without a run": Refusal("aggregate NOT_A_RUN -o all", NO_RUN),
     "aggregate of nothing": Refusal("aggregate -o all", "--import", allowed=READS_RUNS),
     "export without a program": Refusal(
         "export NOTHING --peft out --model model", "NOTHING", allowed=READS_RUNS
@@ -167,7 +167,6 @@ REFUSALS = {
         "compare a.jsonl a.jsonl --judge none.yaml",
         "none.yaml",
         {"a.jsonl": LINES},
-        allowed=READS_RUNS,
     ),
     "slurm with a wrong key": Refusal(
         "slurm bad.yaml --print", "unknown key", {"bad.yaml": SWEEP + "seeed: 1\n"}

@@ -18,10 +18,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kilobit.cluster.fleet.pool import request_placement
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.shards.load import load_sharded
-from kilobit.cluster.shards.placement import RankAddress, request_placement
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import local_tensors
 from kilobit.search.base_model import BaseModelConfig

@@ -36,6 +36,14 @@ class BaseModelChangedError(RuntimeError):
     """The weights of the base model have changed; later results could not be trusted."""
 
 
+class PoolError(RuntimeError):
+    """The workers could not be started."""
+
+
+class StoppedError(RuntimeError):
+    """The run had to stop: its ledger can't be written, or a newer attempt has begun."""
+
+
 @dataclass(frozen=True)
 class EvaluatorSetup:
     """Settings of an evaluator, sent to its worker as a message.
@@ -137,6 +145,12 @@ class KeptLog(logging.Handler):
         finally:
             self.release()
         return taken
+
+
+def last_line(error: BaseException) -> str:
+    """Return the line of an error that says what happened, without a traceback before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def keep_log(level: int) -> KeptLog:

@@ -138,8 +138,7 @@ class Run:
             InputError: if the run can't be read.
         """
         run = open_folder(self.path)
-        points = points_from(run.path.name, run.ledger.read, run.sweep, length)
-        return Front(points).on_front
+        return Front(points_from(run.path.name, run.ledger.read, run.sweep, length)).on_front
 
     def table(self, name: str | None = None, *, arrow: bool = False) -> Any:
         """Return a table as a pandas DataFrame.
@@ -395,15 +394,14 @@ def _search(
 
 def _check(settings: Settings, folder: Path, address: str | None, console: Console) -> "Plan":
     """Check the sweep, its data and its models, before anything is written."""
+    from kilobit.cluster.cli.run import check
+
     if is_outside(address):
         raise InputError(
             f"address: {address} connects from outside of the cluster: give HOST:PORT on one of "
             "its machines, or use `kilobit run --address`"
         )
-    with console.status("checking the sweep, its data and its models"):
-        from kilobit.cluster.driver.check import check_sweep
-
-        return check_sweep(settings, folder, local=address is None)
+    return check(settings, folder, console, address)
 
 
 def _completed(front: RunFront) -> pa.Table:
@@ -459,9 +457,6 @@ def _place(argument: str, path: str | os.PathLike[str]) -> Place:
 
 
 def _cell(value: object) -> str:
-    text = (
-        {True: "yes", False: "no", None: ""}.get(value) if isinstance(value, bool | None) else None
-    )
-    if text is None:
-        text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return escape(text)
+    if isinstance(value, bool | None):
+        return {True: "yes", False: "no", None: ""}[value]
+    return escape(f"{value:.3f}" if isinstance(value, float) else str(value))

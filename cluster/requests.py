@@ -8,7 +8,8 @@ imported here, because `--help` has to answer at once.
 A field of type `Place` may lie on an object store. One of type `Path` is local: a URL is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -57,6 +58,27 @@ _Pause = Annotated[float, _pause, 2.0]
 _LocalWord = Annotated[str, _local_word]
 
 
+@contextmanager
+def wrong_input(*others: type[Exception]) -> Iterator[None]:
+    """Raise a ValueError of a block as an `InputError` with the same text.
+
+    Args:
+        others: further types of errors that wrong input causes there.
+
+    Raises:
+        InputError: if the block raises an error of one of these types.
+    """
+    from kilobit.search.settings import InputError
+
+    kinds: tuple[type[Exception], ...] = (ValueError, *others)
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        raise InputError(str(error)) from error
+
+
 class Request:
     """A command and all that it is asked to do."""
 
@@ -65,6 +87,14 @@ class Request:
     def __init_subclass__(cls) -> None:
         """Name the command as its class is named."""
         cls.command = cls.__name__.removesuffix("Request").lower()
+
+    @property
+    def reads(self) -> tuple[Place, ...]:
+        """Return the folders of runs, data sets and programs whose results the command reads."""
+        given = (getattr(self, name, ()) for name in ("run", "runs", "what"))
+        return tuple(
+            place for one in given for place in (one if isinstance(one, tuple) else (one,))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,11 +395,12 @@ class DoctorRequest(Request):
 
     Attributes:
         address (--address ADDR): check all nodes of this existing Ray cluster.
-        out (--out DIR): with --address: the folder for runs; check that all nodes see it.
+        out (--out DIR): the folder for runs: check that this machine can write there, or with
+            --address that all nodes see it (default there: runs).
     """
 
     address: str | None = None
-    out: Place = Path("runs")
+    out: Place | None = None
 
 
 REQUESTS = tuple(Request.__subclasses__())

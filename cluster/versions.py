@@ -24,18 +24,22 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def differences(there: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Return a text for each library that has another version than is wanted."""
+    return [
+        f"{name} {there.get(name)} instead of {version}"
+        for name, version in wanted.items()
+        if there.get(name) != version
+    ]
+
+
 def check_versions(of_the_driver: Mapping[str, str]) -> None:
     """Compare this node's libraries with the driver's.
 
     Raises:
         ValueError: naming node and versions, if they differ.
     """
-    here = library_versions()
-    differing = [
-        f"{name} {here.get(name)} instead of {wanted}"
-        for name, wanted in of_the_driver.items()
-        if here.get(name) != wanted
-    ]
+    differing = differences(library_versions(), of_the_driver)
     if differing:
         raise ValueError(
             f"node {platform.node()} has {', '.join(differing)}: install the driver's versions "

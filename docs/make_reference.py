@@ -7,9 +7,12 @@ tables.
 """
 
 import argparse
+import ast
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from kilobit import launch
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.parts import columns
 from kilobit.search.records import RECORDS
+from kilobit.search.settings import Config
 
 SWEEP_HEAD = """\
 # The sweep file
@@ -53,12 +57,31 @@ def _type(schema: dict[str, Any]) -> str:
     return " ".join([schema.get("type", "anything"), ", ".join(bounds)]).strip()
 
 
-def _table(model: dict[str, Any]) -> list[str]:
+@cache
+def _said(name: str) -> dict[str, str]:
+    """Return the texts below the fields of a model, by field."""
+    (model,) = [each for each in _models(Config) if each.__name__ == name]
+    (tree,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _models(base: type[Config]) -> Iterator[type[Config]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
+
+
+def _table(name: str, model: dict[str, Any]) -> list[str]:
     required = model.get("required", [])
     lines = ["| key | holds | default | meaning |", "|---|---|---|---|"]
     for key, schema in model["properties"].items():
         default = "required" if key in required else f"`{json.dumps(schema.get('default'))}`"
-        meaning = schema.get("description", "")
+        meaning = schema.get("description") or _said(name)[key]
         lines.append(f"| `{key}` | {_type(schema)} | {default} | {meaning} |")
     return lines
 
@@ -66,11 +89,11 @@ def _table(model: dict[str, Any]) -> list[str]:
 def sweep_file() -> str:
     """Return the page of the sweep file."""
     schema = Sweep.model_json_schema()
-    lines = [SWEEP_HEAD, "## Sweep", "", *_table(schema)]
+    lines = [SWEEP_HEAD, "## Sweep", "", *_table("Sweep", schema)]
     for name, model in sorted(schema["$defs"].items()):
         if "properties" in model:
             summary = model.get("description", "").splitlines()[:1]
-            lines += ["", f"## {name}", "", *summary, "", *_table(model)]
+            lines += ["", f"## {name}", "", *summary, "", *_table(name, model)]
     return "\n".join(lines) + "\n"
 
 

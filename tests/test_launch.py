@@ -179,7 +179,7 @@ def test_the_exit_status_says_how_a_command_ended(
         return 0
 
     monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
-    assert launch.main(["status", "run"]) == status
+    assert launch.main(["status", "."]) == status
     said = capsys.readouterr().err
     assert said.startswith(message)
     assert len(said.splitlines()) == (status != 0)
@@ -193,7 +193,7 @@ def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.Monke
         return 0
 
     monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
-    assert launch.main(["status", "run"]) == 130
+    assert launch.main(["status", "."]) == 130
 
 
 def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
         "from kilobit import launch\n"
         "from kilobit.cluster.cli import status\n"
         "status.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
-        "sys.exit(launch.main(['status', 'run']))\n"
+        "sys.exit(launch.main(['status', '.']))\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(script)],

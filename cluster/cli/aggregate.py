@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.requests import AggregateRequest
-from kilobit.cluster.runs.folder import (
-    RunFolder,
-    check_reachable,
-    check_writable,
-    open_run,
-    read_manifest,
-)
+from kilobit.cluster.requests import AggregateRequest, wrong_input
+from kilobit.cluster.runs.access import check_reachable, check_writable
+from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.result_sources import conditions_of, entries_of, sweep_of
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.parts import with_part
@@ -58,7 +52,7 @@ def aggregate(request: AggregateRequest) -> int:
         raise InputError("--import and --map go together: a file, and which column is which field")
     out = _checked_out(request.out)
     try:
-        with scratch_beside(out) as scratch:
+        with wrong_input(), scratch_beside(out) as scratch:
             # An existing data set is read first, so that adding to it never loses a row.
             before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in request.runs if place.absolute() != out]
@@ -68,8 +62,6 @@ def aggregate(request: AggregateRequest) -> int:
     except KeyboardInterrupt:
         console.print(f"interrupted; nothing was written to {out}")
         return _INTERRUPTED
-    except ValueError as error:
-        raise InputError(str(error)) from error
     _print_merged(console, merged, out)
     return _DONE
 
@@ -111,21 +103,19 @@ def _unmixed(out: Path) -> Path:
     return out
 
 
-@dataclass
-class _Names:
-    """Distinct names of runs, one per identity."""
+Names = dict[str, str]
+"""Distinct names of runs, by identity."""
 
-    of: dict[str, str] = field(default_factory=dict)
 
-    def name(self, wanted: str, identity: str) -> str:
-        if identity not in self.of:
-            self.of[identity] = distinct_name(wanted, self.of.values())
-        return self.of[identity]
+def _name(names: Names, wanted: str, identity: str) -> str:
+    if identity not in names:
+        names[identity] = distinct_name(wanted, names.values())
+    return names[identity]
 
 
 def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) -> list[Read]:
     """Return the sources in the order in which they are given."""
-    names = _Names()
+    names: Names = {}
     reads: list[Read] = []
     for place in places:
         check_reachable(place)
@@ -138,18 +128,19 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
     return reads
 
 
-def _of_run(place: Place, names: _Names, source: int, scratch: Path) -> Read:
-    run, about = open_run(place), read_manifest(place)
-    identity = _identity(run, about)
-    name = names.name(run.path.name, identity)
+def _of_run(place: Place, names: Names, source: int, scratch: Path) -> Read:
+    run = open_run(place)
+    identity = _identity(run)
+    name = _name(names, run.path.name, identity)
     units = units_of_ledger(source, run.ledger, scratch)
-    attempts = len(about["attempts"])
-    entry = _entry(name, "run", str(run.path), identity, attempts, about, units)
+    attempts = len(run.manifest["attempts"])
+    entry = _entry(name, "run", str(run.path), identity, attempts, run.manifest, units)
     return Read(entry, conditions_of(run.sweep), units)
 
 
-def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
+def _identity(run: RunFolder) -> str:
     """Return a digest that all copies of a run share, at any time, and no other run has."""
+    about = run.manifest
     try:
         # The first claim names the process and machine that began the run, and the time.
         claim = claim_file(run.path / "ledger", 1).read_bytes().decode()
@@ -160,10 +151,10 @@ def _identity(run: RunFolder, about: Mapping[str, Any]) -> str:
     return _digest(json.dumps(began))
 
 
-def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
+def _of_dataset(place: Place, names: Names, first: int) -> list[Read]:
     entries = entries_of(place)
     reads: list[Read] = []
-    renamed = {entry.name: names.name(entry.name, entry.identity) for entry in entries}
+    renamed = {entry.name: _name(names, entry.name, entry.identity) for entry in entries}
     for number, entry in enumerate(entries, first):
         units = units_of_dataset(number, entry.name, place, renamed)
         about = entry.model_copy(update={"name": renamed[entry.name]})
@@ -172,10 +163,10 @@ def _of_dataset(place: Place, names: _Names, first: int) -> list[Read]:
     return reads
 
 
-def _of_file(path: Path, mapping: str, names: _Names, source: int, scratch: Path) -> Read:
+def _of_file(path: Path, mapping: str, names: Names, source: int, scratch: Path) -> Read:
     points = with_part(read_points(path, parse_mapping(mapping)), path.name)
     identity = _digest(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {mapping}")
-    name = names.name(path.stem, identity)
+    name = _name(names, path.stem, identity)
     copied = copy_of(points, scratch / f"{source}-points.parquet")
     units = {"points": units_of(source, "points", [copied], scratch)}
     about = {"file": str(path.absolute()), "map": mapping}

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
 from kilobit.cluster.console import Terminal, followed, waiting
-from kilobit.cluster.requests import CertifyRequest
+from kilobit.cluster.requests import CertifyRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
     Front,
@@ -64,10 +64,8 @@ def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     refuse_same_seeds(runs)
     for run in runs:
         print_left_out(console, run)
-        try:
+        with wrong_input():
             left, lost = num_running(run), num_lost(run)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         if lost:
             # A sealed split is opened for one choice of programs, so the front must be complete.
             console.print(

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console
-from kilobit.cluster.requests import CompareRequest
-from kilobit.cluster.runs.folder import open_run
+from kilobit.cluster.requests import CompareRequest, wrong_input
 from kilobit.evaluators.judges.answers import (
     Answer,
     pair_answers,
@@ -33,7 +31,6 @@ from kilobit.evaluators.judges.judges import EndpointJudge, FileJudge
 from kilobit.evaluators.judges.preference import (
     Judge,
     Judged,
-    Pair,
     Summary,
     judge_pairs,
     num_questions,
@@ -42,8 +39,6 @@ from kilobit.evaluators.judges.preference import (
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.evaluators.statistics.ties import Strength, strengths
-from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.records import PredictionRecord
 from kilobit.search.settings import InputError
 
 _DONE, _FAILED = 0, 1
@@ -60,15 +55,16 @@ _MEANING = {
 def compare(request: CompareRequest) -> int:
     """Judge two sets of answers and print the strength of the first against the second."""
     console = Terminal()
-    try:
+    with wrong_input():
         settings = load_judge(request.judge)
         prompts = None if request.prompts is None else read_prompts(request.prompts)
         pairs = pair_answers(_answers(request.one), _answers(request.two), prompts)
-        people = _people(settings, request.judge, pairs)
-        judge = None if people is not None else _judge(settings, request.judge.absolute().parent)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    rows = people
+        folder = request.judge.absolute().parent
+        judge: Judge | None = None
+        if isinstance(settings, FileJudge):
+            rows = read_verdicts(folder / settings.path, pairs)
+        else:
+            judge = _judge(settings, folder)
     if judge is not None:
         try:
             # Progress goes to stderr, because a program may read stdout.
@@ -79,7 +75,6 @@ def compare(request: CompareRequest) -> int:
             print(f"kilobit: {plain(str(error))}", file=sys.stderr)
             _print_spent(stderr_console(), judge, settings)
             return _FAILED
-    assert rows is not None
     if request.rows is not None:
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
         write_whole(request.rows, "".join(lines).encode())
@@ -107,6 +102,12 @@ def _answers(text: str) -> dict[str, Answer]:
 
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
+    import pyarrow.compute as pc
+
+    from kilobit.cluster.runs.folder import open_run
+    from kilobit.evaluators.tasks.registry import load_task
+    from kilobit.search.records import PredictionRecord
+
     run = open_run(path)
     (known,) = run.ledger.read("candidates", ["candidate"]).columns
     found = sorted({one for one in known.to_pylist() if name and one.startswith(name)})
@@ -128,13 +129,6 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
         one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
         for one in PredictionRecord.all_of(last)
     }
-
-
-def _people(settings: AnyJudge, file: Path, pairs: Sequence[Pair]) -> list[Judged] | None:
-    """Return the recorded verdicts of people, None if the judge is not a file of verdicts."""
-    if not isinstance(settings, FileJudge):
-        return None
-    return read_verdicts(file.absolute().parent / settings.path, pairs)
 
 
 def _judge(settings: AnyJudge, folder: Path) -> Judge:

@@ -24,15 +24,17 @@ from rich.table import Table
 from rich.text import Text
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.fleet.nodes import on_every_node
 from kilobit.cluster.fleet.remote_driver import no_cluster
-from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.fleet.session import on_every_node, ray_session
+from kilobit.cluster.messages import last_line
 from kilobit.cluster.requests import DoctorRequest
+from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.shards import process_group
-from kilobit.cluster.shards.placement import RankAddress
-from kilobit.cluster.versions import library_versions
+from kilobit.cluster.shards.process_group import RankAddress
+from kilobit.cluster.versions import differences, library_versions
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.settings import InputError
 
 _PACKAGES = (
     "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "zstandard", "brotli",
@@ -66,11 +68,10 @@ def doctor(request: DoctorRequest) -> int:
     console = Terminal()
     with console.status("checking"):
         try:
-            findings = (
-                examine()
-                if request.address is None
-                else examine_cluster(request.address, request.out)
-            )
+            if request.address is None:
+                findings = examine(request.out)
+            else:
+                findings = examine_cluster(request.address, request.out or Path("runs"))
         except ConnectionError as error:
             raise no_cluster(request.address, error) from error
     table = Table("", "check", "found", "what to do")
@@ -129,8 +130,6 @@ def _disk() -> Finding:
 
 
 def _gpus() -> Finding:
-    import torch
-
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if not names:
         visible = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
@@ -147,9 +146,23 @@ def _gpus() -> Finding:
 _BLOCK_BYTES, _BLOCKS = 1 << 24, 4
 
 
-def examine() -> list[Finding]:
-    """Return all findings of this machine; starts Ray once, which takes some seconds."""
-    return [*examine_machine(), _ports(), _ray()]
+def examine(folder: Place | None = None) -> list[Finding]:
+    """Return all findings of this machine; starts Ray once, which takes some seconds.
+
+    Args:
+        folder: a folder for runs that has to be writable, None if none is named.
+    """
+    runs = [] if folder is None else [_folder(folder)]
+    return [*examine_machine(), *runs, _ports(), _ray()]
+
+
+def _folder(folder: Place) -> Finding:
+    """Check that this machine can write to the folder of the runs, which need not exist."""
+    try:
+        check_writable(str(folder), folder)
+    except InputError as error:
+        return Finding("folder", str(error), ok=False, remedy="choose another folder with --out")
+    return Finding("folder", f"{folder} can be written", ok=True)
 
 
 def examine_cluster(address: str, folder: Place) -> list[Finding]:
@@ -168,7 +181,11 @@ def examine_cluster(address: str, folder: Place) -> list[Finding]:
         findings = [
             Finding(f"{node}: {one.what}", one.found, one.ok, one.remedy)
             for node, found in machines.items()
-            for one in (found[0] if isinstance(found, tuple) else [_broken(found)])
+            for one in (
+                found[0]
+                if isinstance(found, tuple)
+                else [Finding("answer", last_line(found), ok=False, remedy="restart Ray there")]
+            )
             # Show problems and key facts only: an `ok` line per node would hide the problems.
             if not one.ok or one.what in ("GPUs", "free memory", "shared memory")
         ]
@@ -188,11 +205,6 @@ def _examine_there() -> tuple[list[Finding], dict[str, str], float]:
     return examine_machine(), library_versions(), time.time()
 
 
-def _broken(error: object) -> Finding:
-    text = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return Finding("answer", text, ok=False, remedy="restart Ray there")
-
-
 def _token() -> Finding:
     on = os.environ.get("RAY_AUTH_MODE") == "token"
     remedy = "anybody who can reach its ports can run code there: set RAY_AUTH_MODE=token"
@@ -210,10 +222,7 @@ def _nodes(machines: Mapping[str, Any]) -> Finding:
 def _versions(versions: Mapping[str, Mapping[str, str]]) -> Finding:
     own = library_versions()
     differing = [
-        f"{node}: {name} {there[name]} instead of {wanted}"
-        for node, there in versions.items()
-        for name, wanted in own.items()
-        if there[name] != wanted
+        f"{node}: {text}" for node, there in versions.items() for text in differences(there, own)
     ]
     remedy = "install the same versions on all nodes: pip install -c constraints.txt -e ."
     return finding("versions", "; ".join(differing) or "the same everywhere", not differing, remedy)
@@ -306,9 +315,8 @@ def _network(nodes: Sequence[str]) -> Finding:
     failed = {node: text for node, text in speeds.items() if not isinstance(text, float)}
     if failed:
         node, error = next(iter(failed.items()))
-        text = (str(error).strip() or type(error).__name__).splitlines()[-1]
         remedy = "nodes must be able to connect on any port: check the firewall between them"
-        return Finding("collectives", f"{node}: {text}", ok=False, remedy=remedy)
+        return Finding("collectives", f"{node}: {last_line(error)}", ok=False, remedy=remedy)
     slowest = min(speeds.values())
     remedy = "keep shard groups within a node (workers.shards.world_size up to its GPUs)"
     return finding(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, wide_table
-from kilobit.cluster.requests import FrontRequest
-from kilobit.cluster.runs.fronts import Front, points_from, print_front
+from kilobit.cluster.requests import FrontRequest, wrong_input
+from kilobit.cluster.runs.fronts import Front, points_from, print_front, range_text
 from kilobit.cluster.runs.result_sources import Imported, open_sources
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
 from kilobit.search.front.points import (
@@ -17,7 +17,6 @@ from kilobit.search.front.points import (
     imported_points,
 )
 from kilobit.search.programs.program import Length
-from kilobit.search.settings import InputError
 
 
 def imported_points_of(
@@ -57,7 +56,7 @@ def print_imported(
             "program": ["" if p.program_bits is None else str(p.program_bits) for p in front],
             "payload": ["" if p.payload_bits is None else str(p.payload_bits) for p in front],
             "score": [f"{p.score:.3f}" for p in front],
-            "interval": [_range(p) for p in front],
+            "interval": [range_text(p.lower, p.upper) for p in front],
             "family": [p.family or "" for p in front],
             "verified": ["imported" for _ in front],
             "candidate": [p.candidate or "" for p in front],
@@ -71,18 +70,9 @@ def print_imported(
     if points:
         console.print("  imported: these files were not run here, and no complexity counts them")
     if num_without:
-        other = "payload" if (length or _length_of(points)) == "program" else "program"
+        shown = length or (points[0].length if points else "program")
+        other = "payload" if shown == "program" else "program"
         console.print(f"  {num_without} imported points lack this length; try --length {other}")
-
-
-def _length_of(points: Sequence[ImportedPoint]) -> Length:
-    return points[0].length if points else "program"
-
-
-def _range(point: ImportedPoint) -> str:
-    if point.lower is None or point.upper is None:
-        return ""
-    return f"{point.lower:.3f} - {point.upper:.3f}"
 
 
 def print_regimes(
@@ -156,7 +146,7 @@ def front(request: FrontRequest) -> int:
     sources, others = open_sources(request.runs)
     sweeps = [source.sweep for source in sources]
     length = request.length or next((sweep.length for sweep in sweeps), None)
-    try:
+    with wrong_input():
         found = Front(
             [
                 point
@@ -165,8 +155,6 @@ def front(request: FrontRequest) -> int:
             ]
         )
         imported, num_without = imported_points_of(others, length)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if request.json:
         ours = [point.as_json() for point in found.on_front]
         theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]

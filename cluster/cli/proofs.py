@@ -16,8 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
-from kilobit.cluster.requests import ExportRequest, VerifyRequest
-from kilobit.cluster.runs.folder import RunFolder, check_reachable, reopen_run
+from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
+from kilobit.cluster.runs.access import check_reachable
+from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.proof.sandbox import ProgramFailedError, Sandbox, enforced
@@ -33,7 +34,6 @@ from kilobit.evaluators.proof.verify import (
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
-from kilobit.search.programs.text import PayloadError
 from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
@@ -153,18 +153,15 @@ def report_agreement(console: Console, run: RunFolder) -> list[VerificationRecor
 
 def _verify_folder(request: VerifyRequest, console: Console) -> int:
     from kilobit.evaluators.proof.program_files import (
-        ProgramError,
         read_examples,
         read_folder,
         read_train,
     )
 
-    try:
+    with wrong_input():
         program, manifest, ours = read_folder(request.what)
         examples = read_examples(request.what)
         train = read_train(request.what) if names_examples(program) else None
-    except (ProgramError, PayloadError) as error:
-        raise InputError(str(error)) from error
     model = _checked_model(request.model, program, manifest)
     task, said = None, manifest.get("score")
     if request.task is not None:
@@ -215,10 +212,8 @@ def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any
     from kilobit.evaluators.proof.export import load_frozen
 
     expected = manifest.get("base_digest")
-    try:
+    with wrong_input():
         found = load_frozen(model, program)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if not found.was_recorded_as(expected):
         raise InputError(
             f"--model: {model} is another base model: it has the digest {found.machine}, the "
@@ -229,10 +224,8 @@ def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any
 
 def _task(sweep: Sweep, folder: Path) -> Task:
     """Return the task of a sweep, whose relative paths start at `folder`."""
-    try:
+    with wrong_input():
         return load_task(sweep.task, folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _surroundings(seconds: int) -> str:
@@ -276,14 +269,12 @@ def _scores_as_said(task: Task, outputs: Sequence[str], said: float, console: Co
 
 def export(request: ExportRequest) -> int:
     """Write a program's adapter in PEFT's file format."""
-    from kilobit.evaluators.proof.program_files import ProgramError, read_folder
+    from kilobit.evaluators.proof.program_files import read_folder
 
-    try:
+    with wrong_input(OSError):
         read_folder(request.program)
         from kilobit.evaluators.proof.export import export_peft
 
         export_peft(request.program, request.peft, request.model)
-    except (ProgramError, PayloadError, ValueError, OSError) as error:
-        raise InputError(str(error)) from error
     print(f"{request.peft} holds the adapter; the prompt is in its README.md")
     return 0

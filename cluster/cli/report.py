@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 
 from kilobit.cluster.cli.front import imported_points_of
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.requests import ReportRequest
-from kilobit.cluster.runs.folder import check_writable
+from kilobit.cluster.requests import ReportRequest, wrong_input
+from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
-from kilobit.cluster.runs.programs import shown_points, shown_programs
-from kilobit.cluster.runs.provenance import origin_of
+from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
 from kilobit.cluster.runs.result_sources import Imported, Source, open_sources
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.report.contents import (
@@ -46,10 +45,12 @@ def report(request: ReportRequest) -> int:
     """Write the report of runs, and figures if `--figures` is given."""
     began = time.monotonic()
     out = page_path(request.runs, request.out)
-    try:
+    with wrong_input():
         overlay = _overlay(request.overlay, request.columns)
         runs, imported = open_sources(request.runs)
-        _check_outputs(request, out)
+        check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
+        if request.figures is not None:
+            check_writable(f"--figures {request.figures}", request.figures)
         if not runs:
             raise InputError(
                 "there is no run in it, only imported points: `kilobit front` shows them"
@@ -58,10 +59,6 @@ def report(request: ReportRequest) -> int:
         length = _length(sources, request.length)
         overlay += _imported(imported, length)
         made = make(sources, length, overlay, out)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
     console = Terminal()
     if not made.programs:
         console.print("No candidate has completed the last rung yet: there is no front.")
@@ -150,17 +147,6 @@ def page_path(runs: Sequence[Place], out: Place | None) -> Place:
             "(--figures DIR writes pictures as PDF and PNG)"
         )
     return out
-
-
-def _check_outputs(request: ReportRequest, out: Place) -> None:
-    """Check that the page and the figures can be written.
-
-    Raises:
-        InputError: naming the option and the reason, if not.
-    """
-    check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
-    if request.figures is not None:
-        check_writable(f"--figures {request.figures}", request.figures)
 
 
 def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:

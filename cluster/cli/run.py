@@ -21,13 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kilobit.cluster.console import Terminal
-from kilobit.cluster.fleet.remote_driver import drive, is_outside, no_cluster
-from kilobit.cluster.launchers.launcher import Local, Sweeps
+from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
-from kilobit.cluster.runs.log import close_log, log_to
-from kilobit.cluster.sweep.sweep import Sweep, load_sweep
+from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.records import RungRecord
 from kilobit.search.settings import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from kilobit.cluster.driver.check import Plan
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
+    from kilobit.cluster.sweep.sweep import Sweep
 
 _LOG = logging.getLogger("kilobit")
 # Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
@@ -45,6 +43,7 @@ _MODULES = {
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",
 }
+_CHECKING = "checking the sweep, its data and its models"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -52,6 +51,8 @@ def dispatch(request: Request) -> int:
     """Run the command of a request and return its exit status."""
     name = request.command
     try:
+        for place in request.reads:
+            check_there(place)
         module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:
@@ -73,11 +74,15 @@ def _failures() -> tuple[type[Exception], ...]:
     from kilobit.evaluators.ledger.fencing import SupersededError
     from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 
-    return OSError, SupersededError, DamagedRunError, DamagedError
+    return PoolError, StoppedError, OSError, SupersededError, DamagedRunError, DamagedError
 
 
 def run(request: RunRequest) -> int:
     """Begin a run, or only check its sweep file."""
+    from kilobit.cluster.fleet.remote_driver import is_outside
+    from kilobit.cluster.launchers.launcher import Local, Sweeps
+    from kilobit.cluster.sweep.sweep import load_sweep
+
     began = time.monotonic()
     console = Terminal()
     if is_outside(request.address) and not request.dry_run:
@@ -99,10 +104,7 @@ def run(request: RunRequest) -> int:
     going_on = request.go_on and holds_run(sweep, request.out)
     if not going_on:
         check_free(sweep, request.out)
-    with console.status("checking the sweep file, its data and its models"):
-        from kilobit.cluster.driver.check import check_sweep
-
-        plan = check_sweep(sweep, folder, local=request.address is None)
+    plan = check(sweep, folder, console, request.address)
     with (
         continue_run(sweep, request.out, take_over=request.take_over)
         if going_on
@@ -115,28 +117,38 @@ def run(request: RunRequest) -> int:
 
 def resume(request: ResumeRequest) -> int:
     """Resume a run."""
+    from kilobit.cluster.fleet.remote_driver import is_outside
+
     if is_outside(request.address):
         flags = ["--take-over"] * request.take_over + _logged(request)
         return _drive(
             request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
         )
-    from kilobit.cluster.runs.folder import check_proposer_is_known, reopen_run
+    from kilobit.cluster.runs.folder import check_proposer_is_known, open_run, reopen_run
     from kilobit.cluster.runs.fronts import print_left_out
 
     began = time.monotonic()
     console = Terminal()
-    check_proposer_is_known(request.run)
+    check_proposer_is_known(open_run(request.run))
     with reopen_run(
         request.run, take_over=request.take_over, overrides=request.overrides
     ) as run_folder:
         print_left_out(console, run_folder)
-        with console.status("checking the sweep file, its data and its models"):
-            from kilobit.cluster.driver.check import check_sweep
-
-            local = request.address is None
-            plan = check_sweep(run_folder.sweep, run_folder.sweep_folder, local=local)
+        plan = check(run_folder.sweep, run_folder.sweep_folder, console, request.address)
         check_s = time.monotonic() - began
         return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
+
+
+def check(sweep: "Sweep", folder: Path, console: Console, address: str | None) -> "Plan":
+    """Check a sweep, its data and its models, before anything is written, and return its plan.
+
+    Raises:
+        InputError: naming field and value, if the sweep can't run.
+    """
+    with console.status(_CHECKING):
+        from kilobit.cluster.driver.check import check_sweep
+
+        return check_sweep(sweep, folder, local=address is None)
 
 
 def _logged(request: RunRequest | ResumeRequest) -> list[str]:
@@ -145,6 +157,7 @@ def _logged(request: RunRequest | ResumeRequest) -> list[str]:
 
 def _drive(address: str, words: Sequence[str]) -> int:
     """Run a command on the cluster behind an address and show its output."""
+    from kilobit.cluster.fleet.remote_driver import drive, no_cluster
 
     def show(text: str) -> None:
         sys.stdout.write(text)
@@ -162,12 +175,8 @@ def _execute(
     console: Console,
     address: str | None,
     check_s: float,
-    log_level: str = "info",
+    log_level: str,
 ) -> int:
-    from kilobit.cluster.driver.attempt import StoppedError
-    from kilobit.cluster.fleet.pool import PoolError
-
-    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     began = time.monotonic()
     go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
@@ -176,10 +185,10 @@ def _execute(
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
-    except PoolError as error:
-        print(f"kilobit: {plain(str(error))}", file=sys.stderr)
-        return FAILED
-    except stops as error:
+    except PoolError:
+        # Nothing has begun that could be resumed.
+        raise
+    except _failures() as error:
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
@@ -199,12 +208,12 @@ def attempt(
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
     from kilobit.cluster.cli.proofs import verify_front
-    from kilobit.cluster.driver.attempt import StoppedError, execute
-    from kilobit.cluster.fleet.pool import PoolError
+    from kilobit.cluster.driver.attempt import execute
+    from kilobit.cluster.fleet.remote_driver import no_cluster
     from kilobit.cluster.runs.folder import discard_run
     from kilobit.cluster.runs.fronts import RunFront, num_ended
+    from kilobit.cluster.runs.log import close_log, log_to
 
-    stops: tuple[type[Exception], ...] = (StoppedError, *_failures())
     log_to(run_folder.path, run_folder.attempt, log_level)
     _LOG.info("attempt %d begins: %s", run_folder.attempt, shlex.join(sys.argv))
     for line in run_folder.left_out:
@@ -230,7 +239,7 @@ def attempt(
         if isinstance(error, ConnectionError):
             raise no_cluster(address, error) from error
         raise
-    except stops as error:
+    except _failures() as error:
         _LOG.error("stopped: %s", error)
         raise
     finally:
@@ -251,10 +260,10 @@ def _certify(front: "RunFront", console: Console) -> list[str]:
         return [str(error)]
 
 
-def _dry_run(console: Console, sweep: Sweep, folder: Path, *, local: bool) -> int:
+def _dry_run(console: Console, sweep: "Sweep", folder: Path, *, local: bool) -> int:
     """Run all checks that need no network, and print the plan."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    with console.status("checking the sweep file, its data and its models"):
+    with console.status(_CHECKING):
         from kilobit.cluster.driver.check import check_fits, check_models, check_sweep
         from kilobit.evaluators.tasks.sources import DatasetMissingError
 
@@ -308,6 +317,7 @@ def _summarise(
     front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
     from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text
+    from kilobit.search.records import RungRecord
 
     run_folder = front.run
     rungs = run_folder.ledger.records(

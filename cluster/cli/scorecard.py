@@ -8,6 +8,7 @@ written to RUN/scorecard.parquet, whole or not at all, one line per item and par
 The terminal shows programs in rows, items in columns, and harm in red.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
 from kilobit.cluster.fleet.session import ray_kept
-from kilobit.cluster.requests import ScorecardRequest
+from kilobit.cluster.requests import ScorecardRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.battery.battery import Evaluator, Row
@@ -90,10 +91,8 @@ def scorecard(request: ScorecardRequest) -> int:
     began = time.monotonic()
     battery, battery_folder = load_battery(request.battery)
     run = open_run(request.run)
-    try:
+    with wrong_input():
         groups = [points for points in RunFront(run).by_model.values() if points]
-    except ValueError as error:
-        raise InputError(str(error)) from error
     if not groups:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
@@ -122,7 +121,8 @@ def scorecard(request: ScorecardRequest) -> int:
     lines = judge_lines(lines)
     write_whole(run.path / FILE, encoded(lines))
     if request.json:
-        _print_json(lines)
+        for line in lines:
+            print(json.dumps(line.as_json()))
     else:
         print_card(console, lines, missing)
         seconds = time.monotonic() - began
@@ -133,13 +133,6 @@ def scorecard(request: ScorecardRequest) -> int:
 def encoded(lines: Sequence[SideEffect]) -> bytes:
     """Return the bytes of scorecard.parquet."""
     return as_parquet(pa.Table.from_pylist([line.as_json() for line in lines], schema=_SCHEMA))
-
-
-def _print_json(lines: Sequence[SideEffect]) -> None:
-    import json
-
-    for line in lines:
-        print(json.dumps(line.as_json()))
 
 
 def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[str, str]]:
@@ -195,10 +188,8 @@ def measure(
     from kilobit.evaluators.model.adapted import bare
 
     config = next(c for c in run.sweep.base_models if c.label == points[0].model)
-    try:
+    with wrong_input():
         task = load_task(run.sweep.task, run.sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     frozen = _load(config, run.sweep_folder)
     _check_digest(run, points, frozen)
     base = [_rows(evaluator, bare(frozen), on_each) for evaluator in evaluators]

@@ -6,7 +6,7 @@ in place; any other output gets a line with the time for each look at which some
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
-from kilobit.cluster.requests import StatusRequest
+from kilobit.cluster.requests import StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import progress_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
@@ -25,7 +25,6 @@ from kilobit.evaluators.ledger.following import Following
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.settings import InputError
 
 DONE, INTERRUPTED = 0, 130
 # Limits the share of its time that a watch spends on reading, however long the ledger is.
@@ -87,10 +86,8 @@ class WatchedRun:
             self.run = open_run(self._path)
             holder = lock_holder(self.run.path / "ledger")
             self.holder = None if holder is None else plain(str(holder))
-        try:
+        with wrong_input():
             changed = self._tables.look()
-        except ValueError as error:
-            raise InputError(str(error)) from error
         if changed or self.progress is None:
             self.progress = progress_of(self.run.sweep, self._tables)
         return self.progress
@@ -121,12 +118,8 @@ def _watch_table(
 ) -> None:
     watch.look()
     with Live(view(watch, console), console=console, auto_refresh=False) as live:
-        while watch.holder is not None:
-            began = time.monotonic()
-            watch.look()
+        for _ in _looks(watch, every_s, sleep):
             live.update(view(watch, console), refresh=True)
-            if watch.holder is not None:
-                sleep(_pause(every_s, time.monotonic() - began))
 
 
 def _watch_lines(
@@ -134,18 +127,19 @@ def _watch_lines(
 ) -> None:
     before = watch.look()
     _print(console, watch, watching=True)
-    while watch.holder is not None:
-        began = time.monotonic()
-        after = watch.look()
+    for after in _looks(watch, every_s, sleep):
         for line in news(before, after, watch):
             console.print(f"{datetime.now(UTC):%H:%M:%S} {line}")
         before = after
+
+
+def _looks(watch: WatchedRun, every_s: float, sleep: Callable[[float], None]) -> Iterator[Progress]:
+    """Yield the progress of a run again and again, until the run is not locked."""
+    while watch.holder is not None:
+        began = time.monotonic()
+        yield watch.look()
         if watch.holder is not None:
-            sleep(_pause(every_s, time.monotonic() - began))
-
-
-def _pause(every_s: float, looking_s: float) -> float:
-    return max(every_s, looking_s / _LOOKING_SHARE)
+            sleep(max(every_s, (time.monotonic() - began) / _LOOKING_SHARE))
 
 
 def view(watch: WatchedRun, console: Console) -> RenderableType:

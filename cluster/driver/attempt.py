@@ -24,8 +24,9 @@ from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
+from kilobit.cluster.messages import StoppedError, last_line
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
@@ -38,10 +39,6 @@ from kilobit.search.search import Search
 from kilobit.search.settings import InputError
 
 _LOG = logging.getLogger("kilobit")
-
-
-class StoppedError(RuntimeError):
-    """The run had to stop: its ledger can't be written, or a newer attempt has begun."""
 
 
 @dataclass
@@ -210,8 +207,7 @@ def _search(
         with finishing(trackers):
             errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
     for error in errors:
-        text = str(error).strip() or type(error).__name__
-        _LOG.error("a trial left no result: %s", text)
-        outcome.lost.append(text.splitlines()[-1])
+        _LOG.error("a trial left no result: %s", str(error).strip() or type(error).__name__)
+        outcome.lost.append(last_line(error))
     if stop_request.reason is not None:
         raise StoppedError(stop_request.reason)

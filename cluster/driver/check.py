@@ -6,27 +6,28 @@ unchecked here.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from kilobit.cluster.driver.bounds import Shapes, bound_bits, shapes_of
-from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus
-from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.sweep.tracker_settings import check_trackers
+from kilobit.cluster.requests import wrong_input
+from kilobit.cluster.runs.access import check_writable
+from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.ledger.storage import under
-from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
+from kilobit.search.programs.text import compress
 from kilobit.search.proposers.registry import make_proposer
 from kilobit.search.settings import InputError
-from kilobit.search.space import (
-    DataFamily,
-    Families,
-)
+from kilobit.search.space import DataFamily, Families
 from kilobit.search.task import Task
+
+Shapes = Mapping[str, tuple[int, ...]]
+_BITS_A_NUMBER = 16
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,21 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         InputError: naming field and value, if the sweep can't run.
     """
     _check_folders(sweep, sweep_folder)
-    try:
+    with wrong_input():
         task = load_task(sweep.task, sweep_folder)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
-    _check_cache(sweep, sweep_folder)
-    _check_trackers(sweep)
+    if sweep.cache is not None:
+        check_writable("cache", under(sweep_folder, sweep.cache))
+    check_trackers(sweep.trackers)
     if local:
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
-    labels = [model.label for model in sweep.base_models]
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan
-    candidates = list_candidates(sweep, task, labels)
+    candidates = list_candidates(sweep, task)
     return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
 
 
@@ -118,47 +117,25 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def _check_trackers(sweep: Sweep) -> None:
-    try:
-        check_trackers(sweep.trackers)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def check_fits(sweep: Sweep) -> None:
     """Check that the workers fit on this machine.
 
     Raises:
         InputError: if they do not.
     """
-    plan_cpus(sweep, os.cpu_count() or 1)
-    import torch
+    gpus = 0
+    if sweep.workers.gpus:
+        import torch
 
-    plan_gpus(sweep, torch.cuda.device_count())
-
-
-def _check_cache(sweep: Sweep, folder: Path) -> None:
-    if sweep.cache is None:
-        return
-    cache = under(folder, sweep.cache)
-    if isinstance(cache, StoredPath):
-        try:
-            cache.reach()
-        except OSError as error:
-            raise InputError(f"cache: {error}") from error
-        return
-    place = next(parent for parent in (cache, *cache.parents) if parent.exists())
-    if not place.is_dir():
-        raise InputError(f"cache: {cache} can't be written: {place} is not a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"cache: {cache} can't be written: no permission to write to {place}")
+        gpus = torch.cuda.device_count()
+    sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
 
 
-def list_candidates(sweep: Sweep, task: Task, labels: Sequence[str]) -> list[Candidate]:
+def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
     """Return all candidates of a finite proposer, alternating between the models."""
-    proposer = make_proposer(sweep.proposer, sweep.families, task, labels, sweep.seed)
+    waiting = [model.label for model in sweep.base_models]
+    proposer = make_proposer(sweep.proposer, sweep.families, task, list(waiting), sweep.seed)
     found: list[Candidate] = []
-    waiting = list(labels)
     most = sweep.budget.candidates
     while waiting and (most is None or len(found) < most):
         model = waiting.pop(0)
@@ -263,17 +240,15 @@ def _check_model(
 def _check_folders(sweep: Sweep, folder: Path) -> None:
     """Check the folders of all base models, before a library is loaded that reads them."""
     for index, config in enumerate(sweep.base_models):
-        if config.path is not None:
-            _check_folder(config, folder / config.path, f"base_models.{index}")
-
-
-def _check_folder(config: BaseModelConfig, place: Path, field: str) -> None:
-    if not place.is_dir():
-        raise InputError(f"{field}.path: there is no folder {place}")
-    if not (place / "config.json").is_file():
-        raise InputError(f"{field}.path: {place} holds no model: config.json is missing")
-    if config.weights == "trained" and not list(place.glob("*.safetensors")):
-        raise InputError(f"{field}.path: {place} holds no weights (*.safetensors)")
+        if config.path is None:
+            continue
+        field, place = f"base_models.{index}.path", folder / config.path
+        if not place.is_dir():
+            raise InputError(f"{field}: there is no folder {place}")
+        if not (place / "config.json").is_file():
+            raise InputError(f"{field}: {place} holds no model: config.json is missing")
+        if config.weights == "trained" and not list(place.glob("*.safetensors")):
+            raise InputError(f"{field}: {place} holds no weights (*.safetensors)")
 
 
 def _is_cached(config: BaseModelConfig) -> bool:
@@ -290,3 +265,50 @@ def _first_line(error: Exception) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters of a model, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def bound_bits(candidate: Candidate, task: Task, shapes: Shapes | None) -> int | None:
+    """Return an upper bound of a candidate's payload in bits, known before anything is trained.
+
+    A prompt counts as coded by the best general codec; coded by the model it may be shorter.
+    Numbers count 16 bits each: no coding that a search chooses takes more.
+
+    Args:
+        candidate: any candidate.
+        task: the task to solve.
+        shapes: shapes of its base model's parameters, None if unknown on this machine.
+
+    Returns:
+        The bound; None for an adapter if `shapes` is unknown.
+    """
+    text = candidate.prompt.render(task).encode()
+    bits = 8 * min(map(len, compress(text).values())) if text else 0
+    spec = candidate.adapter
+    if spec is None:
+        return bits
+    if spec.traits.examples:
+        shown = task.splits.train[: spec.size]
+        lesson = "".join(task.ask(e.input) + task.show(e.target) for e in shown).encode()
+        return bits + 8 * min(map(len, compress(lesson).values()))
+    return None if shapes is None else bits + _BITS_A_NUMBER * count_numbers(spec, shapes)
+
+
+def count_numbers(spec: AdapterSpec, shapes: Shapes) -> int:
+    """Return the number of numbers that an adapter trains."""
+    method = spec.traits
+    if method.once:
+        width = max((shape[1] for name, shape in shapes.items() if "embed" in name), default=0)
+        return method.numbers(spec, (width,))
+    return sum(method.numbers(spec, s) for name, s in shapes.items() if _is_trained(name, spec))
+
+
+def _is_trained(name: str, spec: AdapterSpec) -> bool:
+    if spec.traits.place == "parameters":
+        return any(target in name for target in spec.target_modules or ())
+    module, _, kind = name.rpartition(".")
+    return kind == "weight" and spec.targets(module)

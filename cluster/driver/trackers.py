@@ -22,7 +22,7 @@ from typing import Any
 from ray.tune import Callback
 
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.tracker_settings import (
+from kilobit.cluster.sweep.sweep import (
     MlflowTracker,
     TensorboardTracker,
     Tracker,

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
-from ray import tune
+from ray import PlacementGroupID, tune
+from ray.util.placement_group import PlacementGroup, placement_group_table
 
-from kilobit.cluster.messages import BaseModelChangedError, RungReply
-from kilobit.cluster.shards.placement import is_placed
+from kilobit.cluster.messages import BaseModelChangedError, RungReply, last_line
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import place
@@ -34,6 +34,12 @@ class WorkerAwayError(RuntimeError):
 
 class WorkerLostError(RuntimeError):
     """The worker is dead and will not be started again."""
+
+
+def is_placed(placement: str) -> bool:
+    """Return whether the placement group with this id is placed at this moment."""
+    table = placement_group_table(PlacementGroup(PlacementGroupID(bytes.fromhex(placement))))
+    return bool(table.get("state") == "CREATED")
 
 
 class RungTrial(tune.Trainable):
@@ -89,7 +95,7 @@ class RungTrial(tune.Trainable):
             reply: RungReply = self._await(worker.run_rung.remote(self._message, rung))
         except ray.exceptions.ActorDiedError as error:
             # Ray raises another error while an actor is being started again.
-            raise WorkerLostError(_short(error)) from error
+            raise WorkerLostError(last_line(error)) from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, OSError | SupersededError):
@@ -131,9 +137,3 @@ class RungTrial(tune.Trainable):
         ledger = Ledger(place(self._run_folder) / "ledger", self._attempt)
         ledger.write(RungRecord, record.part, [record])
         return record
-
-
-def _short(error: BaseException) -> str:
-    """Return the line of a Ray error that says what happened, without the traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -60,6 +60,10 @@ class _NotSaved:
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Accept that there is no single metric."""
+        return True
+
 
 class RecordedScheduler(_NotSaved, FIFOScheduler):
     """Translate decisions for Tune; no trial continues once stopping was requested.
@@ -79,10 +83,6 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._recorder, self._stop_request = recorder, stop_request
         self._on_promotion = on_promotion
-
-    def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
-        """Accept that there is no single metric."""
-        return True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Message) -> str:
         """Decide after a rung on all candidates of the same batch, in the order of their proposals.
@@ -154,10 +154,6 @@ class RecordedSearcher(_NotSaved, Searcher):
             "run_folder": str(run.path),
             "attempt": run.attempt,
         }
-
-    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
-        """Accept that there is no single metric."""
-        return True
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy or away, or the end."""

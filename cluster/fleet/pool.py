@@ -1,8 +1,9 @@
 """The evaluator pool: Ray actors that each load one base model once and keep it.
 
 Each worker has a placement group with a bundle for every rank. While the cluster lacks free
-resources for it, or after it loses the worker's node, Ray looks for another node, and the worker is
-pending until its model is loaded there. The search continues with the workers that are ready.
+resources for it, or after it loses the worker's node, Ray keeps the group and looks for another
+node, and the worker is pending until its model is loaded there. The search continues with the
+workers that are ready.
 """
 
 import logging
@@ -13,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Notice, Worker
-from kilobit.cluster.shards.placement import placed, request_placement
-from kilobit.cluster.sweep.capacity import cpus_here, cpus_of, ranks_of, workers_of
+from kilobit.cluster.messages import EvaluatorSetup, Notice, PoolError, Worker
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import library_versions
 from kilobit.cluster.worker.actor import EvaluatorActor
 from kilobit.evaluators.ledger.storage import Place
@@ -34,8 +39,30 @@ _GOODBYE_S = 2.0
 _LOOK_EVERY_S = 1.0
 
 
-class PoolError(RuntimeError):
-    """The workers could not be started."""
+def request_placement(config: ShardsConfig) -> PlacementGroup:
+    """Request a bundle for every rank, on as few nodes as possible; does not wait."""
+    amounts = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
+    bundle = {name: amount for name, amount in amounts.items() if amount}
+    # Ray rejects an empty bundle; this small share of a CPU is always available.
+    placement: PlacementGroup = placement_group(
+        [bundle or {"CPU": 0.001}] * config.world_size, strategy="PACK"
+    )
+    return placement
+
+
+def placed() -> set[str]:
+    """Return the ids of all placement groups that are placed at this moment."""
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return {name for name, placement in table.items() if placement["state"] == "CREATED"}
+
+
+def workers_of(sweep: Sweep) -> list[Worker]:
+    """Return the workers of a sweep, which have no placement yet."""
+    return [
+        Worker(f"{model.label}-{number}", model.label)
+        for model in sweep.base_models
+        for number in range(sweep.workers.per_model)
+    ]
 
 
 class Pool:
@@ -59,7 +86,11 @@ class Pool:
         self, sweep: Sweep, sweep_folder: Path, run_folder: Place, attempt: int, *, local: bool
     ) -> None:
         self._sweep = sweep
-        self._cpus = cpus_here(sweep, ray.cluster_resources()) if local else cpus_of(sweep)
+        there, self._cpus = ray.cluster_resources(), sweep.workers.wanted_cpus
+        if local:
+            self._cpus = sweep.workers.cpus_here(
+                len(sweep.base_models), there.get("CPU", 0.0), there.get("GPU", 0.0)
+            )
         self._placements: dict[str, PlacementGroup] = {}
         self._handles: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
@@ -75,7 +106,7 @@ class Pool:
         actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
         told, versions = sweep.model_dump_json(), library_versions()
         for worker in workers_of(sweep):
-            placement = request_placement(ranks_of(sweep, self._cpus))
+            placement = request_placement(sweep.workers.ranks(self._cpus))
             setup = EvaluatorSetup(
                 sweep=told,
                 sweep_folder=str(sweep_folder),
@@ -207,7 +238,7 @@ class Pool:
         without = self._away()
         if not without:
             return ""
-        ranks = ranks_of(self._sweep, self._cpus)
+        ranks = self._sweep.workers.ranks(self._cpus)
         needs = [f"{ranks.cpus_per_rank or 0:g} CPUs"]
         if ranks.gpus_per_rank:
             needs.append(f"{ranks.gpus_per_rank:g} GPUs")

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
-from kilobit.cluster.fleet.nodes import own_code
+from kilobit.cluster.fleet.session import own_code
 from kilobit.search.settings import InputError
 
 _POLL_S = 0.5
@@ -102,22 +103,42 @@ def _by_client(address: str, words: Sequence[str], show: Callable[[str], None]) 
             ray.init(address, runtime_env={"py_modules": code}, log_to_driver=False)
         actor_class: Any = ray.remote(_Driver)
         driver = actor_class.options(num_cpus=0, max_concurrency=2).remote(list(words))
-        interrupted = False
-        while True:
-            try:
-                text, status = ray.get(driver.poll.remote())
-                if text:
-                    show(text.decode(errors="replace"))
-                if status is not None:
-                    return _INTERRUPTED if interrupted else int(status)
-                time.sleep(_POLL_S)
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                driver.interrupt.remote()
+
+        def poll() -> tuple[str, int | None]:
+            text, status = ray.get(driver.poll.remote())
+            return text.decode(errors="replace"), status
+
+        return _follow(poll, driver.interrupt.remote, show)
     finally:
         ray.shutdown()
+
+
+def _follow(
+    poll: Callable[[], tuple[str, int | None]],
+    interrupt: Callable[[], object],
+    show: Callable[[str], None],
+) -> int:
+    """Show the output of a command until it ends, and return its exit status.
+
+    Args:
+        poll: returns the output since the last call, and the exit status once it has ended.
+        interrupt: asks the command to stop cleanly; called on the first Ctrl-C.
+        show: is called with each piece of output.
+    """
+    interrupted = False
+    while True:
+        try:
+            text, status = poll()
+            if text:
+                show(text)
+            if status is not None:
+                return _INTERRUPTED if interrupted else status
+            time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            interrupt()
 
 
 def _check_answers(address: str) -> None:
@@ -148,28 +169,18 @@ def _by_job(address: str, words: Sequence[str], show: Callable[[str], None]) -> 
             job = _submit(client, entrypoint, code)
     except RuntimeError as error:
         raise ConnectionError(str(error).strip().splitlines()[0]) from error
-    shown, interrupted = 0, False
-    while True:
-        try:
-            ended = client.get_job_status(job).is_terminal()
-            text = client.get_job_logs(job)
-            if len(text) > shown:
-                show(text[shown:])
-                shown = len(text)
-            if ended:
-                break
-            time.sleep(_POLL_S)
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            interrupted = True
-            client.stop_job(job)
-    if interrupted:
-        return _INTERRUPTED
-    info = client.get_job_info(job)
-    if info.status == JobStatus.SUCCEEDED:
-        return 0
-    return int(info.driver_exit_code or 1)
+    shown = 0
+
+    def poll() -> tuple[str, int | None]:
+        nonlocal shown
+        info = client.get_job_info(job)
+        text = client.get_job_logs(job)[shown:]
+        shown += len(text)
+        if not info.status.is_terminal():
+            return text, None
+        return text, 0 if info.status == JobStatus.SUCCEEDED else int(info.driver_exit_code or 1)
+
+    return _follow(poll, partial(client.stop_job, job), show)
 
 
 def _submit(client: Any, entrypoint: str, code: Sequence[str]) -> str:

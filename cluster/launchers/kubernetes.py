@@ -20,7 +20,6 @@ from kilobit.cluster.launchers.launcher import (
 )
 from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
 from kilobit.cluster.requests import KubernetesRequest
-from kilobit.cluster.sweep.capacity import workers_of
 from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
@@ -115,14 +114,11 @@ def _launch_of(
     _check_paths(sweep, file, config)
     pods = pods_of(sweep, config)
     _check_size(config, pods)
-    low, high = pods.bounds(config)
     return Launch(
         name=_name_of(sweep, config),
         sweep=f"{config.sweep_folder}/{sweep.name}.yaml",
         overrides=overrides,
         out=_out_of(sweep, config, out),
-        num_workers=len(workers_of(sweep)),
-        nodes=str(high) if low == high else f"{low}-{high}",
         text=_read(file),
         config=config,
         pods=pods,

@@ -17,7 +17,6 @@ from typing import Protocol, Self, TypeVar
 from pydantic import ValidationError
 
 from kilobit.cluster.requests import KubernetesRequest, SlurmRequest
-from kilobit.cluster.sweep.capacity import workers_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.search.config_file import load_config
@@ -77,16 +76,12 @@ class PlannedRun:
         sweep: the sweep file.
         overrides: `key=value` words.
         out: the run folder.
-        num_workers: workers of all base models.
-        nodes: machines or pods for them, `2`, or `2-4` if fewer will do.
     """
 
     name: str
     sweep: str
     overrides: tuple[str, ...]
     out: str
-    num_workers: int
-    nodes: str
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -97,8 +92,7 @@ class PlannedRun:
 def run_here(file: Path, sweep: Sweep, out: Place | None, overrides: tuple[str, ...]) -> PlannedRun:
     """Return a run on one machine with this machine's absolute paths."""
     path = (out or sweep.out or Path("runs") / sweep.name).absolute()
-    workers = len(workers_of(sweep))
-    return PlannedRun(sweep.name, str(file.absolute()), overrides, str(path), workers, "1")
+    return PlannedRun(sweep.name, str(file.absolute()), overrides, str(path))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilobit.cluster.launchers.launcher import PlannedRun
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.search.settings import InputError
 
 # Sums of fractions such as 0.1 are not exact.
@@ -67,7 +67,7 @@ def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
     Raises:
         InputError: if a rank needs more than a machine has.
     """
-    each = ranks_of(sweep, cpus_of(sweep))
+    each = sweep.workers.ranks(sweep.workers.wanted_cpus)
     cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
     # Trials run in the pods of workers, because the head offers Ray no CPUs.
     trials = sweep.workers.slots * TRIAL_CPUS

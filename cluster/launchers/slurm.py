@@ -23,9 +23,9 @@ from kilobit.cluster.launchers.launcher import (
 )
 from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
 from kilobit.cluster.requests import SlurmRequest
-from kilobit.cluster.sweep.capacity import TRIAL_CPUS, cpus_of, ranks_of
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.search.settings import InputError
 
@@ -88,7 +88,6 @@ class Slurm:
                 run,
                 sweep=os.path.relpath(run.sweep),
                 out=run.out if "://" in run.out else os.path.relpath(run.out),
-                nodes=str(config.nodes or nodes),
             )
             for run in here
         )
@@ -99,7 +98,7 @@ class Slurm:
             runs=runs,
             name=name,
             config=config,
-            nodes=runs[0].nodes,
+            nodes=str(config.nodes or nodes),
             gpus=gpus,
             cpus=cpus,
             names_out=sweeps.out is not None,
@@ -146,7 +145,7 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     """
     workers, size = sweep.workers, sweep.workers.shards.world_size
     most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
-    ranks = ranks_of(sweep, cpus_of(sweep))
+    ranks = workers.ranks(workers.wanted_cpus)
     # The trials of a worker reserve a small share of a CPU each.
     cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
     needs = (ranks.gpus_per_rank or 0.0, cpus)
@@ -185,7 +184,8 @@ def _head(job: Job) -> list[str]:
         "--ntasks-per-node=1",
         f"--cpus-per-task={job.cpus}",
         f"--gpus-per-node={job.gpus}" if job.gpus else None,
-        _memory(config.memory_gib),
+        # Slurm takes whole numbers only.
+        f"--mem={math.ceil(config.memory_gib * 1024)}M" if config.memory_gib else None,
         f"--partition={config.partition}" if config.partition else None,
         f"--account={config.account}" if config.account else None,
         f"--qos={config.qos}" if config.qos else None,
@@ -199,11 +199,6 @@ def _head(job: Job) -> list[str]:
         *config.directives,
     ]
     return ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in options if option)]
-
-
-def _memory(gib: float | None) -> str | None:
-    # Slurm takes whole numbers only.
-    return None if gib is None else f"--mem={math.ceil(gib * 1024)}M"
 
 
 def _afterwards(job: Job) -> str:

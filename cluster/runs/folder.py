@@ -13,10 +13,6 @@ RUN/run.log       one line per event
 A process has to hold the run's lock to write there: `create_run` and `reopen_run` claim an attempt
 and release it at the end. A folder that can't be used raises `InputError`, a lock that another
 process holds `LockedError`.
-
-Check, before a command begins its work, that it can write its output.
-
-Error text for a path that is not a run folder.
 """
 
 import json
@@ -25,10 +21,9 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,8 +31,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kilobit.cluster.requests import wrong_input
+from kilobit.cluster.runs.access import (
+    check_nobody_else_writes,
+    check_reachable,
+    check_there,
+    make_folder,
+)
 from kilobit.cluster.runs.lock import lock_holder, lock_run
-from kilobit.cluster.runs.permissions import check_nobody_else_writes, make_folder
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
 from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
@@ -87,6 +88,7 @@ class RunFolder:
         locked: this process holds the lock and may write.
         left_out: parts of the ledger that were found damaged when this attempt began.
         made: this attempt created the folder.
+        manifest: content of `run.json`: its sweep, commands, versions and attempts.
     """
 
     path: Place
@@ -96,6 +98,7 @@ class RunFolder:
     locked: bool = False
     left_out: tuple[str, ...] = ()
     made: bool = False
+    manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -136,10 +139,10 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             # Another process may have begun and ended a run there between the check and the claim.
             _check_free(path, sweep)
             begin(path / "ledger", attempt)
-            folder = sweep_file.absolute().parent
-            run = RunFolder(path, sweep, folder, attempt, locked=True, made=made)
-            about = {"created_at": _now(), "sweep_file": str(sweep_file.absolute())}
-            _write(run, {**about, "ledger_schema": SCHEMA_VERSION}, ())
+            file = sweep_file.absolute()
+            about = {"created_at": _now(), "sweep_file": str(file), "ledger_schema": SCHEMA_VERSION}
+            run = RunFolder(path, sweep, file.parent, attempt, True, made=made, manifest=about)
+            _write(run, ())
         yield run
 
 
@@ -239,25 +242,23 @@ def reopen_run(
         LockedError: if another process holds the lock.
         OSError: if it can't be written.
     """
-    run, manifest = _read(path)
+    run = open_run(path)
     if isinstance(run.path, Path):
         check_nobody_else_writes(run.path)
-    if manifest.get("ledger_schema") != SCHEMA_VERSION:
+    if run.manifest.get("ledger_schema") != SCHEMA_VERSION:
         raise InputError(
             f"{path} was written by an older version: it can be read, but it can't be resumed"
         )
     change_budget(run.sweep, overrides)
     with lock_run(run.path / "ledger", take_over=take_over) as attempt:
-        try:
+        with wrong_input():
             left_out = begin(run.path / "ledger", attempt)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         # Another attempt may have changed the budget before this one was claimed.
-        run, manifest = _read(path)
+        run = open_run(path)
         sweep = change_budget(run.sweep, overrides)
-        run = RunFolder(run.path, sweep, run.sweep_folder, attempt, True, tuple(left_out))
+        run = replace(run, sweep=sweep, attempt=attempt, locked=True, left_out=tuple(left_out))
         _check_enough(run)
-        _write(run, manifest, overrides)
+        _write(run, overrides)
         _sweep_scratch(run.path)
         yield run
 
@@ -292,8 +293,9 @@ def continue_run(
         OSError: if it can't be written.
     """
     path = _path_of(sweep, out)
-    check_proposer_is_known(path)
-    changed = _changed(open_run(path).sweep, sweep)
+    run = open_run(path)
+    check_proposer_is_known(run)
+    changed = _changed(run.sweep, sweep)
     if changed:
         raise InputError(
             f"{path} holds the run of another sweep: {', '.join(changed)} differs; choose another "
@@ -301,8 +303,8 @@ def continue_run(
         )
     budget = sweep.budget.model_dump(mode="json")
     overrides = [f"budget.{name}={json.dumps(value)}" for name, value in budget.items()]
-    with reopen_run(path, take_over=take_over, overrides=overrides) as run:
-        yield run
+    with reopen_run(path, take_over=take_over, overrides=overrides) as reopened:
+        yield reopened
 
 
 def _changed(before: Sweep, sweep: Sweep) -> list[str]:
@@ -330,26 +332,17 @@ def _sweep_scratch(path: Place) -> None:
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
-def open_run(path: Place) -> RunFolder:
-    """Return an existing run for reading.
-
-    Raises:
-        InputError: if there is no readable run.
-    """
-    return _read(path)[0]
-
-
-def check_proposer_is_known(path: Place) -> None:
+def check_proposer_is_known(run: RunFolder) -> None:
     """Check that this version has the proposer of a run, so that the search may go on.
 
     Raises:
-        InputError: if it has not, or there is no readable run.
+        InputError: if it has not.
     """
-    kind = _proposer_of(read_manifest(path)["sweep"])
+    kind = _proposer_of(run.manifest["sweep"])
     if kind in REMOVED_KINDS:
         raise InputError(
-            f"{path} can't be resumed: its proposer {kind!r} was removed; it can still be read, "
-            "and a new run with another proposer can begin in another folder"
+            f"{run.path} can't be resumed: its proposer {kind!r} was removed; it can still be "
+            "read, and a new run with another proposer can begin in another folder"
         )
 
 
@@ -359,17 +352,14 @@ def _proposer_of(settings: Any) -> Any:
     return proposer.get("kind") if isinstance(proposer, dict) else None
 
 
-def read_manifest(path: Place) -> dict[str, Any]:
-    """Return the manifest of a run: its sweep, commands, versions and attempts.
+def open_run(path: Place) -> RunFolder:
+    """Return an existing run for reading.
 
     Raises:
         InputError: if there is no readable run.
     """
-    return _read(path)[1]
-
-
-def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
     file = path / "run.json"
+    check_there(path)
     check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
@@ -390,23 +380,11 @@ def _read(path: Place) -> tuple[RunFolder, dict[str, Any]]:
         raise InputError(f"{file} can't be read: {error} is missing") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
-    return RunFolder(path.absolute(), sweep, folder, attempt), manifest
+    return RunFolder(path.absolute(), sweep, folder, attempt, manifest=manifest)
 
 
-def check_reachable(path: Place) -> None:
-    """Check that the store of a folder answers, before anything starts there.
-
-    Raises:
-        InputError: if it does not.
-    """
-    if isinstance(path, StoredPath):
-        try:
-            path.reach()
-        except OSError as error:
-            raise InputError(str(error)) from error
-
-
-def _write(run: RunFolder, manifest: dict[str, Any], overrides: Sequence[str]) -> None:
+def _write(run: RunFolder, overrides: Sequence[str]) -> None:
+    manifest = run.manifest
     attempt = {
         "attempt": run.attempt,
         "started_at": _now(),
@@ -434,38 +412,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def check_writable(option: str, folder: Place) -> None:
-    """Check that files can be created in a folder, which need not exist; nothing is left there.
-
-    Args:
-        option: the option that names it, for the message: for example `-o all`.
-        folder: for one in an object store, only check that the store answers.
-
-    Raises:
-        InputError: naming the option, the path and the reason, if no file can be created.
-    """
-    if not isinstance(folder, Path):
-        check_reachable(folder)
-        return
-    absolute = folder.absolute()
-    place = next(path for path in (absolute, *absolute.parents) if _is_seen(path))
-    try:
-        # Try it: permissions do not show read-only file systems, and do not bind root.
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{option}: can't be written: {place}: {reason}") from error
-
-
-def _is_seen(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # This user may not look into its parent, which is tried instead.
-        return False
-
-
 def no_run_error(path: Place) -> str:
     """Return the reason why a path without `run.json` is not a run.
 
@@ -474,8 +420,6 @@ def no_run_error(path: Place) -> str:
     if is_dataset(path):
         return f"{path} is a data set, which front, report and aggregate read"
     if isinstance(path, Path):
-        if not path.exists():
-            return f"{path} holds no run: there is no such folder"
         if not path.is_dir():
             return f"{path} is a file, not the folder of a run"
         runs = _runs_in(path)

@@ -3,10 +3,10 @@
 Imports neither torch nor Ray, so `kilobit front` starts fast.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 
 from kilobit.cluster.console import fitting_table
@@ -34,6 +34,17 @@ from kilobit.search.records import (
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
 _OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
+
+
+class Reader(Protocol):
+    """Reader of the tables of a run."""
+
+    def __call__(self, table: str, columns: Sequence[str] | None = None, /) -> pa.Table:
+        """Return the rows of a table with some columns, all by default."""
+
+
+Completed = tuple[list[CandidateRecord], list[RungRecord]]
+"""Candidates, and their records at the last rung."""
 
 
 class Front:
@@ -70,21 +81,26 @@ class RunFront(Front):
 
     def __init__(self, run: RunFolder, *, trusting: bool = True) -> None:
         self.run = run
-        self._completed = _completed(run.ledger.read, run.sweep)
+        self._completed = completed_in(run.ledger.read, run.sweep)
         self.refresh(trusting=trusting)
 
     def refresh(self, *, trusting: bool = True) -> None:
         """Take over what verification and certification have written since."""
-        name, read, sweep = self.run.path.name, self.run.ledger.read, self.run.sweep
+        read, name = self.run.ledger.read, self.run.path.name
         super().__init__(
-            _points(name, *self._completed, read, sweep, sweep.length, trusting=trusting)
+            points_from(name, read, self.run.sweep, None, self._completed, trusting=trusting)
         )
 
 
-Read = Callable[[str, Sequence[str] | None], pa.Table]
-
-
-def points_from(name: str, read: Read, sweep: Sweep, length: Length | None) -> list[FrontPoint]:
+def points_from(
+    name: str,
+    read: Reader,
+    sweep: Sweep,
+    length: Length | None = None,
+    completed: Completed | None = None,
+    *,
+    trusting: bool = True,
+) -> list[FrontPoint]:
     """Return the completed points of a run.
 
     Args:
@@ -92,40 +108,28 @@ def points_from(name: str, read: Read, sweep: Sweep, length: Length | None) -> l
         read: returns columns of a table of its ledger.
         sweep: the run's sweep.
         length: which length to compare by; that of the sweep file by default.
+        completed: what `completed_in` returns, if it was read before.
+        trusting: use the results of earlier verifications; False ignores them.
     """
-    return _points(name, *_completed(read, sweep), read, sweep, length or sweep.length)
-
-
-def _completed(read: Read, sweep: Sweep) -> tuple[list[CandidateRecord], list[RungRecord]]:
-    """Return the candidates that completed the last rung, and their records there."""
-    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
-    return at_last_rung(candidates, read("rungs", OF_A_POINT), sweep.rungs.ladder()[-1])
-
-
-def _points(
-    name: str,
-    about: Sequence[CandidateRecord],
-    rungs: Sequence[RungRecord],
-    read: Read,
-    sweep: Sweep,
-    length: Length,
-    *,
-    trusting: bool = True,
-) -> list[FrontPoint]:
     verified = VerificationRecord.all_of(read("verifications", _OF_A_VERIFICATION))
     points = complete_points(
         name,
-        about,
-        rungs,
+        *(completed or completed_in(read, sweep)),
         verified if trusting else [],
         sweep.rungs.ladder()[-1],
-        length,
-        CertificateRecord.all_of(read("certificates", None)),
+        length or sweep.length,
+        CertificateRecord.all_of(read("certificates")),
         sweep.targets,
     )
     # Base models in the order of the sweep file, independent of which finished first.
     order = {model.label: number for number, model in enumerate(sweep.base_models)}
     return sorted(points, key=lambda point: order.get(point.model, len(order)))
+
+
+def completed_in(read: Reader, sweep: Sweep) -> Completed:
+    """Return the candidates that completed the last rung, and their records there."""
+    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
+    return at_last_rung(candidates, read("rungs", OF_A_POINT), sweep.rungs.ladder()[-1])
 
 
 def print_front(console: Console, front: Front, targets: Iterable[float]) -> None:
@@ -158,7 +162,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
         "program": [str(p.program_bits) for p in points],
         "payload": [str(p.payload_bits) for p in points],
         "score": [f"{p.score:.3f}" for p in points],
-        "95 % interval": [_range(p.lower, p.upper) for p in points],
+        "95 % interval": [range_text(p.lower, p.upper) for p in points],
         "sealed split": [_sealed(p.certificate) for p in points],
         "family": [p.family for p in points],
         "verified": [verified[p.verified] for p in points],
@@ -175,14 +179,15 @@ def certified_text(points: list[FrontPoint], target: float) -> str:
     return "not certified" if best is None else f"not certified: best lower bound {best:.3f}"
 
 
-def _range(lower: float | None, upper: float | None) -> str:
+def range_text(lower: float | None, upper: float | None) -> str:
+    """Return an interval as text, empty if a bound is unknown."""
     return "" if lower is None or upper is None else f"{lower:.3f} - {upper:.3f}"
 
 
 def _sealed(certificate: CertificateRecord | None) -> str:
     if certificate is None:
         return "not run"
-    return _range(certificate.lower, certificate.upper) or "failed"
+    return range_text(certificate.lower, certificate.upper) or "failed"
 
 
 def _what_holds(certificate: CertificateRecord) -> str:
@@ -225,7 +230,7 @@ def num_lost(run_folder: RunFolder) -> int:
 def num_running(run_folder: RunFolder) -> int:
     """Return how many candidates of a run were proposed and have not ended."""
     (positions,) = run_folder.ledger.read("candidates", ["position"]).columns
-    return int(pc.count(positions).as_py()) - num_ended(run_folder)
+    return int(len(positions) - positions.null_count) - num_ended(run_folder)
 
 
 def draw(front: RunFront, path: Place) -> None:

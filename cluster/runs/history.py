@@ -4,6 +4,7 @@ All of it is counted in Arrow and NumPy columns; only points that gained area on
 Python objects.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -199,15 +200,14 @@ def _grown(
 
 def most_common(counts: Sequence[ReasonCount]) -> list[ReasonCount]:
     """Return the counts, by base model, of the commonest reasons overall, the rest merged."""
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for one in counts:
-        totals[one.reason] = totals.get(one.reason, 0) + one.count
+        totals[one.reason] += one.count
     kept = sorted(totals, key=lambda reason: (-totals[reason], reason))[:_MOST_REASONS]
-    merged: dict[tuple[str, str, str], int] = {}
+    merged = Counter[tuple[str, str, str]]()
     for one in counts:
         reason = one.reason if one.reason in kept else "other reasons"
-        key = (one.task, one.model, reason)
-        merged[key] = merged.get(key, 0) + one.count
+        merged[one.task, one.model, reason] += one.count
     return [ReasonCount(*key, count) for key, count in merged.items()]
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kilobit.cluster.runs.folder import RunFolder, check_reachable, open_run, read_manifest
+from kilobit.cluster.requests import wrong_input
+from kilobit.cluster.runs.access import check_reachable
+from kilobit.cluster.runs.folder import RunFolder, open_run
+from kilobit.cluster.runs.fronts import Reader
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge import dataset
 from kilobit.evaluators.merge.dataset import (
     DATASET_TABLES,
-    DatasetError,
     DatasetSource,
     is_dataset,
     read_rows,
@@ -40,8 +42,10 @@ class Source:
         home: the run's own folder; for a run in a data set it may be elsewhere or not exist.
         about: its `run.json`: the sweep, commands, versions, attempts.
         sweep: the run's sweep.
-        reader: returns the rows of a table, given its name and columns.
-        finder: returns the programs of candidates at the last rung, and errors for those that
+        read: returns the rows of a table, one Arrow column each, given its name and, if not all
+            are needed, its columns; raises a ValueError naming the file, if one is damaged or of a
+            newer version.
+        programs: returns the programs of candidates at the last rung, and an error for each that
             can't be read.
     """
 
@@ -50,20 +54,8 @@ class Source:
     home: Place
     about: Mapping[str, Any]
     sweep: Sweep
-    reader: Callable[[str, Sequence[str] | None], pa.Table]
-    finder: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
-
-    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows of a table, one Arrow column each.
-
-        Raises:
-            ValueError: naming the file, if one is damaged or of a newer version.
-        """
-        return self.reader(table, columns)
-
-    def programs(self, candidates: Collection[str]) -> Mapping[str, Program | ValueError]:
-        """Return the programs of candidates at the last rung, or an error for an unreadable one."""
-        return self.finder(candidates)
+    read: Reader
+    programs: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
 
     def program_folder(self, model: str, candidate: str) -> Place | None:
         """Return the folder with the files of a program, or None if there is none."""
@@ -133,8 +125,7 @@ def _of_run(run: RunFolder) -> Source:
                 found[candidate] = error
         return found
 
-    about = read_manifest(run.path)
-    return Source(run.path.name, run.path, run.path, about, run.sweep, ledger.read, finder)
+    return Source(run.path.name, run.path, run.path, run.manifest, run.sweep, ledger.read, finder)
 
 
 def _of_dataset(place: Place, entry: DatasetSource, sweeps: Mapping[str, Sweep]) -> Source:
@@ -151,10 +142,8 @@ def entries_of(place: Place) -> list[DatasetSource]:
     Raises:
         InputError: if it is damaged.
     """
-    try:
+    with wrong_input(OSError):
         return dataset.read_manifest(place)
-    except (DatasetError, OSError) as error:
-        raise InputError(str(error)) from error
 
 
 def sweep_of(source: DatasetSource, place: Place) -> Sweep:
@@ -220,7 +209,7 @@ def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:
 
 def _programs(
     place: Place,
-    reader: Callable[[str, Sequence[str] | None], pa.Table],
+    reader: Reader,
     last: int,
     candidates: Collection[str],
 ) -> dict[str, Program | ValueError]:
@@ -229,7 +218,7 @@ def _programs(
         candidate: ValueError(f"{place / 'programs'}: {candidate} is missing")
         for candidate in candidates
     }
-    rows = reader("programs", None)
+    rows = reader("programs")
     wanted = pc.is_in(rows["candidate"], value_set=pa.array(candidates, pa.string()))
     for one in ProgramRecord.all_of(rows.filter(pc.and_(wanted, pc.equal(rows["rung"], last)))):
         try:

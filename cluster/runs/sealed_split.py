@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.tasks.registry import load_task
@@ -85,10 +86,8 @@ def open_sealed(
     tasks: dict[str, Task] = {}
     groups: dict[str, list[Chosen]] = {}
     for one in chosen:
-        try:
+        with wrong_input():
             task = load_task(one.run.sweep.task, one.run.sweep_folder)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         digest = split_digest(task.splits.sealed, task.metric)
         tasks[digest] = task
         groups.setdefault(digest, []).append(one)
@@ -170,10 +169,8 @@ def _digest(text: str) -> str:
 
 def _recorded(run: RunFolder) -> dict[str, OpeningRecord]:
     """Return the openings in the ledger of a run by name, the latest last."""
-    try:
+    with wrong_input():
         records = run.ledger.records(OpeningRecord)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     return {one.opening: one for one in sorted(records, key=lambda one: one.opened_at)}
 
 

@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kilobit.cluster.shards import process_group
-from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 
 Resident = TypeVar("Resident")
@@ -94,8 +94,8 @@ class ShardGroup(Generic[Resident]):
         device: cpu or cuda; determines the communication backend.
         factory: called on every rank as `factory(address, *args)`; its result stays on the rank.
         args: sent to every rank.
-        placement: a placement group (`kilobit.cluster.shards.placement`): bundle 0 is the caller's,
-            bundles 1, 2, ... are the followers'; not needed for one rank.
+        placement: a placement group (`kilobit.cluster.fleet.pool.request_placement`): bundle 0 is
+            the caller's, bundles 1, 2, ... are the followers'; not needed for one rank.
 
     Attributes:
         resident: rank 0's object.

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kilobit.cluster.shards import tensor_parallel, zero3
-from kilobit.cluster.shards.placement import RankAddress
-from kilobit.cluster.shards.process_group import backend_of, join, listen
+from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
@@ -47,7 +46,7 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
     if shards.offload is not None:
         return "zero3"
     try:
-        tensor_parallel.splits_of(_outline(config, folder), shards.world_size)
+        tensor_parallel.splits_of(outline(config, folder), shards.world_size)
         if device_of(config) == "cpu" and torch.cuda.is_available():
             raise ValueError(
                 "layout `tensor` uses the GPUs of a machine that has some: to run on its CPUs, "
@@ -60,7 +59,7 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
     return "tensor"
 
 
-def _outline(config: BaseModelConfig, folder: Path) -> Any:
+def outline(config: BaseModelConfig, folder: Path) -> Any:
     """Return the model's skeleton, on the meta device."""
     model_id, options = base_model.source(config, folder)
     model_config = AutoConfig.from_pretrained(model_id, **options)
@@ -92,7 +91,7 @@ def load_sharded(
     shard: Shard
     with _weights(config, folder, address) as (source, options):
         if layout == "tensor":
-            splits = tensor_parallel.splits_of(_outline(config, folder), address.world_size)
+            splits = tensor_parallel.splits_of(outline(config, folder), address.world_size)
             model = _load_tensor(source, dtype, address.world_size, options)
             shard = tensor_parallel.TensorParallelShard(splits)
         else:

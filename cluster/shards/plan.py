@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from kilobit.cluster.shards.load import layout_of
+from kilobit.cluster.shards.load import layout_of, outline
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
-from kilobit.evaluators.model.base_model import source
 from kilobit.search.base_model import BaseModelConfig
 
 GIB = 1 << 30
@@ -28,10 +26,6 @@ _TOKENS_OF_A_ROW, _LOGITS_OF_A_ROW = 256, 16
 # Other tensors that a layer keeps of a token for the backward pass (norms, residuals, rotations),
 # in hidden sizes.
 _OTHERS = 6
-
-
-class NoRoomError(ValueError):
-    """Error for a base model that does not fit on its ranks."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +79,11 @@ def plan_ranks(
         memory_bytes: memory of a rank's device, None if it is not known.
 
     Raises:
-        NoRoomError: if the model does not fit; the message says how much memory is missing.
-        OSError, ValueError: if its config can't be read, or it does not support the layout.
+        OSError, ValueError: if its config can't be read, it does not support the layout, or it does
+            not fit; the message then says how much memory is missing.
     """
     layout = layout_of(config, folder, shards)
-    model_id, options = source(config, folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_id, **options))
+    model = outline(config, folder)
     size = torch.finfo(getattr(torch, config.dtype)).bits // 8
     weights, gathered = _weights(model, layout, shards, size)
     token = _token_bytes(model, layout, shards.world_size, size)
@@ -101,7 +93,7 @@ def plan_ranks(
         pass_tokens = room // token
         if pass_tokens < _TOKENS_OF_A_ROW:
             missing = _TOKENS_OF_A_ROW * token - room
-            raise NoRoomError(
+            raise ValueError(
                 f"{config.label} does not fit: a rank needs {(weights + gathered) / GIB:.2f} GiB "
                 f"for weights and {_TOKENS_OF_A_ROW * token / GIB:.2f} GiB for one row, and has "
                 f"{_USABLE * memory_bytes / GIB:.2f} GiB usable; {missing / GIB:.2f} GiB are "

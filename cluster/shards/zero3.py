@@ -67,8 +67,9 @@ class Zero3Shard:
         return total
 
 
-def _zero_settings(offload: OffloadConfig | None) -> dict[str, Any]:
-    settings: dict[str, Any] = {
+def _settings(offload: OffloadConfig | None) -> dict[str, Any]:
+    """Return DeepSpeed's settings, without the weights' type."""
+    zero: dict[str, Any] = {
         "stage": 3,
         # Nothing stays whole between two uses: by default small tensors, and all of a model below
         # 10^9 numbers, stay on every rank once they were gathered.
@@ -79,8 +80,8 @@ def _zero_settings(offload: OffloadConfig | None) -> dict[str, Any]:
         offload_param: dict[str, Any] = {"device": offload.device, "pin_memory": offload.pin_memory}
         if offload.nvme_path is not None:
             offload_param["nvme_path"] = str(offload.nvme_path)
-        settings["offload_param"] = offload_param
-    return settings
+        zero["offload_param"] = offload_param
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
 
 
 def check_offload(offload: OffloadConfig | None) -> None:
@@ -119,10 +120,7 @@ def partitioned_loading(dtype: torch.dtype, offload: OffloadConfig | None) -> It
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     types = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": _zero_settings(offload),
-    }
+    settings = _settings(offload)
     if dtype in types:
         settings[types[dtype]] = {"enabled": True}
     # transformers keeps only a weak reference to it.
@@ -138,11 +136,7 @@ def engine_of(model: torch.nn.Module, offload: OffloadConfig | None) -> Any:
     import deepspeed
 
     # Leave out the weights' type: it was set at loading, and with float16 an engine refuses CPUs.
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": _zero_settings(offload),
-    }
-    engine, *_ = deepspeed.initialize(model=model, config=settings)
+    engine, *_ = deepspeed.initialize(model=model, config=_settings(offload))
     return engine
 
 

@@ -53,89 +53,45 @@ _SECRET_WORD = re.compile(
 class SlurmConfig(Config):
     """A Slurm job with a Ray cluster and the run on it; does not change what is searched."""
 
-    nodes: Annotated[
-        int | str | None,
-        Field(
-            description="nodes of the job, or the fewest and the most of them as `2-4`; by default "
-            "as many as the workers need"
-        ),
-    ] = None
-    partition: Annotated[_Word | None, Field(description="partition of the job")] = None
-    account: Annotated[_Word | None, Field(description="account to charge")] = None
-    qos: Annotated[_Word | None, Field(description="quality of service")] = None
-    time: Annotated[
-        str | None,
-        Field(
-            description='time limit in quotes, "HH:MM:SS" or "D-HH:MM:SS"; the partition\'s by '
-            "default"
-        ),
-    ] = None
-    gpus_per_node: Annotated[
-        int | None, Field(ge=0, description="GPUs requested per node; by default as needed")
-    ] = None
-    cpus_per_node: Annotated[
-        int | None, Field(ge=1, description="CPUs requested per node; by default as needed")
-    ] = None
-    memory_gib: Annotated[
-        float | None, Field(gt=0, description="memory requested per node; by default Slurm's own")
-    ] = None
-    container: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z0-9_.,:/@%+=-]+( [A-Za-z0-9_.,:/@%+=-]+)*$",
-            description="command put before ours, e.g. `apptainer exec --nv kilobit.sif`",
-        ),
-    ] = None
-    setup: Annotated[
-        tuple[str, ...],
-        Field(description="shell lines run on every node first, e.g. `module load cuda`"),
-    ] = ()
-    directives: Annotated[
-        tuple[str, ...], Field(description="further `#SBATCH` options, e.g. `--constraint=h100`")
-    ] = ()
-    warning_s: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=65535,
-            description="seconds before the time limit at which Slurm warns the run; it may do so "
-            "a minute earlier",
-        ),
-    ] = 120
-    requeue: Annotated[
-        bool, Field(description="queue the job again when its time is over or a node died")
-    ] = True
-    keep_rest: Annotated[
-        bool,
-        Field(
-            description="go on with the other nodes when one dies; if it was the first one, Slurm "
-            "leaves the job idle. By default the whole job is started again"
-        ),
-    ] = False
-    output: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9_.%/+=@-]+$",
-            description="file for the job's output, in a folder that exists; %x is the job's name, "
-            "%j its number",
-        ),
-    ] = "%x-%j.out"
-    interface: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-            description="network device of the first node that other nodes connect to, e.g. `ib0`; "
-            "by default the address that Slurm uses",
-        ),
-    ] = None
-    scratch: Annotated[
-        str,
-        Field(
-            pattern=r"^/[A-Za-z0-9_./-]*$",
-            max_length=_MOST_SCRATCH,
-            description="folder for Ray's own files, on a local disk of each node",
-        ),
-    ] = "/tmp"  # noqa: S108
+    nodes: int | str | None = None
+    """nodes of the job, or the fewest and the most of them as `2-4`; by default as many as the
+    workers need"""
+    partition: _Word | None = None
+    """partition of the job"""
+    account: _Word | None = None
+    """account to charge"""
+    qos: _Word | None = None
+    """quality of service"""
+    time: str | None = None
+    """time limit in quotes, "HH:MM:SS" or "D-HH:MM:SS"; the partition's by default"""
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    """GPUs requested per node; by default as needed"""
+    cpus_per_node: int | None = Field(default=None, ge=1)
+    """CPUs requested per node; by default as needed"""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """memory requested per node; by default Slurm's own"""
+    container: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_.,:/@%+=-]+( [A-Za-z0-9_.,:/@%+=-]+)*$"
+    )
+    """command put before ours, e.g. `apptainer exec --nv kilobit.sif`"""
+    setup: tuple[str, ...] = ()
+    """shell lines run on every node first, e.g. `module load cuda`"""
+    directives: tuple[str, ...] = ()
+    """further `#SBATCH` options, e.g. `--constraint=h100`"""
+    warning_s: int = Field(default=120, ge=1, le=65535)
+    """seconds before the time limit at which Slurm warns the run; it may do so a minute earlier"""
+    requeue: bool = True
+    """queue the job again when its time is over or a node died"""
+    keep_rest: bool = False
+    """go on with the other nodes when one dies; if it was the first one, Slurm leaves the job idle.
+    By default the whole job is started again"""
+    output: str = Field(default="%x-%j.out", pattern=r"^[A-Za-z0-9_.%/+=@-]+$")
+    """file for the job's output, in a folder that exists; %x is the job's name, %j its number"""
+    interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """network device of the first node that other nodes connect to, e.g. `ib0`; by default the
+    address that Slurm uses"""
+    scratch: str = Field(default="/tmp", pattern=r"^/[A-Za-z0-9_./-]*$", max_length=_MOST_SCRATCH)  # noqa: S108
+    """folder for Ray's own files, on a local disk of each node"""
 
     @field_validator("nodes")
     @classmethod
@@ -221,15 +177,14 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 class TolerationConfig(Config):
     """A taint of nodes that the pods tolerate."""
 
-    key: Annotated[str | None, Field(description="key of the taint; null is all keys")] = None
-    operator: Annotated[
-        Literal["Equal", "Exists"], Field(description="compare the value, or accept any")
-    ] = "Equal"
-    value: Annotated[str | None, Field(description="value of the taint")] = None
-    effect: Annotated[
-        Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
-        Field(description="effect of the taint; null is all effects"),
-    ] = None
+    key: str | None = None
+    """key of the taint; null is all keys"""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """compare the value, or accept any"""
+    value: str | None = None
+    """value of the taint"""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """effect of the taint; null is all effects"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -243,131 +198,75 @@ class TolerationConfig(Config):
 class KubernetesConfig(Config):
     """Pods of a Ray cluster and the run on it; does not change what is searched."""
 
-    kind: Annotated[
-        Literal["job", "cluster"],
-        Field(
-            description="`job`: a RayJob whose cluster ends with the run; `cluster`: a RayCluster "
-            "that stays, and a Job that drives it"
-        ),
-    ] = "job"
-    name: Annotated[
-        str | None,
-        Field(
-            pattern=LABEL,
-            max_length=MOST_LABEL,
-            description="name of the objects: lower case letters, digits and dashes; from the "
-            "sweep's name by default",
-        ),
-    ] = None
-    namespace: Annotated[
-        str | None,
-        Field(pattern=LABEL, max_length=63, description="namespace; kubectl's current by default"),
-    ] = None
-    image: Annotated[
-        str | None, Field(min_length=1, description="image with kilobit and ray[default]; required")
-    ] = None
-    image_pull_secrets: Annotated[
-        tuple[Object, ...], Field(description="names of secrets for the image's registry")
-    ] = ()
-    ray_version: Annotated[
-        str | None,
-        Field(
-            pattern=r"^\d+\.\d+\.\d+$",
-            description="version of Ray in the image; must equal that of the launching machine, "
-            "which is the default",
-        ),
-    ] = None
-    claim: Annotated[
-        Object | None, Field(description="an existing persistent volume claim, mounted in all pods")
-    ] = None
-    mount_path: Annotated[str, Field(pattern=_FOLDER, description="where the claim appears")] = (
-        "/data"
-    )
-    out: Annotated[
-        str | None,
-        Field(
-            pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+-]*$",
-            description="run folder: a path below `mount_path` or an object storage URL; "
-            "MOUNT_PATH/runs/NAME by default",
-        ),
-    ] = None
-    sweep_folder: Annotated[
-        str,
-        Field(
-            pattern=_FOLDER,
-            description="folder of the sweep file in the pods; its relative paths start there, so "
-            "to use data in the image or the volume give a folder there",
-        ),
-    ] = "/sweep"
-    secrets: Annotated[
-        tuple[Object, ...],
-        Field(description="names of secrets whose keys become environment variables"),
-    ] = ()
-    env: Annotated[
-        dict[VariableName, str],
-        Field(description="further environment variables; never secrets"),
-    ] = {}  # noqa: RUF012 - pydantic copies it
-    head_cpus: Annotated[int, Field(ge=1, description="CPUs of the head, which drives the run")] = 2
-    head_memory_gib: Annotated[int, Field(ge=1, description="memory of the head")] = 8
-    memory_gib: Annotated[int, Field(ge=1, description="memory for each rank of a worker")] = 16
-    shared_memory_gib: Annotated[
-        int, Field(ge=1, description="size of /dev/shm; counts as memory of its pod")
-    ] = 2
-    gpu_resource: Annotated[
-        str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="name of a GPU resource")
-    ] = "nvidia.com/gpu"
-    gpus_per_node: Annotated[
-        int, Field(ge=1, description="GPUs of a machine; a pod asks for no more")
-    ] = 8
-    cpus_per_node: Annotated[
-        int | None, Field(ge=1, description="CPUs of a machine; a pod asks for no more")
-    ] = None
-    node_selector: Annotated[
-        dict[str, str], Field(description="labels of the nodes that workers run on")
-    ] = {}  # noqa: RUF012 - pydantic copies it
-    tolerations: Annotated[
-        tuple[TolerationConfig, ...], Field(description="taints that the workers accept")
-    ] = ()
-    user: Annotated[int, Field(ge=1, description="user id in the pods, never root")] = 1000
-    group: Annotated[int, Field(ge=1, description="group id, also of the files of volumes")] = 1000
-    queue: Annotated[
-        Object | None, Field(description="Kueue's local queue; the pods wait until it admits them")
-    ] = None
-    autoscale: Annotated[
-        bool, Field(description="let Ray's autoscaler add and remove worker pods")
-    ] = False
-    min_replicas: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            description="fewest worker pods, kept even while idle; only with `autoscale`, 0 by "
-            "default",
-        ),
-    ] = None
-    max_replicas: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="most worker pods; only with `autoscale`, by default as many as the "
-            "workers need",
-        ),
-    ] = None
-    idle_s: Annotated[
-        int, Field(ge=1, description="seconds after which the autoscaler removes an idle pod")
-    ] = 120
-    retries: Annotated[
-        int, Field(ge=0, description="attempts after the first; each resumes the run")
-    ] = 3
-    grace_s: Annotated[
-        int,
-        Field(ge=10, description="seconds that a pod gets to stop; the run commits its results"),
-    ] = 120
-    keep_s: Annotated[
-        int, Field(ge=0, description="seconds until the pods of a finished job are removed")
-    ] = 600
-    deadline_s: Annotated[
-        int | None, Field(ge=1, description="seconds until the job is ended, with all its attempts")
-    ] = None
+    kind: Literal["job", "cluster"] = "job"
+    """`job`: a RayJob whose cluster ends with the run; `cluster`: a RayCluster that stays, and a
+    Job that drives it"""
+    name: str | None = Field(default=None, pattern=LABEL, max_length=MOST_LABEL)
+    """name of the objects: lower case letters, digits and dashes; from the sweep's name by
+    default"""
+    namespace: str | None = Field(default=None, pattern=LABEL, max_length=63)
+    """namespace; kubectl's current by default"""
+    image: str | None = Field(default=None, min_length=1)
+    """image with kilobit and ray[default]; required"""
+    image_pull_secrets: tuple[Object, ...] = ()
+    """names of secrets for the image's registry"""
+    ray_version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    """version of Ray in the image; must equal that of the launching machine, which is the
+    default"""
+    claim: Object | None = None
+    """an existing persistent volume claim, mounted in all pods"""
+    mount_path: str = Field(default="/data", pattern=_FOLDER)
+    """where the claim appears"""
+    out: str | None = Field(default=None, pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+-]*$")
+    """run folder: a path below `mount_path` or an object storage URL; MOUNT_PATH/runs/NAME by
+    default"""
+    sweep_folder: str = Field(default="/sweep", pattern=_FOLDER)
+    """folder of the sweep file in the pods; its relative paths start there, so to use data in the
+    image or the volume give a folder there"""
+    secrets: tuple[Object, ...] = ()
+    """names of secrets whose keys become environment variables"""
+    env: dict[VariableName, str] = {}  # noqa: RUF012 - pydantic copies it
+    """further environment variables; never secrets"""
+    head_cpus: int = Field(default=2, ge=1)
+    """CPUs of the head, which drives the run"""
+    head_memory_gib: int = Field(default=8, ge=1)
+    """memory of the head"""
+    memory_gib: int = Field(default=16, ge=1)
+    """memory for each rank of a worker"""
+    shared_memory_gib: int = Field(default=2, ge=1)
+    """size of /dev/shm; counts as memory of its pod"""
+    gpu_resource: str = Field(default="nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")
+    """name of a GPU resource"""
+    gpus_per_node: int = Field(default=8, ge=1)
+    """GPUs of a machine; a pod asks for no more"""
+    cpus_per_node: int | None = Field(default=None, ge=1)
+    """CPUs of a machine; a pod asks for no more"""
+    node_selector: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    """labels of the nodes that workers run on"""
+    tolerations: tuple[TolerationConfig, ...] = ()
+    """taints that the workers accept"""
+    user: int = Field(default=1000, ge=1)
+    """user id in the pods, never root"""
+    group: int = Field(default=1000, ge=1)
+    """group id, also of the files of volumes"""
+    queue: Object | None = None
+    """Kueue's local queue; the pods wait until it admits them"""
+    autoscale: bool = False
+    """let Ray's autoscaler add and remove worker pods"""
+    min_replicas: int | None = Field(default=None, ge=0)
+    """fewest worker pods, kept even while idle; only with `autoscale`, 0 by default"""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """most worker pods; only with `autoscale`, by default as many as the workers need"""
+    idle_s: int = Field(default=120, ge=1)
+    """seconds after which the autoscaler removes an idle pod"""
+    retries: int = Field(default=3, ge=0)
+    """attempts after the first; each resumes the run"""
+    grace_s: int = Field(default=120, ge=10)
+    """seconds that a pod gets to stop; the run commits its results"""
+    keep_s: int = Field(default=600, ge=0)
+    """seconds until the pods of a finished job are removed"""
+    deadline_s: int | None = Field(default=None, ge=1)
+    """seconds until the job is ended, with all its attempts"""
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:

@@ -6,10 +6,12 @@ message names file, line, field, value and what is allowed.
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -20,7 +22,6 @@ from pydantic import (
 )
 
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
-from kilobit.cluster.sweep.tracker_settings import TRACKER_KINDS, Tracker
 from kilobit.cluster.sweep.workers import Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
@@ -30,22 +31,73 @@ from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.schedulers.registry import SchedulerConfig
-from kilobit.search.settings import Config, InputError
+from kilobit.search.settings import Config, InputError, LocalPath
 from kilobit.search.space import Families
 
+# The package of each tracker. Keys come from environment variables, never from a file:
+# MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.
+_TRACKERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 # Names of variants, which pydantic puts into the location of a problem in a discriminated union.
-_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": TRACKER_KINDS}
+_VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": tuple(_TRACKERS)}
 
 
 class Budget(Config):
     """The limits of a run."""
 
-    candidates: Annotated[
-        int | None, Field(ge=1, description="at most this many candidates in all")
-    ] = None
-    seconds: Annotated[
-        float | None, Field(gt=0, description="after this time no further rung is started")
-    ] = None
+    candidates: int | None = Field(default=None, ge=1)
+    """at most this many candidates in all"""
+    seconds: float | None = Field(default=None, gt=0)
+    """after this time no further rung is started"""
+
+
+def _without_password(uri: str) -> str:
+    if "://" in uri and "@" in uri.split("://", 1)[1].split("/", 1)[0]:
+        raise ValueError(
+            "an address must not contain a user name or password: set environment variables "
+            "instead (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN)"
+        )
+    return uri
+
+
+class TensorboardTracker(Config):
+    """Event files for TensorBoard, one folder per candidate."""
+
+    kind: Literal["tensorboard"]
+    """event files"""
+    folder: LocalPath | None = None
+    """their folder, relative to the sweep file; by default `tensorboard` in the run folder;
+    required if the run folder is on an object store"""
+
+
+class MlflowTracker(Config):
+    """An MLflow server or database; each candidate is a run there."""
+
+    kind: Literal["mlflow"]
+    """MLflow"""
+    tracking_uri: Annotated[str | None, AfterValidator(_without_password)] = Field(
+        default=None, min_length=1
+    )
+    """for example https://mlflow.example.org or sqlite:////data/mlflow.db; MLFLOW_TRACKING_URI by
+    default, else MLflow's own database in the current folder"""
+    experiment: str | None = Field(default=None, min_length=1)
+    """its experiment; the sweep's name by default"""
+
+
+class WandbTracker(Config):
+    """Weights & Biases; each candidate is a run there, with two more processes meanwhile."""
+
+    kind: Literal["wandb"]
+    """Weights & Biases"""
+    project: str = Field(min_length=1)
+    """its project"""
+    entity: str | None = Field(default=None, min_length=1)
+    """user or team; the key's own by default"""
+    group: str | None = Field(default=None, min_length=1)
+    """its group; the run folder's name by default"""
+
+
+Tracker = Annotated[TensorboardTracker | MlflowTracker | WandbTracker, Field(discriminator="kind")]
 
 
 def _place(value: Any) -> Place:
@@ -66,85 +118,52 @@ PlaceField = Annotated[
 class Sweep(Config):
     """The settings of a whole sweep file."""
 
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
-    ]
-    task: Annotated[TaskConfig, Field(description="what is asked and how it is scored")]
-    base_models: Annotated[
-        tuple[BaseModelConfig, ...], Field(min_length=1, description="models to adapt")
-    ]
-    families: Annotated[Families, Field(description="candidates to try, by kind")]
-    targets: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1)], ...],
-        Field(description="scores at which the task's complexity is read off"),
-    ] = (0.8,)
-    rungs: Annotated[RungConfig, Field(description="steps and examples between decisions")] = (
-        RungConfig()
-    )
-    proposer: Annotated[ProposerConfig, Field(description="chooses candidates")] = RandomProposer()
-    order: Annotated[
-        Literal["short_first", "drawn"],
-        Field(
-            description="for proposers that list their candidates: as drawn; or in rounds over all "
-            "lengths, in each from short to long by what is known before training"
-        ),
-    ] = "drawn"
-    scheduler: Annotated[
-        SchedulerConfig, Field(description="promotes or stops candidates after each rung")
-    ] = SchedulerConfig()
-    rate_search: Annotated[
-        RateSearch, Field(description="coarser programs from an adapter after its last rung")
-    ] = RateSearch()
-    length: Annotated[
-        Literal["program", "payload"],
-        Field(
-            description="the length to minimise: of program.py and payload.bin together, or of "
-            "payload.bin alone, as most published fronts count"
-        ),
-    ] = "program"
-    train_split_in_machine: Annotated[
-        bool,
-        Field(
-            description="declare the train split a part of the machine: demonstrations may then be "
-            "named by index, and program.py takes the split as a second argument"
-        ),
-    ] = False
-    cache: Annotated[
-        PlaceField | None,
-        Field(
-            description="folder of the cache of generated outputs, relative to the sweep file, or "
-            "s3://BUCKET/FOLDER, which several runs may share; the run's own by default"
-        ),
-    ] = None
-    budget: Annotated[Budget, Field(description="when the run ends")] = Budget()
-    workers: Annotated[Workers, Field(description="number and resources")] = Workers()
-    seed: Annotated[int, Field(ge=0, description="names the random streams of the run")] = 0
-    certify: Annotated[
-        bool,
-        Field(
-            description="open the sealed split when all candidates have ended; otherwise "
-            "`kilobit certify RUN` does"
-        ),
-    ] = False
-    out: Annotated[
-        PlaceField | None,
-        Field(
-            description="run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by "
-            "default"
-        ),
-    ] = None
-    trackers: Annotated[
-        tuple[Tracker, ...],
-        Field(description="receive results besides the ledger; do not change what is searched"),
-    ] = ()
-    slurm: Annotated[
-        SlurmConfig | None,
-        Field(description="for `kilobit slurm`; does not change what is searched"),
-    ] = None
-    kubernetes: Annotated[
-        KubernetesConfig | None,
-        Field(description="for `kilobit kubernetes`; does not change what is searched"),
-    ] = None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """names the run folder"""
+    task: TaskConfig
+    """what is asked and how it is scored"""
+    base_models: tuple[BaseModelConfig, ...] = Field(min_length=1)
+    """models to adapt"""
+    families: Families
+    """candidates to try, by kind"""
+    targets: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.8,)
+    """scores at which the task's complexity is read off"""
+    rungs: RungConfig = RungConfig()
+    """steps and examples between decisions"""
+    proposer: ProposerConfig = RandomProposer()
+    """chooses candidates"""
+    order: Literal["short_first", "drawn"] = "drawn"
+    """for proposers that list their candidates: as drawn; or in rounds over all lengths, in each
+    from short to long by what is known before training"""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """promotes or stops candidates after each rung"""
+    rate_search: RateSearch = RateSearch()
+    """coarser programs from an adapter after its last rung"""
+    length: Literal["program", "payload"] = "program"
+    """the length to minimise: of program.py and payload.bin together, or of payload.bin alone, as
+    most published fronts count"""
+    train_split_in_machine: bool = False
+    """declare the train split a part of the machine: demonstrations may then be named by index, and
+    program.py takes the split as a second argument"""
+    cache: PlaceField | None = None
+    """folder of the cache of generated outputs, relative to the sweep file, or s3://BUCKET/FOLDER,
+    which several runs may share; the run's own by default"""
+    budget: Budget = Budget()
+    """when the run ends"""
+    workers: Workers = Workers()
+    """number and resources"""
+    seed: int = Field(default=0, ge=0)
+    """names the random streams of the run"""
+    certify: bool = False
+    """open the sealed split when all candidates have ended; otherwise `kilobit certify RUN` does"""
+    out: PlaceField | None = None
+    """run folder, or s3://BUCKET/FOLDER; runs/NAME of the current folder by default"""
+    trackers: tuple[Tracker, ...] = ()
+    """receive results besides the ledger; do not change what is searched"""
+    slurm: SlurmConfig | None = None
+    """for `kilobit slurm`; does not change what is searched"""
+    kubernetes: KubernetesConfig | None = None
+    """for `kilobit kubernetes`; does not change what is searched"""
 
     @model_validator(mode="after")
     def _unique_models(self) -> Self:
@@ -223,6 +242,21 @@ def make_sweep(settings: Mapping[str, Any], folder: Path, overrides: Sequence[st
 def _with_cache(sweep: Sweep, folder: Path) -> Sweep:
     cache = None if sweep.cache is None else under(folder, sweep.cache)
     return sweep.model_copy(update={"cache": cache})
+
+
+def check_trackers(trackers: Sequence[Tracker]) -> None:
+    """Check that the package of each tracker is installed.
+
+    Raises:
+        InputError: naming the package that is not.
+    """
+    for index, config in enumerate(trackers):
+        package = _TRACKERS[config.kind]
+        if find_spec(package) is None:
+            raise InputError(
+                f"trackers.{index}: kind {config.kind!r} needs {package}, which is not installed: "
+                "pip install 'kilobit[trackers]'"
+            )
 
 
 def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:

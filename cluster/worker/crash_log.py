@@ -22,10 +22,6 @@ GIVEN_UP_AFTER = 3
 _MOST_DEATHS = 2 * GIVEN_UP_AFTER
 
 
-class WorkerGivenUpError(RuntimeError):
-    """A worker died too often in a row without finishing a rung."""
-
-
 class CrashLog:
     """Crash log of a worker, in the folder `in_hand` of a run; deaths count within one attempt.
 
@@ -43,7 +39,7 @@ class CrashLog:
 
     Raises:
         OSError, ValueError: on construction, if the file exists and can't be read.
-        WorkerGivenUpError: on construction, after too many deaths in a row.
+        RuntimeError: on construction, after too many deaths in a row.
     """
 
     def __init__(self, run: Place, worker: str, attempt: int, node: str = "") -> None:
@@ -70,7 +66,7 @@ class CrashLog:
         self._starting = True
         self._write([])
         if self.in_a_row >= _MOST_DEATHS:
-            raise WorkerGivenUpError(f"{worker} died {self.in_a_row} times in a row{self.cause}")
+            raise RuntimeError(f"{worker} died {self.in_a_row} times in a row{self.cause}")
 
     def ready(self) -> None:
         """Record that the worker has started.

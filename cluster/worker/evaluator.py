@@ -11,24 +11,23 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
-from kilobit.cluster.sweep.capacity import ranks_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.versions import check_versions
-from kilobit.cluster.worker.batcher import Batcher
-from kilobit.cluster.worker.checkpoints import Checkpoints
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
 from kilobit.cluster.worker.resident import Resident
-from kilobit.cluster.worker.run_rung import RungRunner
+from kilobit.cluster.worker.run_rung import Checkpoints, RungRunner
 from kilobit.cluster.worker.rung_record import RungRows, Work
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.evaluators.ledger.ledger import Ledger
@@ -46,7 +45,75 @@ from kilobit.search.rungs import Rung
 from kilobit.search.task import Task, split_digest
 
 _LOG = logging.getLogger("kilobit")
-Ask = tuple[Candidate, Rung]
+Asked = tuple[Candidate, Rung]
+Ask = TypeVar("Ask")
+Answer = TypeVar("Answer")
+# An announced call that has not arrived by then died with its process, and may be repeated.
+_PATIENCE_S = 60.0
+
+
+class _Call(Generic[Ask, Answer]):
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+        self.over = False
+
+
+class Batcher(Generic[Ask, Answer]):
+    """Batcher of concurrent calls: it answers them together, one batch at a time.
+
+    The first call while no batch is running leads: it waits until its batch is complete and
+    computes all of its answers. Calls that arrive meanwhile wait for their turn.
+
+    Args:
+        work: computes the answers of a batch, in its order.
+        size: most calls of a batch.
+        is_complete: takes the waiting calls; tells whether no more are expected.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Ask]], Sequence[Answer]],
+        size: int,
+        is_complete: Callable[[Sequence[Ask]], bool],
+    ) -> None:
+        self._work, self._size, self._is_complete = work, size, is_complete
+        self._waiting: list[_Call[Ask, Answer]] = []
+        self._changed, self._turn = threading.Condition(), threading.Lock()
+
+    def run(self, ask: Ask) -> Answer:
+        """Return the answer to a call; an error of a batch is raised in all of its callers."""
+        call: _Call[Ask, Answer] = _Call(ask)
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.notify_all()
+        with self._turn:
+            while not call.over:
+                self._lead()
+        if call.error is not None:
+            raise call.error
+        return call.answer  # type: ignore[return-value]
+
+    def look(self) -> None:
+        """Look again whether the batch is complete, because what is expected has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _lead(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_complete([call.ask for call in self._waiting]), _PATIENCE_S
+            )
+            pack, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        try:
+            for call, answer in zip(pack, self._work([c.ask for c in pack]), strict=True):
+                call.answer = answer
+        except BaseException as error:  # noqa: BLE001 - it is raised in every caller
+            for call in pack:
+                call.error = error
+        for call in pack:
+            call.over = True
 
 
 class RungEvaluator:
@@ -64,7 +131,7 @@ class RungEvaluator:
         self._crash_log = crash_log or crash_log_of(setup)
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
-        shards, threads = ranks_of(sweep, setup.cpus), sweep.workers.threads
+        shards, threads = sweep.workers.ranks(setup.cpus), sweep.workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
         args = (config, folder, shards, task, threads)
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
@@ -86,7 +153,7 @@ class RungEvaluator:
         scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
         states = Checkpoints(run, self._ledger)
         self._runner = RungRunner(self._context, scorer, states, self._rows)
-        self._gatherer: Batcher[Ask, RungReply] = Batcher(
+        self._gatherer: Batcher[Asked, RungReply] = Batcher(
             self.run_rungs, sweep.workers.slots, self._is_complete
         )
         self._record_load(config)
@@ -123,7 +190,7 @@ class RungEvaluator:
         """
         return self._gatherer.run((Candidate.model_validate_json(candidate_json), rung))
 
-    def run_rungs(self, asked: Sequence[Ask]) -> list[RungReply]:
+    def run_rungs(self, asked: Sequence[Asked]) -> list[RungReply]:
         """Run the rungs of several candidates as one batch; see `run_rung`."""
         self._group.resident.use_threads()
         works = [Work(one, rung, self._rows.begin(one, rung)) for one, rung in asked]
@@ -156,7 +223,7 @@ class RungEvaluator:
                 os._exit(1)
             self._rows.finish(works)
 
-    def _is_complete(self, waiting: Sequence[Ask]) -> bool:
+    def _is_complete(self, waiting: Sequence[Asked]) -> bool:
         notice = self._context.notice
         return notice is None or notice.is_complete({one.id: rung.index for one, rung in waiting})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from kilobit.cluster.shards.load import load_sharded
-from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.adapters import Adapter, Trained, begin_from
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged

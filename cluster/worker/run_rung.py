@@ -1,20 +1,63 @@
-"""Training and scoring of candidates at their rungs: in shared passes if possible, else singly."""
+"""Training and scoring of candidates at their rungs: in shared passes if possible, else singly.
+
+Between two rungs an adapter is kept as a checkpoint: one file per candidate, rung and attempt.
+"""
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from kilobit.cluster.worker.checkpoints import Checkpoints
 from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer, Scoring, WorkerContext
+from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
-from kilobit.search.records import RungRecord
+from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.rungs import Rung
+
+
+class Checkpoints:
+    """The folder `states` of a run, which holds its checkpoints.
+
+    Args:
+        run: the run's folder.
+        ledger: says with which attempt's checkpoint a rung was measured.
+    """
+
+    def __init__(self, run: Place, ledger: Ledger) -> None:
+        self._folder, self._ledger = run / "states", ledger
+
+    def write(self, candidate: str, rung: int, state: bytes) -> None:
+        """Write the checkpoint of a candidate after a rung.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        write_whole(self._file(candidate, rung, self._ledger.attempt), state)
+
+    def before(self, candidate: str, rung: int) -> bytes | None:
+        """Return a candidate's latest checkpoint from before `rung`, None if there is none.
+
+        Where several attempts wrote one at the same rung, it is the one that the accepted row was
+        measured with.
+
+        Raises:
+            OSError, ValueError: if a part of the ledger can't be read.
+        """
+        for index in range(rung - 1, -1, -1):
+            for record in self._ledger.read_part(RungRecord, rung_part(candidate, index)) or ():
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    return self._file(candidate, index, record.attempt).read_bytes()
+        return None
+
+    def _file(self, candidate: str, rung: int, attempt: int | None) -> Place:
+        return self._folder / f"{rung_part(candidate, rung)}.a{attempt}.safetensors"
 
 
 class RungRunner:
@@ -154,7 +197,8 @@ class RungRunner:
         for work in works:
             if not work.failed:
                 with work.guarded(), work.coding():
-                    work.scoring = self._begin(work)
+                    left = self._rows.left(work.candidate, work.rung)
+                    work.scoring = self._scorer.begin(work, left)
         scorings = [work.scoring for work in works if work.scoring is not None]
         began = time.monotonic()
         self._waves.run(scorings)
@@ -167,17 +211,6 @@ class RungRunner:
                     if scoring.error is not None:
                         raise scoring.error
                     self._rows.record(work, scoring.measured)
-
-    def _begin(self, work: Work) -> Scoring:
-        return self._scorer.begin(
-            work.candidate,
-            work.rung,
-            work.texts,
-            work.adapter,
-            work.key,
-            work.content,
-            self._rows.left(work.candidate, work.rung),
-        )
 
     def _variants(self, parent: Work) -> list[Work]:
         """Record coarser codings of an adapter as candidates of their own and return their work."""

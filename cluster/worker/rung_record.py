@@ -10,24 +10,92 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from kilobit.cluster.messages import BaseModelChangedError
 from kilobit.cluster.shards.group import GroupError
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.worker.scoring import Measured, Scoring
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.output_cache import CachedOutputs
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.proof.program_files import write_program
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.numbers import Tensor
+from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.records import CandidateRecord, PredictionRecord, RungRecord
 from kilobit.search.rungs import Rung
-from kilobit.search.task import Task
+from kilobit.search.schedulers.racing import Race, Verdict
+from kilobit.search.task import Example, Task
 
 SPLIT = "search"
+
+
+@dataclass
+class Measured:
+    """Results of a program on the examples scored so far, in their order.
+
+    Attributes:
+        program: the program.
+        exact: its files exist; before the last rung, those of a data candidate are only estimated.
+        outputs: the outputs after post-processing.
+        scores: the score of each output.
+        generated: number of outputs that were not in the cache.
+        against: the incumbent that it raced with.
+        gap: mean score minus the incumbent's on the same examples.
+        verdict: how the race ended, None while it is open.
+    """
+
+    program: Program
+    exact: bool
+    outputs: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    generated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    generate_s: float = 0.0
+    against: str | None = None
+    gap: float | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass
+class Scoring:
+    """In-progress scoring of a program on the examples of a rung.
+
+    Attributes:
+        measured: the results so far.
+        prompt: the prompt decoded from the payload.
+        examples: all examples of the rung.
+        cached: outputs that were generated before.
+        theirs: the incumbent's scores.
+        race: the race with the incumbent, None without one.
+        model: an adapted model that generates for this candidate alone, None in a pack.
+        slot: the name under which the resident model keeps the candidate's numbers.
+        num_soft: number of soft prompt vectors before the text.
+        error: the reason why scoring failed.
+    """
+
+    measured: Measured
+    prompt: str
+    examples: Sequence[Example]
+    cached: CachedOutputs
+    theirs: Sequence[float]
+    race: Race | None
+    model: Any
+    slot: str
+    num_soft: int
+    error: Exception | None = None
+
+    def batches(self, most: int) -> list[Sequence[Example]]:
+        """Return at most `most` next batches, none if scoring has ended."""
+        if self.error is not None or self.measured.verdict == "loses":
+            return []
+        size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
+        ends = range(first, len(self.examples), size)
+        return [self.examples[at : at + size] for at in ends[:most]]
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 import hashlib
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -14,20 +12,17 @@ from kilobit.cluster.messages import Notice
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.resident import Resident
+from kilobit.cluster.worker.rung_record import Measured, Scoring, Work
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
-from kilobit.evaluators.model.adapters import Adapter
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.packing.decode import generates_plainly
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.search.candidate import Candidate
-from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Decoded, Program
-from kilobit.search.programs.text import TextCodec
 from kilobit.search.records import PredictionRecord, rung_part
 from kilobit.search.rungs import Rung
-from kilobit.search.schedulers.racing import Incumbent, Race, Verdict, incumbent_of
-from kilobit.search.task import Example, Task
+from kilobit.search.schedulers.racing import Incumbent, Race, incumbent_of
+from kilobit.search.task import Task
 
 
 @dataclass
@@ -51,71 +46,6 @@ class WorkerContext:
     notice: Notice | None = None
 
 
-@dataclass
-class Measured:
-    """Results of a program on the examples scored so far, in their order.
-
-    Attributes:
-        program: the program.
-        exact: its files exist; before the last rung, those of a data candidate are only estimated.
-        outputs: the outputs after post-processing.
-        scores: the score of each output.
-        generated: number of outputs that were not in the cache.
-        against: the incumbent that it raced with.
-        gap: mean score minus the incumbent's on the same examples.
-        verdict: how the race ended, None while it is open.
-    """
-
-    program: Program
-    exact: bool
-    outputs: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    generated: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    generate_s: float = 0.0
-    against: str | None = None
-    gap: float | None = None
-    verdict: Verdict | None = None
-
-
-@dataclass
-class Scoring:
-    """In-progress scoring of a program on the examples of a rung.
-
-    Attributes:
-        measured: the results so far.
-        prompt: the prompt decoded from the payload.
-        examples: all examples of the rung.
-        cached: outputs that were generated before.
-        theirs: the incumbent's scores.
-        race: the race with the incumbent, None without one.
-        model: an adapted model that generates for this candidate alone, None in a pack.
-        slot: the name under which the resident model keeps the candidate's numbers.
-        num_soft: number of soft prompt vectors before the text.
-        error: the reason why scoring failed.
-    """
-
-    measured: Measured
-    prompt: str
-    examples: Sequence[Example]
-    cached: CachedOutputs
-    theirs: Sequence[float]
-    race: Race | None
-    model: Any
-    slot: str
-    num_soft: int
-    error: Exception | None = None
-
-    def batches(self, most: int) -> list[Sequence[Example]]:
-        """Return at most `most` next batches, none if scoring has ended."""
-        if self.error is not None or self.measured.verdict == "loses":
-            return []
-        size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
-        ends = range(first, len(self.examples), size)
-        return [self.examples[at : at + size] for at in ends[:most]]
-
-
 class Scorer:
     """Factory of the scorings of one resident base model, which `scoring_loop` runs.
 
@@ -130,33 +60,21 @@ class Scorer:
         # Programs with the same cache key share their new outputs while they run together.
         self._opened: WeakValueDictionary[str, CachedOutputs] = WeakValueDictionary()
 
-    def begin(
-        self,
-        candidate: Candidate,
-        rung: Rung,
-        texts: dict[TextCodec, bytes],
-        adapter: Adapter | None,
-        key: str | None,
-        content: Sequence[Tensor] | Learned,
-        left: int,
-    ) -> Scoring:
+    def begin(self, work: Work, left: int) -> Scoring:
         """Build and decode a candidate's program, and return its scoring, ready to run.
 
         Args:
-            candidate: the candidate to score.
-            rung: the rung, which sets the number of examples.
-            texts: its prompt, encoded by each codec.
-            adapter: its adapter, which holds the numbers of the payload afterwards.
-            key: name of an adapter beside the model; None if it is installed in the model.
-            content: the adapter's trained numbers, or the data that it has learned from.
+            work: the candidate at its rung, with its coded prompt and its adapter, which holds the
+                numbers of the payload afterwards.
             left: number of rungs until its training is complete. While there are any it is compared
                 with the incumbent, but not stopped: further training may still improve it.
 
         Raises:
             ValueError: if a number is not finite.
         """
+        candidate, rung, adapter, content = work.candidate, work.rung, work.adapter, work.content
         context = self._context
-        program = context.builder.build(candidate, texts, adapter, content)
+        program = context.builder.build(candidate, work.texts, adapter, content)
         decoded = context.builder.decode(program)
         learned = content if isinstance(content, Learned) else None
         spec = candidate.adapter
@@ -164,7 +82,7 @@ class Scorer:
         if adapter is not None and adapter.model is not None and learned is None:
             adapter.assign(decoded.tensors)
         elif adapter is None or adapter.model is None:
-            context.group.call("fix", candidate.id, key, decoded.tensors)
+            context.group.call("fix", candidate.id, work.key, decoded.tensors)
         measured = Measured(program, learned is None or learned.exact)
         bits = program.program_bits if context.sweep.length == "program" else program.payload_bits
         incumbents = context.notice.incumbents.get((rung.index, left), ()) if context.notice else ()

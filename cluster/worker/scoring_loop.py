@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.worker.resident import Resident
-from kilobit.cluster.worker.scoring import Scoring
+from kilobit.cluster.worker.rung_record import Scoring
 from kilobit.evaluators.ledger.output_cache import Batch
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.model.generate import asked

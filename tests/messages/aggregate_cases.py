@@ -53,13 +53,13 @@ AGGREGATE = [
     Case(
         "aggregate {run} -o {here}/file/all",
         "-o {here}/file/all: can't be written: {here}/file: Not a directory",
-        given=lambda scene: scene.file("file", "x"),
+        given=lambda scene: (scene.begun(), scene.file("file", "x")),
     ),
     Case("aggregate {run} -o s3://bucket/all", "s3://bucket/all: a local path is needed here"),
     Case(
         "aggregate {run} -o {here}/all",
         "-o: {here}/all is a file; a data set is a folder",
-        given=lambda scene: scene.file("all", "x"),
+        given=lambda scene: (scene.begun(), scene.file("all", "x")),
     ),
     Case(
         "aggregate {run} -o {here}/all",
@@ -69,7 +69,7 @@ AGGREGATE = [
     Case(
         "aggregate {run} -o {here}/all",
         "-o: {here}/all holds thesis.tex and is no data set: name a folder that is new, empty",
-        given=lambda scene: scene.file("all/thesis.tex", "x"),
+        given=lambda scene: (scene.begun(), scene.file("all/thesis.tex", "x")),
     ),
     Case("aggregate {run} -o {here}/all", "{run} holds no run: there is no such folder"),
     Case(

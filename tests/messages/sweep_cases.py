@@ -1,6 +1,8 @@
 """What `run` says of a sweep file, its overrides, its data and its models."""
 
+import errno
 import json
+import os
 import shutil
 from typing import Any
 
@@ -214,23 +216,29 @@ WORKERS = [
         "trackers.0: kind 'wandb' needs wandb, which is not installed: pip install",
         sweep={"trackers": [{"kind": "wandb", "project": "p"}]},
         given=lambda scene: scene.monkeypatch.setattr(
-            "kilobit.cluster.sweep.tracker_settings.find_spec", lambda _: None
+            "kilobit.cluster.sweep.sweep.find_spec", lambda _: None
         ),
     ),
 ]
+
+
+def _forbidden(**_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 CACHES = [
     Case(
         DRY,
-        "cache: {here}/shared/cache can't be written: {here}/shared is not a folder",
+        "cache: can't be written: {here}/shared: Not a directory",
         sweep={"cache": "shared/cache"},
         given=lambda scene: scene.file("shared", "a file"),
     ),
     Case(
         DRY,
-        "cache: {here}/cache can't be written: no permission to write to {here}",
+        "cache: can't be written: {here}: Permission denied",
         sweep={"cache": "cache"},
         # Root may write everywhere.
-        given=lambda scene: scene.monkeypatch.setattr("os.access", lambda *_: False),
+        given=lambda scene: scene.monkeypatch.setattr("tempfile.TemporaryFile", _forbidden),
     ),
     Case(
         DRY,

@@ -76,6 +76,22 @@ def test_a_folder_that_can_not_be_written_is_no_place_for_runs(
     assert "--out" in found.remedy
 
 
+def test_a_named_folder_is_checked_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("examine_machine", "_ports", "_ray"):
+        none = [] if name == "examine_machine" else Finding(name, "", ok=True)
+        monkeypatch.setattr(doctor, name, lambda none=none: none)
+    (tmp_path / "file").write_text("no folder")
+    assert launch.main(["doctor", "--out", str(tmp_path / "runs")]) == 0
+    assert "can be written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert launch.main(["doctor", "--out", str(tmp_path / "file" / "runs")]) == 1
+    assert "--out" in capsys.readouterr().out
+    said = doctor._folder(tmp_path / "file" / "runs").found
+    assert said == f"{tmp_path}/file/runs: can't be written: {tmp_path}/file: Not a directory"
+
+
 def test_clocks_may_differ_by_a_few_seconds() -> None:
     # Between 100 and 110 no clock is seen to be wrong.
     right = {"a": 100.0, "b": 105.0, "c": 110.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.driver.attempt import StoppedError
+from kilobit.cluster.messages import StoppedError
 from kilobit.cluster.runs.folder import create_run, open_run, reopen_run
 from kilobit.cluster.runs.lock import lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -222,10 +222,7 @@ def test_a_cache_starts_at_the_sweep_file_and_has_to_be_writable(
     assert not (tmp_path / "shared").exists()
     (tmp_path / "shared").write_text("a file")
     message = fails(capsys, "run", str(path), "--dry-run")
-    assert (
-        f"cache: {tmp_path}/shared/cache can't be written: {tmp_path}/shared is not a fold"
-        in message
-    )
+    assert f"cache: can't be written: {tmp_path}/shared: Not a directory" in message
 
 
 def test_the_same_run_twice_is_refused(

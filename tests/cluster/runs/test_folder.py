@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.fleet.pool import PoolError
+from kilobit.cluster.messages import PoolError
 from kilobit.cluster.runs.folder import continue_run, create_run, discard_run, holds_run, reopen_run
 from kilobit.cluster.runs.lock import LockedError, lock_run
 from kilobit.cluster.sweep.sweep import load_sweep

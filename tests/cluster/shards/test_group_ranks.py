@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from kilobit.cluster.fleet.pool import request_placement
 from kilobit.cluster.shards.group import ShardGroup
-from kilobit.cluster.shards.placement import request_placement
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.resident import Resident, Training
 from kilobit.evaluators.ledger.ledger import Ledger

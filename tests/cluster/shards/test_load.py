@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 
-from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import load
 from tests.support.models import config

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kilobit.cluster.shards.placement import RankAddress
-from kilobit.cluster.shards.process_group import backend_of, join, leave, listen
+from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, leave, listen
 
 
 def test_a_listener_has_a_port_of_its_own_at_its_host() -> None:

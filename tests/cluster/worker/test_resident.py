@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from kilobit.cluster.shards.placement import RankAddress
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.resident import Resident, Training
 from kilobit.evaluators.model.base_model import weights_digest

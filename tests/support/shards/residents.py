@@ -12,9 +12,10 @@ from ray.util.placement_group import remove_placement_group
 from torch import Tensor
 from torch.nn import functional
 
+from kilobit.cluster.fleet.pool import request_placement
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import load_sharded
-from kilobit.cluster.shards.placement import RankAddress, request_placement
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.generate import generate

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from kilobit.cluster.runs.provenance import origin_of
+from kilobit.cluster.runs.report_parts import origin_of
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.parts import TABLES

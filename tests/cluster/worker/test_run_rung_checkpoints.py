@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from kilobit.cluster.worker.checkpoints import Checkpoints
+from kilobit.cluster.worker.run_rung import Checkpoints
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.search.records import RungRecord
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.cli.report import make
-from kilobit.cluster.runs import programs as shown
+from kilobit.cluster.runs import report_parts as shown
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.ledger.stored_path import StoredPath
@@ -97,8 +97,8 @@ def test_a_link_is_quoted_and_only_between_local_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", "7"])
 def test_a_candidate_whose_description_can_not_be_read_has_an_empty_one(text: str | None) -> None:
-    assert shown._spec(text) == {}
-    assert shown._spec('{"chat": true}') == {"chat": True}
+    assert shown._object(text) == {}
+    assert shown._object('{"chat": true}') == {"chat": True}
 
 
 def test_long_prompts_are_cut_only_where_they_are_not_on_the_front(

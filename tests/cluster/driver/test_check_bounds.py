@@ -1,4 +1,4 @@
-from kilobit.cluster.driver.bounds import bound_bits
+from kilobit.cluster.driver.check import bound_bits
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate, Prompt
 from tests.support.recipes import adapter_spec

@@ -1,13 +1,15 @@
-"""The programs that a report shows: all of the fronts, and a sample of the rest.
+"""Parts of a report that are read from runs: its programs, and the provenance of its results.
 
-Rows are filtered as Arrow columns before any becomes a Python object, and only the files of
-programs on a front are read.
+The programs are all of the fronts, and a sample of the rest. Rows are filtered as Arrow columns
+before any becomes a Python object, and only the files of programs on a front are read. Provenance
+is versions, hardware, digests of base models, attempts and commands.
 """
 
 import heapq
 import json
 import os
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,13 @@ import pyarrow.compute as pc
 
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.report.contents import ShownProgram
+from kilobit.evaluators.report.contents import Origin, ShownProgram
 from kilobit.search.candidate import in_short, prompt_of
 from kilobit.search.front.points import FrontPoint, fronts
 from kilobit.search.programs.program import Program, decode_text
 from kilobit.search.programs.script import readable_script
 from kilobit.search.programs.text import PayloadError
-from kilobit.search.records import CandidateRecord
+from kilobit.search.records import CandidateRecord, WorkerRecord
 
 # Most programs on the page besides the fronts: with more it is slow to open and no clearer.
 MOST_OTHERS = 2000
@@ -98,7 +100,7 @@ def _candidates(source: Source, points: Iterable[FrontPoint]) -> dict[str, Candi
 def _program(
     point: FrontPoint, about: CandidateRecord, targets: Sequence[float], *, on_front: bool
 ) -> ShownProgram:
-    spec = _spec(about.spec)
+    spec = _object(about.spec)
     lower = None if point.certificate is None else point.certificate.lower
     reached = [target for target in targets if lower is not None and lower >= target]
     return ShownProgram(
@@ -110,14 +112,6 @@ def _program(
         parent=about.parent,
         prompt=prompt_of(spec),
     )
-
-
-def _spec(text: str | None) -> dict[str, Any]:
-    try:
-        spec = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return spec if isinstance(spec, dict) else {}
 
 
 def _with_files(
@@ -161,3 +155,117 @@ def _link(folder: Place, page: Place | None) -> str | None:
         return None
     relative = os.path.relpath(folder.absolute(), page.absolute().parent)
     return quote(os.fsencode(Path(relative).as_posix())) + "/"
+
+
+def origin_of(source: Source) -> Origin:
+    """Return the facts needed to reproduce the results of a source.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+    """
+    about = source.about
+    workers = WorkerRecord.all_of(source.read("workers"))
+    return Origin(
+        run=source.name,
+        folder=str(source.place),
+        facts=_facts(source, workers),
+        attempts=[_attempt(each) for each in about.get("attempts", ())],
+        models=_models(source, workers),
+        versions=_versions(about, workers),
+        sweep=json.dumps(about.get("sweep"), indent=1, ensure_ascii=False),
+    )
+
+
+def _facts(source: Source, workers: list[WorkerRecord]) -> list[tuple[str, str]]:
+    about = source.about
+    machine = about.get("machine") or {}
+    hosts = sorted({one.host for one in workers if one.host})
+    facts = {
+        "begun": about.get("created_at"),
+        "sweep file": about.get("sweep_file"),
+        "seed": source.sweep.seed,
+        "driver": ", ".join(
+            str(part)
+            for part in (
+                machine.get("processor"),
+                f"{machine['cores']} cores" if machine.get("cores") else None,
+                f"Python {about['python']}" if about.get("python") else None,
+            )
+            if part
+        ),
+        "workers": f"{len(workers)} model loads on {_list(hosts) or 'unknown hosts'}",
+        "verified on": "; ".join(_verified_on(source)),
+        "ledger schema": about.get("ledger_schema"),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _list(names: list[str], most: int = 8) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _verified_on(source: Source) -> list[str]:
+    """Return the environments in which programs were verified: device, dtype and machine."""
+    found = source.read("verifications", ["verified_on"])["verified_on"]
+    environments = set()
+    for text in pc.drop_null(found).unique().to_pylist():
+        on = _object(text)
+        words = (on.get("device"), on.get("dtype"), on.get("machine"))
+        environments.add(", ".join(str(word) for word in words if word))
+    return sorted(environments - {""})
+
+
+def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an attempt's start time, host and command, the command quoted for a shell."""
+    words = [str(word) for word in attempt.get("command", ())]
+    name = Path(words[0]).name if words else ""
+    if name.endswith(".py"):
+        words = ["python", *words]
+    elif name == "kilobit":
+        words = [name, *words[1:]]
+    return {
+        "attempt": attempt.get("attempt"),
+        "started_at": attempt.get("started_at"),
+        "host": attempt.get("host"),
+        "command": shlex.join(words),
+    }
+
+
+def _models(source: Source, workers: list[WorkerRecord]) -> list[dict[str, Any]]:
+    """Return the facts of each base model; several digests mean that its weights differed."""
+    models = []
+    for config in source.sweep.base_models:
+        own = [one for one in workers if one.model == config.label]
+        where = str(config.path) if config.path is not None else str(config.hub)
+        models.append(
+            {
+                "model": config.label,
+                "regime": config.regime,
+                "from": where + (f" at {config.revision}" if config.revision else ""),
+                "weights": config.weights,
+                "dtype": config.dtype,
+                "device": config.device,
+                "parameters": max((one.num_parameters or 0 for one in own), default=0) or None,
+                "digests": sorted({one.base_digest for one in own if one.base_digest}),
+            }
+        )
+    return models
+
+
+def _versions(about: Mapping[str, Any], workers: list[WorkerRecord]) -> dict[str, str]:
+    """Return the versions of libraries, including those on workers that differ."""
+    found = {name: {str(version)} for name, version in (about.get("versions") or {}).items()}
+    for text in {one.versions for one in workers if one.versions}:
+        for name, version in _object(text).items():
+            found.setdefault(name, set()).add(str(version))
+    return {name: ", ".join(sorted(each)) for name, each in found.items()}
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """Return a JSON object; one that can't be read is empty."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

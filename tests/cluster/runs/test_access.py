@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kilobit.cluster.runs import permissions
+from kilobit.cluster.runs import access
 from kilobit.cluster.runs.folder import create_run, reopen_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.search.settings import InputError
@@ -53,7 +53,7 @@ def test_a_new_folder_is_its_owners_alone_unless_runs_are_shared(
     monkeypatch.setenv("KILOBIT_SHARED_RUNS", shared)
     before = os.umask(0o022)
     try:
-        permissions.make_folder(tmp_path / "runs" / "one")
+        access.make_folder(tmp_path / "runs" / "one")
     finally:
         os.umask(before)
     assert (tmp_path / "runs" / "one").stat().st_mode & 0o777 == mode
@@ -63,7 +63,7 @@ def test_a_new_folder_is_its_owners_alone_unless_runs_are_shared(
 
 def test_a_folder_that_is_there_keeps_its_permissions(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
-    permissions.make_folder(tmp_path)
+    access.make_folder(tmp_path)
     assert tmp_path.stat().st_mode & 0o777 == 0o750
 
 
@@ -72,19 +72,19 @@ def test_a_folder_of_another_owner_is_refused_and_its_owner_named(
 ) -> None:
     monkeypatch.delenv("KILOBIT_SHARED_RUNS", raising=False)
     own = tmp_path.stat().st_uid
-    permissions.check_nobody_else_writes(tmp_path)
+    access.check_nobody_else_writes(tmp_path)
     # This process becomes another user, as far as the check can see.
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)
     other = str(tmp_path)
     if own == 0:
         # Root's folders are used: root can write anywhere.
-        permissions.check_nobody_else_writes(tmp_path)
+        access.check_nobody_else_writes(tmp_path)
         os.chown(tmp_path, 987654, -1)
         other = "user 987654 owns it"
     with pytest.raises(InputError, match=other):
-        permissions.check_nobody_else_writes(tmp_path)
+        access.check_nobody_else_writes(tmp_path)
     monkeypatch.setenv("KILOBIT_SHARED_RUNS", "1")
-    permissions.check_nobody_else_writes(tmp_path)
+    access.check_nobody_else_writes(tmp_path)
 
 
 def test_a_group_of_only_this_user_may_write(
@@ -94,7 +94,7 @@ def test_a_group_of_only_this_user_may_write(
     tmp_path.chmod(0o770)
     monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="ada"))
     monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_name="ada"))
-    permissions.check_nobody_else_writes(tmp_path)
+    access.check_nobody_else_writes(tmp_path)
     monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_name="staff"))
     with pytest.raises(InputError, match=r"\(the group staff may\).* chmod go-w"):
-        permissions.check_nobody_else_writes(tmp_path)
+        access.check_nobody_else_writes(tmp_path)

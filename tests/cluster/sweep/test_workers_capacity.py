@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.sweep.capacity import plan_cpus, plan_gpus, workers_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.search.settings import InputError
 
@@ -13,11 +12,8 @@ def sweep(write_sweep: Callable[..., Path]) -> Callable[..., Sweep]:
     return lambda **workers: load_sweep(write_sweep(workers=workers))
 
 
-def test_workers_are_named_by_model(sweep: Callable[..., Sweep]) -> None:
-    assert [(w.name, w.model) for w in workers_of(sweep(per_model=2))] == [
-        ("llama-0", "llama"),
-        ("llama-1", "llama"),
-    ]
+def plan_cpus(sweep: Sweep, cpus: float, gpus: float = 0) -> float:
+    return sweep.workers.cpus_here(len(sweep.base_models), cpus, gpus)
 
 
 def test_workers_share_the_cpus_that_are_there(sweep: Callable[..., Sweep]) -> None:
@@ -34,5 +30,5 @@ def test_more_than_there_is_is_refused(sweep: Callable[..., Sweep]) -> None:
     with pytest.raises(InputError, match="300 workers are too many for 2 CPUs"):
         plan_cpus(sweep(per_model=300), 2)
     with pytest.raises(InputError, match=r"workers\.gpus: 2 workers with 1 GPUs each need 2, 0"):
-        plan_gpus(sweep(per_model=2, gpus=1), 0)
-    plan_gpus(sweep(per_model=2, gpus=0.5), 1)
+        plan_cpus(sweep(per_model=2, gpus=1), 8)
+    plan_cpus(sweep(per_model=2, gpus=0.5), 8, 1)

@@ -3,11 +3,11 @@ import sys
 from pathlib import Path
 
 from kilobit import launch
-from kilobit.cluster.fleet.nodes import code_digest, own_code
+from kilobit.cluster.fleet.session import code_digest, own_code
 
 _AGAIN = """
 from pathlib import Path
-from kilobit.cluster.fleet.nodes import code_digest, own_code
+from kilobit.cluster.fleet.session import code_digest, own_code
 with own_code() as [folder]:
     print(code_digest(), Path(folder, "launch.py").read_text(), end="")
 """

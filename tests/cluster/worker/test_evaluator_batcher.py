@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from kilobit.cluster.worker import batcher as module
-from kilobit.cluster.worker.batcher import Batcher
+from kilobit.cluster.worker import evaluator as module
+from kilobit.cluster.worker.evaluator import Batcher
 
 
 def call_all(gatherer: Batcher[int, str], asks: Sequence[int]) -> dict[int, str]:
