@@ -178,11 +178,6 @@ def units_of(
     return [Unit(source, table, tuple(group), root, renamed or {}) for group in groups]
 
 
-def file_at(path: Path, part: str | None = None) -> File:
-    """Return the `File` of a local path, with its size."""
-    return File(path, path.stat().st_size, part)
-
-
 def in_order(
     pool: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
@@ -238,7 +233,7 @@ def copy_of(content: pa.Table, path: Path) -> File:
     """Write rows that include the column `part` to a local file and return it."""
     content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
     pq.write_table(content, path, compression="zstd")
-    return file_at(path)
+    return File(path, path.stat().st_size)
 
 
 def units_of_dataset(
