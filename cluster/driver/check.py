@@ -20,7 +20,7 @@ from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
-from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.search import make_proposer
 from kilobit.search.settings import InputError
 from kilobit.search.space import (
     DataFamily,

@@ -18,15 +18,17 @@ Optuna is imported when the first of these proposers is made.
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
-from kilobit.search.proposers.grid import two_digits, unique
-from kilobit.search.proposers.population import log2_bits
+from kilobit.search.front.pareto import log2_bits
+from kilobit.search.proposers.grid import Sets, two_digits, unique
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.settings import Config
 from kilobit.search.space import AdapterFamily, Families, PromptFamily
 from kilobit.search.streams import stream, stream_seed
 from kilobit.search.task import Task
@@ -38,6 +40,26 @@ if TYPE_CHECKING:
 # Numbers of draws TPE compares by expected improvement: 24 is Optuna's default, 1 a plain draw.
 _DRAWS_COMPARED = (24, 8, 2, 1)
 _MAX_RANDOM_DRAWS = 200
+
+
+class TpeProposer(Config):
+    """Optuna's multi-objective tree-structured Parzen estimator."""
+
+    kind: Annotated[
+        Literal["tpe"], Field(description="fewer bits and higher scores, arXiv 1907.10902")
+    ]
+    fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
+    sets: Sets = 8
+
+
+class Nsga2Proposer(Config):
+    """Optuna's NSGA-II, a genetic algorithm on the front."""
+
+    kind: Annotated[
+        Literal["nsga2"], Field(description="fewer bits and higher scores, Deb et al. 2002")
+    ]
+    population: Annotated[int, Field(ge=2, description="candidates per generation")] = 24
+    sets: Sets = 8
 
 
 class OptunaProposer:

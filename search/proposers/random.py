@@ -13,9 +13,13 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
+from kilobit.search.settings import Config
 from kilobit.search.space import Families, PromptFamily, draw_candidate, draw_candidates
 from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task
@@ -23,6 +27,12 @@ from kilobit.search.task import Example, Task
 # After this many draws in a row that are all known, the space counts as used up.
 _MAX_FRUITLESS_DRAWS = 200
 ROUND = 16
+
+
+class RandomProposer(Config):
+    """Random draws from the families, as many as their `candidates` say."""
+
+    kind: Annotated[Literal["random"], Field(description="independent draws")] = "random"
 
 
 class RandomDraws:
