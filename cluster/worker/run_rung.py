@@ -9,9 +9,10 @@ from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
 from kilobit.cluster.worker.scoring import Scorer, Scoring, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
-from kilobit.evaluators.model.adapters import Adapter, begin_from, installed
+from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
 from kilobit.evaluators.model.training_batches import Lesson
+from kilobit.evaluators.model.warm_start import begin_from
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.records import RungRecord
 from kilobit.search.rungs import Rung
