@@ -18,7 +18,6 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.evaluators.ledger.fencing import Accepted
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES, read_batches
 from kilobit.evaluators.ledger.storage import Place
@@ -207,14 +206,10 @@ def units_of_ledger(source: int, ledger: Ledger, scratch: Path) -> dict[str, lis
     for table in (*(t for t in TABLES if t not in _IN_PARTS), *_IN_PARTS):
         files = _files_in_parts(ledger, table) if table in _IN_PARTS else None
         if files is None:
-            copied = ledger.settled(partial(_collected, ledger, table))
+            copied = ledger.settled(partial(ledger.collect, table, TABLES[table]))
             files = [copy_of(copied, scratch / f"{source}-{table}.parquet")] if len(copied) else []
         found[table] = units_of(source, table, files, ledger.folder)
     return found
-
-
-def _collected(ledger: Ledger, table: str, accepted: Accepted) -> pa.Table:
-    return ledger.collect(table, TABLES[table], accepted)
 
 
 def _files_in_parts(ledger: Ledger, table: str) -> list[File] | None:

@@ -10,6 +10,8 @@ at first, a lower one drops components of the product. Methods around fixed rand
 (`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw different matrices for another shape.
 """
 
+import math
+
 import torch
 from safetensors.torch import load as load_tensors
 
@@ -57,14 +59,8 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
 def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
     """Copy the common leading part; `square`: the numbers are a flattened square matrix."""
     if square:
-        source, target = (t.view(*t.shape[:-1], *_sides(t.shape[-1])) for t in (source, target))
+        source, target = (t.unflatten(-1, (math.isqrt(t.shape[-1]), -1)) for t in (source, target))
     if source.dim() != target.dim():
         return
     common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
     target[common] = source[common].to(target)
-
-
-def _sides(length: int) -> tuple[int, int]:
-    side = round(length**0.5)
-    assert side * side == length
-    return side, side

@@ -16,7 +16,7 @@ from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.proposers.proposer import Observation, Proposal
-from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.proposers.random import demonstration_set, first_candidate, searched
 from kilobit.search.settings import Config
 from kilobit.search.space import AdapterFamily, Families, LogRange, PromptFamily
 from kilobit.search.streams import stream
@@ -90,7 +90,7 @@ class Grid:
             index, position = divmod(index, len(values))
             chosen[axis] = values[position]
         count, number = chosen.pop("demonstrations")
-        shown = as_shown(demonstration_set(self._task, self._seed, count, number))
+        shown = demonstration_set(self._task, self._seed, count, number)
         prompt = Prompt(instruction=chosen.pop("instruction"), demonstrations=shown)
         about = {key: chosen.pop(key) for key in ("chat", "max_new_tokens", "postprocess")}
         adapter = None

@@ -27,7 +27,7 @@ from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.front.pareto import log2_bits
 from kilobit.search.proposers.grid import Sets, two_digits, unique
 from kilobit.search.proposers.proposer import Observation, Proposal
-from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.proposers.random import demonstration_set, first_candidate, searched
 from kilobit.search.settings import Config
 from kilobit.search.space import AdapterFamily, Families, PromptFamily
 from kilobit.search.streams import stream, stream_seed
@@ -144,7 +144,7 @@ class OptunaProposer:
             model=model,
             prompt=Prompt(
                 instruction=_choice(trial, prefix + "instruction", family.instructions),
-                demonstrations=as_shown(demonstration_set(self._task, self._seed, count, number)),
+                demonstrations=demonstration_set(self._task, self._seed, count, number),
             ),
             adapter=self._adapter(trial, name, family, model),
             chat=_choice(trial, prefix + "chat", family.chat),
