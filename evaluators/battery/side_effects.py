@@ -76,7 +76,7 @@ def compare(
     for item, tag, part, bare in _parts(rows, base):
         found = paired_change([row.value for row in part], [row.value for row in bare])
         # Parts are described, not tested.
-        own = vars(found) | {"p": None if tag else found.p}
+        own: dict[str, Any] = {**vars(found), "p": None if tag else found.p}
         lines.append(SideEffect(point, item, tag=tag, better=better, **own))
     return lines
 

@@ -73,7 +73,8 @@ def _hash_column(column: pa.Array, key: str) -> Hashes:
         # A column of nulls has an empty dictionary.
         each = np.append(_hash_column(column.dictionary, key), _NULL)
         codes = column.indices.fill_null(len(each) - 1).to_numpy(zero_copy_only=False)
-        return each[codes]
+        coded: Hashes = each[codes]
+        return coded
     if pa.types.is_null(kind):
         return np.full(len(column), _NULL)
     if pa.types.is_nested(kind):

@@ -228,7 +228,9 @@ def read_overlay(path: Path, columns: Mapping[str, str]) -> list[Published]:
     for _, where, row in _rows(path):
         if len(found) == _MOST_POINTS:
             raise ValueError(f"{path}: more than {_MOST_POINTS} points; no more can be drawn")
-        found.append(Published(**{"label": path.stem} | _drawn(row, columns, where)))
+        drawn = _drawn(row, columns, where)
+        drawn.setdefault("label", path.stem)
+        found.append(Published(**drawn))
     if not found:
         raise ValueError(f"{path}: the file holds no points")
     return found

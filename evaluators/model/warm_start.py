@@ -59,7 +59,9 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
 def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
     """Copy the common leading part; `square`: the numbers are a flattened square matrix."""
     if square:
-        source, target = (t.unflatten(-1, (math.isqrt(t.shape[-1]), -1)) for t in (source, target))
+        source, target = (
+            t.view(*t.shape[:-1], math.isqrt(t.shape[-1]), -1) for t in (source, target)
+        )
     if source.dim() != target.dim():
         return
     common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
