@@ -31,7 +31,7 @@ from benchmarks.simulation import Course, Track, simulate
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.pareto import hypervolume, pareto_front
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
+from kilobit.search.search import SchedulerConfig, make_scheduler
 
 RECORDED = Path(__file__).parent / "recorded.parquet"
 RUNGS = RungConfig(examples=18, train_steps=10, eta=3, count=4)

@@ -36,8 +36,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.records import PredictionRecord, ProgramRecord, RungRecord
-from kilobit.search.schedulers.registry import make_scheduler
-from kilobit.search.search import Search
+from kilobit.search.search import Search, make_scheduler
 
 SWEEP = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
 

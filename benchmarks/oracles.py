@@ -1,7 +1,8 @@
 """Reference calculations that benchmarks and tests compare the product with."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from kilobit.evaluators.model.rate_training import LearnedBits, open_probability
 from kilobit.search.programs.postprocess import postprocess
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.token_coder import NextLogits
+from kilobit.search.schedulers.racing import Race
 
 
 def run_program(
@@ -48,3 +50,19 @@ def plain_bits(transform: LearnedBits, weights: Mapping[str, torch.Tensor]) -> i
             alive = weight.numel() // count * int((open_probability(ranks) > 0.5).sum())
         total += alive * transform.bit_width(name) + 18 + (count if "lora_B" in name else 0)
     return total
+
+
+class EValues(NamedTuple):
+    """The capitals of a race, its evidence for each verdict: 1 at the start, inf on overflow."""
+
+    beats: float
+    loses: float
+
+
+def e_values(race: Race) -> EValues:
+    """Return the evidence for both sides of a race after the last example used."""
+    return EValues(_exp(race.beats.log()), _exp(race.loses.log()))
+
+
+def _exp(log: float) -> float:
+    return math.exp(log) if log < 709 else math.inf

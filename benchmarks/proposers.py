@@ -34,12 +34,9 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.pareto import hypervolume, pareto_front
-from kilobit.search.proposers.config import KINDS, ProposerConfig
-from kilobit.search.proposers.registry import make_proposer
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import incumbent_of
-from kilobit.search.schedulers.registry import make_scheduler
-from kilobit.search.search import Search
+from kilobit.search.search import KINDS, ProposerConfig, Search, make_proposer, make_scheduler
 
 HERE = Path(__file__).parent
 REFERENCE_BITS = 2**16

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
+from benchmarks.oracles import e_values
 from kilobit.search.schedulers.racing import Race, RacingConfig, Verdict
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)
@@ -78,7 +79,7 @@ def race(mine: Scores, theirs: Scores, *, known: bool) -> Iterator[tuple[float, 
     found: dict[float, Verdict] = {}
     for pair in zip(mine, theirs, strict=True):
         verdict = running.add(pair[:1], pair[1:])
-        evidence = running.e_values
+        evidence = e_values(running)
         for level in LEVELS:
             if level not in found and max(evidence) >= 1 / level:
                 found[level] = "loses" if evidence.loses > evidence.beats else "beats"

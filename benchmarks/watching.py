@@ -27,7 +27,7 @@ from ledger import SWEEP, candidate_of, record_of, write
 
 from kilobit.cluster.cli.status import WatchedRun, view
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.evaluators.ledger import following
+from kilobit.evaluators.ledger import ledger
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.search.records import CandidateRecord, DecisionRecord, RungRecord
 
@@ -98,13 +98,13 @@ def looks(run: Path) -> dict[str, Any]:
 def counted_reads() -> list[Path]:
     """Return a list to which each file is added that is read from now on."""
     files: list[Path] = []
-    inner = following.read_parquet
+    inner = ledger.read_parquet
 
     def read(path: Path, *rest: Any) -> Any:
         files.append(path)
         return inner(path, *rest)
 
-    following.read_parquet = read  # type: ignore[assignment]
+    ledger.read_parquet = read  # type: ignore[assignment]
     return files
 
 

@@ -1,16 +1,106 @@
 """A search: a proposer chooses the next candidates, a scheduler promotes or stops them.
 
-Records of rungs drive it, both on a cluster and when a run is resumed from its ledger.
+Records of rungs drive it, both on a cluster and when a run is resumed from its ledger. Which
+proposer and which scheduler, a sweep file says.
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.program import Length
+from kilobit.search.proposers.evolution import Evolution, EvolutionProposer
+from kilobit.search.proposers.grid import Grid, GridProposer
+from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
+from kilobit.search.proposers.random import RandomDraws, RandomProposer
 from kilobit.search.records import RungRecord
-from kilobit.search.schedulers.racing import Incumbent
+from kilobit.search.rungs import RungConfig
+from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
+from kilobit.search.schedulers.bits_aware import BitsAware
+from kilobit.search.schedulers.racing import Incumbent, RacingConfig
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
+from kilobit.search.settings import Config
+from kilobit.search.space import Families
+from kilobit.search.task import Task
+
+ProposerConfig = Annotated[
+    RandomProposer | GridProposer | TpeProposer | Nsga2Proposer | EvolutionProposer,
+    Field(discriminator="kind"),
+]
+KINDS = ("random", "grid", "tpe", "nsga2", "evolution")
+# Kinds of older versions: runs that used them can be read, but not resumed.
+REMOVED_KINDS = ("descent",)
+
+
+def check_proposer(config: ProposerConfig, *, ends: bool) -> None:
+    """Check that a sweep ends, by itself or by its budget.
+
+    Args:
+        config: the proposer.
+        ends: the sweep limits its candidates or its seconds.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if not isinstance(config, RandomProposer | GridProposer) and not ends:
+        raise ValueError(
+            f"proposer: {config.kind} never ends by itself: give budget.candidates or "
+            "budget.seconds"
+        )
+
+
+def make_proposer(
+    config: ProposerConfig,
+    families: Families,
+    task: Task,
+    models: Sequence[str],
+    seed: int,
+) -> Proposer:
+    """Return a new proposer; `proposer.replay` brings it to the state of a recorded one.
+
+    Args:
+        config: its kind and settings.
+        families: the families that are searched.
+        task: its train split supplies demonstrations and words.
+        models: labels of the base models.
+        seed: names its random streams.
+    """
+    if isinstance(config, RandomProposer):
+        return RandomDraws(families, task, models, seed)
+    if isinstance(config, GridProposer):
+        return Grid(config, families, task, models, seed)
+    if isinstance(config, EvolutionProposer):
+        return Evolution(config, families, task, models, seed)
+    return OptunaProposer(config, families, task, models, seed)
+
+
+class SchedulerConfig(Config):
+    """The rule that promotes or stops a candidate after a rung."""
+
+    kind: Annotated[
+        Literal["bits_aware", "asha", "multi_objective", "full"],
+        Field(
+            description="promotes, for bits_aware: a candidate while it can still improve the "
+            "front at its length; asha: the best by score; multi_objective: the best by "
+            "non-dominated rank of bits and score; full: every candidate, straight to the last rung"
+        ),
+    ] = "bits_aware"
+    racing: Annotated[
+        RacingConfig, Field(description="for bits_aware: stop scoring within a rung")
+    ] = RacingConfig()
+
+
+def make_scheduler(config: SchedulerConfig, rungs: RungConfig) -> Scheduler:
+    """Return the scheduler of a sweep."""
+    shape = {"num_rungs": rungs.count, "eta": rungs.eta}
+    if config.kind == "bits_aware":
+        sizes = [rung.num_examples for rung in rungs.ladder()]
+        return BitsAware(**shape, sizes=sizes)
+    kinds = {"asha": Asha, "multi_objective": MultiObjectiveAsha, "full": Full}
+    return kinds[config.kind](**shape)
 
 
 class Search:

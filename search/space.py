@@ -25,7 +25,7 @@ from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task
 
 # A space may have fewer distinct candidates than requested; drawing ends after this many repeats.
-_MAX_FRUITLESS_DRAWS = 200
+MAX_FRUITLESS_DRAWS = 200
 
 
 class LogRange(Config):
@@ -252,7 +252,7 @@ def _draw_for_model(families: Families, task: Task, model: str, seed: int) -> li
         wanted = len(found) + family.candidates
         draws = _draws(name, family, task, model, rng)
         fruitless = 0
-        while len(found) < wanted and fruitless < _MAX_FRUITLESS_DRAWS:
+        while len(found) < wanted and fruitless < MAX_FRUITLESS_DRAWS:
             candidate = next(draws)
             fruitless = fruitless + 1 if candidate.id in found else 0
             found.setdefault(candidate.id, candidate)

@@ -22,6 +22,7 @@ from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
 from kilobit.cluster.runs.result_sources import Imported, Source, open_sources
 from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.merge.published_points import parse_columns, read_overlay
 from kilobit.evaluators.report.contents import (
     Needed,
     Published,
@@ -30,7 +31,6 @@ from kilobit.evaluators.report.contents import (
     ShownModel,
     ShownTask,
 )
-from kilobit.evaluators.report.overlay import parse_columns, read_overlay
 from kilobit.search.front.complexity import collapses, rows_of
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Length

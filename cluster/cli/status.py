@@ -21,7 +21,7 @@ from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import progress_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
-from kilobit.evaluators.ledger.following import Following
+from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
 from kilobit.evaluators.proof.sandbox import plain

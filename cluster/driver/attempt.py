@@ -31,11 +31,9 @@ from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
-from kilobit.search.proposers.registry import make_proposer
 from kilobit.search.records import DecisionRecord, RungRecord
-from kilobit.search.schedulers.registry import make_scheduler
 from kilobit.search.schedulers.scheduler import Decision
-from kilobit.search.search import Search
+from kilobit.search.search import Search, make_proposer, make_scheduler
 from kilobit.search.settings import InputError
 
 _LOG = logging.getLogger("kilobit")

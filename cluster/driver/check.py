@@ -21,7 +21,7 @@ from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.text import compress
-from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.search import make_proposer
 from kilobit.search.settings import InputError
 from kilobit.search.space import DataFamily, Families
 from kilobit.search.task import Task

@@ -44,11 +44,10 @@ from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
-from kilobit.evaluators.ledger.safe_read import read_regular
-from kilobit.evaluators.ledger.storage import Place, remove, write_whole
+from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.merge.dataset import is_dataset
-from kilobit.search.proposers.config import REMOVED_KINDS
+from kilobit.search.search import REMOVED_KINDS
 from kilobit.search.settings import InputError
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")

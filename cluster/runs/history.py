@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.evaluators.report.contents import Course, ReasonCount, RungCount
-from kilobit.search.front.pareto import GrowingFront
+from kilobit.search.front.pareto import REFERENCE_BITS, GrowingFront
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.proposers.population import REFERENCE_BITS
 
 # Parts of a reason that differ between candidates: numbers, and text in brackets.
 _NUMBER = r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.evaluators.ledger.following import Following
+from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.usage import Usage, usage_of
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts

@@ -28,9 +28,9 @@ from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.programs.coarsening import RateSearch
-from kilobit.search.proposers.config import KINDS, ProposerConfig, RandomProposer, check_proposer
+from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.registry import SchedulerConfig
+from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
 from kilobit.search.settings import Config, InputError, LocalPath
 from kilobit.search.space import Families
 

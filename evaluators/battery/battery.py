@@ -2,7 +2,7 @@
 
 An evaluator is one class with a name and `evaluate(model) -> rows`. The model is a base model with
 or without a program on it; an evaluator cannot tell which. The rows of both are compared example by
-example (`kilobit.evaluators.statistics.paired`), so an evaluator has to ask every model the same
+example (`kilobit.evaluators.statistics.intervals`), so an evaluator has to ask every model the same
 examples under the same ids. The interface demands nothing else: an environment in the manner of
 MACHIAVELLI (arXiv 2304.03279), where a model plays and rows record its gains and the rules it
 broke, fits as well as a list of questions; `kilobit.evaluators.battery.games` is a small one.

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from kilobit.evaluators.battery.battery import Better, Row
-from kilobit.evaluators.statistics.paired import LEVEL, holm, paired_change
+from kilobit.evaluators.statistics.intervals import LEVEL, holm, paired_change
 from kilobit.search.front.points import FrontPoint
 
 Verdict = Literal["helps", "harms"]
@@ -75,21 +75,9 @@ def compare(
     lines = []
     for item, tag, part, bare in _parts(rows, base):
         found = paired_change([row.value for row in part], [row.value for row in bare])
-        lines.append(
-            SideEffect(
-                point,
-                item,
-                tag=tag,
-                better=better,
-                num_examples=found.num_examples,
-                base=found.base,
-                value=found.value,
-                change=found.change,
-                lower=found.lower,
-                upper=found.upper,
-                p=None if tag else found.p,
-            )
-        )
+        # Parts are described, not tested.
+        own: dict[str, Any] = {**vars(found), "p": None if tag else found.p}
+        lines.append(SideEffect(point, item, tag=tag, better=better, **own))
     return lines
 
 

@@ -5,12 +5,16 @@ renamed once. Readers match finished names only. A part's name states its conten
 that wrote it, so writing the same rung again replaces the part and never duplicates a row, and no
 attempt replaces a part of another attempt. `kilobit.evaluators.ledger.fencing` decides which
 attempts' parts are accepted. Unknown values are null, never 0.
+
+`Following` polls the tables of a growing ledger. A file is read once: snapshots never change, and a
+part that its own attempt writes again is read again after its compaction. So a poll lists each
+table and reads only new files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +39,7 @@ from kilobit.search.records import Record
 
 _Found = TypeVar("_Found")
 _Record = TypeVar("_Record", bound=Record)
+_Parts = dict[str, list[Record]]
 
 
 class Ledger:
@@ -232,3 +237,67 @@ class Ledger:
             content = read_parquet(path, pa.schema([PART]))
             self._part_names[path] = frozenset(content["part"].to_pylist())
         return self._part_names[path]
+
+
+class Following:
+    """Records of some tables of a growing ledger.
+
+    Args:
+        ledger: the ledger, which is only read.
+        columns: the wanted columns of each kind of record.
+    """
+
+    def __init__(self, ledger: Ledger, columns: Mapping[type[Record], Sequence[str]]) -> None:
+        self._ledger = ledger
+        self._wanted = {
+            kind: pa.schema([TABLES[kind.table].field(name) for name in names])
+            for kind, names in columns.items()
+        }
+        # Records by part, of every accepted file.
+        self._files: dict[type[Record], dict[Place, _Parts]] = {kind: {} for kind in columns}
+        self._records: dict[type[Record], list[Record]] = {kind: [] for kind in columns}
+
+    def records(self, kind: type[_Record]) -> list[_Record]:
+        """Return the records of a table, as of the last look."""
+        return cast("list[_Record]", self._records[kind])
+
+    def look(self) -> bool:
+        """Read new files, and return whether anything has changed.
+
+        Raises:
+            ValueError: naming the file, if one is damaged or gone.
+            StorageError: if a store can't be read.
+        """
+        found = self._ledger.settled(self._look)
+        changed = [kind for kind in found if found[kind].keys() != self._files[kind].keys()]
+        self._files = found
+        for kind in changed:
+            parts: _Parts = {}
+            # Later files replace earlier ones, and a part's own file its rows of a snapshot.
+            for content in found[kind].values():
+                parts |= content
+            self._records[kind] = [one for name in sorted(parts) for one in parts[name]]
+        return bool(changed)
+
+    def _look(self, accepted: Accepted) -> dict[type[Record], dict[Place, _Parts]]:
+        return {kind: self._look_at(kind, accepted) for kind in self._wanted}
+
+    def _look_at(self, kind: type[Record], accepted: Accepted) -> dict[Place, _Parts]:
+        wanted, known = self._wanted[kind], self._files[kind]
+        folder, named = self._ledger.folder / kind.table, pa.schema([*wanted, PART])
+        parts, found = self._ledger.parts(kind.table, accepted), dict[Place, _Parts]()
+        for path in (folder / file for file in accepted.snapshots(kind.table)):
+            found[path] = known.get(path) or _by_part(kind, read_parquet(path, named))
+        fetched = fetch([path for path in parts.values() if path not in known])
+        for name, path in parts.items():
+            found[path] = known.get(path) or {
+                name: kind.all_of(read_parquet(path, wanted, fetched.get(path)))
+            }
+        return found
+
+
+def _by_part(kind: type[Record], content: pa.Table) -> _Parts:
+    parts: _Parts = {}
+    for row in content.to_pylist():
+        parts.setdefault(row.pop("part"), []).append(kind.of(row))
+    return parts

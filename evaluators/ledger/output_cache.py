@@ -93,15 +93,7 @@ class CachedOutputs:
         """
         if len(self._batches) == self._saved:
             return
-        rows = [
-            {
-                "batch": name,
-                "outputs": list(batch.outputs),
-                "input_tokens": batch.input_tokens,
-                "output_tokens": batch.output_tokens,
-            }
-            for name, batch in self._batches.items()
-        ]
+        rows = [{"batch": name} | vars(batch) for name, batch in self._batches.items()]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
         write_whole(self._path, sink.getvalue().to_pybytes())

@@ -9,10 +9,11 @@ or a put on the condition that the object does not exist.
 import errno
 import os
 import re
+import stat
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kilobit.evaluators.ledger.stored_path import CREDENTIALS, StorageError, StoredPath
@@ -74,6 +75,34 @@ def under(folder: Path, named: Place) -> Place:
     return named if isinstance(named, StoredPath) else folder / named
 
 
+def read_regular(path: Place, most: int) -> bytes:
+    """Return the content of an untrusted file: reading a pipe or a device could block.
+
+    Args:
+        path: the file.
+        most: the largest size that is read, in bytes.
+
+    Raises:
+        ValueError: if it is no regular file or larger than `most`; the message does not name it.
+        OSError: if it can't be read.
+    """
+    if isinstance(path, StoredPath):
+        if path.stat().st_size > most:
+            raise ValueError(f"larger than the allowed {most} bytes")
+        return path.read_bytes()
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise ValueError("not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(most + 1) if about.st_size <= most else None
+    if content is None or len(content) > most:
+        raise ValueError(f"larger than the allowed {most} bytes")
+    return content
+
+
 def write_whole(path: Place, content: bytes) -> None:
     """Write a file so that it appears complete or not at all.
 
@@ -84,6 +113,22 @@ def write_whole(path: Place, content: bytes) -> None:
     if isinstance(path, StoredPath):
         path.write_bytes(content)
         return
+    with _written_beside(path, content) as scratch:
+        scratch.replace(path)
+        found = path.read_bytes() if path.exists() else b""
+        # Different content that is not a prefix was written by another process after ours.
+        if found != content and content.startswith(found):
+            path.unlink(missing_ok=True)
+            raise OSError(errno.EIO, "the written content is lost or cut short")
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a temporary file beside `path` with the content, and delete it at the end.
+
+    Raises:
+        OSError: from the system, naming `path`: errors of write and fsync name no file.
+    """
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,18 +136,12 @@ def write_whole(path: Place, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(path)
-        found = path.read_bytes() if path.exists() else b""
-        # Different content that is not a prefix was written by another process after ours.
-        if found != content and content.startswith(found):
-            path.unlink(missing_ok=True)
-            raise OSError(errno.EIO, "the written content is lost or cut short")
-    except BaseException as error:
+        yield scratch
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
 
 
 def create_whole(path: Place, content: bytes) -> None:
@@ -120,13 +159,7 @@ def create_whole(path: Place, content: bytes) -> None:
     if isinstance(path, StoredPath):
         _create_object(path, content)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with scratch.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written_beside(path, content) as scratch:
         try:
             path.hardlink_to(scratch)
         except OSError as error:
@@ -135,14 +168,6 @@ def create_whole(path: Place, content: bytes) -> None:
             # No hard links: create, then write. A reader in between sees an empty file.
             with path.open("xb") as file:
                 file.write(content)
-    except OSError as error:
-        # Errors of write and fsync, such as a full disk, do not name the file.
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
 
 
 def _create_object(path: StoredPath, content: bytes) -> None:

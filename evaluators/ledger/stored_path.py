@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import lru_cache, partial
+from functools import lru_cache
+from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -139,7 +140,7 @@ class StoredPath(PurePosixPath):
             # Some stores delete one by one and stop at the first missing object.
             for key in keys:
                 with suppress(FileNotFoundError):
-                    self._ask(partial(_delete, key=key))
+                    self._ask(methodcaller("delete", key))
 
     def glob(self, pattern: str) -> Iterator["StoredPath"]:
         """Yield the objects below this folder that match `pattern` part by part; no folders."""
@@ -200,10 +201,6 @@ class StoredPath(PurePosixPath):
             if not _is_of_obstore(error):
                 raise
             raise StorageError(_described(self, error)) from error
-
-
-def _delete(store: Any, key: str) -> None:
-    store.delete(key)
 
 
 @lru_cache(maxsize=64)

@@ -2,8 +2,8 @@
 
 import errno
 import fcntl
+import glob
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ def scratch_beside(out: Path) -> Iterator[Path]:
             errors unchanged.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for path in out.parent.glob(f".{_glob_escaped(out.name)}.*.tmp"):
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         _take_away_if_left(path)
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     scratch.mkdir(mode=0o777)
@@ -38,11 +38,6 @@ def scratch_beside(out: Path) -> Iterator[Path]:
         raise OSError(error.errno, why, str(out)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _glob_escaped(name: str) -> str:
-    """Return a glob pattern that matches only this name."""
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _take_away_if_left(path: Path) -> None:

@@ -10,11 +10,10 @@ Memory: 24 bytes per row of one of these files, and a quarter of a million pairs
 besides the units being read.
 Disk: 25 bytes per row, until the end.
 
-Hashes of rows: 64 bits each, computed a column at a time.
-
-Equal values have equal hashes within this version, whatever part of a file they stand in and
-whether a column is dictionary-coded. They tell rows apart quickly but do not resist a search for
-collisions, so a row must not be dropped because of one equal hash alone.
+Hashes of rows: 64 bits each, computed a column at a time by pandas (SipHash for texts). Equal
+values have equal hashes within this version, whatever part of a file they stand in and whether a
+column is dictionary-coded. They tell rows apart quickly but do not resist a search for collisions,
+so a row must not be dropped because of one equal hash alone.
 """
 
 import hashlib
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.util import hash_array
 
 from kilobit.evaluators.ledger.parts import PART
 from kilobit.evaluators.merge.dataset import CONFLICTS, Claim
@@ -36,11 +36,7 @@ from kilobit.evaluators.merge.read_plan import Unit, in_order
 Hashes = npt.NDArray[np.uint64]
 
 _SEED = 0x9E3779B97F4A7C15
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _NULL = np.uint64(0x5851F42D4C957F2D)
-_WORD = 8
-# All texts of a batch are hashed word by word together; a few long ones would slow down all.
-_LONG_BYTES = 2048
 _ENTRY = np.dtype([("about", np.uint64), ("all", np.uint64), ("row", np.uint64)])
 _SPREAD_BYTES = 1 << 22
 _MOST_FILES = 256
@@ -50,7 +46,7 @@ _OTHER = 0x243F6A8885A308D3
 
 def hash_text(text: str) -> int:
     """Return 64 bits of the SHA-256 of a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:_WORD], "little")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED) -> Hashes:
@@ -66,73 +62,29 @@ def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED)
     """
     found = np.full(len(batch), start, np.uint64)
     for name in columns:
-        found = _mixed(found ^ _hash_column(batch.column(name), np.uint64(start)))
+        # The outer hash is a finaliser: every bit depends on every bit of all columns so far.
+        found = hash_array(found ^ _hash_column(batch.column(name), f"{start:016x}"))
     return found
 
 
-def _mixed(values: Hashes) -> Hashes:
-    """Return values whose every bit depends on every input bit (finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * _FIRST
-    values = (values ^ (values >> np.uint64(27))) * _SECOND
-    return values ^ (values >> np.uint64(31))
-
-
-def _hash_column(column: pa.Array, seed: np.uint64) -> Hashes:
-    if pa.types.is_dictionary(column.type):
-        codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        each = _hash_column(column.dictionary, seed)
-        # A column of nulls has an empty dictionary.
-        found = each[codes] if len(each) else np.full(len(column), _NULL)
-    elif pa.types.is_null(column.type):
-        return np.full(len(column), _NULL)
-    else:
-        found = _hash_values(column, seed)
-    if column.null_count:
-        found[column.is_null().to_numpy(zero_copy_only=False)] = _NULL
-    return found
-
-
-def _hash_values(column: pa.Array, seed: np.uint64) -> Hashes:
+def _hash_column(column: pa.Array, key: str) -> Hashes:
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        return _hash_bytes(column, seed)
-    if pa.types.is_floating(kind):
-        # Adding 0.0 turns -0.0 into 0.0: both are one value.
-        numbers = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
-        return _mixed(numbers.view(np.uint64) ^ seed)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
-        integers = column.cast(pa.int64()) if not pa.types.is_boolean(kind) else column.cast("int8")
-        whole: Any = pc.fill_null(integers, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _mixed(whole.view(np.uint64) ^ seed)
-    raise TypeError(f"can't hash a column of type {kind}")
-
-
-def _hash_bytes(column: pa.Array, seed: np.uint64) -> Hashes:
-    """Return the hash of each text, computed over eight bytes of all texts at a time."""
-    if not len(column):
-        return np.empty(0, np.uint64)
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    starts, sizes = ends[:-1].astype(np.int64) - ends[0], np.diff(ends).astype(np.int64)
-    raw = b"" if data is None else memoryview(data)[ends[0] : ends[-1]]
-    padded = np.frombuffer(bytes(raw) + bytes(_WORD), np.uint8)
-    # View of the eight bytes from every offset, without a copy.
-    words = np.ndarray((len(padded) - _WORD + 1,), np.uint64, padded.data, 0, (1,))
-    found = _mixed(sizes.view(np.uint64) ^ seed)
-    long = np.flatnonzero(sizes > _LONG_BYTES)
-    for row in long:
-        text = padded[starts[row] : starts[row] + sizes[row]].tobytes()
-        found[row] ^= np.frombuffer(
-            hashlib.sha256(seed.tobytes() + text).digest()[:_WORD], np.uint64
-        )[0]
-    rows, at = np.flatnonzero((sizes > 0) & (sizes <= _LONG_BYTES)), 0
-    while len(rows):
-        left = sizes[rows] - at
-        word = words[starts[rows] + at]
-        cut = left < _WORD
-        word[cut] &= (np.uint64(1) << (8 * left[cut]).astype(np.uint64)) - np.uint64(1)
-        found[rows] = _mixed(found[rows] ^ word)
-        rows, at = rows[left > _WORD], at + _WORD
+    if pa.types.is_dictionary(kind):
+        # A column of nulls has an empty dictionary.
+        each = np.append(_hash_column(column.dictionary, key), _NULL)
+        codes = column.indices.fill_null(len(each) - 1).to_numpy(zero_copy_only=False)
+        coded: Hashes = each[codes]
+        return coded
+    if pa.types.is_null(kind):
+        return np.full(len(column), _NULL)
+    if pa.types.is_nested(kind):
+        raise TypeError(f"can't hash a column of type {kind}")
+    known = column.drop_null()
+    if pa.types.is_timestamp(kind):
+        known = known.cast(pa.int64())
+    found = np.full(len(column), _NULL)
+    hashes = hash_array(known.to_numpy(zero_copy_only=False), hash_key=key, categorize=False)
+    found[column.is_valid().to_numpy(zero_copy_only=False)] = hashes
     return found
 
 
@@ -193,7 +145,9 @@ def find_duplicates(
         spread.add(about, both, offsets[-1])
         offsets.append(offsets[-1] + len(about))
         advance(unit.num_bytes)
-    found = Duplicates(np.array(offsets), _no_marks(scratch / "marks", offsets[-1]))
+    # No file of zero bytes can be mapped.
+    marks = np.memmap(scratch / "marks", np.bool_, "w+", shape=(offsets[-1] + 1,))
+    found = Duplicates(np.array(offsets), marks[:-1])
     sources = np.array([unit.source for unit in units])
     reader = _Reader(units, found.offsets, claim, shared)
     for kept, other in _in_bulk(_pairs(spread, reader, sources, found.marks)):
@@ -230,18 +184,12 @@ def _joined(pairs: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     return np.concatenate(kept), np.concatenate(other)
 
 
-def _no_marks(path: Path, number: int) -> Marks:
-    if not number:
-        return np.zeros(0, np.bool_)
-    return np.memmap(path, np.bool_, "w+", shape=(number,))
-
-
 class _Spread:
     """Entries spread over files by the first bits of the hash of their subject."""
 
     def __init__(self, folder: Path, num_bytes: int) -> None:
         self._folder = folder
-        self._bits = min(_MOST_FILES, max(1, num_bytes // _SPREAD_BYTES)).bit_length() - 1
+        self._bits = min(_MOST_FILES, max(2, num_bytes // _SPREAD_BYTES)).bit_length() - 1
 
     def _path(self, number: int) -> Path:
         return self._folder / f"entries-{number}"
@@ -250,18 +198,12 @@ class _Spread:
         entries = np.empty(len(about), _ENTRY)
         entries["about"], entries["all"] = about, both
         entries["row"] = np.arange(first, first + len(about), dtype=np.uint64)
-        if not self._bits:
-            self._append(0, entries)
-            return
         number = (about >> np.uint64(64 - self._bits)).astype(np.uint8)
         order = np.argsort(number, kind="stable")
         ends = np.searchsorted(number[order], np.arange(1 << self._bits), side="right")
         for position, piece in enumerate(np.split(entries[order], ends[:-1])):
-            self._append(position, piece)
-
-    def _append(self, number: int, entries: npt.NDArray[Any]) -> None:
-        with self._path(number).open("ab") as file:
-            file.write(entries.data)
+            with self._path(position).open("ab") as file:
+                file.write(piece.data)
 
     def files(self) -> Iterator[npt.NDArray[Any]]:
         """Yield the entries of each file in the order of their rows, and delete the file."""

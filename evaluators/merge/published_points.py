@@ -1,8 +1,9 @@
-"""Import of published points from a CSV, JSON Lines or Parquet file.
+"""Published points in CSV, JSON Lines or Parquet files: imported, or drawn over a report.
 
-A mapping names the column of the file for each field, or sets a value for all rows:
+For an import a mapping names the column of the file for each field, or sets a value for all rows:
 `score=performance,payload_bits=bits,task:=gsm8k`. A point needs a score and a length; other fields
-may be unknown. Errors name file, line and column, and what is allowed.
+may be unknown. For an overlay fields are read from the columns of their names, or from others that
+are named. Errors name file, line and column, and what is allowed.
 """
 
 import csv
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kilobit.evaluators.merge.dataset import LINE, POINTS
+from kilobit.evaluators.report.contents import Published
 from kilobit.evaluators.tasks.sources import json_lines
 
 FIELDS = tuple(name for name in POINTS.names if name != LINE.name)
@@ -31,6 +33,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSONL = (".jsonl", ".ndjson")
 # A larger integer is not exact as a float, which most tools write.
 _MOST_BITS = 1 << 53
+_MOST_POINTS = 10_000
 
 _Row = tuple[int, str, Mapping[str, Any]]
 
@@ -121,13 +124,13 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[_Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter=delimiter, strict=True)
-            names = next(rows, [])
+            names = [name.strip() for name in next(rows, [])]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{path}, line 1: two columns are called {twice[0]!r}")
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
-                if not row:
+                if not any(cell.strip() for cell in row):
                     continue
                 if len(row) != len(names):
                     raise ValueError(
@@ -187,6 +190,66 @@ def _point(row: Mapping[str, Any], mapped: Mapped, where: str) -> dict[str, Any]
     return point
 
 
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Parse the value of `--columns`; a field without a column is read from that of its own name.
+
+    Args:
+        text: `bits=COLUMN,score=COLUMN,...`, or None.
+
+    Raises:
+        ValueError: naming the part that can't be used.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(",") if text is not None else ():
+        name, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in _OVERLAY or not column:
+            raise ValueError(
+                f"--columns: {part!r} can't be used: NAME=COLUMN is needed, where NAME is one of "
+                f"{', '.join(_OVERLAY)}"
+            )
+        if name in columns:
+            raise ValueError(f"--columns: {name} is given twice")
+        columns[name] = column
+    return columns
+
+
+def read_overlay(path: Path, columns: Mapping[str, str]) -> list[Published]:
+    """Return the points of a file that are drawn over a report.
+
+    Args:
+        path: the file.
+        columns: column of each field. Points without a label form a curve with the name of the
+            file.
+
+    Raises:
+        ValueError: naming the file, the line, the column and the value found.
+    """
+    found: list[Published] = []
+    for _, where, row in _rows(path):
+        if len(found) == _MOST_POINTS:
+            raise ValueError(f"{path}: more than {_MOST_POINTS} points; no more can be drawn")
+        drawn = _drawn(row, columns, where)
+        drawn.setdefault("label", path.stem)
+        found.append(Published(**drawn))
+    if not found:
+        raise ValueError(f"{path}: the file holds no points")
+    return found
+
+
+def _drawn(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    found = {}
+    for name, parse in _OVERLAY.items():
+        column, needed = columns.get(name, name), name in _NEEDED
+        if column not in row and (needed or name in columns):
+            raise ValueError(
+                f"{where}: no column {column!r}; there are {', '.join(map(repr, row))}. Name it "
+                "with --columns bits=COLUMN,score=COLUMN"
+            )
+        if needed or not _is_unknown(row.get(column)):
+            found[name] = parse(row[column], f"{where}, column {column!r}")
+    return found
+
+
 def _is_unknown(value: Any) -> bool:
     # pandas writes unknown values as an empty text or as NaN.
     if isinstance(value, float):
@@ -226,6 +289,13 @@ def _share(value: Any, origin: str) -> float:
     return number
 
 
+def _length(value: Any, origin: str) -> float:
+    number = _number(value)
+    if number is None or number < 0:
+        raise ValueError(f"{origin}: a length in bits of at least 0 is needed, found {value!r:.80}")
+    return number
+
+
 def _whole(value: Any, origin: str) -> int:
     number = _number(value)
     if number is None or not 0 <= number <= _MOST_BITS or number != int(number):
@@ -233,3 +303,15 @@ def _whole(value: Any, origin: str) -> int:
             f"{origin}: a whole number from 0 to {_MOST_BITS} is needed, found {value!r:.80}"
         )
     return int(number)
+
+
+# Fields of a point that is drawn, in the order in which messages name them.
+_OVERLAY: dict[str, Callable[[Any, str], Any]] = {
+    "bits": _length,
+    "score": _share,
+    "label": _text,
+    "lower": _share,
+    "upper": _share,
+    "task": _text,
+}
+_NEEDED = ("bits", "score")

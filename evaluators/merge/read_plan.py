@@ -18,7 +18,6 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.evaluators.ledger.fencing import Accepted
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES, read_batches
 from kilobit.evaluators.ledger.storage import Place
@@ -178,11 +177,6 @@ def units_of(
     return [Unit(source, table, tuple(group), root, renamed or {}) for group in groups]
 
 
-def file_at(path: Path, part: str | None = None) -> File:
-    """Return the `File` of a local path, with its size."""
-    return File(path, path.stat().st_size, part)
-
-
 def in_order(
     pool: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
@@ -212,14 +206,10 @@ def units_of_ledger(source: int, ledger: Ledger, scratch: Path) -> dict[str, lis
     for table in (*(t for t in TABLES if t not in _IN_PARTS), *_IN_PARTS):
         files = _files_in_parts(ledger, table) if table in _IN_PARTS else None
         if files is None:
-            copied = ledger.settled(partial(_collected, ledger, table))
+            copied = ledger.settled(partial(ledger.collect, table, TABLES[table]))
             files = [copy_of(copied, scratch / f"{source}-{table}.parquet")] if len(copied) else []
         found[table] = units_of(source, table, files, ledger.folder)
     return found
-
-
-def _collected(ledger: Ledger, table: str, accepted: Accepted) -> pa.Table:
-    return ledger.collect(table, TABLES[table], accepted)
 
 
 def _files_in_parts(ledger: Ledger, table: str) -> list[File] | None:
@@ -238,7 +228,7 @@ def copy_of(content: pa.Table, path: Path) -> File:
     """Write rows that include the column `part` to a local file and return it."""
     content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
     pq.write_table(content, path, compression="zstd")
-    return file_at(path)
+    return File(path, path.stat().st_size)
 
 
 def units_of_dataset(

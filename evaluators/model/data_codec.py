@@ -16,19 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.text_codec import start_token
+from kilobit.evaluators.model.text_codec import next_logits, start_token
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.recipe import DataPart, LearningRule
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.programs.token_coder import (
     MAX_TOKENS,
     CodingError,
-    Logits,
     NextLogits,
     TokenReader,
     TokenWriter,
@@ -162,15 +160,10 @@ def decode_examples(frozen: FrozenModel, model: Any, part: DataPart, section: by
 
 def _learn(model: Any, rule: LearningRule, next_example: NextExample) -> _Course:
     """Run the loop of the program; gradients stay on while the model codes, as they do there."""
-
-    def logits(ids: Sequence[int]) -> Logits:
-        last = model(torch.tensor([list(ids)]).to(model.device)).logits[0, -1]
-        return np.asarray(last.detach().float().cpu(), np.float32)
-
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     known: list[tuple[torch.Tensor, torch.Tensor]] = []
     bits, losses, tokens, checksum = [], [], 0, 0
-    total = rule.full_steps * rule.batch_size
+    total, logits = rule.full_steps * rule.batch_size, next_logits(model)
     for position in range(rule.steps * rule.batch_size):
         if position < rule.num_examples:
             batch = torch.tensor([next_example(position, logits)]).to(model.device)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.programs.token_coder import (
     CodingError,
+    Logits,
     NextLogits,
     decode_tokens,
     encode_tokens,
@@ -23,10 +23,9 @@ from kilobit.search.programs.token_coder import (
 def next_logits(model: Any) -> NextLogits:
     """Return the function from ids to the next token's logits, float32, shape [vocabulary]."""
 
-    def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        with torch.no_grad():
-            last = model(torch.tensor([list(ids)]).to(model.device)).logits[0, -1]
-        return np.asarray(last.float().cpu(), np.float32)
+    def logits(ids: Sequence[int]) -> Logits:
+        last = model(torch.tensor([list(ids)]).to(model.device)).logits[0, -1]
+        return np.asarray(last.detach().float().cpu(), np.float32)
 
     return logits
 
@@ -43,6 +42,7 @@ def start_token(tokenizer: Any) -> int:
     return int(token)
 
 
+@torch.no_grad()
 def encode_text(frozen: FrozenModel, text: str) -> bytes:
     """Return `text` coded as a section of a payload.
 
@@ -57,10 +57,7 @@ def encode_text(frozen: FrozenModel, text: str) -> bytes:
     return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))
 
 
-def _fits(frozen: FrozenModel, num_tokens: int) -> bool:
-    return frozen.context is None or num_tokens <= frozen.context
-
-
+@torch.no_grad()
 def decode_text(frozen: FrozenModel, data: bytes) -> str:
     """Return the text coded by `encode_text`.
 
@@ -69,7 +66,7 @@ def decode_text(frozen: FrozenModel, data: bytes) -> str:
     """
     logits = next_logits(frozen.model)
 
-    def bounded(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def bounded(ids: Sequence[int]) -> Logits:
         if frozen.context is not None and len(ids) > frozen.context:
             raise PayloadError(f"more tokens than the model's context ({frozen.context})")
         return logits(ids)

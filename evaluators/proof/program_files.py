@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from kilobit.evaluators.ledger.fencing import part_file
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError
-from kilobit.evaluators.ledger.safe_read import read_regular
-from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.ledger.storage import Place, read_regular, write_whole
 from kilobit.search.programs.program import Program, build
 from kilobit.search.programs.recipe import FORMAT_VERSION, Recipe
 from kilobit.search.programs.script import readable_script

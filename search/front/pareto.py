@@ -21,6 +21,13 @@ class Measured(Protocol):
 
 
 P = TypeVar("P", bound=Measured)
+# A program of 8 MiB adds no hypervolume. Fixed, so that gains of different runs are comparable.
+REFERENCE_BITS = 2.0**26
+
+
+def log2_bits(bits: int) -> float:
+    """Return log2 of a length in bits; a length of 0 counts as 1."""
+    return math.log2(max(bits, 1))
 
 
 def pareto_front(points: Iterable[P]) -> list[P]:
@@ -41,15 +48,15 @@ def complexity(front: Iterable[P], target: float) -> int | None:
     return min((p.bits for p in front if p.score >= target), default=None)
 
 
-def hypervolume(points: Iterable[Measured], reference_bits: float) -> float:
+def hypervolume(points: Iterable[Measured], reference_bits: float = REFERENCE_BITS) -> float:
     """Return the area that the points' front dominates, in doublings of length times score.
 
     The reference point is (`reference_bits`, score 0); points as long as that or longer add
-    nothing. A length below one bit counts as one.
+    nothing.
     """
     area, best, edge = 0.0, 0.0, math.log2(reference_bits)
     for point in pareto_front(points):
-        right = edge - math.log2(max(point.bits, 1))
+        right = edge - log2_bits(point.bits)
         if right > 0 and point.score > best:
             area += right * (point.score - best)
             best = point.score
@@ -75,7 +82,7 @@ class GrowingFront:
 
     def add(self, bits: int, score: float) -> bool:
         """Add a point and return whether it is on the front and gained area."""
-        length = math.log2(max(bits, 1))
+        length = log2_bits(bits)
         first = bisect_left(self._lengths, length)
         below = self._scores[first - 1] if first else 0.0
         if length >= self._edge or score <= below:

@@ -10,14 +10,14 @@ splits, and often count other parts of a program. So they have fronts of their o
 complexity is read off them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kilobit.search.front.pareto import pareto_front
+from kilobit.search.front.pareto import P, pareto_front
 from kilobit.search.programs.program import Length
 from kilobit.search.records import (
     CandidateRecord,
@@ -27,6 +27,7 @@ from kilobit.search.records import (
 )
 from kilobit.search.rungs import Rung
 
+_Key = TypeVar("_Key")
 # Columns of the ledger's `rungs` from which points are made.
 OF_A_POINT = (
     "candidate",
@@ -193,9 +194,13 @@ def _is_certified(
 
 def fronts(points: Sequence[FrontPoint]) -> dict[tuple[str, str], list[FrontPoint]]:
     """Return the Pareto front of each (task, model), in the order in which they first appear."""
-    groups: dict[tuple[str, str], list[FrontPoint]] = {}
+    return _fronts_by(points, lambda point: (point.task, point.model))
+
+
+def _fronts_by(points: Iterable[P], key: Callable[[P], _Key]) -> dict[_Key, list[P]]:
+    groups: dict[_Key, list[P]] = {}
     for point in points:
-        groups.setdefault((point.task, point.model), []).append(point)
+        groups.setdefault(key(point), []).append(point)
     return {key: pareto_front(group) for key, group in groups.items()}
 
 
@@ -258,7 +263,4 @@ def imported_fronts(
     points: Sequence[ImportedPoint],
 ) -> dict[tuple[str | None, str | None], list[ImportedPoint]]:
     """Return the Pareto front of each (task, model), in the order in which they first appear."""
-    groups: dict[tuple[str | None, str | None], list[ImportedPoint]] = {}
-    for point in points:
-        groups.setdefault((point.task, point.model), []).append(point)
-    return {key: pareto_front(group) for key, group in groups.items()}
+    return _fronts_by(points, lambda point: (point.task, point.model))

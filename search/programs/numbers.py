@@ -229,12 +229,8 @@ def _each(scales: Sequence[int], groups: Sequence[Integers]) -> Sequence[int]:
     return scales if len(scales) == len(groups) else [scales[0]] * len(groups)
 
 
-def _spread(scale: int) -> float:
-    return float(2.0 ** (scale / 16 - 4))
-
-
 def _model(coder: str, scale: int) -> Any:
-    return _MODELS[coder](-LARGEST, LARGEST, 0.0, _spread(scale))
+    return _MODELS[coder](-LARGEST, LARGEST, 0.0, 2.0 ** (scale / 16 - 4))
 
 
 def _scale_code(group: Integers, coder: str) -> int:
@@ -246,22 +242,16 @@ def _scale_code(group: Integers, coder: str) -> int:
     spread = 2.0 ** (candidates / 16 - 4)
     edges = (sizes[:, None] + np.array([-0.5, 0.5])[:, None, None]) / spread
     # Tails at distances from the middle, so that small differences don't cancel.
-    above = _laplace_tail(edges) if coder == "laplace" else _gaussian_tail(edges)
+    if coder == "laplace":
+        above = np.exp(-np.abs(edges)) / 2
+    else:
+        from scipy.special import erfc
+
+        above = erfc(edges / math.sqrt(2)) / 2
     mass = above[0] - above[1]
     mass[sizes == 0] = 1 - 2 * above[1][sizes == 0]
     bits = -counts @ np.log2(np.maximum(mass, 2.0**-24))
     return int(candidates[bits.argmin()])
-
-
-def _laplace_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.exp(-np.abs(x)) / 2
-
-
-def _gaussian_tail(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    from scipy import special
-
-    tail: npt.NDArray[np.float64] = special.erfc(x / math.sqrt(2)) / 2
-    return tail
 
 
 def _pack(code: int, integers: Sequence[Integers]) -> bytes | None:

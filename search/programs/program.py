@@ -205,10 +205,10 @@ def choose_numbers(
     ways = [way.model_copy(update={"steps": "tensor"}) if more else way for way in WAYS]
 
     def cost(way: NumbersCode, data: bytes) -> int:
-        extra = (
-            _numbers_cost(part.model_copy(update={"numbers": way})) if length == "program" else 0
-        )
-        return len(data) + extra
+        if length == "payload":
+            return len(data)
+        adapter = part.model_copy(update={"numbers": way})
+        return len(data) + _script_bytes(_BARE.model_copy(update={"adapter": adapter}).canonical())
 
     coded = ((way, encode_numbers(code, integers, way, more)) for way in ways)
     found = [(way, data) for way, data in coded if data is not None]
@@ -231,10 +231,6 @@ def _text_cost(codec: TextCodec, start_token: int | None) -> int:
     """Return the size in bytes of a minimal program.py that reads a text section of `codec`."""
     part = text_part(codec, bytes([0, 1, 0, 0]))
     return len(script(_BARE.model_copy(update={"prompt": part, "start_token": start_token})))
-
-
-def _numbers_cost(part: AdapterPart) -> int:
-    return _script_bytes(_BARE.model_copy(update={"adapter": part}).canonical())
 
 
 @lru_cache(maxsize=256)

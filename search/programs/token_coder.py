@@ -80,10 +80,6 @@ def table_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _model(table: npt.NDArray[np.uint8]) -> Any:
-    return stream.model.Categorical(_WEIGHTS[table], lazy=True)
-
-
 def _header(ids: Sequence[int], start: int) -> bytes:
     header = bytearray([(start + sum(ids)) % 256])
     count = len(ids)
@@ -93,8 +89,8 @@ def _header(ids: Sequence[int], start: int) -> bytes:
     return bytes([*header, count])
 
 
-def _count(section: bytes) -> tuple[int, int]:
-    """Return the number of tokens and the length of the header in bytes."""
+def _count(section: bytes) -> int:
+    """Return the number of tokens that the header declares."""
     count = 0
     for position, byte in enumerate(section[1:4]):
         count += byte % 128 << 7 * position
@@ -103,38 +99,8 @@ def _count(section: bytes) -> tuple[int, int]:
                 position and not byte
             ):
                 raise PayloadError(f"{len(section)} bytes can't hold {count} tokens")
-            return count, position + 2
+            return count
     raise PayloadError("the section ends within its header or declares too many tokens")
-
-
-def _decoder(section: bytes) -> Any:
-    words = np.frombuffer(bytes(-len(section) % 4) + section, "<u4")
-    return stream.queue.RangeDecoder(words[::-1].astype(np.uint32))
-
-
-def _decodes(section: bytes, ids: Sequence[int], tables: list[npt.NDArray[np.uint8]]) -> bool:
-    decoder = _decoder(section)
-    try:
-        return all(
-            decoder.decode(_model(table)) == token for token, table in zip(ids, tables, strict=True)
-        )
-    except AssertionError:  # constriction's error for a stream that no encoder wrote
-        return False
-
-
-def _cut(
-    header: bytes, code: bytes, ids: Sequence[int], tables: list[npt.NDArray[np.uint8]]
-) -> bytes:
-    """Return the shortest section that begins with `header` and decodes to `ids` by `tables`."""
-    fewest = max(0, -(-len(ids) // MAX_TOKENS_PER_BYTE) - len(header))
-    for kept in range(max(fewest, len(code) - _FEWEST_CUT), len(code) + 1):
-        number = int.from_bytes(code[:kept])
-        for higher in (number, number + 1):
-            if higher.bit_length() <= 8 * kept:
-                section = header + higher.to_bytes(kept, "little")
-                if _decodes(section, ids, tables):
-                    return section
-    raise CodingError("the coder's stream does not decode to its input")
 
 
 def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> bytes:
@@ -148,16 +114,10 @@ def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> by
     """
     if len(ids) > MAX_TOKENS:
         raise CodingError(f"{len(ids)} tokens are more than a section may hold ({MAX_TOKENS})")
-    encoder, tables = stream.queue.RangeEncoder(), []
+    writer = TokenWriter()
     for position, token in enumerate(ids):
-        tables.append(table_of(next_logits([start, *ids[:position]])))
-        if not 0 <= token < len(tables[-1]):
-            raise CodingError(f"the id {token} is not one of the model's {len(tables[-1])} tokens")
-        encoder.encode(token, _model(tables[-1]))
-    code = encoder.get_compressed().astype(">u4").tobytes()
-    # Padded to the fewest bytes that `_cut` has to keep.
-    code = code.ljust(len(ids) // MAX_TOKENS_PER_BYTE, b"\0")
-    section = _cut(_header(ids, start), code, ids, tables)
+        writer.write(token, next_logits([start, *ids[:position]]))
+    section = writer.section(_header(ids, start), -(-len(ids) // MAX_TOKENS_PER_BYTE))
     try:
         decoded = decode_tokens(section, start, next_logits)
     except PayloadError as error:
@@ -175,14 +135,9 @@ def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]
     Raises:
         PayloadError: if `data` is damaged, incomplete or was coded by another model.
     """
-    count, _ = _count(data)
-    decoder = _decoder(data)
-    ids: list[int] = []
-    try:
-        for _ in range(count):
-            ids.append(decoder.decode(_model(table_of(next_logits([start, *ids])))))
-    except (AssertionError, CodingError) as error:
-        raise PayloadError(f"the section does not decode with this model: {error}") from error
+    count, reader, ids = _count(data), TokenReader(data), list[int]()
+    for _ in range(count):
+        ids.append(reader.read(next_logits([start, *ids])))
     if (start + sum(ids)) % 256 != data[0]:
         raise PayloadError("the checksum differs: damaged, or coded by another model")
     return ids
@@ -198,7 +153,7 @@ def decoder_source(start: int, section: bytes) -> str:
     Raises:
         PayloadError: if the header of `section` is damaged.
     """
-    count, _ = _count(section)
+    count = _count(section)
     padding = -len(section) % 4
     words = f"bytes({padding}) + coded" if padding else "coded"
     # `1 > 0` is lazy=True: shorter after minification, and constriction rejects 1 for True.
@@ -244,28 +199,34 @@ class TokenWriter:
         self._last.append((position, token, table))
         self._encoder.encode(token, _stream_model(table))
 
-    def section(self) -> bytes:
-        """Return the shortest stream that decodes to the written tokens.
+    def section(self, header: bytes = b"", fewest: int = 0) -> bytes:
+        """Return a header and the shortest stream after it that decodes to the written tokens.
+
+        Args:
+            header: bytes that the decoder finds behind the end of the stream.
+            fewest: of bytes in all.
 
         Raises:
             CodingError: if no stream does.
         """
-        code = self._encoder.get_compressed().astype(">u4").tobytes()
-        for kept in range(max(0, len(code) - _FEWEST_CUT), len(code) + 1):
+        code = self._encoder.get_compressed().astype(">u4").tobytes().ljust(fewest, b"\0")
+        for kept in range(max(0, fewest - len(header), len(code) - _FEWEST_CUT), len(code) + 1):
             number = int.from_bytes(code[:kept])
             for higher in (number, number + 1):
-                if higher.bit_length() <= 8 * kept and self._decodes(code, higher.to_bytes(kept)):
-                    return higher.to_bytes(kept, "little")
+                if higher.bit_length() <= 8 * kept:
+                    section = header + higher.to_bytes(kept, "little")
+                    if self._decodes(code, section):
+                        return section
         raise CodingError("the coder's stream does not decode to its input")
 
-    def _decodes(self, code: bytes, short: bytes) -> bool:
+    def _decodes(self, code: bytes, section: bytes) -> bool:
         if not self._last:
             return True
         first = self._last[0][0]
         before = _WORD_BYTES * first[0]
-        if short[:before] != code[:before]:
+        if section[::-1][:before] != code[:before]:
             return False
-        decoder = _stream_decoder(short[::-1])
+        decoder = _stream_decoder(section)
         try:
             decoder.seek(*first)
             return all(

@@ -8,6 +8,8 @@ the front of finished candidates; a coarser program made from the child counts f
 operator. The first random draws count for no operator.
 
 Of a candidate that has ended little more than its id is kept, unless it is near the front.
+Only results of the same rung are compared. Of each rung the front and the second layer (the front
+of the rest) are kept and all other results dropped, so the state does not grow with their number.
 
 Choose the next operator by its gain per second, with Thompson sampling.
 
@@ -20,16 +22,20 @@ unit nor scale matters.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from kilobit.search.candidate import Candidate
-from kilobit.search.proposers.config import EvolutionProposer
+from kilobit.search.front.pareto import hypervolume, log2_bits, pareto_front
 from kilobit.search.proposers.operators_adapter import ADAPTER_OPERATORS
 from kilobit.search.proposers.operators_prompt import PROMPT_OPERATORS, Surroundings, make_corpus
-from kilobit.search.proposers.population import Member, Population, pick
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.proposers.random import draw_new, first_candidate, searched
+from kilobit.search.settings import Config
 from kilobit.search.space import Families
 from kilobit.search.streams import stream
 from kilobit.search.task import Task
@@ -40,6 +46,78 @@ RANDOM = "random"
 _MAX_OPERATORS = 8
 _MAX_PARENTS = 2
 _MAX_STEPS = 3
+# A rung with fewer members than this is too sparse to choose parents from.
+_ENOUGH_MEMBERS = 4
+
+
+class EvolutionProposer(Config):
+    """Variations of candidates near the front, by operators chosen by their past gains."""
+
+    kind: Annotated[Literal["evolution"], Field(description="candidates near the front are varied")]
+    fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
+    discount: Annotated[
+        float,
+        Field(gt=0, le=1, description="factor by which each result fades the operators' records"),
+    ] = 0.99
+
+
+@dataclass(frozen=True)
+class Member:
+    """A candidate with its result at a rung; `candidate` is None if only its id is known."""
+
+    name: str
+    bits: int
+    score: float
+    candidate: Candidate | None
+
+    @cached_property
+    def length(self) -> float:
+        """Return log2 of its bits."""
+        return log2_bits(self.bits)
+
+
+class Population:
+    """The members of one base model by rung."""
+
+    def __init__(self) -> None:
+        self._rungs: dict[int, list[Member]] = {}
+
+    def add(self, rung: int, member: Member) -> float:
+        """Add a result and return its gain in hypervolume at its rung.
+
+        The first result of a rung has nothing to be compared with and gains 0.
+        """
+        before = self._rungs.get(rung, [])
+        first = pareto_front([*before, member])
+        inside = {m.name for m in first}
+        second = pareto_front(m for m in (*before, member) if m.name not in inside)
+        self._rungs[rung] = first + second
+        if not before or member.name not in inside:
+            return 0.0
+        return hypervolume(first) - hypervolume(before)
+
+    def members(self) -> list[Member]:
+        """Return the front and second layer of the highest rung with enough members."""
+        known = {
+            rung: [member for member in members if member.candidate is not None]
+            for rung, members in sorted(self._rungs.items(), reverse=True)
+        }
+        enough = [found for found in known.values() if len(found) >= _ENOUGH_MEMBERS]
+        return next(iter([*enough, *filter(None, known.values())]), [])
+
+
+def pick(
+    members: Iterable[Member], rng: random.Random, fit: Callable[[Member], bool] = lambda _: True
+) -> Member | None:
+    """Return a random member that fits, spread evenly over log2 of bits; None if none fits."""
+    found = [member for member in members if fit(member)]
+    if not found:
+        return None
+    lengths = [member.length for member in found]
+    aim = rng.uniform(min(lengths), max(lengths))
+    distances = [abs(length - aim) for length in lengths]
+    nearest = min(distances)
+    return rng.choice([m for m, d in zip(found, distances, strict=True) if d == nearest])
 
 
 class Bandit:

@@ -8,19 +8,37 @@ decides, so that a search that ends early has seen a bit of everything.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
-from kilobit.search.proposers.config import GridProposer
 from kilobit.search.proposers.proposer import Observation, Proposal
-from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.proposers.random import demonstration_set, first_candidate, searched
+from kilobit.search.settings import Config
 from kilobit.search.space import AdapterFamily, Families, LogRange, PromptFamily
 from kilobit.search.streams import stream
 from kilobit.search.task import Task
 
 Axes = dict[str, list[Any]]
+
+
+Sets = Annotated[
+    int,
+    Field(ge=1, le=1000, description="seeded sets of demonstrations to choose from, of each size"),
+]
+
+
+class GridProposer(Config):
+    """All combinations of the values that the families list, at most `candidates` of each."""
+
+    kind: Annotated[Literal["grid"], Field(description="all combinations of the listed values")]
+    points: Annotated[
+        int, Field(ge=1, le=100, description="values of a learning rate, on a logarithmic axis")
+    ] = 3
+    sets: Sets = 4
 
 
 class Grid:
@@ -72,7 +90,7 @@ class Grid:
             index, position = divmod(index, len(values))
             chosen[axis] = values[position]
         count, number = chosen.pop("demonstrations")
-        shown = as_shown(demonstration_set(self._task, self._seed, count, number))
+        shown = demonstration_set(self._task, self._seed, count, number)
         prompt = Prompt(instruction=chosen.pop("instruction"), demonstrations=shown)
         about = {key: chosen.pop(key) for key in ("chat", "max_new_tokens", "postprocess")}
         adapter = None

@@ -10,37 +10,56 @@ rung where it ended, however low: for a prompt that score is unbiased, only nois
 it is the score after that much training. A candidate without a score is a failed trial, which the
 samplers ignore. A candidate that is already known is a failed trial too, and the sampler is asked
 again; TPE then compares fewer draws, so that it is less likely to repeat itself. After a few such
-trials a random draw from the space replaces the sampler's, and its result is added to the study.
+trials Optuna's random sampler replaces the sampler, in the same study.
 
 Optuna is imported when the first of these proposers is made.
 """
 
-import math
-import random
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
-from kilobit.search.proposers.grid import two_digits, unique
-from kilobit.search.proposers.population import log2_bits
+from kilobit.search.front.pareto import log2_bits
+from kilobit.search.proposers.grid import Sets, two_digits, unique
 from kilobit.search.proposers.proposer import Observation, Proposal
-from kilobit.search.proposers.random import as_shown, demonstration_set, first_candidate, searched
+from kilobit.search.proposers.random import demonstration_set, first_candidate, searched
+from kilobit.search.settings import Config
 from kilobit.search.space import AdapterFamily, Families, PromptFamily
 from kilobit.search.streams import stream, stream_seed
 from kilobit.search.task import Task
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 # Numbers of draws TPE compares by expected improvement: 24 is Optuna's default, 1 a plain draw.
 _DRAWS_COMPARED = (24, 8, 2, 1)
-_MAX_RANDOM_WALKS = 200
-_Trial: TypeAlias = "Trial | _RandomWalk"
+_MAX_RANDOM_DRAWS = 200
+
+
+class TpeProposer(Config):
+    """Optuna's multi-objective tree-structured Parzen estimator."""
+
+    kind: Annotated[
+        Literal["tpe"], Field(description="fewer bits and higher scores, arXiv 1907.10902")
+    ]
+    fresh: Annotated[int, Field(ge=1, description="random draws before it begins")] = 16
+    sets: Sets = 8
+
+
+class Nsga2Proposer(Config):
+    """Optuna's NSGA-II, a genetic algorithm on the front."""
+
+    kind: Annotated[
+        Literal["nsga2"], Field(description="fewer bits and higher scores, Deb et al. 2002")
+    ]
+    population: Annotated[int, Field(ge=2, description="candidates per generation")] = 24
+    sets: Sets = 8
 
 
 class OptunaProposer:
@@ -58,7 +77,7 @@ class OptunaProposer:
         self._seed = seed
         self._studies = {model: _study() for model in models}
         self._counts = dict.fromkeys(models, 0)
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, Trial] = {}
         self._taken: set[str] = set()
 
     def propose(self, model: str) -> Proposal | None:
@@ -69,7 +88,7 @@ class OptunaProposer:
         if count == 0 and bare is not None and bare.id not in self._taken:
             found = Proposal(bare, "random")
         else:
-            found = self._ask(model, count) or self._walk_at_random(model, count)
+            found = self._ask(model, count)
         if found is not None:
             self._counts[model] += 1
             self._taken.add(found.candidate.id)
@@ -84,41 +103,36 @@ class OptunaProposer:
         trial = self._trials.pop(observation.candidate, None)
         if trial is None:
             return
-        values = None
-        if observation.score is not None and observation.bits is not None:
-            values = (log2_bits(observation.bits), observation.score)
-        if isinstance(trial, _RandomWalk):
-            trial.tell(study, values)
-        elif values is None:
+        if observation.score is None or observation.bits is None:
             _fail(study, trial)
         else:
-            study.tell(trial, values)
+            study.tell(trial, (log2_bits(observation.bits), observation.score))
 
     def _ask(self, model: str, count: int) -> Proposal | None:
         study = self._studies[model]
-        for compared in _DRAWS_COMPARED:
-            # A new sampler for each draw: its random stream depends on names, not on earlier draws.
-            seed = stream_seed(self._seed, self._config.kind, model, count, compared)
-            study.sampler = _sampler(self._config, seed % (1 << 32), compared)
+        for operator, sampler in self._samplers(model, count):
+            study.sampler = sampler
             trial = study.ask()
             candidate = self._walk(trial, model)
             if candidate.id not in self._taken:
                 self._trials[candidate.id] = trial
-                return Proposal(candidate, self._config.kind)
+                return Proposal(candidate, operator)
             _fail(study, trial)
         return None
 
-    def _walk_at_random(self, model: str, count: int) -> Proposal | None:
-        rng = stream(self._seed, self._config.kind, model, count)
-        for _ in range(_MAX_RANDOM_WALKS):
-            walk = _RandomWalk(rng)
-            candidate = self._walk(walk, model)
-            if candidate.id not in self._taken:
-                self._trials[candidate.id] = walk
-                return Proposal(candidate, "random")
-        return None
+    def _samplers(self, model: str, count: int) -> Iterator[tuple[str, "BaseSampler"]]:
+        """Yield the names of operators and their samplers, in the order in which they are asked."""
+        from optuna.samplers import RandomSampler
 
-    def _walk(self, trial: _Trial, model: str) -> Candidate:
+        # New samplers for each draw: a random stream depends on names, not on earlier draws.
+        name = (self._seed, self._config.kind, model, count)
+        for compared in _DRAWS_COMPARED:
+            seed = stream_seed(*name, compared) % (1 << 32)
+            yield self._config.kind, _sampler(self._config, seed, compared)
+        sampler = RandomSampler(stream_seed(*name) % (1 << 32))
+        yield from repeat(("random", sampler), _MAX_RANDOM_DRAWS)
+
+    def _walk(self, trial: "Trial", model: str) -> Candidate:
         """Return the candidate of a trial, defining its space on the way."""
         name = _choice(trial, "family", list(self._families))
         family = self._families[name]
@@ -130,7 +144,7 @@ class OptunaProposer:
             model=model,
             prompt=Prompt(
                 instruction=_choice(trial, prefix + "instruction", family.instructions),
-                demonstrations=as_shown(demonstration_set(self._task, self._seed, count, number)),
+                demonstrations=demonstration_set(self._task, self._seed, count, number),
             ),
             adapter=self._adapter(trial, name, family, model),
             chat=_choice(trial, prefix + "chat", family.chat),
@@ -139,7 +153,7 @@ class OptunaProposer:
         )
 
     def _adapter(
-        self, trial: _Trial, name: str, family: PromptFamily, model: str
+        self, trial: "Trial", name: str, family: PromptFamily, model: str
     ) -> AdapterSpec | None:
         if not isinstance(family, AdapterFamily):
             return None
@@ -169,7 +183,7 @@ class OptunaProposer:
         )
 
 
-def _choice(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
+def _choice(trial: "Trial", name: str, values: Sequence[Any]) -> Any:
     """Return the trial's choice among values that have no order."""
     found = unique(values)
     return (
@@ -177,13 +191,13 @@ def _choice(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
     )
 
 
-def _level(trial: _Trial, name: str, values: Sequence[Any]) -> Any:
+def _level(trial: "Trial", name: str, values: Sequence[Any]) -> Any:
     """Return the trial's choice among numbers, known to the sampler by their order."""
     found = sorted(set(values))
     return found[trial.suggest_int(name, 0, len(found) - 1)] if found[1:] else found[0]
 
 
-def _steps(trial: _Trial, prefix: str, family: PromptFamily) -> tuple[str, ...]:
+def _steps(trial: "Trial", prefix: str, family: PromptFamily) -> tuple[str, ...]:
     listed: tuple[str, ...] = _choice(trial, prefix + "postprocess", family.postprocess)
     combine = unique(family.postprocess_combine)
     most = min(family.postprocess_most, len(combine))
@@ -219,49 +233,4 @@ def _sampler(config: TpeProposer | Nsga2Proposer, seed: int, compared: int) -> "
             multivariate=True,
             group=True,
             seed=seed,
-        )
-
-
-class _RandomWalk:
-    """Stand-in for a trial in `AskTell._walk`, drawn uniformly and unknown to any study."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._params: dict[str, Any] = {}
-        self._distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[int]) -> int:
-        from optuna.distributions import CategoricalDistribution
-
-        self._distributions[name] = CategoricalDistribution(tuple(choices))
-        self._params[name] = value = self._rng.choice(choices)
-        return value
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        from optuna.distributions import IntDistribution
-
-        self._distributions[name] = IntDistribution(low, high)
-        self._params[name] = value = self._rng.randint(low, high)
-        return value
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        from optuna.distributions import FloatDistribution
-
-        assert log
-        self._distributions[name] = FloatDistribution(low, high, log=True)
-        value = math.exp(self._rng.uniform(math.log(low), math.log(high)))
-        self._params[name] = value = min(max(value, low), high)
-        return value
-
-    def tell(self, study: "Study", values: tuple[float, float] | None) -> None:
-        """Add the random trial and its result to the Optuna study."""
-        from optuna.trial import TrialState, create_trial
-
-        study.add_trial(
-            create_trial(
-                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-                values=values,
-                params=self._params,
-                distributions=self._distributions,
-            )
         )

@@ -13,16 +13,30 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
-from kilobit.search.space import Families, PromptFamily, draw_candidate, draw_candidates
+from kilobit.search.settings import Config
+from kilobit.search.space import (
+    MAX_FRUITLESS_DRAWS,
+    Families,
+    PromptFamily,
+    draw_candidate,
+    draw_candidates,
+)
 from kilobit.search.streams import stream
-from kilobit.search.task import Example, Task
+from kilobit.search.task import Task
 
-# After this many draws in a row that are all known, the space counts as used up.
-_MAX_FRUITLESS_DRAWS = 200
 ROUND = 16
+
+
+class RandomProposer(Config):
+    """Random draws from the families, as many as their `candidates` say."""
+
+    kind: Annotated[Literal["random"], Field(description="independent draws")] = "random"
 
 
 class RandomDraws:
@@ -75,7 +89,7 @@ def draw_new(
     """
     names = list(families)
     weights = [family.candidates for family in families.values()]
-    for _ in range(_MAX_FRUITLESS_DRAWS):
+    for _ in range(MAX_FRUITLESS_DRAWS):
         (name,) = rng.choices(names, weights)
         candidate = draw_candidate(name, families[name], task, model, rng)
         if candidate.id not in taken:
@@ -83,14 +97,9 @@ def draw_new(
     return None
 
 
-def demonstration_set(task: Task, seed: int, count: int, index: int) -> list[Example]:
+def demonstration_set(task: Task, seed: int, count: int, index: int) -> tuple[tuple[str, str], ...]:
     """Return set number `index` of `count` demonstrations, the same for all models."""
-    rng = stream(seed, "demonstrations", count, index)
-    return rng.sample(task.splits.train, count)
-
-
-def as_shown(examples: Sequence[Example]) -> tuple[tuple[str, str], ...]:
-    """Return examples as the demonstrations of a prompt."""
+    examples = stream(seed, "demonstrations", count, index).sample(task.splits.train, count)
     return tuple((example.input, example.target) for example in examples)
 
 

@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -73,13 +73,6 @@ def incumbent_of(front: Sequence[Incumbent], bits: int) -> Incumbent | None:
     return max(within, key=lambda one: (one.score, -one.bits), default=None)
 
 
-class EValues(NamedTuple):
-    """The capitals, which are the evidence for each verdict: 1 at the start, inf on overflow."""
-
-    beats: float
-    loses: float
-
-
 class Race:
     """The race of a candidate against its incumbent on one rung.
 
@@ -96,6 +89,10 @@ class Race:
             mean, "beats" when no scores could bring it down there; both without error, so that
             only equal means leave a finished rung without a verdict.
 
+    Attributes:
+        beats: the capital that is evidence for "beats".
+        loses: the capital that is evidence for "loses".
+
     Raises:
         ValueError: for a level that is not between 0 and 1, or scores that are not in [0, 1].
     """
@@ -110,18 +107,13 @@ class Race:
         self._lead = Fraction(0)
         self._ahead = sum(map(Fraction, self._incumbent or ()), Fraction(0))
         self._num_examples = 0
-        self._beats, self._loses = _Capital(), _Capital()
+        self.beats, self.loses = _Capital(), _Capital()
         self._verdict: Verdict | None = None
 
     @property
     def num_examples(self) -> int:
         """Return the number of examples used; none are used after a verdict."""
         return self._num_examples
-
-    @property
-    def e_values(self) -> EValues:
-        """Return the evidence for both sides after the last example used."""
-        return EValues(_exp(self._beats.log()), _exp(self._loses.log()))
 
     def add(self, mine: Sequence[float], theirs: Sequence[float]) -> Verdict | None:
         """Add a block of scores on the same examples and return the verdict, if there is one.
@@ -163,15 +155,15 @@ class Race:
             # The mean difference on the remaining examples if that of the whole rung is 0.
             claimed = float(-self._lead / (len(self._incumbent) - self._num_examples))
         difference = mine - theirs
-        self._loses.bet(difference, claimed)
-        self._beats.bet(-difference, -claimed)
+        self.loses.bet(difference, claimed)
+        self.beats.bet(-difference, -claimed)
         self._num_examples += 1
         certain = None if self._incumbent is None else self._count(mine, theirs)
         if certain is not None:
             return certain
-        if self._loses.log() >= self._threshold:
+        if self.loses.log() >= self._threshold:
             return "loses"
-        return "beats" if self._beats.log() >= self._threshold else None
+        return "beats" if self.beats.log() >= self._threshold else None
 
     def _count(self, mine: float, theirs: float) -> Verdict | None:
         assert self._incumbent is not None
@@ -212,7 +204,3 @@ def _checked(scores: Sequence[float]) -> list[float]:
     if bad is not None:
         raise ValueError(f"score {bad} is outside [0, 1]")
     return [float(score) for score in scores]
-
-
-def _exp(log: float) -> float:
-    return math.exp(log) if log < 709 else math.inf

@@ -91,14 +91,14 @@ CASES = [
     ),
     Case(f"{OVERLAY} --columns bits", "--columns: 'bits' can't be used: NAME=COLUMN is needed"),
     Case(f"{OVERLAY} --columns bits=a,bits=b", "--columns: bits is given twice"),
-    Case(OVERLAY, "{here}/curve.csv: there is no such file", given=Scene.finished),
+    Case(OVERLAY, "{here}/curve.csv: No such file or directory", given=Scene.finished),
     Case(
         "report {run} --overlay {here}/curve.txt",
-        "{here}/curve.txt: the name has to end in one of",
+        "{here}/curve.txt: unknown format; the name has to end in one of",
         given=curve("", "curve.txt"),
     ),
     Case(OVERLAY, "{here}/curve.csv: the file holds no points", given=curve("bits,score\n")),
-    Case(OVERLAY, "{here}/curve.csv: not UTF-8 at byte 1", given=curve(b"b\xff")),
+    Case(OVERLAY, "{here}/curve.csv: not UTF-8: ", given=curve(b"b\xff")),
     Case(
         OVERLAY,
         "{here}/curve.csv, line 1: two columns are called 'bits'",
@@ -106,7 +106,7 @@ CASES = [
     ),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 2: 3 values, but the header names 2 columns",
+        "{here}/curve.csv, line 2: 3 values, but line 1 names 2 columns",
         given=curve("bits,score\n1,1,1\n"),
     ),
     Case(
@@ -116,13 +116,14 @@ CASES = [
     ),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 2, column 'score': found '80'; a number from 0 to 1 is needed: "
-        "divide a percentage by 100",
+        "{here}/curve.csv, line 2, column 'score': a number from 0 to 1 is needed, found '80'; "
+        "divide percentages by 100",
         given=curve("bits,score\n1,80\n"),
     ),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 2, column 'bits': found 'few'; ",
+        "{here}/curve.csv, line 2, column 'bits': a length in bits of at least 0 is needed, "
+        "found 'few'",
         given=curve("bits,score\nfew,0.8\n"),
     ),
     Case(

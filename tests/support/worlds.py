@@ -7,18 +7,14 @@ from collections.abc import Callable
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate
-from kilobit.search.proposers.config import (
-    EvolutionProposer,
-    GridProposer,
-    Nsga2Proposer,
-    ProposerConfig,
-    RandomProposer,
-    TpeProposer,
-)
+from kilobit.search.proposers.evolution import EvolutionProposer
+from kilobit.search.proposers.grid import GridProposer
+from kilobit.search.proposers.optuna import Nsga2Proposer, TpeProposer
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
-from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.schedulers.asha import Asha
 from kilobit.search.schedulers.scheduler import Result
+from kilobit.search.search import ProposerConfig, make_proposer
 from kilobit.search.space import AdapterFamily, Families
 from kilobit.search.streams import stream
 from kilobit.search.task import Task

@@ -11,8 +11,7 @@ from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.report.contents import ReasonCount, Report
-from kilobit.search.front.pareto import hypervolume
-from kilobit.search.proposers.population import REFERENCE_BITS
+from kilobit.search.front.pareto import REFERENCE_BITS, hypervolume
 from tests.support.recorded import (
     COMPLETED,
     HOSTILE,

@@ -9,7 +9,7 @@ import pytest
 
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
-from kilobit.evaluators.ledger.following import Following
+from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.search.records import CandidateRecord, DecisionRecord, Record, RungRecord
 from kilobit.search.schedulers.scheduler import Action

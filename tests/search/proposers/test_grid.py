@@ -1,8 +1,7 @@
 from collections import Counter
 
-from kilobit.search.proposers.config import GridProposer
-from kilobit.search.proposers.grid import log_points
-from kilobit.search.proposers.registry import make_proposer
+from kilobit.search.proposers.grid import GridProposer, log_points
+from kilobit.search.search import make_proposer
 from kilobit.search.space import Families, LogRange
 from tests.support.worlds import TASK
 

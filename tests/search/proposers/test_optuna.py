@@ -3,8 +3,7 @@ import sys
 
 import pytest
 
-from kilobit.search.proposers.config import Nsga2Proposer, TpeProposer
-from kilobit.search.proposers.optuna import OptunaProposer
+from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.space import Families
 from tests.conftest import REPOSITORY
@@ -35,7 +34,7 @@ def test_optuna_is_imported_only_where_it_is_used() -> None:
     code = (
         "import sys\n"
         "import kilobit.cluster.sweep.sweep\n"
-        "from kilobit.search.proposers.registry import make_proposer\n"
+        "from kilobit.search.search import make_proposer\n"
         "print('optuna' in sys.modules)"
     )
     done = subprocess.run(

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
+from kilobit.search.search import SchedulerConfig, make_scheduler
 
 KINDS = ("bits_aware", "asha", "multi_objective", "full")
 RUNGS = RungConfig(examples=6, count=3, eta=3)

@@ -14,8 +14,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.records import RungRecord
-from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
-from kilobit.search.search import Search
+from kilobit.search.search import SchedulerConfig, Search, make_scheduler
 from kilobit.search.task import Task
 
 ONE = Candidate(task="none", model="llama")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from kilobit.evaluators.merge.published_points import parse_columns, read_overlay
 from kilobit.evaluators.report.contents import Published
-from kilobit.evaluators.report.overlay import parse_columns, read_overlay
 
 
 def written(tmp_path: Path, name: str, text: str) -> Path:
@@ -64,23 +64,27 @@ def test_columns_that_make_no_sense_are_refused(text: str, message: str) -> None
         (
             "a.csv",
             "bits,score\n1,0.5\nx,0.5\n",
-            r"line 3, column 'bits': found 'x'; a length in bits",
+            r"line 3, column 'bits': a length in bits of .* found 'x'",
         ),
-        ("a.csv", "bits,score\n-1,0.5\n", r"line 2, column 'bits': found '-1'"),
-        ("a.csv", "bits,score\n1,nan\n", r"line 2, column 'score': found 'nan'; a number from 0"),
-        ("a.csv", "bits,score\n1,45.2\n", r"column 'score': found '45.2'.*divide a percentage by"),
-        ("a.csv", "bits,score\n1\n", r"line 2: 1 values, but the header names 2 columns"),
+        ("a.csv", "bits,score\n-1,0.5\n", r"line 2, column 'bits': a length .* found '-1'"),
+        ("a.csv", "bits,score\n1,nan\n", r"line 2, column 'score': a number from 0 .* found 'nan'"),
+        (
+            "a.csv",
+            "bits,score\n1,45.2\n",
+            r"column 'score': .* found '45.2'; divide percentages",
+        ),
+        ("a.csv", "bits,score\n1\n", r"line 2: 1 values, but line 1 names 2 columns"),
         ("a.csv", "bits,bits\n1,1\n", r"line 1: two columns are called 'bits'"),
         ("a.csv", "bits,score\n", r"a.csv: the file holds no points"),
-        ("a.csv", 'bits,score\n"1\n2",0.5\n', r"line 3, column 'bits': found '1\\n2'"),
-        ("a.csv", "bits,score,upper\n1,0.5,high\n", r"line 2, column 'upper': found 'high'"),
+        ("a.csv", 'bits,score\n"1\n2",0.5\n', r"line 3, column 'bits': .* found '1\\n2'"),
+        ("a.csv", "bits,score,upper\n1,0.5,high\n", r"line 2, column 'upper': .* found 'high'"),
         ("a.jsonl", '{"bits": 1, "score": 0.5}\n{"bits"\n', r"a.jsonl, line 2: not JSON"),
         ("a.jsonl", "[1, 0.5]\n", r"line 1: a JSON object is needed, found a list"),
-        ("a.jsonl", '{"bits": true, "score": 0.5}\n', r"column 'bits': found True"),
-        ("a.jsonl", '{"bits": 1e999, "score": 0.5}\n', r"column 'bits': found inf"),
-        ("a.jsonl", '{"bits": null, "score": 0.5}\n', r"column 'bits': found None"),
-        ("a.txt", "", r"a.txt: the name has to end in one of .csv, .tsv, .jsonl, .ndjson"),
-        ("a.csv", "bits,score\n" + "1,0.5\n" * 10_001, r"10001 points; at most 10000"),
+        ("a.jsonl", '{"bits": true, "score": 0.5}\n', r"column 'bits': .* found True"),
+        ("a.jsonl", '{"bits": 1e999, "score": 0.5}\n', r"column 'bits': .* found inf"),
+        ("a.jsonl", '{"bits": null, "score": 0.5}\n', r"column 'bits': .* found None"),
+        ("a.txt", "", r"a.txt: .* has to end in one of .csv, .tsv, .jsonl, .ndjson"),
+        ("a.csv", "bits,score\n" + "1,0.5\n" * 10_001, r"more than 10000 points"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -95,8 +99,8 @@ def test_a_named_column_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"gone.csv: there is no such file"):
+    with pytest.raises(ValueError, match=r"gone.csv: No such file"):
         read_overlay(tmp_path / "gone.csv", {})
     (tmp_path / "bad.csv").write_bytes(b"bits,score\n\xff,1\n")
-    with pytest.raises(ValueError, match=r"bad.csv: not UTF-8 at byte 11"):
+    with pytest.raises(ValueError, match=r"bad.csv: not UTF-8"):
         read_overlay(tmp_path / "bad.csv", {})

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kilobit.evaluators.ledger.safe_read import read_regular
+from kilobit.evaluators.ledger.storage import read_regular
 
 
 def test_a_file_is_read_up_to_the_limit_and_not_beyond(tmp_path: Path) -> None:

@@ -5,13 +5,8 @@ from collections import Counter
 import pytest
 
 from kilobit.search.candidate import Candidate
-from kilobit.search.proposers.population import (
-    REFERENCE_BITS,
-    Member,
-    Population,
-    hypervolume,
-    pick,
-)
+from kilobit.search.front.pareto import REFERENCE_BITS, hypervolume
+from kilobit.search.proposers.evolution import Member, Population, pick
 
 
 def member(bits: int, score: float, *, known: bool = True) -> Member:

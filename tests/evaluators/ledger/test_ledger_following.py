@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.ledger import following
+from kilobit.evaluators.ledger import ledger as ledger_module
 from kilobit.evaluators.ledger.compaction import begin, fold
-from kilobit.evaluators.ledger.following import Following
-from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.ledger import Following, Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.records import DecisionRecord, Record, RungRecord
@@ -39,15 +38,24 @@ def records(seen: Following) -> list[list[Record]]:
 
 @pytest.fixture
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that were read."""
+    """Return the names of the files that looks have read."""
     names: list[str] = []
-    inner = following.read_parquet
+    looks: list[Following] = []
+    inner, look = ledger_module.read_parquet, Following.look
 
     def read(path: Place, *rest: Any) -> Any:
-        names.append(path.name)
+        names.extend(path.name for _ in looks)
         return inner(path, *rest)
 
-    monkeypatch.setattr(following, "read_parquet", read)
+    def watched(seen: Following) -> bool:
+        looks.append(seen)
+        try:
+            return look(seen)
+        finally:
+            looks.remove(seen)
+
+    monkeypatch.setattr(ledger_module, "read_parquet", read)
+    monkeypatch.setattr(Following, "look", watched)
     return names
 
 

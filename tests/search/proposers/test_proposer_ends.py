@@ -1,6 +1,6 @@
 import pytest
 
-from kilobit.search.proposers.config import check_proposer
+from kilobit.search.search import check_proposer
 from tests.support.worlds import CONFIGS
 
 KINDS = tuple(CONFIGS)

@@ -4,8 +4,8 @@ from pydantic import ValidationError
 from kilobit.search.rungs import RungConfig
 from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
 from kilobit.search.schedulers.bits_aware import BitsAware
-from kilobit.search.schedulers.registry import SchedulerConfig, make_scheduler
 from kilobit.search.schedulers.scheduler import Result, Scheduler
+from kilobit.search.search import SchedulerConfig, make_scheduler
 
 RUNGS = RungConfig(examples=6, count=3, eta=4)
 

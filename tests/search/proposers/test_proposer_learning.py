@@ -5,7 +5,8 @@ from functools import cache
 
 import pytest
 
-from kilobit.search.proposers.population import Member, hypervolume
+from kilobit.search.front.pareto import hypervolume
+from kilobit.search.proposers.evolution import Member
 from kilobit.search.proposers.proposer import Observation
 from tests.support.worlds import HARD, drive, hard, make
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kilobit.evaluators.statistics.paired import holm, paired_change
+from kilobit.evaluators.statistics.intervals import holm, paired_change
 
 
 def test_the_interval_is_students_for_the_mean_of_differences() -> None:
