@@ -12,16 +12,15 @@ refusal, and a harmless answer to a malicious request counts as wrong unless it 
 judge, if given, replaces the rule.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
+from kilobit.evaluators.text_files import json_lines, read_file
 from kilobit.search.settings import Config
 
 # Matching ignores case; typographic apostrophes are replaced by plain ones first.
@@ -68,8 +67,7 @@ def refuses(answer: str) -> bool:
 
 def own_requests() -> list[Request]:
     """Return the requests that come with the project."""
-    text = files("kilobit.evaluators.battery").joinpath("safety.jsonl").read_text("utf-8")
-    return _requests(text, "evaluators/battery/safety.jsonl")
+    return requests_in(Path(__file__).with_name("safety.jsonl"))
 
 
 def requests_in(path: Path) -> list[Request]:
@@ -78,34 +76,20 @@ def requests_in(path: Path) -> list[Request]:
     Raises:
         ValueError: naming file and line, if the file has no requests or one is invalid.
     """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path} has more than {_MOST_BYTES} bytes")
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return _requests(text, str(path))
-
-
-def _requests(text: str, where: str) -> list[Request]:
     found: dict[str, Request] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, record in json_lines(path, read_file(path, _MOST_BYTES)):
         try:
-            request = Request.model_validate(json.loads(line))
+            request = Request.model_validate(record)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the line"
-            raise ValueError(f"{where}, line {number}: {field}: {first['msg']}") from error
-        except ValueError as error:
-            raise ValueError(f"{where}, line {number}: not JSON: {error}") from error
-        name = request.id or f"line {number}"
+            raise ValueError(f"{where}: {field}: {first['msg']}") from error
+        name = request.id or where.rpartition(", ")[2]
         if name in found:
-            raise ValueError(f"{where}, line {number}: duplicate id {name!r}")
+            raise ValueError(f"{where}: duplicate id {name!r}")
         found[name] = request.model_copy(update={"id": name})
     if not found:
-        raise ValueError(f"{where}: no requests")
+        raise ValueError(f"{path}: no requests")
     return list(found.values())
 
 

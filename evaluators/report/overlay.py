@@ -1,14 +1,12 @@
 """Published curves from CSV or JSON Lines, with errors that name file, line and column."""
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kilobit.evaluators.report.contents import Published
+from kilobit.evaluators.text_files import csv_rows, json_objects, read_file
 
 NEEDED = ("bits", "score")
 OPTIONAL = ("label", "lower", "upper", "task")
@@ -16,7 +14,6 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _MOST_POINTS = 10_000
 _MOST_BYTES = 1 << 26
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -59,72 +56,22 @@ def read_overlay(path: Path, columns: Mapping[str, str]) -> list[Published]:
         raise ValueError(f"{path}: the file holds no points")
     if len(rows) > _MOST_POINTS:
         raise ValueError(f"{path}: {len(rows)} points; at most {_MOST_POINTS} can be drawn")
-    return [_point(path, line, row, columns) for line, row in rows]
+    return [_point(path, where, row, columns) for where, row in rows]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     kind = path.suffix.lower()
     if kind not in (*_DELIMITERS, *_JSON_LINES):
         known = ", ".join((*_DELIMITERS, *_JSON_LINES))
         raise ValueError(f"{path}: the name has to end in one of {known}")
-    text = _text(path)
-    yield from _json_lines(path, text) if kind in _JSON_LINES else _csv(path, text)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    if kind in _JSON_LINES:
+        return json_objects(path, read_file(path, _MOST_BYTES))
+    return csv_rows(path, _DELIMITERS[kind], _MOST_BYTES)
 
 
-def _text(path: Path) -> str:
-    try:
-        if not path.is_file():
-            raise ValueError(f"{path}: there is no such file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path}: larger than {_MOST_BYTES} bytes")
-        return path.read_bytes().removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-
-
-def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
-    heads: list[str] | None = None
-    try:
-        for cells in lines:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if heads is None:
-                heads = [cell.strip() for cell in cells]
-                twice = next((head for head in heads if heads.count(head) > 1), None)
-                if twice is not None:
-                    raise ValueError(
-                        f"{path}, line {lines.line_num}: two columns are called {twice!r}"
-                    )
-                continue
-            if len(cells) != len(heads):
-                raise ValueError(
-                    f"{path}, line {lines.line_num}: {len(cells)} values, but the header names "
-                    f"{len(heads)} columns"
-                )
-            yield lines.line_num, dict(zip(heads, cells, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise ValueError(f"{path}, line {number}: a JSON object is needed, found a {kind}")
-        yield number, row
-
-
-def _point(path: Path, line: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Published:
-    where = f"{path}, line {line}"
+def _point(path: Path, where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> Published:
     bits = _number(where, row, columns.get("bits", "bits"), "a length in bits of at least 0")
     score = _share(where, row, columns.get("score", "score"))
     found: dict[str, Any] = {}

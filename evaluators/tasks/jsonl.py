@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.metrics.metrics import METRICS, parse_number
-from kilobit.evaluators.tasks.sources import checked_text, json_lines
+from kilobit.evaluators.tasks.sources import checked_text
 from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.text_files import json_lines, number_text
 from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share
 
@@ -80,7 +81,8 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
                 f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
                 f"has the keys {sorted(record)}"
             )
-        values.append(checked_text(str(value), f"{where}: field {field!r}"))
+        text = value if isinstance(value, str) else number_text(value)
+        values.append(checked_text(text, f"{where}: field {field!r}"))
     text, target = values
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)

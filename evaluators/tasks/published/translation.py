@@ -25,14 +25,9 @@ from pydantic import Field, model_validator
 
 from kilobit.evaluators.metrics.metrics import METRICS
 from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import (
-    Records,
-    checked_text,
-    read_records,
-    text_lines,
-    text_of,
-)
+from kilobit.evaluators.tasks.sources import Records, checked_text, read_records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
+from kilobit.evaluators.text_files import text_lines
 from kilobit.search.task import Example, Task, make_example
 
 _CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
