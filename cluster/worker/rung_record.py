@@ -184,6 +184,7 @@ class RungRows:
             work.record,
             num_examples=len(examples),
             num_generated=measured.generated,
+            num_unjudged=measured.scores.count(None),
             score=result.score,
             lower=result.lower,
             upper=result.upper,

@@ -59,7 +59,7 @@ class Measured:
         program: the program.
         exact: its files exist; before the last rung, those of a data candidate are only estimated.
         outputs: the outputs after post-processing.
-        scores: the score of each output.
+        scores: the score of each output, None if a judge gave no verdict on it.
         generated: number of outputs that were not in the cache.
         against: the incumbent that it raced with.
         gap: mean score minus the incumbent's on the same examples.
@@ -69,7 +69,7 @@ class Measured:
     program: Program
     exact: bool
     outputs: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
     generated: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -100,7 +100,7 @@ class Scoring:
     prompt: str
     examples: Sequence[Example]
     cached: CachedOutputs
-    theirs: Sequence[float]
+    theirs: Sequence[float | None]
     race: Race | None
     model: Any
     slot: str
@@ -175,7 +175,8 @@ class Scorer:
         examples = context.task.splits.search[: rung.num_examples]
         racing, race = context.sweep.scheduler.racing, None
         if racing.enabled and left == 0 and theirs:
-            race = Race(racing.level, theirs if len(theirs) == len(examples) else None)
+            known, _ = comparable(theirs, theirs)
+            race = Race(racing.level, known if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
         packs = context.group.resident.packs.holds and generates_plainly(self._frozen)
         if model is None and not packs:
@@ -196,7 +197,7 @@ class Scorer:
             soft,
         )
 
-    def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float]:
+    def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float | None]:
         """Return the incumbent's scores at this rung, in the order of the examples."""
         if rival is None:
             return []
@@ -232,6 +233,18 @@ class Scorer:
             payload = hashlib.sha256(program.payload).hexdigest()
             parts["data"] = [recipe.data.model_dump(mode="json"), payload]
         return parts
+
+
+def comparable(
+    mine: Sequence[float | None], theirs: Sequence[float | None]
+) -> tuple[list[float], list[float]]:
+    """Return two programs' scores on the same examples, equal where one of them is unknown.
+
+    An example on which both score the same is no evidence for either side of a race.
+    """
+    second = [0.5 if score is None else score for score in theirs]
+    pairs = zip(mine, theirs, second, strict=True)
+    return [even if None in (one, two) else one or 0.0 for one, two, even in pairs], second
 
 
 def _machine() -> list[str]:

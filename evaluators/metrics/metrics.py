@@ -4,7 +4,7 @@ A metric normalises the outputs of all programs alike: it strips white space at 
 changes nothing else (`number` and the metrics of `kilobit.evaluators.tasks.published` define
 equality themselves). Any other cutting or extraction is post-processing by the program and counts
 in its bits. An output never raises: an empty or unparsable one scores 0. Only a judge may leave an
-output without a score (`UnscoredError`).
+output without a score (None), which counts in no mean; bounds hold whatever it would have been.
 
 A strict parser of numbers: a text in, its exact value or None out.
 
@@ -17,6 +17,7 @@ part, an optional final period. So `-1,450.50`, `$18`, `18.00` and `18.` are num
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ _NUMBER = re.compile(
 
 
 class UnscoredError(ValueError):
-    """An output has no score, because the judge gave no verdict; it does not count as 0."""
+    """Most outputs have no score, because the judge gave no verdict; they do not count as 0."""
 
 
 class MeanMetric:
@@ -49,7 +50,7 @@ class MeanMetric:
     name: str
     binary = False
 
-    def per_example(self, output: str, example: Example) -> float:
+    def per_example(self, output: str, example: Example) -> float | None:
         """Return the score of one output; subclasses implement it."""
         raise AssertionError(f"{type(self).__name__} does not implement per_example")
 
@@ -57,13 +58,13 @@ class MeanMetric:
         """Return no columns."""
         return {}
 
-    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
-        return mean_interval(self.scores(outputs, examples))
+        return mean_interval(_known(self.scores(outputs, examples)))
 
     def bounds(
         self,
@@ -74,10 +75,24 @@ class MeanMetric:
     ) -> list[Bounds]:
         """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
         table = [self.scores(each, examples) for each in outputs]
-        return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
+        rule = binary_bounds if self.binary else bounded_bounds
+        lowest = rule([[score or 0.0 for score in row] for row in table], num_programs, level)
+        if all(None not in row for row in table):
+            return lowest
+        most = [[1.0 if score is None else score for score in row] for row in table]
+        return [
+            Bounds(fmean(known) if (known := _known(row)) else low.score, low.lower, high.upper)
+            for row, low, high in zip(table, lowest, rule(most, num_programs, level), strict=True)
+        ]
 
 
-def _each(metric: Metric, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+def _known(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None]
+
+
+def _each(
+    metric: Metric, outputs: Sequence[str], examples: Sequence[Example]
+) -> list[float | None]:
     pairs = zip(outputs, examples, strict=True)
     return [metric.per_example(output, example) for output, example in pairs]
 
