@@ -30,6 +30,7 @@ class Spelled(float):
     """A number that prints as the file spells it."""
 
     __slots__ = ("_spelling",)
+    _spelling: str
 
     def __new__(cls, spelling: str) -> "Spelled":
         """Return the number of a spelling."""

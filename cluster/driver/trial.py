@@ -135,5 +135,5 @@ class RungTrial(tune.Trainable):
 
 def _short(error: BaseException) -> str:
     """Return the line of a Ray error that says what happened, without the traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     return lines[-1] if lines else type(error).__name__

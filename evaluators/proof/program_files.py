@@ -138,7 +138,7 @@ def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None
         "codecs": program.codecs,
         "versions": {name: version(name) for name in _PACKAGES},
         **about,
-        "readable": readable_script(program.recipe).splitlines(),
+        "readable": readable_script(program.recipe).removesuffix("\n").split("\n"),
         "recipe": json.loads(program.recipe.canonical()),
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kilobit.evaluators.judges.judges import EndpointJudge
-from kilobit.evaluators.metrics.metrics import METRICS, parse_number
+from kilobit.evaluators.metrics.bleu import TokenizerSetting
+from kilobit.evaluators.metrics.metrics import metric_of, parse_number
 from kilobit.evaluators.tasks.sources import checked_text
 from kilobit.evaluators.tasks.text_task import TextTask
 from kilobit.evaluators.text_files import json_lines, number_text
@@ -40,6 +41,7 @@ class RecordTask(TextTask):
         Literal["exact_match", "number", "contains", "bleu", "preference"],
         Field(description="the scoring rule"),
     ]
+    tokenizer: TokenizerSetting = None
     judge: Annotated[
         EndpointJudge | None,
         Field(description="for `preference`: the judge of output against target; needs a cache"),
@@ -118,14 +120,14 @@ def task_of(
         answer=config.answer,
         stop=config.stop,
         max_new_tokens=config.max_new_tokens,
-        metric=_metric_of(config, folder),
+        metric=_metric_of(config, folder, [*train, *search, *sealed]),
         splits=make_splits(config.name, train, search, sealed, config.seed),
     )
 
 
-def _metric_of(config: RecordTask, folder: Path) -> Metric:
+def _metric_of(config: RecordTask, folder: Path, examples: Sequence[Example]) -> Metric:
     if config.judge is None:
-        return METRICS[config.metric]
+        return metric_of(config.metric, config.tokenizer, examples)
     from kilobit.evaluators.judges.preference_metric import Preference
 
     return Preference(config.judge, folder)
