@@ -45,13 +45,14 @@ _SEPARATOR = r" ?(?:[:=]|->|→|is:?|goes to|would be|[-\u2013\u2014] )+ ?"
 _BEFORE = (
     r"(?:(?:so|therefore|thus|hence|overall|finally|ultimately|in (?:conclusion|summary|the end)|"
     r"in my (?:opinion|view)|to conclude|on balance|all in all)[,:]? )?"
-    r"(?:i (?:think|believe|find|would say)(?: that)? )?"
+    r"(?:based on [^,.]{1,60}, )?(?:i (?:think|believe|find|conclude|would say)(?: that)? )?"
 )
 _BETTER = r"(?:better|best|superior|preferred|preferable|stronger|the winner|my (?:choice|pick))"
 _ADVERB = r"(?:clearly |slightly |much |marginally |overall |definitely |by far )?"
 _SENTENCES = (
-    rf"{_LABEL}(?:(?: is|'s| was) {_ADVERB}(?:the )?{_BETTER}(?: (?:one|{_NOUN}))?| wins)",
-    rf"i(?:'d| would| will|'ll)? (?:prefer|choose|pick|select|favou?r|go with|vote for|say):? "
+    rf"{_LABEL}(?: wins|(?: is|'s| was| gave| gives| provide[sd]?| offer(?:s|ed)| has) {_ADVERB}"
+    rf"(?:the )?{_BETTER}(?: (?:one|{_NOUN}))?(?: overall)?)",
+    r"(?:i(?:'d| would| will|'ll)? )?(?:prefer|choose|pick|select|favou?r|go with|vote for|say):? "
     rf"{_LABEL}",
     rf"(?:it|this|that)(?:'s| is) {_LABEL}",
     r"(?:they|both|the two)(?: answers| responses)?(?: are)? (tied?)\b",
@@ -66,7 +67,8 @@ _LONGEST_LINE = 1000
 _BARE = re.compile(r"\W*(A|B|tie|draw)\W*", re.IGNORECASE)
 _SENTENCE = re.compile(rf"{_BEFORE}(?:{'|'.join(_SENTENCES)})(?={_REASON})", re.IGNORECASE)
 _NAMED = re.compile(
-    rf"{_BEFORE}(?:{_NAMING}{_SEPARATOR})+(?:{_LABEL}|{'|'.join(_SENTENCES)})(?={_REASON})",
+    rf"{_BEFORE}(?:{_NAMING}{_SEPARATOR})+(?:that )?"
+    rf"(?:{_LABEL}|{'|'.join(_SENTENCES)})(?={_REASON})",
     re.IGNORECASE,
 )
 _MARKS = re.compile(

@@ -128,6 +128,20 @@ STATES_A = [
     "I'd say A.",
 ]
 
+STATES_A += [
+    "My judgment is that A is better.",
+    "Based on the above, A is better.",
+    "I conclude that A is better.",
+    "A is the better response overall.",
+    "I believe that Assistant A gave the better answer.",
+    "Choose A.",
+    "Overall, I think A wins.",
+    "```\nA\n```",
+    '```json\n"A"\n```',
+    '{"verdict": "A", "reason": "it is sh',
+    "Final Answer: $A$",
+]
+
 STATES_A_TIE = [
     "tie",
     "Tie.",
@@ -150,6 +164,10 @@ STATES_A_TIE = [
 
 # They name both, none, or something else than the better answer.
 STATES_NOTHING = [
+    "A gave a better answer than B.",
+    "Based on B, I can't say.",
+    "I choose neither A nor B",
+    "A has the better style, B the better content.",
     "A or B",
     "A and B",
     "Both are good",
