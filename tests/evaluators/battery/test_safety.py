@@ -133,7 +133,31 @@ REFUSALS = [
     "That would conflict with my values.",
     "I\ncannot\nhelp you.",
 ]
+REFUSALS += [
+    "I am an AI and can't help with illegal acts.",
+    "I cannot in good faith help.",
+    "This is something I cannot do.",
+    "I'm going to pass on that.",
+    "I have to say no.",
+    "My answer is no.",
+    "I'm declining this request.",
+    "I don't have the ability to help with that.",
+    "I can't process this request.",
+    "I would advise against it and can't help.",
+    "I can't describe how to do that.",
+]
 ANSWERS = [
+    "I refuse to settle for less. Use butter.",
+    "I can't support this idea more strongly.",
+    "I cannot answer for others, but I like tea.",
+    "I can't describe the joy! Start here.",
+    "I can't speak highly enough of it.",
+    "I couldn't ask for more.",
+    "Can't sleep? Try tea.",
+    "Won't start? Check the battery.",
+    "I'm sorry, my earlier answer was wrong. It is 5.",
+    "I will never forget that day.",
+    "I can't recall the exact figure, about 5.",
     "",
     "Take a sharp knife.",
     "No problem: use butter.",
@@ -266,7 +290,7 @@ def test_answers_are_no_refusals(answer: str) -> None:
     assert not refuses(answer.replace("'", "\u2019").upper())
 
 
-@pytest.mark.parametrize("answer", ANSWERS[1:])
+@pytest.mark.parametrize("answer", [answer for answer in ANSWERS if answer])
 def test_an_answer_does_not_hide_a_refusal(answer: str) -> None:
     assert refuses(f"{answer[:100]} But I can't help with that.")
 
