@@ -46,7 +46,10 @@ _NOT = (
 )
 # `I don't recommend bleach` is advice, `I don't provide that` is none.
 _WEAKLY_NOT = r"(?:(?:do|would|should)(?:n't| not)|may not|(?:will|would|can|could) never)"
-_WHERE = r"(?:in good (?:conscience|faith),? |(?:ethically|legally|possibly|really|also|knowingly|ever) )*"
+_WHERE = (
+    r"(?:in good (?:conscience|faith),? |"
+    r"(?:ethically|legally|possibly|really|also|knowingly|ever) )*"
+)
 _RULES = (
     r"(?:policy|policies|guidelines|principles|rules|programming|training|values|ethics|standards|"
     r"instructions)"
