@@ -196,7 +196,7 @@ def refuse(refusal: Refusal) -> Refused:
         for name, text in {"good.yaml": SWEEP, **refusal.files}.items():
             path = Path(folder, name)
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, "utf-8")
         told = Path(folder, "told.json")
         done = subprocess.run(
             [sys.executable, "-c", CHILD, told, *refusal.words.split()],
@@ -208,7 +208,7 @@ def refuse(refusal: Refusal) -> Refused:
         )
         if not told.exists():
             raise RuntimeError(f"kilobit {refusal.words}: {done.stderr}")
-        found = json.loads(told.read_text())
+        found = json.loads(told.read_text("utf-8"))
     output = done.stdout + done.stderr
     return Refused(found["status"], output, found["cpu_s"], frozenset(found["modules"]))
 

@@ -55,7 +55,7 @@ def make_model(folder: Path) -> int:
 
 def private_mb() -> float:
     """Return this process's memory without files that are mapped into it."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").split("\n")
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 

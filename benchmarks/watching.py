@@ -45,7 +45,7 @@ def main() -> None:
         run = Path(scratch) / "run"
         decisions = write(run / "ledger", args.candidates)
         manifest = {"sweep": load_sweep(SWEEP).model_dump(mode="json"), "sweep_folder": "."}
-        (run / "run.json").write_text(json.dumps(manifest | {"attempts": [1]}))
+        (run / "run.json").write_text(json.dumps(manifest | {"attempts": [1]}), "utf-8")
         figures = {"candidates": args.candidates, "decisions": decisions, **looks(run)}
         print(json.dumps(figures, indent=1))
 

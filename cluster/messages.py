@@ -149,7 +149,7 @@ class KeptLog(logging.Handler):
 
 def last_line(error: BaseException) -> str:
     """Return the line of an error that says what happened, without a traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 

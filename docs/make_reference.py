@@ -136,7 +136,7 @@ def command_line() -> str:
 def _more(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield what a command says of itself beside one line; its examples begin with two spaces."""
     for text in filter(None, (parser.description, parser.epilog)):
-        for line in ["", *text.splitlines()]:
+        for line in ["", *text.rstrip("\n").split("\n")]:
             yield f"    {line.strip()}" if line.startswith("  ") else line
 
 

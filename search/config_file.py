@@ -28,6 +28,9 @@ _IN_YAML = {
 }
 
 
+_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+
+
 class ConfigError(InputError):
     """Error for a settings file that can't be used."""
 
@@ -76,6 +79,13 @@ def load_config(
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: {reason}") from error
+    found = _OTHER_LINE_ENDS.search(text)
+    if found is not None:
+        line_number, code = text.count("\n", 0, found.start()) + 1, f"{ord(found[0]):04x}"
+        raise ConfigError(
+            f"{path}, line {line_number}: YAML would end a line at the character U+{code.upper()}: "
+            f"write it as \\u{code} between double quotes"
+        )
     try:
         _refuse_aliases(path, text)
         root = yaml.compose(text, Loader=_Loader)

@@ -131,6 +131,10 @@ class RungRecord(Record):
     left: Annotated[Int32 | None, "rungs until its training is complete; 0 for prompts"] = None
     pack: Annotated[str | None, "id of the pack; equal for rungs that ran together"] = None
     code_s: Annotated[float | None, "part of `seconds`: coding, building, decoding programs"] = None
+    num_unjudged: Annotated[
+        int | None,
+        "examples without a verdict of the judge, which are left out of `score`",
+    ] = None
 
     @property
     def part(self) -> str:
@@ -149,7 +153,10 @@ class PredictionRecord(Record):
     split: Annotated[str, "`search` or `sealed`"]
     example: Annotated[str, "id of the example, a hash of its input"]
     output: Annotated[str, "the program's output before the task cuts it"]
-    score: Annotated[float, "score of this output in [0, 1]; for corpus BLEU a proxy"]
+    score: Annotated[
+        float | None,
+        "score of this output in [0, 1]; for corpus BLEU a proxy; null if a judge gave no verdict",
+    ] = None
     columns: Annotated[
         str | None,
         "JSON: the metric's further columns, e.g. the level of a problem; null for most",

@@ -57,20 +57,20 @@ class Metric(Protocol):
 
     name: str
 
-    def per_example(self, output: str, example: Example) -> float:
-        """Return the score of one output in [0, 1]."""
+    def per_example(self, output: str, example: Example) -> float | None:
+        """Return the score of one output in [0, 1], None if a judge gave no verdict on it."""
         ...
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
         """Return further columns of one output for tables; empty for most metrics."""
         ...
 
-    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return `per_example` of each output; a metric may compute them together."""
         ...
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
-        """Return the score of all outputs with its 95 % interval."""
+        """Return the score of all outputs that have one with its 95 % interval."""
         ...
 
     def bounds(

@@ -136,6 +136,43 @@ def test_search_opens_no_file_but_yaml() -> None:
             assert found not in opening, f"{name}:{getattr(node, 'lineno', 0)}"
 
 
+def _reads_text_by_locale(call: ast.Call) -> bool:
+    """Return whether a call opens a text file with the encoding of the machine's locale."""
+    name = getattr(call.func, "id", getattr(call.func, "attr", None))
+    if name not in ("open", "read_text", "write_text") or ast.unparse(call.func) == "os.open":
+        return False
+    given = [arg.value if isinstance(arg, ast.Constant) else None for arg in call.args]
+    if any(word.arg == "encoding" for word in call.keywords):
+        return False
+    if name != "open":
+        return len(given) < (1 if name == "read_text" else 2)
+    modes = given[1:2] if isinstance(call.func, ast.Name) else given[:1]
+    mode = modes[0] if modes else "r"
+    # An `open` that is not a file's takes something else than a mode.
+    return isinstance(mode, str) and re.fullmatch("[rwxat+]+", mode) is not None
+
+
+def test_text_files_have_an_encoding_and_lines_of_data_end_at_a_line_feed() -> None:
+    folders = (*PACKAGES, "docs", "benchmarks", "examples")
+    files = [path for name in folders for path in (REPOSITORY / name).rglob("*.py")]
+    wrong = []
+    for path in [*files, REPOSITORY / "launch.py"]:
+        tree = ast.parse(path.read_text("utf-8"))
+        # The first or last line of a message is for people; `splitlines` ends lines at U+2028 too.
+        of_a_message = {
+            id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            splits = getattr(node.func, "attr", None) == "splitlines"
+            if _reads_text_by_locale(node) or (splits and id(node) not in of_a_message):
+                wrong.append(
+                    f"{path.relative_to(REPOSITORY)}:{node.lineno}: {ast.unparse(node)[:80]}"
+                )
+    assert wrong == []
+
+
 def test_there_are_few_modules_in_small_folders() -> None:
     assert len(modules()) <= MOST_MODULES
     folders: Counter[Path] = Counter()

@@ -79,7 +79,13 @@ def compare(request: CompareRequest) -> int:
         lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
         write_whole(request.rows, "".join(lines).encode())
     summary = summarise(rows)
-    found = strengths(summary.wins, summary.ties, summary.losses) if summary.judged else []
+    most = 2 * summary.failed > len(rows)
+    if most:
+        first = next(row.reason for row in rows if row.outcome is None)
+        text = f"no verdict on {summary.failed} of {len(rows)} prompts, the first: {first}"
+        print(f"kilobit: {plain(text)}", file=sys.stderr)
+    known = bool(summary.judged) and not most
+    found = strengths(summary.wins, summary.ties, summary.losses) if known else []
     if request.json:
         print(json.dumps(_as_json(request, summary, found, rows, _spent(judge, settings))))
     else:

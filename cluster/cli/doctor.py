@@ -137,7 +137,9 @@ def _gpus() -> Finding:
         found = f"none; CPU with {os.cpu_count()} cores"
         return finding("GPUs", found, not visible, remedy)
     driver = Path("/proc/driver/nvidia/version")
-    about = driver.read_text().split("Module")[-1].split()[0] if driver.is_file() else "unknown"
+    about = (
+        driver.read_text("utf-8").split("Module")[-1].split()[0] if driver.is_file() else "unknown"
+    )
     return Finding(
         "GPUs", f"{', '.join(names)}; driver {about}, CUDA {torch.version.cuda}", ok=True
     )
@@ -244,9 +246,9 @@ def _storage(folder: Place) -> Finding:
     probe = folder / f".doctor.{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("driver")
+        probe.write_text("driver", "utf-8")
         seen = on_every_node(_touch, str(probe))
-        there = probe.read_text()
+        there = probe.read_text("utf-8")
     except OSError as error:
         return Finding(
             "shared storage",
@@ -299,9 +301,9 @@ def _read_object(path: str) -> bytes | str:
 def _touch(path: str) -> bool:
     """Append to a file of the driver; return whether the file is visible on this node."""
     place = Path(path)
-    if not place.is_file() or not place.read_text().startswith("driver"):
+    if not place.is_file() or not place.read_text("utf-8").startswith("driver"):
         return False
-    with place.open("a") as file:
+    with place.open("a", encoding="utf-8") as file:
         file.write(".")
     return True
 

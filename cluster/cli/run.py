@@ -316,12 +316,19 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 def _summarise(
     front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
 ) -> int:
-    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text
+    from kilobit.cluster.runs.fronts import (
+        draw,
+        ends_of,
+        print_front,
+        progress_text,
+        unjudged_text,
+    )
     from kilobit.search.records import RungRecord
 
     run_folder = front.run
     rungs = run_folder.ledger.records(
-        RungRecord, ["candidate", "rung", "num_examples", "error", "train_s", "generate_s"]
+        RungRecord,
+        ["candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged"],
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
     picture = run_folder.path / "front.png"
@@ -341,6 +348,8 @@ def _summarise(
     for candidate, error in list(failed.items())[:5]:
         line = error.strip().splitlines()[-1]
         console.print(f"failed: {candidate}: {line}")
+    for line in unjudged_text(sum(one.num_unjudged or 0 for one in rungs)):
+        console.print(line)
     for line in outcome.lost[:5]:
         console.print(f"lost: {line}")
     for line in outcome.uncertified[:5]:

@@ -261,7 +261,7 @@ def _is_cached(config: BaseModelConfig) -> bool:
 
 def _first_line(error: Exception) -> str:
     """Return the first line of an error, with the next where it ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])

@@ -86,7 +86,7 @@ class Kubernetes:
         text, problem = self.render(plan), "kubectl could not apply the manifests"
         # The cluster checks all objects before one is made.
         _kubectl(["apply", "--dry-run=server", "-f", "-"], problem, text)
-        lines = _kubectl(["apply", "-f", "-"], problem, text).splitlines()
+        lines = list(filter(None, _kubectl(["apply", "-f", "-"], problem, text).split("\n")))
         return Launched(
             tuple(line.split()[0] for line in lines),
             "".join(f"{line}\n" for line in [*lines, *map(_follow, plan.runs)]),

@@ -189,7 +189,7 @@ def ask(words: Sequence[str], text: str = "", timeout_s: float = 60.0) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{name} does not answer: {error}") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        said = [line for line in done.stderr.split("\n") if line.strip()]
         reason = said[-1].removeprefix(f"{name}: error: ") if said else f"status {done.returncode}"
         raise InputError(f"{name} says: {reason}")
     return done.stdout

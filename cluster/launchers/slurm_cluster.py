@@ -124,7 +124,7 @@ def _partitions() -> tuple[dict[str, list[Nodes]], dict[str, int | None], str | 
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
     default = None
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         name, number, cpus, memory, gres, limit = (word.strip() for word in line.split("|"))
         if name.endswith("*"):
             default = name = name.rstrip("*")

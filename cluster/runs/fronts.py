@@ -247,3 +247,9 @@ def draw(front: RunFront, path: Place) -> None:
 def progress_text(ended: int, total: int | None) -> str:
     """Return a text such as "3 of 9 candidates"; without the total if it is unknown."""
     return f"{ended} candidates" if total is None else f"{ended} of {total} candidates"
+
+
+def unjudged_text(number: int) -> list[str]:
+    """Return a line on outputs without a verdict of the judge, none if there are none."""
+    count = "1 output has" if number == 1 else f"{number} outputs have"
+    return [f"not judged: {count} no verdict of the judge and no score"] if number else []

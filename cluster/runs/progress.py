@@ -38,6 +38,7 @@ COLUMNS: dict[type[Record], tuple[str, ...]] = {
         "train_tokens",
         "input_tokens",
         "output_tokens",
+        "num_unjudged",
     ),
     DecisionRecord: ("candidate", "rung", "decision", "attempt"),
     WorkerRecord: ("worker", "model", "num_parameters", "load_s", "started_at"),
@@ -111,6 +112,7 @@ class Progress:
         verified: number of programs whose files were run.
         failures: candidate and last line of the error of the latest failed rungs, the latest first.
         num_failed: number of all failed rungs.
+        unjudged: number of outputs without a verdict of the judge, which count in no score.
         usage: how each worker spent its time.
         pace: speed and expected end, None before the first rung.
         last: when the last rung was finished.
@@ -127,6 +129,7 @@ class Progress:
     verified: int
     failures: tuple[tuple[str, str], ...]
     num_failed: int
+    unjudged: int
     usage: tuple[Usage, ...]
     pace: Pace | None
     last: datetime | None
@@ -176,6 +179,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
             for record in reversed(failed[-_FAILURES_SHOWN:])
         ),
         num_failed=len(failed),
+        unjudged=sum(record.num_unjudged or 0 for record in rungs),
         usage=tuple(usage_of(tables.records(WorkerRecord), rungs)),
         pace=_pace(sweep, rungs, decisions),
         last=max(map(_ended_at, rungs), default=None),

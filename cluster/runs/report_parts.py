@@ -179,6 +179,7 @@ def origin_of(source: Source) -> Origin:
 def _facts(source: Source, workers: list[WorkerRecord]) -> list[tuple[str, str]]:
     about = source.about
     machine = about.get("machine") or {}
+    (unjudged,) = source.read("rungs", ["num_unjudged"]).columns
     hosts = sorted({one.host for one in workers if one.host})
     facts = {
         "begun": about.get("created_at"),
@@ -195,6 +196,7 @@ def _facts(source: Source, workers: list[WorkerRecord]) -> list[tuple[str, str]]
         ),
         "workers": f"{len(workers)} model loads on {_list(hosts) or 'unknown hosts'}",
         "verified on": "; ".join(_verified_on(source)),
+        "outputs without a verdict of the judge": pc.sum(unjudged).as_py() or None,
         "ledger schema": about.get("ledger_schema"),
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

@@ -41,7 +41,7 @@ class Measured:
         program: the program.
         exact: its files exist; before the last rung, those of a data candidate are only estimated.
         outputs: the outputs after post-processing.
-        scores: the score of each output.
+        scores: the score of each output, None if a judge gave no verdict on it.
         generated: number of outputs that were not in the cache.
         against: the incumbent that it raced with.
         gap: mean score minus the incumbent's on the same examples.
@@ -51,7 +51,7 @@ class Measured:
     program: Program
     exact: bool
     outputs: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
     generated: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -82,7 +82,7 @@ class Scoring:
     prompt: str
     examples: Sequence[Example]
     cached: CachedOutputs
-    theirs: Sequence[float]
+    theirs: Sequence[float | None]
     race: Race | None
     model: Any
     slot: str
@@ -252,6 +252,7 @@ class RungRows:
             work.record,
             num_examples=len(examples),
             num_generated=measured.generated,
+            num_unjudged=measured.scores.count(None),
             score=result.score,
             lower=result.lower,
             upper=result.upper,

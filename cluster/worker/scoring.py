@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from weakref import WeakValueDictionary
@@ -93,7 +94,8 @@ class Scorer:
         examples = context.task.splits.search[: rung.num_examples]
         racing, race = context.sweep.scheduler.racing, None
         if racing.enabled and left == 0 and theirs:
-            race = Race(racing.level, theirs if len(theirs) == len(examples) else None)
+            known, _ = comparable(theirs, theirs)
+            race = Race(racing.level, known if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
         packs = context.group.resident.packs.holds and generates_plainly(self._frozen)
         if model is None and not packs:
@@ -114,7 +116,7 @@ class Scorer:
             soft,
         )
 
-    def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float]:
+    def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float | None]:
         """Return the incumbent's scores at this rung, in the order of the examples."""
         if rival is None:
             return []
@@ -150,6 +152,18 @@ class Scorer:
             payload = hashlib.sha256(program.payload).hexdigest()
             parts["data"] = [recipe.data.model_dump(mode="json"), payload]
         return parts
+
+
+def comparable(
+    mine: Sequence[float | None], theirs: Sequence[float | None]
+) -> tuple[list[float], list[float]]:
+    """Return two programs' scores on the same examples, equal where one of them is unknown.
+
+    An example on which both score the same is no evidence for either side of a race.
+    """
+    second = [0.5 if score is None else score for score in theirs]
+    pairs = zip(mine, theirs, second, strict=True)
+    return [even if None in (one, two) else one or 0.0 for one, two, even in pairs], second
 
 
 def _machine() -> list[str]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.rung_record import Scoring
+from kilobit.cluster.worker.scoring import comparable
 from kilobit.evaluators.ledger.output_cache import Batch
-from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.model.generate import asked
 from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.program_builder import run_batch
@@ -72,9 +72,10 @@ class ScoringLoop:
                 scoring.cached.save()
         for scoring in scorings:
             measured, theirs = scoring.measured, scoring.theirs
-            shared = min(len(measured.scores), len(theirs))
-            if shared:
-                measured.gap = (sum(measured.scores[:shared]) - sum(theirs[:shared])) / shared
+            pairs = zip(measured.scores, theirs, strict=False)
+            gaps = [mine - other for mine, other in pairs if mine is not None and other is not None]
+            if gaps:
+                measured.gap = sum(gaps) / len(gaps)
 
     def _generate_alone(self, part: _Part) -> None:
         """Generate as program.py does, with the candidate's own model."""
@@ -145,18 +146,13 @@ class ScoringLoop:
             return
         steps, first = measured.program.recipe.postprocess, len(measured.scores)
         outputs = [postprocess(text, steps) for text in found.outputs]
-        try:
-            scores = self._task.metric.scores(
-                [self._task.cut(output) for output in outputs], part.batch
-            )
-        except UnscoredError as error:
-            scoring.error = error
-            return
+        cut = [self._task.cut(output) for output in outputs]
+        scores = self._task.metric.scores(cut, part.batch)
         measured.outputs += outputs
         measured.scores += scores
         rivals = scoring.theirs[first : first + len(scores)]
         if scoring.race is not None and rivals:
-            measured.verdict = scoring.race.add(scores[: len(rivals)], rivals)
+            measured.verdict = scoring.race.add(*comparable(scores[: len(rivals)], rivals))
 
 
 def _wave(scorings: Sequence[Scoring]) -> list[_Part]:

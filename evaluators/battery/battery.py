@@ -8,6 +8,7 @@ MACHIAVELLI (arXiv 2304.03279), where a model plays and rows record its gains an
 broke, fits as well as a list of questions; `kilobit.evaluators.battery.games` is a small one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -45,7 +46,7 @@ class Row:
     Attributes:
         item: name of the measured quantity; an evaluator may measure several.
         example: its id, the same for every model.
-        value: in the unit of the item.
+        value: in the unit of the item; NaN if a judge gave no verdict, and no pair counts then.
         tags: groups that are also reported separately, for example `{"intent": "implicit"}`.
         output: the model's answer.
     """
@@ -99,14 +100,10 @@ class TaskEvaluator:
         task = self._task
         questions = [task.ask(example.input) for example in self._examples]
         outputs = model.answer(questions, task.max_new_tokens, task.stop)
+        scores = task.metric.scores([task.cut(output) for output in outputs], self._examples)
         return [
-            Row(
-                self.name,
-                example.id,
-                task.metric.per_example(task.cut(output), example),
-                output=output,
-            )
-            for example, output in zip(self._examples, outputs, strict=True)
+            Row(self.name, example.id, math.nan if score is None else score, output=output)
+            for example, output, score in zip(self._examples, outputs, scores, strict=True)
         ]
 
 

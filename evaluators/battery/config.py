@@ -21,6 +21,7 @@ from kilobit.evaluators.battery.safety import (
 )
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
+from kilobit.evaluators.text_files import text_lines
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.config_file import load_config
 from kilobit.search.settings import Config, InputError
@@ -138,12 +139,7 @@ def _texts(item: PerplexityItem, folder: Path) -> list[str]:
     if item.file is None:
         return miniature_texts(item.texts)
     path = folder / item.file
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path} has more than {_MOST_BYTES} bytes")
-        found = texts_in(path.read_text("utf-8-sig"), item.texts)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    found = texts_in("\n".join(text_lines(path, _MOST_BYTES)), item.texts)
     if not found:
         raise ValueError(f"{path}: no text")
     return found

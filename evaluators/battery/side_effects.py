@@ -1,5 +1,6 @@
 """Side effects of a program: the lines of a scorecard from rows with and without the program."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -89,6 +90,7 @@ def _parts(
     if len(set(asked)) != len(asked) or set(asked) != set(bare):
         raise ValueError("an evaluator gave the program and the bare model different examples")
     parts: dict[tuple[str, str | None], list[Row]] = {}
+    rows = [r for r in rows if not math.isnan(r.value + bare[r.item, r.example].value)]
     for row in rows:
         parts.setdefault((row.item, None), []).append(row)
     for row in rows:

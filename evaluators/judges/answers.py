@@ -5,15 +5,14 @@ or it is a plain string, as program.py prints one: then its id is the number of 
 prompts is an object with `id` and `input`, or a plain string, as program.py reads one.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from kilobit.evaluators.judges.preference import Judged, Outcome, Pair
+from kilobit.evaluators.text_files import json_lines
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OUTCOMES: dict[str, Outcome] = {name: name for name in get_args(Outcome)} | {
     "A": "win",
     "B": "loss",
@@ -31,21 +30,10 @@ class Answer:
 
 def _records(path: Path, field: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield location, id and record of each line; a plain string becomes the field `field`."""
-    try:
-        content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
     seen: dict[str, str] = {}
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON: {error}") from error
-        if isinstance(record, str):
-            record = {"id": str(number), field: record}
+    for where, value in json_lines(path):
+        text_only = isinstance(value, str)
+        record = {"id": where.rpartition(" ")[2], field: value} if text_only else value
         if not isinstance(record, dict):
             kind = type(record).__name__
             raise ValueError(f"{where}: a JSON object is needed, found a {kind}")
@@ -68,12 +56,6 @@ def _text(record: Mapping[str, Any], field: str, where: str) -> str:
             f"{where}: `{field}` must be a text, found {shown}; the line has the keys "
             f"{sorted(record)}"
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where}: `{field}` holds half of a surrogate pair, which is not valid text"
-        ) from error
     return value
 
 

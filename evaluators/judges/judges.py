@@ -1,11 +1,24 @@
-"""Settings of judges, the judge's prompt, and the parser of its verdict.
+r"""Settings of judges, the judge's prompt, and the parser of its verdict.
 
 Each placeholder of the prompt's template is replaced once: braces in a program's output are never
 taken for a placeholder. The judge does read the output, though, and an answer may try to persuade
 it; swapping the order of the answers does not protect against that.
+
+A reply is read after its thinking (`</think>`, `[/THINK]` and the like), whatever its case, marks
+of emphasis and width of letters. A verdict is A, B or tie, and these places state one:
+
+- a mark anywhere: `[[A]]`, `\boxed{A}`, `<verdict>A</verdict>`, `"verdict": "A"` in JSON;
+- a line that names what it states: `Verdict: A`, `My final answer is (A).`, `The winner is B.`;
+- the last line, where that is a verdict alone or in a sentence: `A`, `Answer B`, `I prefer B.`,
+  `A is better.`, `It's a tie.`; or the first line, if it is a verdict alone and no later line
+  names another.
+
+A reason may follow on the line, unless it names another verdict. A reply that states none, or two
+that differ, is unreadable.
 """
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,8 +30,64 @@ from kilobit.search.settings import Config
 _POSITIONS: dict[str, Position] = {"A": "first", "B": "second", "TIE": "tie"}
 _FIELDS = ("{input}", "{first}", "{second}")
 _FIELD = re.compile(r"\{(input|first|second)\}")
-# The verdict alone on its line, bare or marked up: `B`, `**A**`, `[[tie]]`, `Verdict: A.`
-_VERDICT = re.compile(r"(?:verdict|answer)?[\s:*\[(\"'`]*(A|B|TIE)[\s*\])\"'`.!]*", re.IGNORECASE)
+
+_NOUN = r"(?:answer|assistant|response|option|model|output|candidate|reply|choice|verdict)"
+_LABEL = rf"(?:(?:the )?{_NOUN}[ _-]*)?[(\[{{\"'【「]*(A|B|(?:an? )?(?:tie|draw))\b[)\]}}\"'】」]*"
+_KEY = (
+    r"(?:verdict|answer|winner|choice|decision|judge?ment|preference|conclusion|result|pick|vote|"
+    rf"selection|(?:better|best|preferred|superior|stronger|winning)(?:[ _]one)?)(?:[ _]{_NOUN})?"
+)
+# What a line may name before its verdict; any word would do, were it not for `worse answer: A`.
+_NAMING = (
+    r"(?:(?:the|my|our|final|overall|better|best|preferred|correct|winning|chosen)[ _])*" + _KEY
+)
+_SEPARATOR = r" ?(?:[:=]|->|→|is:?|goes to|would be|[-\u2013\u2014] )+ ?"
+_BEFORE = (
+    r"(?:(?:so|therefore|thus|hence|overall|finally|ultimately|in (?:conclusion|summary|the end)|"
+    r"in my (?:opinion|view)|to conclude|on balance|all in all)[,:]? )?"
+    r"(?:based on [^,.]{1,60}, )?(?:i (?:think|believe|find|conclude|would say)(?: that)? )?"
+)
+_BETTER = r"(?:better|best|superior|preferred|preferable|stronger|the winner|my (?:choice|pick))"
+_ADVERB = r"(?:clearly |slightly |much |marginally |overall |definitely |by far )?"
+_SENTENCES = (
+    rf"{_LABEL}(?: wins|(?: is|'s| was| gave| gives| provide[sd]?| offer(?:s|ed)| has) {_ADVERB}"
+    rf"(?:the )?{_BETTER}(?: (?:one|{_NOUN}))?(?: overall)?)",
+    r"(?:i(?:'d| would| will|'ll)? )?(?:prefer|choose|pick|select|favou?r|go with|vote for|say):? "
+    rf"{_LABEL}",
+    rf"(?:it|this|that)(?:'s| is) {_LABEL}",
+    r"(?:they|both|the two)(?: answers| responses)?(?: are)? (tied?)\b",
+    rf"{_LABEL}(?=,? (?:because|since|as it)\b)",
+)
+_REASON = (
+    r"(?: between A and B)?(?:[\s.!]*$|\s*[,;(\u2013\u2014].*|[.!] .*| - .*|"
+    r",? (?:because|since|as it|by)\b.*)"
+)
+_ALONE = re.compile(rf"{_LABEL}[\s.!]*", re.IGNORECASE)
+_LONGEST_LINE = 1000
+_BARE = re.compile(r"\W*(A|B|tie|draw)\W*", re.IGNORECASE)
+_SENTENCE = re.compile(rf"{_BEFORE}(?:{'|'.join(_SENTENCES)})(?={_REASON})", re.IGNORECASE)
+_NAMED = re.compile(
+    rf"{_BEFORE}(?:{_NAMING}{_SEPARATOR})+(?:that )?"
+    rf"(?:{_LABEL}|{'|'.join(_SENTENCES)})(?={_REASON})",
+    re.IGNORECASE,
+)
+_MARKS = re.compile(
+    rf"\[\[\s*{_LABEL}\s*\]\]"
+    rf"|\\boxed\s*\{{\s*(?:\\\w+\s*\{{)?\s*{_LABEL}\s*\}}"
+    rf"|<{_NAMING}>\s*{_LABEL}\s*</"
+    rf"|[\"']{_NAMING}[\"']\s*:\s*[\"']{_LABEL}(?<=[\"'])\s*[,}}\n]",
+    re.IGNORECASE,
+)
+_THINKING = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection|analysis|scratchpad)"
+_END_OF_THINKING = re.compile(
+    rf"[<\[◁]/{_THINKING}[>\]▷]|<\|channel\|>final<\|message\|>", re.IGNORECASE
+)
+_IN_THINKING = re.compile(rf"[<\[◁]{_THINKING}[>\]▷]", re.IGNORECASE)
+# Special tokens of a template, emphasis, headings and quotes.
+_DECORATION = re.compile(
+    r"<\|[^|<>]*\|>|</?(?:b|strong|em|i|u|p|br|s)\s*/?>|[*`$]|(?<!\w)_+|_+(?!\w)|^(?:[#>\s•-]+|\d+[.)]\s)+",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 TEMPLATE = """\
 Two assistants answered the same request. Decide which answer serves the person who asked better: \
@@ -56,12 +125,47 @@ def fill(template: str, question: Question) -> str:
 
 
 def read_verdict(text: str) -> Verdict:
-    """Return the verdict (A, B or tie) on the last line of `text` that is not blank."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    match = _VERDICT.fullmatch(lines[-1]) if lines else None
-    if match is None:
-        return Verdict(None, f"the judge gave no verdict, its answer ends in {text[-60:]!r}")
-    return Verdict(_POSITIONS[match[1].upper()])
+    """Return the verdict that a reply states; see the module's docstring."""
+    said = _END_OF_THINKING.split(unicodedata.normalize("NFKC", text))[-1]
+    said = said.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
+    said = "".join(c for c in said if unicodedata.category(c) not in ("So", "Cf", "Mn"))
+    if _IN_THINKING.search(said):
+        return Verdict(None, f"the judge's reply ends in its thinking: {text[-60:]!r}")
+    said = _DECORATION.sub("", said)
+    lines = [line.strip()[:_LONGEST_LINE] for line in said.split("\n") if line.strip()] or [""]
+    found = [_label(match) for match in _MARKS.finditer(said)]
+    for line in lines:
+        found += _stated(_NAMED.match(line), line)
+    found += _stated(_SENTENCE.match(lines[-1]), lines[-1])
+    if last := _ALONE.fullmatch(lines[-1]):
+        found += [_label(match) for match in (last, *map(_BARE.fullmatch, lines)) if match]
+    first = _ALONE.fullmatch(lines[0])
+    if not found and first and not _others("\n".join(lines[1:]), _label(first)):
+        found = [_label(first)]
+    if len(set(found)) != 1:
+        what = "two verdicts" if found else "no verdict"
+        return Verdict(None, f"the judge gave {what}, its answer ends in {text[-60:]!r}")
+    return Verdict(_POSITIONS[found[0]])
+
+
+def _label(match: re.Match[str]) -> str:
+    """Return the verdict of a match: A, B or TIE."""
+    label = next(group for group in match.groups() if group).upper()
+    return label if label in _POSITIONS else "TIE"
+
+
+def _stated(match: re.Match[str] | None, line: str) -> list[str]:
+    """Return the verdict at the beginning of a line, none if the rest names another."""
+    if match is None or _others(line[match.end() :], _label(match)):
+        return []
+    return [_label(match)]
+
+
+def _others(text: str, label: str) -> bool:
+    """Return whether a text names another verdict than `label`."""
+    if label == "TIE":
+        text = text.removeprefix(" between A and B")
+    return any(name != label for name in re.findall(r"\b(?:[AB]|TIE)\b", text))
 
 
 class FileJudge(Config):

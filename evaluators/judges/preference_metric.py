@@ -6,19 +6,20 @@ output without any text scores 0 without asking the judge. Intervals and bounds 
 anywhere in [0, 1].
 
 The same output always gets the same score, because replies are cached. An output without a verdict
-in one of the orders has no score: the candidate fails with the reason. An endpoint that does not
-answer at all is an `OSError`, which stops the run, as a full disk does, instead of failing the
-candidate.
+in one of the orders has no score, and the reason is in its columns; it is left out of the mean. If
+that is so for more than half of a program's outputs, the program fails with the reason. An endpoint
+that does not answer at all is an `OSError`, which stops the run, as a full disk does, instead of
+failing the candidate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kilobit.evaluators.judges.endpoint import Endpoint, key_in
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.judges.preference import Pair, judge_pairs
 from kilobit.evaluators.metrics.metrics import MeanMetric, UnscoredError
-from kilobit.search.task import Example
+from kilobit.search.task import Example, Interval
 
 _SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
@@ -41,34 +42,56 @@ class Preference(MeanMetric):
         self._config, self._folder = config, folder
         # Connect at the first score: a task may be sent to another process before that.
         self._judge: Endpoint | None = None
+        # By output and example, so that a second try never changes what was found before.
+        self._unjudged: dict[tuple[str, str], str] = {}
 
-    def per_example(self, output: str, example: Example) -> float:
-        """Return 1, 0.5 or 0 for one output.
-
-        Raises:
-            UnscoredError: if the judge gave no verdict.
-        """
+    def per_example(self, output: str, example: Example) -> float | None:
+        """Return 1, 0.5 or 0 for one output, None if the judge gave no verdict."""
         return self.scores([output], [example])[0]
 
-    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
+        """Return the reason why an output that was scored here has no verdict."""
+        reason = self._unjudged.get((output.strip(), example.id))
+        return {} if reason is None else {"no_verdict": reason}
+
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return 1, 0.5 or 0 for each output; questions to the judge run concurrently.
 
         Raises:
-            UnscoredError: if the judge gave no verdict on one of them.
             OSError: if the judge does not answer, or its reply can't be cached.
         """
         texts = [output.strip() for output in outputs]
         pairs = [
             Pair(str(position), example.input, text, example.target.strip())
             for position, (text, example) in enumerate(zip(texts, examples, strict=True))
-            if text
+            if text and (text, example.id) not in self._unjudged
         ]
         if self._judge is None:
             self._judge = Endpoint(self._config, self._folder)
-        found = [0.0] * len(texts)
+        found = [
+            None if (text, one.id) in self._unjudged else 0.0
+            for text, one in zip(texts, examples, strict=True)
+        ]
         for row in judge_pairs(pairs, self._judge):
+            position = int(row.id)
             if row.outcome is None:
-                example = examples[int(row.id)]
-                raise UnscoredError(f"example {example.id} was not judged: {row.reason}")
-            found[int(row.id)] = _SCORES[row.outcome]
+                self._unjudged[texts[position], examples[position].id] = row.reason or "no reason"
+            found[position] = None if row.outcome is None else _SCORES[row.outcome]
         return found
+
+    def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
+        """Return the mean over the outputs with a verdict, with a Wilson interval.
+
+        Raises:
+            UnscoredError: if the judge gave none on most of them.
+        """
+        scores = self.scores(outputs, examples)
+        missing = [position for position, score in enumerate(scores) if score is None]
+        if 2 * len(missing) > len(scores):
+            first = examples[missing[0]]
+            reason = self._unjudged[outputs[missing[0]].strip(), first.id]
+            raise UnscoredError(
+                f"the judge gave no verdict on {len(missing)} of {len(scores)} outputs, the first "
+                f"on example {first.id}: {reason}"
+            )
+        return super().corpus(outputs, examples)

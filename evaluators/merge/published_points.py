@@ -6,7 +6,6 @@ may be unknown. For an overlay fields are read from the columns of their names, 
 are named. Errors name file, line and column, and what is allowed.
 """
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from kilobit.evaluators.merge.dataset import LINE, POINTS
 from kilobit.evaluators.report.contents import Published
-from kilobit.evaluators.tasks.sources import json_lines
+from kilobit.evaluators.text_files import csv_rows, json_objects
 
 FIELDS = tuple(name for name in POINTS.names if name != LINE.name)
 _LENGTHS = ("program_bits", "payload_bits")
@@ -110,46 +109,13 @@ def read_points(path: Path, mapped: Mapped) -> pa.Table:
 
 def _rows(path: Path) -> Iterator[_Row]:
     suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _csv_rows(path, _DELIMITERS[suffix])
-    if suffix in _JSONL:
-        return _jsonl_rows(path)
+    if suffix in (*_DELIMITERS, *_JSONL):
+        rows = json_objects(path) if suffix in _JSONL else csv_rows(path, _DELIMITERS[suffix])
+        return ((int(where.rpartition(" ")[2]), where, row) for where, row in rows)
     if suffix == ".parquet":
         return _parquet_rows(path)
     allowed = ", ".join([*_DELIMITERS, *_JSONL, ".parquet"])
     raise ValueError(f"{path}: unknown format; the name has to end in one of {allowed}")
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[_Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            names = [name.strip() for name in next(rows, [])]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{path}, line 1: two columns are called {twice[0]!r}")
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) != len(names):
-                    raise ValueError(
-                        f"{where}: {len(row)} values, but line 1 names {len(names)} columns"
-                    )
-                yield rows.line_num, where, dict(zip(names, row, strict=True))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8: {error}") from error
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: not CSV: {error}") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for where, row in json_lines(path):
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: a JSON object is needed, found a {type(row).__name__}")
-        yield int(where.rpartition(" ")[2]), where, row
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:

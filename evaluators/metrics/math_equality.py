@@ -126,7 +126,7 @@ def is_one_answer(text: str) -> bool:
     """Return whether `text` has the form of one answer; see the module's docstring."""
     return (
         0 < len(text) <= MAX_CHARS
-        and len(text.splitlines()) == 1
+        and "\n" not in text.rstrip("\n")
         and _TWO_NUMBERS.search(text) is None
         and _closes(text)
     )

@@ -4,7 +4,7 @@ A metric normalises the outputs of all programs alike: it strips white space at 
 changes nothing else (`number` and the metrics of `kilobit.evaluators.tasks.published` define
 equality themselves). Any other cutting or extraction is post-processing by the program and counts
 in its bits. An output never raises: an empty or unparsable one scores 0. Only a judge may leave an
-output without a score (`UnscoredError`).
+output without a score (None), which counts in no mean; bounds hold whatever it would have been.
 
 A strict parser of numbers: a text in, its exact value or None out.
 
@@ -17,11 +17,21 @@ part, an optional final period. So `-1,450.50`, `$18`, `18.00` and `18.` are num
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kilobit.evaluators.metrics.bleu import ORDER, corpus_bleu, sacrebleu, sentence_statistics
+from kilobit.evaluators.metrics.bleu import (
+    ORDER,
+    Tokenizer,
+    check_tokenizer,
+    corpus_bleu,
+    sacrebleu,
+    sentence_statistics,
+    signature,
+    tokenizer_for,
+)
 from kilobit.evaluators.statistics.intervals import bootstrap_interval, mean_interval
 from kilobit.evaluators.statistics.simultaneous import (
     CorpusStatistics,
@@ -40,7 +50,7 @@ _NUMBER = re.compile(
 
 
 class UnscoredError(ValueError):
-    """An output has no score, because the judge gave no verdict; it does not count as 0."""
+    """Most outputs have no score, because the judge gave no verdict; they do not count as 0."""
 
 
 class MeanMetric:
@@ -49,7 +59,7 @@ class MeanMetric:
     name: str
     binary = False
 
-    def per_example(self, output: str, example: Example) -> float:
+    def per_example(self, output: str, example: Example) -> float | None:
         """Return the score of one output; subclasses implement it."""
         raise AssertionError(f"{type(self).__name__} does not implement per_example")
 
@@ -57,13 +67,13 @@ class MeanMetric:
         """Return no columns."""
         return {}
 
-    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
-        return mean_interval(self.scores(outputs, examples))
+        return mean_interval(_known(self.scores(outputs, examples)))
 
     def bounds(
         self,
@@ -74,10 +84,24 @@ class MeanMetric:
     ) -> list[Bounds]:
         """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
         table = [self.scores(each, examples) for each in outputs]
-        return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
+        rule = binary_bounds if self.binary else bounded_bounds
+        lowest = rule([[score or 0.0 for score in row] for row in table], num_programs, level)
+        if all(None not in row for row in table):
+            return lowest
+        most = [[1.0 if score is None else score for score in row] for row in table]
+        return [
+            Bounds(fmean(known) if (known := _known(row)) else low.score, low.lower, high.upper)
+            for row, low, high in zip(table, lowest, rule(most, num_programs, level), strict=True)
+        ]
 
 
-def _each(metric: Metric, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+def _known(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None]
+
+
+def _each(
+    metric: Metric, outputs: Sequence[str], examples: Sequence[Example]
+) -> list[float | None]:
     pairs = zip(outputs, examples, strict=True)
     return [metric.per_example(output, example) for output, example in pairs]
 
@@ -136,27 +160,37 @@ class CorpusBleu:
     """Corpus BLEU by sacrebleu with its default settings, divided by 100.
 
     `per_example` is sacrebleu's sentence BLEU (effective order). It is a proxy: its mean is not the
-    corpus score. The interval is a percentile bootstrap over examples.
+    corpus score. The interval is a percentile bootstrap over examples. The name of the metric and
+    the signature in its columns tell the tokenizer.
+
+    Args:
+        tokenizer: finds the words.
+
+    Raises:
+        ValueError: if the tokenizer lacks a package or a file on this machine.
     """
 
-    name = "bleu"
+    def __init__(self, tokenizer: Tokenizer = "13a") -> None:
+        check_tokenizer(tokenizer)
+        self.name = "bleu" if tokenizer == "13a" else f"bleu-{tokenizer}"
+        self._tokenizer: Tokenizer = tokenizer
 
     def per_example(self, output: str, example: Example) -> float:
         """Return sentence BLEU in [0, 1]."""
-        score = sacrebleu().sentence_score(output.strip(), [example.target])
+        score = sacrebleu(self._tokenizer).sentence_score(output.strip(), [example.target])
         return min(1.0, float(score.score) / 100)
 
     def columns(self, output: str, example: Example) -> Mapping[str, str | int]:
-        """Return no columns."""
-        return {}
+        """Return sacrebleu's signature of the corpus score."""
+        return {"signature": signature(self._tokenizer)}
 
-    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+    def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; neither order nor batches change it."""
-        return bootstrap_interval(_statistics(outputs, examples), corpus_bleu)
+        return bootstrap_interval(self._statistics(outputs, examples), corpus_bleu)
 
     def bounds(
         self,
@@ -166,10 +200,10 @@ class CorpusBleu:
         level: float = LEVEL,
     ) -> list[Bounds]:
         """Return corpus BLEU with bounds from one bootstrap over examples for all programs."""
-        rows = np.array([_statistics(each, examples) for each in outputs])
+        rows = np.array([self._statistics(each, examples) for each in outputs])
         worst = rows.copy()
         worst[..., :ORDER] = 0
-        best = _statistics([example.target for example in examples], examples)
+        best = self._statistics([example.target for example in examples], examples)
 
         def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
             # Smoothing applies to counts of the whole corpus, so scale the means up to it.
@@ -177,16 +211,29 @@ class CorpusBleu:
 
         return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)
 
-
-def _statistics(outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[np.int64]:
-    targets = [example.target for example in examples]
-    return sentence_statistics([output.strip() for output in outputs], targets)
+    def _statistics(self, outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[np.int64]:
+        texts, targets = [output.strip() for output in outputs], [one.target for one in examples]
+        return sentence_statistics(texts, targets, self._tokenizer)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (ExactMatch(), Number(), Contains(), Constraint(), CorpusBleu())
 }
+
+
+def metric_of(name: str, tokenizer: Tokenizer | None, examples: Sequence[Example]) -> Metric:
+    """Return a metric by its name, for examples in an unknown language.
+
+    Raises:
+        ValueError: if `tokenizer` is given to another metric than BLEU or lacks something, or BLEU
+            needs one.
+    """
+    if name != "bleu":
+        if tokenizer is not None:
+            raise ValueError(f"`tokenizer` has no effect with `metric: {name}`")
+        return METRICS[name]
+    return CorpusBleu(tokenizer or tokenizer_for(example.target for example in examples))
 
 
 def parse_number(text: str) -> Decimal | None:

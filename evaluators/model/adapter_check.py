@@ -166,5 +166,5 @@ def _error_of_a_pass(model: Any) -> Exception | None:
 def _in_words(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"there is no linear module {error.args[0]!r}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -17,6 +17,7 @@ from kilobit.evaluators.ledger.fencing import part_file
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError
 from kilobit.evaluators.ledger.storage import Place, read_regular, write_whole
+from kilobit.evaluators.text_files import json_objects
 from kilobit.search.programs.program import Program, build
 from kilobit.search.programs.recipe import FORMAT_VERSION, Recipe
 from kilobit.search.programs.script import readable_script
@@ -136,7 +137,7 @@ def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None
         "codecs": program.codecs,
         "versions": {name: version(name) for name in _PACKAGES},
         **about,
-        "readable": readable_script(program.recipe).splitlines(),
+        "readable": readable_script(program.recipe).removesuffix("\n").split("\n"),
         "recipe": json.loads(program.recipe.canonical()),
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -212,19 +213,16 @@ def read_examples(folder: Place) -> list[dict[str, str]]:
         ProgramError: naming file and line, if they can't be read.
     """
     file = folder / "examples.jsonl"
-    try:
-        lines = _read(file, _MAX_EXAMPLES_BYTES).decode("utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProgramError(f"{file} can't be read: {error}") from error
-    if not lines:
-        raise ProgramError(f"{file}: the file holds no examples")
     found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            example = json.loads(line)
-            found.append({key: str(example[key]) for key in ("input", "output")})
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ProgramError(
-                f"{file}, line {number}: not an object with input and output"
-            ) from error
+    try:
+        for where, one in json_objects(file, _read(file, _MAX_EXAMPLES_BYTES)):
+            if not isinstance(one.get("input"), str) or not isinstance(one.get("output"), str):
+                raise ProgramError(f"{where}: not an object with input and output")
+            found.append({key: one[key] for key in ("input", "output")})
+    except OSError as error:
+        raise ProgramError(f"{file} can't be read: {error}") from error
+    except ValueError as error:
+        raise ProgramError(str(error)) from error
+    if not found:
+        raise ProgramError(f"{file}: the file holds no examples")
     return found

@@ -281,8 +281,11 @@ def names_examples(program: Program) -> bool:
 
 
 def train_file(task: Task) -> bytes:
-    """Return the train split for program.py: one JSON list of input and target per line."""
-    pairs = (json.dumps([e.input, e.target], ensure_ascii=False) for e in task.splits.train)
+    """Return the train split for program.py: one JSON list of input and target per line.
+
+    It is ASCII, so that program.py reads the same text in every locale.
+    """
+    pairs = (json.dumps([e.input, e.target]) for e in task.splits.train)
     return "".join(pair + "\n" for pair in pairs).encode()
 
 

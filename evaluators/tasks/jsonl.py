@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kilobit.evaluators.judges.judges import EndpointJudge
-from kilobit.evaluators.metrics.metrics import METRICS, parse_number
-from kilobit.evaluators.tasks.sources import checked_text, json_lines
+from kilobit.evaluators.metrics.bleu import TokenizerSetting
+from kilobit.evaluators.metrics.metrics import metric_of, parse_number
+from kilobit.evaluators.tasks.sources import checked_text
 from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.text_files import json_lines, number_text
 from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share
 
@@ -39,6 +41,7 @@ class RecordTask(TextTask):
         Literal["exact_match", "number", "contains", "bleu", "preference"],
         Field(description="the scoring rule"),
     ]
+    tokenizer: TokenizerSetting = None
     judge: Annotated[
         EndpointJudge | None,
         Field(description="for `preference`: the judge of output against target; needs a cache"),
@@ -80,7 +83,8 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
                 f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
                 f"has the keys {sorted(record)}"
             )
-        values.append(checked_text(str(value), f"{where}: field {field!r}"))
+        text = value if isinstance(value, str) else number_text(value)
+        values.append(checked_text(text, f"{where}: field {field!r}"))
     text, target = values
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)
@@ -116,14 +120,14 @@ def task_of(
         answer=config.answer,
         stop=config.stop,
         max_new_tokens=config.max_new_tokens,
-        metric=_metric_of(config, folder),
+        metric=_metric_of(config, folder, [*train, *search, *sealed]),
         splits=make_splits(config.name, train, search, sealed, config.seed),
     )
 
 
-def _metric_of(config: RecordTask, folder: Path) -> Metric:
+def _metric_of(config: RecordTask, folder: Path, examples: Sequence[Example]) -> Metric:
     if config.judge is None:
-        return METRICS[config.metric]
+        return metric_of(config.metric, config.tokenizer, examples)
     from kilobit.evaluators.judges.preference_metric import Preference
 
     return Preference(config.judge, folder)

@@ -4,7 +4,6 @@
 and number. Code that comes with a data set is never executed.
 """
 
-import codecs
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from kilobit.evaluators.text_files import json_lines, parsed, read_file
 from kilobit.search.settings import Config
 
 Record = tuple[str, Mapping[str, Any]]
@@ -58,57 +58,15 @@ class DatasetMissingError(ValueError):
     """A data set is not on this machine and can't be fetched."""
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the value of each line of a JSON Lines file with its origin; skip blank lines.
-
-    Raises:
-        ValueError: with file and line, if the file can't be read or a line is not JSON.
-    """
-    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, _parsed(line, where)
-
-
-def text_lines(path: Path) -> list[str]:
-    r"""Return the lines of a UTF-8 text file without line ends; only \n and \r\n end a line.
-
-    Raises:
-        ValueError: with file and line, if it can't be read or is not UTF-8.
-    """
-    lines = _bytes(path).removesuffix(b"\n").split(b"\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not UTF-8: {error}") from error
-    return found
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
-
-
-def _parsed(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
-
-
 def _local(path: Path) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         files = sorted(path.rglob("*.json"))
         if not files:
             raise ValueError(f"{path}: the folder holds no .json file")
         for file in files:
-            yield str(file), _parsed(_bytes(file), str(file))
+            yield str(file), parsed(read_file(file), str(file))
     elif path.suffix == ".json":
-        content = _parsed(_bytes(path), str(path))
+        content = parsed(read_file(path), str(path))
         if not isinstance(content, list):
             raise ValueError(
                 f"{path}: a list of records is needed; one record per line: name it .jsonl"
@@ -196,15 +154,11 @@ def checked_text(text: str, origin: str, mark: str = "") -> str:
         mark: the mark that it follows, for messages.
 
     Raises:
-        ValueError: naming `origin`, if the text is only white space or can't be written as UTF-8.
+        ValueError: naming `origin`, if the text is only white space or holds the character NUL.
     """
     if not text.strip():
         # An empty target would make empty outputs correct; an empty input asks nothing.
         raise ValueError(f"{origin} is empty{f' after {mark!r}' if mark else ''}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{origin} holds half of a surrogate pair, which is not valid text"
-        ) from error
+    if "\0" in text:
+        raise ValueError(f"{origin} holds the character NUL, which is not valid text")
     return text

@@ -148,7 +148,7 @@ def _prompt(recipe: Recipe) -> list[str]:
     elif part.codec == "model":
         assert recipe.start_token is not None
         lines.append(f"coded = {section}")
-        lines += decoder_source(recipe.start_token, part.section_head()).splitlines()
+        lines += decoder_source(recipe.start_token, part.section_head()).split("\n")
     else:
         lines.append("prompt = " + _TEXT[part.codec].format(section))
     if not alone:

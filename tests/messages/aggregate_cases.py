@@ -88,7 +88,7 @@ AGGREGATE = [
     ),
     Case(
         MAPPED,
-        "{here}/t.csv, line 3: 1 values, but line 1 names 2 columns",
+        "{here}/t.csv, line 3: 1 values, but the header names 2 columns",
         given=table("accuracy,bits\n0.5,80\n0.5\n"),
     ),
     Case(f"{IMPORT} --map x", "--map: 'x' is neither FIELD=COLUMN nor FIELD:=VALUE"),

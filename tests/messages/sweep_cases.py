@@ -74,6 +74,9 @@ YAML = [
     Case("run {here}/none.yaml", "kilobit: {here}/none.yaml: No such file or directory"),
     Case("run {here}", "kilobit: {here}: Is a directory"),
     text("name: x\nseed: [1\n", "{here}/s.yaml, line 3: not valid YAML: "),
+    text(
+        'name: x\nseed: "\u2028"\n', "s.yaml, line 2: YAML would end a line at the character U+2028"
+    ),
     text("name: 2020-13-45\n", "s.yaml: not valid YAML: month must be in 1..12"),
     text("- 1\n", "{here}/s.yaml: a YAML mapping is needed, found list"),
     text("seed: &a 1\nname: *a\n", "s.yaml, line 2: YAML aliases (*a) are not allowed"),

@@ -140,6 +140,17 @@ def test_a_whole_number_has_an_end(file: Path) -> None:
     assert said == "FILE, line 2: not valid YAML: a whole number has at most 100 digits"
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029"])
+def test_what_only_yaml_takes_for_a_line_end_is_text_where_it_is_escaped(
+    file: Path, end: str
+) -> None:
+    code = f"{ord(end):04x}"
+    assert read(file, f'name: "a \\u{code} b"').name == f"a {end} b"
+    message = refused(file, f'numbers: [1]\nname: "a {end} b"\n')
+    assert f", line 2: YAML would end a line at the character U+{code.upper()}" in message
+    assert message.endswith(f"write it as \\u{code} between double quotes")
+
+
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"settings\.yaml: No such file or directory$"):
         load_config(file, Outer)

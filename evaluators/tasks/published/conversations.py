@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kilobit.evaluators.metrics.metrics import METRICS
+from kilobit.evaluators.metrics.bleu import TokenizerSetting
+from kilobit.evaluators.metrics.metrics import metric_of
 from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
 from kilobit.evaluators.tasks.sources import Records, checked_text, read_records
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
@@ -34,6 +35,7 @@ class InstructionsTask(BenchmarkTask):
         Literal["exact_match", "contains", "bleu"],
         Field(description="the scoring rule; measures similarity to the given answer"),
     ]
+    tokenizer: TokenizerSetting = None
     question: Question = "{input}\n\n"
     answer: Answer = "{target}\n\n"
     stop: Stop = ()
@@ -79,4 +81,5 @@ def load_instructions(config: InstructionsTask, folder: Path) -> Task:
     given = None if config.search is None else read_conversations(config.search, folder)
     train, search = divided(config, read_conversations(config.train, folder), given)
     sealed = read_conversations(config.sealed, folder)
-    return benchmark_task(config, METRICS[config.metric], train, search, sealed)
+    metric = metric_of(config.metric, config.tokenizer, [*train, *search, *sealed])
+    return benchmark_task(config, metric, train, search, sealed)

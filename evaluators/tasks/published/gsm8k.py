@@ -82,7 +82,7 @@ def gsm8k_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
 
 def _tidy(solution: str) -> str:
     """Return a solution without calculator annotations and empty lines, which end an answer."""
-    lines = _CALCULATOR.sub("", solution).splitlines()
+    lines = _CALCULATOR.sub("", solution).split("\n")
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 

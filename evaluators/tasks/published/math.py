@@ -95,7 +95,7 @@ def math_example(record: Mapping[str, Any], where: str, shown: str) -> Example:
         "subject": subject.strip(),
     }
     # Drop empty lines, which would end an answer.
-    lines = [line.rstrip() for line in solution.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in solution.split("\n") if line.strip()]
     return make_example(problem, gold if shown == "answer" else "\n".join(lines), extra)
 
 

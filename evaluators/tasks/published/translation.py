@@ -7,7 +7,8 @@ FLORES-200: translation between any two of two hundred languages (arXiv 2207.046
 The data have two published splits with one file per language: `dev/eng_Latn.dev` (997 sentences) is
 divided into train and search, `devtest/eng_Latn.devtest` (1,012 sentences) is sealed. Records of a
 data set hold `sentence_eng_Latn` and so on for both languages. The score is corpus BLEU as in
-`wmt14`; sacrebleu's default tokenizer suits languages that put spaces between words.
+`wmt14`, with sacrebleu's tokenizer of the target language; set `tokenizer: flores200` for spBLEU,
+as published.
 
 WMT 2014, English and German (Bojar et al. 2014): news sentences, scored by corpus BLEU.
 
@@ -23,16 +24,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kilobit.evaluators.metrics.metrics import METRICS
+from kilobit.evaluators.metrics.bleu import TokenizerSetting, tokenizer_of
+from kilobit.evaluators.metrics.metrics import CorpusBleu
 from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import (
-    Records,
-    checked_text,
-    read_records,
-    text_lines,
-    text_of,
-)
+from kilobit.evaluators.tasks.sources import Records, checked_text, read_records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
+from kilobit.evaluators.text_files import text_lines
 from kilobit.search.task import Example, Task, make_example
 
 _CODE = r"^[a-z]{3}_[A-Z][a-z]{3}$"
@@ -49,6 +46,7 @@ class TranslationTask(BenchmarkTask):
     answer: Answer = " {target}\n"
     stop: Stop = ("\n",)
     max_new_tokens: LongestAnswer = 256
+    tokenizer: TokenizerSetting = None
 
     def naming(self, source: str, target: str) -> Self:
         """Return these settings with the names of the languages in the question."""
@@ -221,12 +219,13 @@ def load_flores(config: FloresTask, folder: Path) -> Task:
 
     Raises:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line, if a record is invalid.
+        ValueError: naming file and line, if a record is invalid, or if there is no tokenizer.
     """
     train, search = divided(config, _read(config, folder, "dev"), None)
     sealed = _read(config, folder, "devtest")
     asking = config.naming(config.source_name or config.source, config.target_name or config.target)
-    return benchmark_task(asking, METRICS["bleu"], train, search, sealed)
+    metric = CorpusBleu(config.tokenizer or tokenizer_of(config.target))
+    return benchmark_task(asking, metric, train, search, sealed)
 
 
 class Wmt14Task(TranslationTask):
@@ -255,4 +254,5 @@ def load_wmt14(config: Wmt14Task, folder: Path) -> Task:
     train, search = divided(config, pairs, given)
     sealed = read_pairs(config.sealed, folder, first, second)
     asking = config.naming(_NAMES[first], _NAMES[second])
-    return benchmark_task(asking, METRICS["bleu"], train, search, sealed)
+    metric = CorpusBleu(config.tokenizer or tokenizer_of(second))
+    return benchmark_task(asking, metric, train, search, sealed)

@@ -16,8 +16,9 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.records import RungRecord
+from kilobit.search.records import PredictionRecord, RungRecord
 from kilobit.search.rungs import Rung
 from tests.support.judges.judge_server import Server, completion
 from tests.support.rows import rows_of, write_rows
@@ -81,8 +82,10 @@ def test_prompts_that_nobody_judged_are_counted_and_make_the_status_1(
 ) -> None:
     judge, rows = people(tmp_path, "win", "tie"), tmp_path / "rows.jsonl"
     assert launch.main(["compare", *files, "--judge", judge, "--rows", str(rows)]) == 1
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "2 of 300 prompts were judged" in out
+    assert "kilobit: no verdict on 298 of 300 prompts, the first: " in err
+    assert "half_points" not in out
     assert "not judged: 298 prompts: " in out
     kept = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [row["outcome"] for row in kept[:3]] == ["win", "tie", None]
@@ -222,10 +225,27 @@ def test_a_judge_in_a_search_scores_fails_a_candidate_or_stops_the_run(
 
     # Always the place: every example a tie.
     assert record("one").score == 0.5
-    server.always = completion("no idea")
+    odd = load_task(sweep.task, tmp_path).splits.search[0].input
+    server.rule = lambda body: completion(
+        "no idea" if f"[Request]\n{odd}\n" in body["messages"][0]["content"] else "A"
+    )
+    partly = record("a text in part")
+    assert (partly.error, partly.score, partly.num_examples, partly.num_unjudged) == (
+        None,
+        0.5,
+        4,
+        1,
+    )
+    predictions = evaluator._ledger.read_part(PredictionRecord, partly.part)
+    assert [one.score for one in predictions or ()] == [None, 0.5, 0.5, 0.5]
+    assert "ends in 'no idea'" in str((predictions or ())[0].columns)
+    assert partly.upper is not None
+    server.rule, server.always = None, completion("no idea")
     failed = record("another text")
     assert failed.score is None
-    assert "was not judged: the judge gave no verdict" in (failed.error or "")
+    assert "the judge gave no verdict on 4 of 4 outputs, the first on example" in (
+        failed.error or ""
+    )
     server.always = (503, b"", {})
     with pytest.raises(EndpointError, match="in a row"):
         record("a third one")

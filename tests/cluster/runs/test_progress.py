@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kilobit.cluster.runs.fronts import unjudged_text
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.ledger import Following
@@ -113,6 +114,18 @@ def test_coarser_versions_are_in_no_count_of_candidates(sweep: Sweep) -> None:
     )
     assert (found.begun, found.rungs[1].finished, found.rungs[1].failed) == (1, 1, 0)
     assert (found.coarser, found.coarser_failed, found.num_failed) == (2, 1, 1)
+
+
+def test_outputs_without_a_verdict_are_counted_and_their_candidate_has_not_failed(
+    sweep: Sweep,
+) -> None:
+    rungs = [rung("a", 0, 0.5, num_unjudged=1), rung("a", 1, 0.5, num_unjudged=2), rung("b", 0, 1)]
+    found = progress(sweep, candidates=[candidate(name, "small") for name in "ab"], rungs=rungs)
+    assert (found.unjudged, found.num_failed) == (3, 0)
+    assert unjudged_text(found.unjudged) == [
+        "not judged: 3 outputs have no verdict of the judge and no score"
+    ]
+    assert unjudged_text(0) == []
 
 
 def test_of_many_failures_the_latest_three_are_shown_by_their_last_lines(sweep: Sweep) -> None:

@@ -11,6 +11,7 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker import scoring_loop
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
+from kilobit.cluster.worker.scoring import comparable
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.search.candidate import Candidate, Prompt
@@ -183,3 +184,8 @@ def test_one_in_training_is_compared_with_its_like_and_not_raced(
     other = evaluator.run_rung(two.canonical(), FIRST).record.row()
     assert (other["against"], other["verdict"], other["num_examples"]) == (good.id, None, 4)
     assert other["gap"] == -1.0
+
+
+def test_an_example_without_a_verdict_is_no_evidence_in_a_race() -> None:
+    mine, theirs = [1.0, None, 0.0, None, 0.0], [0.5, 1.0, None, None, 0.0]
+    assert comparable(mine, theirs) == ([1.0, 1.0, 0.5, 0.5, 0.0], [0.5, 1.0, 0.5, 0.5, 0.0])

@@ -41,7 +41,7 @@ def test_answers_are_paired_by_id_or_by_line(tmp_path: Path) -> None:
         ({"id": 1, "output": "x"}, "line 2: the id '1' is also used by .*line 1"),
         ({"id": 2, "output": 3}, "line 2: `output` must be a text, found 3"),
         ({"id": 2, "text": "x"}, r"line 2: `output` must be a text, found nothing.*'id', 'text'"),
-        ({"id": 2, "output": "\ud800"}, "line 2: `output` holds half of a surrogate pair"),
+        ({"id": 2, "output": "\ud800"}, "line 2: field .output. holds half of a surrogate pair"),
     ],
 )
 def test_a_bad_line_of_answers_is_named(tmp_path: Path, record: object, message: str) -> None:

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.metrics.metrics import UnscoredError
+from kilobit.evaluators.statistics.intervals import mean_interval
+from kilobit.evaluators.statistics.simultaneous import bounded_bounds
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
-from kilobit.search.task import Task
+from kilobit.search.task import Bounds, Task
 from tests.support.judges.judge_server import Server, completion
 
 
@@ -67,11 +69,37 @@ def test_an_output_wins_ties_or_loses_against_the_target(server: Server, tmp_pat
     assert (tmp_path / "judge-cache").is_dir()
 
 
-def test_an_output_that_was_not_judged_has_no_score(server: Server, tmp_path: Path) -> None:
+def test_an_output_that_was_not_judged_is_missing(server: Server, tmp_path: Path) -> None:
     found = task(server, tmp_path)
-    examples = found.splits.search[:2]
-    with pytest.raises(UnscoredError, match=rf"example {examples[1].id} was not judged: .* 'hm'"):
-        found.metric.scores(["good", "odd"], examples)
+    metric, examples = found.metric, found.splits.search[:4]
+    outputs = ["good", "odd", "poor", " odd one"]
+    assert metric.scores(outputs, examples) == [1.0, None, 0.0, None]
+    assert metric.per_example("odd", examples[1]) is None
+    reason = metric.columns("odd ", examples[1])["no_verdict"]
+    assert reason == "the judge gave no verdict, its answer ends in 'hm'"
+    assert metric.columns("good", examples[0]) == {}
+    # What is missing counts in no mean, and the bounds hold whatever its score would have been.
+    assert metric.corpus(outputs, examples) == mean_interval([1.0, 0.0])
+    (bounds,) = metric.bounds([outputs], examples, 1)
+    (least,) = bounded_bounds([[1.0, 0.0, 0.0, 0.0]], 1)
+    (most,) = bounded_bounds([[1.0, 1.0, 0.0, 1.0]], 1)
+    assert bounds == Bounds(0.5, least.lower, most.upper)
+    # It is not asked again: a verdict that came later would change what was recorded.
+    num_asked = len(server.asked)
+    server.rule = lambda _: completion("A")
+    assert metric.scores(outputs, examples) == [1.0, None, 0.0, None]
+    assert len(server.asked) == num_asked
+
+
+def test_a_judge_that_is_unreadable_on_most_is_an_error(server: Server, tmp_path: Path) -> None:
+    found = task(server, tmp_path)
+    examples = found.splits.search[:3]
+    message = (
+        rf"the judge gave no verdict on 2 of 3 outputs, the first on example {examples[0].id}: "
+        r"the judge gave no verdict, its answer ends in 'hm'"
+    )
+    with pytest.raises(UnscoredError, match=message):
+        found.metric.corpus(["odd", "odd", "good"], examples)
     server.rule = None
     server.always = (500, b"", {})
     with pytest.raises(EndpointError, match="in a row"):

@@ -70,7 +70,7 @@ def test_a_column_may_have_a_comma_or_an_equals_sign_in_its_name(tmp_path: Path)
          r"from 0 to \d+ is needed, found '8.5'"),
         ("name,performance,bits\na,0.5,-8\n", r"line 2, column 'bits': .* found '-8'"),
         ("name,performance,bits\na,0.5,inf\n", r"line 2, column 'bits': .* found 'inf'"),
-        ("name,performance,bits\na,0.5\n", r"line 2: 2 values, but line 1 names 3 columns"),
+        ("name,performance,bits\na,0.5\n", r"line 2: 2 values, but the header names 3 columns"),
         ("name,bits,bits\na,0.5,8\n", r"line 1: two columns are called 'bits'"),
         ('name,performance,bits\n"a,0.5,8\n', r"t.csv, line 2: not CSV"),
         ("name,performance,bits\n", r"t.csv: the file holds no points"),

@@ -1,6 +1,9 @@
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -42,6 +45,33 @@ def run(script: str, inputs: tuple[str, ...] = ("a",), payload: bytes = b"", **l
 def test_a_program_gets_its_inputs_and_its_outputs_come_back() -> None:
     inputs = ("a", "b\nc", "", "ä\u2028 \"'\\ \x00 \U0001f600")
     assert run(ECHO, inputs) == [text.upper() for text in inputs]
+
+
+LETTERS = ("a", "\xe4\u20ac\u2028 \u6f22 \U0001f600", "\xff\x85")
+LOCALES = ({"LC_ALL": "C"}, {"LANG": "en_US.ISO-8859-1"}, {"PYTHONIOENCODING": "latin-1"})
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=str)
+def test_a_program_reads_and_writes_the_same_text_in_every_locale(
+    locale: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (locale | {"PYTHONUTF8": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert run(ECHO, LETTERS) == [text.upper() for text in LETTERS]
+    # As the docs tell a user to run it: inputs in UTF-8 with `-X utf8`, or in ASCII without it.
+    (tmp_path / "program.py").write_text(ECHO, "utf-8")
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    for options, ascii_only in ((("-X", "utf8"), False), ((), True)):
+        lines = [json.dumps(text, ensure_ascii=ascii_only) + "\n" for text in LETTERS]
+        done = subprocess.run(
+            [sys.executable, *options, "program.py"],
+            input="".join(lines).encode(),
+            capture_output=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        outputs = [json.loads(line) for line in done.stdout.decode("ascii").split("\n")[:-1]]
+        assert outputs == [text.upper() for text in LETTERS]
 
 
 def test_no_input_is_no_output() -> None:

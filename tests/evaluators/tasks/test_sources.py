@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records, text_lines
+from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records
 from tests.support.tasks.records import write_jsonl
 
 
@@ -56,11 +56,3 @@ def test_an_empty_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
         list(read_records(Records(path=Path()), tmp_path))
     with pytest.raises(ValueError, match=r"none\.jsonl: No such file"):
         list(read_records(Records(path=Path("none.jsonl")), tmp_path))
-
-
-def test_lines_end_where_editors_say_so(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes("\ufeffone\r\ntwo\u2028still two\x0b\n\n".encode())
-    assert text_lines(tmp_path / "a") == ["one", "two\u2028still two\x0b", ""]
-    (tmp_path / "a").write_bytes(b"fine\n\xff\n")
-    with pytest.raises(ValueError, match="a, line 2: not UTF-8"):
-        text_lines(tmp_path / "a")

@@ -17,7 +17,8 @@ from kilobit.evaluators.tasks.published.ifeval import (
     ifeval_prompt,
     load_ifeval,
 )
-from kilobit.evaluators.tasks.sources import DatasetMissingError, json_lines
+from kilobit.evaluators.tasks.sources import DatasetMissingError
+from kilobit.evaluators.text_files import json_lines
 from kilobit.search.task import Task, make_example
 from tests.conftest import REPOSITORY
 from tests.support.tasks.ifeval_cases import KINDS, four_scores, instruction_types, records

@@ -187,6 +187,25 @@ def test_flores_from_its_folder_and_from_records(
         flores(tmp_path, folder=".", target="ita_Latn")
 
 
+def test_flores_has_the_tokenizer_of_its_target(tmp_path: Path) -> None:
+    for split, first, last in (("dev", 0, 40), ("devtest", 40, 60)):
+        (tmp_path / split).mkdir()
+        for language in ("eng_Latn", "deu_Latn", "zho_Hans", "tha_Thai"):
+            lines = "".join(f"{language} {i}\n" for i in range(first, last))
+            (tmp_path / split / f"{language}.{split}").write_text(lines, "utf-8")
+    tasks = {name: flores(tmp_path, folder=".", target=name) for name in ("deu_Latn", "zho_Hans")}
+    assert {name: task.metric.name for name, task in tasks.items()} == {
+        "deu_Latn": "bleu",
+        "zho_Hans": "bleu-zh",
+    }
+    with pytest.raises(ValueError, match="the target language tha_Thai puts no spaces"):
+        flores(tmp_path, folder=".", target="tha_Thai")
+    asked = flores(tmp_path, folder=".", target="tha_Thai", tokenizer="char")
+    assert asked.metric.name == "bleu-char"
+    with pytest.raises(ValueError, match="Input should be '13a', 'zh'"):
+        flores(tmp_path, folder=".", tokenizer="moses")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
