@@ -65,7 +65,7 @@ sys.meta_path.insert(0, Finder())
 def stacks(folder: Path, name: str) -> list[list[str]]:
     """Return the noted stacks of a call, outermost file first."""
     texts = [path.read_text("utf-8") for path in sorted(folder.glob(f"{name}.*"))]
-    return [part.splitlines() for text in texts for part in text.split("\n\n") if part]
+    return [part.split("\n") for text in texts for part in text.split("\n\n") if part]
 
 
 def main() -> None:

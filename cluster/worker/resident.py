@@ -14,6 +14,7 @@ import torch
 from kilobit.cluster.shards.load import load_sharded
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.packing.decode import Asked, answer
@@ -23,7 +24,6 @@ from kilobit.evaluators.model.packing.probe import Probe, probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.evaluators.model.warm_start import begin_from
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.numbers import Tensor

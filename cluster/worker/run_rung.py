@@ -12,12 +12,12 @@ from kilobit.cluster.worker.resident import Training
 from kilobit.cluster.worker.rung_record import RungRows, Work
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
+from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.evaluators.model.warm_start import begin_from
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.rungs import Rung

@@ -73,7 +73,7 @@ def test_columns_that_make_no_sense_are_refused(text: str, message: str) -> None
             "bits,score\n1,45.2\n",
             r"column 'score': .* found '45.2'; divide percentages",
         ),
-        ("a.csv", "bits,score\n1\n", r"line 2: 1 values, but line 1 names 2 columns"),
+        ("a.csv", "bits,score\n1\n", r"line 2: 1 values, but the header names 2 columns"),
         ("a.csv", "bits,bits\n1,1\n", r"line 1: two columns are called 'bits'"),
         ("a.csv", "bits,score\n", r"a.csv: the file holds no points"),
         ("a.csv", 'bits,score\n"1\n2",0.5\n', r"line 3, column 'bits': .* found '1\\n2'"),

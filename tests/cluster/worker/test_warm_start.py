@@ -8,10 +8,10 @@ import torch
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
+from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.evaluators.model.warm_start import begin_from
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
