@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandas.util import hash_array
 
 from kilobit.evaluators.ledger.parts import PART
 from kilobit.evaluators.merge.dataset import CONFLICTS, Claim
@@ -60,6 +59,9 @@ def hash_rows(batch: pa.RecordBatch, columns: Sequence[str], start: int = _SEED)
     Raises:
         TypeError: for a column of another type.
     """
+    # Imported here, because a refusal of `aggregate` needs none of it.
+    from pandas.util import hash_array
+
     found = np.full(len(batch), start, np.uint64)
     for name in columns:
         # The outer hash is a finaliser: every bit depends on every bit of all columns so far.
@@ -83,6 +85,8 @@ def _hash_column(column: pa.Array, key: str) -> Hashes:
     if pa.types.is_timestamp(kind):
         known = known.cast(pa.int64())
     found = np.full(len(column), _NULL)
+    from pandas.util import hash_array
+
     hashes = hash_array(known.to_numpy(zero_copy_only=False), hash_key=key, categorize=False)
     found[column.is_valid().to_numpy(zero_copy_only=False)] = hashes
     return found

@@ -89,8 +89,16 @@ CASES = [
         "--columns belongs to --overlay FILE",
         given=Scene.finished,
     ),
-    Case(f"{OVERLAY} --columns bits", "--columns: 'bits' can't be used: NAME=COLUMN is needed"),
-    Case(f"{OVERLAY} --columns bits=a,bits=b", "--columns: bits is given twice"),
+    Case(
+        f"{OVERLAY} --columns bits",
+        "--columns: 'bits' can't be used: NAME=COLUMN is needed",
+        given=Scene.finished,
+    ),
+    Case(
+        f"{OVERLAY} --columns bits=a,bits=b",
+        "--columns: bits is given twice",
+        given=Scene.finished,
+    ),
     Case(OVERLAY, "{here}/curve.csv: No such file or directory", given=Scene.finished),
     Case(
         "report {run} --overlay {here}/curve.txt",
@@ -98,7 +106,7 @@ CASES = [
         given=curve("", "curve.txt"),
     ),
     Case(OVERLAY, "{here}/curve.csv: the file holds no points", given=curve("bits,score\n")),
-    Case(OVERLAY, "{here}/curve.csv: not UTF-8: ", given=curve(b"b\xff")),
+    Case(OVERLAY, "{here}/curve.csv: not UTF-8 at byte 1", given=curve(b"b\xff")),
     Case(
         OVERLAY,
         "{here}/curve.csv, line 1: two columns are called 'bits'",
@@ -106,7 +114,7 @@ CASES = [
     ),
     Case(
         OVERLAY,
-        "{here}/curve.csv, line 2: 3 values, but line 1 names 2 columns",
+        "{here}/curve.csv, line 2: 3 values, but the header names 2 columns",
         given=curve("bits,score\n1,1,1\n"),
     ),
     Case(
