@@ -20,6 +20,7 @@ from rich.table import Table
 from kilobit.cluster.console import Bar, Terminal, stderr_console
 from kilobit.cluster.requests import CompareRequest
 from kilobit.cluster.runs.folder import open_run
+from kilobit.cluster.runs.programs import steps_of
 from kilobit.evaluators.judges.answers import (
     Answer,
     pair_answers,
@@ -123,9 +124,9 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
     last = own.filter(pc.equal(own["rung"], pc.max(own["rung"])))
     task = load_task(run.sweep.task, run.sweep_folder)
     inputs = {example.id: example.input for example in task.splits.search}
-    where = f"{path}:{found[0]}"
+    where, steps = f"{path}:{found[0]}", steps_of(run.ledger).get(found[0], ())
     return {
-        one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
+        one.example: Answer(inputs.get(one.example), task.cut(one.output, steps), where)
         for one in PredictionRecord.all_of(last)
     }
 

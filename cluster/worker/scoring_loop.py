@@ -143,11 +143,11 @@ class ScoringLoop:
         found = scoring.cached.get(part.names)
         if found is None or not scoring.batches(1):
             return
-        steps, first = measured.program.recipe.postprocess, len(measured.scores)
-        outputs = [postprocess(text, steps) for text in found.outputs]
+        recipe, first = measured.program.recipe, len(measured.scores)
+        outputs = [postprocess(text, recipe.postprocess, recipe.stop) for text in found.outputs]
         try:
             scores = self._task.metric.scores(
-                [self._task.cut(output) for output in outputs], part.batch
+                [self._task.cut(output, recipe.postprocess) for output in outputs], part.batch
             )
         except UnscoredError as error:
             scoring.error = error

@@ -26,7 +26,7 @@ class Model(Protocol):
     def answer(
         self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
-        """Return the greedily decoded answer to each question, up to a stop string.
+        """Return the greedily decoded answer to each question, cut at the first stop string.
 
         Raises:
             ValueError: if a question with its longest answer does not fit into the context.
@@ -99,11 +99,12 @@ class TaskEvaluator:
         task = self._task
         questions = [task.ask(example.input) for example in self._examples]
         outputs = model.answer(questions, task.max_new_tokens, task.stop)
+        steps = getattr(model, "steps", ())
         return [
             Row(
                 self.name,
                 example.id,
-                task.metric.per_example(task.cut(output), example),
+                task.metric.per_example(task.cut(output, steps), example),
                 output=output,
             )
             for example, output in zip(self._examples, outputs, strict=True)

@@ -28,7 +28,7 @@ from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.program_builder import shown_examples
 from kilobit.evaluators.model.text_codec import decode_text, start_token
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.programs.postprocess import cut, postprocess
 from kilobit.search.programs.program import Program, decode
 from kilobit.search.task import Task
 
@@ -84,7 +84,7 @@ class AdaptedModel:
         """Return the answers to questions; see `kilobit.evaluators.battery.battery.Model`."""
         texts = [self.text(question) for question in questions]
         found = self.continued(texts, max_new_tokens, stop)
-        return [postprocess(text, self.steps) for text in found]
+        return [postprocess(cut(text, stop), self.steps) for text in found]
 
     def continued(
         self, texts: Sequence[str], max_new_tokens: int, stop: Sequence[str]

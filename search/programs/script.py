@@ -27,7 +27,7 @@ import python_minifier
 
 from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
-from kilobit.search.programs.postprocess import step_source
+from kilobit.search.programs.postprocess import cut_source, step_source
 from kilobit.search.programs.recipe import AdapterPart, DataPart, PromptPart, Recipe
 from kilobit.search.programs.token_coder import LADDER, decoder_source
 
@@ -254,7 +254,8 @@ def _generation(recipe: Recipe) -> list[str]:
     ]
     steps = [f"        text = {step_source(step)}" for step in recipe.postprocess]
     if steps:
-        lines += [f"        text = {text}", *steps, "        print(json.dumps(text))"]
+        cut = cut_source(text, recipe.stop)
+        lines += [f"        text = {cut}", *steps, "        print(json.dumps(text))"]
     else:
         lines.append(f"        print(json.dumps({text}))")
     return [*lines, f"    del inputs[:{size}]"]
