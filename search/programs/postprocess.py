@@ -19,7 +19,13 @@ from typing import Annotated
 import re2
 from pydantic import AfterValidator
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
+# Parts of the grammar of numbers (docs/tasks.md), which the metric `number` uses too. The steps'
+# pattern is in program.py, so its characters count: it is short and accepts more than the metric.
+DIGITS = "(?:\\d{1,3}(?:[,\xa0\u2009\u202f]\\d{3})+(?!\\d)|\\d+)"
+POWER_OR_FRACTION = "(?:[/eE][-\u2212+]?\\d+)?"
+# A sign follows no letter and no digit, and may stand before a currency sign. A decimal point that
+# begins a number follows no letter, no digit and no other point.
+_NUMBER = f"(?:\\B[-\u2212+][^\\w\\s]?)?(?:\\B(?<!\\.)\\.)?{DIGITS}(?:\\.\\d+)?{POWER_OR_FRACTION}"
 _PLAIN = {
     "last_number": f"(re.findall({_NUMBER!r}, text) or [text])[-1]",
     "first_number": f"(re.findall({_NUMBER!r}, text) or [text])[0]",
