@@ -151,6 +151,7 @@ class FrozenModel:
         pad_with_end: whether the tokenizer pads with its end token, for lack of a padding token.
         fingerprint: of the weights that this process keeps, see `unchanged`.
         shard: rank of this process among those that the model is spread over.
+        config: its settings, None for one that was made without any.
     """
 
     model: Any
@@ -162,6 +163,7 @@ class FrozenModel:
     pad_with_end: bool
     fingerprint: int = 0
     shard: Shard = ALONE
+    config: BaseModelConfig | None = None
 
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -314,6 +316,7 @@ def describe(
         pad_with_end,
         fingerprint(model),
         shard,
+        config,
     )
 
 
