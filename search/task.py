@@ -132,7 +132,7 @@ class Task:
         return self.answer.replace("{target}", target)
 
     def cut(self, output: str, steps: Sequence[str] = ()) -> str:
-        """Return what is scored of a program's output: the text before the first stop string.
+        """Return the scored part of a program's output: the text before the first stop string.
 
         Args:
             output: what the program printed.

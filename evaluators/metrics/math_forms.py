@@ -86,7 +86,7 @@ def same_base(gold: str, output: str) -> bool | None:
 
 
 def sides(text: str) -> list[str]:
-    """Return the sides of an equation that are no names: what has to equal the answer.
+    """Return the sides of an equation that have to equal the answer: those that are no names.
 
     A text without an equals sign has one side. Several equations have no sides unless each gives a
     name its value; then math-verify compares them.

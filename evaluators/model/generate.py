@@ -178,7 +178,11 @@ def generate(
     """
     tokenizer, model = frozen.tokenizer, frozen.model if model is None else model
     if thinking is not None:
-        options = {"batch_size": batch_size, "model": model, "special_tokens": special_tokens}
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "model": model,
+            "special_tokens": special_tokens,
+        }
         first = generate(
             frozen, prompts, max_new_tokens=thinking.tokens, stop=[thinking.mark], **options
         )

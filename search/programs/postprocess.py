@@ -106,7 +106,7 @@ def _compiled(step: str) -> CodeType:
 
 
 def postprocess(text: str, steps: Sequence[str], stop: Sequence[str] = ()) -> str:
-    """Return what a program prints for a generated text.
+    """Return the text that a program prints for a generated one.
 
     Args:
         text: the generated text; without steps it is printed as it is.

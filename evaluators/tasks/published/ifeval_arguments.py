@@ -18,7 +18,7 @@ _OFFICIAL_SIGNS = {1122: "#", 1129: "!"}
 def _count(value: Any) -> bool:
     # Tables with empty cells turn whole numbers into floats.
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return whole and not isinstance(value, bool) and value >= 1
+    return bool(whole and not isinstance(value, bool) and value >= 1)
 
 
 def _place(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Thinking in a chat template: what opens it, what ends it, and that no stop string does."""
+"""Thinking in a chat template: its opening, its end, and stop strings inside of it."""
 
 import shutil
 from pathlib import Path
