@@ -64,7 +64,9 @@ def naive_trial(config: dict[str, Any]) -> None:
         )
         from kilobit.search.programs.postprocess import postprocess
 
-        outputs = [task.cut(postprocess(text, candidate.postprocess)) for text in made.texts]
+        steps = candidate.postprocess
+        printed = [postprocess(text, steps, task.stop) for text in made.texts]
+        outputs = [task.cut(text, steps) for text in printed]
         return float(task.metric.corpus(outputs, examples).score or 0.0)
 
     def report(model: Any, numbers: int) -> None:

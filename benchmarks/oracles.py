@@ -20,8 +20,8 @@ def run_program(
     program: Program, prompt: str, frozen: FrozenModel, model: Any, inputs: Sequence[str]
 ) -> list[str]:
     """Return the outputs that program.py prints for `inputs`; see `run_batch`."""
-    generated = run_batch(program, prompt, frozen, model, inputs)
-    return [postprocess(text, program.recipe.postprocess) for text in generated.texts]
+    generated, recipe = run_batch(program, prompt, frozen, model, inputs), program.recipe
+    return [postprocess(text, recipe.postprocess, recipe.stop) for text in generated.texts]
 
 
 def ideal_bits(ids: Sequence[int], start: int, next_logits: NextLogits) -> float:

@@ -52,6 +52,18 @@ class BaseModelConfig(Config):
         Field(description="`random` initialises from the config with `seed` and reads no weights"),
     ] = "trained"
     seed: Annotated[int, Field(ge=0, lt=1 << 64, description="seed of random weights")] = 0
+    enable_thinking: Annotated[
+        bool | None,
+        Field(description="thinking in the chat template on or off; null: its default"),
+    ] = None
+    thinking_tokens: Annotated[
+        int | None,
+        Field(ge=1, description="most tokens of the thinking; null: as many as of the answer"),
+    ] = None
+    thinking_marks: Annotated[
+        tuple[str, str] | None,
+        Field(description="texts before and after the thinking; null: those of the chat template"),
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -59,6 +71,10 @@ class BaseModelConfig(Config):
             raise ValueError("give either `path` (a local folder) or `hub` (a hub id)")
         if self.path is not None and self.revision is not None:
             raise ValueError("`revision` belongs to `hub`; a local folder has none")
+        if self.enable_thinking is False and (self.thinking_tokens or self.thinking_marks):
+            raise ValueError("`thinking_tokens` and `thinking_marks` need thinking to be on")
+        if self.thinking_marks is not None and not self.thinking_marks[1].strip():
+            raise ValueError("`thinking_marks` needs a text after the thinking")
         if self.weights == "trained" and self.seed:
             raise ValueError("`seed` has no effect with trained weights")
         return self

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kilobit.search.programs.postprocess import cut
 from kilobit.search.streams import stream
 
 LEVEL = 0.95
@@ -130,14 +131,18 @@ class Task:
         """Return the answer text of a demonstration for `target`."""
         return self.answer.replace("{target}", target)
 
-    def cut(self, output: str) -> str:
-        """Return `output` up to the first stop string."""
-        ends = [output.find(stop) for stop in self.stop]
-        return output[: min((end for end in ends if end >= 0), default=len(output))]
+    def cut(self, output: str, steps: Sequence[str] = ()) -> str:
+        """Return the scored part of a program's output: the text before the first stop string.
+
+        Args:
+            output: what the program printed.
+            steps: the program's steps; they saw the cut text, so their result is left as it is.
+        """
+        return output if steps else cut(output, self.stop)
 
     def columns(self, output: str, example: Example) -> str | None:
-        """Return the metric's further columns for an uncut output as JSON, or None."""
-        found = self.metric.columns(self.cut(output), example)
+        """Return the metric's further columns for a cut output as JSON, or None."""
+        found = self.metric.columns(output, example)
         return json.dumps(found) if found else None
 
 

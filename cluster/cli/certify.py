@@ -27,6 +27,7 @@ from kilobit.cluster.runs.fronts import (
     print_front,
     print_left_out,
 )
+from kilobit.cluster.runs.report_parts import steps_of
 from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
@@ -159,7 +160,8 @@ def _run_programs(
         try:
             program = found.program_of(point)
             outputs = found.outputs(point, program, [example.input for example in examples])
-            scores = task.metric.scores([task.cut(output) for output in outputs], examples)
+            cut = [task.cut(output, program.recipe.postprocess) for output in outputs]
+            scores = task.metric.scores(cut, examples)
         except (ProgramFailedError, ValueError) as error:
             record = replace(_record(point, opening, base_digests[point]), error=str(error))
             ledger.write(CertificateRecord, part, [record])
@@ -171,9 +173,9 @@ def _run_programs(
                 example=example.id,
                 output=output,
                 score=score,
-                columns=task.columns(output, example),
+                columns=task.columns(scored, example),
             )
-            for output, example, score in zip(outputs, examples, scores, strict=True)
+            for output, scored, example, score in zip(outputs, cut, examples, scores, strict=True)
         ]
         ledger.write(PredictionRecord, part, records)
         return None
@@ -213,6 +215,7 @@ def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task:
     order = [example.id for example in examples]
     found: list[tuple[RunFolder, CertificateRecord, str, list[str]]] = []
     for one in members:
+        steps = steps_of(one.run.ledger)
         for point, base_digest in zip(one.points, one.base_digests, strict=True):
             part = _part(opening, point)
             predictions = one.run.ledger.read_part(PredictionRecord, part)
@@ -220,7 +223,8 @@ def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task:
                 continue
             outputs = {each.example: each.output for each in predictions}
             record = _record(point, opening, base_digest)
-            found.append((one.run, record, part, [task.cut(outputs[name]) for name in order]))
+            cut = [task.cut(outputs[name], steps.get(point.candidate, ())) for name in order]
+            found.append((one.run, record, part, cut))
     if not found:
         return
     outputs_of = [outputs for *_, outputs in found]

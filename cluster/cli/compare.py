@@ -111,6 +111,7 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
     import pyarrow.compute as pc
 
     from kilobit.cluster.runs.folder import open_run
+    from kilobit.cluster.runs.report_parts import steps_of
     from kilobit.evaluators.tasks.registry import load_task
     from kilobit.search.records import PredictionRecord
 
@@ -130,9 +131,9 @@ def _recorded(path: Path, name: str) -> dict[str, Answer]:
     last = own.filter(pc.equal(own["rung"], pc.max(own["rung"])))
     task = load_task(run.sweep.task, run.sweep_folder)
     inputs = {example.id: example.input for example in task.splits.search}
-    where = f"{path}:{found[0]}"
+    where, steps = f"{path}:{found[0]}", steps_of(run.ledger).get(found[0], ())
     return {
-        one.example: Answer(inputs.get(one.example), task.cut(one.output), where)
+        one.example: Answer(inputs.get(one.example), task.cut(one.output, steps), where)
         for one in PredictionRecord.all_of(last)
     }
 

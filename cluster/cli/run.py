@@ -303,6 +303,8 @@ def _print_plan(console: Console, plan: "Plan") -> None:
     )
     for line in plan.ranks:
         console.print(line)
+    for line in plan.warnings:
+        console.print(f"warning: {line}")
     if plan.candidates:
         table = Table("base model", "family", "candidates")
         for (model, family), number in families.items():

@@ -41,6 +41,7 @@ class Plan:
         num_candidates: greatest number of candidates, None if only the time ends the run.
         unchecked: messages about what could not be checked here.
         ranks: memory, load time and tokens per pass of each base model's ranks, as text.
+        warnings: messages about settings that are valid but rarely meant.
     """
 
     task: Task
@@ -49,6 +50,7 @@ class Plan:
     num_candidates: int | None
     unchecked: tuple[str, ...]
     ranks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def bound_bits(self, candidate: Candidate) -> int | None:
         """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
@@ -78,7 +80,8 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
         check_fits(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
-    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks)
+    warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
+    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks, warnings)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan
     candidates = list_candidates(sweep, task)
@@ -102,6 +105,27 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
             except ValueError as error:
                 raise InputError(f"workers.shards: {error}") from error
     return found
+
+
+def _thinking_warnings(
+    sweep: Sweep, folder: Path, task: Task, known: Mapping[str, Shapes]
+) -> list[str]:
+    """Return a warning for each model that thinks where an empty line or line end is a stop."""
+    from kilobit.evaluators.model.base_model import load_tokenizer
+    from kilobit.evaluators.model.generate import chat_template_of
+
+    stops = [stop for stop in task.stop if not stop.strip()]
+    chat = any(True in family.chat for family in sweep.families.named().values())
+    if not stops or not chat:
+        return []
+    return [
+        f"{config.label} thinks in its chat template, and the task {task.name} stops at "
+        f"{' and '.join(map(repr, stops))}: the thinking does not end there, but an answer of "
+        "several lines does; set the task's `stop`, or `enable_thinking: false`"
+        for config in sweep.base_models
+        if config.label in known
+        and chat_template_of(load_tokenizer(config, folder)[0], config).mark
+    ]
 
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
@@ -234,7 +258,25 @@ def _check_model(
             check_family(name, family, model, where, run=run)
         if True in family.chat and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
+    _check_thinking(config, tokenizer, field, families)
     return shapes_of(model)
+
+
+def _check_thinking(
+    config: BaseModelConfig, tokenizer: Any, field: str, families: Families
+) -> None:
+    names = ("enable_thinking", "thinking_tokens", "thinking_marks")
+    given = [name for name in names if getattr(config, name) is not None]
+    if not any(True in family.chat for family in families.named().values()):
+        if given:
+            raise InputError(f"{field}.{given[0]}: no family has `chat: [true]`, so nothing thinks")
+        return
+    from kilobit.evaluators.model.generate import chat_template_of
+
+    try:
+        chat_template_of(tokenizer, config)
+    except ValueError as error:
+        raise InputError(f"{field}.{error}") from error
 
 
 def _check_folders(sweep: Sweep, folder: Path) -> None:

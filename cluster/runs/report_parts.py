@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kilobit.cluster.runs.result_sources import Source
+from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.report.contents import Origin, ShownProgram
 from kilobit.search.candidate import in_short, prompt_of
@@ -87,6 +88,13 @@ def shown_programs(
             program = replace(program, prompt=text)
         programs.append(program)
     return programs
+
+
+def steps_of(ledger: Ledger) -> dict[str, tuple[str, ...]]:
+    """Return the output steps of each candidate of a ledger that has any, by candidate id."""
+    rows = CandidateRecord.all_of(ledger.read("candidates"))
+    found = {one.candidate: tuple(_object(one.spec).get("postprocess", ())) for one in rows}
+    return {name: steps for name, steps in found.items() if steps}
 
 
 def _candidates(source: Source, points: Iterable[FrontPoint]) -> dict[str, CandidateRecord]:

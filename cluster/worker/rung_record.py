@@ -226,7 +226,8 @@ class RungRows:
         """
         examples = self._task.splits.search[: len(measured.outputs)]
         program, candidate, rung = measured.program, work.candidate, work.rung
-        cut = [self._task.cut(output) for output in measured.outputs]
+        steps = program.recipe.postprocess
+        cut = [self._task.cut(output, steps) for output in measured.outputs]
         result = self._task.metric.corpus(cut, examples)
         self._ledger.write(
             PredictionRecord,
@@ -239,10 +240,10 @@ class RungRows:
                     example=example.id,
                     output=output,
                     score=score,
-                    columns=self._task.columns(output, example),
+                    columns=self._task.columns(scored, example),
                 )
-                for output, score, example in zip(
-                    measured.outputs, measured.scores, examples, strict=True
+                for output, scored, score, example in zip(
+                    measured.outputs, cut, measured.scores, examples, strict=True
                 )
             ],
         )

@@ -18,6 +18,7 @@ from kilobit.evaluators.model.generate import asked
 from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.program_builder import run_batch
 from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.programs.recipe import Recipe
 from kilobit.search.task import Example, Task
 
 # Rows that a wave aims at, by taking several batches of each candidate. Larger passes are hardly
@@ -27,11 +28,22 @@ _ROWS = 128
 
 @dataclass
 class _Part:
-    """A batch of examples in a wave, with the rows that ask for its answers."""
+    """A batch of examples in a wave, with the texts and rows that ask for its answers.
+
+    `input_tokens` and `output_tokens` are those of the thinking before the answers.
+    """
 
     scoring: Scoring
     batch: Sequence[Example]
+    texts: list[str] = field(default_factory=list)
     rows: list[Asked] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the program that answers."""
+        return self.scoring.measured.program.recipe
 
     @property
     def names(self) -> list[str]:
@@ -90,51 +102,76 @@ class ScoringLoop:
         _add(part, found, time.monotonic() - began)
 
     def _generate(self, parts: Sequence[_Part]) -> None:
-        """Generate the answers of all parts in one call."""
-        began = time.monotonic()
+        """Generate the answers of all parts in one call, after one for those that think first."""
+        began, frozen = time.monotonic(), self._frozen
+        for part in parts:
+            recipe, prompt = part.recipe, part.scoring.prompt
+            inputs = [example.input for example in part.batch]
+            part.texts = [asked(frozen, recipe.chat, prompt + recipe.question, i) for i in inputs]
+        for part, thoughts in self._continued([p for p in parts if p.recipe.thinking], True):
+            thinking = part.recipe.thinking
+            assert thinking is not None
+            part.input_tokens += sum(len(row.ids) for row in part.rows)
+            part.output_tokens += sum(map(len, thoughts))
+            decoded = self._decoded(thoughts)
+            part.texts = [thinking.joined(*both) for both in zip(part.texts, decoded, strict=True)]
+        found = self._continued(parts, False)
+        made = sum(part.output_tokens + sum(map(len, rows)) for part, rows in found)
+        seconds = (time.monotonic() - began) / max(1, made)
+        for part, rows in found:
+            read = part.input_tokens + sum(len(row.ids) for row in part.rows)
+            own = part.output_tokens + sum(map(len, rows))
+            _add(part, Batch(tuple(self._decoded(rows)), read, own), seconds * own)
+
+    def _decoded(self, rows: Sequence[list[int]]) -> list[str]:
+        return [self._frozen.tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
+
+    def _continued(
+        self, parts: Sequence[_Part], thinking: bool
+    ) -> list[tuple[_Part, list[list[int]]]]:
+        """Return the new tokens of each part in one call, without parts that fail.
+
+        Args:
+            parts: parts with their texts.
+            thinking: continue up to the end of the thinking, not of the answer.
+        """
         slots = list({id(part.scoring): part.scoring for part in parts}.values())
         slot_of = {id(scoring): slot for slot, scoring in enumerate(slots)}
-        for part in parts:
+        asking = [part for part in parts if part.scoring.error is None]
+        for part in asking:
             try:
-                part.rows = self._rows(part, slot_of[id(part.scoring)])
+                part.rows = self._rows(part, slot_of[id(part.scoring)], thinking)
             except ValueError as error:
-                part.scoring.error = error
-        rows = [row for part in parts for row in part.rows]
+                part.scoring.error, part.rows = error, []
+        rows = [row for part in asking for row in part.rows]
+        if not rows and thinking:
+            return []
         new = self._group.call("answer", [scoring.slot for scoring in slots], rows)
-        made = sum(len(ids) for ids in new if not isinstance(ids, Exception))
-        seconds = (time.monotonic() - began) / max(1, made)
-        for part in parts:
+        found = []
+        for part in asking:
             own, new = new[: len(part.rows)], new[len(part.rows) :]
-            self._decode(part, own, seconds)
+            failed = [ids for ids in own if isinstance(ids, Exception)]
+            if failed:
+                part.scoring.error = failed[0]
+            elif own:
+                found.append((part, [ids for ids in own if not isinstance(ids, Exception)]))
+        return found
 
-    def _decode(self, part: _Part, new: Sequence[list[int] | Exception], seconds: float) -> None:
-        """Keep the texts of a part's new tokens; `seconds` is the time of one token."""
-        rows = []
-        for ids in new:
-            if isinstance(ids, Exception):
-                part.scoring.error = ids
-                return
-            rows.append(ids)
-        if rows:
-            tokenizer = self._frozen.tokenizer
-            texts = tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in rows)
-            read, made = sum(len(row.ids) for row in part.rows), sum(map(len, rows))
-            _add(part, Batch(texts, read, made), seconds * made)
-
-    def _rows(self, part: _Part, slot: int) -> list[Asked]:
-        """Return the rows that ask for the answers of a part.
+    def _rows(self, part: _Part, slot: int, thinking: bool) -> list[Asked]:
+        """Return the rows that ask for the thinking or for the answers of a part.
 
         Raises:
             ValueError: if a prompt with its longest answer does not fit into the model's context.
         """
-        frozen, scoring, recipe = self._frozen, part.scoring, part.scoring.measured.program.recipe
-        question = scoring.prompt + recipe.question
-        texts = [asked(frozen, recipe.chat, question, example.input) for example in part.batch]
+        frozen, scoring, recipe = self._frozen, part.scoring, part.recipe
         special = frozen.special_tokens and not recipe.chat
+        limit, stop = recipe.max_new_tokens, tuple(recipe.stop)
+        if thinking and recipe.thinking is not None:
+            limit, stop = recipe.thinking.tokens, (recipe.thinking.mark,)
         rows = []
-        for ids in frozen.tokenizer(texts, add_special_tokens=special)["input_ids"]:
+        for ids in frozen.tokenizer(part.texts, add_special_tokens=special)["input_ids"]:
             whole = (*(-1 - i for i in range(scoring.num_soft)), *ids)
-            rows.append(Asked(slot, whole, recipe.max_new_tokens, tuple(recipe.stop)))
+            rows.append(Asked(slot, whole, limit, stop))
             check_context(frozen, rows[-1])
         return rows
 
@@ -144,9 +181,9 @@ class ScoringLoop:
         found = scoring.cached.get(part.names)
         if found is None or not scoring.batches(1):
             return
-        steps, first = measured.program.recipe.postprocess, len(measured.scores)
-        outputs = [postprocess(text, steps) for text in found.outputs]
-        cut = [self._task.cut(output) for output in outputs]
+        recipe, first = measured.program.recipe, len(measured.scores)
+        outputs = [postprocess(text, recipe.postprocess, recipe.stop) for text in found.outputs]
+        cut = [self._task.cut(output, recipe.postprocess) for output in outputs]
         scores = self._task.metric.scores(cut, part.batch)
         measured.outputs += outputs
         measured.scores += scores

@@ -27,7 +27,7 @@ class Model(Protocol):
     def answer(
         self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
-        """Return the greedily decoded answer to each question, up to a stop string.
+        """Return the greedily decoded answer to each question, cut at the first stop string.
 
         Raises:
             ValueError: if a question with its longest answer does not fit into the context.
@@ -100,7 +100,9 @@ class TaskEvaluator:
         task = self._task
         questions = [task.ask(example.input) for example in self._examples]
         outputs = model.answer(questions, task.max_new_tokens, task.stop)
-        scores = task.metric.scores([task.cut(output) for output in outputs], self._examples)
+        steps = getattr(model, "steps", ())
+        cut = [task.cut(output, steps) for output in outputs]
+        scores = task.metric.scores(cut, self._examples)
         return [
             Row(self.name, example.id, math.nan if score is None else score, output=output)
             for example, output, score in zip(self._examples, outputs, scores, strict=True)

@@ -159,6 +159,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         end = self.tokenizer.decode(self.eot_token_id)
         for (most, until), positions in kinds.items():
             texts = [self._subject.text(requests[position].args[0]) for position in positions]
+            texts = self._subject.thought(texts)
             ids = [self._cut(text, most) for text in texts]
             stop = (*until, end) if end else until
             for position, text in zip(positions, self._continued(ids, most, stop), strict=True):

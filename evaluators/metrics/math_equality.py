@@ -3,9 +3,12 @@ r"""Equality of mathematical answers: an output and the gold answer in, a boolea
 The whole output, stripped of white space, must be one answer: the text of the gold answer, or a
 single LaTeX expression that math-verify parses and finds equal to it. So `0.5`, `$\frac12$` and
 `\boxed{1/2}` equal `\frac{1}{2}`, and a sentence that contains 1/2 does not. math-verify decides
-equality; it accepts an unfinished product such as `3*4` for 12, and `x=5` for 5. A text is not an
-answer if it has a line break, more than 500 characters, unbalanced braces, or two numbers separated
-only by white space, which math-verify would add.
+equality; it accepts an unfinished product such as `3*4` for 12, and `x=5` for 5. What it would
+accept beyond that is compared before it (`kilobit.evaluators.metrics.math_forms`): bases of
+numbers, every side of an equation, the order and the number of the parts of a list. Decimals are
+exact: 0.333333 is not 1/3. A text is not an answer if it has a line break, more than 500
+characters, unbalanced braces, or two numbers side by side, which math-verify would add, unless they
+are one number with its digits in groups: `1\,450`.
 
 math-verify runs in a separate process with 5 s of CPU time and 4 GiB of memory per answer. An
 answer that needs more counts as not equal; only in this case may a score depend on the machine.
@@ -14,7 +17,6 @@ answer that needs more counts as not equal; only in this case may a score depend
 import atexit
 import contextlib
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -23,12 +25,22 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from kilobit.evaluators.metrics.math_forms import (
+    as_list,
+    decimal,
+    has_two_numbers,
+    is_unfinished,
+    plain_form,
+    same_base,
+    same_form,
+    sides,
+)
+
 MAX_CHARS = 500
 CPU_S = 5.0
 # Exits caused by the answer: the CPU timer, or an error in math-verify.
 _OWN_ENDS = (-signal.SIGPROF, 1)
 _TRIES = 3
-_TWO_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
 
 
 class EqualityProcess:
@@ -127,7 +139,7 @@ def is_one_answer(text: str) -> bool:
     return (
         0 < len(text) <= MAX_CHARS
         and "\n" not in text.rstrip("\n")
-        and _TWO_NUMBERS.search(text) is None
+        and not has_two_numbers(plain_form(text))
         and _closes(text)
     )
 
@@ -151,4 +163,20 @@ def same_answer(gold: str, output: str) -> bool:
     gold, output = gold.strip(), output.strip()
     if output == gold:
         return bool(gold)
-    return is_one_answer(output) and judge().equal(gold, output)
+    if not is_one_answer(output):
+        return False
+    gold, output = plain_form(gold), plain_form(output)
+    if is_unfinished(output) and not is_unfinished(gold):
+        return False
+    based = same_base(gold, output)
+    if based is not None:
+        return based
+    parts = [output] if "=" in gold else sides(output)
+    return bool(parts) and all(_same_value(gold, part.strip()) for part in parts)
+
+
+def _same_value(gold: str, output: str) -> bool:
+    values = decimal(gold), decimal(output)
+    if None not in values:
+        return values[0] == values[1]
+    return same_form(gold, output) and judge().equal(gold, as_list(gold, output))

@@ -10,8 +10,19 @@ import logging
 import resource
 import signal
 import sys
+from typing import Any
 
 MEMORY_BYTES = 4 << 30
+# math-verify calls numbers equal that differ by less than ten to the minus this.
+DIGITS = 400
+
+
+def _exact(found: Any) -> Any:
+    """Return a parsed answer with its decimals as fractions; math-verify rounds decimals."""
+    from sympy import Float, Rational
+
+    decimals = found.atoms(Float) if hasattr(found, "atoms") else ()
+    return found.xreplace({one: Rational(str(one)) for one in decimals}) if decimals else found
 
 
 def main() -> None:
@@ -31,15 +42,20 @@ def main() -> None:
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         gold, output = (
-            parse(
-                f"\\boxed{{{text}}}",
-                extraction_config=whole,
-                fallback_mode="no_fallback",
-                parsing_timeout=None,
-            )
+            [
+                _exact(one)
+                for one in parse(
+                    f"\\boxed{{{text}}}",
+                    extraction_config=whole,
+                    fallback_mode="no_fallback",
+                    parsing_timeout=None,
+                )
+            ]
             for text in json.loads(line)
         )
-        equal = bool(gold and output and verify(gold, output, timeout_seconds=None))
+        equal = bool(
+            gold and output and verify(gold, output, numeric_precision=DIGITS, timeout_seconds=None)
+        )
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(f"{int(equal)}\n")
         sys.stdout.flush()

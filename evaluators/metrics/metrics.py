@@ -8,16 +8,20 @@ output without a score (None), which counts in no mean; bounds hold whatever it 
 
 A strict parser of numbers: a text in, its exact value or None out.
 
-A number is the whole text, white space at both ends aside: an optional minus sign, an optional
-dollar sign before or after it, digits with or without thousands separators, an optional decimal
-part, an optional final period. So `-1,450.50`, `$18`, `18.00` and `18.` are numbers; `18 dollars`,
-`= 18`, `1,45`, `+18`, `50%`, `1/2` and `1e3` are not. Values are exact: 18 and 18.00 are equal.
+A number is the whole text, white space at both ends aside: an optional sign, digits with or without
+thousands separators, an optional decimal part, an optional exponent or denominator; a currency sign
+may stand at either side, a percent sign after it, and a period at the end. So `-1,450.50`, `$18`,
+`50%`, `.5`, `1/2`, `1e3` and `18.` are numbers; `18 dollars`, `= 18`, `1,45`, `1 1/2` and `2^3` are
+not. Values are exact: 18 and 18.00 are equal. Currency and percent signs are units, which don't
+change a value: `50%` is 50. The steps `last_number` and `first_number` read the same numbers.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from statistics import fmean
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +44,17 @@ from kilobit.evaluators.statistics.simultaneous import (
     corpus_bounds,
 )
 from kilobit.evaluators.tasks.miniature import writing
+from kilobit.search.programs.postprocess import DIGITS, POWER_OR_FRACTION
 from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric
 
 _NUMBER = re.compile(
-    # U+2212 is the typographic minus sign.
-    "(?P<minus>[-\u2212]?)[$]?(?P<inner>[-\u2212]?)"
-    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?P<part>\.[0-9]+)?\.?"
+    r"(?:(?P<unit>[^\w\s.])\s?)??(?P<sign>[-\u2212+]?)(?P<inner>[^\w\s.]?)"
+    rf"(?P<plain>{DIGITS}(?:\.\d+)?|\.\d+)(?P<more>{POWER_OR_FRACTION})"
+    r"(?:\s?(?P<after>[^\w\s.]))?\.?"
 )
+# A larger one is no number: its digits would need unlimited memory.
+_LARGEST_EXPONENT = 999
+_PLAIN_DIGITS = str.maketrans("\u2212", "-", ",\xa0\u2009\u202f")
 
 
 class UnscoredError(ValueError):
@@ -236,23 +244,38 @@ def metric_of(name: str, tokenizer: Tokenizer | None, examples: Sequence[Example
     return CorpusBleu(tokenizer or tokenizer_for(example.target for example in examples))
 
 
-def parse_number(text: str) -> Decimal | None:
+def parse_number(text: str) -> Fraction | None:
     """Return the value of `text`, or None if it is not a number."""
-    found = _NUMBER.fullmatch(text.strip())
-    if found is None or (found["minus"] and found["inner"]):
+    parts = _parts(text)
+    if parts is None or not parts[1]:
         return None
-    digits = found["whole"].replace(",", "") + (found["part"] or "")
-    if not digits:
-        return None
-    value = Decimal(digits)
-    # Unary minus would round a long number to the precision of the decimal context.
-    return value.copy_negate() if found["minus"] or found["inner"] else value
+    return Fraction(parts[0]) / Fraction(parts[1])
 
 
 def plain_number(text: str) -> str | None:
-    """Return `text` without dollar sign, thousands separators and final period.
+    """Return `text` without exponent, units, thousands separators and final period.
 
     Returns None if it is not a number.
     """
-    value = parse_number(text)
-    return None if value is None else f"{value:f}"
+    parts = _parts(text)
+    if parts is None or not parts[1]:
+        return None
+    return f"{parts[0]:f}" if parts[1] == 1 else f"{parts[0]:f}/{parts[1]:f}"
+
+
+def _parts(text: str) -> tuple[Decimal, Decimal] | None:
+    """Return numerator and denominator of a text, None if it is not a number."""
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None:
+        return None
+    units = [unit for unit in (found["unit"], found["inner"], found["after"]) if unit]
+    if len(units) > 1 or any(category(unit) != "Sc" for unit in units if unit != "%"):
+        return None
+    if "%" in units and not found["after"]:
+        return None
+    sign, plain, more = (found[part].translate(_PLAIN_DIGITS) for part in ("sign", "plain", "more"))
+    if more[:1] in ("", "/"):
+        return Decimal(sign + plain), Decimal(more[1:] or 1)
+    if abs(Decimal(more[1:])) > _LARGEST_EXPONENT:
+        return None
+    return Decimal(sign + plain + more), Decimal(1)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.data_codec import decode_examples
-from kilobit.evaluators.model.generate import asked
+from kilobit.evaluators.model.generate import asked, chat_template
 from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
 from kilobit.evaluators.model.packing.deltas import Changes, detached
 from kilobit.evaluators.model.packing.pack import Pack
@@ -28,8 +28,9 @@ from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.program_builder import shown_examples
 from kilobit.evaluators.model.text_codec import decode_text, start_token
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.postprocess import postprocess
+from kilobit.search.programs.postprocess import cut, postprocess
 from kilobit.search.programs.program import Program, decode
+from kilobit.search.programs.recipe import ThinkingPart
 from kilobit.search.task import Task
 
 Ids = tuple[int, ...]
@@ -47,6 +48,7 @@ class AdaptedModel:
         changes: changes of an adapter that is not installed on the model.
         num_soft: number of soft prompt vectors before the text.
         planner: divides rows into passes.
+        thinking: thinking before an answer in the chat template.
     """
 
     frozen: FrozenModel
@@ -56,6 +58,7 @@ class AdaptedModel:
     changes: Changes = field(default_factory=dict)
     num_soft: int = 0
     planner: Planner = field(default_factory=Planner)
+    thinking: ThinkingPart | None = None
 
     @property
     def soft(self) -> Ids:
@@ -71,6 +74,11 @@ class AdaptedModel:
         """Return the text that the model continues for a question."""
         return asked(self.frozen, self.chat, self.prompt + "{input}", question)
 
+    @property
+    def closing(self) -> str:
+        """Return the text that ends an empty thinking, if the chat template begins one."""
+        return chat_template(self.frozen).close if self.chat else ""
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return the tokens of a text; `special`: with special tokens, if the model uses them."""
         ids: list[int] = self.frozen.tokenizer(
@@ -82,9 +90,16 @@ class AdaptedModel:
         self, questions: Sequence[str], max_new_tokens: int, stop: Sequence[str]
     ) -> list[str]:
         """Return the answers to questions; see `kilobit.evaluators.battery.battery.Model`."""
-        texts = [self.text(question) for question in questions]
+        texts = self.thought([self.text(question) for question in questions])
         found = self.continued(texts, max_new_tokens, stop)
-        return [postprocess(text, self.steps) for text in found]
+        return [postprocess(cut(text, stop), self.steps) for text in found]
+
+    def thought(self, texts: Sequence[str]) -> list[str]:
+        """Return texts that ask for an answer, with the model's thinking if it thinks."""
+        if self.thinking is None:
+            return list(texts)
+        found = self.continued(texts, self.thinking.tokens, (self.thinking.mark,))
+        return [self.thinking.joined(*both) for both in zip(texts, found, strict=True)]
 
     def continued(
         self, texts: Sequence[str], max_new_tokens: int, stop: Sequence[str]
@@ -206,6 +221,7 @@ def with_program(
         program.recipe.chat,
         program.recipe.postprocess if steps else (),
         planner=Planner(pass_tokens(frozen)),
+        thinking=program.recipe.thinking,
     )
     spec = candidate.adapter
     if spec is None:

@@ -152,6 +152,7 @@ class FrozenModel:
         pad_with_end: whether the tokenizer pads with its end token, for lack of a padding token.
         fingerprint: of the weights that this process keeps, see `unchanged`.
         shard: rank of this process among those that the model is spread over.
+        config: its settings, None for one that was made without any.
         parts: digests of all parts that decide outputs, see `machine_parts`.
     """
 
@@ -164,6 +165,7 @@ class FrozenModel:
     pad_with_end: bool
     fingerprint: int = 0
     shard: Shard = ALONE
+    config: BaseModelConfig | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -329,6 +331,7 @@ def describe(
         pad_with_end,
         fingerprint(model),
         shard,
+        config,
         machine_parts(model, tokenizer, digest),
     )
 

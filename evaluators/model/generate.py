@@ -3,15 +3,69 @@
 A row ends at a stop string, at the model's end token or at the limit, whichever comes first; the
 batch ends with its last row. Batches follow the given order, because float sums, and with them a
 near tie between two tokens, may depend on the other rows of a batch.
+
+A chat template may make its model think before it answers. Thinking is a generation of its own: it
+ends at its mark, at the model's end token or at its own limit, and the answer continues from the
+text up to there and the mark. So the task's stop strings and limit hold for the answer alone, and
+the thinking is no part of an output. A program does this itself, and its statements count.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.recipe import ThinkingPart
+
+_SWITCHES = ("enable_thinking", "thinking")
+# What models write around their thinking: the text before it, the mark at its end, and that mark
+# with what follows it.
+_MARKS = (
+    ("<think>\n", "</think>", "</think>\n\n"),
+    ("<thinking>\n", "</thinking>", "</thinking>\n\n"),
+    ("<thought>\n", "</thought>", "</thought>\n\n"),
+    ("<reasoning>\n", "</reasoning>", "</reasoning>\n\n"),
+    ("<seed:think>", "</seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>", "<|end_of_thought|>\n\n"),
+    ("◁think▷", "◁/think▷", "◁/think▷"),
+    (
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Use of a model's chat template.
+
+    Attributes:
+        arguments: names and values of further arguments.
+        opening: text after the rendered template, before the model's own.
+        mark: text at which the thinking ends, empty if the model does not think.
+        close: text between the thinking and the answer.
+        tokens: most tokens of the thinking, None for as many as of the answer.
+    """
+
+    arguments: tuple[tuple[str, bool], ...] = ()
+    opening: str = ""
+    mark: str = ""
+    close: str = ""
+    tokens: int | None = None
+
+    def thinking(self, max_new_tokens: int) -> ThinkingPart | None:
+        """Return the thinking before an answer of at most `max_new_tokens`, None without any."""
+        if not self.mark:
+            return None
+        tokens = self.tokens or max_new_tokens
+        return ThinkingPart(mark=self.mark, close=self.close, tokens=tokens)
 
 
 @dataclass(frozen=True)
@@ -32,9 +86,65 @@ def asked(frozen: FrozenModel, chat: bool, question: str, text: str) -> str:
     filled = before + text + after
     if not chat:
         return filled
-    turns = [{"role": "user", "content": filled}]
-    rendered: str = frozen.tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True
+    use = chat_template(frozen)
+    return _rendered(frozen.tokenizer, filled, dict(use.arguments)) + use.opening
+
+
+def chat_template(frozen: FrozenModel) -> ChatTemplate:
+    """Return how a base model's chat template is used; see `chat_template_of`."""
+    return chat_template_of(frozen.tokenizer, frozen.config)
+
+
+@lru_cache(maxsize=16)
+def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemplate:
+    """Return how a tokenizer's chat template is used.
+
+    A model thinks if its template opens a thinking that it does not close, or has a switch that is
+    on, or if the settings say so.
+
+    Raises:
+        ValueError: if the settings do not fit the template.
+    """
+    enable = None if config is None else config.enable_thinking
+    tokens = None if config is None else config.thinking_tokens
+    given = None if config is None else config.thinking_marks
+    source = f"{tokenizer.chat_template}"
+    marks = (given[0], given[1].strip(), given[1]) if given else None
+    marks = marks or next((one for one in _MARKS if one[0].strip() in source), None)
+    switch = next((name for name in _SWITCHES if _switches(tokenizer, name)), None)
+    arguments = {} if enable is None or switch is None else {switch: enable}
+    text = _rendered(tokenizer, "x", arguments)
+    before, mark, close = marks or ("", "", "")
+    opened = bool(mark) and text.rfind(before.strip()) > text.rfind(close.strip())
+    opened = opened and bool(before.strip())
+    closed = bool(mark) and text.rstrip().endswith(close.strip())
+    pairs = tuple(arguments.items())
+    if enable is False:
+        if switch is None and not opened:
+            raise ValueError("enable_thinking: the chat template has no switch for thinking")
+        return ChatTemplate(pairs, close if opened else "")
+    wanted = bool(enable or tokens or given)
+    hybrid = switch is not None and text == _rendered(tokenizer, "x", {switch: True})
+    if closed or not (opened or wanted or hybrid):
+        if wanted:
+            raise ValueError("enable_thinking: the chat template ends the thinking by itself")
+        return ChatTemplate(pairs)
+    if not mark:
+        if wanted:
+            raise ValueError("thinking_marks: give them, the chat template has none that is known")
+        return ChatTemplate(pairs)
+    return ChatTemplate(pairs, "" if opened else before, mark, close, tokens)
+
+
+def _switches(tokenizer: Any, name: str) -> bool:
+    on, off = (_rendered(tokenizer, "x", {name: value}) for value in (True, False))
+    return on != off
+
+
+def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool]) -> str:
+    turns = [{"role": "user", "content": content}]
+    rendered: str = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, **arguments
     )
     return rendered
 
@@ -49,6 +159,7 @@ def generate(
     batch_size: int,
     model: Any = None,
     special_tokens: bool | None = None,
+    thinking: ThinkingPart | None = None,
 ) -> Generated:
     """Continue every prompt greedily.
 
@@ -60,11 +171,25 @@ def generate(
         batch_size: prompts that are continued together.
         model: an adapted model that generates in place of the base model.
         special_tokens: whether the tokenizer adds its own; by default `frozen.special_tokens`.
+        thinking: what comes before an answer; it is no part of the texts, but its tokens count.
 
     Raises:
         ValueError: if a prompt with its longest answer does not fit into the model's context.
     """
     tokenizer, model = frozen.tokenizer, frozen.model if model is None else model
+    if thinking is not None:
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "model": model,
+            "special_tokens": special_tokens,
+        }
+        thought = generate(
+            frozen, prompts, max_new_tokens=thinking.tokens, stop=[thinking.mark], **options
+        )
+        prompts = [thinking.joined(*both) for both in zip(prompts, thought.texts, strict=True)]
+        found = generate(frozen, prompts, max_new_tokens=max_new_tokens, stop=stop, **options)
+        read = thought.input_tokens + found.input_tokens
+        return Generated(found.texts, read, thought.output_tokens + found.output_tokens)
     add_special = frozen.special_tokens if special_tokens is None else special_tokens
     texts: list[str] = []
     input_tokens = output_tokens = 0

@@ -8,7 +8,13 @@ from typing import Any
 from kilobit.evaluators.model.adapters import Adapter
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.data_codec import Learned
-from kilobit.evaluators.model.generate import Generated, asked, generate
+from kilobit.evaluators.model.generate import (
+    ChatTemplate,
+    Generated,
+    asked,
+    chat_template,
+    generate,
+)
 from kilobit.evaluators.model.text_codec import encode_text, start_token
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -154,12 +160,16 @@ class Builder:
         config, frozen, task = self._config, self._frozen, self._task
         limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
         soft = candidate.adapter is not None and candidate.adapter.num_soft > 0
+        use = chat_template(frozen) if candidate.chat else ChatTemplate()
         return Recipe(
             dtype=config.dtype,
             device="cuda" if frozen.model.device.type == "cuda" else "cpu",
             pad_with_end=frozen.pad_with_end,
             special_tokens=frozen.special_tokens,
             chat=candidate.chat,
+            template=dict(use.arguments),
+            opening=use.opening,
+            thinking=use.thinking(limit),
             question=task.question,
             # PEFT puts soft prompts before the padding, so padding would change the outputs.
             batch_size=1 if soft else self._batch_size,
@@ -224,4 +234,5 @@ def run_batch(
         batch_size=recipe.batch_size,
         model=model,
         special_tokens=frozen.special_tokens and not recipe.chat,
+        thinking=recipe.thinking,
     )

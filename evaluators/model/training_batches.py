@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.generate import asked
+from kilobit.evaluators.model.generate import asked, chat_template
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task
@@ -59,6 +59,9 @@ def training_rows(frozen: FrozenModel, lesson: Lesson, spec: AdapterSpec, step: 
 def _example_tokens(frozen: FrozenModel, lesson: Lesson, example: Example) -> Row:
     task = lesson.task
     text = asked(frozen, lesson.chat, lesson.prompt + task.question, example.input)
+    if lesson.chat:
+        # A program answers after the thinking, which is empty here.
+        text += chat_template(frozen).close
     special = frozen.special_tokens and not lesson.chat
     question = frozen.tokenizer(text, add_special_tokens=special)["input_ids"]
     answer = frozen.tokenizer(task.show(example.target), add_special_tokens=False)["input_ids"]

@@ -258,7 +258,7 @@ class Verifier:
         outputs: Sequence[str],
     ) -> VerificationRecord:
         examples = self.task.splits.search[: len(outputs)]
-        cut = [self.task.cut(output) for output in outputs]
+        cut = [self.task.cut(output, program.recipe.postprocess) for output in outputs]
         score = self.task.metric.corpus(cut, examples).score
         num_equal = sum(a == b for a, b in zip(recorded, outputs, strict=True))
         if exact(program):

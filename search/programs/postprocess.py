@@ -1,5 +1,8 @@
 """Deterministic steps that a program may apply to its output; each adds to its length.
 
+Steps see the output before its first stop string. A program without steps prints the stop string
+too, and the task cuts it (`kilobit.search.task.Task.cut`).
+
 A step is a name, or a name and its argument: `cut:STOP`, `find:PATTERN`, `round:DIGITS`. It is one
 Python expression over `text`; program.py holds that expression and the search evaluates the same
 one, so the two can't differ. No step raises, and one that finds nothing returns its input. Patterns
@@ -16,7 +19,13 @@ from typing import Annotated
 import re2
 from pydantic import AfterValidator
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
+# Parts of the grammar of numbers (docs/tasks.md), which the metric `number` uses too. The steps'
+# pattern is in program.py, so its characters count: it is short and accepts more than the metric.
+DIGITS = "(?:\\d{1,3}(?:[,\xa0\u2009\u202f]\\d{3})+(?!\\d)|\\d+)"
+POWER_OR_FRACTION = "(?:[/eE][-\u2212+]?\\d+)?"
+# A sign follows no letter and no digit, and may stand before a currency sign. A decimal point that
+# begins a number follows no letter, no digit and no other point.
+_NUMBER = f"(?:\\B[-\u2212+][^\\w\\s]?)?(?:\\B(?<!\\.)\\.)?{DIGITS}(?:\\.\\d+)?{POWER_OR_FRACTION}"
 _PLAIN = {
     "last_number": f"(re.findall({_NUMBER!r}, text) or [text])[-1]",
     "first_number": f"(re.findall({_NUMBER!r}, text) or [text])[0]",
@@ -68,6 +77,21 @@ def step_source(step: str) -> str:
     return _WITH_ARGUMENT[name](argument)
 
 
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Return `text` before the first place where one of the strings `stop` begins."""
+    ends = [text.find(one) for one in stop]
+    return text[: min((end for end in ends if end >= 0), default=len(text))]
+
+
+def cut_source(text: str, stop: Sequence[str]) -> str:
+    """Return the Python expression that cuts the value of the expression `text`; see `cut`."""
+    if len(stop) < 2:
+        return text + "".join(f".split({one!r})[0]" for one in stop)
+    # `re.escape` would also escape white space, which needs no backslash here.
+    either = "|".join(re.sub(r"([][.^$*+?{}\\|()])", r"\\\1", one) for one in stop)
+    return f"re.split({either!r}, {text})[0]"
+
+
 def _check_step(step: str) -> str:
     step_source(step)
     return step
@@ -81,12 +105,19 @@ def _compiled(step: str) -> CodeType:
     return compile(step_source(step), f"<step {json.dumps(step)}>", "eval")
 
 
-def postprocess(text: str, steps: Sequence[str]) -> str:
-    """Return `text` after `steps`, applied from left to right.
+def postprocess(text: str, steps: Sequence[str], stop: Sequence[str] = ()) -> str:
+    """Return the text that a program prints for a generated one.
+
+    Args:
+        text: the generated text; without steps it is printed as it is.
+        steps: applied from left to right to the text before its first stop string.
+        stop: the strings that end an output.
 
     Raises:
         ValueError: if a step does not exist.
     """
+    if steps:
+        text = cut(text, stop)
     for step in steps:
         # Safe: the source is our own text around the repr of the step's argument.
         text = eval(_compiled(step), {"re": re, "re2": re2}, {"text": text})  # noqa: S307

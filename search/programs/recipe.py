@@ -108,6 +108,24 @@ class DataPart(LearningRule):
     checksum: Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
+class ThinkingPart(Config):
+    """Thinking before an answer: a generation of its own, which is not printed.
+
+    Attributes:
+        mark: text at which it ends.
+        close: text that is put after it, before the answer.
+        tokens: most tokens of it.
+    """
+
+    mark: Annotated[str, Field(min_length=1)]
+    close: str
+    tokens: Annotated[int, Field(ge=1)]
+
+    def joined(self, asked: str, thought: str) -> str:
+        """Return the text that the answer continues: question, thinking and its end."""
+        return asked + thought.split(self.mark)[0] + self.close
+
+
 class Recipe(Config):
     """The steps of a program, in the order in which it runs them."""
 
@@ -121,6 +139,9 @@ class Recipe(Config):
     adapter: AdapterPart | None = None
     data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
+    template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}
+    opening: Annotated[str, Field(description="text after the rendered template")] = ""
+    thinking: ThinkingPart | None = None
     question: str
     batch_size: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]

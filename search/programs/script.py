@@ -27,7 +27,7 @@ import python_minifier
 
 from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
-from kilobit.search.programs.postprocess import step_source
+from kilobit.search.programs.postprocess import cut_source, step_source
 from kilobit.search.programs.recipe import AdapterPart, DataPart, PromptPart, Recipe
 from kilobit.search.programs.token_coder import LADDER, decoder_source
 
@@ -232,29 +232,54 @@ def _inputs(recipe: Recipe) -> list[str]:
     if not recipe.chat:
         return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
     content = " + ".join(prompt + parts)
+    more = "".join(f", {name}={value}" for name, value in recipe.template.items())
+    opening = f" + {recipe.opening!r}" if recipe.opening else ""
     return [
         "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
-        f"{content}}}], tokenize=False, add_generation_prompt=True) for line in sys.stdin]"
+        f"{content}}}], tokenize=False, add_generation_prompt=True{more}){opening} "
+        "for line in sys.stdin]"
     ]
 
 
 def _generation(recipe: Recipe) -> list[str]:
-    """Return the statements that continue the inputs greedily in batches and print the outputs."""
+    """Return the statements that continue the inputs greedily in batches and print the outputs.
+
+    With thinking, each batch is continued twice: first to the end of the thinking, then from there.
+    """
     size = recipe.batch_size
     special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
     conversion = ".cuda()" if recipe.device == "cuda" else ""
     stop = f", tokenizer=tokenizer, stop_strings={list(recipe.stop)!r}" if recipe.stop else ""
     text = "tokenizer.decode(row[batch.input_ids.shape[1]:], skip_special_tokens=True)"
-    lines = [
-        "while inputs:",
-        f"    batch = tokenizer(inputs[:{size}], padding=True, return_tensors='pt'{special})",
-        f"    for row in model.generate(input_ids=batch.input_ids{conversion}, "
+    texts, limit, think = f"inputs[:{size}]", str(recipe.max_new_tokens), recipe.thinking
+    if think is not None:
+        texts, limit = "texts", "limit"
+        stop = ", tokenizer=tokenizer, stop_strings=stop"
+    batch = f"batch = tokenizer({texts}, padding=True, return_tensors='pt'{special})"
+    rows = (
+        f"model.generate(input_ids=batch.input_ids{conversion}, "
         f"attention_mask=batch.attention_mask{conversion}, do_sample=False, "
-        f"max_new_tokens={recipe.max_new_tokens}{stop}):",
-    ]
+        f"max_new_tokens={limit}{stop})"
+    )
+    lines = ["while inputs:", f"    {batch}", f"    for row in {rows}:"]
+    if think is not None:
+        first = f"inputs[:{size}]"
+        answer_stop = list(recipe.stop) or None
+        lines = [
+            "def continued(texts, limit, stop):",
+            f"    {batch}",
+            f"    return [{text} for row in {rows}]",
+            "while inputs:",
+            "    for text in continued([question + "
+            f"thought.split({think.mark!r})[0] + {think.close!r} for question, thought in "
+            f"zip(inputs, continued({first}, {think.tokens}, [{think.mark!r}]))], "
+            f"{recipe.max_new_tokens}, {answer_stop!r}):",
+        ]
+        text = "text"
     steps = [f"        text = {step_source(step)}" for step in recipe.postprocess]
     if steps:
-        lines += [f"        text = {text}", *steps, "        print(json.dumps(text))"]
+        cut = cut_source(text, recipe.stop)
+        lines += [f"        text = {cut}", *steps, "        print(json.dumps(text))"]
     else:
         lines.append(f"        print(json.dumps({text}))")
     return [*lines, f"    del inputs[:{size}]"]

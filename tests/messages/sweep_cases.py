@@ -48,6 +48,12 @@ def a_model_without(*patterns: str) -> Any:
     return given
 
 
+def a_model_with_a_plain_template(scene: Scene) -> None:
+    """Let a base model have a chat template that knows no thinking."""
+    a_model_without()(scene)
+    scene.file("model/chat_template.jinja", "{{ messages[0].content }}")
+
+
 def an_odd_model(scene: Scene) -> None:
     """Let the folder of a base model be of an architecture that nobody knows."""
     a_model_without()(scene)
@@ -188,6 +194,21 @@ MODELS = [
         given=a_state_space_model,
     ),
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
+    Case(
+        DRY,
+        "base_models.0.enable_thinking: no family has `chat: [true]`, so nothing thinks",
+        sweep={"base_models": model(enable_thinking=False)},
+        given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "base_models.0.enable_thinking: the chat template has no switch for thinking",
+        sweep={
+            "base_models": model(enable_thinking=False),
+            "families": lora(chat=[True]),
+        },
+        given=a_model_with_a_plain_template,
+    ),
     bad("there is no layer 2; {model} has layers 0 to 1", families=lora(layers=[[2]])),
     bad(
         "families.lora.rank: 64 is too large for q_proj of {model}, whose smaller side is 32",

@@ -12,9 +12,10 @@ records of the same format with a `response`, or conversations
 The checks of IFEval: calls of the lm-evaluation-harness, not a reimplementation.
 
 Seeding makes their results reproducible. Language detection uses a generator that is seeded here.
-Some checks draw an argument because they can't use the one in the record (two records of the
-official set ask to count `#` and `!`, and the harness counts a random letter instead): for these
-Python's generator is seeded with the record's key and restored afterwards.
+An argument that the harness would exchange for a random one is refused
+(`kilobit.evaluators.tasks.published.ifeval_arguments`), but for two records of the official set,
+which ask to count `#` and `!`: for these Python's generator is seeded with the record's key and
+restored afterwards.
 
 Sentences and capital words are counted with NLTK's Punkt data, which are not part of the package.
 If they are needed and not on this machine, one error says so; nothing is fetched, and no other
@@ -37,6 +38,7 @@ from pydantic import Field, model_validator
 
 from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.tasks.published.conversations import read_conversations
+from kilobit.evaluators.tasks.published.ifeval_arguments import check_arguments
 from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
 from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
@@ -156,7 +158,10 @@ def check_prompt(prompt: Prompt) -> None:
         with _drawing_from(prompt.key):
             instruction = known[name](name)
             try:
-                instruction.build_description(**{k: v for k, v in arguments.items() if v})
+                check_arguments(
+                    prompt.key, instruction.get_instruction_args_keys() or (), arguments
+                )
+                instruction.build_description(**arguments)
                 if name not in PUNKT_TYPES:
                     instruction.check_following(_SAMPLE)
             except Exception as error:  # its checks raise many types

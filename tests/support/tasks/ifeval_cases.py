@@ -77,7 +77,7 @@ KINDS: dict[str, tuple[Callable[[random.Random], Arguments], Change]] = {
     ),
     "keywords:letter_frequency": (
         lambda rng: {
-            "letter": rng.choice("ezq#"),
+            "letter": rng.choice("ezqK"),
             "let_relation": rng.choice(RELATIONS),
             "let_frequency": rng.randint(1, 9),
         },
