@@ -22,7 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilobit.evaluators.metrics.bleu import ORDER, corpus_bleu, sacrebleu, sentence_statistics
-from kilobit.evaluators.statistics.intervals import bootstrap_interval, mean_interval
+from kilobit.evaluators.statistics.intervals import (
+    bootstrap_interval,
+    in_clusters,
+    mean_interval,
+)
 from kilobit.evaluators.statistics.simultaneous import (
     CorpusStatistics,
     binary_bounds,
@@ -30,7 +34,7 @@ from kilobit.evaluators.statistics.simultaneous import (
     corpus_bounds,
 )
 from kilobit.evaluators.tasks.miniature import writing
-from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric
+from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric, clusters_of
 
 _NUMBER = re.compile(
     # U+2212 is the typographic minus sign.
@@ -63,7 +67,7 @@ class MeanMetric:
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
-        return mean_interval(self.scores(outputs, examples))
+        return mean_interval(self.scores(outputs, examples), clusters_of(examples))
 
     def bounds(
         self,
@@ -74,7 +78,10 @@ class MeanMetric:
     ) -> list[Bounds]:
         """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
         table = [self.scores(each, examples) for each in outputs]
-        return (binary_bounds if self.binary else bounded_bounds)(table, num_programs, level)
+        clusters = clusters_of(examples)
+        if self.binary and clusters is None:
+            return binary_bounds(table, num_programs, level)
+        return bounded_bounds(table, num_programs, level, clusters)
 
 
 def _each(metric: Metric, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
@@ -156,7 +163,8 @@ class CorpusBleu:
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; neither order nor batches change it."""
-        return bootstrap_interval(_statistics(outputs, examples), corpus_bleu)
+        rows = in_clusters(_statistics(outputs, examples), clusters_of(examples))
+        return bootstrap_interval(rows, corpus_bleu)
 
     def bounds(
         self,
@@ -166,14 +174,16 @@ class CorpusBleu:
         level: float = LEVEL,
     ) -> list[Bounds]:
         """Return corpus BLEU with bounds from one bootstrap over examples for all programs."""
-        rows = np.array([_statistics(each, examples) for each in outputs])
+        clusters = clusters_of(examples)
+        rows = in_clusters(np.array([_statistics(o, examples) for o in outputs]), clusters)
         worst = rows.copy()
         worst[..., :ORDER] = 0
-        best = _statistics([example.target for example in examples], examples)
+        targets = [example.target for example in examples]
+        best = in_clusters(_statistics(targets, examples), clusters)
 
         def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
             # Smoothing applies to counts of the whole corpus, so scale the means up to it.
-            return corpus_bleu(len(examples) * means)
+            return corpus_bleu(len(best) * means)
 
         return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)
 

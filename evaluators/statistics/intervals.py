@@ -1,7 +1,8 @@
 """Two-sided 95 % intervals for scores in [0, 1].
 
 They describe the noise that a finite number of examples causes for one program. They do not correct
-for selecting the best of many programs; that needs data the search never saw.
+for selecting the best of many programs; that needs data the search never saw. Examples of one
+cluster, such as the questions on one passage, are not independent; the clusters are.
 """
 
 import math
@@ -12,17 +13,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kilobit.search.task import Interval
+from kilobit.search.task import Interval, share
 
 _LEVEL = 0.95
 _NUM_RESAMPLES = 400
 
 
-def mean_interval(scores: Sequence[float]) -> Interval:
+def in_clusters(rows: NDArray[Any], clusters: Sequence[str] | None) -> NDArray[Any]:
+    """Return the sums of the rows of each cluster; without clusters, the rows themselves.
+
+    The order of the clusters depends on the hashes of their names alone: neither on the scores nor
+    on the sizes.
+
+    Args:
+        rows: shape [..., num_examples, k].
+        clusters: the name of each example's cluster.
+    """
+    if clusters is None:
+        return rows
+    order = {c: i for i, c in enumerate(sorted(set(clusters), key=lambda c: (share(c), c)))}
+    sums = np.zeros((*rows.shape[:-2], len(order), rows.shape[-1]), rows.dtype)
+    np.add.at(sums, (..., [order[cluster] for cluster in clusters], slice(None)), rows)
+    return sums
+
+
+def mean_interval(scores: Sequence[float], clusters: Sequence[str] | None = None) -> Interval:
     """Return the mean of scores in [0, 1] with Wilson's interval (Wilson 1927).
 
     For scores between 0 and 1 it is conservative: among variables in [0, 1] with the same mean, the
-    0/1 variable has the largest variance.
+    0/1 variable has the largest variance. With clusters it is that of the effective number of
+    examples (Korn and Graubard 1998), which the spread between clusters determines.
+
+    Args:
+        scores: one an example.
+        clusters: the name of each example's cluster, if some share one.
 
     Raises:
         ValueError: if there are no scores or one of them is outside [0, 1] or not a number.
@@ -34,13 +58,30 @@ def mean_interval(scores: Sequence[float]) -> Interval:
         raise ValueError(f"score {bad} is outside [0, 1]")
     n = len(scores)
     mean = math.fsum(scores) / n
-    if n < 2:
+    if n < 2 or (clusters is not None and len(set(clusters)) < 2):
         return Interval(mean, None, None)
+    if clusters is not None:
+        n = _effective(np.asarray(scores), clusters)
     z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     # Rounding may push a bound past the mean at 0 and 1, where Wilson's bound is the mean itself.
     return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
+
+
+def _effective(scores: NDArray[np.float64], clusters: Sequence[str]) -> float:
+    """Return the number of independent examples that tell as much, for a normal quantile."""
+    from scipy.special import stdtrit
+
+    mean, total = scores.mean(), len(scores)
+    off, sizes = in_clusters(np.stack([scores - mean, np.ones(total)], axis=1), clusters).T
+    count = len(sizes)
+    variance = count / (count - 1) * (off**2).sum() / total**2
+    # Without any spread the examples of a cluster may be the same.
+    found = mean * (1 - mean) / variance if variance > 0 else total**2 / (sizes**2).sum()
+    tail = 0.5 + _LEVEL / 2
+    ratio = NormalDist().inv_cdf(tail) / float(stdtrit(count - 1, tail))
+    return float(min(found, total)) * ratio**2
 
 
 def bootstrap_interval(
