@@ -77,6 +77,14 @@ class Metric(Protocol):
         """Return `per_example` of each output; a metric may compute them together."""
         ...
 
+    def contributions(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        """Return a number for each output whose mean is the score of all, for paired tests.
+
+        For most metrics it is the score of the output. For others it is what the score loses
+        without the output (the jackknife's influence), and may lie outside of [0, 1].
+        """
+        ...
+
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the score of all outputs with its 95 % interval."""
         ...

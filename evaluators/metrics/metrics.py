@@ -65,6 +65,10 @@ class MeanMetric:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
+    def contributions(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        """Return `scores`."""
+        return self.scores(outputs, examples)
+
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
         return mean_interval(self.scores(outputs, examples), clusters_of(examples))
@@ -160,6 +164,14 @@ class CorpusBleu:
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
+
+    def contributions(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        """Return by how much corpus BLEU falls without each output, around corpus BLEU."""
+        rows = _statistics(outputs, examples)
+        total = rows.sum(axis=0)
+        without = corpus_bleu(total - rows)
+        found = corpus_bleu(total) + (len(rows) - 1) * (without.mean() - without)
+        return [float(value) for value in found]
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; neither order nor batches change it."""

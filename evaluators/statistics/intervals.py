@@ -32,9 +32,10 @@ def in_clusters(rows: NDArray[Any], clusters: Sequence[str] | None) -> NDArray[A
     if clusters is None:
         return rows
     order = {c: i for i, c in enumerate(sorted(set(clusters), key=lambda c: (share(c), c)))}
-    sums = np.zeros((*rows.shape[:-2], len(order), rows.shape[-1]), rows.dtype)
-    np.add.at(sums, (..., [order[cluster] for cluster in clusters], slice(None)), rows)
-    return sums
+    # Each cluster's rows one after another, from `starts` on.
+    places = np.array([order[cluster] for cluster in clusters])
+    starts = np.searchsorted(np.sort(places), np.arange(len(order)))
+    return np.add.reduceat(rows[..., np.argsort(places, kind="stable"), :], starts, axis=-2)
 
 
 def mean_interval(scores: Sequence[float], clusters: Sequence[str] | None = None) -> Interval:
@@ -56,7 +57,7 @@ def mean_interval(scores: Sequence[float], clusters: Sequence[str] | None = None
     bad = next((score for score in scores if not 0.0 <= score <= 1.0), None)
     if bad is not None:
         raise ValueError(f"score {bad} is outside [0, 1]")
-    n = len(scores)
+    n: float = len(scores)
     mean = math.fsum(scores) / n
     if n < 2 or (clusters is not None and len(set(clusters)) < 2):
         return Interval(mean, None, None)
