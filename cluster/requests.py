@@ -220,14 +220,24 @@ class VerifyRequest(Request):
 class CertifyRequest(Request):
     """Run the fronts' programs once on the sealed split, and bound their scores.
 
+      kilobit certify runs/a                              its programs, all bounds at once
+      kilobit certify runs/seed0 runs/seed1 runs/seed2    the same, and compared seed by seed
+      kilobit certify --procedure runs/s*                 what the next such search will give
+
+    A bound for a program holds for this program alone. --procedure bounds the score that a new
+    search of the same settings and budget gives on new data, on average, from three or more runs
+    with seeds of their own and, best, splits of their own. Read `docs/certification.md`.
+
     Attributes:
         runs (RUN): run folders, one a seed.
+        procedure (--procedure): also bound what another search like these gives on new data.
         again (--again): certify even if the sealed split was opened before for other programs; the
             results are marked as repeated.
         timeout_s (--timeout S): time limit of one program, in seconds.
     """
 
     runs: tuple[Place, ...]
+    procedure: bool = False
     again: bool = False
     timeout_s: _Seconds = 3600
 

@@ -41,6 +41,11 @@ class Example:
         """Return the name of the examples that it belongs to, or None."""
         return self.extra.get("cluster")
 
+    @property
+    def unit(self) -> str:
+        """Return a name that examples share only if they are in one cluster."""
+        return self.id if self.cluster is None else f"\x1f{self.cluster}"
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -173,7 +178,7 @@ def share(text: str) -> float:
 
 def clusters_of(examples: Sequence[Example]) -> list[str] | None:
     """Return the name of each example's cluster, or None if no two examples share one."""
-    names = [e.id if e.cluster is None else f"\x1f{e.cluster}" for e in examples]
+    names = [example.unit for example in examples]
     return names if len(set(names)) < len(names) else None
 
 
