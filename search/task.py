@@ -222,8 +222,8 @@ class NearDuplicates:
         one, other = self.splits
         shown = " and ".join(f"{text[:60]!r}" for text in self.example)
         return (
-            f"{self.number} inputs of the {other} split are in the {one} split too, but for "
-            f"spaces, case or Unicode normalisation: {shown}"
+            f"inputs of the {other} split that are in the {one} split too, but for spaces, case or "
+            f"Unicode normalisation: {self.number}, for example {shown}"
         )
 
 

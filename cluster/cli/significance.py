@@ -16,9 +16,8 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.table import Table
 
-from kilobit.cluster.console import Terminal
+from kilobit.cluster.console import Terminal, fitting_table
 from kilobit.cluster.requests import CompareRequest
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import Front, RunFront
@@ -113,8 +112,10 @@ def compare_scores(request: CompareRequest) -> int:
             pair = {"one": one.system.label, "two": two.system.label, "target": target}
             programs = {"program_one": one.candidate, "program_two": two.candidate}
             rows.append(pair | programs | asdict(_paired(one, two, split, examples)))
-    adjusted = holm([row["p"] for row in rows])
-    rows = [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+    # The same two programs at another target are the same test.
+    ps = {_tested(row): row["p"] for row in rows}
+    adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
+    rows = [row | {"p_holm": adjusted[_tested(row)]} for row in rows]
     about = {"task": task.name, "metric": task.metric.name, "split": split}
     names = {system.label: system.name for system in systems}
     if request.json:
@@ -122,6 +123,10 @@ def compare_scores(request: CompareRequest) -> int:
     else:
         _print(about, names, rows, missed)
     return 0
+
+
+def _tested(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["one"], row["two"], row["program_one"], row["program_two"]
 
 
 def _system(label: str, text: str) -> System:
@@ -304,20 +309,23 @@ def _print(
         f"{about['task']}: {about['metric']} on {number} examples of the {about['split']} "
         f"split{together}"
     )
-    table = Table("pair", "target", "scores", "difference", "95 % interval", "p", "p (Holm)")
-    for row in rows:
-        table.add_row(
-            f"{row['one']} - {row['two']}",
-            "" if row["target"] is None else f"{row['target']:g}",
-            f"{row['score_one']:.3f}, {row['score_two']:.3f}",
-            f"{row['difference']:+.3f}",
-            "unknown" if row["lower"] is None else f"{row['lower']:+.3f} to {row['upper']:+.3f}",
-            f"{row['p']:.2g}",
-            f"{row['p_holm']:.2g}",
-        )
-    console.print(table)
+    columns = {
+        "pair": [f"{row['one']} - {row['two']}" for row in rows],
+        "target": ["" if row["target"] is None else f"{row['target']:g}" for row in rows],
+        "scores": [f"{row['score_one']:.3f}, {row['score_two']:.3f}" for row in rows],
+        "difference": [f"{row['difference']:+.3f}" for row in rows],
+        "95 % interval": [
+            "unknown" if row["lower"] is None else f"{row['lower']:+.3f} to {row['upper']:+.3f}"
+            for row in rows
+        ],
+        "p": [f"{row['p']:.2g}" for row in rows],
+        "p (Holm)": [f"{row['p_holm']:.2g}" for row in rows],
+    }
+    for shown in fitting_table(console, columns, ("scores",)):
+        console.print(shown)
     tests = " and ".join(sorted({str(row["test"]) for row in rows}))
-    console.print(f"p: two-sided, by {tests}; Holm: corrected for the {len(rows)} pairs above")
+    number = len({_tested(row) for row in rows})
+    console.print(f"p: two-sided, by {tests}; Holm: over all different pairs of programs: {number}")
     console.print("intervals are for one pair each, without a correction")
     if about["split"] == "search":
         console.print(

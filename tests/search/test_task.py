@@ -105,8 +105,8 @@ def test_near_duplicates_are_counted_with_an_example_for_each_pair_of_splits() -
     assert (one.splits, one.number, one.example) == (("train", "search"), 1, ("a", "A"))
     assert (other.splits, other.number) == (("train", "sealed"), 2)
     assert str(one) == (
-        "1 inputs of the search split are in the train split too, but for spaces, case or Unicode "
-        "normalisation: 'a' and 'A'"
+        "inputs of the search split that are in the train split too, but for spaces, case or "
+        "Unicode normalisation: 1, for example 'a' and 'A'"
     )
     assert near_duplicates(make_splits("t", split("a"), split("b"), split("c"), 0)) == []
 

@@ -166,7 +166,6 @@ def test_near_duplicates_are_an_error_where_the_task_asks(tmp_path: Path) -> Non
     write_jsonl(tmp_path / "search.jsonl", [{"input": "9  + 1 =", "target": "10"}])
     files = {name: f"{name}.jsonl" for name in ("train", "search", "sealed")}
     load_task(config(data=None, files=files), tmp_path)
-    with pytest.raises(
-        ValueError, match=r"task mine: 1 inputs of the search split .* '9 \+ 1 =' and '9  \+ 1 ='"
-    ):
+    found = r"task mine: inputs of the search split .*: 1, for example '9 \+ 1 =' and '9  \+ 1 ='"
+    with pytest.raises(ValueError, match=found):
         load_task(config(data=None, files=files, near_duplicates="error"), tmp_path)
