@@ -69,8 +69,8 @@ def certify(request: CertifyRequest) -> int:
         seen.add(path.resolve())
     if request.procedure and len(seen) < FEWEST_RUNS:
         raise InputError(
-            f"--procedure: {len(seen)} runs say next to nothing about the next one: give "
-            f"{FEWEST_RUNS} or more, each with its own seed"
+            f"--procedure needs {FEWEST_RUNS} runs or more, each with its own seed (found "
+            f"{len(seen)}): fewer say next to nothing about the next one"
         )
     with ExitStack() as locked:
         return _certify_locked(

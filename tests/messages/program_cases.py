@@ -126,7 +126,20 @@ def a_run_without_outputs(scene: Scene) -> None:
     scene.file("b.jsonl", ANSWER)
 
 
+def three_runs(scene: Scene) -> None:
+    """Make three runs, one of them with another budget."""
+    for seed, name in enumerate(("run", "second", "third")):
+        budget = {"candidates": 9} if name == "third" else {}
+        scene.finished(name, seed=seed, budget=budget)
+
+
 CERTIFY = [
+    Case("certify {run} --procedure", "--procedure needs 3 runs or more, each with its own seed"),
+    Case(
+        "certify {run} {here}/second {here}/third --procedure",
+        "{run} and {here}/third are not runs of one search: budget differs",
+        given=three_runs,
+    ),
     Case("certify {run} run", "run is named twice: give each run once", given=finished()),
     Case(
         "certify {run} {here}/other",

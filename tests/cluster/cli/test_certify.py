@@ -292,7 +292,7 @@ def test_a_procedure_needs_runs_of_one_search_and_enough_of_them(make: Make, say
     other = make("s2", seed=2, budget={"candidates": 9})
     names = [run.path for run in (*runs, other)]
     refused = say("certify", "--procedure", *names[:2], status=2)
-    assert "--procedure: 2 runs say next to nothing about the next one: give 3 or more" in refused
+    assert "--procedure needs 3 runs or more, each with its own seed (found 2): fewer" in refused
     refused = say("certify", "--procedure", *names, status=2)
     assert f"{names[0]} and {other.path} are not runs of one search: budget differs" in refused
     assert all(not rows_of(run.ledger, "openings") for run in runs)
