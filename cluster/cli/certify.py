@@ -321,7 +321,8 @@ def _deployed(
     front: RunFront, task: Task, model: tuple[str, str], targets: Sequence[float]
 ) -> Deployed:
     """Return the shortest program that reaches each target, or else the best one."""
-    examples, columns = task.splits.sealed, []
+    examples = task.splits.sealed
+    columns: list[list[float]] = []
     points = front.by_model.get(model, [])
     reached = [[point for point in points if point.score >= target] for target in targets]
     chosen = [(each or points[-1:])[0] for each in reached if points]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -91,9 +91,9 @@ def compare_scores(request: CompareRequest) -> int:
     labels = [*ascii_uppercase, *(f"P{i + 1}" for i in range(26, len(words)))]
     systems = [_system(label, text) for label, text in zip(labels, words, strict=False)]
     fronts = [system for system in systems if system.candidate is None]
-    targets: list[float | None] = sorted(
-        {target for system in fronts for target in cast(RunFolder, system.run).sweep.targets}
-    ) or [None]
+    runs = [system.run for system in fronts if system.run is not None]
+    reached = sorted({target for run in runs for target in run.sweep.targets})
+    targets: list[float | None] = [*reached] or [None]
     split = request.split or _common_split(systems, targets)
     task = _common_task(systems, split)
     examples: Sequence[Example] = getattr(task.splits, split)
@@ -230,13 +230,14 @@ def _common_task(systems: Sequence[System], split: str) -> Task:
     Raises:
         InputError: if there is none, or two have other examples or other metrics.
     """
-    first, *others = [system for system in systems if system.run is not None] or [None]
-    if first is None:
+    known = [system for system in systems if system.run is not None]
+    if not known:
         raise InputError(
             "none of the programs lies in a run, so it is not known how outputs are scored; name "
             "one by its run"
         )
-    for other in others:
+    first = known[0]
+    for other in known[1:]:
         pair = [(s.task, getattr(s.task.splits, split)) for s in (first, other)]
         one, two = (split_digest(examples, task.metric) for task, examples in pair)
         if one != two:
