@@ -93,7 +93,7 @@ def compare_scores(request: CompareRequest) -> int:
     fronts = [system for system in systems if system.candidate is None]
     runs = [system.run for system in fronts if system.run is not None]
     reached = sorted({target for run in runs for target in run.sweep.targets})
-    targets: list[float | None] = [*reached] or [None]
+    targets: list[float | None] = [*reached] if reached else [None]
     split = request.split or _common_split(systems, targets)
     task = _common_task(systems, split)
     examples: Sequence[Example] = getattr(task.splits, split)

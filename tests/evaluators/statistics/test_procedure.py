@@ -94,18 +94,19 @@ def test_too_few_runs_are_refused_and_perfect_ones_are_not_certain() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_bounds_hold_where_the_runs_alone_do_not(shared: bool) -> None:
-    rng, held, alone, count, n = np.random.default_rng(4), 0, 0, 5, 100
+    rng, held, alone, count, n = np.random.default_rng(4), 0, 0, 8, 100
+    draws = rng.normal(0.7, (0.02**2 + 0.25**2) ** 0.5, 200_000)
+    truth, student = float(np.clip(draws, 0, 1).mean()), float(stats.t.ppf(0.975, count - 1))
     for _ in range(300):
         # Programs of mean quality 0.7; examples that are hard for all of them.
         quality = rng.normal(0.7, 0.02, count)
         hard = rng.normal(0, 0.25, (1 if shared else count, n))
         tables = (rng.random((count, n)) < quality[:, None] + hard).astype(float)
-        chance = [float(np.clip(q + rng.normal(0, 0.25, 20_000), 0, 1).mean()) for q in [0.7]]
         runs = [held_out(x[:, None], 0 if shared else n * i) for i, x in enumerate(tables)]
         (found,) = procedure_bounds(runs)
-        held += found.lower <= chance[0] <= found.upper
+        held += found.lower <= truth <= found.upper
         means = tables.mean(axis=1)
-        interval = stats.ttest_1samp(means, 0).confidence_interval(0.95)
-        alone += interval.low <= chance[0] <= interval.high
+        half = student * means.std(ddof=1) / count**0.5
+        alone += abs(means.mean() - truth) <= half
     assert held >= 0.92 * 300
     assert (alone < 0.85 * 300) == shared
