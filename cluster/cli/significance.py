@@ -221,7 +221,8 @@ def _common_split(systems: Sequence[System], targets: Sequence[float | None]) ->
         wanted = {system.at(target) for target in targets} - {None}
         return wanted <= set(there["candidate"].to_pylist())
 
-    return "sealed" if all(map(is_sealed, systems)) else "search"
+    chosen = any(system.at(target) for system in systems for target in targets)
+    return "sealed" if chosen and all(map(is_sealed, systems)) else "search"
 
 
 def _common_task(systems: Sequence[System], split: str) -> Task:

@@ -368,7 +368,11 @@ COMPARE_SCORES = [
     Case(SCORES, "{here}/d.jsonl: No such file", given=without_its_data(verified=True)),
     Case(SCORES + " --split sealed", "has no outputs on the sealed split", given=finished()),
     Case("compare {run} {here}/other --score", NO_TASK, given=another_task),
-    Case("compare {run} {here}/other --score", "of 4, 3 of them the same", given=stopped_early),
+    Case(
+        "compare {run}:0123 {here}/other:0123 --score",
+        "of 4, 3 of them the same",
+        given=stopped_early,
+    ),
     Case("compare {here}/program {run} --score", "the program is not verified", given=a_folder()),
     Case(
         "compare {here}/program {run} --score",
