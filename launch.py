@@ -40,6 +40,7 @@ examples:
   kilobit report runs/quickstart                       all results as one HTML file
   kilobit verify runs/quickstart                       run the files of the front's programs again
   kilobit slurm my.yaml --print                        a batch script that runs it under Slurm
+  kilobit compare runs/a runs/b --score                do their programs differ in score?
   kilobit compare a.jsonl b.jsonl --judge judge.yaml   compare two sets of answers with a judge
   kilobit kubernetes my.yaml --print                   manifests that run it in Kubernetes
   kilobit certify runs/quickstart                      bound their scores on the sealed split
@@ -151,7 +152,7 @@ def parse(argv: Sequence[str] | None = None) -> Any:
         for name, value in vars(args).items()
     }
     # Overrides may come after options too, which argparse does not support for subcommands.
-    takes = next((name for name in ("overrides", "words") if name in said), None)
+    takes = next((name for name in ("overrides", "words", "others") if name in said), None)
     if any(word.startswith("-") for word in rest) or (rest and takes is None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if takes is not None:

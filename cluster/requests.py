@@ -258,14 +258,24 @@ class VerifyRequest(Request):
 class CertifyRequest(Request):
     """Run the fronts' programs once on the sealed split, and bound their scores.
 
+      kilobit certify runs/a                              its programs, all bounds at once
+      kilobit certify runs/seed0 runs/seed1 runs/seed2    the same, and compared seed by seed
+      kilobit certify --procedure runs/s*                 what the next such search will give
+
+    A bound for a program holds for this program alone. --procedure bounds the score that a new
+    search of the same settings and budget gives on new data, on average, from three or more runs
+    with seeds of their own and, best, splits of their own. Read `docs/certification.md`.
+
     Attributes:
         runs (RUN): run folders, one a seed.
+        procedure (--procedure): also bound what another search like these gives on new data.
         again (--again): certify even if the sealed split was opened before for other programs; the
             results are marked as repeated.
         timeout_s (--timeout S): time limit of one program, in seconds.
     """
 
     runs: tuple[Place, ...]
+    procedure: bool = False
     again: bool = False
     timeout_s: _Seconds = 3600
 
@@ -288,12 +298,30 @@ class ScorecardRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest(Request):
-    """Compare two sets of answers with a judge and count wins, ties, losses.
+    """Compare programs: scores by a paired test, or two sets of answers by a judge.
+
+    Compare the scores of two programs or more on the same examples, or let a judge prefer one of
+    two answers to each prompt.
+
+      kilobit compare runs/a runs/b --score                 at each target, the shortest programs
+      kilobit compare runs/a:pretrained runs/a:tuned --score      the fronts of two base models
+      kilobit compare runs/a:0123 runs/a:4567 runs/b:89ab --score      three candidates, each pair
+      kilobit compare runs/a/programs/tuned-0123 runs/b --score        a program's folder
+      kilobit compare a.jsonl b.jsonl --judge judge.yaml    wins, ties and losses of A
+
+    With --score, each pair has the difference of the scores, its 95 % interval, and a p-value:
+    McNemar's exact test for scores of 0 and 1, sign flips for others, and Holm's correction over
+    all pairs and targets. Read `docs/compare-programs.md` and `docs/preference.md`.
 
     Attributes:
-        one (A): answers of the first: a JSON Lines file, or RUN:CANDIDATE.
-        two (B): answers of the second, likewise.
-        judge (--judge FILE.yaml): the settings of the judge.
+        one (A): the first: RUN, RUN:MODEL, RUN:CANDIDATE or the folder of a program; with --judge
+            its answers: a JSON Lines file, or RUN:CANDIDATE.
+        two (B): the second, likewise.
+        others (C): more of them, with --score.
+        score (--score): compare scores on the same examples.
+        split (--split): with --score: the split of the examples (default: the sealed split if all
+            programs were certified, else the search split).
+        judge (--judge FILE.yaml): compare answers: the settings of the judge.
         prompts (--prompts FILE): JSON Lines with the prompts, if the answers lack them; only these
             prompts are judged.
         rows (--rows FILE): write the verdict of each prompt, as JSON Lines.
@@ -302,7 +330,10 @@ class CompareRequest(Request):
 
     one: _LocalWord
     two: _LocalWord
-    judge: Path
+    others: tuple[_LocalWord, ...] = ()
+    score: bool = False
+    split: Literal["search", "sealed"] | None = None
+    judge: Path | None = None
     prompts: Path | None = None
     rows: Path | None = None
     json: bool = False

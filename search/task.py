@@ -1,11 +1,14 @@
 """A task: three disjoint splits, a fixed template and a scoring rule.
 
-Loading checks that no two splits share an input. The task's seed fixes the order of each split, so
-the examples of a small rung are always the first examples of a larger rung.
+Loading checks that no two splits share an input, or a cluster: the passage, document or user of
+examples that belong together. The task's seed fixes the order of each split, so the examples of a
+small rung are always the first examples of a larger rung.
 """
 
 import hashlib
+import itertools
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +36,16 @@ class Example:
     def gold(self) -> str:
         """Return the correct answer: `extra["gold"]` if present, else the target."""
         return self.extra.get("gold", self.target)
+
+    @property
+    def cluster(self) -> str | None:
+        """Return the name of the examples that it belongs to, or None."""
+        return self.extra.get("cluster")
+
+    @property
+    def unit(self) -> str:
+        """Return a name that examples share only if they are in one cluster."""
+        return self.id if self.cluster is None else f"\x1f{self.cluster}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,16 @@ class Metric(Protocol):
 
     def scores(self, outputs: Sequence[str], examples: Sequence[Example]) -> Sequence[float | None]:
         """Return `per_example` of each output; a metric may compute them together."""
+        ...
+
+    def contributions(
+        self, outputs: Sequence[str], examples: Sequence[Example]
+    ) -> Sequence[float | None]:
+        """Return a number for each output whose mean is the score of all, for paired tests.
+
+        For most metrics it is the score of the output. For others it is what the score loses
+        without the output (the jackknife's influence), and may lie outside of [0, 1].
+        """
         ...
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
@@ -160,6 +183,72 @@ def share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
+def clusters_of(examples: Sequence[Example]) -> list[str] | None:
+    """Return the name of each example's cluster, or None if no two examples share one."""
+    names = [example.unit for example in examples]
+    return names if len(set(names)) < len(names) else None
+
+
+# Invisible: zero-width space, word joiner, byte order mark and soft hyphen.
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+_MEANING = ("<super>", "<sub>", "<fraction>")
+
+
+def plain_form(text: str) -> str:
+    """Return a text without differences of spaces, line ends, case and Unicode normalisation.
+
+    Superscripts, subscripts and fractions are kept, because 2² is not 22.
+    """
+    if not text.isascii():
+        text = "".join(
+            c if unicodedata.decomposition(c).startswith(_MEANING) else _normalised(c)
+            for c in unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        )
+    return unicodedata.normalize("NFC", " ".join(text.casefold().split()))
+
+
+def _normalised(letter: str) -> str:
+    return letter if letter.isascii() else unicodedata.normalize("NFKC", letter)
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Inputs that are in two splits, but for spaces, line ends, case or Unicode normalisation.
+
+    Attributes:
+        splits: names of the two splits.
+        number: inputs of the second split that the first one has too.
+        example: one of them as each split has it.
+    """
+
+    splits: tuple[str, str]
+    number: int
+    example: tuple[str, str]
+
+    def __str__(self) -> str:
+        one, other = self.splits
+        shown = " and ".join(f"{text[:60]!r}" for text in self.example)
+        return (
+            f"inputs of the {other} split that are in the {one} split too, but for spaces, case or "
+            f"Unicode normalisation: {self.number}, for example {shown}"
+        )
+
+
+def near_duplicates(splits: Splits) -> list[NearDuplicates]:
+    """Return the inputs that two splits share up to `plain_form`, for each pair of splits."""
+    forms = {
+        name: {plain_form(e.input): e.input for e in examples}
+        for name, examples in vars(splits).items()
+    }
+    found = []
+    for one, other in itertools.combinations(forms, 2):
+        shared = [form for form in forms[one] if form in forms[other]]
+        if shared:
+            example = (forms[one][shared[0]], forms[other][shared[0]])
+            found.append(NearDuplicates((one, other), len(shared), example))
+    return found
+
+
 def _with_unique_ids(examples: Sequence[Example]) -> list[Example]:
     """Return the examples with unique ids: the id of a repeated input hashes its number too."""
     seen: Counter[str] = Counter()
@@ -188,20 +277,21 @@ def make_splits(
     """Return the splits in their fixed order.
 
     Raises:
-        ValueError: if a split is empty or two splits share an input.
+        ValueError: if a split is empty, or two splits share an input or a cluster.
     """
     named = {"train": train, "search": search, "sealed": sealed}
-    owner: dict[str, str] = {}
+    owner: dict[tuple[str, str], str] = {}
     for name, examples in named.items():
         if not examples:
             raise ValueError(f"task {task}: the {name} split is empty")
         for example in examples:
-            other = owner.setdefault(example.input, name)
-            if other != name:
-                raise ValueError(
-                    f"task {task}: the input {example.input[:60]!r} is in both the {other} and the "
-                    f"{name} split; splits must not overlap"
-                )
+            for what, text in (("input", example.input), ("cluster", example.cluster)):
+                other = name if text is None else owner.setdefault((what, text), name)
+                if text is not None and other != name:
+                    raise ValueError(
+                        f"task {task}: the {what} {text[:60]!r} is in both the {other} and the "
+                        f"{name} split; splits must not overlap"
+                    )
     ordered = {
         name: tuple(
             stream(seed, "order", task, name).sample(

@@ -1,18 +1,21 @@
-"""The command `certify`: bounds on the sealed split, for one run and over several seeds.
+"""The command `certify`: bounds on the sealed split, for one run, over several seeds, for a search.
 
 It runs the programs of the fronts once on the sealed split. A program's outputs are written as soon
 as it has ended, so an interrupted certification resumes with the remaining programs. Bounds are
-written after all have run, because they hold jointly.
+written after all have run, because they hold jointly. Bounds of the procedure, of what another
+search like the given runs will find, are printed only.
 """
 
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
@@ -30,7 +33,15 @@ from kilobit.cluster.runs.fronts import (
 from kilobit.cluster.runs.report_parts import steps_of
 from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
+from kilobit.evaluators.statistics.procedure import (
+    FEWEST_RUNS,
+    HeldOut,
+    procedure_bounds,
+    quantile,
+)
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.complexity import (
     best_lower,
     certified_complexity,
@@ -41,10 +52,13 @@ from kilobit.search.front.complexity import (
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
 from kilobit.search.settings import InputError
-from kilobit.search.task import Bounds, Task
+from kilobit.search.task import LEVEL, Bounds, Task
 
 SPLIT = "sealed"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+# Settings in which the runs of one procedure may differ.
+_FREE = {"name", "seed", "out", "cache", "certify", "workers", "slurm", "kubernetes", "trackers"}
+_FREE_IN_TASK = {"seed", "data", "files", "fractions", "splits", "train", "search", "sealed"}
 
 
 def certify(request: CertifyRequest) -> int:
@@ -54,6 +68,11 @@ def certify(request: CertifyRequest) -> int:
         if path.resolve() in seen:
             raise InputError(f"{path} is named twice: give each run once")
         seen.add(path.resolve())
+    if request.procedure and len(seen) < FEWEST_RUNS:
+        raise InputError(
+            f"--procedure needs {FEWEST_RUNS} runs or more, each with its own seed (found "
+            f"{len(seen)}): fewer say next to nothing about the next one"
+        )
     with ExitStack() as locked:
         return _certify_locked(
             [locked.enter_context(reopen_run(path)) for path in request.runs], request
@@ -63,6 +82,8 @@ def certify(request: CertifyRequest) -> int:
 def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     console = Terminal()
     refuse_same_seeds(runs)
+    if request.procedure:
+        refuse_other_searches(runs)
     for run in runs:
         print_left_out(console, run)
         with wrong_input():
@@ -93,6 +114,8 @@ def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
     print_front(console, Front([point for front in fronts for point in front.points]), targets)
     if len(runs) > 1:
         print_seeds(console, fronts, targets)
+    if request.procedure:
+        print_procedure(console, fronts, targets)
     return FAILED if failed else DONE
 
 
@@ -257,6 +280,114 @@ def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
                     f"{other.path} and {run.path} both have seed {key[2]} for {key[1]} on "
                     f"{key[0]}: give runs of different seeds, or only one of them"
                 )
+
+
+def refuse_other_searches(runs: Sequence[RunFolder]) -> None:
+    """Refuse runs that differ in more than seeds, splits and where they ran.
+
+    Raises:
+        InputError: naming two runs and the settings that differ.
+    """
+    first, *others = ((run, _searched(run)) for run in runs)
+    for run, settings in others:
+        changed = [name for name, value in first[1].items() if settings[name] != value]
+        if changed:
+            raise InputError(
+                f"--procedure: {first[0].path} and {run.path} are not runs of one search: "
+                f"{', '.join(changed)} differs"
+            )
+
+
+def _searched(run: RunFolder) -> dict[str, Any]:
+    settings = run.sweep.model_dump(mode="json", exclude=_FREE)
+    task = {k: v for k, v in settings["task"].items() if k not in _FREE_IN_TASK}
+    return settings | {"task": task}
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The programs that a run chooses at some targets, on its sealed split.
+
+    Attributes:
+        held_out: their scores there; 0 for a program that failed.
+        bits: their lengths; empty if the run has no program.
+        num_reached: at each target, 1 if the search split says that it is reached.
+    """
+
+    held_out: HeldOut
+    bits: Sequence[int]
+    num_reached: Sequence[int]
+
+
+def _deployed(
+    front: RunFront, task: Task, model: tuple[str, str], targets: Sequence[float]
+) -> Deployed:
+    """Return the shortest program that reaches each target, or else the best one."""
+    examples = task.splits.sealed
+    columns: list[list[float]] = []
+    points = front.by_model.get(model, [])
+    reached = [[point for point in points if point.score >= target] for target in targets]
+    chosen = [(each or points[-1:])[0] for each in reached if points]
+    for point in chosen:
+        opening = "" if point.certificate is None else point.certificate.opening
+        part = f"{opening}-{point.candidate}"
+        rows = front.run.ledger.read_part(PredictionRecord, part)
+        if rows is None:
+            columns.append([0.0] * len(examples))
+        elif isinstance(task.metric, MeanMetric):
+            # Without a judge's verdict an output counts as wrong, so that the bound holds.
+            scores = {row.example: row.score or 0.0 for row in rows}
+            columns.append([scores[example.id] for example in examples])
+        else:
+            steps = steps_of(front.run.ledger).get(point.candidate, ())
+            outputs = {row.example: task.cut(row.output, steps) for row in rows}
+            said = [outputs[example.id] for example in examples]
+            found = task.metric.contributions(said, examples)
+            columns.append([score or 0.0 for score in found])
+    table = np.array(columns or np.zeros((len(targets), len(examples)))).T
+    held_out = HeldOut([example.unit for example in examples], table)
+    return Deployed(held_out, [point.bits for point in chosen], [min(1, len(e)) for e in reached])
+
+
+def print_procedure(console: Console, fronts: Sequence[RunFront], targets: Sequence[float]) -> None:
+    """Print bounds of the score that another search like these runs gives on new data.
+
+    Args:
+        console: where to print.
+        fronts: the certified fronts of runs of one search.
+        targets: scores that a program is chosen for.
+    """
+    count = len(fronts)
+    tasks = [load_task(front.run.sweep.task, front.run.sweep_folder) for front in fronts]
+    models = list(dict.fromkeys(model for front in fronts for model in front.by_model))
+    level = 1 - (1 - LEVEL) / len(models)
+    seeds = ", ".join(str(front.run.sweep.seed) for front in fronts)
+    console.print(f"\nthe procedure: {count} searches, seeds {seeds}; mean score on new data")
+    for model in models:
+        runs = [_deployed(f, task, model, targets) for f, task in zip(fronts, tasks, strict=True)]
+        console.print(f"  {model[0]}, {model[1]}")
+        bounds = procedure_bounds([run.held_out for run in runs], level)
+        for i, (target, found) in enumerate(zip(targets, bounds, strict=True)):
+            each = ", ".join(f"{run.held_out.scores[:, i].mean():.3f}" for run in runs)
+            bits = [run.bits[i] for run in runs if run.bits]
+            reached = sum(run.num_reached[i] for run in runs)
+            console.print(
+                f"    for score ≥ {target:g}: {found.score:.3f}, between {found.lower:.3f} and "
+                f"{found.upper:.3f} (runs: {each}; {min(bits)} to {max(bits)} bits; {reached} of "
+                f"{count} reach it on the search split)"
+            )
+    wider = quantile(count, len(targets), level) / quantile(10**6, len(targets), level)
+    console.print(
+        f"  these {len(models) * len(targets)} bounds hold at once with probability {LEVEL:g}; "
+        f"from {count} runs, the part that varies between runs is {wider:.1f} times as wide as "
+        "from many"
+    )
+    learnt = [{e.id for e in (*task.splits.train, *task.splits.search)} for task in tasks]
+    if any(one & other for one, other in itertools.combinations(learnt, 2)):
+        console.print(
+            "  the runs learn from examples that they share, so what other data would change is "
+            "seen only in part"
+        )
 
 
 def print_seeds(console: Console, fronts: Sequence[RunFront], targets: Sequence[float]) -> None:

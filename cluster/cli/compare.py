@@ -1,5 +1,7 @@
 """The command `compare`: judges two sets of answers to the same prompts, pair by pair.
 
+`--score` compares scores instead: `kilobit.cluster.cli.significance`.
+
 Answers are a JSON Lines file, or `RUN:CANDIDATE`: the outputs of a candidate of a run on the search
 split at its last rung, from the ledger. Prompts that were not judged enter no statistic; they are
 counted and reported, and the exit status is 1.
@@ -16,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kilobit.cluster.cli.significance import candidate_of, compare_scores, recorded
 from kilobit.cluster.console import Bar, Terminal, stderr_console
 from kilobit.cluster.requests import CompareRequest, wrong_input
 from kilobit.evaluators.judges.answers import (
@@ -53,13 +56,31 @@ _MEANING = {
 
 
 def compare(request: CompareRequest) -> int:
+    """Compare the scores of programs, or judge two sets of answers.
+
+    Raises:
+        InputError: if options do not fit each other, or something can't be read.
+    """
+    if request.score:
+        for option in ("judge", "prompts", "rows"):
+            if getattr(request, option) is not None:
+                raise InputError(f"--{option} belongs to a judge: leave it out with --score")
+        return compare_scores(request)
+    if request.judge is None:
+        raise InputError("give --judge FILE.yaml to compare answers, or --score to compare scores")
+    if request.others or request.split is not None:
+        raise InputError("more than two programs and --split need --score: a judge compares two")
+    return _judged(request, request.judge)
+
+
+def _judged(request: CompareRequest, file: Path) -> int:
     """Judge two sets of answers and print the strength of the first against the second."""
     console = Terminal()
     with wrong_input():
-        settings = load_judge(request.judge)
+        settings = load_judge(file)
         prompts = None if request.prompts is None else read_prompts(request.prompts)
         pairs = pair_answers(_answers(request.one), _answers(request.two), prompts)
-        folder = request.judge.absolute().parent
+        folder = file.absolute().parent
         judge: Judge | None = None
         if isinstance(settings, FileJudge):
             rows = read_verdicts(folder / settings.path, pairs)
@@ -108,33 +129,19 @@ def _answers(text: str) -> dict[str, Answer]:
 
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
-    import pyarrow.compute as pc
-
     from kilobit.cluster.runs.folder import open_run
     from kilobit.cluster.runs.report_parts import steps_of
     from kilobit.evaluators.tasks.registry import load_task
-    from kilobit.search.records import PredictionRecord
 
     run = open_run(path)
-    (known,) = run.ledger.read("candidates", ["candidate"]).columns
-    found = sorted({one for one in known.to_pylist() if name and one.startswith(name)})
-    if len(found) != 1:
-        what = f"{len(found)} candidates begin" if found else "no candidate begins"
-        raise InputError(f"{path}: {what} with {name!r:.60}; name exactly one")
-    columns = ["candidate", "rung", "split", "example", "output", "score"]
-    table = run.ledger.read("predictions", columns)
-    own = table.filter(
-        pc.and_(pc.equal(table["candidate"], found[0]), pc.equal(table["split"], "search"))
-    )
-    if not len(own):
-        raise InputError(f"{path}: {found[0]} has no outputs on the search split")
-    last = own.filter(pc.equal(own["rung"], pc.max(own["rung"])))
+    candidate = candidate_of(run, name)
+    found = recorded(run.ledger.read("predictions"), candidate, "search", str(path))
     task = load_task(run.sweep.task, run.sweep_folder)
     inputs = {example.id: example.input for example in task.splits.search}
-    where, steps = f"{path}:{found[0]}", steps_of(run.ledger).get(found[0], ())
+    where, steps = f"{path}:{candidate}", steps_of(run.ledger).get(candidate, ())
     return {
         one.example: Answer(inputs.get(one.example), task.cut(one.output, steps), where)
-        for one in PredictionRecord.all_of(last)
+        for one in found
     }
 
 

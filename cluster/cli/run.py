@@ -26,6 +26,7 @@ from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.search.settings import InputError
+from kilobit.search.task import near_duplicates
 
 if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
@@ -301,6 +302,8 @@ def _print_plan(console: Console, plan: "Plan") -> None:
         f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "
         f"{len(splits.sealed)} sealed examples, scored by {plan.task.metric.name}"
     )
+    for found in near_duplicates(splits):
+        console.print(str(found))
     for line in plan.ranks:
         console.print(line)
     for line in plan.warnings:

@@ -37,7 +37,7 @@ from kilobit.evaluators.battery.side_effects import (
 from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.proof.program_files import read_program
-from kilobit.evaluators.statistics.intervals import LEVEL
+from kilobit.evaluators.statistics.paired import LEVEL
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from kilobit.evaluators.battery.battery import Better, Row
-from kilobit.evaluators.statistics.intervals import LEVEL, holm, paired_change
+from kilobit.evaluators.statistics.paired import LEVEL, holm, paired_change
 from kilobit.search.front.points import FrontPoint
 
 Verdict = Literal["helps", "harms"]

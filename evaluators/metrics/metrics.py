@@ -36,7 +36,11 @@ from kilobit.evaluators.metrics.bleu import (
     signature,
     tokenizer_for,
 )
-from kilobit.evaluators.statistics.intervals import bootstrap_interval, mean_interval
+from kilobit.evaluators.statistics.intervals import (
+    bootstrap_interval,
+    in_clusters,
+    mean_interval,
+)
 from kilobit.evaluators.statistics.simultaneous import (
     CorpusStatistics,
     binary_bounds,
@@ -45,7 +49,7 @@ from kilobit.evaluators.statistics.simultaneous import (
 )
 from kilobit.evaluators.tasks.miniature import writing
 from kilobit.search.programs.postprocess import DIGITS, POWER_OR_FRACTION
-from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric
+from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric, clusters_of
 
 _NUMBER = re.compile(
     r"(?:(?P<unit>[^\w\s.])\s?)??(?P<sign>[-\u2212+]?)(?P<inner>[^\w\s.]?)"
@@ -79,9 +83,18 @@ class MeanMetric:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
+    def contributions(
+        self, outputs: Sequence[str], examples: Sequence[Example]
+    ) -> Sequence[float | None]:
+        """Return `scores`."""
+        return self.scores(outputs, examples)
+
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
-        return mean_interval(_known(self.scores(outputs, examples)))
+        scores, clusters = self.scores(outputs, examples), clusters_of(examples)
+        if clusters is not None:
+            clusters = [c for c, score in zip(clusters, scores, strict=True) if score is not None]
+        return mean_interval(_known(scores), clusters)
 
     def bounds(
         self,
@@ -92,14 +105,20 @@ class MeanMetric:
     ) -> list[Bounds]:
         """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
         table = [self.scores(each, examples) for each in outputs]
-        rule = binary_bounds if self.binary else bounded_bounds
-        lowest = rule([[score or 0.0 for score in row] for row in table], num_programs, level)
+        clusters = clusters_of(examples)
+
+        def rule(rows: list[list[float]]) -> list[Bounds]:
+            if self.binary and clusters is None:
+                return binary_bounds(rows, num_programs, level)
+            return bounded_bounds(rows, num_programs, level, clusters)
+
+        lowest = rule([[score or 0.0 for score in row] for row in table])
         if all(None not in row for row in table):
             return lowest
         most = [[1.0 if score is None else score for score in row] for row in table]
         return [
             Bounds(fmean(known) if (known := _known(row)) else low.score, low.lower, high.upper)
-            for row, low, high in zip(table, lowest, rule(most, num_programs, level), strict=True)
+            for row, low, high in zip(table, lowest, rule(most), strict=True)
         ]
 
 
@@ -196,9 +215,20 @@ class CorpusBleu:
         """Return `per_example` of each output."""
         return _each(self, outputs, examples)
 
+    def contributions(
+        self, outputs: Sequence[str], examples: Sequence[Example]
+    ) -> Sequence[float | None]:
+        """Return by how much corpus BLEU falls without each output, around corpus BLEU."""
+        rows = self._statistics(outputs, examples)
+        total = rows.sum(axis=0)
+        without = corpus_bleu(total - rows)
+        found = corpus_bleu(total) + (len(rows) - 1) * (without.mean() - without)
+        return [float(value) for value in found]
+
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; neither order nor batches change it."""
-        return bootstrap_interval(self._statistics(outputs, examples), corpus_bleu)
+        rows = in_clusters(self._statistics(outputs, examples), clusters_of(examples))
+        return bootstrap_interval(rows, corpus_bleu)
 
     def bounds(
         self,
@@ -208,14 +238,16 @@ class CorpusBleu:
         level: float = LEVEL,
     ) -> list[Bounds]:
         """Return corpus BLEU with bounds from one bootstrap over examples for all programs."""
-        rows = np.array([self._statistics(each, examples) for each in outputs])
+        clusters = clusters_of(examples)
+        rows = in_clusters(np.array([self._statistics(o, examples) for o in outputs]), clusters)
         worst = rows.copy()
         worst[..., :ORDER] = 0
-        best = self._statistics([example.target for example in examples], examples)
+        targets = [example.target for example in examples]
+        best = in_clusters(self._statistics(targets, examples), clusters)
 
         def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
             # Smoothing applies to counts of the whole corpus, so scale the means up to it.
-            return corpus_bleu(len(examples) * means)
+            return corpus_bleu(len(best) * means)
 
         return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)
 

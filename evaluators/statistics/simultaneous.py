@@ -7,9 +7,13 @@ true score is the limit of the score over more and more examples of the same kin
 - 0/1 scores: exact binomial bounds (Clopper and Pearson 1934), with Bonferroni's correction.
 - Scores in [0, 1]: hedged capital, a betting confidence sequence (Waudby-Smith and Ramdas 2024,
   arXiv 2010.09686), with Bonferroni's correction. It holds for any distribution.
+- The same in clusters, such as questions on one passage: the bets are on whole clusters, which are
+  independent, in proportion to their size. The true score stays that of examples. No cluster of the
+  population may be larger than the largest one here.
 - Scores of a corpus, such as BLEU: a studentised bootstrap over examples that are the same for all
   programs, with the largest deviation over programs. This one holds in the limit of many examples;
-  `benchmarks/certification.py` measures how well it does with few.
+  `benchmarks/certification.py` measures how well it does with few. Clusters take the place of
+  examples.
 
 None of the bounds holds for programs that were chosen or changed with knowledge of these scores.
 """
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kilobit.evaluators.statistics.intervals import in_clusters
 from kilobit.search.task import LEVEL, Bounds
 
 NUM_RESAMPLES = 2000
@@ -76,7 +81,12 @@ def binary_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) ->
     return _bounds(right / n, lower, upper)
 
 
-def bounded_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) -> list[Bounds]:
+def bounded_bounds(
+    scores: ArrayLike,
+    num_programs: int,
+    level: float = LEVEL,
+    clusters: Sequence[str] | None = None,
+) -> list[Bounds]:
     """Return bounds for scores in [0, 1] of any distribution.
 
     The examples are bet on in their order, which must not depend on the scores.
@@ -85,29 +95,36 @@ def bounded_bounds(scores: ArrayLike, num_programs: int, level: float = LEVEL) -
         scores: of the same examples for each program, shape [programs, examples].
         num_programs: how many were chosen together, at least as many as there are here.
         level: probability that all bounds hold.
+        clusters: the name of each example's cluster, if some share one.
 
     Raises:
         ValueError: if there are no scores, a score is outside [0, 1], or `num_programs` or `level`
             is impossible.
     """
     table = _checked(scores, num_programs, level)
+    mean = table.mean(axis=1)
+    sizes = in_clusters(np.ones((table.shape[1], 1)), clusters)[:, 0]
+    table = in_clusters(table[..., None], clusters)[..., 0] / sizes
+    weights = sizes / sizes.max()
     tail = (1 - level) / (2 * num_programs)
-    lower = _lower_by_betting(table, tail)
-    upper = 1 - _lower_by_betting(1 - table, tail)
-    return _bounds(table.mean(axis=1), lower, upper)
+    lower = _lower_by_betting(table, weights, tail)
+    upper = 1 - _lower_by_betting(1 - table, weights, tail)
+    return _bounds(mean, lower, upper)
 
 
-def _lower_by_betting(table: Table, tail: float) -> Table:
+def _lower_by_betting(table: Table, weights: Table, tail: float) -> Table:
     """Return a lower confidence bound of each row's mean, violated with probability at most `tail`.
 
-    A bet that the mean is above m multiplies the capital by 1 + bet (x - m). If m is the mean, this
-    is a fair game, in which the capital ever reaches 1 / tail with probability at most `tail`
-    (Ville's inequality), so every m for which it did is excluded. The capital decreases in m.
+    A bet that the mean is above m multiplies the capital by 1 + bet w (x - m), w <= 1. If m is the
+    mean, this is a fair game, in which the capital ever reaches 1 / tail with probability at most
+    `tail` (Ville's inequality), so every m for which it did is excluded. The capital decreases in
+    m.
     """
     n = table.shape[1]
     times = np.arange(1, n + 1)
-    means = (0.5 + np.cumsum(table, axis=1)) / (times + 1)
-    variances = (0.25 + np.cumsum((table - means) ** 2, axis=1)) / (times + 1)
+    means = (0.5 + np.cumsum(weights * table, axis=1)) / (np.cumsum(weights) + 1)
+    squares = (weights * (table - means)) ** 2
+    variances = (0.25 + np.cumsum(squares, axis=1)) / (times + 1)
     # A bet may depend on the past only.
     past = np.concatenate([np.full((len(table), 1), 0.25), variances[:, :-1]], axis=1)
     bets = np.sqrt(2 * np.log(1 / tail) / (n * past))
@@ -115,7 +132,7 @@ def _lower_by_betting(table: Table, tail: float) -> Table:
     for _ in range(_NUM_HALVINGS):
         middle = (excluded + open_) / 2
         m = middle[:, None]
-        growth = np.log1p(np.minimum(bets, _MAX_LOSS / m) * (table - m))
+        growth = np.log1p(np.minimum(bets, _MAX_LOSS / m) * weights * (table - m))
         rich = np.cumsum(growth, axis=1).max(axis=1) >= np.log(1 / tail)
         excluded = np.where(rich, middle, excluded)
         open_ = np.where(rich, open_, middle)

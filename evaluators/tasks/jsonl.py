@@ -1,8 +1,9 @@
 """Tasks on the user's own records: fields, questions, scoring, and JSON Lines files.
 
 Every line holds one object. Splits come from three files, or from one file divided by fractions. In
-the second case the hash of an input decides its split, so repeated inputs stay in one split and
-appending lines moves no earlier line to another split. Errors name the file and the line.
+the second case the hash of an input, or of its cluster, decides its split, so repeated inputs stay
+in one split and appending lines moves no earlier line to another split. Errors name the file and
+the line.
 
 Common settings of tasks on the user's own records: fields to read, templates, metric.
 """
@@ -37,6 +38,13 @@ class RecordTask(TextTask):
             description="the target is the text after the last occurrence of this in its field",
         ),
     ] = None
+    cluster_field: Annotated[
+        str | None,
+        Field(
+            description="key of the passage, document or user: examples with the same value stay "
+            "in one split, and intervals and bounds take them together"
+        ),
+    ] = None
     metric: Annotated[
         Literal["exact_match", "number", "contains", "bleu", "preference"],
         Field(description="the scoring rule"),
@@ -68,13 +76,15 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
         where: file and line, or data set and record, for messages.
 
     Raises:
-        ValueError: if the record is not an object with both fields as texts or numbers, one of them
+        ValueError: if the record is not an object with its fields as texts or numbers, one of them
             is empty, `target_after` does not occur, or the metric `number` finds no number.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
     values = []
-    for field in (config.input_field, config.target_field):
+    for field in (config.input_field, config.target_field, config.cluster_field):
+        if field is None:
+            continue
         value = record.get(field)
         infinite = isinstance(value, float) and not math.isfinite(value)
         if infinite or isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -85,7 +95,7 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
             )
         text = value if isinstance(value, str) else number_text(value)
         values.append(checked_text(text, f"{where}: field {field!r}"))
-    text, target = values
+    text, target, *cluster = values
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)
         if not mark:
@@ -99,7 +109,7 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
             f"{where}: field {config.target_field!r} must be a number for the metric `number`, "
             f"found {target.strip()[:60]!r}"
         )
-    return make_example(text, target)
+    return make_example(text, target, {"cluster": cluster[0]} if cluster else None)
 
 
 def task_of(
@@ -146,6 +156,17 @@ class SplitFractions(Config):
 
     search: Annotated[float, Field(gt=0, lt=1, description="candidates are compared on it")] = 0.25
     sealed: Annotated[float, Field(gt=0, lt=1, description="never used by a search")] = 0.25
+    seed: Annotated[int, Field(ge=0, description="each seed divides the file in another way")] = 0
+
+    def divide(self, examples: Sequence[Example]) -> tuple[list[Example], ...]:
+        """Return the train, search and sealed examples; a cluster stays in one split."""
+        parts: tuple[list[Example], ...] = ([], [], [])
+        salt = f"{self.seed}\x1f" if self.seed else ""
+        for example in examples:
+            drawn = share(salt + (example.cluster or example.input))
+            part = 1 if drawn < self.search else 2 if drawn < self.search + self.sealed else 0
+            parts[part].append(example)
+        return parts
 
     @model_validator(mode="after")
     def _leave_a_train_split(self) -> Self:
@@ -205,12 +226,4 @@ def load_jsonl(config: JsonlTask, folder: Path) -> Task:
         )
     assert config.data is not None
     cuts = config.fractions or SplitFractions()
-    examples = read_jsonl(folder / config.data, config)
-    last = cuts.search + cuts.sealed
-    return task_of(
-        config,
-        folder,
-        train=[e for e in examples if share(e.input) >= last],
-        search=[e for e in examples if share(e.input) < cuts.search],
-        sealed=[e for e in examples if cuts.search <= share(e.input) < last],
-    )
+    return task_of(config, folder, *cuts.divide(read_jsonl(folder / config.data, config)))

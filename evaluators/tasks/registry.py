@@ -20,8 +20,9 @@ from kilobit.evaluators.tasks.published.translation import (
     load_flores,
     load_wmt14,
 )
+from kilobit.evaluators.tasks.text_task import TextTask
 from kilobit.search.settings import Config
-from kilobit.search.task import Task
+from kilobit.search.task import Task, near_duplicates
 
 
 class MiniatureTask(Config):
@@ -77,4 +78,8 @@ def load_task(config: AnyTask, folder: Path) -> Task:
     Raises:
         ValueError: naming file and line, if its data are invalid.
     """
-    return _LOADERS[type(config)](config, folder)
+    task = _LOADERS[type(config)](config, folder)
+    if isinstance(config, TextTask) and config.near_duplicates == "error":
+        for found in near_duplicates(task.splits):
+            raise ValueError(f"task {task.name}: {found}; `near_duplicates: count` allows them")
+    return task

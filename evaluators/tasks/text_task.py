@@ -1,6 +1,6 @@
 """Settings of every task on texts: label, templates, and the end of an answer."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,13 @@ class TextTask(Config):
     stop: Stop = ("\n",)
     max_new_tokens: LongestAnswer = 64
     seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
+    near_duplicates: Annotated[
+        Literal["count", "error"],
+        Field(
+            description="inputs in two splits that differ only in spaces, line ends, case or "
+            "Unicode normalisation: count them in the dry run, or refuse the task"
+        ),
+    ] = "count"
 
     @model_validator(mode="after")
     def _templates(self) -> Self:

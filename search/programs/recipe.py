@@ -139,7 +139,7 @@ class Recipe(Config):
     adapter: AdapterPart | None = None
     data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
-    template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}
+    template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}  # noqa: RUF012 - pydantic copies it
     opening: Annotated[str, Field(description="text after the rendered template")] = ""
     thinking: ThinkingPart | None = None
     question: str

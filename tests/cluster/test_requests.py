@@ -35,7 +35,7 @@ PATHS = {
     "verify": "{what} --model {model}",
     "certify": "{runs}",
     "scorecard": "{run} --battery {battery}",
-    "compare": "{one} {two} --judge {judge} --prompts {prompts} --rows {rows}",
+    "compare": "{one} {two} {others} --judge {judge} --prompts {prompts} --rows {rows}",
     "export": "{program} --peft {peft} --model {model}",
     "slurm": "{words} --profile {profile} --out {out}",
     "kubernetes": "{words} --profile {profile} --out {out}",
@@ -101,7 +101,7 @@ def test_a_relative_path_stays_as_it_is_with_an_equals_sign_too(
     value = getattr(launch.parse(argv(command, **{field: text})), field)
     (value,) = value if isinstance(value, tuple) else (value,)
     assert str(value) == text
-    assert isinstance(value, str if field in ("one", "two", "words") else Path)
+    assert isinstance(value, str if field in ("one", "two", "others", "words") else Path)
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.command)

@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import Any
 
+from kilobit.evaluators.tasks.registry import load_task
 from tests.messages.run_cases import damaged
 from tests.messages.scene import CANDIDATE, Case, Scene, ledger_of
 from tests.support.rows import write_rows
@@ -125,7 +126,20 @@ def a_run_without_outputs(scene: Scene) -> None:
     scene.file("b.jsonl", ANSWER)
 
 
+def three_runs(scene: Scene) -> None:
+    """Make three runs, one of them with another budget."""
+    for seed, name in enumerate(("run", "second", "third")):
+        budget = {"candidates": 9} if name == "third" else {}
+        scene.finished(name, seed=seed, budget=budget)
+
+
 CERTIFY = [
+    Case("certify {run} --procedure", "--procedure needs 3 runs or more, each with its own seed"),
+    Case(
+        "certify {run} {here}/second {here}/third --procedure",
+        "{run} and {here}/third are not runs of one search: budget differs",
+        given=three_runs,
+    ),
     Case("certify {run} run", "run is named twice: give each run once", given=finished()),
     Case(
         "certify {run} {here}/other",
@@ -311,6 +325,81 @@ JUDGES = [
         given=a_run_without_outputs,
     ),
 ]
+SCORES = "compare {run}:0123 {run} --score"
+NO_TASK = "can't be paired: the search split of one is of numbers (512 examples, exact_match), of"
+
+
+def two_models(scene: Scene) -> None:
+    """Make a run of two base models that has done nothing."""
+    model = str(scene.models["llama"])
+    scene.begun(base_models=[{"regime": label, "path": model} for label in ("one", "two")])
+
+
+def a_folder(**about: Any) -> Any:
+    """Return what makes a run and, beside it, the folder of a program of its task."""
+
+    def given(scene: Scene) -> None:
+        scene.finished()
+        scene.program_folder(**about)
+
+    return given
+
+
+def another_task(scene: Scene) -> None:
+    """Make two runs of different tasks."""
+    scene.finished()
+    scene.finished("other", task={"kind": "miniature", "name": "translation"})
+
+
+def stopped_early(scene: Scene) -> None:
+    """Make a run with outputs for fewer examples, beside one with more."""
+    for name, number in (("run", 3), ("other", 4)):
+        run = scene.finished(name)
+        examples = load_task(run.sweep.task, run.sweep_folder).splits.search
+        about = {"candidate": CANDIDATE, "rung": 0, "split": "search", "output": "x", "score": 0.0}
+        rows = [about | {"example": example.id} for example in examples[:number]]
+        write_rows(ledger_of(run), "predictions", f"{CANDIDATE}-r0", rows)
+
+
+COMPARE_SCORES = [
+    Case("compare a b", "give --judge FILE.yaml to compare answers, or --score to compare scores"),
+    Case("compare a b --score --judge j", "--judge belongs to a judge: leave it out with --score"),
+    Case("compare a b c --judge j", "more than two programs and --split need --score: a judge"),
+    Case("compare {here}/none b --score", "{here}/none: there is no such run or program; give RUN"),
+    Case("compare {run} {run} --score", "for each base model; name one, or", given=two_models),
+    Case("compare {run} {run} --score", "{run}: no candidate has compl", given=Scene.begun),
+    Case(SCORES.replace("0123", "dead"), "{run}: no candidate begins with 'd", given=finished()),
+    Case(SCORES, "lacks: the data have changed since, or it is a program of a", given=finished()),
+    Case(SCORES, "{here}/d.jsonl: No such file", given=without_its_data(verified=True)),
+    Case(SCORES + " --split sealed", "has no outputs on the sealed split", given=finished()),
+    Case("compare {run} {here}/other --score", NO_TASK, given=another_task),
+    Case(
+        "compare {run}:0123 {here}/other:0123 --score",
+        "of 4, 3 of them the same",
+        given=stopped_early,
+    ),
+    Case("compare {here}/program {run} --score", "the program is not verified", given=a_folder()),
+    Case(
+        "compare {here}/program {run} --score",
+        "{here}/program has outputs for inputs that the search split of numbers lacks",
+        given=a_folder(verified=True),
+    ),
+    Case(
+        "compare {here}/program {run} --score --split sealed",
+        "{here}/program has no outputs on the sealed split",
+        given=a_folder(verified=True),
+    ),
+    Case(
+        "compare {here}/program {here}/program --score",
+        "none of the programs lies in a run, so it is not known how outputs are scored",
+        given=a_folder(verified=True),
+    ),
+    Case(
+        "compare {here}/program {run} --score",
+        "{here}/program/manifest.json: format None, this version reads ",
+        given=program(lambda scene, _: scene.file("program/manifest.json", "{}")),
+    ),
+]
 EXPORT = "export {here}/program --peft {here}/peft --model {model}"
 EXPORTS = [
     Case("scorecard s3://bucket/run", "s3://bucket/run: a local path is needed here"),
@@ -324,4 +413,4 @@ EXPORTS = [
         given=program(lambda scene, _: scene.file("program/manifest.json", "{}")),
     ),
 ]
-CASES = [*CERTIFY, *VERIFY, *SCORECARD, *JUDGES, *EXPORTS]
+CASES = [*CERTIFY, *VERIFY, *SCORECARD, *JUDGES, *COMPARE_SCORES, *EXPORTS]

@@ -1,7 +1,18 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kilobit.evaluators.metrics.metrics import METRICS
-from kilobit.search.task import Splits, Task, make_example, make_splits
+from kilobit.search.task import (
+    Example,
+    Splits,
+    Task,
+    clusters_of,
+    make_example,
+    make_splits,
+    near_duplicates,
+    plain_form,
+)
 
 
 def make_task(stop: tuple[str, ...]) -> Task:
@@ -40,3 +51,79 @@ def test_order_depends_on_the_seed_alone() -> None:
     first = make_splits("t", one, items, two, 0).search
     assert first == make_splits("t", one, items[::-1], two, 0).search
     assert first != make_splits("t", one, items, two, 1).search
+
+
+SAME = [
+    ("What is 2+2?", "  what is\t2+2?\n"),
+    ("one\ntwo", "one\r\ntwo"),
+    ("one\u2028two", "one two"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("Stra\u00dfe", "STRASSE"),
+    ("\uff21\uff11", "a1"),
+    ("a\u00a0b\u3000c", "a b c"),
+    ("\ufb01ne", "fine"),
+    ("\ufeffhe\u00adllo", "hello"),
+    ("\u0130", "i\u0307"),
+]
+DIFFERENT = [
+    ("10", "1 0"),
+    ("2\u00b2", "22"),
+    ("3\u00bd", "31\u20442"),
+    ("H\u2082O", "H2O"),
+    ("caf\u00e9", "cafe"),
+    ("5 - 3", "5 + 3"),
+    ("nowhere", "now here"),
+    ("x\u0142", "xl"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_spaces_line_ends_case_and_normalisation_do_not_make_another_input(
+    one: str, other: str
+) -> None:
+    assert plain_form(one) == plain_form(other)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_other_inputs_stay_apart(one: str, other: str) -> None:
+    assert plain_form(one) != plain_form(other)
+
+
+@given(st.text())
+def test_the_plain_form_of_a_plain_form_is_the_same(text: str) -> None:
+    assert plain_form(plain_form(text)) == plain_form(text)
+
+
+def test_near_duplicates_are_counted_with_an_example_for_each_pair_of_splits() -> None:
+    def split(*inputs: str) -> list[Example]:
+        return [make_example(text, "1") for text in inputs]
+
+    splits = make_splits(
+        "t", split("How many?", "a", "b"), split("c", "A"), split(" how  MANY? ", "B\n", "d"), 0
+    )
+    one, other = near_duplicates(splits)
+    assert (one.splits, one.number, one.example) == (("train", "search"), 1, ("a", "A"))
+    assert (other.splits, other.number) == (("train", "sealed"), 2)
+    assert str(one) == (
+        "inputs of the search split that are in the train split too, but for spaces, case or "
+        "Unicode normalisation: 1, for example 'a' and 'A'"
+    )
+    assert near_duplicates(make_splits("t", split("a"), split("b"), split("c"), 0)) == []
+
+
+def test_a_cluster_in_two_splits_is_refused() -> None:
+    one, two, three = (make_example(name, "1", {"cluster": name[0]}) for name in ("a1", "a2", "b1"))
+    with pytest.raises(ValueError, match="the cluster 'a' is in both the train and the sealed"):
+        make_splits("t", [one], [three], [two], 0)
+    # A cluster may have the text of an input.
+    make_splits("t", [one], [three], [make_example("a", "1")], 0)
+
+
+def test_clusters_have_names_only_where_two_examples_share_one() -> None:
+    one, two, three = (make_example(name, "1", {"cluster": name[0]}) for name in ("a1", "a2", "b1"))
+    alone = make_example("b", "1")
+    assert clusters_of([one, three, alone]) is None
+    names = clusters_of([one, two, three, alone])
+    assert names is not None
+    assert len(set(names)) == 3
+    assert names[0] == names[1]

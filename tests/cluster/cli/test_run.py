@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.support.cli.failing import fails, refused
 from tests.support.object_store import Proxy
 from tests.support.rows import rows_of, write_rows
+from tests.support.tasks.records import write_jsonl
 
 Write = Callable[..., Path]
 
@@ -289,3 +290,21 @@ def test_a_wrong_key_ends_a_command_with_one_message_and_status_2(
         pytest.skip("moto takes every key")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
     assert "refuses access (InvalidAccessKeyId)" in refused(capsys, "status", str(folder))
+
+
+def test_a_dry_run_counts_inputs_that_are_almost_in_two_splits(
+    write_sweep: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, inputs in (("train", "ab"), ("search", ["c", "d", " A", "B"]), ("sealed", "ef")):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"input": i, "target": "1"} for i in inputs])
+    files = {name: f"{name}.jsonl" for name in ("train", "search", "sealed")}
+    task = {"kind": "jsonl", "name": "mine", "files": files, "metric": "exact_match"}
+    rungs = {"examples": 2, "train_steps": 2, "eta": 2, "count": 2}
+    sweep = str(write_sweep(task=task, rungs=rungs))
+    assert launch.main(["run", sweep, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "inputs of the search split that are in the train split too, but for" in said
+    assert "normalisation: 2, for example " in said
+    assert "inputs of the sealed split" not in said
+    refused = fails(capsys, "run", sweep, "--dry-run", "task.near_duplicates=error")
+    assert "task mine: inputs of the search split that are in the train split too" in refused

@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 
@@ -59,3 +60,22 @@ def test_bleu_interval_holds_the_score_and_shrinks_with_examples() -> None:
         assert interval.upper is not None
         assert interval.lower < interval.score < interval.upper
     assert many.upper - many.lower < (few.upper - few.lower) / 2
+
+
+def test_contributions_have_corpus_bleu_as_mean_and_its_spread() -> None:
+    rule, task = METRICS["bleu"], load_miniature("translation", 0)
+    examples = task.splits.search[:200]
+    rng = np.random.default_rng(0)
+    outputs = [
+        e.target if rng.random() < 0.5 else " ".join(e.target.split()[:-1]) for e in examples
+    ]
+    found = np.array(rule.contributions(outputs, examples))
+    whole = rule.corpus(outputs, examples)
+    assert found.mean() == pytest.approx(whole.score)
+    # The bootstrap of the whole corpus has the same standard error.
+    assert whole.lower is not None
+    assert whole.upper is not None
+    assert found.std() / 200**0.5 == pytest.approx((whole.upper - whole.lower) / 3.92, rel=0.15)
+    assert METRICS["exact_match"].contributions(outputs, examples) == METRICS["exact_match"].scores(
+        outputs, examples
+    )

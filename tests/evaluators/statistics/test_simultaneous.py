@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from kilobit.evaluators.metrics.bleu import corpus_bleu
 from kilobit.evaluators.metrics.metrics import METRICS, MeanMetric
+from kilobit.evaluators.statistics.intervals import in_clusters
 from kilobit.evaluators.statistics.simultaneous import (
     CorpusStatistics,
     binary_bounds,
@@ -16,7 +17,7 @@ from kilobit.evaluators.statistics.simultaneous import (
     corpus_bounds,
 )
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-from kilobit.search.task import Bounds
+from kilobit.search.task import Bounds, make_example
 
 
 def ones(right: int, of: int) -> list[float]:
@@ -211,3 +212,49 @@ def test_a_metric_knows_which_bounds_are_its_own() -> None:
     perfect, poor = METRICS["bleu"].bounds(outputs, examples, 2)
     assert perfect.score == 1.0 > perfect.lower > 0.9
     assert poor.score == METRICS["bleu"].corpus(outputs[1], examples).score < 0.2
+
+
+def test_bets_on_clusters_of_one_size_are_bets_on_their_means() -> None:
+    rng = np.random.default_rng(3)
+    table, names = rng.random((2, 120)), [f"{i // 4}" for i in range(120)]
+    means = in_clusters(table[..., None], names)[..., 0] / 4
+    for found, expected in zip(
+        bounded_bounds(table, 3, clusters=names), bounded_bounds(means, 3), strict=True
+    ):
+        assert (found.lower, found.upper) == pytest.approx((expected.lower, expected.upper))
+        assert found.score == pytest.approx(expected.score)
+
+
+def test_clusters_of_any_size_keep_the_true_score_of_examples() -> None:
+    # Large clusters are harder, so the mean of cluster means is another number.
+    rng, held, plain = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        sizes = rng.choice([1, 8], size=60)
+        chance = np.where(sizes == 1, 0.9, 0.4)
+        truth = (0.9 * 1 + 0.4 * 8) / 9
+        right = np.repeat((rng.random(60) < chance).astype(float), sizes)
+        names = [str(i) for i, size in enumerate(sizes) for _ in range(size)]
+        (found,), (alone,) = bounded_bounds([right], 1, clusters=names), binary_bounds([right], 1)
+        held += found.lower <= truth <= found.upper
+        plain += alone.lower <= truth <= alone.upper
+        assert found.score == right.mean()
+    assert held >= 0.95 * 150
+    assert plain < 0.8 * 150
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "bleu"])
+def test_metrics_take_examples_of_a_cluster_together(metric: str) -> None:
+    texts = [f"the quick brown fox number {i} runs" for i in range(80)]
+    outputs = [text if i // 8 % 2 else "the quick brown cow" for i, text in enumerate(texts)]
+    plain = [make_example(text, text) for text in texts]
+    joined = [make_example(text, text, {"cluster": str(i // 8)}) for i, text in enumerate(texts)]
+    apart = [make_example(text, text, {"cluster": text}) for text in texts]
+    rule = METRICS[metric]
+    assert rule.corpus(outputs, apart) == rule.corpus(outputs, plain)
+    assert rule.bounds([outputs], apart, 1) == rule.bounds([outputs], plain, 1)
+    for wide, narrow in (
+        (rule.corpus(outputs, joined), rule.corpus(outputs, plain)),
+        (rule.bounds([outputs], joined, 1)[0], rule.bounds([outputs], plain, 1)[0]),
+    ):
+        assert wide.score == narrow.score
+        assert wide.lower < narrow.lower < narrow.score < narrow.upper < wide.upper

@@ -115,3 +115,57 @@ def test_the_target_may_follow_a_mark(tmp_path: Path) -> None:
 def test_settings_that_contradict_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def questions(passages: int, each: int) -> list[dict[str, Any]]:
+    return [
+        {"input": f"{p}: question {q}", "target": "x", "passage": p}
+        for p in range(passages)
+        for q in range(each)
+    ]
+
+
+def test_what_belongs_together_stays_in_one_split(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "all.jsonl", questions(60, 5))
+    splits = load_jsonl(config(cluster_field="passage"), tmp_path).splits
+    found = [{e.cluster for e in split} for split in (splits.train, splits.search, splits.sealed)]
+    assert all(len(clusters) > 5 for clusters in found)
+    assert sum(map(len, found)) == len(set.union(*found)) == 60
+    assert len(splits.sealed) == 5 * len(found[2])
+    # Without the field the questions on a passage are in several splits.
+    apart = load_jsonl(config(), tmp_path).splits
+    assert {e.input[:3] for e in apart.train} & {e.input[:3] for e in apart.sealed}
+    with pytest.raises(ValueError, match=r"line 1: field 'user' must be a text or a number"):
+        load_jsonl(config(cluster_field="user"), tmp_path)
+
+
+def test_files_with_one_cluster_in_two_splits_are_refused(tmp_path: Path) -> None:
+    records = questions(3, 2)
+    for name, part in (("a", records[:3]), ("b", records[3:4]), ("c", records[4:])):
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
+    files = {"train": "a.jsonl", "search": "b.jsonl", "sealed": "c.jsonl"}
+    load_jsonl(config(data=None, files=files), tmp_path)
+    with pytest.raises(ValueError, match="the cluster '1' is in both the train and the search"):
+        load_jsonl(config(data=None, files=files, cluster_field="passage"), tmp_path)
+
+
+def test_another_seed_divides_the_file_in_another_way(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "all.jsonl", numbers(0, 400))
+
+    def sealed(**fractions: Any) -> set[str]:
+        return {e.id for e in load_jsonl(config(fractions=fractions), tmp_path).splits.sealed}
+
+    assert sealed() == sealed(seed=0)
+    assert len(sealed(seed=1) & sealed(seed=2)) < 50
+    assert 60 < len(sealed(seed=1)) < 140
+
+
+def test_near_duplicates_are_an_error_where_the_task_asks(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "search", "sealed")):
+        write_jsonl(tmp_path / f"{name}.jsonl", numbers(10 * number, 10 * number + 10))
+    write_jsonl(tmp_path / "search.jsonl", [{"input": "9  + 1 =", "target": "10"}])
+    files = {name: f"{name}.jsonl" for name in ("train", "search", "sealed")}
+    load_task(config(data=None, files=files), tmp_path)
+    found = r"task mine: inputs of the search split .*: 1, for example '9 \+ 1 =' and '9  \+ 1 ='"
+    with pytest.raises(ValueError, match=found):
+        load_task(config(data=None, files=files, near_duplicates="error"), tmp_path)

@@ -72,10 +72,13 @@ def add(
         "the number is exactly " + (e.input[1:] if int(e.input[1:]) % 20 < right else "none")
         for e in examples
     ]
+    # fmt: off
     predictions = [
-        {"candidate": candidate, "rung": 0, "example": e.id, "output": output}
+        {"candidate": candidate, "rung": 0, "split": "search", "example": e.id, "output": output,
+         "score": float(output == e.target)}
         for e, output in zip(examples, outputs, strict=True)
     ]
+    # fmt: on
     write_rows(ledger, "predictions", part, predictions)
     return candidate
 
