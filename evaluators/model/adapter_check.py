@@ -8,7 +8,7 @@ import peft
 import torch
 
 from kilobit.evaluators.model.adapters import remove_adapter
-from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, is_called, peft_config
 from kilobit.search.settings import InputError
 from kilobit.search.space import (
     AdapterFamily,
@@ -100,7 +100,7 @@ def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> 
     modules = _modules(model, norms=method.place == "norms")
     kinds = {module.split(".")[-1] for module in modules}
     for target in targets:
-        shapes = [shape for module, shape in modules.items() if module.split(".")[-1] == target]
+        shapes = [shape for module, shape in modules.items() if is_called(module, target)]
         if not shapes:
             raise InputError(
                 f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"

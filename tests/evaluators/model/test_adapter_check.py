@@ -82,6 +82,29 @@ def test_a_norm_among_the_targets_is_a_refusal_and_leaves_the_model(name: str) -
     assert refusal(model, one.model_copy(update={"target_modules": ("q_proj",)}), run=True) is None
 
 
+@pytest.mark.parametrize(
+    "target", ["self_attn.q_proj", "1.self_attn.q_proj", "model.layers.0.self_attn.q_proj"]
+)
+def test_a_target_may_be_the_end_of_a_path_as_in_peft(target: str, frozen: FrozenModel) -> None:
+    for layers in ([None], [[1]]):
+        check("lora", on_meta("llama"), target_modules=[[target]], layers=layers)
+        one = spec(target_modules=(target,), layers=layers[0] and tuple(layers[0]))
+        with installed(frozen, one):
+            names = {
+                name
+                for name, module in frozen.model.named_modules()
+                if hasattr(module, "base_layer")
+            }
+        assert names == {name for name, _ in frozen.model.named_modules() if one.targets(name)}
+        assert names
+
+
+@pytest.mark.parametrize("target", ["attn.q_proj", "self_attn", "q_proj.weight"])
+def test_a_part_of_a_word_is_no_target(target: str) -> None:
+    with pytest.raises(InputError, match="has no module"):
+        check("lora", on_meta("llama"), target_modules=[[target]])
+
+
 def test_every_method_can_be_had() -> None:
     model = on_meta("llama")
     assert runs(model)
