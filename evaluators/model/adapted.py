@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.evaluators.model.data_codec import decode_examples
 from kilobit.evaluators.model.generate import asked, continue_alone, judge_alone
 from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
@@ -138,6 +138,8 @@ class AdaptedModel:
         for row in whole:
             # The last token is scored but never read, so it needs no room.
             check_context(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
+        for _, new in rows:
+            check_ids(self.frozen, new)
         if not self.packs:
             return [judge_alone(self.frozen, ids, new) for ids, new in rows]
         # Sort by length, so that passes need little padding.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def generate(
         special_tokens: whether the tokenizer adds its own; by default `frozen.special_tokens`.
 
     Raises:
-        ValueError: if a prompt with its longest answer does not fit into the model's context.
+        ValueError: if a prompt with its longest answer does not fit into the model's context, or
+            has a token that the model does not know.
     """
     tokenizer, model = frozen.tokenizer, frozen.model if model is None else model
     add_special = frozen.special_tokens if special_tokens is None else special_tokens
@@ -78,6 +79,7 @@ def generate(
         )
         width = batch.input_ids.shape[1]
         _check_context(frozen, width, max_new_tokens)
+        check_ids(frozen, [int(batch.input_ids.max())])
         options = {"tokenizer": tokenizer, "stop_strings": list(stop)} if stop else {}
         out = model.generate(
             input_ids=batch.input_ids.to(frozen.model.device),
