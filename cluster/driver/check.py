@@ -284,7 +284,7 @@ def _check_model(config: BaseModelConfig, folder: Path, field: str, sweep: Sweep
         ) from error
     run = runs(model)
     packs = None
-    if run and sweep.workers.shards.are_split:
+    if sweep.workers.shards.are_split:
         odd = _odd_generation(config, folder)
         packs = outline(model) if odd is None else Probe(odd)
     for name, family in sweep.families.named().items():

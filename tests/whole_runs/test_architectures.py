@@ -25,10 +25,10 @@ from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from tests.conftest import REPOSITORY, _tokenizer
-from tests.support.architectures import KINDS, is_refused, spec_of, written
 from tests.support.fresh_process import printed
 from tests.support.models import ARCHITECTURES, build_model
 from tests.support.packs import TASK
+from tests.support.shards.architectures import KINDS, is_refused, spec_of, written
 
 PROMPT = "Answer with a number, please:\n"
 INPUTS = [example.input for example in TASK.splits.search[:4]]

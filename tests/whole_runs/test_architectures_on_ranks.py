@@ -16,11 +16,11 @@ from kilobit.cluster.shards.placement import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import REPOSITORY, _tokenizer
-from tests.support.architectures import KINDS, is_refused, spec_of, written
 from tests.support.models import ARCHITECTURES, build_model
+from tests.support.shards.architectures import KINDS, is_refused, spec_of, written
 from tests.support.shards.pair import Pair, run_course
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 PAGE = REPOSITORY / "docs" / "architectures.md"
 
 

@@ -111,8 +111,10 @@ class Pack:
             if isinstance(change, Replaced):
                 of = (self._rows == slot).nonzero()[:, 0]
                 if len(of):
-                    own = dict(change.module.named_parameters())
-                    own = {key: self._shard.part_of_output(name, w) for key, w in own.items()}
+                    own = {
+                        key: self._shard.part_of_output(name, weight)
+                        for key, weight in change.module.named_parameters()
+                    }
                     made = torch.func.functional_call(change.module, own, (x[of],))
                     parts = parts.index_copy(0, of, made.to(parts.dtype))
         return parts

@@ -66,11 +66,15 @@ def probe(frozen: FrozenModel) -> Probe:
 def outline(model: nn.Module) -> Probe:
     """Return what the modules and the cache of a model on the meta device say before it is loaded.
 
-    The probe of the loaded model compares numbers too. The model can be run on the meta device.
+    The probe of the loaded model compares numbers too; it decides about models that can't be run on
+    the meta device.
     """
     ids, seen = torch.zeros(2, 5, dtype=torch.long, device="meta"), dict[str, bool]()
-    with torch.no_grad(), _noting(model, len(ids), seen):
-        cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    try:
+        with torch.no_grad(), _noting(model, len(ids), seen):
+            cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    except Exception:  # noqa: BLE001 - a model may fail in any way
+        return Probe(None, frozenset(name for name, _ in model.named_modules()))
     layers = getattr(cache, "layers", [])
     if not layers or {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
         return Probe("its cache is not keys and values of every token")

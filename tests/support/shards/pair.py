@@ -20,7 +20,7 @@ from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import random_numbers
 from tests.support.packs import PROMPTS, TASK, texts
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def is_refused(name: str, one: AdapterSpec | None, *, split: bool = False) -> bo
     family, run = families.named()[method], runs(model)
     try:
         check_family(method, family, model, name, run=run)
-        if split and run:
+        if split:
             check_in_packs(method, family, model, outline(model), name)
     except InputError:
         return True
