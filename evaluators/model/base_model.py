@@ -53,7 +53,6 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
 _SPREAD = 0xD1342543DE82EF95
 _WORD = 1 << 64
-_DEQUANTISE = "quantization_config=Mxfp4Config(dequantize=True)"
 
 
 class Shard(Protocol):
@@ -240,13 +239,9 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> None:
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        # program.py loads the files as they are, and where kernels for them are installed it would
-        # compute in 4 bits, so weights that are dequantised here alone would not be the program's.
-        how = f", AutoModelForCausalLM.from_pretrained(..., {_DEQUANTISE}).save_pretrained(COPY)"
         raise ValueError(
             f"{model_id}: config.json has a quantization_config ({method}), so the model would not "
             "compute with the weights of its files: give a model of plain weights"
-            f"{how if method == 'mxfp4' else ''}"
         )
 
 

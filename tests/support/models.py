@@ -85,7 +85,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cohere2": _llama_like("cohere2", "mixed windows, parallel", _HEADS | _SLIDING | _MIXED),
     "gpt_oss": Architecture(
         "gpt_oss",
-        _HEADS | _SLIDING | _EXPERTS | {"intermediate_size": 32},
+        _HEADS | _SLIDING | _EXPERTS,
         "q_proj",
         "o_proj",
         "input_layernorm",
