@@ -63,18 +63,25 @@ def probe(frozen: FrozenModel) -> Probe:
     return _KNOWN[frozen.model]
 
 
-def outline(model: nn.Module) -> Probe:
+def outline(model: Any) -> Probe:
     """Return what the modules and the cache of a model on the meta device say before it is loaded.
 
     The probe of the loaded model compares numbers too; it decides about models that can't be run on
     the meta device.
     """
     ids, seen = torch.zeros(2, 5, dtype=torch.long, device="meta"), dict[str, bool]()
+    experts = getattr(model.config, "_experts_implementation", None)
     try:
+        if experts is not None:
+            # The one that asks no tensor for its numbers, which the meta device does not have.
+            model.set_experts_implementation("batched_mm")
         with torch.no_grad(), _noting(model, len(ids), seen):
             cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
     except Exception:  # noqa: BLE001 - a model may fail in any way
         return Probe(None, frozenset(name for name, _ in model.named_modules()))
+    finally:
+        if experts is not None:
+            model.set_experts_implementation(experts)
     layers = getattr(cache, "layers", [])
     if not layers or {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
         return Probe("its cache is not keys and values of every token")

@@ -105,7 +105,6 @@ def test_what_would_run_alone_is_refused_on_a_split_model(
     architecture: str, name: str, family: dict[str, Any], why: str | None
 ) -> None:
     model = on_meta(architecture)
-    assert runs(model)
     families = Families.model_validate({name: {"candidates": 1, **family}})
     one = families.named()[name]
     if why is None:
