@@ -62,7 +62,7 @@ def is_refused(name: str, one: AdapterSpec | None, *, split: bool = False) -> bo
 def written(page: Path, heading: str, line: str, *, update: bool) -> bool:
     """Return whether a row is in the table below a heading; `update`: put it there first."""
     text = page.read_text("utf-8")
-    start = text.index("\n|---", text.index(f"\n{heading}\n")) + 1
+    start = text.index("\n|---", text.index(f"{heading}\n")) + 1
     start = text.index("\n", start) + 1
     end = text.find("\n\n", start) + 1 or len(text)
     rows = text[start:end].splitlines()
