@@ -260,6 +260,11 @@ def _known(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known)]
 
 
+def is_called(name: str, target: str) -> bool:
+    """Return whether a target names this module: by its last part, or by several with dots."""
+    return f".{name}".endswith(f".{target}")
+
+
 class AdapterSpec(Config):
     """Settings of an adapter: its shape, its training, and the coarseness of its coding."""
 
@@ -308,9 +313,11 @@ class AdapterSpec(Config):
 
     def targets(self, name: str) -> bool:
         """Return whether PEFT would adapt the base model's module of this name."""
+        if name in (self.target_modules or ()):
+            return True
         layer = re.search(r"\.(\d+)\.", name)
         inside = self.layers is None or (layer is not None and int(layer[1]) in self.layers)
-        return inside and name.rpartition(".")[2] in (self.target_modules or ())
+        return inside and any(is_called(name, target) for target in self.target_modules or ())
 
     @model_validator(mode="after")
     def _fields_of_the_method(self) -> Self:

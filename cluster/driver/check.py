@@ -7,6 +7,7 @@ unchecked here.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Plan:
         shapes: parameter shapes of each base model that is on this machine.
         num_candidates: greatest number of candidates, None if only the time ends the run.
         unchecked: messages about what could not be checked here.
-        ranks: memory, load time and tokens per pass of each base model's ranks, as text.
+        ranks: memory, load time and tokens per pass of each base model's ranks, as text, and what
+            is to be said of the model's files.
         warnings: messages about settings that are valid but rarely meant.
     """
 
@@ -100,6 +102,7 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     for config in sweep.base_models:
         if config.label in known:
             memory = _rank_memory(shards, config)
+            found += [f"{config.label}: {note}" for note in _notes(config, folder)]
             try:
                 found += plan_ranks(config, folder, shards, memory).lines(config.label, shards)
             except ValueError as error:
@@ -126,6 +129,38 @@ def _thinking_warnings(
         if config.label in known
         and chat_template_of(load_tokenizer(config, folder)[0], config).mark
     ]
+
+
+def _notes(config: BaseModelConfig, folder: Path) -> list[str]:
+    """Return what is to be said of files beside the weights."""
+    from transformers import AutoConfig
+
+    from kilobit.evaluators.model.base_model import source
+
+    where, options = source(config, folder)
+    model_config, found = AutoConfig.from_pretrained(where, **options), []
+    if getattr(model_config, "auto_map", None):
+        found.append(
+            "the code that config.json names in auto_map is ignored; transformers' own model of "
+            f"the type {model_config.model_type} is used"
+        )
+    odd = _odd_generation(config, folder)
+    return found if odd is None else [*found, f"candidates generate one by one: {odd}"]
+
+
+def _odd_generation(config: BaseModelConfig, folder: Path) -> str | None:
+    """Return why generation by the config of a model's files is not plainly greedy."""
+    from transformers import AutoConfig, GenerationConfig
+
+    from kilobit.evaluators.model.base_model import source
+    from kilobit.evaluators.model.packing.decode import why_not_plain
+
+    where, options = source(config, folder)
+    own = GenerationConfig.from_model_config(AutoConfig.from_pretrained(where, **options))
+    if config.weights == "trained":
+        with suppress(OSError):
+            own = GenerationConfig.from_pretrained(where, revision=options.get("revision", "main"))
+    return why_not_plain(own)
 
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
@@ -182,7 +217,7 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
     _check_folders(sweep, sweep_folder)
     shapes, unchecked = {}, []
     for index, config in enumerate(sweep.base_models):
-        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep.families)
+        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep)
         if found is None:
             unchecked.append(
                 f"{config.hub} is not on this machine: its modules and ranks are unknown"
@@ -222,16 +257,15 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
             )
 
 
-def _check_model(
-    config: BaseModelConfig, folder: Path, field: str, families: Families
-) -> Shapes | None:
+def _check_model(config: BaseModelConfig, folder: Path, field: str, sweep: Sweep) -> Shapes | None:
     """Check one base model and return its shapes, None if it is not on this machine."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    from kilobit.evaluators.model.adapter_check import check_family, runs
+    from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
     from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
+    from kilobit.evaluators.model.packing.probe import Probe, outline
 
     transformers_logging.set_verbosity_error()
     if config.path is None and not _is_cached(config):
@@ -240,25 +274,31 @@ def _check_model(
         raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
     where, options = source(config, folder)
     try:
-        tokenizer, _ = load_tokenizer(config, folder)
-    except Exception as error:  # transformers raises many types here
-        raise InputError(
-            f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
-        ) from error
-    try:
         check_source(where, options)
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
-    except Exception as error:  # transformers raises many types here too
+    except Exception as error:  # transformers raises many types here
         raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+    try:
+        tokenizer, _ = load_tokenizer(config, folder)
+    except Exception as error:  # transformers raises many types here too
+        raise InputError(
+            f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
+        ) from error
     run = runs(model)
-    for name, family in families.named().items():
+    packs = None
+    if sweep.workers.shards.are_split:
+        odd = _odd_generation(config, folder)
+        packs = outline(model) if odd is None else Probe(odd)
+    for name, family in sweep.families.named().items():
         if family.candidates:
             check_family(name, family, model, where, run=run)
+            if packs is not None:
+                check_in_packs(name, family, model, packs, where)
         if True in family.chat and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
-    _check_thinking(config, tokenizer, field, families)
+    _check_thinking(config, tokenizer, field, sweep.families)
     return shapes_of(model)
 
 

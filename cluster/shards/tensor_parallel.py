@@ -149,6 +149,8 @@ def splits_of(model: Any, world_size: int) -> dict[str, Split]:
     kind, plan = type(model).__name__, dict(model.tp_plan or {})
     if not model.supports_tp_plan or not plan:
         raise ValueError(f"{kind} has no tensor parallel plan; use layout `zero3`")
+    if not any("*" in pattern for pattern in plan):
+        raise ValueError(f"the tensor parallel plan of {kind} splits no layer; use layout `zero3`")
     unknown = sorted(set(plan.values()) - _STYLES.keys())
     if unknown:
         raise ValueError(

@@ -59,6 +59,11 @@ class ShardsConfig(Config):
             raise ValueError(f"layout `{self.layout}` has no `offload`; use `zero3`")
         return self
 
+    @property
+    def are_split(self) -> bool:
+        """Return whether no rank keeps a whole model, so that candidates have to share passes."""
+        return self.world_size > 1 or self.layout == "zero3" or self.offload is not None
+
 
 class Workers(Config):
     """The number of workers for each base model, and the resources of each."""

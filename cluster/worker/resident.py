@@ -17,7 +17,7 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
-from kilobit.evaluators.model.packing.decode import Asked, answer
+from kilobit.evaluators.model.packing.decode import Asked, answer, why_not_plain
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import Probe, probe
@@ -68,7 +68,8 @@ class Resident:
         threads: CPU threads of this process.
 
     Raises:
-        OSError, ValueError: if the model can't be loaded or sharded as asked.
+        OSError, ValueError: if the model can't be loaded or sharded as asked, or is split while
+            packs do not hold for it.
     """
 
     def __init__(
@@ -86,6 +87,13 @@ class Resident:
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
         self.packs = self._common(probe(self.frozen))
+        why = self.packs.why_not or why_not_plain(self.frozen.model.generation_config)
+        if shards.are_split and why is not None:
+            raise ValueError(
+                f"candidates would run alone on {config.label}, which a model that is split over "
+                f"ranks can't do: {why}"
+            )
+        self._is_split = shards.are_split
         # All ranks must split their work into the same passes, so the smallest limit counts.
         limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
         limits[address.rank] = pass_tokens(self.frozen)
@@ -125,7 +133,7 @@ class Resident:
         """
         found = detached(self.frozen, spec) if self.packs.holds else None
         if found is None or not self.packs.takes(found[1]):
-            if self.frozen.shard.world_size > 1:
+            if self._is_split:
                 raise ValueError(
                     f"{spec.method} on {spec.target_modules} has to be installed in the model, "
                     "which is not possible in a model that is sharded over ranks"

@@ -17,7 +17,7 @@ from kilobit.cluster.worker.rung_record import Measured, Scoring, Work
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
 from kilobit.evaluators.model.data_codec import Learned
-from kilobit.evaluators.model.packing.decode import generates_plainly
+from kilobit.evaluators.model.packing.decode import why_not_plain
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
@@ -97,8 +97,8 @@ class Scorer:
             known, _ = comparable(theirs, theirs)
             race = Race(racing.level, known if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
-        packs = context.group.resident.packs.holds and generates_plainly(self._frozen)
-        if model is None and not packs:
+        odd = why_not_plain(self._frozen.model.generation_config)
+        if model is None and not (context.group.resident.packs.holds and odd is None):
             model = self._frozen.model
         key = cache_key(self._behaviour(program, decoded))
         cached = self._opened.get(key) or self._cache.open(key)

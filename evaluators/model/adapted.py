@@ -9,7 +9,8 @@ How a program applies to tasks that it was not found for:
 A text that is only scored stands after the prompt without a chat template.
 
 Decoding is greedy for all programs; options in a model's own generation config that change that (a
-repetition penalty, beams) are ignored.
+repetition penalty, beams) are ignored. Rows share passes where the probe of the model says that
+they may, and are read one by one where not.
 """
 
 import math
@@ -18,13 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.evaluators.model.data_codec import decode_examples
-from kilobit.evaluators.model.generate import asked, chat_template
+from kilobit.evaluators.model.generate import asked, chat_template, continue_alone, judge_alone
 from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
 from kilobit.evaluators.model.packing.deltas import Changes, detached
 from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
+from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.program_builder import shown_examples
 from kilobit.evaluators.model.text_codec import decode_text, start_token
 from kilobit.search.candidate import Candidate
@@ -49,6 +51,7 @@ class AdaptedModel:
         num_soft: number of soft prompt vectors before the text.
         planner: divides rows into passes.
         thinking: thinking before an answer in the chat template.
+        packs: rows may share passes; if not, a soft prompt is installed on the model too.
     """
 
     frozen: FrozenModel
@@ -59,6 +62,7 @@ class AdaptedModel:
     num_soft: int = 0
     planner: Planner = field(default_factory=Planner)
     thinking: ThinkingPart | None = None
+    packs: bool = True
 
     @property
     def soft(self) -> Ids:
@@ -122,7 +126,14 @@ class AdaptedModel:
         for row in rows:
             check_context(self.frozen, row)
         found = []
-        for ids in answer(self.frozen, [self.changes], rows, self.planner):
+        if self.packs:
+            made = answer(self.frozen, [self.changes], rows, self.planner)
+        else:
+            made = [
+                continue_alone(self.frozen, _text(row.ids), row.max_new_tokens, row.stop)
+                for row in rows
+            ]
+        for ids in made:
             if isinstance(ids, Exception):
                 raise ids
             found.append(str(self.frozen.tokenizer.decode(ids, skip_special_tokens=True)))
@@ -142,6 +153,10 @@ class AdaptedModel:
         for row in whole:
             # The last token is scored but never read, so it needs no room.
             check_context(self.frozen, Asked(0, row.ids, row.max_new_tokens - 1))
+        for _, new in rows:
+            check_ids(self.frozen, new)
+        if not self.packs:
+            return [judge_alone(self.frozen, ids, new) for ids, new in rows]
         # Sort by length, so that passes need little padding.
         order = sorted(range(len(rows)), key=lambda i: whole[i].tokens)
         with Pack(self.frozen.model, [self.changes], self.frozen.shard) as pack:
@@ -187,7 +202,12 @@ class AdaptedModel:
 
 def bare(frozen: FrozenModel) -> AdaptedModel:
     """Return a base model without a program."""
-    return AdaptedModel(frozen, planner=Planner(pass_tokens(frozen)))
+    return AdaptedModel(frozen, planner=Planner(pass_tokens(frozen)), packs=probe(frozen).holds)
+
+
+def _text(ids: Ids) -> list[int]:
+    """Return ids without those of soft prompt vectors."""
+    return [i for i in ids if i >= 0]
 
 
 @contextmanager
@@ -215,18 +235,17 @@ def with_program(
         return decode_text(frozen, section)
 
     decoded = decode(program.recipe, program.payload, here)
-    plain = AdaptedModel(
-        frozen,
-        decoded.prompt,
-        program.recipe.chat,
-        program.recipe.postprocess if steps else (),
-        planner=Planner(pass_tokens(frozen)),
+    plain = replace(
+        bare(frozen),
+        prompt=decoded.prompt,
+        chat=program.recipe.chat,
+        steps=program.recipe.postprocess if steps else (),
         thinking=program.recipe.thinking,
     )
     spec = candidate.adapter
     if spec is None:
         yield plain
-    elif spec.num_soft:
+    elif spec.num_soft and plain.packs:
         found = detached(frozen, spec)
         # `detached` returns None only for adapters that must be installed; vectors need not be.
         assert found is not None
@@ -241,4 +260,6 @@ def with_program(
                 num_bytes = program.recipe.prompt.num_bytes if program.recipe.prompt else 0
                 section = program.payload[num_bytes:]
                 decode_examples(frozen, adapter.model, program.recipe.data, section)
-            yield plain
+            if spec.num_soft:
+                plain = replace(plain, frozen=replace(frozen, model=adapter.model))
+            yield replace(plain, num_soft=spec.num_soft)

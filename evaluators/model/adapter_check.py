@@ -1,6 +1,7 @@
 """Checks that a model can have the adapters of a sweep, without the model's weights."""
 
 import warnings
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -8,7 +9,9 @@ import peft
 import torch
 
 from kilobit.evaluators.model.adapters import remove_adapter
-from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.evaluators.model.packing.deltas import PACKED_METHODS
+from kilobit.evaluators.model.packing.probe import Probe
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, is_called, peft_config
 from kilobit.search.settings import InputError
 from kilobit.search.space import (
     AdapterFamily,
@@ -56,23 +59,55 @@ def check_family(name: str, family: PromptFamily, model: Any, where: str, *, run
         _check_adapters(name, family, model, where, run=run)
 
 
-def _check_adapters(name: str, family: AdapterFamily, model: Any, where: str, *, run: bool) -> None:
+def check_in_packs(name: str, family: PromptFamily, model: Any, packs: Probe, where: str) -> None:
+    """Check that all candidates of a family can share passes, as split models need.
+
+    Args:
+        name: name of the family.
+        family: the family.
+        model: the base model on the meta device.
+        packs: what is known of packs on the model.
+        where: the model's path or name, for messages.
+
+    Raises:
+        InputError: if candidates would have to run alone.
+    """
+    why = packs.why_not
+    if why is None and isinstance(family, AdapterFamily):
+        if name not in PACKED_METHODS:
+            why = f"an adapter of the method {name} has to be installed in the model"
+        for spec in _specs(name, family):
+            mixed = [n for n, _ in model.named_modules() if spec.targets(n)]
+            mixed = [n for n in mixed if n not in packs.modules]
+            if mixed and why is None:
+                why = f"{mixed[0]} does not see a batch row by row"
+    if why is not None:
+        raise InputError(
+            f"families.{name}: candidates would run alone on {where}, which a model that is split "
+            f"over ranks can't do: {why}; use workers.shards.world_size 1"
+        )
+
+
+def _specs(name: str, family: AdapterFamily) -> Iterator[AdapterSpec]:
+    """Yield an adapter of each distinct shape; rank and size make no difference to PEFT."""
     shapes = family.shapes()
-    # Rank and size make no difference to what PEFT accepts.
     fewest = {field: (min(shapes[field]),) for field in ("rank", "size") if field in shapes}
     for values in product(*(shapes | fewest).values()):
-        shape = dict(zip(shapes, values, strict=True))
-        spec = AdapterSpec(
+        yield AdapterSpec(
             method=name,
             learning_rate=1.0,
             steps=max(family.steps),
             batch_size=family.batch_size,
             seed=0,
-            **shape,
+            **dict(zip(shapes, values, strict=True)),
         )
+
+
+def _check_adapters(name: str, family: AdapterFamily, model: Any, where: str, *, run: bool) -> None:
+    for spec in _specs(name, family):
         why = refusal(model, spec, run=run)
         if why is not None:
-            targets = ", ".join(shape.get("target_modules") or ())
+            targets = ", ".join(spec.target_modules or ())
             on = f" on {targets}" if targets else ""
             raise InputError(f"families.{name}: {where} can't have this adapter{on}: {why}")
 
@@ -100,7 +135,7 @@ def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> 
     modules = _modules(model, norms=method.place == "norms")
     kinds = {module.split(".")[-1] for module in modules}
     for target in targets:
-        shapes = [shape for module, shape in modules.items() if module.split(".")[-1] == target]
+        shapes = [shape for module, shape in modules.items() if is_called(module, target)]
         if not shapes:
             raise InputError(
                 f"{field}: {where} has no module {target!r}; it has {', '.join(sorted(kinds))}"

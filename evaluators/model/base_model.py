@@ -34,7 +34,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -180,6 +187,26 @@ class FrozenModel:
         """
         return digest in (None, self.machine, self.digest)
 
+    @property
+    def vocabulary(self) -> int:
+        """Return the number of tokens that the model has embeddings of."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+
+def check_ids(frozen: FrozenModel, ids: Sequence[int]) -> None:
+    """Check that the model has an embedding of each token.
+
+    Raises:
+        ValueError: if it lacks one, which a token that was added to the tokenizer alone does.
+    """
+    largest = max(ids, default=0)
+    if largest >= frozen.vocabulary:
+        token = frozen.tokenizer.convert_ids_to_tokens(largest)
+        raise ValueError(
+            f"the text has the token {token!r} ({largest}), which the tokenizer knows and the "
+            f"model does not: it has embeddings of {frozen.vocabulary} tokens"
+        )
+
 
 def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the arguments of `from_pretrained`: a path or hub name, and the keywords."""
@@ -201,7 +228,7 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the config can't be read.
         ValueError: if an adapter lies beside the weights, an index names files elsewhere, or the
-            weights are quantised.
+            weights are quantised, or only code of its own would run the model.
     """
     adapter = find_adapter_config_file(model_id, revision=options.get("revision"))
     if adapter is not None:
@@ -217,6 +244,14 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> None:
         outside = sorted(name for name in files if Path(name).name != name)
         if gone or outside:
             raise ValueError(f"{index} names {(outside or gone)[0]}, which is not in its folder")
+    written, _ = PretrainedConfig.get_config_dict(model_id, **options)
+    kind = str(written.get("model_type"))
+    known = kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING
+    if "auto_map" in written and not known:
+        raise ValueError(
+            f"{model_id}: transformers has no causal language model of the type {kind!r}, and the "
+            "code that config.json names in auto_map is never executed"
+        )
     config = AutoConfig.from_pretrained(model_id, **options)
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
@@ -259,12 +294,14 @@ def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
     """
     model_id, options = source(config, folder)
     tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left", **options)
-    pad_with_end = tokenizer.pad_token_id is None
+    size = AutoConfig.from_pretrained(model_id, **options).get_text_config().vocab_size
+    # Padding is masked, so any token will do that the model has an embedding of. GPT-2-type
+    # tokenizers have no token for it, and transformers adds one to those of Qwen 2.
+    pad_with_end = tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size
     if pad_with_end:
-        # Padding is masked, so any token will do; GPT-2-type tokenizers have no token for it.
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has neither a padding nor an end token")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        raise ValueError("the tokenizer has neither a padding nor an end token of the model")
     return tokenizer, pad_with_end
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from kilobit.evaluators.model.adapters import Adapter, Trained
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.evaluators.model.text_codec import next_logits, start_token
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.recipe import DataPart, LearningRule
@@ -214,6 +214,7 @@ def _lesson(
             raise CodingError(f"the tokenizer does not reproduce an example: {text[:60]!r}")
         rows.append([start, *ids])
     rows, end, end_count = _ended(rows, tokenizer.eos_token_id)
+    check_ids(frozen, [token for row in rows for token in row])
     longest = max(map(len, rows))
     if frozen.context is not None and longest > frozen.context:
         raise ValueError(

@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.recipe import ThinkingPart
 
@@ -174,7 +175,8 @@ def generate(
         thinking: what comes before an answer; it is no part of the texts, but its tokens count.
 
     Raises:
-        ValueError: if a prompt with its longest answer does not fit into the model's context.
+        ValueError: if a prompt with its longest answer does not fit into the model's context, or
+            has a token that the model does not know.
     """
     tokenizer, model = frozen.tokenizer, frozen.model if model is None else model
     if thinking is not None:
@@ -202,6 +204,7 @@ def generate(
         )
         width = batch.input_ids.shape[1]
         _check_context(frozen, width, max_new_tokens)
+        check_ids(frozen, [int(batch.input_ids.max())])
         options = {"tokenizer": tokenizer, "stop_strings": list(stop)} if stop else {}
         out = model.generate(
             input_ids=batch.input_ids.to(frozen.model.device),
@@ -215,6 +218,43 @@ def generate(
         input_tokens += int(batch.attention_mask.sum())
         output_tokens += int((new != tokenizer.pad_token_id).sum())
     return Generated(texts, input_tokens, output_tokens)
+
+
+@torch.no_grad()
+def continue_alone(
+    frozen: FrozenModel, ids: Sequence[int], max_new_tokens: int, stop: Sequence[str]
+) -> list[int]:
+    """Return the new tokens of one row, each the likeliest one whatever the model's own options."""
+    model, rows = frozen.model, torch.tensor([list(ids)], device=frozen.model.device)
+    own = model.generation_config
+    plain = GenerationConfig(
+        eos_token_id=own.eos_token_id, pad_token_id=frozen.tokenizer.pad_token_id
+    )
+    # `generate` would fill the gaps of a config that it is given with the model's own options.
+    holder = getattr(model, "get_base_model", lambda: model)()
+    holder.generation_config = plain
+    try:
+        out = model.generate(
+            input_ids=rows,
+            attention_mask=torch.ones_like(rows),
+            max_new_tokens=max_new_tokens,
+            **({"tokenizer": frozen.tokenizer, "stop_strings": list(stop)} if stop else {}),
+        )
+    finally:
+        holder.generation_config = own
+    return list(out[0, len(ids) :].tolist())
+
+
+@torch.no_grad()
+def judge_alone(
+    frozen: FrozenModel, ids: Sequence[int], answer: Sequence[int]
+) -> tuple[float, bool]:
+    """Return the log-probability in nats of an answer, and whether its tokens are likeliest."""
+    whole = torch.tensor([[*ids, *answer[:-1]]], device=frozen.model.device)
+    told = frozen.model(input_ids=whole).logits[0, -len(answer) :].float().log_softmax(-1)
+    new = torch.tensor(list(answer), device=told.device)
+    nats = float(told.gather(1, new[:, None]).sum())
+    return nats, bool((told.argmax(-1) == new).all())
 
 
 def _check_context(frozen: FrozenModel, longest: int, max_new_tokens: int) -> None:

@@ -52,6 +52,8 @@ def encode_text(frozen: FrozenModel, text: str) -> bytes:
     ids = frozen.tokenizer(text, add_special_tokens=False)["input_ids"]
     if frozen.tokenizer.decode(ids) != text:
         raise CodingError("the tokenizer does not reproduce the text")
+    if max(ids, default=0) >= frozen.vocabulary:
+        raise CodingError(f"the model has no token {max(ids)}")
     if frozen.context is not None and len(ids) > frozen.context:
         raise CodingError(f"{len(ids)} tokens exceed the model's context ({frozen.context})")
     return encode_tokens(ids, start_token(frozen.tokenizer), next_logits(frozen.model))

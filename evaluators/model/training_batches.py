@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.evaluators.model.generate import asked, chat_template
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.streams import stream
@@ -68,6 +68,7 @@ def _example_tokens(frozen: FrozenModel, lesson: Lesson, example: Example) -> Ro
     ends = any(stop in task.show(example.target) for stop in task.stop)
     if not ends and frozen.tokenizer.eos_token_id is not None:
         answer = [*answer, frozen.tokenizer.eos_token_id]
+    check_ids(frozen, (*question, *answer))
     room = len(question) + len(answer)
     if frozen.context is not None and room > frozen.context:
         raise ValueError(

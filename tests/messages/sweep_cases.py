@@ -235,6 +235,11 @@ WORKERS = [
         "workers.shards: ",
         workers={"shards": {"world_size": 2, "memory_gib": 0.0001}},
     ),
+    bad(
+        "families.weights: candidates would run alone on {model}, which a model that is split ",
+        families={"weights": {"candidates": 2, "target_modules": [["norm"]]}},
+        workers={"shards": {"world_size": 2}},
+    ),
     Case(
         DRY,
         "trackers.0: kind 'wandb' needs wandb, which is not installed: pip install",

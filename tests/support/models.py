@@ -58,10 +58,13 @@ def _llama_like(kind: str, kinds: str, values: dict[str, Any] | None = None) -> 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _llama_like("llama", "full attention"),
     "mistral": _llama_like("mistral", "sliding windows", _BASE | _SLIDING),
-    "qwen3": _llama_like(
+    "qwen3": Architecture(
         "qwen3",
-        "mixed windows",
         _HEADS | _SLIDING | _MIXED | {"use_sliding_window": True},
+        "q_proj",
+        "down_proj",
+        "q_norm",
+        "mixed windows, norms within heads",
     ),
     "gemma2": _llama_like(
         "gemma2", "mixed windows, soft caps", _HEADS | _SLIDING | {"query_pre_attn_scalar": 8}

@@ -9,15 +9,11 @@ shared passes, `alone` one by one, or `refused` before the search.
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.oracles import run_program
 from kilobit.evaluators.model.adapted import AdaptedModel
-from kilobit.evaluators.model.adapter_check import check_family, runs
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, unchanged
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
@@ -26,15 +22,13 @@ from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.settings import InputError
-from kilobit.search.space import Families
 from tests.conftest import REPOSITORY, _tokenizer
 from tests.support.fresh_process import printed
-from tests.support.models import ARCHITECTURES, Architecture, build_model
-from tests.support.packs import TASK, spec
+from tests.support.models import ARCHITECTURES, build_model
+from tests.support.packs import TASK
+from tests.support.shards.architectures import KINDS, is_refused, spec_of, written
 
 PROMPT = "Answer with a number, please:\n"
 INPUTS = [example.input for example in TASK.splits.search[:4]]
@@ -43,38 +37,6 @@ ALWAYS = (
     "bloom", "deepseek_v3", "falcon_h1", "gemma3", "gpt2", "gpt_oss", "llama", "llama4", "mamba",
     "mistral", "mpt", "olmo3", "opt", "qwen2_moe",
 )  # fmt: skip
-KINDS = ("prompt", "LoRA, attention", "LoRA, MLP", "IA3", "LN tuning", "soft prompt", "LoRA-XS")
-
-
-def spec_of(kind: str, about: Architecture) -> AdapterSpec:
-    fast = {"steps": 3, "batch_size": 2, "learning_rate": 0.01}
-    shapes: dict[str, dict[str, Any]] = {
-        "LoRA, attention": {"target_modules": (about.attention,)},
-        "LoRA, MLP": {"target_modules": (about.mlp,)},
-        "IA3": {"method": "ia3", "rank": None, "target_modules": (about.attention,)},
-        "LN tuning": {"method": "ln_tuning", "rank": None, "target_modules": (about.norm,)},
-        "soft prompt": {"method": "soft_prompt", "rank": None, "target_modules": None, "size": 2},
-        "LoRA-XS": {"method": "lora_xs", "target_modules": (about.attention,)},
-    }
-    return spec(**fast, **shapes[kind])
-
-
-def is_refused(name: str, one: AdapterSpec) -> bool:
-    about = ARCHITECTURES[name]
-    values = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None} | about.values
-    values.pop("padded", None)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(about.kind, vocab_size=600, **values)
-        )
-    shape = {"target_modules": one.target_modules, "rank": one.rank, "size": one.size}
-    listed = {field: [value] for field, value in shape.items() if value is not None}
-    families = Families.model_validate({one.method: {"candidates": 1, **listed}})
-    try:
-        check_family(one.method, families.named()[one.method], model, name, run=runs(model))
-    except InputError:
-        return True
-    return False
 
 
 class Alone:
@@ -130,7 +92,7 @@ def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
     together: dict[str, tuple[Adapter, Changes]] = {}
     packs = probe(frozen)
     for kind in KINDS:
-        one = None if kind == "prompt" else spec_of(kind, about)
+        one = spec_of(kind, about)
         if one is not None and is_refused(name, one):
             how[kind] = "refused"
             continue
@@ -155,14 +117,8 @@ def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
 
 def check(name: str, folder: Path, *, files: bool = False) -> None:
     row = [name, ARCHITECTURES[name].kinds, *cells(name, folder, files=files).values()]
-    line = f"| {' | '.join(row)} |"
-    lines = PAGE.read_text("utf-8").splitlines()
-    if os.environ.get("UPDATE_DOCS"):
-        head = 1 + next(i for i, text in enumerate(lines) if text.startswith("|---"))
-        rows = [text for text in lines[head:] if not text.startswith(f"| {name} |")]
-        PAGE.write_text("\n".join([*lines[:head], *sorted([*rows, line])]) + "\n", "utf-8")
-    else:
-        assert line in lines
+    line, update = f"| {' | '.join(row)} |", bool(os.environ.get("UPDATE_DOCS"))
+    assert written(PAGE, "# Architectures", line, update=update)
 
 
 @pytest.mark.parametrize("name", ALWAYS)

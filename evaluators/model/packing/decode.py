@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.generation.stopping_criteria import StopStringCriteria
 
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.evaluators.model.packing.deltas import Changes
 from kilobit.evaluators.model.packing.forward import Reading, SlotRow
 from kilobit.evaluators.model.packing.pack import Pack
@@ -39,6 +39,11 @@ _UNSUPPORTED = (
     "guidance_scale",
     "num_beams",
     "prompt_lookup_num_tokens",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+    "watermarking_config",
+    "stop_strings",
+    "max_time",
 )
 _NEUTRAL: tuple[Any, ...] = (None, 0, 1, 1.0, [], {}, False)
 
@@ -65,18 +70,23 @@ class Asked:
         return len(self.ids) + self.max_new_tokens
 
 
-def generates_plainly(frozen: FrozenModel) -> bool:
-    """Return whether greedy generation of this model takes the likeliest token at each step."""
-    config = frozen.model.generation_config
-    return all(getattr(config, name, None) in _NEUTRAL for name in _UNSUPPORTED)
+def why_not_plain(config: Any) -> str | None:
+    """Return why generation by this config is not plainly greedy, None if it is.
+
+    It is if it takes the likeliest token at each step.
+    """
+    found = {name: getattr(config, name, None) for name in _UNSUPPORTED}
+    odd = [f"{name} {value}" for name, value in found.items() if value not in _NEUTRAL]
+    return f"its generation config sets {', '.join(odd)}" if odd else None
 
 
 def check_context(frozen: FrozenModel, row: Asked) -> None:
-    """Check that a row with its longest answer fits into the model's context.
+    """Check that a row with its longest answer fits into the model's context and vocabulary.
 
     Raises:
         ValueError: if it does not.
     """
+    check_ids(frozen, row.ids)
     if frozen.context is not None and row.tokens > frozen.context:
         raise ValueError(
             f"a prompt of {len(row.ids)} tokens and an answer of {row.max_new_tokens} do not fit "

@@ -188,3 +188,5 @@ _CHANGES: dict[str, Callable[[Any], Changes | None]] = {
     "ln_tuning": _norms,
     "soft_prompt": _soft_prompt,
 }
+# The methods whose adapters run beside the model.
+PACKED_METHODS = frozenset(_CHANGES)

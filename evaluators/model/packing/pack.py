@@ -111,7 +111,12 @@ class Pack:
             if isinstance(change, Replaced):
                 of = (self._rows == slot).nonzero()[:, 0]
                 if len(of):
-                    parts = parts.index_copy(0, of, change.module(x[of]).to(parts.dtype))
+                    own = {
+                        key: self._shard.part_of_output(name, weight)
+                        for key, weight in change.module.named_parameters()
+                    }
+                    made = torch.func.functional_call(change.module, own, (x[of],))
+                    parts = parts.index_copy(0, of, made.to(parts.dtype))
         return parts
 
     def _softly(self, module: nn.Module, args: Any, output: Any) -> Any:

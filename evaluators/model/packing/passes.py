@@ -100,7 +100,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def may_try_again(error: BaseException) -> bool:
     """Return whether halves of a pass that raised `error` may be tried in this process.
 
-    With several ranks the error may be another rank's death, which the shard group has to see.
+    With several ranks only memory may have run out. Any other error may be another rank's death,
+    which the shard group has to see, or be raised on this rank alone: the others would then wait
+    in a collective operation of the pass that failed and take the numbers of the new one for
+    theirs. Ranks can't ask one another which it is, because that is a collective operation too.
+    A candidate whose modules mix rows never gets there: it is refused before the search.
     """
     ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
     return is_out_of_memory(error) or not ranks

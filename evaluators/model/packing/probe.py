@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.pytorch_utils import Conv1D
 
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.packing.deltas import Changes, LowRank
@@ -59,6 +61,31 @@ def probe(frozen: FrozenModel) -> Probe:
     if frozen.model not in _KNOWN:
         _KNOWN[frozen.model] = _probed(frozen)
     return _KNOWN[frozen.model]
+
+
+def outline(model: Any) -> Probe:
+    """Return what the modules and the cache of a model on the meta device say before it is loaded.
+
+    The probe of the loaded model compares numbers too; it decides about models that can't be run on
+    the meta device.
+    """
+    ids, seen = torch.zeros(2, 5, dtype=torch.long, device="meta"), dict[str, bool]()
+    experts = getattr(model.config, "_experts_implementation", None)
+    try:
+        if experts is not None:
+            # The one that asks no tensor for its numbers, which the meta device does not have.
+            model.set_experts_implementation("batched_mm")
+        with torch.no_grad(), _noting(model, len(ids), seen):
+            cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    except Exception:  # noqa: BLE001 - a model may fail in any way
+        return Probe(None, frozenset(name for name, _ in model.named_modules()))
+    finally:
+        if experts is not None:
+            model.set_experts_implementation(experts)
+    layers = getattr(cache, "layers", [])
+    if not layers or {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        return Probe("its cache is not keys and values of every token")
+    return Probe(None, frozenset(name for name, by_row in seen.items() if by_row))
 
 
 def _probed(frozen: FrozenModel) -> Probe:
@@ -198,7 +225,9 @@ def _note(
     seen: dict[str, bool], name: str, rows: int, module: nn.Module, args: Any, output: Any
 ) -> None:
     tensors = (args[0] if args else None, output)
-    by_row = all(isinstance(t, torch.Tensor) and t.dim() == 3 for t in tensors)
+    # A norm may see heads too, [rows, tokens, heads, size].
+    most = 3 if isinstance(module, nn.Linear | Conv1D) else 4
+    by_row = all(isinstance(t, torch.Tensor) and 3 <= t.dim() <= most for t in tensors)
     # The two prefixes that are read first are fewer rows than the batch itself.
     by_row = by_row and all(len(t) in (1, rows) for t in tensors if t is not None)
     seen[name] = seen.get(name, True) and by_row

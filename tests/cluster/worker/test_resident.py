@@ -9,9 +9,11 @@ import torch
 
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.worker import resident as resident_module
 from kilobit.cluster.worker.resident import Resident, Training
-from kilobit.evaluators.model.base_model import weights_digest
+from kilobit.evaluators.model.base_model import load, weights_digest
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import random_numbers
 from tests.support.packs import TASK, mixed, rows_of, spec
@@ -69,6 +71,23 @@ def test_candidates_that_fail_leave_nothing_behind(resident: Resident) -> None:
     del end
     assert tensors() == before
     assert resident.unchanged()
+
+
+@pytest.mark.parametrize("why", ["probe", "generation config"])
+def test_a_split_model_on_which_candidates_run_alone_is_refused(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    config, shards = BaseModelConfig(regime="r", path=model_folders["llama"]), ShardsConfig()
+    frozen = load(config, Path())
+    monkeypatch.setattr(resident_module, "load_sharded", lambda *_: frozen)
+    if why == "probe":
+        monkeypatch.setattr(resident_module, "probe", lambda _: Probe("tried"))
+    else:
+        frozen.model.generation_config.repetition_penalty = 1.5
+    Resident(RankAddress(), config, Path(), shards, TASK, 1)
+    message = "can't do: (tried|its generation config sets repetition_penalty 1.5)"
+    with pytest.raises(ValueError, match=message):
+        Resident(RankAddress(), config, Path(), ShardsConfig(world_size=2), TASK, 1)
 
 
 def test_what_can_only_be_on_the_model_is_not_beside_it(resident: Resident) -> None:

@@ -7,16 +7,19 @@ import pytest
 import torch
 
 from benchmarks.oracles import run_program
+from kilobit.evaluators.model import adapted
 from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load, unchanged, weights_digest
 from kilobit.evaluators.model.data_codec import learn
+from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
-from tests.conftest import random_numbers
+from tests.conftest import _tokenizer, random_numbers
+from tests.support.models import build_model
 
 NUMBERS = load_miniature("numbers", 0)
 
@@ -123,3 +126,60 @@ def test_bits_of_a_text_are_those_of_the_model(frozen: FrozenModel) -> None:
     assert len(frozen.tokenizer(long)["input_ids"]) > 256
     with pytest.raises(ValueError, match="do not fit"):
         AdaptedModel(frozen, prompt="much too long " * 40).bits([long])
+
+
+@pytest.mark.parametrize("method", [None, "lora", "soft_prompt"])
+@pytest.mark.parametrize("name", ["lfm2", "llama"])
+def test_a_model_without_packs_reads_rows_one_by_one(
+    name: str, method: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_model(name, _tokenizer(bos=False, pad=False), tmp_path / "model")
+    config = BaseModelConfig(regime="small", path=folder)
+    model = load(config, Path())
+    # Ignored here, as it is in packs.
+    model.model.generation_config.repetition_penalty = 9.0
+    if name == "llama":
+        monkeypatch.setattr(adapted, "probe", lambda _: Probe("tried"))
+    spec = None
+    if method is not None:
+        spec = AdapterSpec(
+            method=method, learning_rate=1.0, steps=1, batch_size=1, seed=0, **_SPECS[method]
+        )
+    candidate = Candidate(
+        task="numbers", model="small", prompt=Prompt(instruction="Zahl:"), adapter=spec
+    )
+    builder = Builder(model, config, NUMBERS, 1, "program")
+    texts = builder.code_text(candidate.prompt, by_model=False)
+    if spec is None:
+        program = builder.build(candidate, texts, None, [])
+    else:
+        with installed(model, spec) as adapter:
+            program = builder.build(candidate, texts, adapter, random_numbers(adapter))
+    questions = [NUMBERS.ask(example.input) for example in NUMBERS.splits.search[:3]]
+    with with_program(model, candidate, program, NUMBERS) as subject:
+        assert not subject.packs
+        answers, bits = subject.answer(questions, 6, ("\n",)), subject.bits(questions)
+        expected = [_greedy(subject.frozen, subject.text(question)) for question in questions]
+    assert answers == expected
+    # A few tokens far before an answer need not change it.
+    assert method is None or bare(model).answer(questions, 6, ("\n",)) != answers
+    assert bare(model).bits(questions) != pytest.approx(bits, rel=1e-3)
+    assert unchanged(model)
+    if name == "llama":
+        monkeypatch.undo()
+        with with_program(model, candidate, program, NUMBERS) as subject:
+            assert subject.packs
+            assert subject.answer(questions, 6, ("\n",)) == answers
+            assert subject.bits(questions) == pytest.approx(bits, rel=1e-4)
+
+
+def _greedy(frozen: FrozenModel, text: str) -> str:
+    """Return an answer token by token, each from a pass of its own over all tokens before."""
+    first = frozen.tokenizer(text)["input_ids"]
+    ids = list(first)
+    while len(ids) < len(first) + 6 and "\n" not in frozen.tokenizer.decode(ids[len(first) :]):
+        logits = frozen.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        if ids[-1] == frozen.tokenizer.eos_token_id:
+            break
+    return str(frozen.tokenizer.decode(ids[len(first) :], skip_special_tokens=True))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kilobit.evaluators.model.adapter_check import check_family, refusal, runs
+from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, refusal, runs
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, unchanged
 from kilobit.evaluators.model.packing.deltas import detached
+from kilobit.evaluators.model.packing.probe import outline
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.settings import InputError
 from kilobit.search.space import Families
@@ -80,6 +81,60 @@ def test_a_norm_among_the_targets_is_a_refusal_and_leaves_the_model(name: str) -
     one = spec(method=name, target_modules=("q_proj", "input_layernorm"), **shape)
     assert refusal(model, one, run=True)
     assert refusal(model, one.model_copy(update={"target_modules": ("q_proj",)}), run=True) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "family", "why"),
+    [
+        ("llama", "lora", {"target_modules": [["q_proj", "down_proj"]]}, None),
+        ("qwen3", "ln_tuning", {"target_modules": [["q_norm"]]}, None),
+        ("qwen3", "lora", {"target_modules": [["lm_head"]]}, None),
+        ("llama", "prompt", {}, None),
+        ("llama", "soft_prompt", {}, None),
+        ("llama", "fourierft", {}, "the method fourierft has to be installed in the model"),
+        ("llama", "data", {}, "the method data has to be installed in the model"),
+        ("opt", "lora", {"target_modules": [["fc1"]]}, "layers.0.fc1 does not see a batch row"),
+        ("qwen2_moe", "lora", {"target_modules": [["o_proj", "down_proj"]]}, "shared_expert.down"),
+        ("mamba", "prompt", {}, "its cache is not keys and values of every token"),
+        ("lfm2", "prompt", {}, "its cache is not keys and values of every token"),
+        ("falcon_h1", "prompt", {}, "its cache is not keys and values of every token"),
+        ("qwen3_next", "prompt", {}, "its cache is not keys and values of every token"),
+    ],
+)
+def test_what_would_run_alone_is_refused_on_a_split_model(
+    architecture: str, name: str, family: dict[str, Any], why: str | None
+) -> None:
+    model = on_meta(architecture)
+    families = Families.model_validate({name: {"candidates": 1, **family}})
+    one = families.named()[name]
+    if why is None:
+        check_in_packs(name, one, model, outline(model), "MODEL")
+    else:
+        with pytest.raises(InputError, match=why):
+            check_in_packs(name, one, model, outline(model), "MODEL")
+
+
+@pytest.mark.parametrize(
+    "target", ["self_attn.q_proj", "1.self_attn.q_proj", "model.layers.0.self_attn.q_proj"]
+)
+def test_a_target_may_be_the_end_of_a_path_as_in_peft(target: str, frozen: FrozenModel) -> None:
+    for layers in ([None], [[1]]):
+        check("lora", on_meta("llama"), target_modules=[[target]], layers=layers)
+        one = spec(target_modules=(target,), layers=layers[0] and tuple(layers[0]))
+        with installed(frozen, one):
+            names = {
+                name
+                for name, module in frozen.model.named_modules()
+                if hasattr(module, "base_layer")
+            }
+        assert names == {name for name, _ in frozen.model.named_modules() if one.targets(name)}
+        assert names
+
+
+@pytest.mark.parametrize("target", ["attn.q_proj", "self_attn", "q_proj.weight"])
+def test_a_part_of_a_word_is_no_target(target: str) -> None:
+    with pytest.raises(InputError, match="has no module"):
+        check("lora", on_meta("llama"), target_modules=[[target]])
 
 
 def test_every_method_can_be_had() -> None:

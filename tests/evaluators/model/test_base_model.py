@@ -1,17 +1,25 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
+from transformers import AutoTokenizer
 
+from kilobit.evaluators.model.adapted import bare
 from kilobit.evaluators.model.base_model import load, weights_digest
 from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.packing.decode import Asked, check_context
+from kilobit.evaluators.model.text_codec import encode_text
+from kilobit.evaluators.model.training_batches import Lesson, training_batch, training_rows
+from kilobit.search.programs.token_coder import CodingError
 from tests.conftest import ARCHITECTURES
 from tests.support.models import config
+from tests.support.packs import TASK, spec
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -61,8 +69,6 @@ def test_the_digest_sees_one_flipped_bit(model_folders: dict[str, Path]) -> None
 def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(model_folders["llama"])
     end = tokenizer.eos_token_id
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -74,6 +80,34 @@ def test_a_tokenizer_that_closes_every_text_gets_no_special_tokens(
     frozen = load(config(folder), Path())
     assert frozen.tokenizer("a")["input_ids"][-1] == end
     assert not frozen.special_tokens
+
+
+def test_a_token_that_the_model_lacks_is_no_padding_and_no_prompt(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(model_folders["llama"], tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<more>"})
+    tokenizer.save_pretrained(folder)
+    plain, frozen = load(config(model_folders["llama"]), Path()), load(config(folder), Path())
+    assert frozen.pad_with_end
+    assert frozen.tokenizer.pad_token_id == frozen.tokenizer.eos_token_id
+    prompts, options = ["Q: Anna has 3 apples.\nA:", "Task: x"], {"max_new_tokens": 5, "stop": ()}
+    found = generate(frozen, prompts, batch_size=2, **options)
+    assert found.texts == generate(plain, prompts, batch_size=2, **options).texts
+    ids = frozen.tokenizer("an <more> apple")["input_ids"]
+    with pytest.raises(ValueError, match=r"the token '<more>' \(400\), which the tokenizer knows"):
+        generate(frozen, ["an <more> apple"], batch_size=1, **options)
+    with pytest.raises(ValueError, match="it has embeddings of 400 tokens"):
+        check_context(frozen, Asked(0, tuple(ids), 5))
+    with pytest.raises(ValueError, match="it has embeddings of 400 tokens"):
+        bare(frozen).bits(["an <more> apple"])
+    with pytest.raises(CodingError, match="the model has no token 400"):
+        encode_text(frozen, "an<more>")
+    example = replace(TASK.splits.train[0], target="<more>")
+    for train in (training_rows, training_batch):
+        with pytest.raises(ValueError, match="it has embeddings of 400 tokens"):
+            train(frozen, Lesson(TASK, "", [example]), spec(), 0)
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -121,6 +155,12 @@ def with_an_index(name: str) -> Callable[[Path], None]:
                 folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}
             ),
             r"has a quantization_config \(gptq\)",
+        ),
+        (
+            lambda folder: changed(
+                folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config"}
+            ),
+            "no causal language model of the type 'mine', and the code that config.json names",
         ),
         (without_a_weight, "lacks the weights model.layers.1.mlp.up_proj.weight"),
         (with_an_index("../other/model.safetensors"), "names ../other/model.safetensors, which"),
