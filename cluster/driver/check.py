@@ -132,7 +132,7 @@ def _thinking_warnings(
 
 
 def _notes(config: BaseModelConfig, folder: Path) -> list[str]:
-    """Return what is to be said of files beside the weights."""
+    """Return notes on the files beside the weights."""
     from transformers import AutoConfig
 
     from kilobit.evaluators.model.base_model import source

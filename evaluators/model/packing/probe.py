@@ -64,7 +64,7 @@ def probe(frozen: FrozenModel) -> Probe:
 
 
 def outline(model: Any) -> Probe:
-    """Return what the modules and the cache of a model on the meta device say before it is loaded.
+    """Return a probe by the modules and the cache of a model on the meta device, before loading.
 
     The probe of the loaded model compares numbers too; it decides about models that can't be run on
     the meta device.
