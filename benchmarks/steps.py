@@ -5,10 +5,11 @@
 The program asks the quickstart's question, stops at a line end and has no prompt and no adapter.
 """
 
+from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.programs.script import script
 
-PLAIN = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))
+PLAIN = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, steps_rule=RULE)
 STOPS = (("\n",), ("\n\n", "\nQuestion:"))
 STEPS = ((), ("last_word",), ("last_number",), ("first_number",), ("lower",))
 

@@ -190,7 +190,8 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
     for parent in parents:
         inner = inner.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{override!r}: {parent!r} is not a mapping in this file")
+            what = "a list: override it as a whole" if isinstance(inner, list) else "a value"
+            raise ConfigError(f"{override!r}: {parent!r} is {what}")
     try:
         inner[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -234,6 +234,23 @@ class NearDuplicates:
         )
 
 
+def repetitions(splits: Splits) -> list[str]:
+    """Return a warning for each scored split that has an input more than once."""
+    found = []
+    for name in ("search", "sealed"):
+        examples: Sequence[Example] = getattr(splits, name)
+        counts = Counter(example.input for example in examples)
+        more = len(examples) - len(counts)
+        if more:
+            most = counts.most_common(1)[0][0]
+            found.append(
+                f"{more} of {len(examples)} {name} examples repeat an input, such as "
+                f"{most[:60]!r}: bounds assume independent examples, so keep one of each, or name "
+                "what belongs together in `cluster_field`"
+            )
+    return found
+
+
 def near_duplicates(splits: Splits) -> list[NearDuplicates]:
     """Return the inputs that two splits share up to `plain_form`, for each pair of splits."""
     forms = {

@@ -191,7 +191,8 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)
         return 1
     if task is not None:
-        agrees = _scores_as_said(task, outputs, float(said or 0), console)
+        steps = program.recipe.postprocess
+        agrees = _scores_as_said(task, outputs, steps, float(said or 0), console)
     else:
         agrees = _says_as_recorded(program, outputs, examples, console)
     console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
@@ -256,9 +257,12 @@ def _says_as_recorded(
     return equal == len(examples)
 
 
-def _scores_as_said(task: Task, outputs: Sequence[str], said: float, console: Console) -> bool:
+def _scores_as_said(
+    task: Task, outputs: Sequence[str], steps: Sequence[str], said: float, console: Console
+) -> bool:
     """Return whether a program's score on this data can be the one that its folder gives."""
-    found = task.metric.corpus([task.cut(output) for output in outputs], task.splits.search)
+    cut = [task.cut(output, steps) for output in outputs]
+    found = task.metric.corpus(cut, task.splits.search)
     interval = "" if found.upper is None else f" ({found.lower:.3f} to {found.upper:.3f})"
     console.print(
         f"score {found.score:.3f}{interval} on {len(outputs)} examples of your data; the folder "

@@ -26,7 +26,7 @@ from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
 from kilobit.search.settings import InputError
-from kilobit.search.task import near_duplicates
+from kilobit.search.task import near_duplicates, repetitions
 
 if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
@@ -281,17 +281,19 @@ def _dry_run(console: Console, sweep: "Sweep", folder: Path, *, local: bool) -> 
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
         console.print(f"not checked: {text}")
+    ends = "The sweep file is valid; nothing was started."
     if local:
         try:
             check_fits(sweep)
         except InputError as error:
             console.print(f"does not fit on this machine: {error}")
+            ends = "The sweep file is valid, but this machine can't run it; nothing was started."
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
     )
     console.print(f"rungs: {ladder}")
-    console.print("The sweep file is valid; nothing was started.")
+    console.print(ends)
     return DONE
 
 
@@ -302,7 +304,7 @@ def _print_plan(console: Console, plan: "Plan") -> None:
         f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "
         f"{len(splits.sealed)} sealed examples, scored by {plan.task.metric.name}"
     )
-    for found in near_duplicates(splits):
+    for found in (*repetitions(splits), *near_duplicates(splits)):
         console.print(str(found))
     for line in plan.ranks:
         console.print(line)

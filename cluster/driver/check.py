@@ -233,7 +233,7 @@ def _check_rungs(sweep: Sweep, task: Task) -> None:
         raise InputError(
             f"rungs: the last rung scores {most} examples (examples {sweep.rungs.examples} x eta "
             f"{sweep.rungs.eta}^{sweep.rungs.count - 1}), but the search split of {task.name} "
-            f"has {there}"
+            f"has {there}: lower `examples`, `eta` or `count`, or give more examples"
         )
 
 

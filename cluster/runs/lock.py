@@ -199,10 +199,15 @@ def _read(ledger: Place, attempt: int) -> LockHolder | None:
 
 def _about(ledger: Place, attempt: int) -> str:
     holder = _read(ledger, attempt) or f"attempt {attempt}, whose claim can't be read"
-    return (
-        f"{holder}, last heartbeat {max(0.0, silence_s(ledger, attempt)):.0f} s ago. Wait for "
-        f"it, end it, or take the run from it: `kilobit resume {ledger.parent} --take-over`"
+    silence = max(0.0, silence_s(ledger, attempt))
+    # Who only wants to look at a run should not be told to seize it while it is searching.
+    advice = (
+        "It is running: wait for it, or end it there by Ctrl-C"
+        if silence < _WATCH_S
+        else f"Wait for it, end it, or take the run from it: `kilobit resume {ledger.parent} "
+        "--take-over`"
     )
+    return f"{holder}, last heartbeat {silence:.0f} s ago. {advice}"
 
 
 def _last_sign_ns(ledger: Place, attempt: int) -> int:

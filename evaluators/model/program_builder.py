@@ -21,6 +21,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import coarse, coarse_each
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
+from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import (
     Decoded,
     Length,
@@ -176,6 +177,7 @@ class Builder:
             max_new_tokens=limit,
             stop=task.stop,
             postprocess=candidate.postprocess,
+            steps_rule=RULE if candidate.postprocess else 1,
         )
 
 

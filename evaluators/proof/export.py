@@ -8,15 +8,13 @@ one, with its projections.
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.text_codec import decode_text
 from kilobit.evaluators.proof.program_files import ProgramError, read_folder
 from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
+from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.program import Decoded, Program, decode
 from kilobit.search.programs.recipe import AdapterPart
 
@@ -78,22 +76,14 @@ def load_frozen(model: Path, program: Program) -> FrozenModel:
     """
     if not model.is_dir():
         raise ValueError(f"--model: there is no folder {model}")
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    config = BaseModelConfig(
+        regime="any", path=model.absolute(), dtype=program.recipe.dtype, device="cpu"
+    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", **options)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, program.recipe.dtype), use_safetensors=True, **options
-        )
+        return load(config, Path())
     except Exception as error:  # transformers raises many types here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"--model: {model} can't be loaded: {reason}") from error
-    loaded.eval().requires_grad_(False)
-    context = getattr(loaded.config, "max_position_embeddings", None)
-    recipe = program.recipe
-    digest = weights_digest(loaded)
-    return FrozenModel(
-        loaded, tokenizer, digest, 0.0, context, recipe.special_tokens, recipe.pad_with_end
-    )
 
 
 def spec_of(part: AdapterPart) -> AdapterSpec:

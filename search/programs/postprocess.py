@@ -14,11 +14,14 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import Annotated
+from typing import Annotated, Final
 
 import re2
 from pydantic import AfterValidator
 
+# How steps work: by rule 1 they saw the stop string too and knew no grammar of numbers. A program
+# keeps the rule that it was made by.
+RULE: Final = 2
 # Parts of the grammar of numbers (docs/tasks.md), which the metric `number` uses too. The steps'
 # pattern is in program.py, so its characters count: it is short and accepts more than the metric.
 DIGITS = "(?:\\d{1,3}(?:[,\xa0\u2009\u202f]\\d{3})+(?!\\d)|\\d+)"
@@ -59,18 +62,25 @@ def _round(argument: str) -> str:
     return f"re.sub({number!r}, lambda found: f'{{float(found[0]):.{argument}f}}', text)"
 
 
+# The numbers of programs that were made before the grammar.
+_FIRST_NUMBER = "-?\\d+(?:\\.\\d+)?"
 _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {"cut": _cut, "find": _find, "round": _round}
 STEPS = (*_PLAIN, *(f"{name}:" for name in _WITH_ARGUMENT))
 
 
-def step_source(step: str) -> str:
+def step_source(step: str, rule: int = RULE) -> str:
     """Return the Python expression over `text` of `step`.
+
+    Args:
+        step: the step.
+        rule: see `RULE`.
 
     Raises:
         ValueError: if there is no such step or its argument does not fit.
     """
     if step in _PLAIN:
-        return _PLAIN[step]
+        source = _PLAIN[step]
+        return source.replace(repr(_NUMBER), repr(_FIRST_NUMBER)) if rule == 1 else source
     name, sign, argument = step.partition(":")
     if not sign or name not in _WITH_ARGUMENT:
         raise ValueError(f"there is no step {step!r}; steps are {', '.join(STEPS)}")

@@ -147,6 +147,10 @@ class Recipe(Config):
     max_new_tokens: Annotated[int, Field(ge=1)]
     stop: tuple[str, ...] = ()
     postprocess: tuple[str, ...] = ()
+    steps_rule: Annotated[
+        Literal[1, 2],
+        Field(description="how steps work; see `kilobit.search.programs.postprocess`"),
+    ] = 1
 
     def canonical(self) -> str:
         """Return the canonical JSON: sorted keys, no white space, no defaults."""

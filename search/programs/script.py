@@ -276,9 +276,11 @@ def _generation(recipe: Recipe) -> list[str]:
             f"{recipe.max_new_tokens}, {answer_stop!r}):",
         ]
         text = "text"
-    steps = [f"        text = {step_source(step)}" for step in recipe.postprocess]
+    steps = [
+        f"        text = {step_source(step, recipe.steps_rule)}" for step in recipe.postprocess
+    ]
     if steps:
-        cut = cut_source(text, recipe.stop)
+        cut = text if recipe.steps_rule == 1 else cut_source(text, recipe.stop)
         lines += [f"        text = {cut}", *steps, "        print(json.dumps(text))"]
     else:
         lines.append(f"        print(json.dumps({text}))")

@@ -221,7 +221,7 @@ RUNS = [
     Case("resume {run}", "was written by an older version: it", given=edited(ledger_schema=None)),
     Case("resume {run}", "its proposer 'descent' was removed", given=of_a_removed_proposer),
     Case("resume {run}", "{run} is locked by attempt 1 on ", given=held),
-    Case("resume {run}", "or take the run from it: `kilobit resume {run} --take-over", given=held),
+    Case("resume {run}", "It is running: wait for it, or end it there by Ctrl-C", given=held),
     Case(
         "resume {run}",
         "{run} was claimed by another process just now: attempt 2 on ",

@@ -93,7 +93,11 @@ YAML = [
 ]
 OVERRIDES = [
     override("eta", "'eta': an override is written key=value, e.g. budget.seconds=60"),
-    override("name.x=1", "'name.x=1': 'name' is not a mapping in this file"),
+    override("name.x=1", "'name.x=1': 'name' is a value"),
+    override(
+        "base_models.0.path=x",
+        "'base_models.0.path=x': 'base_models' is a list: override it as a whole",
+    ),
     override("seed=[", "'seed=[': the value is not valid YAML"),
     override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is not text"),
     override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),

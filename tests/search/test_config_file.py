@@ -169,7 +169,7 @@ def test_an_override_makes_the_mappings_on_its_way() -> None:
         ("a", "an override is written key=value"),
         ("=1", "an override is written key=value"),
         ("a..b=1", "an override is written key=value"),
-        ("a.b=1", "'a' is not a mapping in this file"),
+        ("a.b=1", "'a' is a value"),
         ("b={", "the value is not valid YAML"),
         ("b={1: 2}", "a key of the value is not text"),
     ],

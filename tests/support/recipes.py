@@ -4,6 +4,7 @@ from typing import Any
 
 from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.programs.numbers import NumbersCode
+from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import WAYS
 from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
 from kilobit.search.programs.text import CODECS
@@ -39,6 +40,7 @@ def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
 
 
 PACKED = NumbersCode(coder="packed")
+STEPS = ("cut:.", "last_number", r"find:(\d+)", "round:2", "lower")
 BARE = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))
 
 
@@ -80,9 +82,8 @@ RECIPES = {
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
     "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
-    "steps": BARE.model_copy(
-        update={"postprocess": ("cut:.", "last_number", r"find:(\d+)", "round:2", "lower")}
-    ),
+    "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
+    "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),
     "no special tokens": BARE.model_copy(update={"special_tokens": False, "pad_with_end": True}),
     "bfloat16 on a gpu": with_adapter(
         BARE.model_copy(update={"dtype": "bfloat16", "device": "cuda"}), "lora"

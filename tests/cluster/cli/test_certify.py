@@ -223,7 +223,7 @@ def test_a_run_says_how_to_certify_or_does_it_where_the_sweep_asks(
     def end(run: RunFolder, num_candidates: int) -> tuple[int, str]:
         plan: Any = SimpleNamespace(num_candidates=num_candidates)
         with reopen_run(run.path) as held:
-            return _execute(held, plan, console, None, 0.0), capsys.readouterr().out
+            return _execute(held, plan, console, None, 0.0, "info"), capsys.readouterr().out
 
     silent, certified = make("silent"), make("certified", certify=True)
     status, shown = end(silent, 4)

@@ -99,7 +99,7 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["verified"], manifest["num_equal"]) == (True, 8)
     model = str(run.sweep.base_models[0].path)
-    assert launch.main(["verify", str(folder), "--model", model]) == 0
+    assert launch.main(["verify", str(folder), "--model", model]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
     assert "8 of 8 predictions equal the recorded ones" in shown
     assert "program.py is the script that this version builds from its recipe" in shown

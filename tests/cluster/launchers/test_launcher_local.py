@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.cli import run as commands
 from kilobit.cluster.launchers.launcher import Local, Sweeps
 
 Write = Callable[..., Path]
@@ -44,7 +43,7 @@ def test_a_cluster_from_outside_gets_the_command_with_absolute_paths(
         asked.append((address, list(words)))
         return 1
 
-    monkeypatch.setattr(commands, "drive", drive)
+    monkeypatch.setattr("kilobit.cluster.fleet.remote_driver.drive", drive)
     monkeypatch.chdir(tmp_path)
     file = write_sweep()
     address = "http://head:8265"

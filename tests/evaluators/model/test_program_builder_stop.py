@@ -10,6 +10,7 @@ from kilobit.evaluators.model.base_model import load
 from kilobit.evaluators.proof.sandbox import Limits, run_files
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import build
 from kilobit.search.programs.recipe import Recipe
 
@@ -27,7 +28,12 @@ def test_steps_see_no_stop_string(stop: tuple[str, ...]) -> None:
     found = {}
     for steps in ((), ("last_word",), ("last_number",)):
         recipe = Recipe(
-            question=task.question, batch_size=6, max_new_tokens=40, stop=stop, postprocess=steps
+            question=task.question,
+            batch_size=6,
+            max_new_tokens=40,
+            stop=stop,
+            postprocess=steps,
+            steps_rule=RULE,
         )
         program = build(recipe, b"")
         outputs = run_program(program, "", frozen, None, inputs)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
-from kilobit.search.programs.postprocess import cut, cut_source, postprocess
+from kilobit.search.programs.postprocess import RULE, cut, cut_source, postprocess
 from kilobit.search.programs.script import readable_script
 from kilobit.search.task import Task
 from tests.support.recipes import BARE
@@ -66,7 +66,9 @@ def test_the_expression_cuts_where_the_task_does(text: str, stop: list[str]) -> 
 
 @given(st.text("ab\n.*|\\^] Q7", max_size=20), STOPS, st.sampled_from(["lower", "last_word"]))
 def test_a_program_prints_what_the_search_scores(text: str, stop: list[str], step: str) -> None:
-    recipe = BARE.model_copy(update={"stop": tuple(stop), "postprocess": (step, "last_number")})
+    recipe = BARE.model_copy(
+        update={"stop": tuple(stop), "postprocess": (step, "last_number"), "steps_rule": RULE}
+    )
     lines = [line.strip() for line in readable_script(recipe).splitlines() if " text = " in line]
     given = Given(text)
     found = {"re": re, "re2": re2, "tokenizer": given, "batch": given, "row": []}

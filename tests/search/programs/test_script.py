@@ -32,6 +32,7 @@ NEEDED = {
     "prompt and lora": {"brotli", "constriction", "numpy", "peft", "torch"},
     "chat": set(),
     "steps": {"re", "re2"},
+    "steps by the first rule": {"re", "re2"},
 } | {method: {"peft", "torch"} for method in NUMBER_METHODS if method != "weights"}
 
 
