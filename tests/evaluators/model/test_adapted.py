@@ -18,6 +18,7 @@ from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.postprocess import cut
 from tests.conftest import _tokenizer, random_numbers
 from tests.support.models import build_model
 
@@ -159,7 +160,8 @@ def test_a_model_without_packs_reads_rows_one_by_one(
     with with_program(model, candidate, program, NUMBERS) as subject:
         assert not subject.packs
         answers, bits = subject.answer(questions, 6, ("\n",)), subject.bits(questions)
-        expected = [_greedy(subject.frozen, subject.text(question)) for question in questions]
+        whole = [_greedy(subject.frozen, subject.text(question)) for question in questions]
+        expected = [cut(text, ("\n",)) for text in whole]
     assert answers == expected
     # A few tokens far before an answer need not change it.
     assert method is None or bare(model).answer(questions, 6, ("\n",)) != answers
