@@ -18,7 +18,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kilobit.cluster.cli.significance import candidate_of, compare_scores, recorded
 from kilobit.cluster.console import Bar, Terminal, stderr_console
 from kilobit.cluster.requests import CompareRequest, wrong_input
 from kilobit.evaluators.judges.answers import (
@@ -65,6 +64,8 @@ def compare(request: CompareRequest) -> int:
         for option in ("judge", "prompts", "rows"):
             if getattr(request, option) is not None:
                 raise InputError(f"--{option} belongs to a judge: leave it out with --score")
+        from kilobit.cluster.cli.significance import compare_scores
+
         return compare_scores(request)
     if request.judge is None:
         raise InputError("give --judge FILE.yaml to compare answers, or --score to compare scores")
@@ -129,6 +130,7 @@ def _answers(text: str) -> dict[str, Answer]:
 
 def _recorded(path: Path, name: str) -> dict[str, Answer]:
     """Return a candidate's outputs on the search split, cut at the task's stop strings."""
+    from kilobit.cluster.cli.significance import candidate_of, recorded
     from kilobit.cluster.runs.folder import open_run
     from kilobit.cluster.runs.report_parts import steps_of
     from kilobit.evaluators.tasks.registry import load_task

@@ -134,7 +134,11 @@ def three_runs(scene: Scene) -> None:
 
 
 CERTIFY = [
-    Case("certify {run} --procedure", "--procedure needs 3 runs or more, each with its own seed"),
+    Case(
+        "certify {run} --procedure",
+        "--procedure needs 3 runs or more, each with its own seed",
+        given=Scene.finished,
+    ),
     Case(
         "certify {run} {here}/second {here}/third --procedure",
         "{run} and {here}/third are not runs of one search: budget differs",

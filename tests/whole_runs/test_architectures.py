@@ -24,6 +24,7 @@ from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.programs.postprocess import cut
 from tests.conftest import REPOSITORY, _tokenizer
 from tests.support.fresh_process import printed
 from tests.support.models import ARCHITECTURES, build_model
@@ -64,6 +65,10 @@ class Alone:
         self.outputs = run_program(self.program, before, frozen, model, INPUTS)
 
 
+def cut_all(outputs: list[str]) -> list[str]:
+    return [cut(text, TASK.stop) for text in outputs]
+
+
 def packed(
     frozen: FrozenModel, found: dict[str, tuple[Adapter, Changes]], own: dict[str, Alone]
 ) -> None:
@@ -79,7 +84,7 @@ def packed(
             assert tensor == pytest.approx(other, abs=1e-3), kind
         job.adapter.assign(own[kind].coded)
         model = AdaptedModel(frozen, changes=fixed(job.changes), num_soft=job.adapter.spec.num_soft)
-        assert model.answer(questions, LIMIT, TASK.stop) == own[kind].outputs, kind
+        assert model.answer(questions, LIMIT, TASK.stop) == cut_all(own[kind].outputs), kind
 
 
 def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
@@ -105,7 +110,7 @@ def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
     if packs.holds:
         model = AdaptedModel(frozen, prompt=PROMPT)
         questions = [TASK.ask(text) for text in INPUTS]
-        assert model.answer(questions, LIMIT, TASK.stop) == own["prompt"].outputs
+        assert model.answer(questions, LIMIT, TASK.stop) == cut_all(own["prompt"].outputs)
         packed(frozen, together, own)
     assert unchanged(frozen)
     if files:
