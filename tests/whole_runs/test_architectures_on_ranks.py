@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kilobit.cluster.shards.placement import RankAddress
 
 from kilobit.cluster.shards.load import layout_of
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.search.base_model import BaseModelConfig
 from tests.conftest import REPOSITORY, _tokenizer

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kilobit.cluster.shards.placement import RankAddress
 
 from kilobit.cluster.shards import process_group
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.resident import Resident, Training
 from kilobit.evaluators.model.packing.decode import Asked
