@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from kilobit.cluster.shards.zero3 import _whole, _zero_settings, check_offload, gathered
+from kilobit.cluster.shards.zero3 import _settings, _whole, check_offload, gathered
 from kilobit.cluster.sweep.workers import OffloadConfig
 
 
 def test_settings_gather_nothing_for_longer_than_it_is_used() -> None:
-    settings = _zero_settings(None)
+    settings = _settings(None)["zero_optimization"]
     assert settings == {
         "stage": 3,
         "stage3_param_persistence_threshold": 0,
@@ -15,10 +15,10 @@ def test_settings_gather_nothing_for_longer_than_it_is_used() -> None:
 
 
 def test_offload_goes_to_memory_or_to_a_folder() -> None:
-    memory = _zero_settings(OffloadConfig(device="cpu", pin_memory=False))
+    memory = _settings(OffloadConfig(device="cpu", pin_memory=False))["zero_optimization"]
     assert memory["offload_param"] == {"device": "cpu", "pin_memory": False}
     drive = OffloadConfig.model_validate({"device": "nvme", "nvme_path": "/fast"})
-    assert _zero_settings(drive)["offload_param"]["nvme_path"] == "/fast"
+    assert _settings(drive)["zero_optimization"]["offload_param"]["nvme_path"] == "/fast"
 
 
 def test_a_drive_that_deepspeed_can_not_write_to_is_refused(
