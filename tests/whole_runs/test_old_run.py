@@ -39,7 +39,7 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(
     old_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,7 +51,7 @@ def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_old_run_verifies_again_and_reports(
     old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from tests.support.driver.processes import finish, start, wait_for
 from tests.support.rows import rows_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 Write = Callable[..., Path]
 
 

@@ -105,7 +105,7 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     assert "program.py is the script that this version builds from its recipe" in shown
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_program_that_fails_or_was_exchanged_is_not_verified(run: RunFolder) -> None:
     failing, exchanged = CANDIDATES
     for one in CANDIDATES:

@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.support.driver.processes import finish, start, wait_for
 from tests.support.rows import rows_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 Write = Callable[..., Path]
 OUR_FOLDERS = ("search", "evaluators", "cluster", "launch")
 
@@ -171,7 +171,7 @@ def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_same_seed_gives_the_same_packs_and_the_same_front(
     write_sweep: Write, tmp_path: Path
 ) -> None:

@@ -142,7 +142,8 @@ def check(folder: Path, sweep: Path, kills: Sequence[Kill | float]) -> int:
     return num_kills
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_kills_change_nothing(write_sweep: Write, tmp_path: Path) -> None:
     sweep = write_sweep(
         families={"prompt": {"candidates": 2}, "lora": {**LORA, "candidates": 1}},

@@ -16,7 +16,7 @@ from kilobit.evaluators.model.base_model import load
 from tests.support.models import config
 from tests.support.shards.residents import ModelRank
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 PROMPTS = ["Q: Anna has 3 apples.\nA:", "In: the dog\nOut:", "Task: x"]
 TARGETS = ("q_proj", "k_proj", "o_proj", "up_proj", "down_proj", "q_norm", "input_layernorm")
 STEPS = 4
