@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.oracles import run_program
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.data_codec import chosen_examples, learn
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.proof.sandbox import Limits, Sandbox
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -54,8 +55,9 @@ def measure(frozen: FrozenModel, config: BaseModelConfig, task: Task, spec: Adap
     if weights_digest(frozen.model) != frozen.digest:
         raise RuntimeError("the base model changed")
     began = time.monotonic()
-    limits = Limits(seconds=1800, threads=torch.get_num_threads())
-    found = run_files(program.script, program.payload, TINY / (config.path or ""), inputs, limits)
+    files = (program.script, program.payload, TINY / (config.path or ""))
+    with Sandbox(torch.get_num_threads(), fresh=True) as sandbox:
+        found = sandbox.run(*files, inputs, Limits(seconds=1800))
     decode_s = time.monotonic() - began
     if found != outputs:
         raise RuntimeError(f"{spec.size} examples: the files give other outputs")

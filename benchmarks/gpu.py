@@ -18,7 +18,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, fingerprint, load_tokenizer
+from kilobit.evaluators.model.base_model import FrozenModel, load_tokenizer
+from kilobit.evaluators.model.machine import fingerprint
 from kilobit.evaluators.model.packing.decode import Asked, answer
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens

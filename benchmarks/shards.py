@@ -24,7 +24,7 @@ from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.shards.load import load_sharded
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
-from kilobit.evaluators.model.base_model import local_tensors
+from kilobit.evaluators.model.machine import local_tensors
 from kilobit.search.base_model import BaseModelConfig
 
 

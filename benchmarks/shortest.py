@@ -32,7 +32,7 @@ from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.rate_training import LearnedBits
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.proof.sandbox import Limits, Sandbox
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
@@ -195,13 +195,9 @@ def compare(bench: Bench, quick: bool, threads: int) -> dict[str, Any]:
     best = min(good, key=lambda one: one.bits)
     assert best.program is not None
     inputs = [example.input for example in bench.examples]
-    printed = run_files(
-        best.program.script,
-        best.program.payload,
-        TINY / "pretrained",
-        inputs,
-        Limits(threads=threads),
-    )
+    files = (best.program.script, best.program.payload, TINY / "pretrained")
+    with Sandbox(threads, fresh=True) as sandbox:
+        printed = sandbox.run(*files, inputs, Limits())
     return {
         "task": bench.task.name,
         "lora_16_bit": [baseline.bits, round(baseline.score, 3)],

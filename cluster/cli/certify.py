@@ -10,12 +10,10 @@ import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
@@ -32,12 +30,11 @@ from kilobit.cluster.runs.fronts import (
 )
 from kilobit.cluster.runs.report_parts import steps_of
 from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
+from kilobit.cluster.runs.searches import deployed, refuse_other_searches
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
 from kilobit.evaluators.statistics.procedure import (
     FEWEST_RUNS,
-    HeldOut,
     procedure_bounds,
     quantile,
 )
@@ -56,9 +53,6 @@ from kilobit.search.task import LEVEL, Bounds, Task
 
 SPLIT = "sealed"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-# Settings in which the runs of one procedure may differ.
-_FREE = {"name", "seed", "out", "cache", "certify", "workers", "slurm", "kubernetes", "trackers"}
-_FREE_IN_TASK = {"seed", "data", "files", "fractions", "splits", "train", "search", "sealed"}
 
 
 def certify(request: CertifyRequest) -> int:
@@ -282,73 +276,6 @@ def refuse_same_seeds(runs: Sequence[RunFolder]) -> None:
                 )
 
 
-def refuse_other_searches(runs: Sequence[RunFolder]) -> None:
-    """Refuse runs that differ in more than seeds, splits and where they ran.
-
-    Raises:
-        InputError: naming two runs and the settings that differ.
-    """
-    first, *others = ((run, _searched(run)) for run in runs)
-    for run, settings in others:
-        changed = [name for name, value in first[1].items() if settings[name] != value]
-        if changed:
-            raise InputError(
-                f"--procedure: {first[0].path} and {run.path} are not runs of one search: "
-                f"{', '.join(changed)} differs"
-            )
-
-
-def _searched(run: RunFolder) -> dict[str, Any]:
-    settings = run.sweep.model_dump(mode="json", exclude=_FREE)
-    task = {k: v for k, v in settings["task"].items() if k not in _FREE_IN_TASK}
-    return settings | {"task": task}
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """The programs that a run chooses at some targets, on its sealed split.
-
-    Attributes:
-        held_out: their scores there; 0 for a program that failed.
-        bits: their lengths; empty if the run has no program.
-        num_reached: at each target, 1 if the search split says that it is reached.
-    """
-
-    held_out: HeldOut
-    bits: Sequence[int]
-    num_reached: Sequence[int]
-
-
-def _deployed(
-    front: RunFront, task: Task, model: tuple[str, str], targets: Sequence[float]
-) -> Deployed:
-    """Return the shortest program that reaches each target, or else the best one."""
-    examples = task.splits.sealed
-    columns: list[list[float]] = []
-    points = front.by_model.get(model, [])
-    reached = [[point for point in points if point.score >= target] for target in targets]
-    chosen = [(each or points[-1:])[0] for each in reached if points]
-    for point in chosen:
-        opening = "" if point.certificate is None else point.certificate.opening
-        part = f"{opening}-{point.candidate}"
-        rows = front.run.ledger.read_part(PredictionRecord, part)
-        if rows is None:
-            columns.append([0.0] * len(examples))
-        elif isinstance(task.metric, MeanMetric):
-            # Without a judge's verdict an output counts as wrong, so that the bound holds.
-            scores = {row.example: row.score or 0.0 for row in rows}
-            columns.append([scores[example.id] for example in examples])
-        else:
-            steps = steps_of(front.run.ledger).get(point.candidate, ())
-            outputs = {row.example: task.cut(row.output, steps) for row in rows}
-            said = [outputs[example.id] for example in examples]
-            found = task.metric.contributions(said, examples)
-            columns.append([score or 0.0 for score in found])
-    table = np.array(columns or np.zeros((len(targets), len(examples)))).T
-    held_out = HeldOut([example.unit for example in examples], table)
-    return Deployed(held_out, [point.bits for point in chosen], [min(1, len(e)) for e in reached])
-
-
 def print_procedure(console: Console, fronts: Sequence[RunFront], targets: Sequence[float]) -> None:
     """Print bounds of the score that another search like these runs gives on new data.
 
@@ -364,7 +291,7 @@ def print_procedure(console: Console, fronts: Sequence[RunFront], targets: Seque
     seeds = ", ".join(str(front.run.sweep.seed) for front in fronts)
     console.print(f"\nthe procedure: {count} searches, seeds {seeds}; mean score on new data")
     for model in models:
-        runs = [_deployed(f, task, model, targets) for f, task in zip(fronts, tasks, strict=True)]
+        runs = [deployed(f, task, model, targets) for f, task in zip(fronts, tasks, strict=True)]
         console.print(f"  {model[0]}, {model[1]}")
         bounds = procedure_bounds([run.held_out for run in runs], level)
         for i, (target, found) in enumerate(zip(targets, bounds, strict=True)):

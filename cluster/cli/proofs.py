@@ -103,9 +103,8 @@ def verifier(
             for config in run.sweep.base_models
             if config.label in digests
         }
-        threads = run.sweep.workers.threads
-        sandbox = stack.enter_context(Sandbox(threads, fresh=fresh))
-        yield Verifier(run.path, run.ledger, last_rung, threads, task, models, timeout_s, sandbox)
+        sandbox = stack.enter_context(Sandbox(run.sweep.workers.threads, fresh=fresh))
+        yield Verifier(run.path, run.ledger, last_rung, task, models, timeout_s, sandbox)
 
 
 def at_once(run: RunFolder) -> int:
@@ -185,7 +184,7 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
             Sandbox(1, fresh=True) as sandbox,
         ):
             files = (program.script, program.payload, model)
-            limits = limits_of(program, 1, request.timeout_s)
+            limits = limits_of(program, request.timeout_s)
             outputs = sandbox.run(*files, inputs, limits, train)
     except ProgramFailedError as error:
         print(f"kilobit: the program failed: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kilobit.cluster.console import Terminal, fitting_table
-from kilobit.cluster.requests import CompareRequest
+from kilobit.cluster.requests import CompareRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import Front, RunFront
 from kilobit.cluster.runs.report_parts import steps_of
@@ -57,18 +57,17 @@ class System:
     outputs: Mapping[str, str] | None = None
     own_steps: tuple[str, ...] = ()
 
-    def steps(self, candidate: str) -> tuple[str, ...]:
-        """Return the steps that have been applied to a candidate's recorded outputs."""
-        return steps_of(self.run.ledger).get(candidate, ()) if self.run else self.own_steps
+    @cached_property
+    def steps(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the steps that were applied to recorded outputs, by candidate."""
+        return steps_of(self.run.ledger) if self.run else {str(self.candidate): self.own_steps}
 
     @cached_property
     def task(self) -> Task:
         """Return the task of the run."""
         assert self.run is not None
-        try:
+        with wrong_input():
             return load_task(self.run.sweep.task, self.run.sweep_folder)
-        except ValueError as error:
-            raise InputError(str(error)) from error
 
     @cached_property
     def predictions(self) -> pa.Table:
@@ -281,7 +280,7 @@ def _scores(
         )
     chosen = [(e, outputs[e.id]) for e in examples if e.id in outputs]
     asked = [example for example, _ in chosen]
-    steps = system.steps(candidate)
+    steps = system.steps.get(candidate, ())
     found = task.metric.contributions([task.cut(output, steps) for _, output in chosen], asked)
     return {example.id: score for example, score in zip(asked, found, strict=True)}
 

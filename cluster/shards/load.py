@@ -16,6 +16,7 @@ from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, 
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
+from kilobit.evaluators.model.machine import Digest
 from kilobit.search.base_model import BaseModelConfig
 
 
@@ -158,7 +159,7 @@ def _load_zero3(
 
 def _digest(model: Any, layout: Layout, shard: Shard) -> str:
     """Return the digest of the whole model, with one whole tensor in memory at a time."""
-    digest = base_model.Digest()
+    digest = Digest()
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if layout == "tensor":
             whole = tensor_parallel.whole(tensor)

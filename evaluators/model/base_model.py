@@ -5,13 +5,6 @@ rank's part of one that `kilobit.cluster.shards` spread over processes.
 
 Weights are read from safetensors only, and no code that comes with a model is ever executed.
 
-A cheap check that a rank's part of the base weights did not change.
-
-A fingerprint is a sum of integers modulo 2^64: every element, read as an integer, times an odd
-number that depends on its position. Any change of one element changes it, as does a swap of two
-neighbours that differ. It guards against accidents, not against deliberate tampering, and is
-comparable only on the same rank of the same layout.
-
 Interface between an adapter's hooks and a base model that may be spread over ranks.
 
 A hook on a module of the base model sees its rank's part: the whole input and output, or a part of
@@ -22,11 +15,10 @@ the factors.
 This module implements a single process only and imports neither torch.distributed nor DeepSpeed.
 """
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,15 +37,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from kilobit.evaluators.model.machine import machine_digest, machine_parts
+from kilobit.evaluators.model.machine import (
+    fingerprint,
+    machine_digest,
+    machine_parts,
+    weights_digest,
+)
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
-
-_CHUNK = 1 << 22
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
-_SPREAD = 0xD1342543DE82EF95
-_WORD = 1 << 64
 
 
 class Shard(Protocol):
@@ -388,64 +379,3 @@ def num_parameters(frozen: FrozenModel) -> int:
     """Return the number of parameters of the whole model, over all ranks."""
     # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen.model.parameters())
-
-
-class Digest:
-    """SHA-256 over names, types and bytes of tensors, in the order in which they are added."""
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add a whole tensor, not a rank's part of one."""
-        self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-        self._sha.update(content.numpy().data)
-
-    def hex(self) -> str:
-        """Return the first 16 hex digits."""
-        return self._sha.hexdigest()[:16]
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Return the first 16 hex digits of SHA-256 over all parameters and saved buffers."""
-    digest = Digest()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.add(name, tensor)
-    return digest.hex()
-
-
-def _signed(value: int) -> int:
-    value %= _WORD
-    return value - _WORD if value >= _WORD // 2 else value
-
-
-def _tensor_print(tensor: Tensor) -> int:
-    flat = tensor.detach().contiguous().reshape(-1)
-    flat = flat.view(_INTEGERS[flat.element_size()])
-    total = 0
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK].to(torch.int64)
-        # 2 i + 1 is odd, and so is its product with an odd number: no change vanishes mod 2^64.
-        positions = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
-        total += int((part * (positions * _signed(_SPREAD))).sum())
-    return total % _WORD
-
-
-def local_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and this rank's part of each parameter and saved buffer, sorted by name."""
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if hasattr(tensor, "ds_tensor"):
-            yield name, tensor.ds_tensor
-        elif hasattr(tensor, "to_local"):
-            yield name, tensor.to_local()
-        else:
-            yield name, tensor
-
-
-def fingerprint(model: torch.nn.Module) -> int:
-    """Return the fingerprint of this rank's part of `model`, without communication."""
-    total = 0
-    for _, tensor in local_tensors(model):
-        total = (total * _SPREAD + _tensor_print(tensor)) % _WORD
-    return total

@@ -4,14 +4,30 @@ The weights alone do not pin it: with another tokenizer, chat template, config o
 the same weights say other things, and what is hidden in one of them would cost a program no bits.
 Device, type of the weights and libraries are not parts of it, because a program's recipe names the
 first two and its verification says where it ran.
+
+A cheap check that a rank's part of the base weights did not change.
+
+A fingerprint is a sum of integers modulo 2^64: every element, read as an integer, times an odd
+number that depends on its position. Any change of one element changes it, as does a swap of two
+neighbours that differ. It guards against accidents, not against deliberate tampering, and is
+comparable only on the same rank of the same layout.
 """
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 22
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# An odd multiplier (Steele and Vigna 2021, table 6) spreads positions over all 64 bits.
+_SPREAD = 0xD1342543DE82EF95
+_WORD = 1 << 64
 
 # Left by the library that saved or loaded the files last; they decide nothing.
 _VOLATILE = frozenset(
@@ -87,3 +103,64 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, Any]:
             elif path.is_file() and path.suffix != ".jinja":
                 found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+class Digest:
+    """SHA-256 over names, types and bytes of tensors, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Add a whole tensor, not a rank's part of one."""
+        self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        self._sha.update(content.numpy().data)
+
+    def hex(self) -> str:
+        """Return the first 16 hex digits."""
+        return self._sha.hexdigest()[:16]
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return the first 16 hex digits of SHA-256 over all parameters and saved buffers."""
+    digest = Digest()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.add(name, tensor)
+    return digest.hex()
+
+
+def _signed(value: int) -> int:
+    value %= _WORD
+    return value - _WORD if value >= _WORD // 2 else value
+
+
+def _tensor_print(tensor: Tensor) -> int:
+    flat = tensor.detach().contiguous().reshape(-1)
+    flat = flat.view(_INTEGERS[flat.element_size()])
+    total = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK].to(torch.int64)
+        # 2 i + 1 is odd, and so is its product with an odd number: no change vanishes mod 2^64.
+        positions = torch.arange(start, start + part.numel(), device=part.device) * 2 + 1
+        total += int((part * (positions * _signed(_SPREAD))).sum())
+    return total % _WORD
+
+
+def local_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and this rank's part of each parameter and saved buffer, sorted by name."""
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if hasattr(tensor, "ds_tensor"):
+            yield name, tensor.ds_tensor
+        elif hasattr(tensor, "to_local"):
+            yield name, tensor.to_local()
+        else:
+            yield name, tensor
+
+
+def fingerprint(model: torch.nn.Module) -> int:
+    """Return the fingerprint of this rank's part of `model`, without communication."""
+    total = 0
+    for _, tensor in local_tensors(model):
+        total = (total * _SPREAD + _tensor_print(tensor)) % _WORD
+    return total

@@ -340,9 +340,13 @@ def _serve(requests: int, answers: int) -> None:
             _end_with_parent()
             _run(request, answers)
             return
-    # The other side is gone or has finished: end all that still runs.
+    # The other side is gone or has finished: end all that still runs, and wait for it.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
     os._exit(0)
 
 

@@ -53,12 +53,10 @@ class Limits:
     Attributes:
         seconds: wall-clock time, and CPU time per core.
         memory_gb: address space in GiB; 0 is no limit, which CUDA needs.
-        threads: number of torch threads.
     """
 
     seconds: int = 600
     memory_gb: int = 32
-    threads: int = 1
 
 
 @cache
@@ -172,19 +170,6 @@ class Sandbox:
                 server.close()
         self.enforced = frozenset(enforced)
         return status
-
-
-def run_files(
-    script: bytes,
-    payload: bytes,
-    model: Path,
-    inputs: Sequence[str],
-    limits: Limits,
-    train: bytes | None = None,
-) -> list[str]:
-    """Return the outputs of a program in an interpreter of its own; see `Sandbox.run`."""
-    with Sandbox(limits.threads, fresh=True) as sandbox:
-        return sandbox.run(script, payload, model, inputs, limits, train)
 
 
 def _write(

@@ -22,7 +22,6 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
-from kilobit.evaluators.model.machine import differing_parts
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import (
     Limits,
@@ -49,10 +48,10 @@ def exact(program: Program) -> bool:
     return program.recipe.device == "cpu" and program.recipe.dtype == "float32"
 
 
-def limits_of(program: Program, threads: int, seconds: int) -> Limits:
+def limits_of(program: Program, seconds: int) -> Limits:
     """Return the limits of a program; none of memory for CUDA, which reserves vast addresses."""
     memory_gb = 0 if program.recipe.device == "cuda" else Limits.memory_gb
-    return Limits(seconds=seconds, memory_gb=memory_gb, threads=threads)
+    return Limits(seconds=seconds, memory_gb=memory_gb)
 
 
 @contextmanager
@@ -110,6 +109,8 @@ def model_folder(
 def _differing(
     found: "FrozenModel", digests: Mapping[str, str | None], others: Sequence[str]
 ) -> str:
+    from kilobit.evaluators.model.machine import differing_parts
+
     recorded = [digests[one] for one in others]
     names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
     return "".join(f": its {name} differ" for name in sorted(names))
@@ -122,7 +123,6 @@ class Verifier:
         folder: of the run; programs are written below it.
         ledger: of the run.
         last_rung: number of the rung at which programs are finished.
-        threads: of each program.
         task: its task.
         models: folders of the base models by label.
         timeout_s: wall-clock limit for one program.
@@ -134,7 +134,6 @@ class Verifier:
         folder: Place,
         ledger: Ledger,
         last_rung: int,
-        threads: int,
         task: Task,
         models: dict[str, Path],
         timeout_s: int,
@@ -142,7 +141,7 @@ class Verifier:
     ) -> None:
         self._folder, self._ledger, self._last_rung = folder, ledger, last_rung
         self._sandbox = sandbox
-        self._threads, self._models, self._timeout_s = threads, models, timeout_s
+        self._models, self._timeout_s = models, timeout_s
         self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
@@ -179,7 +178,7 @@ class Verifier:
             program.payload,
             self._models[point.model],
             inputs,
-            limits_of(program, self._threads, self._timeout_s),
+            limits_of(program, self._timeout_s),
             train_file(self.task) if names_examples(program) else None,
             has_adapter=recipe.adapter is not None or recipe.data is not None,
         )

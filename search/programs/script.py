@@ -276,14 +276,18 @@ def _generation(recipe: Recipe) -> list[str]:
             f"{recipe.max_new_tokens}, {answer_stop!r}):",
         ]
         text = "text"
-    steps = [
-        f"        text = {step_source(step, recipe.steps_rule)}" for step in recipe.postprocess
-    ]
-    if steps:
-        cut = text if recipe.steps_rule == 1 else cut_source(text, recipe.stop)
-        lines += [f"        text = {cut}", *steps, "        print(json.dumps(text))"]
+    sources = [step_source(step, recipe.steps_rule) for step in recipe.postprocess]
+    if sources and recipe.steps_rule == 1:
+        lines.append(f"        text = {text}")
+        printed = "text"
+    elif sources:
+        # The last step is an argument of `print`, which packs shorter than one more assignment.
+        lines.append(f"        text = {cut_source(text, recipe.stop)}")
+        *sources, printed = sources
     else:
-        lines.append(f"        print(json.dumps({text}))")
+        printed = text
+    lines += [f"        text = {source}" for source in sources]
+    lines.append(f"        print(json.dumps({printed}))")
     return [*lines, f"    del inputs[:{size}]"]
 
 

@@ -16,8 +16,9 @@ from benchmarks.oracles import run_program
 from kilobit.cluster.driver.check import count_numbers, shapes_of
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.adapters import Trained, installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.data_codec import learn
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.deltas import detached
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack

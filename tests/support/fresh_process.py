@@ -16,6 +16,19 @@ for line in sys.stdin:
 """
 
 
+def run_files(
+    script: bytes,
+    payload: bytes,
+    model: Path,
+    inputs: Sequence[str],
+    limits: Limits,
+    train: bytes | None = None,
+) -> list[str]:
+    """Return the outputs of a program in an interpreter of its own; see `Sandbox.run`."""
+    with Sandbox(1, fresh=True) as sandbox:
+        return sandbox.run(script, payload, model, inputs, limits, train)
+
+
 def printed(
     programs: Mapping[str, Program], model: Path, inputs: Sequence[str]
 ) -> dict[str, list[str]]:

@@ -7,7 +7,8 @@ import torch
 
 from kilobit.cluster.shards.load import device_of, layout_of
 from kilobit.cluster.sweep.workers import ShardsConfig
-from kilobit.evaluators.model.base_model import ALONE, fingerprint, load, unchanged
+from kilobit.evaluators.model.base_model import ALONE, load, unchanged
+from kilobit.evaluators.model.machine import fingerprint
 from tests.support.models import config
 
 

@@ -11,7 +11,8 @@ from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker import resident as resident_module
 from kilobit.cluster.worker.resident import Resident, Training
-from kilobit.evaluators.model.base_model import load, weights_digest
+from kilobit.evaluators.model.base_model import load
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.search.base_model import BaseModelConfig

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from kilobit.evaluators.model.adapters import Adapter, installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.program_builder import coarsely
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature

@@ -11,8 +11,9 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from kilobit.evaluators.model.adapted import bare
-from kilobit.evaluators.model.base_model import load, weights_digest
+from kilobit.evaluators.model.base_model import load
 from kilobit.evaluators.model.generate import generate
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson, training_batch, training_rows

@@ -13,15 +13,16 @@ from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.data_codec import (
     Learned,
     chosen_examples,
     decode_examples,
     learn,
 )
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, run_files
+from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
@@ -32,6 +33,7 @@ from kilobit.search.programs.text import PayloadError
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 from tests.conftest import ARCHITECTURES, REPOSITORY
+from tests.support.fresh_process import run_files
 from tests.support.rows import rows_of
 
 TASK = load_miniature("numbers", 0)

@@ -12,11 +12,12 @@ from kilobit.evaluators.model.base_model import FrozenModel, load, load_tokenize
 from kilobit.evaluators.model.generate import ChatTemplate, chat_template_of
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson, _example_tokens
-from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.proof.sandbox import Limits
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import Program
+from tests.support.fresh_process import run_files
 
 TINY = Path(__file__).parents[3] / "examples/tiny/pretrained"
 TASK = load_miniature("numbers", 0)
@@ -144,7 +145,7 @@ def test_a_stop_string_in_the_thinking_ends_nothing_anywhere(
     assert thinking is not None
     assert (thinking.tokens, program.recipe.max_new_tokens) == (24, TASK.max_new_tokens)
     alone = run_program(program, "", frozen, frozen.model, INPUTS)
-    limits = Limits(seconds=300, threads=1)
+    limits = Limits(seconds=300)
     assert run_files(program.script, program.payload, folder, INPUTS, limits) == alone
     with with_program(frozen, candidate, program, TASK, steps=True) as subject:
         asked = [subject.text(question) for question in QUESTIONS]

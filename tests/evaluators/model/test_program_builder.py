@@ -17,7 +17,7 @@ from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import asked, generate
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, run_files
+from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError
 from kilobit.evaluators.proof.verify import train_file
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
@@ -27,7 +27,7 @@ from kilobit.search.programs.numbers import encode_numbers
 from kilobit.search.programs.program import WAYS, Program, build, decode, text_part
 from kilobit.search.programs.text import CODECS, PayloadError, TextCodec
 from tests.conftest import random_numbers
-from tests.support.fresh_process import printed
+from tests.support.fresh_process import printed, run_files
 from tests.support.recipes import NUMBER_METHODS, adapter_spec
 
 pytestmark = pytest.mark.timeout(300)

@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks.oracles import run_program
 from kilobit.evaluators.model.base_model import load
-from kilobit.evaluators.proof.sandbox import Limits, run_files
+from kilobit.evaluators.proof.sandbox import Limits
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import build
 from kilobit.search.programs.recipe import Recipe
+from tests.support.fresh_process import run_files
 
 TASK = load_miniature("numbers", 0)
 EXAMPLES = TASK.splits.search[:6]
@@ -40,7 +41,7 @@ def test_steps_see_no_stop_string(stop: tuple[str, ...]) -> None:
         cut = [task.cut(output, steps) for output in outputs]
         found[steps] = [text.strip() for text in cut]
         if steps == ("last_word",):
-            limits = Limits(seconds=100, threads=1)
+            limits = Limits(seconds=100)
             assert run_files(program.script, b"", MODEL, inputs, limits) == outputs
     assert found["last_word",] == found["last_number",] == found[()]
     assert task.metric.corpus(found[()], EXAMPLES).score > 0

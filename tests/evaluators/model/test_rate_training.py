@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from benchmarks.oracles import plain_bits
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, load, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.program_builder import coarsely
 from kilobit.evaluators.model.rate_training import BIT_WIDTHS, LearnedBits, RatePenalty
 from kilobit.evaluators.model.training_batches import Lesson

@@ -1,4 +1,4 @@
-"""A program reaches nothing of a run, and nobody else."""
+"""A program reaches nothing of a run and no other process."""
 
 from collections.abc import Iterator
 from pathlib import Path

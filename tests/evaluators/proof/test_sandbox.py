@@ -22,9 +22,8 @@ from kilobit.evaluators.proof.sandbox import (
     ProgramFailedError,
     Sandbox,
     enforced,
-    run_files,
 )
-from tests.support.fresh_process import ECHO
+from tests.support.fresh_process import ECHO, run_files
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.model.base_model import FrozenModel, weights_digest
+from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.decode import answer
 from kilobit.evaluators.model.packing.deltas import detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import ALONE, FrozenModel, weights_digest
+from kilobit.evaluators.model.base_model import ALONE, FrozenModel
+from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.deltas import Changes, LowRank
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
