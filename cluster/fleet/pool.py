@@ -22,7 +22,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Notice, PoolError, Worker
+from kilobit.cluster.messages import EvaluatorSetup, Notice, PoolError, Worker, last_line
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import library_versions
@@ -222,7 +222,7 @@ class Pool:
                 ray.get(ref)
                 self._ready.add(name)
             except ray.exceptions.RayError as error:
-                self._failed[name] = str(getattr(error, "cause", None) or error)
+                self._failed[name] = last_line(getattr(error, "cause", None) or error)
         self._here = frozenset(w for w in self.workers if w.name in self._ready)
 
     def _away(self) -> list[Worker]:

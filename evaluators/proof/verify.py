@@ -113,7 +113,7 @@ def _differing(
 
     recorded = [digests[one] for one in others]
     names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
-    return "".join(f": its {name} differ" for name in sorted(names))
+    return "".join(f"; what differs: {name}" for name in sorted(names))
 
 
 class Verifier:

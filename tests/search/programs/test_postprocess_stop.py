@@ -1,5 +1,6 @@
 """An output is cut before its stop string, and steps see the cut text."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -69,9 +70,10 @@ def test_a_program_prints_what_the_search_scores(text: str, stop: list[str], ste
     recipe = BARE.model_copy(
         update={"stop": tuple(stop), "postprocess": (step, "last_number"), "steps_rule": RULE}
     )
-    lines = [line.strip() for line in readable_script(recipe).splitlines() if " text = " in line]
-    given = Given(text)
-    found = {"re": re, "re2": re2, "tokenizer": given, "batch": given, "row": []}
-    exec("\n".join(lines), found)
+    whole = [line.strip() for line in readable_script(recipe).split("\n")]
+    lines = [line for line in whole if line.startswith(("text = ", "print("))]
+    given, said = Given(text), []
+    found = {"re": re, "re2": re2, "tokenizer": given, "batch": given, "row": [], "json": json}
+    exec("\n".join(lines), found | {"print": said.append})
     assert len(lines) == 3
-    assert found["text"] == postprocess(text, recipe.postprocess, stop)
+    assert said == [json.dumps(postprocess(text, recipe.postprocess, stop))]
