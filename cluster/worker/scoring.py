@@ -134,6 +134,7 @@ class Scorer:
                 "adapter": None,
                 "data": None,
                 "postprocess": (),
+                "steps_rule": 1,
             }
         )
         numbers = hashlib.sha256()

@@ -48,7 +48,7 @@ def begun(write_sweep: Write, tmp_path: Path) -> Path:
 
 
 def test_a_run_that_is_held_is_not_written_by_another(
-    capsys: pytest.CaptureFixture[str], begun: Path, write_sweep: Write
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, begun: Path
 ) -> None:
     with reopen_run(begun) as run:
         assert run.attempt == 2
@@ -56,7 +56,10 @@ def test_a_run_that_is_held_is_not_written_by_another(
             message = fails(capsys, command, str(begun))
             assert f"{begun} is locked by attempt 2 on " in message
             assert f"process {os.getpid()}" in message
-            assert f"kilobit resume {begun} --take-over" in message
+            assert "It is running: wait for it" in message
+        # Only a holder that gives no sign of life may be dead.
+        monkeypatch.setattr("kilobit.cluster.runs.lock._WATCH_S", 0.0)
+        assert f"kilobit resume {begun} --take-over" in fails(capsys, "resume", str(begun))
         # Looking is free.
         assert launch.main(["status", str(begun)]) == 0
         assert "locked by attempt 2 on " in capsys.readouterr().out
@@ -256,8 +259,13 @@ def test_every_example_dry_runs_without_network(
     # Read from the environment at import, which another test of this process may have done before.
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert launch.main(["run", str(REPOSITORY / "examples" / example), "--dry-run"]) == 0
-    assert "The sweep file is valid; nothing was started." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    asks_for_gpus = bool(load_sweep(REPOSITORY / "examples" / example).workers.gpus)
+    assert ("does not fit on this machine: workers.gpus: " in said) == asks_for_gpus
+    verdict = ", but this machine can't run it" if asks_for_gpus else ""
+    assert f"The sweep file is valid{verdict}; nothing was started." in said
 
 
 Store = Proxy

@@ -86,7 +86,7 @@ def test_of_two_processes_one_holds_the_run_and_the_other_hears_who(
     refusal = next(line for line in heard if line.startswith("refused"))
     assert f"process {winner.process.pid} (-c {ledger})" in refusal
     assert "last heartbeat 0 s ago" in refusal
-    assert "--take-over" in refusal
+    assert "It is running: wait for it, or end it there by Ctrl-C" in refusal
     holder = lock_holder(ledger)
     assert holder is not None
     assert (holder.attempt, holder.pid) == (1, winner.process.pid)
