@@ -308,6 +308,9 @@ def continue_run(
 
 def _changed(before: Sweep, sweep: Sweep) -> list[str]:
     old, new = _searched(before), _searched(sweep)
+    if sweep.program_batch_size is None:
+        # The default was another one when an old run began.
+        del new["program_batch_size"]
     return [name for name in new if new[name] != old[name]]
 
 
@@ -367,6 +370,9 @@ def open_run(path: Place) -> RunFolder:
             # It proposes nothing any more, and needs the same budget.
             settings = {**settings, "proposer": {"kind": "evolution"}}
         sweep = Sweep.model_validate_json(json.dumps(settings), strict=True)
+        if "program_batch_size" not in settings:
+            # Before it was a setting, a program's batch was that of the search.
+            sweep = sweep.model_copy(update={"program_batch_size": sweep.batch_size})
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -145,6 +145,9 @@ class Sweep(Config):
     train_split_in_machine: bool = False
     """declare the train split a part of the machine: demonstrations may then be named by index, and
     program.py takes the split as a second argument"""
+    program_batch_size: int | None = Field(default=None, ge=1)
+    """inputs that a program continues together; part of the program; workers.batch_size by
+    default"""
     cache: PlaceField | None = None
     """folder of the cache of generated outputs, relative to the sweep file, or s3://BUCKET/FOLDER,
     which several runs may share; the run's own by default"""
@@ -195,7 +198,7 @@ class Sweep(Config):
         if 2 * self.batch_size < min(first, most):
             raise ValueError(
                 f"rungs.examples {first} has no divisor between {most // 2} and workers.batch_size "
-                f"{most}: programs run in whole batches, and no rung cuts a batch"
+                f"{most}: examples are scored in whole batches, and no rung cuts a batch"
             )
         return self
 
@@ -210,7 +213,7 @@ class Sweep(Config):
 
     @property
     def batch_size(self) -> int:
-        """Return the number of examples that a program generates together; divides every rung."""
+        """Return the number of examples that are scored together; divides every rung."""
         first, most = self.rungs.examples, self.workers.batch_size
         return next(size for size in range(min(first, most), 0, -1) if first % size == 0)
 

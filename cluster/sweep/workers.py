@@ -83,7 +83,7 @@ class Workers(Config):
     gpus: float = Field(default=0, ge=0)
     """GPUs reserved for a worker"""
     batch_size: int = Field(default=64, ge=1)
-    """most examples generated together; see `rungs.examples`"""
+    """most examples generated together; see `rungs.examples` and `program_batch_size`"""
     pack: int | None = Field(default=None, ge=1, le=256)
     """candidates that a worker trains and scores in the same passes; each needs a small process. By
     default 8 where workers have GPUs; on CPUs 1, because larger passes are hardly faster there"""

@@ -144,7 +144,7 @@ class RungEvaluator:
             self._frozen,
             config,
             task,
-            sweep.batch_size,
+            sweep.program_batch_size or sweep.workers.batch_size,
             sweep.length,
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),

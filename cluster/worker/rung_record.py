@@ -75,6 +75,7 @@ class Scoring:
         model: an adapted model that generates for this candidate alone, None in a pack.
         slot: the name under which the resident model keeps the candidate's numbers.
         num_soft: number of soft prompt vectors before the text.
+        size: examples that are scored together.
         error: the reason why scoring failed.
     """
 
@@ -87,15 +88,15 @@ class Scoring:
     model: Any
     slot: str
     num_soft: int
+    size: int
     error: Exception | None = None
 
     def batches(self, most: int) -> list[Sequence[Example]]:
         """Return at most `most` next batches, none if scoring has ended."""
         if self.error is not None or self.measured.verdict == "loses":
             return []
-        size, first = self.measured.program.recipe.batch_size, len(self.measured.scores)
-        ends = range(first, len(self.examples), size)
-        return [self.examples[at : at + size] for at in ends[:most]]
+        ends = range(len(self.measured.scores), len(self.examples), self.size)
+        return [self.examples[at : at + self.size] for at in ends[:most]]
 
 
 @dataclass

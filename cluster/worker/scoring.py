@@ -114,6 +114,8 @@ class Scorer:
             model,
             candidate.id,
             soft,
+            # PEFT puts soft prompts before the padding, so padding would change the outputs.
+            1 if soft else context.sweep.batch_size,
         )
 
     def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float | None]:

@@ -1,5 +1,6 @@
 """A start that fails takes away what it made, and nothing else."""
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 
 from kilobit import launch
 from kilobit.cluster.messages import PoolError
-from kilobit.cluster.runs.folder import continue_run, create_run, discard_run, holds_run, reopen_run
+from kilobit.cluster.runs.folder import (
+    continue_run,
+    create_run,
+    discard_run,
+    holds_run,
+    open_run,
+    reopen_run,
+)
 from kilobit.cluster.runs.lock import LockedError, lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
@@ -112,6 +120,23 @@ def test_a_run_is_gone_on_with_by_its_sweep_and_the_budget_that_has_now(
         pytest.raises(InputError, match="holds the run of another sweep: workers, seed differs"),
         continue_run(other, out),
     ):
+        pass
+
+
+def test_programs_of_an_old_run_keep_the_batch_of_its_search(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(rungs={"examples": 6, "train_steps": 2}), tmp_path / "run"
+    with create_run(load_sweep(path), path, out):
+        pass
+    assert open_run(out).sweep.program_batch_size is None
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    del manifest["sweep"]["program_batch_size"]
+    (out / "run.json").write_text(json.dumps(manifest), "utf-8")
+    with continue_run(load_sweep(path), out) as run:
+        assert run.sweep.program_batch_size == run.sweep.batch_size == 6
+    other = load_sweep(path, ["program_batch_size=7"])
+    with pytest.raises(InputError, match="program_batch_size differs"), continue_run(other, out):
         pass
 
 

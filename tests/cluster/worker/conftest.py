@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 def make_evaluator(
     write_sweep: Callable[..., Path], tmp_path: Path
 ) -> Callable[..., RungEvaluator]:
-    def make(run: str = "run") -> RungEvaluator:
-        sweep = load_sweep(write_sweep())
+    def make(run: str = "run", **changes: Any) -> RungEvaluator:
+        sweep = load_sweep(write_sweep(**changes))
         setup = EvaluatorSetup(
             sweep.model_dump_json(), str(tmp_path), str(tmp_path / run), "llama", "llama-0", 1
         )

@@ -25,6 +25,21 @@ def test_an_adapter_goes_on_from_its_earlier_rung(
     assert 0 < in_two["train_tokens"] < at_once["train_tokens"]
 
 
+def test_the_batch_of_a_program_is_not_that_of_the_search(
+    make_evaluator: Callable[..., RungEvaluator], tmp_path: Path
+) -> None:
+    one = candidate(prompt=Prompt(instruction="Number:")).canonical()
+    rows = {}
+    for run, changes in (("own", {"program_batch_size": 3}), ("default", {})):
+        make_evaluator(run, **changes).run_rung(one, SECOND)
+        ledger = Ledger(tmp_path / run / "ledger")
+        rows[run] = [(row["example"], row["output"]) for row in rows_of(ledger, "predictions")]
+        name = f"{candidate(prompt=Prompt(instruction='Number:')).id}-r1"
+        size = read_program(ledger, name).recipe.batch_size
+        assert size == changes.get("program_batch_size", 64)
+    assert rows["own"] == rows["default"]
+
+
 def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
     evaluator: RungEvaluator, tmp_path: Path
 ) -> None:
