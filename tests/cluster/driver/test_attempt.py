@@ -22,6 +22,8 @@ from tests.support.rows import rows_of
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 Write = Callable[..., Path]
 OUR_FOLDERS = ("search", "evaluators", "cluster", "launch")
+# Adapters take most of the time of a quickstart, and its prompts alone show most of its front.
+FEWER = "families.lora.candidates=1"
 
 
 def run(*argv: str, status: int = 0) -> str:
@@ -34,7 +36,7 @@ def front(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a quickstart and what it printed.
+    """Return the folder of a quickstart with fewer adapters and what it printed.
 
     It ran in a folder whose packages have the names of our folders and raise on import.
     """
@@ -45,7 +47,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     sweep = str(REPOSITORY / "examples" / "quickstart.yaml")
     process = subprocess.Popen(
         # `-m` puts the current folder first in the path.
-        [sys.executable, "-m", "kilobit.launch", "run", sweep, "--out", "quickstart"],
+        [sys.executable, "-m", "kilobit.launch", "run", sweep, FEWER, "--out", "quickstart"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -166,7 +168,7 @@ def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
 
 
 def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> None:
-    message = run("run", "examples/quickstart.yaml", "--out", str(quickstart[0]), status=2)
+    message = run("run", "examples/quickstart.yaml", FEWER, "--out", str(quickstart[0]), status=2)
     assert f"{quickstart[0]} holds a run of this sweep: continue it" in message
 
 
@@ -206,7 +208,7 @@ def test_a_candidate_that_fails_is_a_row_and_the_summary_says_so(
 ) -> None:
     rates = {"low": 1e29, "high": 1e30}
     families = {"prompt": {"candidates": 3}, "lora": {**LORA, "learning_rate": rates}}
-    sweep = write_sweep(families=families, rungs={"examples": 4, "train_steps": 200, "count": 2})
+    sweep = write_sweep(families=families, rungs={"examples": 4, "train_steps": 20, "count": 2})
     shown = run("run", str(sweep), "--out", str(tmp_path / "out"), status=1)
     assert "(4 of them failed)" in shown
     assert "FloatingPointError: the training loss became" in shown

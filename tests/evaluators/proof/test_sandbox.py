@@ -38,7 +38,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def run(script: str, inputs: tuple[str, ...] = ("a",), payload: bytes = b"", **limits: Any) -> Any:
     settings = Limits(**{"seconds": 60, **limits})
-    return run_files(script.encode(), payload, Path("model"), inputs, settings)
+    return run_files(script.encode(), payload, Path("model"), inputs, settings, fresh=True)
 
 
 def test_a_program_gets_its_inputs_and_its_outputs_come_back() -> None:
