@@ -34,6 +34,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(machine=digest, parts={}, was_recorded_as=lambda one: one in known)
 
     monkeypatch.setattr("kilobit.evaluators.model.base_model.load", load)
+    # They need no libraries either, whose import takes seconds.
+    monkeypatch.setattr("kilobit.evaluators.proof.sandbox._modules", lambda *_: [])
 
 
 @pytest.fixture
