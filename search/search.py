@@ -80,17 +80,12 @@ def make_proposer(
 class SchedulerConfig(Config):
     """The rule that promotes or stops a candidate after a rung."""
 
-    kind: Annotated[
-        Literal["bits_aware", "asha", "multi_objective", "full"],
-        Field(
-            description="promotes, for bits_aware: a candidate while it can still improve the "
-            "front at its length; asha: the best by score; multi_objective: the best by "
-            "non-dominated rank of bits and score; full: every candidate, straight to the last rung"
-        ),
-    ] = "bits_aware"
-    racing: Annotated[
-        RacingConfig, Field(description="for bits_aware: stop scoring within a rung")
-    ] = RacingConfig()
+    kind: Literal["bits_aware", "asha", "multi_objective", "full"] = "bits_aware"
+    """promotes, for bits_aware: a candidate while it can still improve the front at its length;
+    asha: the best by score; multi_objective: the best by non-dominated rank of bits and score;
+    full: every candidate, straight to the last rung"""
+    racing: RacingConfig = RacingConfig()
+    """for bits_aware: stop scoring within a rung"""
 
 
 def make_scheduler(config: SchedulerConfig, rungs: RungConfig) -> Scheduler:

@@ -113,14 +113,10 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class RateSearch(Config):
     """The coarser programs that are made from an adapter after its last rung."""
 
-    steps: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...],
-        Field(description="quantisation steps in units of the root mean square of the numbers"),
-    ] = (0.25, 0.5, 1.0, 1.5, 2.0)
-    keep: Annotated[
-        tuple[Fraction, ...],
-        Field(description="fractions of the rank components to keep, with steps 0.5 and 1"),
-    ] = (0.5, 0.25)
+    steps: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    """quantisation steps in units of the root mean square of the numbers"""
+    keep: tuple[Fraction, ...] = (0.5, 0.25)
+    """fractions of the rank components to keep, with steps 0.5 and 1"""
 
     def variants(self, candidate: Candidate) -> list[Candidate]:
         """Return the candidates that differ from `candidate` only in how its adapter is coded."""
