@@ -196,6 +196,30 @@ else:
     Families = families_of(METHODS)
 
 
+class RateSearch(Config):
+    """The coarser programs that are made from an adapter after its last rung."""
+
+    steps: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    """quantisation steps in units of the root mean square of the numbers"""
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.25)
+    """fractions of the rank components to keep, with steps 0.5 and 1"""
+
+    def variants(self, candidate: Candidate) -> list[Candidate]:
+        """Return the candidates that differ from `candidate` only in how its adapter is coded."""
+        adapter = candidate.adapter
+        if adapter is None or adapter.traits.examples:
+            return []
+        codings = [(step, 1.0) for step in self.steps]
+        codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]
+        found = [
+            candidate.model_copy(
+                update={"adapter": adapter.model_copy(update={"step": step, "keep": keep})}
+            )
+            for step, keep in dict.fromkeys(codings)
+        ]
+        return [variant for variant in found if variant != candidate]
+
+
 def draw_candidates(
     families: Families, task: Task, models: Sequence[str], seed: int
 ) -> list[Candidate]:
