@@ -93,17 +93,18 @@ def run(request: RunRequest) -> int:
     sweep = load_sweep(request.sweep, request.overrides)
     if request.take_over and not request.go_on:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
-    # After what is refused without it: rich takes a tenth of a second.
-    from kilobit.cluster.console import Terminal
-
-    console, folder = Terminal(), request.sweep.absolute().parent
+    folder = request.sweep.absolute().parent
     if request.dry_run:
-        return _dry_run(console, sweep, folder, local=request.address is None)
+        return _dry_run(sweep, folder, local=request.address is None)
     from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
 
     going_on = request.go_on and holds_run(sweep, request.out)
     if not going_on:
         check_free(sweep, request.out)
+    # After what is refused without it: rich takes a tenth of a second.
+    from kilobit.cluster.console import Terminal
+
+    console = Terminal()
     plan = check(sweep, folder, console, request.address)
     from kilobit.cluster.runs.fronts import print_left_out
 
@@ -263,8 +264,11 @@ def _certify(front: "RunFront", console: "Console") -> list[str]:
         return [str(error)]
 
 
-def _dry_run(console: "Console", sweep: "Sweep", folder: Path, *, local: bool) -> int:
+def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
     """Run all checks that need no network, and print the plan."""
+    from kilobit.cluster.console import Terminal
+
+    console = Terminal()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status(_CHECKING):
         from kilobit.cluster.driver.check import check_fits, check_models, check_sweep
