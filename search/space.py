@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, create_model, model_validator
 
-from kilobit.search.adapter_methods import (
-    METHODS,
-    SHAPE_FIELDS,
-    AdapterSpec,
-    Method,
-    TrainingName,
-)
+from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.settings import Config

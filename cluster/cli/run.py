@@ -331,13 +331,7 @@ def _print_plan(console: "Console", plan: "Plan") -> None:
 def _summarise(
     front: "RunFront", outcome: "Outcome", console: "Console", seconds: float, total: int | None
 ) -> int:
-    from kilobit.cluster.runs.fronts import (
-        draw,
-        ends_of,
-        print_front,
-        progress_text,
-        unjudged_text,
-    )
+    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text, unjudged_text
     from kilobit.search.records import RungRecord
 
     run_folder = front.run

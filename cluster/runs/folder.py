@@ -57,21 +57,11 @@ _BEGUN = re.compile(
     r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
     r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
 )
-
-
 # Folders of a run that may be deleted while nothing has been scored; older versions made
 # `incumbents` and `places`.
 _MADE = (
-    "ledger",
-    "states",
-    "incumbents",
-    "in_hand",
-    "places",
-    "log",
-    "tensorboard",
-    "wandb",
-    ".tune",
-)
+    "ledger", "states", "incumbents", "in_hand", "places", "log", "tensorboard", "wandb", ".tune",
+)  # fmt: skip
 _RUNS_SHOWN = 5
 
 
