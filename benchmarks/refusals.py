@@ -27,12 +27,14 @@ HEAVY = frozenset(
         "huggingface_hub",
         "matplotlib",
         "nltk",
+        "numpy",
         "optuna",
         "pandas",
         "peft",
         "plotly",
         "pyarrow",
         "ray",
+        "rich",
         "sacrebleu",
         "scipy",
         "sklearn",
@@ -43,8 +45,10 @@ HEAVY = frozenset(
         "unittest",
     )
 )
-# Runs are read with pyarrow. A command that looks for one may have imported it already.
-READS_RUNS = frozenset({"pyarrow"})
+# Checks of models and data show that they run. Runs are read with pyarrow, which brings numpy; a
+# command that looks for one may have imported both already.
+SHOWN = frozenset({"rich"})
+READS_RUNS = frozenset({"numpy", "pyarrow", "rich"})
 CHILD = """
 import json, resource, sys
 from kilobit import launch
@@ -125,12 +129,12 @@ REFUSALS = {
     "dry run of a wrong key": Refusal(
         "run bad.yaml --dry-run", "unknown key", {"bad.yaml": SWEEP + "seeed: 1\n"}
     ),
-    "missing model": Refusal("run good.yaml", "there is no folder", allowed=READS_RUNS),
+    "missing model": Refusal("run good.yaml", "there is no folder", allowed=SHOWN),
     "too many examples": Refusal(
         "run good.yaml rungs.count=9",
         "the last rung scores",
         MODEL,
-        allowed=READS_RUNS,
+        allowed=SHOWN,
     ),
     "missing data": Refusal(
         "run bad.yaml",
@@ -140,13 +144,12 @@ REFUSALS = {
             "kind: miniature, name: numbers",
             "kind: jsonl, name: x, metric: exact_match, data: none.jsonl, question: '{input}'",
         ),
-        allowed=READS_RUNS,
+        allowed=SHOWN,
     ),
     "folder that is taken": Refusal(
         "run good.yaml --out taken",
         "neither empty nor a run",
         {"taken/thesis.tex": "x"},
-        READS_RUNS,
     ),
     "resume without a run": Refusal("resume NOT_A_RUN", NO_RUN),
     "status without a run": Refusal("status NOT_A_RUN", NO_RUN),
@@ -167,6 +170,7 @@ REFUSALS = {
         "compare a.jsonl a.jsonl --judge none.yaml",
         "none.yaml",
         {"a.jsonl": LINES},
+        frozenset({"numpy", "rich"}),
     ),
     "slurm with a wrong key": Refusal(
         "slurm bad.yaml --print", "unknown key", {"bad.yaml": SWEEP + "seeed: 1\n"}

@@ -1,12 +1,13 @@
-"""How many files lie between the arguments of `run` and a worker's first pass over a model.
+"""Files between the arguments of `run` and a worker's first pass over a model.
 
     python benchmarks/walk.py
 
-Starts a small search and notes the files of this project on the stack at three calls, which are the
-way of a candidate through the processes: the driver hands the search to Ray Tune, a trial calls its
-worker, and the worker runs the model for a candidate. A reader who follows the arguments opens
-these files, in this order. Not counted are the checks of the sweep file before, which nothing
-follows, and the definitions of records and settings.
+Counts while a small search runs. Three calls lead a candidate from process to process: the driver
+hands the search to Ray Tune, a trial calls its worker, and the worker runs its model. At the first
+of each, the files of this project on the stack are noted, so a file counts if the call passes
+through it: a reader who follows the arguments opens these files in this order. Not counted are
+calls that have returned before (the checks of the sweep file, reading settings, loading a model)
+and modules of which only a type is used.
 """
 
 import os
@@ -16,56 +17,61 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Runs in every process at its start; each call is noted once a process.
+# Runs in every process at its start, and notes the first call through each of these files.
 HOOK = """
-import importlib.abc, os, sys, traceback
+import importlib.abc, importlib.util, os, sys
+
 FOLDER, ROOT = os.environ["WALK_FOLDER"], os.environ["WALK_ROOT"]
-
-def note(name):
-    files = []
-    for frame in traceback.extract_stack():
-        file = os.path.realpath(frame.filename)
-        if file.startswith(ROOT) and file != os.path.realpath(__file__) and file not in files:
-            files.append(file)
-    with open(f"{FOLDER}/{name}.{os.getpid()}", "a") as out:
-        out.write("\\n".join(os.path.relpath(file, ROOT) for file in files) + "\\n\\n")
-
-WRAPPED = {
-    "ray.tune.tuner": ("Tuner", "fit", "1-driver"),
-    "ray.actor": ("ActorMethod", "_remote", "2-trial"),
-    "torch.nn.modules.module": ("Module", "__call__", "3-worker"),
+CALLS = {
+    "ray.tune.tuner": ("Tuner", "fit", "cluster/driver/tune.py"),
+    "ray.actor": ("ActorMethod", "remote", "cluster/driver/trial.py"),
+    "torch.nn.modules.module": ("Module", "__call__", "cluster/worker/run_rung.py"),
 }
+
+
+def files():
+    frame, found = sys._getframe(2), []
+    while frame is not None:
+        file = os.path.realpath(frame.f_code.co_filename)
+        if file.startswith(ROOT + os.sep):
+            found.insert(0, os.path.relpath(file, ROOT))
+        frame = frame.f_back
+    return list(dict.fromkeys(found))
+
+
+def watch(owner, method, through):
+    old = getattr(owner, method)
+
+    def noting(*args, **kwargs):
+        found = files()
+        if through in found:
+            setattr(owner, method, old)
+            with open(f"{FOLDER}/{owner.__name__}.{os.getpid()}", "w") as out:
+                out.write("\\n".join(found))
+        return old(*args, **kwargs)
+
+    setattr(owner, method, noting)
+
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in WRAPPED:
+        if name not in CALLS:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         sys.meta_path.insert(0, self)
-        run = spec.loader.exec_module
+        run, (owner, method, through) = spec.loader.exec_module, CALLS[name]
+
         def exec_module(module):
             run(module)
-            owner, method, label = WRAPPED[name]
-            owner = getattr(module, owner)
-            old = getattr(owner, method)
-            def new(*args, **kwargs):
-                note(label)
-                setattr(owner, method, old) if label == "1-driver" else None
-                return old(*args, **kwargs)
-            setattr(owner, method, new)
+            watch(getattr(module, owner), method, through)
+
         spec.loader.exec_module = exec_module
         return spec
 
-import importlib.util
+
 sys.meta_path.insert(0, Finder())
 """
-
-
-def stacks(folder: Path, name: str) -> list[list[str]]:
-    """Return the noted stacks of a call, outermost file first."""
-    texts = [path.read_text("utf-8") for path in sorted(folder.glob(f"{name}.*"))]
-    return [part.split("\n") for text in texts for part in text.split("\n\n") if part]
 
 
 def main() -> None:
@@ -75,27 +81,24 @@ def main() -> None:
         (folder / "sitecustomize.py").write_text(HOOK, "utf-8")
         words = ["run", "examples/quickstart.yaml", "--out", str(folder / "run")]
         words += ["families.prompt.candidates=1", "families.lora.candidates=1"]
-        environment = os.environ | {
-            "PYTHONPATH": str(folder),
-            "WALK_FOLDER": str(folder),
-            "WALK_ROOT": str(ROOT),
-        }
+        told = {"PYTHONPATH": str(folder), "WALK_FOLDER": str(folder), "WALK_ROOT": str(ROOT)}
         done = subprocess.run(
             [sys.executable, "launch.py", *words],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | told,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise SystemExit(done.stderr)
-        driver = stacks(folder, "1-driver")[0]
-        trial = next(s for s in stacks(folder, "2-trial") if "cluster/driver/trial.py" in s)
-        worker = next(s for s in stacks(folder, "3-worker") if "cluster/worker/run_rung.py" in s)
-    walked = list(dict.fromkeys([*driver, *trial, *worker]))
-    for file in walked:
-        print(file)
+            raise SystemExit(done.stdout + done.stderr)
+        walked: list[str] = []
+        for call in ("Tuner", "ActorMethod", "Module"):
+            # Several workers and trials: the longest way.
+            noted = [path.read_text("utf-8").split("\n") for path in folder.glob(f"{call}.*")]
+            walked += max(noted, key=len)
+    walked = list(dict.fromkeys(walked))
+    print("\n".join(walked))
     print(f"{len(walked)} files")
 
 

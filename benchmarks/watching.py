@@ -66,7 +66,7 @@ def looks(run: Path) -> dict[str, Any]:
         watch.look()
         idle.append(time.monotonic() - began)
         began = time.monotonic()
-        console.print(view(watch))
+        console.print(view(watch, console))
         shown.append(time.monotonic() - began)
         candidate = candidate_of(-1 - number, "pretrained")
         record = record_of(candidate, 0, rng)

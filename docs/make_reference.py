@@ -59,13 +59,15 @@ def _type(schema: dict[str, Any]) -> str:
 
 @cache
 def _said(name: str) -> dict[str, str]:
-    """Return the texts below the fields of a model, by field."""
+    """Return the texts below the fields of a model and of its bases, by field."""
     (model,) = [each for each in _models(Config) if each.__name__ == name]
-    (tree,) = ast.parse(inspect.getsource(model)).body
-    assert isinstance(tree, ast.ClassDef)
+    bases = [base for base in reversed(model.__mro__) if issubclass(base, Config)]
+    bodies = [ast.parse(inspect.getsource(base)).body[0] for base in bases]
     return {
         ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(tree.body)
+        for body in bodies
+        if isinstance(body, ast.ClassDef)
+        for field, text in pairwise(body.body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
 

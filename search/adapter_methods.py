@@ -278,28 +278,16 @@ class AdapterSpec(Config):
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
-    training: Annotated[
-        TrainingName,
-        Field(
-            description="plain, with a price on the numbers' entropy, or with learned bit widths"
-        ),
-    ] = "plain"
-    nats_per_kbit: Annotated[
-        float | None, Field(gt=0, description="price of a thousand bits in nats of training loss")
-    ] = None
-    step: Annotated[
-        float, Field(gt=0, description="quantisation step in units of the numbers' own size")
-    ] = FINEST_STEP
-    keep: Annotated[
-        float, Field(gt=0, le=1, description="fraction of the rank components that are kept")
-    ] = 1.0
-    start: Annotated[
-        str | None,
-        Field(
-            pattern="^[0-9a-f]{16}$",
-            description="id of the candidate that training continues from; null starts afresh",
-        ),
-    ] = None
+    training: TrainingName = "plain"
+    """plain, with a price on the numbers' entropy, or with learned bit widths"""
+    nats_per_kbit: float | None = Field(default=None, gt=0)
+    """price of a thousand bits in nats of training loss"""
+    step: float = Field(default=FINEST_STEP, gt=0)
+    """quantisation step in units of the numbers' own size"""
+    keep: float = Field(default=1.0, gt=0, le=1)
+    """fraction of the rank components that are kept"""
+    start: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
+    """id of the candidate that training continues from; null starts afresh"""
 
     @property
     def traits(self) -> Method:

@@ -24,46 +24,30 @@ Label = Annotated[str, AfterValidator(_label)]
 class BaseModelConfig(Config):
     """A base model: a local folder or a hub id, never with code of its own."""
 
-    regime: Annotated[Label, Field(description="label of its curve: random, pretrained, ...")]
-    name: Annotated[Label | None, Field(description="unique name; the regime by default")] = None
-    path: Annotated[
-        LocalPath | None,
-        Field(description="model folder, relative to the sweep file; or give `hub`"),
-    ] = None
-    hub: Annotated[
-        str | None,
-        Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=96, description="hub id, e.g. org/model"),
-    ] = None
-    revision: Annotated[str | None, Field(description="commit or tag of the hub model; pin it")] = (
-        None
-    )
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], Field(description="type of the weights")
-    ] = "float32"
-    device: Annotated[
-        str,
-        Field(
-            pattern=r"^(cpu|cuda(:\d+)?|auto)$",
-            description="cpu, cuda, cuda:N or auto (a GPU where there is one)",
-        ),
-    ] = "cpu"
-    weights: Annotated[
-        Literal["trained", "random"],
-        Field(description="`random` initialises from the config with `seed` and reads no weights"),
-    ] = "trained"
-    seed: Annotated[int, Field(ge=0, lt=1 << 64, description="seed of random weights")] = 0
-    enable_thinking: Annotated[
-        bool | None,
-        Field(description="thinking in the chat template on or off; null: its default"),
-    ] = None
-    thinking_tokens: Annotated[
-        int | None,
-        Field(ge=1, description="most tokens of the thinking; null: as many as of the answer"),
-    ] = None
-    thinking_marks: Annotated[
-        tuple[str, str] | None,
-        Field(description="texts before and after the thinking; null: those of the chat template"),
-    ] = None
+    regime: Label
+    """label of its curve: random, pretrained, ..."""
+    name: Label | None = None
+    """unique name; the regime by default"""
+    path: LocalPath | None = None
+    """model folder, relative to the sweep file; or give `hub`"""
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=96)
+    """hub id, e.g. org/model"""
+    revision: str | None = None
+    """commit or tag of the hub model; pin it"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """type of the weights"""
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$")
+    """cpu, cuda, cuda:N or auto (a GPU where there is one)"""
+    weights: Literal["trained", "random"] = "trained"
+    """`random` initialises from the config with `seed` and reads no weights"""
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    """seed of random weights"""
+    enable_thinking: bool | None = None
+    """thinking in the chat template on or off; null: its default"""
+    thinking_tokens: int | None = Field(default=None, ge=1)
+    """most tokens of the thinking; null: as many as of the answer"""
+    thinking_marks: tuple[str, str] | None = None
+    """texts before and after the thinking; null: those of the chat template"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,12 +5,11 @@ proposer and which scheduler, a sweep file says.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.program import Length
 from kilobit.search.proposers.evolution import Evolution, EvolutionProposer
 from kilobit.search.proposers.grid import Grid, GridProposer
 from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
@@ -18,13 +17,14 @@ from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
 from kilobit.search.proposers.random import RandomDraws, RandomProposer
 from kilobit.search.records import RungRecord
 from kilobit.search.rungs import RungConfig
-from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
-from kilobit.search.schedulers.bits_aware import BitsAware
 from kilobit.search.schedulers.racing import Incumbent, RacingConfig
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
 from kilobit.search.settings import Config
 from kilobit.search.space import Families
 from kilobit.search.task import Task
+
+if TYPE_CHECKING:
+    from kilobit.search.programs.program import Length
 
 ProposerConfig = Annotated[
     RandomProposer | GridProposer | TpeProposer | Nsga2Proposer | EvolutionProposer,
@@ -80,21 +80,20 @@ def make_proposer(
 class SchedulerConfig(Config):
     """The rule that promotes or stops a candidate after a rung."""
 
-    kind: Annotated[
-        Literal["bits_aware", "asha", "multi_objective", "full"],
-        Field(
-            description="promotes, for bits_aware: a candidate while it can still improve the "
-            "front at its length; asha: the best by score; multi_objective: the best by "
-            "non-dominated rank of bits and score; full: every candidate, straight to the last rung"
-        ),
-    ] = "bits_aware"
-    racing: Annotated[
-        RacingConfig, Field(description="for bits_aware: stop scoring within a rung")
-    ] = RacingConfig()
+    kind: Literal["bits_aware", "asha", "multi_objective", "full"] = "bits_aware"
+    """promotes, for bits_aware: a candidate while it can still improve the front at its length;
+    asha: the best by score; multi_objective: the best by non-dominated rank of bits and score;
+    full: every candidate, straight to the last rung"""
+    racing: RacingConfig = RacingConfig()
+    """for bits_aware: stop scoring within a rung"""
 
 
 def make_scheduler(config: SchedulerConfig, rungs: RungConfig) -> Scheduler:
     """Return the scheduler of a sweep."""
+    # A mistake in a sweep file is refused without numpy.
+    from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
+    from kilobit.search.schedulers.bits_aware import BitsAware
+
     shape = {"num_rungs": rungs.count, "eta": rungs.eta}
     if config.kind == "bits_aware":
         sizes = [rung.num_examples for rung in rungs.ladder()]
@@ -114,7 +113,7 @@ class Search:
     """
 
     def __init__(
-        self, proposer: Proposer, scheduler: Scheduler, length: Length, limit: int | None = None
+        self, proposer: Proposer, scheduler: Scheduler, length: "Length", limit: int | None = None
     ) -> None:
         self._proposer, self._scheduler, self._length = proposer, scheduler, length
         self._limit = limit

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, create_model, model_validator
 
-from kilobit.search.adapter_methods import (
-    METHODS,
-    SHAPE_FIELDS,
-    AdapterSpec,
-    Method,
-    TrainingName,
-)
+from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.settings import Config
@@ -31,8 +25,10 @@ MAX_FRUITLESS_DRAWS = 200
 class LogRange(Config):
     """A range that is sampled uniformly on a logarithmic axis."""
 
-    low: Annotated[float, Field(gt=0, description="smallest value")]
-    high: Annotated[float, Field(gt=0, description="largest value")]
+    low: float = Field(gt=0)
+    """smallest value"""
+    high: float = Field(gt=0)
+    """largest value"""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -44,67 +40,43 @@ class LogRange(Config):
 class PromptFamily(Config):
     """Instructions and demonstrations before the question, and post-processing of the output."""
 
-    candidates: Annotated[
-        int, Field(ge=0, le=100_000, description="candidates for each base model")
-    ] = 0
-    instructions: Annotated[
-        tuple[str, ...], Field(min_length=1, description="first lines to choose from; '' is none")
-    ] = ("",)
-    demonstrations: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        Field(min_length=1, description="numbers of examples from the train split"),
-    ] = (0, 1, 2, 4)
-    postprocess: Annotated[
-        tuple[tuple[PostprocessStep, ...], ...],
-        Field(min_length=1, description="lists of steps applied to the output"),
-    ] = ((),)
-    postprocess_combine: Annotated[
-        tuple[PostprocessStep, ...],
-        Field(description="steps that the search combines by itself, after those of the list"),
-    ] = ()
-    postprocess_most: Annotated[
-        int, Field(ge=1, le=4, description="most steps from `postprocess_combine`")
-    ] = 2
-    chat: Annotated[
-        tuple[bool, ...],
-        Field(min_length=1, description="whether the text goes into the model's chat template"),
-    ] = (False,)
-    max_new_tokens: Annotated[
-        tuple[Annotated[int, Field(ge=1)] | None, ...],
-        Field(min_length=1, description="limits of a generation; null is the task's own"),
-    ] = (None,)
+    candidates: int = Field(default=0, ge=0, le=100_000)
+    """candidates for each base model"""
+    instructions: tuple[str, ...] = Field(default=("",), min_length=1)
+    """first lines to choose from; '' is none"""
+    demonstrations: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0, 1, 2, 4), min_length=1
+    )
+    """numbers of examples from the train split"""
+    postprocess: tuple[tuple[PostprocessStep, ...], ...] = Field(default=((),), min_length=1)
+    """lists of steps applied to the output"""
+    postprocess_combine: tuple[PostprocessStep, ...] = ()
+    """steps that the search combines by itself, after those of the list"""
+    postprocess_most: int = Field(default=2, ge=1, le=4)
+    """most steps from `postprocess_combine`"""
+    chat: tuple[bool, ...] = Field(default=(False,), min_length=1)
+    """whether the text goes into the model's chat template"""
+    max_new_tokens: tuple[Annotated[int, Field(ge=1)] | None, ...] = Field(
+        default=(None,), min_length=1
+    )
+    """limits of a generation; null is the task's own"""
 
 
 class AdapterFamily(PromptFamily):
     """Adapters of one method, with or without a prompt."""
 
-    demonstrations: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        Field(min_length=1, description="numbers of examples shown, also while training"),
-    ] = (0,)
-    learning_rate: Annotated[
-        LogRange, Field(description="for AdamW, with a short warm-up and linear decay")
-    ] = LogRange(low=1e-3, high=1e-2)
-    steps: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="optimizer steps in all; a rung may stop earlier"),
-    ] = (180,)
-    batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 16
-    training: Annotated[
-        tuple[TrainingName, ...],
-        Field(
-            min_length=1,
-            description="plain; rate: with a price on the numbers' entropy; bits: with learned bit "
-            "widths and ranks",
-        ),
-    ] = ("plain",)
-    nats_per_kbit: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...],
-        Field(
-            min_length=1,
-            description="for `rate` and `bits`: prices of a thousand bits in nats of training loss",
-        ),
-    ] = (0.01,)
+    demonstrations: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """numbers of examples shown, also while training"""
+    learning_rate: LogRange = LogRange(low=1e-3, high=1e-2)
+    """for AdamW, with a short warm-up and linear decay"""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(180,), min_length=1)
+    """optimizer steps in all; a rung may stop earlier"""
+    batch_size: int = Field(default=16, ge=1)
+    """examples of a training step"""
+    training: tuple[TrainingName, ...] = Field(default=("plain",), min_length=1)
+    """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks"""
+    nats_per_kbit: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01,), min_length=1)
+    """for `rate` and `bits`: prices of a thousand bits in nats of training loss"""
 
     def shapes(self) -> dict[str, tuple[Any, ...]]:
         """Return the choices for each field of the adapter's shape; modules are sorted."""
@@ -117,72 +89,60 @@ class AdapterFamily(PromptFamily):
 class TargetsFamily(AdapterFamily):
     """Adapters of a method that needs only target modules."""
 
-    target_modules: Annotated[
-        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
-        Field(min_length=1, description="lists of module names"),
-    ] = (("q_proj", "v_proj"),)
+    target_modules: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
+        default=(("q_proj", "v_proj"),), min_length=1
+    )
+    """lists of module names"""
 
 
 class LayersFamily(TargetsFamily):
     """Adapters of a method that may leave layers out."""
 
-    layers: Annotated[
-        tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...],
-        Field(min_length=1, description="lists of layer numbers; null is all layers"),
-    ] = (None,)
+    layers: tuple[Annotated[tuple[int, ...], Field(min_length=1)] | None, ...] = Field(
+        default=(None,), min_length=1
+    )
+    """lists of layer numbers; null is all layers"""
 
 
 class RankFamily(LayersFamily):
     """Adapters of a method that has a rank."""
 
-    rank: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="ranks to choose from"),
-    ] = (1, 2, 4)
+    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4), min_length=1)
+    """ranks to choose from"""
 
 
 class SizeFamily(LayersFamily):
     """Adapters of a method that trains a chosen number of numbers."""
 
-    size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="how many numbers are trained, to choose from"),
-    ] = (13, 64, 256)
+    size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(13, 64, 256), min_length=1)
+    """how many numbers are trained, to choose from"""
 
 
 class TokensFamily(AdapterFamily):
     """Trained embeddings of a few tokens."""
 
-    tokens: Annotated[
-        tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...],
-        Field(min_length=1, description="lists of token ids"),
-    ]
+    tokens: tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...] = Field(min_length=1)
+    """lists of token ids"""
 
 
 class SoftPromptFamily(AdapterFamily):
     """Trained vectors before the text."""
 
-    size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="how many vectors, to choose from"),
-    ] = (1, 2, 4)
+    size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4), min_length=1)
+    """how many vectors, to choose from"""
 
 
 class DataFamily(RankFamily):
     """Training examples, and a LoRA that learns from them while it codes them."""
 
-    size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="how many examples, to choose from"),
-    ] = (8, 64, 512)
-    learning_rate: Annotated[
-        LogRange, Field(description="for sign descent with momentum and linear decay")
-    ] = LogRange(low=3e-4, high=3e-3)
-    steps: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(min_length=1, description="steps in all; they cycle through the examples"),
-    ] = (640,)
-    batch_size: Annotated[int, Field(ge=1, description="examples of a training step")] = 1
+    size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(8, 64, 512), min_length=1)
+    """how many examples, to choose from"""
+    learning_rate: LogRange = LogRange(low=3e-4, high=3e-3)
+    """for sign descent with momentum and linear decay"""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(640,), min_length=1)
+    """steps in all; they cycle through the examples"""
+    batch_size: int = Field(default=1, ge=1)
+    """examples of a training step"""
 
     @model_validator(mode="after")
     def _all_examples_are_met(self) -> Self:
@@ -228,6 +188,30 @@ if TYPE_CHECKING:
     Families = _Families
 else:
     Families = families_of(METHODS)
+
+
+class RateSearch(Config):
+    """The coarser programs that are made from an adapter after its last rung."""
+
+    steps: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    """quantisation steps in units of the root mean square of the numbers"""
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.25)
+    """fractions of the rank components to keep, with steps 0.5 and 1"""
+
+    def variants(self, candidate: Candidate) -> list[Candidate]:
+        """Return the candidates that differ from `candidate` only in how its adapter is coded."""
+        adapter = candidate.adapter
+        if adapter is None or adapter.traits.examples:
+            return []
+        codings = [(step, 1.0) for step in self.steps]
+        codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]
+        found = [
+            candidate.model_copy(
+                update={"adapter": adapter.model_copy(update={"step": step, "keep": keep})}
+            )
+            for step, keep in dict.fromkeys(codings)
+        ]
+        return [variant for variant in found if variant != candidate]
 
 
 def draw_candidates(

@@ -209,12 +209,7 @@ def _progress(console: Console, reads: Sequence[Read]) -> Iterator[Advance]:
     )
     if not console.is_terminal:
         console.print(f"aggregating {total / 2e6:.1f} MB of {len(reads)} sources")
-    columns = (
-        TextColumn("aggregating"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("aggregating"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task("", total=max(1, total))

@@ -10,12 +10,7 @@ from kilobit.cluster.requests import FrontRequest, wrong_input
 from kilobit.cluster.runs.fronts import Front, points_from, print_front, range_text
 from kilobit.cluster.runs.result_sources import Imported, open_sources
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
-from kilobit.search.front.points import (
-    FrontPoint,
-    ImportedPoint,
-    imported_fronts,
-    imported_points,
-)
+from kilobit.search.front.points import FrontPoint, ImportedPoint, imported_fronts, imported_points
 from kilobit.search.programs.program import Length
 
 

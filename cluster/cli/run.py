@@ -17,10 +17,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from kilobit.cluster.console import Terminal
 from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.access import check_there
@@ -29,6 +25,8 @@ from kilobit.search.settings import InputError
 from kilobit.search.task import near_duplicates, repetitions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kilobit.cluster.driver.attempt import Outcome
     from kilobit.cluster.driver.check import Plan
     from kilobit.cluster.runs.folder import RunFolder
@@ -85,7 +83,6 @@ def run(request: RunRequest) -> int:
     from kilobit.cluster.sweep.sweep import load_sweep
 
     began = time.monotonic()
-    console = Terminal()
     if is_outside(request.address) and not request.dry_run:
         flags = (
             ["--continue"] * request.go_on + ["--take-over"] * request.take_over + _logged(request)
@@ -94,18 +91,23 @@ def run(request: RunRequest) -> int:
         sweeps = Sweeps((request.sweep,), request.overrides, request.out)
         return launcher.submit(launcher.plan(sweeps)).status
     sweep = load_sweep(request.sweep, request.overrides)
-    folder = request.sweep.absolute().parent
     if request.take_over and not request.go_on:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
+    folder = request.sweep.absolute().parent
     if request.dry_run:
-        return _dry_run(console, sweep, folder, local=request.address is None)
+        return _dry_run(sweep, folder, local=request.address is None)
     from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
-    from kilobit.cluster.runs.fronts import print_left_out
 
     going_on = request.go_on and holds_run(sweep, request.out)
     if not going_on:
         check_free(sweep, request.out)
+    # After what is refused without it: rich takes a tenth of a second.
+    from kilobit.cluster.console import Terminal
+
+    console = Terminal()
     plan = check(sweep, folder, console, request.address)
+    from kilobit.cluster.runs.fronts import print_left_out
+
     with (
         continue_run(sweep, request.out, take_over=request.take_over)
         if going_on
@@ -125,6 +127,7 @@ def resume(request: ResumeRequest) -> int:
         return _drive(
             request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
         )
+    from kilobit.cluster.console import Terminal
     from kilobit.cluster.runs.folder import check_proposer_is_known, open_run, reopen_run
     from kilobit.cluster.runs.fronts import print_left_out
 
@@ -140,7 +143,7 @@ def resume(request: ResumeRequest) -> int:
         return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
 
 
-def check(sweep: "Sweep", folder: Path, console: Console, address: str | None) -> "Plan":
+def check(sweep: "Sweep", folder: Path, console: "Console", address: str | None) -> "Plan":
     """Check a sweep, its data and its models, before anything is written, and return its plan.
 
     Raises:
@@ -173,7 +176,7 @@ def _drive(address: str, words: Sequence[str]) -> int:
 def _execute(
     run_folder: "RunFolder",
     plan: "Plan",
-    console: Console,
+    console: "Console",
     address: str | None,
     check_s: float,
     log_level: str,
@@ -199,7 +202,7 @@ def _execute(
 
 
 def attempt(
-    run_folder: "RunFolder", plan: "Plan", console: Console, address: str | None, log_level: str
+    run_folder: "RunFolder", plan: "Plan", console: "Console", address: str | None, log_level: str
 ) -> tuple["Outcome", "RunFront"]:
     """Search, verify the front and, if the sweep says so, certify it; keep the run's log.
 
@@ -248,7 +251,7 @@ def attempt(
     return outcome, front
 
 
-def _certify(front: "RunFront", console: Console) -> list[str]:
+def _certify(front: "RunFront", console: "Console") -> list[str]:
     """Certify the front of a run and return the reasons why programs could not be certified."""
     from kilobit.cluster.cli.certify import certify_runs
     from kilobit.cluster.runs.sealed_split import SealedError
@@ -261,8 +264,11 @@ def _certify(front: "RunFront", console: Console) -> list[str]:
         return [str(error)]
 
 
-def _dry_run(console: Console, sweep: "Sweep", folder: Path, *, local: bool) -> int:
+def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
     """Run all checks that need no network, and print the plan."""
+    from kilobit.cluster.console import Terminal
+
+    console = Terminal()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status(_CHECKING):
         from kilobit.cluster.driver.check import check_fits, check_models, check_sweep
@@ -297,7 +303,9 @@ def _dry_run(console: Console, sweep: "Sweep", folder: Path, *, local: bool) -> 
     return DONE
 
 
-def _print_plan(console: Console, plan: "Plan") -> None:
+def _print_plan(console: "Console", plan: "Plan") -> None:
+    from rich.table import Table
+
     families = Counter((c.model, c.family) for c in plan.candidates)
     splits = plan.task.splits
     console.print(
@@ -321,15 +329,9 @@ def _print_plan(console: Console, plan: "Plan") -> None:
 
 
 def _summarise(
-    front: "RunFront", outcome: "Outcome", console: Console, seconds: float, total: int | None
+    front: "RunFront", outcome: "Outcome", console: "Console", seconds: float, total: int | None
 ) -> int:
-    from kilobit.cluster.runs.fronts import (
-        draw,
-        ends_of,
-        print_front,
-        progress_text,
-        unjudged_text,
-    )
+    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text, unjudged_text
     from kilobit.search.records import RungRecord
 
     run_folder = front.run
@@ -377,7 +379,7 @@ def _summarise(
     return FAILED if failed or outcome.lost or outcome.uncertified else DONE
 
 
-def _print_left(run_folder: "RunFolder", console: Console, left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: "Console", left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
     go_on = f"kilobit resume {run_folder.path}"

@@ -22,12 +22,7 @@ from typing import Any
 from ray.tune import Callback
 
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.sweep import (
-    MlflowTracker,
-    TensorboardTracker,
-    Tracker,
-    WandbTracker,
-)
+from kilobit.cluster.sweep.sweep import MlflowTracker, TensorboardTracker, Tracker, WandbTracker
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -40,16 +40,16 @@ from kilobit.cluster.runs.access import (
 )
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
-from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
-from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.evaluators.merge.dataset import is_dataset
 from kilobit.search.search import REMOVED_KINDS
 from kilobit.search.settings import InputError
 
+if TYPE_CHECKING:
+    from kilobit.evaluators.ledger.ledger import Ledger
+
+# pyarrow is imported where a ledger is read or begun, so that a folder is refused without it.
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "zstandard", "brotli", "sacrebleu")
 _MAX_MANIFEST_BYTES = 1 << 26
 # Files left by a run that was killed as it began: its claim, an empty list, a temporary file.
@@ -57,21 +57,11 @@ _BEGUN = re.compile(
     r"ledger|ledger/attempts|ledger/accepted|ledger/attempts/(\d+\.(json|alive|ended)|\..+\.tmp)"
     r"|ledger/accepted/(accepted\.a\d+\.k0\.json|\..+\.tmp)|\.run\.json\..+\.tmp"
 )
-
-
 # Folders of a run that may be deleted while nothing has been scored; older versions made
 # `incumbents` and `places`.
 _MADE = (
-    "ledger",
-    "states",
-    "incumbents",
-    "in_hand",
-    "places",
-    "log",
-    "tensorboard",
-    "wandb",
-    ".tune",
-)
+    "ledger", "states", "incumbents", "in_hand", "places", "log", "tensorboard", "wandb", ".tune",
+)  # fmt: skip
 _RUNS_SHOWN = 5
 
 
@@ -100,8 +90,10 @@ class RunFolder:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> "Ledger":
         """Return the run's ledger."""
+        from kilobit.evaluators.ledger.ledger import Ledger
+
         return Ledger(self.path / "ledger", self.attempt if self.locked else None)
 
 
@@ -128,6 +120,9 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
         InputError: if the folder holds another run or other files, or can't be written.
         LockedError: if another process begins a run there at the same moment.
     """
+    from kilobit.evaluators.ledger.compaction import begin
+    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
+
     path = _path_of(sweep, out)
     check_reachable(path)
     with ExitStack() as stack:
@@ -241,6 +236,9 @@ def reopen_run(
         LockedError: if another process holds the lock.
         OSError: if it can't be written.
     """
+    from kilobit.evaluators.ledger.compaction import begin
+    from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
+
     run = open_run(path)
     if isinstance(run.path, Path):
         check_nobody_else_writes(run.path)
@@ -422,6 +420,8 @@ def no_run_error(path: Place) -> str:
 
     Folders of an object store are not searched for runs: a listing may be long.
     """
+    from kilobit.evaluators.merge.dataset import is_dataset
+
     if is_dataset(path):
         return f"{path} is a data set, which front, report and aggregate read"
     if isinstance(path, Path):

@@ -17,12 +17,7 @@ from kilobit.cluster.runs.fronts import Reader
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge import dataset
-from kilobit.evaluators.merge.dataset import (
-    DATASET_TABLES,
-    DatasetSource,
-    is_dataset,
-    read_rows,
-)
+from kilobit.evaluators.merge.dataset import DATASET_TABLES, DatasetSource, is_dataset, read_rows
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
 from kilobit.search.programs.program import Program
 from kilobit.search.records import ProgramRecord, rung_part

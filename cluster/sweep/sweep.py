@@ -27,12 +27,11 @@ from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
-from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
 from kilobit.search.settings import Config, InputError, LocalPath
-from kilobit.search.space import Families
+from kilobit.search.space import Families, RateSearch
 
 # The package of each tracker. Keys come from environment variables, never from a file:
 # MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.

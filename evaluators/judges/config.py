@@ -16,45 +16,33 @@ _KINDS = ("endpoint", "file", "model")
 class JudgeModel(BaseModelConfig):
     """The base model of a judge; its regime is only a label."""
 
-    regime: Annotated[Label, Field(description="a label")] = "judge"
+    regime: Label = "judge"
+    """a label"""
 
 
 class ModelJudge(Config):
     """A judge that is a model on this machine."""
 
-    kind: Annotated[Literal["model"], Field(description="a model on this machine")]
-    model: Annotated[JudgeModel, Field(description="as in `base_models` of a sweep file")]
-    read: Annotated[
-        Literal["logprobs", "text"],
-        Field(
-            description="`logprobs`: the label that is likelier as the next text; `text`: what the "
-            "model writes, greedily"
-        ),
-    ] = "logprobs"
-    template: Annotated[
-        str, Field(description="the judge's prompt; contains {input}, {first} and {second}")
-    ] = TEMPLATE
-    chat: Annotated[
-        bool, Field(description="ask as a user's turn in the model's chat template")
-    ] = False
-    labels: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]],
-        Field(
-            description="for `logprobs`: labels of the first and the second answer, of equally "
-            "many tokens"
-        ),
-    ] = ("A", "B")
-    tie_margin: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="for `logprobs`: log-probabilities that differ by no more than this are a "
-            "tie",
-        ),
-    ] = 0.0
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=100_000, description="for `text`: longest reply in tokens")
-    ] = 16
+    kind: Literal["model"]
+    """a model on this machine"""
+    model: JudgeModel
+    """as in `base_models` of a sweep file"""
+    read: Literal["logprobs", "text"] = "logprobs"
+    """`logprobs`: the label that is likelier as the next text; `text`: what the model writes,
+    greedily"""
+    template: str = TEMPLATE
+    """the judge's prompt; contains {input}, {first} and {second}"""
+    chat: bool = False
+    """ask as a user's turn in the model's chat template"""
+    labels: tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = (
+        "A",
+        "B",
+    )
+    """for `logprobs`: labels of the first and the second answer, of equally many tokens"""
+    tie_margin: float = Field(default=0.0, ge=0)
+    """for `logprobs`: log-probabilities that differ by no more than this are a tie"""
+    max_new_tokens: int = Field(default=16, ge=1, le=100_000)
+    """for `text`: longest reply in tokens"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -72,7 +60,8 @@ AnyJudge = EndpointJudge | FileJudge | ModelJudge
 class JudgeSettings(Config):
     """The settings file of a judge."""
 
-    judge: Annotated[AnyJudge, Field(discriminator="kind", description="compares answers")]
+    judge: AnyJudge = Field(discriminator="kind")
+    """compares answers"""
 
 
 def load_judge(path: Path) -> AnyJudge:

@@ -20,7 +20,7 @@ that differ, is unreadable.
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -171,66 +171,45 @@ def _others(text: str, label: str) -> bool:
 class FileJudge(Config):
     """Verdicts of people, read from a file; see `read_verdicts`."""
 
-    kind: Annotated[Literal["file"], Field(description="verdicts of people in a file")]
-    path: Annotated[
-        Path,
-        Field(
-            description="JSON Lines with `id` and `verdict` (win, tie, loss, A or B), relative to "
-            "the judge's file"
-        ),
-    ]
+    kind: Literal["file"]
+    """verdicts of people in a file"""
+    path: Path
+    """JSON Lines with `id` and `verdict` (win, tie, loss, A or B), relative to the judge's file"""
 
 
 class EndpointJudge(Config):
     """A model behind an OpenAI-compatible endpoint (`POST URL/chat/completions`)."""
 
-    kind: Annotated[Literal["endpoint"], Field(description="an OpenAI-compatible endpoint")]
-    url: Annotated[
-        str,
-        Field(
-            pattern=r"^https?://[^\s@?#]+$",
-            description="base URL, without `/chat/completions`, e.g. http://localhost:8000/v1",
-        ),
-    ]
-    model: Annotated[str, Field(min_length=1, description="model name that the endpoint expects")]
-    key_variable: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            description="environment variable that holds the API key; null for an open endpoint",
-        ),
-    ] = None
-    template: Annotated[
-        str, Field(description="its prompt; contains {input}, {first} and {second}")
-    ] = TEMPLATE
-    max_tokens: Annotated[int, Field(ge=1, le=100_000, description="longest reply in tokens")] = 16
-    tokens_field: Annotated[
-        Literal["max_tokens", "max_completion_tokens"],
-        Field(description="name of that limit in a request"),
-    ] = "max_tokens"
-    temperature: Annotated[
-        float | None, Field(ge=0, le=2, description="null uses the endpoint's default")
-    ] = 0.0
-    timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="time limit for one reply, in seconds")
-    ] = 60.0
-    retries: Annotated[
-        int, Field(ge=0, le=20, description="tries after time-outs and statuses 408, 409, 429, 5xx")
-    ] = 5
-    concurrency: Annotated[int, Field(ge=1, le=256, description="requests at the same time")] = 4
-    requests_per_minute: Annotated[
-        float | None, Field(gt=0, description="limit on requests, including retries")
-    ] = None
-    cache: Annotated[
-        Path | None,
-        Field(description="folder for replies, relative to the file that names it; null: no cache"),
-    ] = Path("judge-cache")
-    dollars_per_million_input: Annotated[
-        float | None, Field(ge=0, description="price of input tokens, to show the cost")
-    ] = None
-    dollars_per_million_output: Annotated[
-        float | None, Field(ge=0, description="price of output tokens, to show the cost")
-    ] = None
+    kind: Literal["endpoint"]
+    """an OpenAI-compatible endpoint"""
+    url: str = Field(pattern=r"^https?://[^\s@?#]+$")
+    """base URL, without `/chat/completions`, e.g. http://localhost:8000/v1"""
+    model: str = Field(min_length=1)
+    """model name that the endpoint expects"""
+    key_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """environment variable that holds the API key; null for an open endpoint"""
+    template: str = TEMPLATE
+    """its prompt; contains {input}, {first} and {second}"""
+    max_tokens: int = Field(default=16, ge=1, le=100_000)
+    """longest reply in tokens"""
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """name of that limit in a request"""
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    """null uses the endpoint's default"""
+    timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    """time limit for one reply, in seconds"""
+    retries: int = Field(default=5, ge=0, le=20)
+    """tries after time-outs and statuses 408, 409, 429, 5xx"""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """requests at the same time"""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """limit on requests, including retries"""
+    cache: Path | None = Path("judge-cache")
+    """folder for replies, relative to the file that names it; null: no cache"""
+    dollars_per_million_input: float | None = Field(default=None, ge=0)
+    """price of input tokens, to show the cost"""
+    dollars_per_million_output: float | None = Field(default=None, ge=0)
+    """price of output tokens, to show the cost"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from sacrebleu.metrics.bleu import BLEU
 
 ORDER = 4
@@ -153,8 +153,10 @@ def signature(tokenizer: Tokenizer) -> str:
 
 def sentence_statistics(
     outputs: Sequence[str], targets: Sequence[str], tokenizer: Tokenizer = "13a"
-) -> NDArray[np.int64]:
+) -> "NDArray[np.int64]":
     """Return the statistics of each output, shape [num_examples, NUM_STATISTICS]."""
+    import numpy as np
+
     rows = []
     for output, target in zip(outputs, targets, strict=True):
         one = sacrebleu(tokenizer).sentence_score(output, [target])
@@ -162,12 +164,14 @@ def sentence_statistics(
     return np.asarray(rows, dtype=np.int64).reshape(len(rows), NUM_STATISTICS)
 
 
-def corpus_bleu(sums: NDArray[np.number]) -> NDArray[np.float64]:
+def corpus_bleu(sums: "NDArray[np.number]") -> "NDArray[np.float64]":
     """Return BLEU in [0, 1] of summed statistics.
 
     Args:
         sums: not negative, not necessarily whole, shape [..., NUM_STATISTICS].
     """
+    import numpy as np
+
     table = np.asarray(sums, dtype=np.float64)
     matches, totals = table[..., :ORDER], table[..., ORDER : 2 * ORDER]
     length, reference = table[..., -2], table[..., -1]

@@ -21,10 +21,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from statistics import fmean
+from typing import TYPE_CHECKING
 from unicodedata import category
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kilobit.evaluators.metrics.bleu import (
     ORDER,
@@ -36,20 +34,13 @@ from kilobit.evaluators.metrics.bleu import (
     signature,
     tokenizer_for,
 )
-from kilobit.evaluators.statistics.intervals import (
-    bootstrap_interval,
-    in_clusters,
-    mean_interval,
-)
-from kilobit.evaluators.statistics.simultaneous import (
-    CorpusStatistics,
-    binary_bounds,
-    bounded_bounds,
-    corpus_bounds,
-)
 from kilobit.evaluators.tasks.miniature import writing
 from kilobit.search.programs.postprocess import DIGITS, POWER_OR_FRACTION
 from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric, clusters_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _NUMBER = re.compile(
     r"(?:(?P<unit>[^\w\s.])\s?)??(?P<sign>[-\u2212+]?)(?P<inner>[^\w\s.]?)"
@@ -91,6 +82,8 @@ class MeanMetric:
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return the mean of `scores` with a Wilson interval."""
+        from kilobit.evaluators.statistics.intervals import mean_interval
+
         scores, clusters = self.scores(outputs, examples), clusters_of(examples)
         if clusters is not None:
             clusters = [c for c, score in zip(clusters, scores, strict=True) if score is not None]
@@ -104,6 +97,8 @@ class MeanMetric:
         level: float = LEVEL,
     ) -> list[Bounds]:
         """Return the means with binomial bounds, or betting bounds if scores may lie in between."""
+        from kilobit.evaluators.statistics.simultaneous import binary_bounds, bounded_bounds
+
         table = [self.scores(each, examples) for each in outputs]
         clusters = clusters_of(examples)
 
@@ -227,6 +222,8 @@ class CorpusBleu:
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Interval:
         """Return corpus BLEU in [0, 1]; neither order nor batches change it."""
+        from kilobit.evaluators.statistics.intervals import bootstrap_interval, in_clusters
+
         rows = in_clusters(self._statistics(outputs, examples), clusters_of(examples))
         return bootstrap_interval(rows, corpus_bleu)
 
@@ -238,6 +235,11 @@ class CorpusBleu:
         level: float = LEVEL,
     ) -> list[Bounds]:
         """Return corpus BLEU with bounds from one bootstrap over examples for all programs."""
+        import numpy as np
+
+        from kilobit.evaluators.statistics.intervals import in_clusters
+        from kilobit.evaluators.statistics.simultaneous import CorpusStatistics, corpus_bounds
+
         clusters = clusters_of(examples)
         rows = in_clusters(np.array([self._statistics(o, examples) for o in outputs]), clusters)
         worst = rows.copy()
@@ -245,13 +247,15 @@ class CorpusBleu:
         targets = [example.target for example in examples]
         best = in_clusters(self._statistics(targets, examples), clusters)
 
-        def score(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        def score(means: "NDArray[np.float64]") -> "NDArray[np.float64]":
             # Smoothing applies to counts of the whole corpus, so scale the means up to it.
             return corpus_bleu(len(best) * means)
 
         return corpus_bounds(CorpusStatistics(rows, worst, best, score), num_programs, level)
 
-    def _statistics(self, outputs: Sequence[str], examples: Sequence[Example]) -> NDArray[np.int64]:
+    def _statistics(
+        self, outputs: Sequence[str], examples: Sequence[Example]
+    ) -> "NDArray[np.int64]":
         texts, targets = [output.strip() for output in outputs], [one.target for one in examples]
         return sentence_statistics(texts, targets, self._tokenizer)
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,31 +29,20 @@ from kilobit.search.task import Example, Metric, Task, make_example, make_splits
 class RecordTask(TextTask):
     """Settings of a task on records: input field, target field and metric."""
 
-    input_field: Annotated[str, Field(description="key of the input")] = "input"
-    target_field: Annotated[str, Field(description="key of the target")] = "target"
-    target_after: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="the target is the text after the last occurrence of this in its field",
-        ),
-    ] = None
-    cluster_field: Annotated[
-        str | None,
-        Field(
-            description="key of the passage, document or user: examples with the same value stay "
-            "in one split, and intervals and bounds take them together"
-        ),
-    ] = None
-    metric: Annotated[
-        Literal["exact_match", "number", "contains", "bleu", "preference"],
-        Field(description="the scoring rule"),
-    ]
+    input_field: str = "input"
+    """key of the input"""
+    target_field: str = "target"
+    """key of the target"""
+    target_after: str | None = Field(default=None, min_length=1)
+    """the target is the text after the last occurrence of this in its field"""
+    cluster_field: str | None = None
+    """key of the passage, document or user: examples with the same value stay in one split, and
+    intervals and bounds take them together"""
+    metric: Literal["exact_match", "number", "contains", "bleu", "preference"]
+    """the scoring rule"""
     tokenizer: TokenizerSetting = None
-    judge: Annotated[
-        EndpointJudge | None,
-        Field(description="for `preference`: the judge of output against target; needs a cache"),
-    ] = None
+    judge: EndpointJudge | None = None
+    """for `preference`: the judge of output against target; needs a cache"""
 
     @model_validator(mode="after")
     def _judge_where_one_is_asked(self) -> Self:
@@ -146,17 +135,23 @@ def _metric_of(config: RecordTask, folder: Path, examples: Sequence[Example]) ->
 class SplitFiles(Config):
     """One file per split, relative to the sweep file."""
 
-    train: Annotated[LocalPath, Field(description="for training and for demonstrations")]
-    search: Annotated[LocalPath, Field(description="candidates are compared on it")]
-    sealed: Annotated[LocalPath, Field(description="never used by a search")]
+    train: LocalPath
+    """for training and for demonstrations"""
+    search: LocalPath
+    """candidates are compared on it"""
+    sealed: LocalPath
+    """never used by a search"""
 
 
 class SplitFractions(Config):
     """Shares of one file; the rest after `search` and `sealed` is the train split."""
 
-    search: Annotated[float, Field(gt=0, lt=1, description="candidates are compared on it")] = 0.25
-    sealed: Annotated[float, Field(gt=0, lt=1, description="never used by a search")] = 0.25
-    seed: Annotated[int, Field(ge=0, description="each seed divides the file in another way")] = 0
+    search: float = Field(default=0.25, gt=0, lt=1)
+    """candidates are compared on it"""
+    sealed: float = Field(default=0.25, gt=0, lt=1)
+    """never used by a search"""
+    seed: int = Field(default=0, ge=0)
+    """each seed divides the file in another way"""
 
     def divide(self, examples: Sequence[Example]) -> tuple[list[Example], ...]:
         """Return the train, search and sealed examples; a cluster stays in one split."""
@@ -180,12 +175,14 @@ class SplitFractions(Config):
 class JsonlTask(RecordTask):
     """A task read from JSON Lines files."""
 
-    kind: Annotated[Literal["jsonl"], Field(description="JSON Lines files")]
-    data: Annotated[
-        LocalPath | None, Field(description="one file, divided by `fractions`; or give `files`")
-    ] = None
-    files: Annotated[SplitFiles | None, Field(description="one file for each split")] = None
-    fractions: Annotated[SplitFractions | None, Field(description="shares of `data`")] = None
+    kind: Literal["jsonl"]
+    """JSON Lines files"""
+    data: LocalPath | None = None
+    """one file, divided by `fractions`; or give `files`"""
+    files: SplitFiles | None = None
+    """one file for each split"""
+    fractions: SplitFractions | None = None
+    """shares of `data`"""
 
     @model_validator(mode="after")
     def _sources(self) -> Self:

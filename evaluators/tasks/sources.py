@@ -7,9 +7,9 @@ and number. Code that comes with a data set is never executed.
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from kilobit.evaluators.text_files import json_lines, parsed, read_file
 from kilobit.search.settings import Config
@@ -20,22 +20,17 @@ Record = tuple[str, Mapping[str, Any]]
 class Records(Config):
     """The records of a split: a local file, or a data set for the `datasets` library."""
 
-    path: Annotated[
-        Path | None,
-        Field(
-            description="a .jsonl file, a .json file with a list, or a folder of .json files with "
-            "one record each, relative to the sweep file; or give `dataset`"
-        ),
-    ] = None
-    dataset: Annotated[
-        str | None,
-        Field(description="hub id, or a folder relative to the sweep file that begins with ."),
-    ] = None
-    subset: Annotated[str | None, Field(description="name of the configuration")] = None
-    revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
-    split: Annotated[str | None, Field(description="of the data set, for example train[:6000]")] = (
-        None
-    )
+    path: Path | None = None
+    """a .jsonl file, a .json file with a list, or a folder of .json files with one record each,
+    relative to the sweep file; or give `dataset`"""
+    dataset: str | None = None
+    """hub id, or a folder relative to the sweep file that begins with ."""
+    subset: str | None = None
+    """name of the configuration"""
+    revision: str | None = None
+    """commit or tag on the hub; pin it"""
+    split: str | None = None
+    """of the data set, for example train[:6000]"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -25,14 +25,11 @@ class TextTask(Config):
     answer: Answer = "{target}\n"
     stop: Stop = ("\n",)
     max_new_tokens: LongestAnswer = 64
-    seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
-    near_duplicates: Annotated[
-        Literal["count", "error"],
-        Field(
-            description="inputs in two splits that differ only in spaces, line ends, case or "
-            "Unicode normalisation: count them in the dry run, or refuse the task"
-        ),
-    ] = "count"
+    seed: int = Field(default=0, ge=0)
+    """fixes the order of the examples"""
+    near_duplicates: Literal["count", "error"] = "count"
+    """inputs in two splits that differ only in spaces, line ends, case or Unicode normalisation:
+    count them in the dry run, or refuse the task"""
 
     @model_validator(mode="after")
     def _templates(self) -> Self:

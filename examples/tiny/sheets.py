@@ -17,6 +17,11 @@ from kilobit.evaluators.tasks.miniature import grammar, word_problems, writing
 from kilobit.evaluators.tasks.miniature.catalogue import split_of
 
 Item = tuple[str, str]
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 class _Item(Protocol):
@@ -37,9 +42,18 @@ def _draw(rng: random.Random, make: Callable[[random.Random], T], text: Callable
 
 # --- word problems --------------------------------------------------------------------------------
 
+
+def in_words(number: int) -> str:
+    """Return a number below 100 in English words, for example `nineteen` or `twenty four`."""
+    if number < len(_UNITS):
+        return _UNITS[number]
+    tens, unit = divmod(number, 10)
+    return _TENS[tens] + (f" {_UNITS[unit]}" if unit else "")
+
+
 NUMBER_STYLES: dict[str, Callable[[word_problems.Problem], str]] = {
-    "words": lambda p: word_problems.in_words(p.answer),
-    "sentence": lambda p: f"{p.name} says {word_problems.in_words(p.answer)} {p.objects}.",
+    "words": lambda p: in_words(p.answer),
+    "sentence": lambda p: f"{p.name} says {in_words(p.answer)} {p.objects}.",
     "digits": lambda p: str(p.answer),
     "equation": lambda p: f"{p.steps} = {p.answer}",
     "says": lambda p: f"The answer is {p.answer}.",
@@ -103,7 +117,7 @@ def distractor(rng: random.Random) -> str:
         return " ".join(str(start + step * i) for i in range(12)) + "\n"
     if kind == 1:
         numbers = [rng.randint(0, 40) for _ in range(8)]
-        return "".join(f"{n} is {word_problems.in_words(n)}.\n" for n in numbers)
+        return "".join(f"{n} is {in_words(n)}.\n" for n in numbers)
     lines = []
     for _ in range(rng.randint(2, 6)):
         if kind == 2:

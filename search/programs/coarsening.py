@@ -1,4 +1,4 @@
-"""Coarser programs from one trained adapter: the settings of a rate search, and its steps.
+"""Coarser programs from one trained adapter: the steps of a rate search.
 
 A coarsening has fewer and coarser numbers than the trained adapter.
 
@@ -12,14 +12,10 @@ each of these programs only has to be scored on the same examples.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
-from kilobit.search.candidate import Candidate
 from kilobit.search.programs.numbers import Integers, Tensor, quantise, quantise_each
-from kilobit.search.settings import Config
 
 # Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
 Units = Sequence[tuple[int, ...]]
@@ -105,34 +101,3 @@ def coarse_each(
         ValueError: if a number is not finite.
     """
     return quantise_each(pruned(tensors, units, keep), [factor * step for step in steps])
-
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class RateSearch(Config):
-    """The coarser programs that are made from an adapter after its last rung."""
-
-    steps: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...],
-        Field(description="quantisation steps in units of the root mean square of the numbers"),
-    ] = (0.25, 0.5, 1.0, 1.5, 2.0)
-    keep: Annotated[
-        tuple[Fraction, ...],
-        Field(description="fractions of the rank components to keep, with steps 0.5 and 1"),
-    ] = (0.5, 0.25)
-
-    def variants(self, candidate: Candidate) -> list[Candidate]:
-        """Return the candidates that differ from `candidate` only in how its adapter is coded."""
-        adapter = candidate.adapter
-        if adapter is None or adapter.traits.examples:
-            return []
-        codings = [(step, 1.0) for step in self.steps]
-        codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]
-        found = [
-            candidate.model_copy(
-                update={"adapter": adapter.model_copy(update={"step": step, "keep": keep})}
-            )
-            for step, keep in dict.fromkeys(codings)
-        ]
-        return [variant for variant in found if variant != candidate]

@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -44,15 +44,10 @@ _MARGIN = 1e-6
 class RacingConfig(Config):
     """Settings of racing, which ends the scoring of a candidate within a rung."""
 
-    enabled: Annotated[bool, Field(description="stop scoring within a rung")] = True
-    level: Annotated[
-        float,
-        Field(
-            gt=0,
-            lt=1,
-            description="largest chance that a candidate as good as the incumbent is eliminated",
-        ),
-    ] = 0.05
+    enabled: bool = True
+    """stop scoring within a rung"""
+    level: float = Field(default=0.05, gt=0, lt=1)
+    """largest chance that a candidate as good as the incumbent is eliminated"""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ is stopped and compared with none. A candidate is compared only with those of it
 """
 
 import math
+from array import array
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from kilobit.search.schedulers.racing import Incumbent, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Action = Literal["promote", "stop", "finish"]
 
@@ -103,28 +105,31 @@ class RungResults:
     """The results of one base model at one rung, in the order of their reports."""
 
     names: list[str] = field(default_factory=list)
-    _numbers: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((2, 16)))
+    _scores: "array[float]" = field(default_factory=lambda: array("d"))
+    _bits: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add(self, candidate: str, score: float, bits: int) -> None:
         """Append a result."""
-        size = len(self.names)
-        if size == self._numbers.shape[1]:
-            self._numbers = np.concatenate([self._numbers, np.empty_like(self._numbers)], axis=1)
-        self._numbers[:, size] = score, bits
         self.names.append(candidate)
+        self._scores.append(score)
+        self._bits.append(bits)
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def scores(self) -> npt.NDArray[np.float64]:
+    def scores(self) -> "npt.NDArray[np.float64]":
         """Return the scores, shape [results]."""
-        return self._numbers[0, : len(self.names)]
+        import numpy as np
+
+        return np.array(self._scores)
 
     @property
-    def bits(self) -> npt.NDArray[np.float64]:
+    def bits(self) -> "npt.NDArray[np.float64]":
         """Return the lengths in bits, shape [results]."""
-        return self._numbers[1, : len(self.names)]
+        import numpy as np
+
+        return np.array(self._bits)
 
 
 class RungRule:

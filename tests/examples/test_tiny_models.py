@@ -33,6 +33,15 @@ def test_the_script_gives_the_shipped_tokenizer_and_config(
             assert (tmp_path / name).read_bytes() == (TINY / regime / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "zero"), (13, "thirteen"), (20, "twenty"), (58, "fifty eight")]
+)
+def test_numbers_in_words(tiny_scripts: None, number: int, words: str) -> None:
+    from sheets import in_words
+
+    assert in_words(number) == words
+
+
 def test_sheets_hold_no_item_of_search_or_sealed_and_nothing_novel(tiny_scripts: None) -> None:
     import re
 

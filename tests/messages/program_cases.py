@@ -81,7 +81,7 @@ def two_runs(scene: Scene) -> None:
 def damaged_decisions(scene: Scene) -> None:
     """Make a finished run and damage what was decided when nobody looks any more."""
     damaged("decisions")(scene)
-    scene.monkeypatch.setattr("kilobit.cluster.runs.folder.begin", lambda *_: [])
+    scene.monkeypatch.setattr("kilobit.evaluators.ledger.compaction.begin", lambda *_: [])
 
 
 def damaged_now(table: str) -> Any:

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import FINEST_STEP, METHODS, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.programs.coarsening import RateSearch
-from kilobit.search.space import Families, draw_candidates
+from kilobit.search.space import Families, RateSearch, draw_candidates
 from tests.support.adapters import ADAPTER
 
 TASK = load_miniature("numbers", 0)

@@ -133,13 +133,6 @@ def continue_rows(frozen: FrozenModel, pack: Pack, rows: Sequence[Asked]) -> lis
         return _continue(frozen, reading, rows, reading.read(rest, 1)[:, -1])
 
 
-def log_likelihoods(
-    frozen: FrozenModel, pack: Pack, rows: Sequence[Asked], answers: Sequence[Sequence[int]]
-) -> list[float]:
-    """Return the log-probability in nats of each answer's tokens after its row."""
-    return [nats for nats, _ in judge_answers(frozen, pack, rows, answers)]
-
-
 @torch.no_grad()
 def judge_answers(
     frozen: FrozenModel, pack: Pack, rows: Sequence[Asked], answers: Sequence[Sequence[int]]

@@ -18,11 +18,6 @@ OBJECTS = (
     "apples", "books", "coins", "cards", "eggs", "flowers", "keys", "lemons", "marbles", "nuts",
     "pears", "pencils", "plums", "shells", "stamps", "stones", "tickets", "toys",
 )  # fmt: skip
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 @dataclass(frozen=True)
@@ -35,14 +30,6 @@ class Problem:
     name: str
     objects: str
     novel: bool
-
-
-def in_words(number: int) -> str:
-    """Return a number below 100 in English words, for example `nineteen` or `twenty four`."""
-    if number < len(_UNITS):
-        return _UNITS[number]
-    tens, unit = divmod(number, 10)
-    return _TENS[tens] + (f" {_UNITS[unit]}" if unit else "")
 
 
 def problem(rng: random.Random) -> Problem:

@@ -8,9 +8,7 @@ and counts in its bits.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from kilobit.evaluators.metrics.metrics import METRICS
 from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
@@ -24,20 +22,17 @@ LABELS = ("entailment", "neutral", "contradiction")
 class EsnliTask(BenchmarkTask):
     """Settings of e-SNLI, from the hub or from files."""
 
-    kind: Annotated[Literal["esnli"], Field(description="entailment with explanations")]
+    kind: Literal["esnli"]
+    """entailment with explanations"""
     name: TaskName = "esnli"
-    train: Annotated[Records, Field(description="records for training and for the search split")]
-    search: Annotated[
-        Records | None, Field(description="records of the search split; null: a share of `train`")
-    ] = None
-    sealed: Annotated[Records, Field(description="the published test set")]
-    shown: Annotated[
-        Literal["label", "explanation"],
-        Field(
-            description="target of demonstrations and training: the label, or the explanation "
-            "and then the label"
-        ),
-    ] = "label"
+    train: Records
+    """records for training and for the search split"""
+    search: Records | None = None
+    """records of the search split; null: a share of `train`"""
+    sealed: Records
+    """the published test set"""
+    shown: Literal["label", "explanation"] = "label"
+    """target of demonstrations and training: the label, or the explanation and then the label"""
     question: Question = "{input}\nAnswer:"
     answer: Answer = " {target}\n\n"
     stop: Stop = ("\n",)

@@ -14,9 +14,7 @@ the sealed split.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from kilobit.evaluators.metrics.metrics import METRICS, plain_number
 from kilobit.evaluators.tasks.published.splits import (
@@ -38,24 +36,21 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 class Gsm8kTask(BenchmarkTask):
     """Settings of GSM8K, from the hub or from files."""
 
-    kind: Annotated[Literal["gsm8k"], Field(description="grade-school word problems")]
+    kind: Literal["gsm8k"]
+    """grade-school word problems"""
     name: TaskName = "gsm8k"
-    train: Annotated[Records, Field(description="records for training and for the search split")]
-    search: Annotated[
-        Records | None, Field(description="records of the search split; null: a share of `train`")
-    ] = None
-    sealed: Annotated[Records, Field(description="the published test set")]
-    metamath: Annotated[
-        tuple[Records, ...], Field(description="more training records, in MetaMath's format")
-    ] = ()
-    metamath_types: Annotated[
-        tuple[str, ...],
-        Field(description="use only MetaMath records whose `type` begins with one of these"),
-    ] = ("GSM_",)
-    shown: Annotated[
-        Literal["number", "solution"],
-        Field(description="target of demonstrations and training"),
-    ] = "number"
+    train: Records
+    """records for training and for the search split"""
+    search: Records | None = None
+    """records of the search split; null: a share of `train`"""
+    sealed: Records
+    """the published test set"""
+    metamath: tuple[Records, ...] = ()
+    """more training records, in MetaMath's format"""
+    metamath_types: tuple[str, ...] = ("GSM_",)
+    """use only MetaMath records whose `type` begins with one of these"""
+    shown: Literal["number", "solution"] = "number"
+    """target of demonstrations and training"""
     question: Question = "Question: {input}\nAnswer:"
     answer: Answer = " {target}\n\n"
     stop: Stop = ("\n\n", "\nQuestion:")

@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.tasks.published.conversations import read_conversations
@@ -205,18 +205,17 @@ def check_response(prompt: Prompt, response: str) -> Followed:
 class IfevalTask(BenchmarkTask):
     """Settings of IFEval, from the hub or from files."""
 
-    kind: Annotated[Literal["ifeval"], Field(description="instructions that can be checked")]
+    kind: Literal["ifeval"]
+    """instructions that can be checked"""
     name: TaskName = "ifeval"
-    train: Annotated[
-        Records | None, Field(description="records with a `response` for training")
-    ] = None
-    conversations: Annotated[
-        Records | None, Field(description="conversations for training, in LIMA's format")
-    ] = None
-    search: Annotated[
-        Records | None, Field(description="records of the search split; null: a share of `train`")
-    ] = None
-    sealed: Annotated[Records, Field(description="the official set")]
+    train: Records | None = None
+    """records with a `response` for training"""
+    conversations: Records | None = None
+    """conversations for training, in LIMA's format"""
+    search: Records | None = None
+    """records of the search split; null: a share of `train`"""
+    sealed: Records
+    """the official set"""
     question: Question = "{input}\n\n"
     answer: Answer = "{target}\n\n"
     stop: Stop = ()

@@ -8,7 +8,7 @@ published sets contain duplicates and can't be edited.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -21,15 +21,9 @@ SEARCH_SHARE = 0.2
 class BenchmarkTask(TextTask):
     """Settings that all benchmark tasks share."""
 
-    search_share: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=1,
-            description="share of the training records that becomes the search split, by the hash "
-            "of the input; by default 0.2. Not allowed together with `search`",
-        ),
-    ] = None
+    search_share: float | None = Field(default=None, gt=0, lt=1)
+    """share of the training records that becomes the search split, by the hash of the input; by
+    default 0.2. Not allowed together with `search`"""
 
     @model_validator(mode="after")
     def _search_is_given_once(self) -> Self:

@@ -20,7 +20,7 @@ Its mean is not the corpus score, and no program is promoted or certified on it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,10 +39,8 @@ _NAMES = {"en": "English", "de": "German"}
 class TranslationTask(BenchmarkTask):
     """Settings of a translation task."""
 
-    question: Annotated[
-        str,
-        Field(description="text before an answer; contains {input}, may contain {from} and {to}"),
-    ] = "{from}: {input}\n{to}:"
+    question: str = "{from}: {input}\n{to}:"
+    """text before an answer; contains {input}, may contain {from} and {to}"""
     answer: Answer = " {target}\n"
     stop: Stop = ("\n",)
     max_new_tokens: LongestAnswer = 256
@@ -57,13 +55,9 @@ class TranslationTask(BenchmarkTask):
 class Pairs(Records):
     """Sentences in two languages: records with a `translation`, or one text file per language."""
 
-    texts: Annotated[
-        dict[str, Path] | None,
-        Field(
-            description="a text file per language code, one sentence per line, relative to the "
-            "sweep file; or give `path` or `dataset`"
-        ),
-    ] = None
+    texts: dict[str, Path] | None = None
+    """a text file per language code, one sentence per line, relative to the sweep file; or give
+    `path` or `dataset`"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -146,41 +140,27 @@ def _is_blank(value: Any) -> bool:
 class FloresTask(TranslationTask):
     """Settings of FLORES-200, from the hub or from its folder."""
 
-    kind: Annotated[Literal["flores"], Field(description="sentences in 200 languages")]
+    kind: Literal["flores"]
+    """sentences in 200 languages"""
     name: TaskName = "flores"
-    source: Annotated[
-        str, Field(pattern=_CODE, description="code of the source language, e.g. eng_Latn")
-    ]
-    target: Annotated[
-        str, Field(pattern=_CODE, description="code of the target language, e.g. deu_Latn")
-    ]
-    source_name: Annotated[
-        str | None, Field(description="text for {from}; by default the code")
-    ] = None
-    target_name: Annotated[str | None, Field(description="text for {to}; by default the code")] = (
-        None
-    )
-    folder: Annotated[
-        Path | None,
-        Field(description="has dev/ and devtest/; relative to the sweep file; or give `dataset`"),
-    ] = None
-    dataset: Annotated[
-        str | None,
-        Field(description="hub id, or a folder relative to the sweep file that begins with ."),
-    ] = None
-    subset: Annotated[
-        str | None, Field(description="name of the configuration; by default SOURCE-TARGET")
-    ] = None
-    revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
-    search_share: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=1,
-            description="share of `dev` that becomes the search split, by the hash of the input; "
-            "by default 0.2",
-        ),
-    ] = None
+    source: str = Field(pattern=_CODE)
+    """code of the source language, e.g. eng_Latn"""
+    target: str = Field(pattern=_CODE)
+    """code of the target language, e.g. deu_Latn"""
+    source_name: str | None = None
+    """text for {from}; by default the code"""
+    target_name: str | None = None
+    """text for {to}; by default the code"""
+    folder: Path | None = None
+    """has dev/ and devtest/; relative to the sweep file; or give `dataset`"""
+    dataset: str | None = None
+    """hub id, or a folder relative to the sweep file that begins with ."""
+    subset: str | None = None
+    """name of the configuration; by default SOURCE-TARGET"""
+    revision: str | None = None
+    """commit or tag on the hub; pin it"""
+    search_share: float | None = Field(default=None, gt=0, lt=1)
+    """share of `dev` that becomes the search split, by the hash of the input; by default 0.2"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -231,14 +211,17 @@ def load_flores(config: FloresTask, folder: Path) -> Task:
 class Wmt14Task(TranslationTask):
     """Settings of WMT14 English-German, from the hub or from files."""
 
-    kind: Annotated[Literal["wmt14"], Field(description="news sentences, English and German")]
+    kind: Literal["wmt14"]
+    """news sentences, English and German"""
     name: TaskName = "wmt14"
-    direction: Annotated[Literal["en-de", "de-en"], Field(description="direction of translation")]
-    train: Annotated[Pairs, Field(description="pairs for training and for the search split")]
-    search: Annotated[
-        Pairs | None, Field(description="pairs of the search split; null: a share of `train`")
-    ] = None
-    sealed: Annotated[Pairs, Field(description="the published test set")]
+    direction: Literal["en-de", "de-en"]
+    """direction of translation"""
+    train: Pairs
+    """pairs for training and for the search split"""
+    search: Pairs | None = None
+    """pairs of the search split; null: a share of `train`"""
+    sealed: Pairs
+    """the published test set"""
 
 
 def load_wmt14(config: Wmt14Task, folder: Path) -> Task:

@@ -154,7 +154,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         ("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
         ("rung.eta=3", "command line: unknown key 'rung'. Did you mean 'rungs'?"),
         ("eta", "'eta': an override is written key=value"),
-        ("name.x=1", "'name' is not a mapping"),
+        ("name.x=1", "'name' is a value"),
         (".seed=1", "'.seed=1': an override is written key=value"),
         ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
         ("seed=" + "9" * 6000, "the value is not valid YAML"),

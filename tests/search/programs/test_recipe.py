@@ -12,13 +12,12 @@ from kilobit.cluster.driver.check import check_sweep
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.coarsening import RateSearch
 from kilobit.search.programs.program import decode
 from kilobit.search.programs.recipe import DataPart, PromptPart, Recipe
 from kilobit.search.programs.script import data_statements, readable_script, script
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.settings import InputError
-from kilobit.search.space import Families, draw_candidates
+from kilobit.search.space import Families, RateSearch, draw_candidates
 from tests.support.adapters import spec
 
 PART = DataPart(

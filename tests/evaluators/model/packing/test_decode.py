@@ -6,7 +6,7 @@ import torch
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.generate import generate
-from kilobit.evaluators.model.packing.decode import Asked, answer, log_likelihoods
+from kilobit.evaluators.model.packing.decode import Asked, answer, judge_answers
 from kilobit.evaluators.model.packing.deltas import Changes, LowRank, fixed
 from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner
@@ -103,13 +103,13 @@ def test_a_candidate_that_raises_fails_alone(llama: FrozenModel) -> None:
     assert planner.limit == 4096
 
 
-def test_log_likelihoods_are_those_of_the_whole_text(llama: FrozenModel) -> None:
+def test_log_probabilities_are_those_of_the_whole_text(llama: FrozenModel) -> None:
     adapter, change = beside(llama, spec())
     adapter.assign(random_numbers(adapter))
     rows = rows_of(llama, ["", "Number:\n"], [0, 0])
     answers = [[5 + i, 9, 30 + i][: 1 + i % 3] for i in range(len(rows))]
     with Pack(llama.model, [fixed(change), {}]) as pack:
-        found = log_likelihoods(llama, pack, rows, answers)
+        found = judge_answers(llama, pack, rows, answers)
     with installed(llama, spec()) as on_model, torch.no_grad():
         on_model.assign(random_numbers(adapter))
         for i, (row, new) in enumerate(zip(rows, answers, strict=True)):
@@ -117,9 +117,9 @@ def test_log_likelihoods_are_those_of_the_whole_text(llama: FrozenModel) -> None
                 ids = torch.tensor([[*row.ids, *new]])
                 told = on_model.model(ids).logits[0].log_softmax(-1)
                 each = [told[len(row.ids) - 1 + j, token] for j, token in enumerate(new)]
-                assert found[i] == pytest.approx(float(sum(each)), abs=1e-4)
+                assert found[i][0] == pytest.approx(float(sum(each)), abs=1e-4)
     with torch.no_grad():
         last, new = rows[-1], answers[-1]
         told = llama.model(torch.tensor([[*last.ids, *new]])).logits[0].log_softmax(-1)
         each = [told[len(last.ids) - 1 + j, token] for j, token in enumerate(new)]
-        assert found[-1] == pytest.approx(float(sum(each)), abs=1e-4)
+        assert found[-1][0] == pytest.approx(float(sum(each)), abs=1e-4)

@@ -1,7 +1,5 @@
 import random
 
-import pytest
-
 from kilobit.evaluators.tasks.miniature import word_problems
 
 
@@ -12,10 +10,3 @@ def test_every_answer_follows_from_its_steps() -> None:
         value = eval(problem.steps, {"__builtins__": {}})
         assert value == problem.answer
         assert problem.answer >= 0
-
-
-@pytest.mark.parametrize(
-    ("number", "words"), [(0, "zero"), (13, "thirteen"), (20, "twenty"), (58, "fifty eight")]
-)
-def test_numbers_in_words(number: int, words: str) -> None:
-    assert word_problems.in_words(number) == words
