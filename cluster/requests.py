@@ -295,11 +295,13 @@ class ScorecardRequest(Request):
         battery (--battery FILE): YAML file with the items to measure (default: see
             docs/scorecard.md).
         json (--json): one JSON object a line.
+        address (--address ADDR): an existing Ray cluster that measures (default: this machine).
     """
 
     run: Path
     battery: Path | None = None
     json: bool = False
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def certify_runs(
         SealedError: if the sealed split was opened before for other programs, and not `again`.
         InputError: if there is nothing to certify, or something can't be read.
         OSError: if a ledger can't be written.
-        PoolError, ConnectionError: if the cluster can't run the programs.
+        PoolError: if the cluster can't run the programs.
     """
     for front in fronts:
         verify_front(front, console, timeout_s, address=address)

@@ -63,7 +63,7 @@ def verify_front(
 
     Raises:
         InputError: if the run's data or a base model has changed; nothing is recorded then.
-        PoolError, ConnectionError: if the cluster can't run them.
+        PoolError: if the cluster can't run them.
         DamagedRunError: if a program's part of the ledger is damaged.
         OSError: if the ledger can't be written.
     """
@@ -115,8 +115,7 @@ def verifier(
         address: of the cluster that runs them; this machine without one.
 
     Raises:
-        InputError: if the run's data are missing or have changed.
-        ConnectionError: if no cluster answers at the address.
+        InputError: if the run's data are missing or have changed, or no cluster answers.
     """
     sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
     task = _task(sweep, run.sweep_folder)

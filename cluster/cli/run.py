@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
     from kilobit.cluster.sweep.sweep import Sweep
+    from kilobit.evaluators.ledger.storage import Place
 
 _LOG = logging.getLogger("kilobit")
 # Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
@@ -271,7 +272,7 @@ def _prove(
     except SealedError as error:
         outcome.uncertified = [str(error)]
     except Exception as error:
-        if isinstance(error, _failures()) and not isinstance(error, (PoolError, ConnectionError)):
+        if isinstance(error, _failures()) and not isinstance(error, PoolError):
             raise
         _LOG.exception("not all is verified or certified")
         outcome.unproven = str(error).strip() or type(error).__name__
@@ -346,7 +347,6 @@ def _summarise(
     address: str | None,
 ) -> int:
     from kilobit.cluster.runs.fronts import (
-        draw,
         ends_of,
         print_front,
         progress_text,
@@ -362,7 +362,7 @@ def _summarise(
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
     picture, at = run_folder.path / "front.png", f" --address {address}" if address else ""
-    draw(front, picture)
+    _draw(front, picture, outcome)
     print_front(console, front, run_folder.sweep.targets)
 
     stopped = sum(decision == "stop" for decision in ended.values())
@@ -385,7 +385,10 @@ def _summarise(
     for line in outcome.uncertified[:5]:
         console.print(f"not certified: {line}")
     if outcome.unproven:
-        console.print(f"the search is over, but what follows it failed: {outcome.unproven}")
+        console.print(
+            f"the search is over, but what follows it failed: {outcome.unproven}\n"
+            f"do what is missing with:\n  kilobit resume {run_folder.path}{at}"
+        )
     for line in unverified_text(front.num_unverified, run_folder.path, address):
         console.print(line)
     if front.points and not any(point.certificate for point in front.points):
@@ -403,6 +406,15 @@ def _summarise(
         console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
     bad = failed or outcome.lost or outcome.uncertified or outcome.unproven
     return FAILED if bad else DONE
+
+
+def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
+    from kilobit.cluster.runs.fronts import draw
+
+    try:
+        draw(front, picture)
+    except Exception as error:  # noqa: BLE001 - a picture must not cost the text
+        outcome.unproven = outcome.unproven or f"no picture: {error}"
 
 
 def _print_left(run_folder: "RunFolder", console: Console, left: int | None) -> None:

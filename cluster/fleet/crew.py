@@ -20,6 +20,7 @@ from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.proof.sandbox import interrupt_running
+from kilobit.search.settings import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -252,16 +253,25 @@ def crew_of(
         here: number of calls that this process answers at once.
 
     Raises:
-        ConnectionError: if no cluster answers at the address.
+        InputError: if no cluster answers at the address, or only from outside.
     """
+    from kilobit.cluster.fleet.remote_driver import is_outside, no_cluster
+    from kilobit.cluster.fleet.session import ray_session
+
+    if is_outside(address):
+        raise InputError(
+            f"--address: {address} is outside of its cluster: give this command on a machine of "
+            "the cluster, with the address that its nodes use (HOST:6379)"
+        )
     with ExitStack() as stack:
-        crew = None
+        crew: Crew
         if address is None:
             crew = Crew(make, here)
         else:
-            from kilobit.cluster.fleet.session import ray_session
-
-            stack.enter_context(ray_session(address))
+            try:
+                stack.enter_context(ray_session(address))
+            except ConnectionError as error:
+                raise no_cluster(address, error) from error
             crew = ClusterCrew(make, sweep, most)
         stack.callback(crew.stop)
         yield crew

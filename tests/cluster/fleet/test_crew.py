@@ -1,4 +1,4 @@
-"""What a member that dies was doing is done by another, and what can't be done ends with a reason."""
+"""What a dead member was doing is done by another; what can't be done ends with a reason."""
 
 import os
 import signal
