@@ -221,14 +221,11 @@ def _room(needs: ShardsConfig) -> int:
     import ray
 
     amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank}
+    asked = {name: amount for name, amount in amounts.items() if amount}
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(
-        min(
-            int(node["Resources"].get(name, 0) / amount)
-            for name, amount in amounts.items()
-            if amount
-        )
-        for node in ray.nodes()
-        if node["Alive"]
+        min((int(node.get(name, 0) / amount) for name, amount in asked.items()), default=1)
+        for node in there
     )
 
 

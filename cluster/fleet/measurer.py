@@ -77,7 +77,7 @@ class Measurer:
         self._stack.close()
 
     def rows(self, label: str, point: FrontPoint | None) -> tuple[list[Measured], dict[str, str]]:
-        """Return what is measured with a program on a base model, and the items that can't be.
+        """Return the items measured with a program on a base model, and why others are missing.
 
         Args:
             label: of the base model.
