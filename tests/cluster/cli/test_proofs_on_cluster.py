@@ -1,6 +1,5 @@
 """Programs are proven where their models are, by a driver that has none; deaths cost no proof."""
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from kilobit.cluster.fleet.crew import ClusterCrew
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import RunFront
+from tests.support.models import cached_from_hub
 from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -26,16 +26,13 @@ def hub(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Yield the name of a model of the hub that the nodes have, and this process has not."""
-    folder = tmp_path / "cache" / "hub" / "models--kilobit--small"
-    shutil.copytree(model_folders["llama"], folder / "snapshots" / ("0" * 40))
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("0" * 40)
+    name = cached_from_hub(model_folders["llama"], tmp_path / "cache")
     with monkeypatch.context() as of_nodes:
         of_nodes.setenv("HF_HOME", str(tmp_path / "cache"))
         of_nodes.setenv("HF_HUB_OFFLINE", "1")
         session = ray_session()
         session.__enter__()
-    yield "kilobit/small"
+    yield name
     session.__exit__(None, None, None)
 
 
