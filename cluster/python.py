@@ -236,22 +236,27 @@ class Run:
             _search(folder, plan, console, address, log_level)
         return self
 
-    def verify(self, *, timeout_s: int = _TIMEOUT_S, progress: bool = True) -> Any:
+    def verify(
+        self, *, timeout_s: int = _TIMEOUT_S, progress: bool = True, address: str | None = None
+    ) -> Any:
         """Run the files of the front's programs again and return the table of verifications.
 
         Args:
             timeout_s: time limit of one program.
             progress: show the progress.
+            address: a Ray cluster that runs them; this machine by default.
 
         Raises:
             InputError: if the run is locked, or its data or a base model has changed.
+            PoolError: if the cluster can't run them.
         """
         from kilobit.cluster.cli.proofs import verify_front
 
         console = _console(shown=progress)
         with reopen_run(self.path) as folder:
             print_left_out(console, folder)
-            verify_front(RunFront(folder, trusting=False), console, timeout_s)
+            front = RunFront(folder, trusting=False)
+            verify_front(front, console, timeout_s, address=address)
         return self.table("verifications")
 
     def certify(
@@ -260,6 +265,7 @@ class Run:
         again: bool = False,
         timeout_s: int = _TIMEOUT_S,
         progress: bool = True,
+        address: str | None = None,
     ) -> list[FrontPoint]:
         """Bound the scores of the front's programs on the sealed split and return the front.
 
@@ -268,6 +274,7 @@ class Run:
             again: certify even if the sealed split was opened before for other programs.
             timeout_s: time limit of one program.
             progress: show the progress.
+            address: a Ray cluster that runs them; this machine by default.
 
         Raises:
             SealedError: if the sealed split was opened before for other programs, and not `again`.
@@ -285,7 +292,7 @@ class Run:
                     f"nothing is certified: rungs of {lost} are damaged; `resume` repeats them"
                 )
             fronts = [RunFront(folder) for folder in folders]
-            certify_runs(fronts, console, timeout_s, again=again)
+            certify_runs(fronts, console, timeout_s, again=again, address=address)
         return self.front()
 
     def __repr__(self) -> str:

@@ -244,6 +244,8 @@ class VerifyRequest(Request):
         fresh (--fresh): a new Python interpreter for each program of a run, instead of forks of one
             that has imported the libraries.
         timeout_s (--timeout S): time limit of one program, in seconds.
+        address (--address ADDR): an existing Ray cluster that runs the programs of a run (default:
+            this machine).
     """
 
     what: Place
@@ -252,6 +254,7 @@ class VerifyRequest(Request):
     trust: bool = False
     fresh: bool = False
     timeout_s: _Seconds = 3600
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,12 +275,15 @@ class CertifyRequest(Request):
         again (--again): certify even if the sealed split was opened before for other programs; the
             results are marked as repeated.
         timeout_s (--timeout S): time limit of one program, in seconds.
+        address (--address ADDR): an existing Ray cluster that runs the programs (default: this
+            machine).
     """
 
     runs: tuple[Place, ...]
     procedure: bool = False
     again: bool = False
     timeout_s: _Seconds = 3600
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,11 +295,13 @@ class ScorecardRequest(Request):
         battery (--battery FILE): YAML file with the items to measure (default: see
             docs/scorecard.md).
         json (--json): one JSON object a line.
+        address (--address ADDR): an existing Ray cluster that measures (default: this machine).
     """
 
     run: Path
     battery: Path | None = None
     json: bool = False
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 from rich.console import Console
 
-from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, at_once, verify_front
-from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, verifier, verify_front
+from kilobit.cluster.console import Terminal, followed
 from kilobit.cluster.requests import CertifyRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
@@ -96,7 +95,9 @@ def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
             )
     fronts = [RunFront(run) for run in runs]
     try:
-        failed = certify_runs(fronts, console, request.timeout_s, again=request.again)
+        failed = certify_runs(
+            fronts, console, request.timeout_s, again=request.again, address=request.address
+        )
     except KeyboardInterrupt:
         names = shlex.join(str(path) for path in request.runs)
         console.print(
@@ -119,6 +120,7 @@ def certify_runs(
     timeout_s: int = VERIFY_TIMEOUT_S,
     *,
     again: bool = False,
+    address: str | None = None,
 ) -> list[str]:
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
@@ -128,6 +130,7 @@ def certify_runs(
         console: the console that shows progress.
         timeout_s: wall-clock limit for one program, in seconds.
         again: certify even if the sealed split was opened before for other programs.
+        address: of the cluster that runs the programs; this machine without one.
 
     Returns:
         A line for each program that failed.
@@ -136,15 +139,16 @@ def certify_runs(
         SealedError: if the sealed split was opened before for other programs, and not `again`.
         InputError: if there is nothing to certify, or something can't be read.
         OSError: if a ledger can't be written.
+        PoolError: if the cluster can't run the programs.
     """
     for front in fronts:
-        verify_front(front, console, timeout_s)
+        verify_front(front, console, timeout_s, address=address)
     # Choose all programs before the sealed split is opened, so that it can't guide the choice.
     chosen = [choose(front) for front in fronts]
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
         for one in members:
-            failed += _run_programs(one, opening, task, console, timeout_s)
+            failed += _run_programs(one, opening, task, console, timeout_s, address)
         _write_certificates(members, opening, task)
     for front in fronts:
         front.refresh()
@@ -156,7 +160,12 @@ def _part(opening: OpeningRecord, point: FrontPoint) -> str:
 
 
 def _run_programs(
-    one: Chosen, opening: OpeningRecord, task: Task, console: Console, timeout_s: int
+    one: Chosen,
+    opening: OpeningRecord,
+    task: Task,
+    console: Console,
+    timeout_s: int,
+    address: str | None,
 ) -> list[str]:
     """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
@@ -167,18 +176,18 @@ def _run_programs(
     ]
     if not missing:
         return []
-    from kilobit.cluster.cli.proofs import verifier
-    from kilobit.evaluators.proof.verify import Verifier, each_at_once
-
     base_digests = dict(zip(one.points, one.base_digests, strict=True))
 
-    def certify(found: Verifier, point: FrontPoint) -> str | None:
+    def certify(point: FrontPoint) -> str | None:
         part = _part(opening, point)
         try:
             program = found.program_of(point)
             outputs = found.outputs(point, program, [example.input for example in examples])
             cut = [task.cut(output, program.recipe.postprocess) for output in outputs]
             scores = task.metric.scores(cut, examples)
+        except InputError:
+            # It says nothing about the program.
+            raise
         except (ProgramFailedError, ValueError) as error:
             record = replace(_record(point, opening, base_digests[point]), error=str(error))
             ledger.write(CertificateRecord, part, [record])
@@ -198,11 +207,9 @@ def _run_programs(
         return None
 
     failed = []
-    with ExitStack() as stack:
-        with waiting(console, "loading the base models of the front"):
-            found = stack.enter_context(verifier(one.run, missing, timeout_s))
-        results = each_at_once(partial(certify, found), missing, at_once(one.run))
+    with verifier(one.run, missing, len(missing), timeout_s, address=address) as (found, crew):
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
+        results = crew.each(certify, missing)
         for point, error in followed(results, doing, len(missing), console):
             if error is not None:
                 failed.append(f"{point.candidate}: {error}")

@@ -5,17 +5,18 @@ predictions with the recorded ones. `export` writes a program's adapter in PEFT'
 raise `InputError` for input that they can't use.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.fleet.crew import Crew, at_once, crew_of
 from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
@@ -23,11 +24,10 @@ from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_l
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.proof.sandbox import ProgramFailedError, Sandbox, enforced
 from kilobit.evaluators.proof.verify import (
+    ProgramRunner,
     Verifier,
-    each_at_once,
     exact,
     limits_of,
-    model_folder,
     names_examples,
     train_file,
 )
@@ -42,7 +42,12 @@ VERIFY_TIMEOUT_S = 3600
 
 
 def verify_front(
-    front: RunFront, console: Console, timeout_s: int = VERIFY_TIMEOUT_S, *, fresh: bool = False
+    front: RunFront,
+    console: Console,
+    timeout_s: int = VERIFY_TIMEOUT_S,
+    *,
+    fresh: bool = False,
+    address: str | None = None,
 ) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
@@ -51,21 +56,27 @@ def verify_front(
         console: where progress is shown.
         timeout_s: wall-clock limit for one program.
         fresh: whether each program gets an interpreter of its own.
+        address: of the cluster that runs the programs; this machine without one.
 
     Returns:
         The wall-clock seconds.
 
     Raises:
         InputError: if the run's data or a base model has changed; nothing is recorded then.
+        PoolError: if the cluster can't run them.
         DamagedRunError: if a program's part of the ledger is damaged.
         OSError: if the ledger can't be written.
     """
     began, run = time.monotonic(), front.run
-    while unverified := [point for point in front.on_front if point.verified is None]:
-        with ExitStack() as stack:
-            with waiting(console, "loading the base models of the front"):
-                found = stack.enter_context(verifier(run, unverified, timeout_s, fresh=fresh))
-            results = each_at_once(found.verify, unverified, at_once(run))
+    unverified = _unverified(front)
+    if not unverified:
+        return time.monotonic() - began
+    with verifier(run, front.points, len(unverified), timeout_s, fresh=fresh, address=address) as (
+        found,
+        crew,
+    ):
+        while unverified:
+            results = crew.each(found.verify, unverified)
             doing = f"verifying {len(unverified)} programs of the front"
             for point, result in followed(results, doing, len(unverified), console):
                 if not result.verified:
@@ -74,44 +85,53 @@ def verify_front(
                         "predictions differ"
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
-        front.refresh()
+            front.refresh()
+            unverified = _unverified(front)
     return time.monotonic() - began
+
+
+def _unverified(front: RunFront) -> list[FrontPoint]:
+    return [point for point in front.on_front if point.verified is None]
 
 
 @contextmanager
 def verifier(
-    run: RunFolder, points: Sequence[FrontPoint], timeout_s: int, *, fresh: bool = False
-) -> Iterator[Verifier]:
-    """Yield a verifier for the base models of the programs `points` of a run.
+    run: RunFolder,
+    points: Sequence[FrontPoint],
+    most: int,
+    timeout_s: int,
+    *,
+    fresh: bool = False,
+    address: str | None = None,
+) -> Iterator[tuple[Verifier, Crew]]:
+    """Yield a verifier of programs of a run, and the crew that runs them.
+
+    Args:
+        run: the run.
+        points: all programs that may be run.
+        most: number of those that will be.
+        timeout_s: wall-clock limit for one program.
+        fresh: whether each program gets an interpreter of its own.
+        address: of the cluster that runs them; this machine without one.
 
     Raises:
-        InputError: if the run's data or one of the models is missing or has changed.
+        InputError: if the run's data are missing or have changed, or no cluster answers.
     """
-    last_rung = run.sweep.rungs.count - 1
-    task = _task(run.sweep, run.sweep_folder)
+    sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
+    task = _task(sweep, run.sweep_folder)
     parts = {load.base_digest: load.parts for load in run.ledger.records(WorkerRecord)}
     digests: dict[str, dict[str, str | None]] = {point.model: {} for point in points}
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
             if record.base_digest is not None:
                 digests[point.model][record.base_digest] = parts.get(record.base_digest)
-    with ExitStack() as stack:
-        models = {
-            config.label: stack.enter_context(
-                model_folder(config, run.sweep_folder, digests[config.label])
-            )
-            for config in run.sweep.base_models
-            if config.label in digests
-        }
-        sandbox = stack.enter_context(Sandbox(run.sweep.workers.threads, fresh=fresh))
-        yield Verifier(run.path, run.ledger, last_rung, task, models, timeout_s, sandbox)
-
-
-def at_once(run: RunFolder) -> int:
-    """Return the number of programs of a run that this machine can run concurrently."""
-    if any(model.device != "cpu" for model in run.sweep.base_models):
-        return 1
-    return max(1, (os.cpu_count() or 1) // run.sweep.workers.threads)
+    models = {
+        one.label: (one, digests[one.label]) for one in sweep.base_models if one.label in digests
+    }
+    threads = sweep.workers.threads
+    make = partial(ProgramRunner, models, run.sweep_folder, threads, fresh=fresh)
+    with crew_of(make, sweep, most, address, at_once(sweep)) as crew:
+        yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call), crew
 
 
 def verify(request: VerifyRequest) -> int:
@@ -123,7 +143,9 @@ def verify(request: VerifyRequest) -> int:
     with reopen_run(request.what) as run:
         print_left_out(console, run)
         front = RunFront(run, trusting=False)
-        seconds = verify_front(front, console, request.timeout_s, fresh=request.fresh)
+        seconds = verify_front(
+            front, console, request.timeout_s, fresh=request.fresh, address=request.address
+        )
         print_front(console, front, run.sweep.targets)
         rows = report_agreement(console, run)
     console.print(f"{seconds:.1f} s")

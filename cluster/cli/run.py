@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
     from kilobit.cluster.sweep.sweep import Sweep
+    from kilobit.evaluators.ledger.storage import Place
 
 _LOG = logging.getLogger("kilobit")
 # Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
@@ -198,7 +200,7 @@ def _execute(
         return FAILED
     outcome.seconds = {"check": check_s, **outcome.seconds}
     seconds = check_s + time.monotonic() - began
-    return _summarise(front, outcome, console, seconds, plan.num_candidates)
+    return _summarise(front, outcome, console, seconds, plan.num_candidates, address)
 
 
 def attempt(
@@ -211,11 +213,11 @@ def attempt(
         StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
-    from kilobit.cluster.cli.proofs import verify_front
     from kilobit.cluster.driver.attempt import execute
     from kilobit.cluster.fleet.remote_driver import no_cluster
+    from kilobit.cluster.fleet.session import ray_session
     from kilobit.cluster.runs.folder import discard_run
-    from kilobit.cluster.runs.fronts import RunFront, num_ended
+    from kilobit.cluster.runs.fronts import RunFront
     from kilobit.cluster.runs.log import close_log, log_to
 
     log_to(run_folder.path, run_folder.attempt, log_level)
@@ -224,14 +226,11 @@ def attempt(
         _LOG.warning("damaged, will be recomputed: %s", line)
     console.print(f"run folder: {run_folder.path}")
     try:
-        outcome = execute(run_folder, plan, console, address)
-        front = RunFront(run_folder)
-        outcome.seconds["verify"] = verify_front(front, console)
-        complete = num_ended(run_folder) == plan.num_candidates
-        if run_folder.sweep.certify and complete:
-            certifying = time.monotonic()
-            outcome.uncertified = _certify(front, console)
-            outcome.seconds["certify"] = time.monotonic() - certifying
+        # What runs on a cluster after the search needs the session too.
+        with nullcontext() if address is None else ray_session(address):
+            outcome = execute(run_folder, plan, console, address)
+            front = RunFront(run_folder)
+            _prove(front, plan, console, address, outcome)
         _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
         _LOG.warning("interrupted")
@@ -251,17 +250,36 @@ def attempt(
     return outcome, front
 
 
-def _certify(front: "RunFront", console: "Console") -> list[str]:
-    """Certify the front of a run and return the reasons why programs could not be certified."""
+def _prove(
+    front: "RunFront", plan: "Plan", console: "Console", address: str | None, outcome: "Outcome"
+) -> None:
+    """Verify the front of a run that has searched, and certify it if the sweep says so.
+
+    If that can't be done the reason is in `outcome.unproven`; the results of the search stay.
+
+    Raises:
+        SupersededError, DamagedRunError, DamagedError, OSError: if the run has to be resumed.
+    """
     from kilobit.cluster.cli.certify import certify_runs
+    from kilobit.cluster.cli.proofs import verify_front
+    from kilobit.cluster.runs.fronts import num_ended
     from kilobit.cluster.runs.sealed_split import SealedError
 
-    if not front.points:
-        return []
     try:
-        return certify_runs([front], console)
+        outcome.seconds["verify"] = verify_front(front, console, address=address)
+        complete = num_ended(front.run) == plan.num_candidates
+        if front.run.sweep.certify and complete and front.points:
+            began = time.monotonic()
+            outcome.uncertified = certify_runs([front], console, address=address)
+            outcome.seconds["certify"] = time.monotonic() - began
     except SealedError as error:
-        return [str(error)]
+        outcome.uncertified = [str(error)]
+    except Exception as error:
+        if isinstance(error, _failures()) and not isinstance(error, PoolError):
+            raise
+        _LOG.exception("not all is verified or certified")
+        outcome.unproven = str(error).strip() or type(error).__name__
+        front.refresh()
 
 
 def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
@@ -277,12 +295,12 @@ def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
         plan: Plan | None
         try:
             # The sweep may be meant for another machine, so not fitting here is no error.
-            plan = check_sweep(sweep, folder, local=False)
+            plan = check_sweep(sweep, folder, local=local, fits=False)
             unchecked = list(plan.unchecked)
         except InputError as error:
             if not isinstance(error.__cause__, DatasetMissingError):
                 raise
-            plan, unchecked = None, [str(error), *check_models(sweep, folder)[1]]
+            plan, unchecked = None, [str(error), *check_models(sweep, folder, local=local)[1]]
     if plan is not None:
         _print_plan(console, plan)
     for text in dict.fromkeys(unchecked):
@@ -329,9 +347,20 @@ def _print_plan(console: "Console", plan: "Plan") -> None:
 
 
 def _summarise(
-    front: "RunFront", outcome: "Outcome", console: "Console", seconds: float, total: int | None
+    front: "RunFront",
+    outcome: "Outcome",
+    console: "Console",
+    seconds: float,
+    total: int | None,
+    address: str | None,
 ) -> int:
-    from kilobit.cluster.runs.fronts import draw, ends_of, print_front, progress_text, unjudged_text
+    from kilobit.cluster.runs.fronts import (
+        ends_of,
+        print_front,
+        progress_text,
+        unjudged_text,
+        unverified_text,
+    )
     from kilobit.search.records import RungRecord
 
     run_folder = front.run
@@ -340,8 +369,8 @@ def _summarise(
         ["candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged"],
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
-    picture = run_folder.path / "front.png"
-    draw(front, picture)
+    picture, at = run_folder.path / "front.png", f" --address {address}" if address else ""
+    _draw(front, picture, outcome)
     print_front(console, front, run_folder.sweep.targets)
 
     stopped = sum(decision == "stop" for decision in ended.values())
@@ -363,11 +392,18 @@ def _summarise(
         console.print(f"lost: {line}")
     for line in outcome.uncertified[:5]:
         console.print(f"not certified: {line}")
+    if outcome.unproven:
+        console.print(
+            f"the search is over, but what follows it failed: {outcome.unproven}\n"
+            f"do what is missing with:\n  kilobit resume {run_folder.path}{at}"
+        )
+    for line in unverified_text(front.num_unverified, run_folder.path, address):
+        console.print(line)
     if front.points and not any(point.certificate for point in front.points):
         when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
             f"nothing is certified yet; open the sealed split{when} with:\n"
-            f"  kilobit certify {run_folder.path}"
+            f"  kilobit certify {run_folder.path}{at}"
         )
     if total is None or len(ended) < total:
         _print_left(run_folder, console, None if total is None else total - len(ended))
@@ -376,7 +412,17 @@ def _summarise(
     if shutil.which("duckdb"):
         rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
         console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
-    return FAILED if failed or outcome.lost or outcome.uncertified else DONE
+    bad = failed or outcome.lost or outcome.uncertified or outcome.unproven
+    return FAILED if bad else DONE
+
+
+def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
+    from kilobit.cluster.runs.fronts import draw
+
+    try:
+        draw(front, picture)
+    except Exception as error:  # noqa: BLE001 - a picture must not cost the text
+        outcome.unproven = outcome.unproven or f"no picture: {error}"
 
 
 def _print_left(run_folder: "RunFolder", console: "Console", left: int | None) -> None:

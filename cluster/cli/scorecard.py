@@ -1,32 +1,29 @@
 """The command `scorecard`: side effects of a front's programs on a battery of other inputs.
 
-Each base model is loaded once, in this process; the programs are applied to it and removed again,
-one after the other. Items with missing data are named; nothing is downloaded. The results are
-written to RUN/scorecard.parquet, whole or not at all, one line per item and part
-(`kilobit.evaluators.battery.side_effects.SideEffect`).
+The programs are applied to their resident base model and removed again, one after the other, in
+this process or by members of a crew on a cluster. Items with missing data are named; nothing is
+downloaded. The results are written to RUN/scorecard.parquet, whole or not at all, one line per item
+and part (`kilobit.evaluators.battery.side_effects.SideEffect`).
 
 The terminal shows programs in rows, items in columns, and harm in red.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
-from kilobit.cluster.console import Bar, Terminal, stderr_console, wide_table
-from kilobit.cluster.fleet.session import ray_kept
+from kilobit.cluster.console import Terminal, followed, stderr_console, wide_table
+from kilobit.cluster.fleet.crew import crew_of
 from kilobit.cluster.requests import ScorecardRequest, wrong_input
-from kilobit.cluster.runs.folder import RunFolder, open_run
+from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import RunFront
-from kilobit.evaluators.battery.battery import Evaluator, Row
-from kilobit.evaluators.battery.config import Battery, evaluators_of, load_battery
+from kilobit.evaluators.battery.config import load_battery
 from kilobit.evaluators.battery.side_effects import (
     SideEffect,
     compare,
@@ -34,21 +31,14 @@ from kilobit.evaluators.battery.side_effects import (
     judge_lines,
     trades,
 )
-from kilobit.evaluators.ledger.parts import DamagedError, as_parquet
+from kilobit.evaluators.ledger.parts import as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.statistics.paired import LEVEL
-from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.settings import InputError
-from kilobit.search.task import Task
 
 if TYPE_CHECKING:
-    from kilobit.evaluators.model.adapted import AdaptedModel
-    from kilobit.evaluators.model.base_model import FrozenModel
+    from kilobit.cluster.fleet.measurer import Measured
 
 FILE = "scorecard.parquet"
 DONE, FAILED = 0, 1
@@ -80,8 +70,6 @@ _SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-Found = list[Row] | str
-"""The rows of an evaluator, or the reason why there are none."""
 # Signs beside colours, for terminals and readers without colours.
 _SHOWN = {"harms": ("red", " ▼"), "helps": ("green", " ▲"), None: ("", "")}
 
@@ -97,27 +85,28 @@ def scorecard(request: ScorecardRequest) -> int:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
         )
-    import torch
+    from kilobit.cluster.fleet.measurer import Measurer
 
-    from kilobit.evaluators.battery.offline import offline
-
-    torch.set_num_threads(run.sweep.workers.threads)
     console = Terminal()
     console.quiet = request.json
-    with offline(), ray_kept():
-        evaluators, missing = _evaluators(battery, battery_folder)
-        lines: list[SideEffect] = []
-        for points in groups:
-            # The bare model is measured first.
-            doing = f"measuring {len(points)} programs of {points[0].model}"
-            # Standard output is for the lines of JSON only.
-            said = stderr_console() if request.json else console
-            with Bar(said, doing, (1 + len(points)) * len(evaluators)) as bar:
-                lines += measure(
-                    run, points, evaluators, steps=battery.postprocess, on_each=bar.advance
-                )
+    # Standard output is for the lines of JSON only.
+    said = stderr_console() if request.json else console
+    points = [point for group in groups for point in group]
+    # The bare model is measured first.
+    subjects = [(group[0].model, one) for group in groups for one in (None, *group)]
+    make = partial(Measurer, run.path, points, battery, battery_folder)
+    lines, missing, bare = list[SideEffect](), dict[str, str](), list["Measured"]()
+    with crew_of(make, run.sweep, len(subjects), request.address, 1) as crew:
+        results = crew.each(lambda one: crew.call("rows", *one), subjects)
+        doing = f"measuring {len(points)} programs and what they change"
+        for (_, point), (measured, lacking) in followed(results, doing, len(subjects), said):
+            missing |= lacking
+            if point is None:
+                bare = measured
+            else:
+                lines += side_effects(point, measured, bare)
     for item, why in missing.items():
-        lines += [failed_line(point, item, why) for points in groups for point in points]
+        lines += [failed_line(point, item, why) for point in points]
     lines = judge_lines(lines)
     write_whole(run.path / FILE, encoded(lines))
     if request.json:
@@ -135,152 +124,19 @@ def encoded(lines: Sequence[SideEffect]) -> bytes:
     return as_parquet(pa.Table.from_pylist([line.as_json() for line in lines], schema=_SCHEMA))
 
 
-def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[str, str]]:
-    """Return the evaluators of a battery, and its items that can't run here with the reasons.
-
-    Raises:
-        InputError: if the battery can't be used.
-    """
-    judge = None
-    if battery.safety is not None and battery.safety.judge is not None:
-        from kilobit.evaluators.judges.model_judges import judge_of
-        from kilobit.evaluators.model.adapted import bare
-
-        judge = judge_of(bare(_load(battery.safety.judge, folder)))
-    found, missing = evaluators_of(battery, folder, judge), {}
-    for item in battery.harness:
-        try:
-            from kilobit.evaluators.battery.harness import HarnessEvaluator
-        except ImportError as error:
-            missing[item.task] = f"the harness is not installed (kilobit[bench]): {error}"
-            continue
-        include = None if item.include is None else folder / item.include
-        try:
-            found.append(
-                HarnessEvaluator(item.task, item.metric, item.examples, include, item.better)
-            )
-        except ValueError as error:
-            missing[item.task] = str(error)
-    return found, missing
-
-
-def measure(
-    run: RunFolder,
-    points: Sequence[FrontPoint],
-    evaluators: Sequence[Evaluator],
-    *,
-    steps: bool,
-    on_each: Callable[[], None] = lambda: None,
+def side_effects(
+    point: FrontPoint, measured: Sequence["Measured"], bare: Sequence["Measured"]
 ) -> list[SideEffect]:
-    """Return the lines of the programs `points`, all of one base model.
-
-    Args:
-        run: the run of the programs.
-        points: the programs.
-        evaluators: the evaluators to run.
-        steps: apply the programs' post-processing steps too.
-        on_each: called after each evaluator of each program.
-
-    Raises:
-        InputError: if the base model, the run's data or a program can't be read, or the model is
-            not the one that the programs were measured with.
-    """
-    from kilobit.evaluators.model.adapted import bare
-
-    config = next(c for c in run.sweep.base_models if c.label == points[0].model)
-    with wrong_input():
-        task = load_task(run.sweep.task, run.sweep_folder)
-    frozen = _load(config, run.sweep_folder)
-    _check_digest(run, points, frozen)
-    base = [_rows(evaluator, bare(frozen), on_each) for evaluator in evaluators]
-    lines = []
-    for point in points:
-        for evaluator, rows, without in zip(
-            evaluators,
-            _rows_of(run, point, task, frozen, evaluators, steps=steps, on_each=on_each),
-            base,
-            strict=True,
-        ):
-            if isinstance(without, str):
-                lines.append(failed_line(point, evaluator.name, f"bare model: {without}"))
-            elif isinstance(rows, str):
-                lines.append(failed_line(point, evaluator.name, rows))
-            else:
-                lines += compare(point, evaluator.better, rows, without)
+    """Return the lines of a program, from what was measured with it and without any."""
+    lines = list[SideEffect]()
+    for with_it, without in zip(measured, bare, strict=True):
+        if isinstance(without.found, str):
+            lines.append(failed_line(point, without.item, f"bare model: {without.found}"))
+        elif isinstance(with_it.found, str):
+            lines.append(failed_line(point, without.item, with_it.found))
+        else:
+            lines += compare(point, without.better, with_it.found, without.found)
     return lines
-
-
-def _rows_of(
-    run: RunFolder,
-    point: FrontPoint,
-    task: Task,
-    frozen: "FrozenModel",
-    evaluators: Sequence[Evaluator],
-    *,
-    steps: bool,
-    on_each: Callable[[], None],
-) -> list[Found]:
-    from kilobit.evaluators.model.adapted import with_program
-
-    part = rung_part(point.candidate, run.sweep.rungs.count - 1)
-    try:
-        program = read_program(run.ledger, part)
-    except DamagedError as error:
-        raise InputError(f"{error}; recompute its rung by `kilobit resume {run.path}`") from error
-    specs = run.ledger.read("candidates", ["candidate", "spec"])
-    (spec, *_) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()
-    candidate = Candidate.model_validate_json(spec)
-    with ExitStack() as stack:
-        try:
-            subject = stack.enter_context(
-                with_program(frozen, candidate, program, task, steps=steps)
-            )
-        except (ValueError, RuntimeError) as error:
-            return [f"it can't be applied to the model: {error}"] * len(evaluators)
-        return [_rows(evaluator, subject, on_each) for evaluator in evaluators]
-
-
-def _rows(evaluator: Evaluator, subject: "AdaptedModel", on_each: Callable[[], None]) -> Found:
-    try:
-        return evaluator.evaluate(subject)
-    except (ValueError, MemoryError) as error:
-        return str(error) or type(error).__name__
-    finally:
-        on_each()
-
-
-def _load(config: BaseModelConfig, folder: Path) -> "FrozenModel":
-    """Load a base model that is on this machine.
-
-    Raises:
-        InputError: if it is missing or can't be loaded.
-    """
-    if config.path is not None and not (folder / config.path).is_dir():
-        raise InputError(f"base model {config.label}: there is no folder {folder / config.path}")
-    try:
-        from huggingface_hub import snapshot_download
-
-        from kilobit.evaluators.model.base_model import load
-
-        if config.hub is not None:
-            place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)
-            update = {"path": Path(place), "hub": None, "revision": None}
-            config = config.model_copy(update=update)
-        return load(config, folder)
-    except Exception as error:  # transformers and the hub raise many types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"base model {config.label} can't be loaded: {reason}") from error
-
-
-def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: "FrozenModel") -> None:
-    for point in points:
-        part = rung_part(point.candidate, run.sweep.rungs.count - 1)
-        for record in run.ledger.read_part(RungRecord, part) or ():
-            if not frozen.was_recorded_as(record.base_digest):
-                raise InputError(
-                    f"base model {point.model}: it has the digest {frozen.machine}, the programs "
-                    f"were measured with {record.base_digest}"
-                )
 
 
 def print_card(console: Console, lines: Sequence[SideEffect], missing: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
 from kilobit.cluster.requests import StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import progress_text, unjudged_text
+from kilobit.cluster.runs.fronts import progress_text, unjudged_text, unverified_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.evaluators.ledger.ledger import Following
@@ -190,10 +190,11 @@ def _what_next(watch: WatchedRun, progress: Progress, so_far: str = "") -> str:
         return (
             f"not running, and not complete{so_far}. Go on with:\n  kilobit resume {watch.run.path}"
         )
-    return (
-        "not running, and nothing is left to try. Show the results with:\n"
-        f"  kilobit front {watch.run.path}"
-    )
+    left = unverified_text(sum(one.unverified for one in progress.models), watch.run.path)
+    if not left and watch.run.sweep.certify and progress.completed and not progress.certified:
+        left = [f"not certified; open the sealed split with:\n  kilobit certify {watch.run.path}"]
+    shown = "not running, and nothing is left to try. Show the results with:"
+    return "\n".join([*left, shown, f"  kilobit front {watch.run.path}"])
 
 
 def _title(watch: WatchedRun) -> str:

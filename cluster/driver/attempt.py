@@ -47,11 +47,13 @@ class Outcome:
         seconds: wall-clock seconds by phase.
         lost: errors of trials that left no row, e.g. because the ledger could not be written.
         uncertified: programs that failed on the sealed split, or the reason why it was not opened.
+        unproven: the reason why programs could not be verified or certified, empty if they were.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     uncertified: list[str] = field(default_factory=list)
+    unproven: str = ""
 
 
 def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:

@@ -59,18 +59,20 @@ class Plan:
         return bound_bits(candidate, self.task, self.shapes.get(candidate.model))
 
 
-def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan:
+def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: bool = True) -> Plan:
     """Check a sweep and return its plan.
 
     Args:
         sweep: the sweep to check.
         sweep_folder: the folder that its relative paths start from.
-        local: the workers will run on this machine, so they have to fit on it.
+        local: the workers will run on this machine, so their models have to be here.
+        fits: and they have to fit on it.
 
     Raises:
         InputError: naming field and value, if the sweep can't run.
     """
-    _check_folders(sweep, sweep_folder)
+    if local:
+        _check_folders(sweep, sweep_folder)
     with wrong_input():
         task = load_task(sweep.task, sweep_folder)
     _check_rungs(sweep, task)
@@ -78,9 +80,9 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True) -> Plan
     if sweep.cache is not None:
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
-    if local:
+    if local and fits:
         check_fits(sweep)
-    shapes, unchecked = check_models(sweep, sweep_folder)
+    shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks, warnings)
@@ -205,8 +207,10 @@ def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
     return found
 
 
-def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], list[str]]:
-    """Check all base models.
+def check_models(
+    sweep: Sweep, sweep_folder: Path, *, local: bool = True
+) -> tuple[dict[str, Shapes], list[str]]:
+    """Check all base models; without `local` those that are on this machine.
 
     Returns:
         The shapes of the models' parameters, and messages about models that could not be checked.
@@ -214,14 +218,14 @@ def check_models(sweep: Sweep, sweep_folder: Path) -> tuple[dict[str, Shapes], l
     Raises:
         InputError: if a model can't be used as the sweep says.
     """
-    _check_folders(sweep, sweep_folder)
+    if local:
+        _check_folders(sweep, sweep_folder)
     shapes, unchecked = {}, []
     for index, config in enumerate(sweep.base_models):
-        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep)
+        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep, local=local)
         if found is None:
-            unchecked.append(
-                f"{config.hub} is not on this machine: its modules and ranks are unknown"
-            )
+            name = config.hub or config.path
+            unchecked.append(f"{name} is not on this machine: its modules and ranks are unknown")
         else:
             shapes[config.label] = found
     return shapes, unchecked
@@ -257,7 +261,9 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
             )
 
 
-def _check_model(config: BaseModelConfig, folder: Path, field: str, sweep: Sweep) -> Shapes | None:
+def _check_model(
+    config: BaseModelConfig, folder: Path, field: str, sweep: Sweep, *, local: bool
+) -> Shapes | None:
     """Check one base model and return its shapes, None if it is not on this machine."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -268,9 +274,10 @@ def _check_model(config: BaseModelConfig, folder: Path, field: str, sweep: Sweep
     from kilobit.evaluators.model.packing.probe import Probe, outline
 
     transformers_logging.set_verbosity_error()
-    if config.path is None and not _is_cached(config):
+    here = _is_cached(config) if config.path is None else (folder / config.path).is_dir()
+    if not here:
         return None
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+    if local and config.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
     where, options = source(config, folder)
     try:

@@ -32,7 +32,7 @@ _TIMEOUT_S = 120.0
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to `address`, or start a local cluster with all cores and GPUs of this machine.
 
-    Without an address a session that this process has started before is used and left running.
+    A session that this process has there already, without an address any, is used and left running.
 
     Raises:
         ConnectionError: if no cluster that accepts our token answers at `address`.
@@ -40,12 +40,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
     from ray import _raylet
 
-    if address is not None:
-        _knock(address)
-    elif ray.is_initialized():
-        # The session of a notebook or a script: use it, and leave it as it is.
+    if ray.is_initialized() and address in (None, "auto", ray.get_runtime_context().gcs_address):
+        # The session of a notebook, a script or this command: use it, and leave it as it is.
         yield
         return
+    if address is not None:
+        _knock(address)
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))

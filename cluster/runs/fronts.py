@@ -67,6 +67,11 @@ class Front:
         """Return the points of all fronts, front by front."""
         return [point for front in self.by_model.values() for point in front]
 
+    @property
+    def num_unverified(self) -> int:
+        """Return how many programs on the fronts have not been verified yet."""
+        return sum(point.verified is None for point in self.on_front)
+
 
 class RunFront(Front):
     """The fronts of a run; a command reads them once and hands them on.
@@ -253,3 +258,14 @@ def unjudged_text(number: int) -> list[str]:
     """Return a line on outputs without a verdict of the judge, none if there are none."""
     count = "1 output has" if number == 1 else f"{number} outputs have"
     return [f"not judged: {count} no verdict of the judge and no score"] if number else []
+
+
+def unverified_text(number: int, path: Place, address: str | None = None) -> list[str]:
+    """Return lines on the programs of a front that are not verified, none if all are."""
+    if not number:
+        return []
+    at = f" --address {address}" if address else ""
+    return [
+        f"not verified: {number} programs of the front; run their files with:\n"
+        f"  kilobit verify {path}{at}"
+    ]

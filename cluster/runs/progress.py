@@ -15,6 +15,7 @@ from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
 from kilobit.search.records import (
     CandidateRecord,
+    CertificateRecord,
     DecisionRecord,
     Record,
     RungRecord,
@@ -43,6 +44,10 @@ COLUMNS: dict[type[Record], tuple[str, ...]] = {
     DecisionRecord: ("candidate", "rung", "decision", "attempt"),
     WorkerRecord: ("worker", "model", "num_parameters", "load_s", "started_at"),
     VerificationRecord: ("candidate", "program", "num_examples", "num_equal", "verified"),
+    CertificateRecord: (
+        *("program", "candidate", "num_examples", "level", "num_programs", "opening", "repeated"),
+        "finished_at",
+    ),
 }
 _FAILURES_SHOWN = 3
 
@@ -69,6 +74,7 @@ class ModelProgress:
         best: score, length in bits and number of examples of its best result; a result on more
             examples outranks a higher score on fewer. None before the first result.
         front: number of programs on its front.
+        unverified: number of those that are not verified yet.
         shortest: for each target the bits of the shortest program that reaches it, None if none
             does.
     """
@@ -78,6 +84,7 @@ class ModelProgress:
     ended: int
     best: tuple[float, int, int] | None
     front: int
+    unverified: int
     shortest: tuple[int | None, ...]
 
 
@@ -110,6 +117,7 @@ class Progress:
         completed: number of candidates that completed the last rung.
         stopped: number of candidates that ended before it.
         verified: number of programs whose files were run.
+        certified: number of programs that were run on the sealed split.
         failures: candidate and last line of the error of the latest failed rungs, the latest first.
         num_failed: number of all failed rungs.
         unjudged: number of outputs without a verdict of the judge, which count in no score.
@@ -127,6 +135,7 @@ class Progress:
     completed: int
     stopped: int
     verified: int
+    certified: int
     failures: tuple[tuple[str, str], ...]
     num_failed: int
     unjudged: int
@@ -174,6 +183,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         completed=actions["finish"],
         stopped=actions["stop"],
         verified=len(tables.records(VerificationRecord)),
+        certified=len(tables.records(CertificateRecord)),
         failures=tuple(
             (record.candidate, (record.error or "").strip().splitlines()[-1])
             for record in reversed(failed[-_FAILURES_SHOWN:])
@@ -227,6 +237,7 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
                 ended[label],
                 found_best and (found_best[1], -found_best[2], found_best[0]),
                 len(front),
+                sum(point.verified is None for point in front),
                 tuple(complexity(front, target) for target in sweep.targets),
             )
         )

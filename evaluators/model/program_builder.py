@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from kilobit.evaluators.model.adapters import Adapter
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import ALONE, FrozenModel
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.generate import (
     ChatTemplate,
@@ -162,9 +162,11 @@ class Builder:
         limit = min(candidate.max_new_tokens or task.max_new_tokens, task.max_new_tokens)
         soft = candidate.adapter is not None and candidate.adapter.num_soft > 0
         use = chat_template(frozen) if candidate.chat else ChatTemplate()
+        on_gpus = frozen.model.device.type == "cuda"
         return Recipe(
             dtype=config.dtype,
-            device="cuda" if frozen.model.device.type == "cuda" else "cpu",
+            device="cuda" if on_gpus else "cpu",
+            spread=on_gpus and frozen.shard is not ALONE,
             pad_with_end=frozen.pad_with_end,
             special_tokens=frozen.special_tokens,
             chat=candidate.chat,

@@ -7,28 +7,23 @@ predictions is reported.
 
 import json
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
-from kilobit.evaluators.proof.sandbox import (
-    Limits,
-    ProgramFailedError,
-    Sandbox,
-    interrupt_running,
-)
+from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, Sandbox
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
@@ -40,7 +35,9 @@ if TYPE_CHECKING:
     from kilobit.evaluators.model.base_model import FrozenModel
 
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy")
-Result = TypeVar("Result")
+Recorded = Mapping[str, str | None]
+"""Digests of a base model that its programs were measured with, and for each the digests of its
+parts as JSON, None if they are not known."""
 
 
 def exact(program: Program) -> bool:
@@ -55,16 +52,13 @@ def limits_of(program: Program, seconds: int) -> Limits:
 
 
 @contextmanager
-def model_folder(
-    config: BaseModelConfig, sweep_folder: Path, digests: Mapping[str, str | None]
-) -> Iterator[Path]:
+def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded) -> Iterator[Path]:
     """Yield the folder of a base model; random weights are written to a temporary one.
 
     Args:
         config: the base model.
         sweep_folder: the folder that its path is relative to.
-        digests: digests of the base model that its programs were measured with, and for each the
-            digests of its parts as JSON, None if they are not known.
+        digests: those that its programs were measured with.
 
     Raises:
         InputError: if there is no such model on this machine, or it has changed.
@@ -106,14 +100,69 @@ def model_folder(
         yield where
 
 
-def _differing(
-    found: "FrozenModel", digests: Mapping[str, str | None], others: Sequence[str]
-) -> str:
+def _differing(found: "FrozenModel", digests: Recorded, others: Sequence[str]) -> str:
     from kilobit.evaluators.model.machine import differing_parts
 
     recorded = [digests[one] for one in others]
     names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
     return "".join(f"; what differs: {name}" for name in sorted(names))
+
+
+class ProgramRunner:
+    """Runner of programs in sandboxes, on the machine that holds their base models.
+
+    Args:
+        models: each base model by label, with the digests that its programs were measured with.
+        sweep_folder: the folder that paths of models are relative to.
+        threads: number of torch threads of each program.
+        fresh: whether each program gets an interpreter of its own.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple[BaseModelConfig, Recorded]],
+        sweep_folder: Path,
+        threads: int,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        self._models, self._sweep_folder = models, sweep_folder
+        self._stack, self._lock = ExitStack(), threading.Lock()
+        self._folders: dict[str, Path] = {}
+        self._sandbox = self._stack.enter_context(Sandbox(threads, fresh=fresh))
+
+    def run(
+        self,
+        label: str,
+        program: Program,
+        inputs: Sequence[str],
+        timeout_s: int,
+        train: bytes | None,
+    ) -> list[str]:
+        """Return the outputs of a program's files for `inputs` in a process of its own.
+
+        Raises:
+            InputError: if its base model is missing or has changed.
+            ProgramFailedError: if the files fail.
+        """
+        with self._lock:
+            if label not in self._folders:
+                config, digests = self._models[label]
+                found = model_folder(config, self._sweep_folder, digests)
+                self._folders[label] = self._stack.enter_context(found)
+        return self._sandbox.run(
+            program.script,
+            program.payload,
+            self._folders[label],
+            inputs,
+            limits_of(program, timeout_s),
+            train,
+            has_adapter=program.recipe.adapter is not None or program.recipe.data is not None,
+        )
+
+    def close(self) -> None:
+        """End the processes of the sandbox and remove temporary models."""
+        self._stack.close()
 
 
 class Verifier:
@@ -124,9 +173,8 @@ class Verifier:
         ledger: of the run.
         last_rung: number of the rung at which programs are finished.
         task: its task.
-        models: folders of the base models by label.
         timeout_s: wall-clock limit for one program.
-        sandbox: runs the programs.
+        call: calls a method of a `ProgramRunner` with arguments, here or on another machine.
     """
 
     def __init__(
@@ -135,13 +183,11 @@ class Verifier:
         ledger: Ledger,
         last_rung: int,
         task: Task,
-        models: dict[str, Path],
         timeout_s: int,
-        sandbox: Sandbox,
+        call: Callable[..., list[str]],
     ) -> None:
         self._folder, self._ledger, self._last_rung = folder, ledger, last_rung
-        self._sandbox = sandbox
-        self._models, self._timeout_s = models, timeout_s
+        self._timeout_s, self._call = timeout_s, call
         self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
@@ -169,19 +215,12 @@ class Verifier:
 
         Raises:
             ProgramFailedError: if the files fail, or are not those that were scored.
+            InputError: if the base model is missing or has changed.
         """
         if program.digest != point.program:
             raise ProgramFailedError(f"the ledger holds {program.digest}, not the scored program")
-        recipe = program.recipe
-        return self._sandbox.run(
-            program.script,
-            program.payload,
-            self._models[point.model],
-            inputs,
-            limits_of(program, self._timeout_s),
-            train_file(self.task) if names_examples(program) else None,
-            has_adapter=recipe.adapter is not None or recipe.data is not None,
-        )
+        train = train_file(self.task) if names_examples(program) else None
+        return self._call("run", point.model, program, inputs, self._timeout_s, train)
 
     def _part(self, point: FrontPoint) -> str:
         return rung_part(point.candidate, self._last_rung)
@@ -297,16 +336,3 @@ def verified_on(program: Program) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
     }
-
-
-def each_at_once(
-    work: Callable[[FrontPoint], Result], points: Sequence[FrontPoint], at_once: int
-) -> Iterator[tuple[FrontPoint, Result]]:
-    """Run `work` on programs, `at_once` of them in parallel, and yield the results in order."""
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
-        try:
-            yield from zip(points, pool.map(work, points), strict=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            interrupt_running()
-            raise

@@ -132,6 +132,9 @@ class Recipe(Config):
     version: Literal[1] = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    spread: Annotated[
+        bool, Field(description="the model is loaded over all GPUs that the program finds")
+    ] = False
     pad_with_end: Annotated[bool, Field(description="the tokenizer has no padding token")] = False
     special_tokens: Annotated[bool, Field(description="the tokenizer's own start token")] = True
     prompt: PromptPart | None = None

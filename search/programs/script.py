@@ -121,7 +121,7 @@ def _loading(recipe: Recipe) -> list[str]:
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side='left')",
         f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]{_dtype(recipe)}",
     ]
-    if recipe.device == "cuda":
+    if recipe.device == "cuda" and not recipe.spread:
         lines[1] += ".cuda()"
     if recipe.pad_with_end:
         lines.append("tokenizer.pad_token = tokenizer.eos_token")
@@ -129,6 +129,9 @@ def _loading(recipe: Recipe) -> list[str]:
 
 
 def _dtype(recipe: Recipe) -> str:
+    if recipe.spread:
+        # As much on each GPU as fits, the rest in main memory.
+        return f", dtype={recipe.dtype!r}, device_map='auto')"
     if recipe.dtype == "float32":
         return ").float()"
     # Not `.half()`: that would also convert tensors that a model keeps in float32.
@@ -249,6 +252,8 @@ def _generation(recipe: Recipe) -> list[str]:
     size = recipe.batch_size
     special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
     conversion = ".cuda()" if recipe.device == "cuda" else ""
+    if recipe.spread:
+        conversion = ".to(model.device)"
     stop = f", tokenizer=tokenizer, stop_strings={list(recipe.stop)!r}" if recipe.stop else ""
     text = "tokenizer.decode(row[batch.input_ids.shape[1]:], skip_special_tokens=True)"
     texts, limit, think = f"inputs[:{size}]", str(recipe.max_new_tokens), recipe.thinking

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-import kilobit.cluster.cli.certify
+import kilobit.cluster.cli.proofs
 from kilobit import launch
 from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -93,5 +93,5 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(sandbox, script, payload, *rest, **more)
 
     monkeypatch.setattr(Sandbox, "run", run)
-    monkeypatch.setattr(kilobit.cluster.cli.certify, "at_once", lambda _: 1)
+    monkeypatch.setattr(kilobit.cluster.cli.proofs, "at_once", lambda _: 1)
     return sizes

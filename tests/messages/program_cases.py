@@ -190,6 +190,11 @@ VERIFY = [
         given=without_its_model(),
     ),
     Case(
+        "verify {run} --address ray://head:10001",
+        "--address: ray://head:10001 is outside of its cluster: ",
+        given=finished(verified=False),
+    ),
+    Case(
         "verify {run}",
         "base model llama: {here}/model can't be loaded: ",
         given=without_its_model(broken=True),

@@ -3,6 +3,7 @@
 Windows and chunks are 8 tokens long, so that texts of 40 tokens show them.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,12 @@ def build_model(name: str, tokenizer: Any, folder: Path) -> Path:
 
 def config(folder: Path, **changes: object) -> BaseModelConfig:
     return BaseModelConfig.model_validate({"regime": "r", "path": str(folder)} | changes)
+
+
+def cached_from_hub(model: Path, home: Path) -> str:
+    """Put a model into the cache of the hub at `home` (HF_HOME) and return its name there."""
+    folder = home / "hub" / "models--kilobit--small"
+    shutil.copytree(model, folder / "snapshots" / ("0" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    return "kilobit/small"

@@ -68,7 +68,8 @@ def test_a_run_that_has_just_begun_has_no_pace_and_no_best(sweep: Sweep) -> None
     found = progress(sweep)
     assert (found.begun, found.ended, found.running, found.most) == (0, 0, 0, 6)
     assert [(r.num_examples, r.finished, r.failed) for r in found.rungs] == [(4, 0, 0), (8, 0, 0)]
-    none = {"begun": 0, "ended": 0, "best": None, "front": 0, "shortest": (None, None)}
+    none = {"begun": 0, "ended": 0, "best": None, "front": 0, "unverified": 0}
+    none["shortest"] = (None, None)
     assert found.models == (ModelProgress("small", **none), ModelProgress("large", **none))
     assert (found.pace, found.last, found.failures) == (None, None, ())
 

@@ -25,6 +25,7 @@ from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import coarse
 from kilobit.search.programs.numbers import encode_numbers
 from kilobit.search.programs.program import WAYS, Program, build, decode, text_part
+from kilobit.search.programs.script import readable_script
 from kilobit.search.programs.text import CODECS, PayloadError, TextCodec
 from tests.conftest import random_numbers
 from tests.support.fresh_process import printed, run_files
@@ -256,6 +257,20 @@ def test_shorter_types_say_the_same_on_the_same_machine(
     found = outputs_of(made, maker.folder)
     for name, one in made.items():
         assert found[name] == one.outputs, name
+
+
+def test_a_program_that_spreads_its_model_says_the_same_where_there_is_one_device(
+    llama: Maker,
+) -> None:
+    one = llama.make(candidate(prompt=PROMPT))
+    recipe = one.program.recipe.model_copy(update={"device": "cuda", "spread": True})
+    program = build(recipe, one.program.payload)
+    assert "device_map='auto'" in readable_script(program.recipe)
+    assert ".cuda()" not in readable_script(program.recipe)
+    found = run_files(program.script, program.payload, llama.folder, INPUTS, LIMITS)
+    assert found == one.outputs
+    # What a recipe without it says is as long as before.
+    assert "spread" not in one.program.recipe.canonical()
 
 
 def test_a_soft_prompt_is_continued_one_at_a_time(programs: dict[str, Made]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from kilobit.cluster.runs.folder import RunFolder, open_run
@@ -62,7 +63,7 @@ def add(
         "candidate": candidate, "rung": 0, "split": "search", "num_examples": 40,
         "score": right / 20 if score is None else score, "lower": 0.0, "upper": 1.0,
         "program_bits": 10_000 + 8 * size, "payload_bits": 8 * size, "program": program.digest,
-        "base_digest": f"weights of {model}",
+        "base_digest": f"weights of {model}", "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
     }  # fmt: skip
     write_rows(ledger, "rungs", part, [row])
     decision = {"candidate": candidate, "rung": 0, "decision": "finish", "order": position}

@@ -1,0 +1,274 @@
+"""A crew: objects of one class that answer calls of the driver, for work on finished programs.
+
+On a cluster each member is a Ray actor with the resources of a worker, all of them on one node. A
+member is asked once it is placed; what a member was doing that dies is done again by another, and
+a new one takes its place. Without a cluster a crew is one object in this process.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from kilobit.cluster.messages import PoolError, last_line
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.versions import check_versions, library_versions
+from kilobit.evaluators.proof.sandbox import interrupt_running
+from kilobit.search.settings import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_LOOK_EVERY_S = 1.0
+# Members that die during the same call before it is given up, besides those that were idle.
+_MOST_DEATHS = 3
+
+
+class Closable(Protocol):
+    """An object that a crew is made of."""
+
+    def close(self) -> None:
+        """Free what it holds; no call follows."""
+
+
+class Crew:
+    """A crew of one object in this process; see the module's docstring.
+
+    Args:
+        make: makes the object.
+        at_once: number of calls that it answers at once.
+    """
+
+    def __init__(self, make: Callable[[], Closable], at_once: int) -> None:
+        self._own, self._at_once = make(), at_once
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Return the answer of a method; to be called from several threads."""
+        return getattr(self._own, method)(*args)
+
+    def each(
+        self, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Run `work`, which makes calls, on items, as many at once as the crew can answer.
+
+        Results come in the order of the items.
+        """
+        if self._at_once == 1:
+            yield from zip(items, map(work, items), strict=True)
+            return
+        with ThreadPoolExecutor(max_workers=self._at_once) as pool:
+            try:
+                yield from zip(items, pool.map(work, items), strict=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.interrupt()
+                raise
+
+    def interrupt(self) -> None:
+        """End the calls that threads wait for."""
+        interrupt_running()
+
+    def stop(self) -> None:
+        """Free what the crew holds."""
+        self._own.close()
+
+
+class _Member:
+    """Actor of a member; its object is made by the first call, whose errors reach the driver."""
+
+    def __init__(self, make: Callable[[], Closable], versions: dict[str, str]) -> None:
+        self._make, self._versions = make, versions
+        self._own: Closable | None = None
+
+    def call(self, method: str, args: Sequence[Any]) -> Any:
+        if self._own is None:
+            check_versions(self._versions)
+            self._own = self._make()
+        return getattr(self._own, method)(*args)
+
+
+class ClusterCrew(Crew):
+    """A crew of Ray actors; see the module's docstring.
+
+    Args:
+        make: makes the object of a member.
+        sweep: its `workers` say what a member reserves.
+        most: number of calls that are left, so the most members that are needed.
+    """
+
+    def __init__(self, make: Callable[[], Closable], sweep: Sweep, most: int) -> None:
+        self._make, self._wait_s = make, sweep.workers.wait_s
+        ranks = sweep.workers.ranks(sweep.workers.wanted_cpus)
+        self._needs = ranks.model_copy(
+            update={
+                "world_size": 1,
+                "cpus_per_rank": ranks.world_size * (ranks.cpus_per_rank or 0),
+                "gpus_per_rank": ranks.world_size * (ranks.gpus_per_rank or 0),
+            }
+        )
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._members: dict[Any, Any] = {}
+        self._lock, self._stopped = threading.Lock(), False
+        # A cluster that grows may have no room yet, but had some for the workers.
+        least = sweep.workers.per_model * len(sweep.base_models)
+        self._at_once = max(1, min(most, max(least, _room(self._needs))))
+        for _ in range(self._at_once):
+            self._hire()
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Return the answer of a method of a member that is idle, once there is one.
+
+        Raises:
+            PoolError: if the cluster has no room for any member, or one after the other dies.
+            Exception: as the method does.
+        """
+        import ray
+
+        most = _MOST_DEATHS + self._at_once
+        for deaths in range(1, most + 1):
+            member = self._next_idle()
+            try:
+                answer = ray.get(member.call.remote(method, args))
+            except ray.exceptions.RayTaskError as error:
+                self._idle.put(member)
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                if self._stopped:
+                    raise KeyboardInterrupt from error
+                self._dismiss(member)
+                self._hire()
+                if deaths == most:
+                    raise PoolError(
+                        f"{deaths} workers died one after the other: {last_line(error)}"
+                    ) from error
+            else:
+                self._idle.put(member)
+                return answer
+        raise AssertionError
+
+    def interrupt(self) -> None:
+        """End all members, and with them the calls that threads wait for."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End all members and give back what they have reserved."""
+        self._stopped = True
+        for member in list(self._members):
+            self._dismiss(member)
+
+    def _hire(self) -> None:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from kilobit.cluster.fleet.pool import request_placement
+
+        with self._lock:
+            if self._stopped:
+                return
+            placement = request_placement(self._needs)
+            actor_class: Any = ray.remote(_Member)
+            member = actor_class.options(
+                num_cpus=self._needs.cpus_per_rank,
+                num_gpus=self._needs.gpus_per_rank,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=placement, placement_group_bundle_index=0
+                ),
+            ).remote(self._make, library_versions())
+            self._members[member] = placement
+        # A member that died before it was ready is noticed by the call that gets it.
+        member.__ray_ready__.remote().future().add_done_callback(partial(self._welcome, member))
+
+    def _welcome(self, member: Any, _: "Future[Any]") -> None:
+        self._idle.put(member)
+
+    def _dismiss(self, member: Any) -> None:
+        import ray
+        from ray.util.placement_group import remove_placement_group
+
+        with self._lock:
+            placement = self._members.pop(member, None)
+        if placement is not None:
+            ray.kill(member)
+            remove_placement_group(placement)
+
+    def _next_idle(self) -> Any:
+        from kilobit.cluster.fleet.pool import placed
+
+        began = time.monotonic()
+        while not self._stopped:
+            with suppress(Empty):
+                return self._idle.get(timeout=_LOOK_EVERY_S)
+            there = placed()
+            if any(one.id.hex() in there for one in list(self._members.values())):
+                began = time.monotonic()
+            elif time.monotonic() - began > self._wait_s:
+                raise PoolError(
+                    f"not enough free resources after {self._wait_s:g} s: no node has "
+                    f"{self._needs.cpus_per_rank:g} CPUs and {self._needs.gpus_per_rank:g} GPUs "
+                    "free for the programs; add nodes, ask for less in `workers`, or wait longer "
+                    "(workers.wait_s)"
+                )
+        raise KeyboardInterrupt
+
+
+def _room(needs: ShardsConfig) -> int:
+    """Return how many members fit on the nodes that are there."""
+    import ray
+
+    amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank}
+    asked = {name: amount for name, amount in amounts.items() if amount}
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        min((int(node.get(name, 0) / amount) for name, amount in asked.items()), default=1)
+        for node in there
+    )
+
+
+def at_once(sweep: Sweep) -> int:
+    """Return the number of programs of a run that this machine can run concurrently."""
+    if any(model.device != "cpu" for model in sweep.base_models):
+        return 1
+    return max(1, (os.cpu_count() or 1) // sweep.workers.threads)
+
+
+@contextmanager
+def crew_of(
+    make: Callable[[], Closable], sweep: Sweep, most: int, address: str | None, here: int
+) -> Iterator[Crew]:
+    """Yield a crew on the cluster at an address, or without one in this process.
+
+    Args:
+        make: makes the object of a member; it is sent to the members.
+        sweep: its `workers` say what a member reserves on a cluster.
+        most: number of calls that are to be made.
+        address: of the cluster.
+        here: number of calls that this process answers at once.
+
+    Raises:
+        InputError: if no cluster answers at the address, or only from outside.
+    """
+    from kilobit.cluster.fleet.remote_driver import is_outside, no_cluster
+    from kilobit.cluster.fleet.session import ray_session
+
+    if is_outside(address):
+        raise InputError(
+            f"--address: {address} is outside of its cluster: give this command on a machine of "
+            "the cluster, with the address that its nodes use (HOST:6379)"
+        )
+    with ExitStack() as stack:
+        crew: Crew
+        if address is None:
+            crew = Crew(make, here)
+        else:
+            try:
+                stack.enter_context(ray_session(address))
+            except ConnectionError as error:
+                raise no_cluster(address, error) from error
+            crew = ClusterCrew(make, sweep, most)
+        stack.callback(crew.stop)
+        yield crew
