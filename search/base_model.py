@@ -1,6 +1,8 @@
 """Settings of a base model in a sweep file."""
 
 import re
+from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -19,6 +21,12 @@ def _label(text: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+
+
+def differing_parts(parts: Mapping[str, str], recorded: Mapping[str, str]) -> str:
+    """Return the names of the parts that differ from recorded ones, as words of a sentence."""
+    names = [name for name in parts if recorded.get(name) != parts[name]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 class BaseModelConfig(Config):
@@ -63,6 +71,10 @@ class BaseModelConfig(Config):
     thinking_marks: Annotated[
         tuple[str, str] | None,
         Field(description="texts before and after the thinking; null: those of the chat template"),
+    ] = None
+    today: Annotated[
+        date | None,
+        Field(description="date for a chat template that reads the clock, which needs one"),
     ] = None
 
     @model_validator(mode="after")

@@ -47,6 +47,7 @@ _TEXT = {
 _MODULES = (
     "brotli",
     "constriction",
+    "datetime",
     "json",
     "lzma",
     "numpy",
@@ -98,9 +99,10 @@ def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
     names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
     used = [name for name in _MODULES if name in names]
+    more = ", GenerationConfig" if "GenerationConfig" in names else ""
     return (
         f"import {', '.join(used)}\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}\n"
         f"{body}\n"
     )
 
@@ -125,6 +127,12 @@ def _loading(recipe: Recipe) -> list[str]:
         lines[1] += ".cuda()"
     if recipe.pad_with_end:
         lines.append("tokenizer.pad_token = tokenizer.eos_token")
+    if recipe.generation is not None:
+        lines.append(
+            "model.generation_config = GenerationConfig("
+            f"eos_token_id={list(recipe.generation.end_tokens)}, "
+            f"pad_token_id={recipe.generation.pad_token})"
+        )
     return lines
 
 
@@ -233,6 +241,9 @@ def _inputs(recipe: Recipe) -> list[str]:
         return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
     content = " + ".join(prompt + parts)
     more = "".join(f", {name}={value}" for name, value in recipe.template.items())
+    if recipe.today is not None:
+        day = recipe.today
+        more += f", strftime_now=datetime.date({day.year}, {day.month}, {day.day}).strftime"
     opening = f" + {recipe.opening!r}" if recipe.opening else ""
     return [
         "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
@@ -256,9 +267,10 @@ def _generation(recipe: Recipe) -> list[str]:
         texts, limit = "texts", "limit"
         stop = ", tokenizer=tokenizer, stop_strings=stop"
     batch = f"batch = tokenizer({texts}, padding=True, return_tensors='pt'{special})"
+    greedy = "" if recipe.generation else "do_sample=False, "
     rows = (
         f"model.generate(input_ids=batch.input_ids{conversion}, "
-        f"attention_mask=batch.attention_mask{conversion}, do_sample=False, "
+        f"attention_mask=batch.attention_mask{conversion}, {greedy}"
         f"max_new_tokens={limit}{stop})"
     )
     lines = ["while inputs:", f"    {batch}", f"    for row in {rows}:"]

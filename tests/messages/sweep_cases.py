@@ -200,7 +200,7 @@ MODELS = [
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
     Case(
         DRY,
-        "base_models.0.enable_thinking: no family has `chat: [true]`, so nothing thinks",
+        "base_models.0.enable_thinking: no family has `chat: [true]`",
         sweep={"base_models": model(enable_thinking=False)},
         given=a_model_without(),
     ),
