@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -73,8 +72,11 @@ class BaseModelConfig(Config):
         Field(description="texts before and after the thinking; null: those of the chat template"),
     ] = None
     today: Annotated[
-        date | None,
-        Field(description="date for a chat template that reads the clock, which needs one"),
+        str | None,
+        Field(
+            pattern=r"^[^{}%#\n]{1,64}$",
+            description="date, as a chat template is to see it that reads the clock and needs one",
+        ),
     ] = None
 
     @model_validator(mode="after")

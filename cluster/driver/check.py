@@ -294,8 +294,10 @@ def _check_thinking(
         if given:
             raise InputError(f"{field}.{given[0]}: no family has `chat: [true]`")
         return
-    from kilobit.evaluators.model.generate import chat_template_of
+    from kilobit.evaluators.model.generate import chat_template_of, reads_clock
 
+    if config.today is not None and not reads_clock(tokenizer):
+        raise InputError(f"{field}.today: the chat template reads no clock")
     try:
         chat_template_of(tokenizer, config)
     except ValueError as error:

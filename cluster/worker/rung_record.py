@@ -209,7 +209,9 @@ class RungRows:
             left=self.left(candidate, rung),
             worker=self._worker,
             attempt=self._ledger.attempt,
-            **self._digests,
+            base_digest=self._digests["base_digest"],
+            machine=self._digests["machine"],
+            data=self._digests["data"],
         )
 
     def left(self, candidate: Candidate, rung: Rung) -> int:

@@ -13,7 +13,6 @@ the thinking is no part of an output. A program does this itself, and its statem
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.recipe import ThinkingPart
+from kilobit.search.programs.script import clock
 
 _SWITCHES = ("enable_thinking", "thinking")
 # What models write around their thinking: the text before it, the mark at its end, and that mark
@@ -62,7 +62,7 @@ class ChatTemplate:
     mark: str = ""
     close: str = ""
     tokens: int | None = None
-    today: date | None = None
+    today: str | None = None
 
     def thinking(self, max_new_tokens: int) -> ThinkingPart | None:
         """Return the thinking before an answer of at most `max_new_tokens`, None without any."""
@@ -110,15 +110,24 @@ def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemp
         ValueError: if the settings do not fit the template, or it says something else each time.
     """
     today = None if config is None else config.today
-    if today is not None and "strftime_now" not in f"{tokenizer.chat_template}":
-        raise ValueError("today: the chat template reads no clock")
+    if not reads_clock(tokenizer):
+        today = None
+    elif today is None:
+        raise ValueError(
+            "today: the chat template reads the clock: give the date as it is to see it, such as "
+            "'31 January 2026', which becomes a part of programs"
+        )
     if len({_rendered(tokenizer, "x", {}, today) for _ in range(20)}) > 1:
         raise ValueError("path: the chat template says something else each time")
-    return replace(_use_of(tokenizer, config), today=today)
+    return replace(_use_of(tokenizer, config, today), today=today)
 
 
-def _use_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemplate:
-    today = None if config is None else config.today
+def reads_clock(tokenizer: Any) -> bool:
+    """Return whether a chat template may print the time."""
+    return "strftime_now" in f"{tokenizer.chat_template}"
+
+
+def _use_of(tokenizer: Any, config: BaseModelConfig | None, today: str | None) -> ChatTemplate:
     enable = None if config is None else config.enable_thinking
     tokens = None if config is None else config.thinking_tokens
     given = None if config is None else config.thinking_marks
@@ -150,35 +159,30 @@ def _use_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemplate:
     return ChatTemplate(pairs, "" if opened else before, mark, close, tokens)
 
 
-def _switches(tokenizer: Any, name: str, today: date | None) -> bool:
+def _switches(tokenizer: Any, name: str, today: str | None) -> bool:
     on, off = (_rendered(tokenizer, "x", {name: value}, today) for value in (True, False))
     return on != off
 
 
-def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool], today: date | None) -> str:
-    turns = [{"role": "user", "content": content}]
-    clock = {} if today is None else {"strftime_now": today.strftime}
+def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool], today: str | None) -> str:
+    dated = {}
+    if today is not None:
+        dated["chat_template"] = clock(today) + tokenizer.get_chat_template()
     rendered: str = tokenizer.apply_chat_template(
-        turns,
+        [{"role": "user", "content": content}],
         tokenize=False,
         add_generation_prompt=True,
-        **({"strftime_now": _no_clock} | clock | arguments),
+        **dated,
+        **arguments,
     )
     return rendered
-
-
-def _no_clock(_: str) -> str:
-    raise ValueError(
-        "today: the chat template reads the clock: give the date that it is to see, such as "
-        "2026-01-31, which becomes a part of programs"
-    )
 
 
 def template_digest(frozen: FrozenModel) -> str:
     """Return a digest of what the chat template makes of a turn, on a fixed day: 16 hex digits."""
     today = frozen.config and frozen.config.today
     try:
-        said = _rendered(frozen.tokenizer, "{x} \n", {}, today or date(2000, 1, 2))
+        said = _rendered(frozen.tokenizer, "{x} \n", {}, today or "1 January 2000")
     except Exception as error:  # noqa: BLE001 - one that is not used may fail in any way
         said = type(error).__name__
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]

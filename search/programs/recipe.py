@@ -5,7 +5,6 @@ the recipe. Both count towards the length, because the recipe's values are writt
 """
 
 import json
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -153,7 +152,7 @@ class Recipe(Config):
     data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
     template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}  # noqa: RUF012 - pydantic copies it
-    today: Annotated[date | None, Field(description="what the template's clock says")] = None
+    today: Annotated[str | None, Field(description="what the template's clock says")] = None
     opening: Annotated[str, Field(description="text after the rendered template")] = ""
     thinking: ThinkingPart | None = None
     generation: Annotated[

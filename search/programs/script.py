@@ -47,7 +47,6 @@ _TEXT = {
 _MODULES = (
     "brotli",
     "constriction",
-    "datetime",
     "json",
     "lzma",
     "numpy",
@@ -241,15 +240,20 @@ def _inputs(recipe: Recipe) -> list[str]:
         return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
     content = " + ".join(prompt + parts)
     more = "".join(f", {name}={value}" for name, value in recipe.template.items())
-    if recipe.today is not None:
-        day = recipe.today
-        more += f", strftime_now=datetime.date({day.year}, {day.month}, {day.day}).strftime"
     opening = f" + {recipe.opening!r}" if recipe.opening else ""
+    dated = f"tokenizer.chat_template = {clock(recipe.today)!r} + tokenizer.get_chat_template()"
     return [
+        *([] if recipe.today is None else [dated]),
         "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
         f"{content}}}], tokenize=False, add_generation_prompt=True{more}){opening} "
-        "for line in sys.stdin]"
+        "for line in sys.stdin]",
     ]
+
+
+def clock(today: str | None) -> str:
+    """Return what stands before a chat template so that its clock says `today`."""
+    # Jinja drops the line end after a block, and the template begins on a line of its own.
+    return f"{{% macro strftime_now(f) %}}{today}{{% endmacro %}}\n"
 
 
 def _generation(recipe: Recipe) -> list[str]:

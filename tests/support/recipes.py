@@ -85,6 +85,9 @@ RECIPES = {
     "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
     "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),
     "no special tokens": BARE.model_copy(update={"special_tokens": False, "pad_with_end": True}),
+    "chat on a day": with_prompt(BARE, "stored").model_copy(
+        update={"chat": True, "today": "31 January 2026"}
+    ),
     "options of generation": BARE.model_copy(
         update={"generation": GenerationPart(end_tokens=(0, 9), pad_token=2)}
     ),

@@ -11,7 +11,7 @@ import pytest
 from transformers import GenerationConfig
 
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.generate import asked, continue_alone
+from kilobit.evaluators.model.generate import asked, continue_alone, template_digest
 from kilobit.evaluators.model.packing.decode import Asked, answer
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.program_builder import Builder, run_batch
@@ -19,6 +19,7 @@ from kilobit.evaluators.proof.sandbox import Limits, Sandbox
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.recipe import GenerationPart
+from kilobit.search.programs.script import readable_script
 from tests.support.models import config
 from tests.support.packs import said
 
@@ -216,3 +217,28 @@ def test_options_that_the_library_would_pass_over_are_refused(
     (folder / "generation_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"generation_config\.json"):
         load(config(folder), Path())
+
+
+@pytest.mark.parametrize("lead", ["", "\n", "  "])
+def test_a_template_sees_the_day_of_the_settings_on_both_sides(
+    lead: str, model_folders: dict[str, Path], tmp_path: Path, sandbox: Sandbox
+) -> None:
+    folder = write(tmp_path / "m", model_folders["llama"], {"eos_token_id": 0})
+    text = lead + "{% if strftime_now is defined %}On {{ strftime_now('%d %b') }}:{% endif %}"
+    text += "{{ messages[0].content }} A"
+    (folder / "chat_template.jinja").write_text(text, "utf-8")
+    task, found = load_miniature("numbers", 0), {}
+    for today in ("31 December 2001", "4 May"):
+        base = config(folder, today=today)
+        frozen = load(base, Path())
+        builder = Builder(frozen, base, task, 3, "payload")
+        candidate = Candidate(task="numbers", model="m", chat=True, max_new_tokens=9)
+        program = builder.build(candidate, {}, None, [])
+        assert today in readable_script(program.recipe)
+        here = run_batch(program, "", frozen, frozen.model, INPUTS).texts
+        args = (program.script, program.payload, folder, INPUTS, Limits())
+        assert [*sandbox.run(*args)] == here
+        found[template_digest(frozen)] = asked(frozen, True, "{input}", "x")
+    # A blank before a block at the beginning of a line is dropped, as without a date.
+    begin = lead.strip(" ")
+    assert [*found.values()] == [f"{begin}On 31 December 2001:x A", f"{begin}On 4 May:x A"]
