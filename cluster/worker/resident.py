@@ -98,7 +98,8 @@ class Resident:
         limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
         limits[address.rank] = pass_tokens(self.frozen)
         limit = int(self.frozen.shard.sum(limits).min())
-        self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
+        shard = self.frozen.shard
+        self._train_planner, self._answer_planner = Planner(limit, shard), Planner(limit, shard)
 
     def _common(self, found: Probe) -> Probe:
         """Return the result of a probe on which all ranks agree."""
