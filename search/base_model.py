@@ -1,6 +1,7 @@
 """Settings of a base model in a sweep file."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -19,6 +20,12 @@ def _label(text: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+
+
+def differing_parts(parts: Mapping[str, str], recorded: Mapping[str, str]) -> str:
+    """Return the names of the parts that differ from recorded ones, as words of a sentence."""
+    names = [name for name in parts if recorded.get(name) != parts[name]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 class BaseModelConfig(Config):
@@ -48,6 +55,8 @@ class BaseModelConfig(Config):
     """most tokens of the thinking; null: as many as of the answer"""
     thinking_marks: tuple[str, str] | None = None
     """texts before and after the thinking; null: those of the chat template"""
+    today: str | None = Field(default=None, pattern=r"^[^{}%#\n]{1,64}$")
+    """date, as a chat template is to see it that reads the clock and needs one"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -135,6 +135,8 @@ class RungRecord(Record):
         int | None,
         "examples without a verdict of the judge, which are left out of `score`",
     ] = None
+    machine: Annotated[str | None, "digest of all that decides outputs; see `workers`"] = None
+    data: Annotated[str | None, "digest of the splits and the scoring rule; see `workers`"] = None
 
     @property
     def part(self) -> str:
@@ -278,8 +280,14 @@ class WorkerRecord(Record):
     worker: Annotated[str, "worker that loaded the model"]
     model: Annotated[str, "name of the base model"]
     base_digest: Annotated[str | None, "digest of all its parts"] = None
-    parts: Annotated[str | None, "JSON: digest of each part of the base model"] = None
-    data: Annotated[str | None, "JSON: digest of each split of the task, with its metric"] = None
+    parts: Annotated[
+        str | None,
+        "JSON: digest of each part of the base model, and what else decides outputs: device, type, "
+        "library versions, whether the train split is part of the machine",
+    ] = None
+    data: Annotated[
+        str | None, "JSON: digest of each split of the task, and of the scoring rule"
+    ] = None
     num_parameters: Annotated[int | None, "parameters of the base model"] = None
     load_s: Annotated[float | None, "seconds to load it"] = None
     host: Annotated[str | None, "name of the machine"] = None
@@ -288,6 +296,9 @@ class WorkerRecord(Record):
     started_at: Annotated[datetime | None, "time of the start, UTC"] = None
     alone: Annotated[
         str | None, "reason for which its candidates run one by one; null if they share passes"
+    ] = None
+    machine: Annotated[
+        str | None, "digest of `parts`; null in runs of versions that recorded less"
     ] = None
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,7 +18,14 @@ from kilobit.cluster.console import Terminal
 from kilobit.cluster.requests import AggregateRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable, check_writable
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.result_sources import conditions_of, entries_of, sweep_of
+from kilobit.cluster.runs.result_sources import (
+    LOADED,
+    clashes,
+    conditions_of,
+    entries_of,
+    machines_of,
+    sweep_of,
+)
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.parts import with_part
 from kilobit.evaluators.ledger.storage import Place
@@ -56,13 +65,15 @@ def aggregate(request: AggregateRequest) -> int:
             # An existing data set is read first, so that adding to it never loses a row.
             before = [_unmixed(out)] if is_dataset(out) else []
             others = [place for place in request.runs if place.absolute() != out]
-            reads = _reads([*before, *others], request, scratch)
+            reads, apart = _kept_apart(_reads([*before, *others], request, scratch))
             with _progress(console, reads) as advance:
                 merged = merge(reads, out, scratch, advance)
     except KeyboardInterrupt:
         console.print(f"interrupted; nothing was written to {out}")
         return _INTERRUPTED
     _print_merged(console, merged, out)
+    for line in apart:
+        console.print(line)
     return _DONE
 
 
@@ -126,6 +137,39 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
     if request.file is not None and request.mapping is not None:
         reads.append(_of_file(request.file, request.mapping, names, len(reads), scratch))
     return reads
+
+
+def _kept_apart(reads: Sequence[Read]) -> tuple[list[Read], list[str]]:
+    """Return sources with conditions that differ where their machines do, and what differs.
+
+    Copies and later versions of a run stay together.
+    """
+    groups: list[tuple[Read, dict[str, Mapping[str, str]]]] = []
+    by_run: dict[str, int] = {}
+    found, lines = [], []
+    for read in reads:
+        own: dict[str, Mapping[str, str]] = {}
+        for unit in read.units.get("workers", ()):
+            for batch in unit.batches(LOADED):
+                own |= machines_of(pa.Table.from_batches([batch]))
+        number = by_run.get(read.about.identity)
+        for other, (first, group) in enumerate(groups if number is None else ()):
+            words = clashes(group, own) if first.conditions == read.conditions else {}
+            if not words and first.conditions == read.conditions:
+                number = other
+                break
+            lines += [
+                f"{read.about.name} and {first.about.name} measured {label} on different "
+                f"machines, so their rows are kept apart: what differs is the {word}"
+                for label, word in words.items()
+            ]
+        if number is None:
+            number = len(groups)
+            groups.append((read, {}))
+        by_run[read.about.identity] = number
+        groups[number][1].update(own)
+        found.append(replace(read, conditions=f"{read.conditions} {number}"))
+    return found, lines
 
 
 def _of_run(place: Place, names: Names, source: int, scratch: Path) -> Read:

@@ -8,7 +8,7 @@ from rich.console import Console
 from kilobit.cluster.console import Terminal, wide_table
 from kilobit.cluster.requests import FrontRequest, wrong_input
 from kilobit.cluster.runs.fronts import Front, points_from, print_front, range_text
-from kilobit.cluster.runs.result_sources import Imported, open_sources
+from kilobit.cluster.runs.result_sources import Imported, apart_lines, open_sources
 from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
 from kilobit.search.front.points import FrontPoint, ImportedPoint, imported_fronts, imported_points
 from kilobit.search.programs.program import Length
@@ -158,6 +158,8 @@ def front(request: FrontRequest) -> int:
         return 0
     targets = sorted({target for sweep in sweeps for target in sweep.targets})
     console = Terminal()
+    for words in apart_lines(sources):
+        console.print(words)
     if sweeps:
         print_front(console, found, targets)
         order = [model.label for sweep in sweeps for model in sweep.base_models]

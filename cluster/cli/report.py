@@ -20,7 +20,7 @@ from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
-from kilobit.cluster.runs.result_sources import Imported, Source, open_sources
+from kilobit.cluster.runs.result_sources import Imported, Source, apart_lines, open_sources
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.merge.published_points import parse_columns, read_overlay
 from kilobit.evaluators.report.contents import (
@@ -60,6 +60,8 @@ def report(request: ReportRequest) -> int:
         overlay += _imported(imported, length)
         made = make(sources, length, overlay, out)
     console = Terminal()
+    for words in apart_lines(sources):
+        console.print(words)
     if not made.programs:
         console.print("No candidate has completed the last rung yet: there is no front.")
     for program in made.programs:

@@ -7,7 +7,6 @@ unchecked here.
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,29 +139,13 @@ def _notes(config: BaseModelConfig, folder: Path) -> list[str]:
     from kilobit.evaluators.model.base_model import source
 
     where, options = source(config, folder)
-    model_config, found = AutoConfig.from_pretrained(where, **options), []
-    if getattr(model_config, "auto_map", None):
-        found.append(
-            "the code that config.json names in auto_map is ignored; transformers' own model of "
-            f"the type {model_config.model_type} is used"
-        )
-    odd = _odd_generation(config, folder)
-    return found if odd is None else [*found, f"candidates generate one by one: {odd}"]
-
-
-def _odd_generation(config: BaseModelConfig, folder: Path) -> str | None:
-    """Return why generation by the config of a model's files is not plainly greedy."""
-    from transformers import AutoConfig, GenerationConfig
-
-    from kilobit.evaluators.model.base_model import source
-    from kilobit.evaluators.model.packing.decode import why_not_plain
-
-    where, options = source(config, folder)
-    own = GenerationConfig.from_model_config(AutoConfig.from_pretrained(where, **options))
-    if config.weights == "trained":
-        with suppress(OSError):
-            own = GenerationConfig.from_pretrained(where, revision=options.get("revision", "main"))
-    return why_not_plain(own)
+    model_config = AutoConfig.from_pretrained(where, **options)
+    if not getattr(model_config, "auto_map", None):
+        return []
+    return [
+        "the code that config.json names in auto_map is ignored; transformers' own model of "
+        f"the type {model_config.model_type} is used"
+    ]
 
 
 def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
@@ -271,7 +254,8 @@ def _check_model(
 
     from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
     from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
-    from kilobit.evaluators.model.packing.probe import Probe, outline
+    from kilobit.evaluators.model.machine import fresh_generation
+    from kilobit.evaluators.model.packing.probe import outline
 
     transformers_logging.set_verbosity_error()
     here = _is_cached(config) if config.path is None else (folder / config.path).is_dir()
@@ -281,23 +265,22 @@ def _check_model(
         raise InputError(f"{field}.device: {config.device} is asked for, this machine has no GPU")
     where, options = source(config, folder)
     try:
-        check_source(where, options)
+        own = check_source(where, options)
         model_config = AutoConfig.from_pretrained(where, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
+        own = model.generation_config if config.weights == "random" else own
     except Exception as error:  # transformers raises many types here
         raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
     try:
         tokenizer, _ = load_tokenizer(config, folder)
+        fresh_generation(own, tokenizer, model_config.get_text_config().vocab_size)
     except Exception as error:  # transformers raises many types here too
         raise InputError(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     run = runs(model)
-    packs = None
-    if sweep.workers.shards.are_split:
-        odd = _odd_generation(config, folder)
-        packs = outline(model) if odd is None else Probe(odd)
+    packs = outline(model) if sweep.workers.shards.are_split else None
     for name, family in sweep.families.named().items():
         if family.candidates:
             check_family(name, family, model, where, run=run)
@@ -312,14 +295,16 @@ def _check_model(
 def _check_thinking(
     config: BaseModelConfig, tokenizer: Any, field: str, families: Families
 ) -> None:
-    names = ("enable_thinking", "thinking_tokens", "thinking_marks")
+    names = ("enable_thinking", "thinking_tokens", "thinking_marks", "today")
     given = [name for name in names if getattr(config, name) is not None]
     if not any(True in family.chat for family in families.named().values()):
         if given:
-            raise InputError(f"{field}.{given[0]}: no family has `chat: [true]`, so nothing thinks")
+            raise InputError(f"{field}.{given[0]}: no family has `chat: [true]`")
         return
-    from kilobit.evaluators.model.generate import chat_template_of
+    from kilobit.evaluators.model.generate import chat_template_of, reads_clock
 
+    if config.today is not None and not reads_clock(tokenizer):
+        raise InputError(f"{field}.today: the chat template reads no clock")
     try:
         chat_template_of(tokenizer, config)
     except ValueError as error:

@@ -1,8 +1,9 @@
 """Sources of results: run folders, and data sets that merge several runs."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge import dataset
 from kilobit.evaluators.merge.dataset import DATASET_TABLES, DatasetSource, is_dataset, read_rows
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
+from kilobit.search.base_model import differing_parts
 from kilobit.search.programs.program import Program
-from kilobit.search.records import ProgramRecord, rung_part
+from kilobit.search.records import ProgramRecord, WorkerRecord, rung_part
 from kilobit.search.settings import InputError
 
 # Tables that describe candidates: where several runs have the same one, a data set keeps one row.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
+Machines = Mapping[str, Mapping[str, str]]
+"""Parts of the machine and the data that outputs are relative to, by base model."""
+LOADED = ("worker", "model", "machine", "parts", "data")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Source:
             newer version.
         programs: returns the programs of candidates at the last rung, and an error for each that
             can't be read.
+        machines: what outputs of each base model are relative to, see `machines_of`.
+        labels: its own labels of base models, by those that keep it apart from other runs.
     """
 
     name: str
@@ -51,9 +58,12 @@ class Source:
     sweep: Sweep
     read: Reader
     programs: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
+    machines: "Machines" = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def program_folder(self, model: str, candidate: str) -> Place | None:
         """Return the folder with the files of a program, or None if there is none."""
+        model = self.labels.get(model, model)
         folder = self.home / "programs" / folder_name(model, candidate)
         return folder if (folder / "program.py").exists() else None
 
@@ -91,6 +101,8 @@ class Imported:
 def open_sources(places: Sequence[Place]) -> tuple[list[Source], list[Imported]]:
     """Return the runs and the imported points in these folders, in the order of the folders.
 
+    Base models of one label have other labels where their machines differ, so nothing mixes them.
+
     Raises:
         InputError: if one holds no results.
     """
@@ -105,7 +117,89 @@ def open_sources(places: Sequence[Place]) -> tuple[list[Source], list[Imported]]
         sweeps = {one.name: sweep_of(one, place) for one in found if one.kind == "run"}
         runs += [_of_dataset(place, one, sweeps) for one in found if one.kind == "run"]
         imported += [Imported(o.name, place, o.about) for o in found if o.kind == "import"]
-    return runs, imported
+    return _kept_apart(runs) if len(runs) > 1 else runs, imported
+
+
+def machines_of(workers: pa.Table) -> Machines:
+    """Return the machine and the data of each base model that was loaded.
+
+    They are empty, not known, for a run of a version that recorded less.
+    """
+    found: dict[str, Mapping[str, str]] = {}
+    for one in WorkerRecord.all_of(workers):
+        known = one.machine is not None and json.loads(f"{one.parts}") | json.loads(f"{one.data}")
+        found[one.model] = known or found.get(one.model, {})
+    return found
+
+
+def clashes(one: Machines, other: Machines) -> dict[str, str]:
+    """Return what differs between the machines of two runs, as words, by base model."""
+    found = {}
+    for label in one.keys() & other.keys():
+        if one[label] != other[label]:
+            words = differing_parts(one[label], other[label])
+            known = one[label] and other[label]
+            found[label] = words if known else "machine of one of them, which is not known"
+    return found
+
+
+def _kept_apart(sources: Sequence[Source]) -> list[Source]:
+    """Return sources with labels that differ where machines of base models of one label do."""
+    seen: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    sources = [replace(one, machines=machines_of(one.read("workers", LOADED))) for one in sources]
+    for source in sources:
+        for label, parts in source.machines.items():
+            known = seen.setdefault((source.sweep.task.name, label), [])
+            known += [parts] * (parts not in known)
+    found = []
+    for source in sources:
+        apart = {
+            label: f"{label}-{_short_digest(parts)}"
+            for label, parts in source.machines.items()
+            if parts and len(seen[source.sweep.task.name, label]) > 1
+        }
+        found.append(_renamed(source, apart) if apart else source)
+    return found
+
+
+def _short_digest(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def apart_lines(sources: Sequence[Source]) -> list[str]:
+    """Return sentences about machines that differ, or that have the train split in them."""
+    lines = [
+        f"{one.name}: the train split is part of the machine (train_split_in_machine), so its "
+        "lengths compare only with those of runs where it is"
+        for one in sources
+        if one.sweep.train_split_in_machine
+    ]
+    return lines + [
+        f"{one.name} and {other.name} measured {label} on different machines, so they stand "
+        f"apart: what differs is the {words}"
+        for number, one in enumerate(sources)
+        for other in sources[number + 1 :]
+        if one.sweep.task.name == other.sweep.task.name
+        for label, words in clashes(one.machines, other.machines).items()
+    ]
+
+
+def _renamed(source: Source, labels: Mapping[str, str]) -> Source:
+    """Return a source with other labels of base models."""
+
+    def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        rows = source.read(table, columns)
+        if "model" not in rows.column_names:
+            return rows
+        column = dataset.named(labels, rows["model"].combine_chunks())
+        return rows.set_column(rows.column_names.index("model"), "model", column)
+
+    models = [
+        one.model_copy(update={"name": labels.get(one.label, one.label)})
+        for one in source.sweep.base_models
+    ]
+    sweep = source.sweep.model_copy(update={"base_models": tuple(models)})
+    return replace(source, sweep=sweep, read=read, labels={new: old for old, new in labels.items()})
 
 
 def _of_run(run: RunFolder) -> Source:
@@ -185,10 +279,18 @@ def _rows(
         for other, sweep in sweeps.items()
         if other != name
         and (table == "candidates" or conditions_of(sweep) == conditions_of(sweeps[name]))
+        and (table == "candidates" or not clashes(*(_machines(place, n) for n in (name, other))))
     ]
     theirs = read_rows(place, table, others, named)
     theirs = theirs.filter(pc.is_in(theirs["candidate"], value_set=missing))
     return pa.concat_tables([own, theirs]).select(wanted.names)
+
+
+def _machines(place: Place, name: str) -> Machines:
+    schema = DATASET_TABLES["workers"]
+    return machines_of(
+        read_rows(place, "workers", [name], pa.schema([schema.field(n) for n in LOADED]))
+    )
 
 
 def _missing(place: Place, name: str, table: str, own: pa.Table) -> pa.Array:

@@ -35,10 +35,11 @@ from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.machine import differing_parts
+from kilobit.evaluators.model.generate import template_digest
+from kilobit.evaluators.model.machine import machine_digest
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, differing_parts
 from kilobit.search.candidate import Candidate
 from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
@@ -50,6 +51,8 @@ Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
 # An announced call that has not arrived by then died with its process, and may be repeated.
 _PATIENCE_S = 60.0
+# Settings of a task that decide scores, where it has them.
+_SCORING = ("answer", "judge", "metric", "question", "stop", "tokenizer")
 
 
 class _Call(Generic[Ask, Answer]):
@@ -137,9 +140,11 @@ class RungEvaluator:
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
-        self._about = _about(self._frozen, task)
+        self._about = _about(self._frozen, task, sweep)
         _check_unchanged(self._ledger, config.label, self._frozen, self._about)
-        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._frozen.machine)
+        digests = {name: machine_digest(parts) for name, parts in self._about.items()}
+        self._digests = {"base_digest": self._frozen.machine, **digests}
+        self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._digests)
         builder = Builder(
             self._frozen,
             config,
@@ -149,7 +154,7 @@ class RungEvaluator:
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )
-        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger)
+        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger, digests)
         scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
         states = Checkpoints(run, self._ledger)
         self._runner = RungRunner(self._context, scorer, states, self._rows)
@@ -251,8 +256,9 @@ class RungEvaluator:
             worker=self._setup.worker,
             model=config.label,
             base_digest=self._frozen.machine,
-            parts=json.dumps(self._about["base model"]),
-            data=json.dumps(self._about["task"]),
+            machine=self._digests["machine"],
+            parts=json.dumps(self._about["machine"]),
+            data=json.dumps(self._about["data"]),
             num_parameters=base_model.num_parameters(self._frozen),
             load_s=self._frozen.load_s,
             host=platform.node(),
@@ -265,32 +271,52 @@ class RungEvaluator:
         self._ledger.write(WorkerRecord, name, [load])
 
 
-def _about(frozen: FrozenModel, task: Task) -> dict[str, dict[str, str]]:
-    """Return the digests that scores are relative to: of the base model's parts and the splits."""
+def _about(frozen: FrozenModel, task: Task, sweep: Sweep) -> dict[str, dict[str, str]]:
+    """Return what outputs and scores are relative to, in parts: the machine and the data."""
     splits = {name: getattr(task.splits, name) for name in ("train", "search", "sealed")}
-    digests = {f"{name} split": split_digest(own, task.metric) for name, own in splits.items()}
-    return {"base model": dict(frozen.parts), "task": digests}
+    rule = sweep.task.model_dump(mode="json", include=set(_SCORING))
+    return {
+        "machine": {
+            **frozen.parts,
+            "rendered chat template": template_digest(frozen),
+            "type of the weights": str(frozen.model.dtype),
+            "kind of device": frozen.model.device.type,
+            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "peft")},
+            "train_split_in_machine": str(sweep.train_split_in_machine).lower(),
+        },
+        "data": {
+            **{f"{name} split": split_digest(own, task.metric) for name, own in splits.items()},
+            "scoring rule": machine_digest({"metric": task.metric.name, **rule}),
+        },
+    }
 
 
 def _check_unchanged(
     ledger: Ledger, label: str, frozen: FrozenModel, about: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Check that a base model and the data are those of earlier attempts of the run.
+    """Check that the machine and the data are those of earlier attempts of the run.
+
+    Of a run of a version that recorded less, what it recorded is compared.
 
     Raises:
         ValueError: naming what has changed.
     """
+    records = [one for one in ledger.records(WorkerRecord) if one.model == label]
+    if any(one.machine is None for one in records):
+        _LOG.warning("%s: the machine of earlier attempts is not known in all parts", label)
     for record in ledger.records(WorkerRecord):
-        if record.model == label and not frozen.was_recorded_as(record.base_digest):
-            recorded = json.loads(record.parts) if record.parts else {}
-            raise ValueError(
-                f"base model {label}: its {differing_parts(about['base model'], recorded)} changed "
-                "since the run began: its scores would not be comparable. Restore the files, or "
-                "begin a new run"
-            )
-        if record.data is not None and json.loads(record.data) != about["task"]:
-            what = differing_parts(about["task"], json.loads(record.data))
-            raise ValueError(
-                f"task: the {what} changed since the run began: its scores would not be "
-                "comparable. Restore the data, or begin a new run"
-            )
+        pairs = []
+        if record.model == label:
+            known = json.loads(record.parts) if record.parts else {}
+            if not known and not frozen.was_recorded_as(record.base_digest):
+                known = {"weights": record.base_digest}
+            pairs.append((f"base model {label}: its", known, about["machine"], "files"))
+        recorded = json.loads(record.data) if record.data else {}
+        pairs.append(("task: the", recorded, about["data"], "data"))
+        for whose, known, parts, what in pairs:
+            changed = differing_parts(known, parts)
+            if changed:
+                raise ValueError(
+                    f"{whose} {changed} changed since the run began: its scores would not be "
+                    f"comparable. Restore the {what}, or begin a new run"
+                )

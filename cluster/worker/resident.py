@@ -17,7 +17,7 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
-from kilobit.evaluators.model.packing.decode import Asked, answer, why_not_plain
+from kilobit.evaluators.model.packing.decode import Asked, answer
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import Probe, probe
@@ -87,7 +87,7 @@ class Resident:
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
         self.packs = self._common(probe(self.frozen))
-        why = self.packs.why_not or why_not_plain(self.frozen.model.generation_config)
+        why = self.packs.why_not
         if shards.are_split and why is not None:
             raise ValueError(
                 f"candidates would run alone on {config.label}, which a model that is split over "
@@ -98,7 +98,8 @@ class Resident:
         limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
         limits[address.rank] = pass_tokens(self.frozen)
         limit = int(self.frozen.shard.sum(limits).min())
-        self._train_planner, self._answer_planner = Planner(limit), Planner(limit)
+        shard = self.frozen.shard
+        self._train_planner, self._answer_planner = Planner(limit, shard), Planner(limit, shard)
 
     def _common(self, found: Probe) -> Probe:
         """Return the result of a probe on which all ranks agree."""

@@ -6,7 +6,7 @@ if a newer attempt at the run has begun, and `OSError` if they can't be written.
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -190,14 +190,14 @@ class RungRows:
         task: how outputs are scored.
         ledger: the ledger to write to.
         worker: name of the worker.
-        base_digest: digest of its base model.
+        digests: of its base model, its machine and its data, by the names of their columns.
     """
 
     def __init__(
-        self, sweep: Sweep, task: Task, ledger: Ledger, worker: str, base_digest: str
+        self, sweep: Sweep, task: Task, ledger: Ledger, worker: str, digests: Mapping[str, str]
     ) -> None:
         self._sweep, self._task, self._ledger = sweep, task, ledger
-        self._worker, self._base_digest = worker, base_digest
+        self._worker, self._digests = worker, digests
         self._regimes = {model.label: model.regime for model in sweep.base_models}
 
     def begin(self, candidate: Candidate, rung: Rung) -> RungRecord:
@@ -210,7 +210,9 @@ class RungRows:
             left=self.left(candidate, rung),
             worker=self._worker,
             attempt=self._ledger.attempt,
-            base_digest=self._base_digest,
+            base_digest=self._digests["base_digest"],
+            machine=self._digests["machine"],
+            data=self._digests["data"],
         )
 
     def left(self, candidate: Candidate, rung: Rung) -> int:

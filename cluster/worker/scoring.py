@@ -2,8 +2,8 @@
 
 import hashlib
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,6 @@ from kilobit.cluster.worker.rung_record import Measured, Scoring, Work
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
 from kilobit.evaluators.model.data_codec import Learned
-from kilobit.evaluators.model.packing.decode import why_not_plain
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
@@ -36,6 +35,7 @@ class WorkerContext:
         group: holds the base model.
         builder: builds the candidates' programs.
         ledger: the ledger of the run.
+        digests: of the machine and the data, by these names.
         notice: the latest notice of the driver, None while there is none.
     """
 
@@ -44,6 +44,7 @@ class WorkerContext:
     group: ShardGroup[Resident]
     builder: Builder
     ledger: Ledger
+    digests: Mapping[str, str] = field(default_factory=dict)
     notice: Notice | None = None
 
 
@@ -97,8 +98,7 @@ class Scorer:
             known, _ = comparable(theirs, theirs)
             race = Race(racing.level, known if len(theirs) == len(examples) else None)
         model = None if adapter is None else adapter.model
-        odd = why_not_plain(self._frozen.model.generation_config)
-        if model is None and not (context.group.resident.packs.holds and odd is None):
+        if model is None and not context.group.resident.packs.holds:
             model = self._frozen.model
         key = cache_key(self._behaviour(program, decoded))
         cached = self._opened.get(key) or self._cache.open(key)
@@ -143,6 +143,7 @@ class Scorer:
         for tensor in decoded.tensors:
             numbers.update(repr(tensor.shape).encode() + tensor.tobytes())
         parts: dict[str, object] = {
+            **{f"{name} digest": digest for name, digest in self._context.digests.items()},
             "base": self._frozen.machine,
             "recipe": plain.canonical(),
             "prompt": decoded.prompt,

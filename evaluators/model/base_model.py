@@ -32,6 +32,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
 )
 from transformers.utils import logging as transformers_logging
@@ -39,12 +40,14 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from kilobit.evaluators.model.machine import (
     fingerprint,
+    fresh_generation,
     machine_digest,
     machine_parts,
     weights_digest,
 )
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.recipe import GenerationPart
 
 
 class Shard(Protocol):
@@ -140,7 +143,8 @@ class FrozenModel:
     """A resident base model.
 
     Attributes:
-        model: in evaluation mode, no parameter requires a gradient.
+        model: in evaluation mode, no parameter requires a gradient; its generation config is
+            replaced, see `fresh_generation`.
         tokenizer: its tokenizer; `pad_token_id` is set.
         digest: SHA-256 over names, types and bytes of all weights (16 hex digits).
         load_s: seconds that loading took.
@@ -152,6 +156,7 @@ class FrozenModel:
         shard: rank of this process among those that the model is spread over.
         config: its settings, None for one that was made without any.
         parts: digests of all parts that decide outputs, see `machine_parts`.
+        generation: options that a program has to give, None if the model's own mean the same.
     """
 
     model: Any
@@ -165,6 +170,7 @@ class FrozenModel:
     shard: Shard = ALONE
     config: BaseModelConfig | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
+    generation: GenerationPart | None = None
 
     @property
     def machine(self) -> str:
@@ -209,17 +215,21 @@ def source(config: BaseModelConfig, folder: Path) -> tuple[str, dict[str, Any]]:
     return model_id, {"trust_remote_code": False, **revision}
 
 
-def check_source(model_id: str, options: Mapping[str, Any]) -> None:
+def check_source(model_id: str, options: Mapping[str, Any]) -> GenerationConfig:
     """Check what `from_pretrained` would read besides a config and weights.
 
     Args:
         model_id: a path or hub name.
         options: keywords of `from_pretrained`, as `source` returns them.
 
+    Returns:
+        The model's own generation config.
+
     Raises:
         OSError: if the config can't be read.
-        ValueError: if an adapter lies beside the weights, an index names files elsewhere, or the
-            weights are quantised, or only code of its own would run the model.
+        ValueError: if an adapter lies beside the weights, an index names files elsewhere, the
+            weights are quantised, only code of its own would run the model, or transformers would
+            pass over a generation config that it can't read.
     """
     adapter = find_adapter_config_file(model_id, revision=options.get("revision"))
     if adapter is not None:
@@ -251,6 +261,13 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> None:
             f"{model_id}: config.json has a quantization_config ({method}), so the model would not "
             "compute with the weights of its files: give a model of plain weights"
         )
+    try:
+        return GenerationConfig.from_pretrained(model_id, revision=options.get("revision", "main"))
+    except Exception as error:  # transformers raises many types here
+        given = Path(model_id) / "generation_config.json"
+        if given.exists() or not isinstance(error, OSError):
+            raise ValueError(f"{given}: {str(error).splitlines()[0]}") from error
+        return GenerationConfig.from_model_config(config)
 
 
 def read_weights(model_id: str, options: Mapping[str, Any], **loading: Any) -> Any:
@@ -345,10 +362,14 @@ def describe(
     """Return a loaded model with its tokenizer; `began` is when loading began (monotonic clock).
 
     Raises:
-        OSError, ValueError: if there is no tokenizer, or it would need code of its own.
+        OSError, ValueError: if there is no tokenizer, it would need code of its own, or generation
+            can't be greedy by the model's config.
     """
     tokenizer, pad_with_end = load_tokenizer(config, folder)
     closes = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    parts = machine_parts(model, tokenizer, digest)
+    size = model.config.get_text_config().vocab_size
+    model.generation_config, said = fresh_generation(model.generation_config, tokenizer, size)
     return FrozenModel(
         model,
         tokenizer,
@@ -360,7 +381,8 @@ def describe(
         fingerprint(model),
         shard,
         config,
-        machine_parts(model, tokenizer, digest),
+        parts,
+        said,
     )
 
 

@@ -10,17 +10,18 @@ text up to there and the mark. So the task's stop strings and limit hold for the
 the thinking is no part of an output. A program does this itself, and its statements count.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.recipe import ThinkingPart
+from kilobit.search.programs.script import clock
 
 _SWITCHES = ("enable_thinking", "thinking")
 # What models write around their thinking: the text before it, the mark at its end, and that mark
@@ -53,6 +54,7 @@ class ChatTemplate:
         mark: text at which the thinking ends, empty if the model does not think.
         close: text between the thinking and the answer.
         tokens: most tokens of the thinking, None for as many as of the answer.
+        today: what its clock says, None if it has none.
     """
 
     arguments: tuple[tuple[str, bool], ...] = ()
@@ -60,6 +62,7 @@ class ChatTemplate:
     mark: str = ""
     close: str = ""
     tokens: int | None = None
+    today: str | None = None
 
     def thinking(self, max_new_tokens: int) -> ThinkingPart | None:
         """Return the thinking before an answer of at most `max_new_tokens`, None without any."""
@@ -88,7 +91,7 @@ def asked(frozen: FrozenModel, chat: bool, question: str, text: str) -> str:
     if not chat:
         return filled
     use = chat_template(frozen)
-    return _rendered(frozen.tokenizer, filled, dict(use.arguments)) + use.opening
+    return _rendered(frozen.tokenizer, filled, dict(use.arguments), use.today) + use.opening
 
 
 def chat_template(frozen: FrozenModel) -> ChatTemplate:
@@ -104,17 +107,36 @@ def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemp
     on, or if the settings say so.
 
     Raises:
-        ValueError: if the settings do not fit the template.
+        ValueError: if the settings do not fit the template, or it says something else each time.
     """
+    today = None if config is None else config.today
+    if not reads_clock(tokenizer):
+        today = None
+    elif today is None:
+        raise ValueError(
+            "today: the chat template reads the clock: give the date as it is to see it, such as "
+            "'31 January 2026', which becomes a part of programs"
+        )
+    if len({_rendered(tokenizer, "x", {}, today) for _ in range(20)}) > 1:
+        raise ValueError("path: the chat template says something else each time")
+    return replace(_use_of(tokenizer, config, today), today=today)
+
+
+def reads_clock(tokenizer: Any) -> bool:
+    """Return whether a chat template may print the time."""
+    return "strftime_now" in f"{tokenizer.chat_template}"
+
+
+def _use_of(tokenizer: Any, config: BaseModelConfig | None, today: str | None) -> ChatTemplate:
     enable = None if config is None else config.enable_thinking
     tokens = None if config is None else config.thinking_tokens
     given = None if config is None else config.thinking_marks
     source = f"{tokenizer.chat_template}"
     marks = (given[0], given[1].strip(), given[1]) if given else None
     marks = marks or next((one for one in _MARKS if one[0].strip() in source), None)
-    switch = next((name for name in _SWITCHES if _switches(tokenizer, name)), None)
+    switch = next((name for name in _SWITCHES if _switches(tokenizer, name, today)), None)
     arguments = {} if enable is None or switch is None else {switch: enable}
-    text = _rendered(tokenizer, "x", arguments)
+    text = _rendered(tokenizer, "x", arguments, today)
     before, mark, close = marks or ("", "", "")
     opened = bool(mark) and text.rfind(before.strip()) > text.rfind(close.strip())
     opened = opened and bool(before.strip())
@@ -125,7 +147,7 @@ def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemp
             raise ValueError("enable_thinking: the chat template has no switch for thinking")
         return ChatTemplate(pairs, close if opened else "")
     wanted = bool(enable or tokens or given)
-    hybrid = switch is not None and text == _rendered(tokenizer, "x", {switch: True})
+    hybrid = switch is not None and text == _rendered(tokenizer, "x", {switch: True}, today)
     if closed or not (opened or wanted or hybrid):
         if wanted:
             raise ValueError("enable_thinking: the chat template ends the thinking by itself")
@@ -137,17 +159,33 @@ def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemp
     return ChatTemplate(pairs, "" if opened else before, mark, close, tokens)
 
 
-def _switches(tokenizer: Any, name: str) -> bool:
-    on, off = (_rendered(tokenizer, "x", {name: value}) for value in (True, False))
+def _switches(tokenizer: Any, name: str, today: str | None) -> bool:
+    on, off = (_rendered(tokenizer, "x", {name: value}, today) for value in (True, False))
     return on != off
 
 
-def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool]) -> str:
-    turns = [{"role": "user", "content": content}]
+def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool], today: str | None) -> str:
+    dated = {}
+    if today is not None:
+        dated["chat_template"] = clock(today) + tokenizer.get_chat_template()
     rendered: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **arguments
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **dated,
+        **arguments,
     )
     return rendered
+
+
+def template_digest(frozen: FrozenModel) -> str:
+    """Return a digest of what the chat template makes of a turn, on a fixed day: 16 hex digits."""
+    today = frozen.config and frozen.config.today
+    try:
+        said = _rendered(frozen.tokenizer, "{x} \n", {}, today or "1 January 2000")
+    except Exception as error:  # noqa: BLE001 - one that is not used may fail in any way
+        said = type(error).__name__
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -209,7 +247,6 @@ def generate(
         out = model.generate(
             input_ids=batch.input_ids.to(frozen.model.device),
             attention_mask=batch.attention_mask.to(frozen.model.device),
-            do_sample=False,
             max_new_tokens=max_new_tokens,
             **options,
         )
@@ -224,24 +261,14 @@ def generate(
 def continue_alone(
     frozen: FrozenModel, ids: Sequence[int], max_new_tokens: int, stop: Sequence[str]
 ) -> list[int]:
-    """Return the new tokens of one row, each the likeliest one whatever the model's own options."""
-    model, rows = frozen.model, torch.tensor([list(ids)], device=frozen.model.device)
-    own = model.generation_config
-    plain = GenerationConfig(
-        eos_token_id=own.eos_token_id, pad_token_id=frozen.tokenizer.pad_token_id
+    """Return the new tokens of one row."""
+    rows = torch.tensor([list(ids)], device=frozen.model.device)
+    out = frozen.model.generate(
+        input_ids=rows,
+        attention_mask=torch.ones_like(rows),
+        max_new_tokens=max_new_tokens,
+        **({"tokenizer": frozen.tokenizer, "stop_strings": list(stop)} if stop else {}),
     )
-    # `generate` would fill the gaps of a config that it is given with the model's own options.
-    holder = getattr(model, "get_base_model", lambda: model)()
-    holder.generation_config = plain
-    try:
-        out = model.generate(
-            input_ids=rows,
-            attention_mask=torch.ones_like(rows),
-            max_new_tokens=max_new_tokens,
-            **({"tokenizer": frozen.tokenizer, "stop_strings": list(stop)} if stop else {}),
-        )
-    finally:
-        holder.generation_config = own
     return list(out[0, len(ids) :].tolist())
 
 

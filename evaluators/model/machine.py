@@ -2,8 +2,7 @@
 
 The weights alone do not pin it: with another tokenizer, chat template, config or generation config
 the same weights say other things, and what is hidden in one of them would cost a program no bits.
-Device, type of the weights and libraries are not parts of it, because a program's recipe names the
-first two and its verification says where it ran.
+What a run's outputs depend on besides, such as device and libraries, is recorded by its workers.
 
 A cheap check that a rank's part of the base weights did not change.
 
@@ -22,6 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
+
+from kilobit.search.programs.recipe import GenerationPart
 
 _CHUNK = 1 << 22
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -51,6 +53,69 @@ _VOLATILE = frozenset(
     )
 )
 
+# Options that greedy generation does not read or that program.py gives, and those that change
+# nothing at this value.
+_IDLE = frozenset(
+    (
+        "bos_token_id",
+        "do_sample",
+        "eos_token_id",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "max_length",
+        "max_new_tokens",
+        "min_p",
+        "pad_token_id",
+        "temperature",
+        "top_h",
+        "top_k",
+        "top_p",
+        "transformers_version",
+        "typical_p",
+    )
+)
+_NEUTRAL = {
+    "cache_implementation": "hybrid",
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+}
+
+
+def fresh_generation(
+    own: GenerationConfig, tokenizer: Any, vocabulary: int
+) -> tuple[GenerationConfig, GenerationPart | None]:
+    """Return options of greedy generation: a model's end tokens and the tokenizer's padding token.
+
+    The second value is what a program has to say to have them: None where the model's own options
+    mean the same. They do not where one is not known to be idle, where rows without an end token
+    would go on after a stop string, or where the padding would be printed.
+
+    Args:
+        own: the model's own generation config.
+        tokenizer: its tokenizer; `pad_token_id` is set.
+        vocabulary: number of tokens that the model has embeddings of.
+
+    Raises:
+        ValueError: if the end tokens are no numbers of tokens, or padding would be printed.
+    """
+    ends = [] if own.eos_token_id is None else own.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(end) is int for end in ends):
+        raise ValueError(f"generation config: eos_token_id {ends} is no token's number, or a list")
+    pad = tokenizer.pad_token_id
+    if tokenizer.decode([pad], skip_special_tokens=True):
+        raise ValueError(f"the tokenizer's padding token {tokenizer.pad_token!r} is no special one")
+    options = {name: value for name, value in own.to_dict().items() if value is not None}
+    odd = any(k not in _IDLE and _NEUTRAL.get(k) != value for k, value in options.items())
+    after = options.get("pad_token_id", ends[0] if ends else -1)
+    printed = type(after) is not int or not 0 <= after < vocabulary
+    printed = printed or bool(tokenizer.decode([after], skip_special_tokens=True))
+    part = GenerationPart(end_tokens=tuple(ends), pad_token=pad)
+    fresh = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
+    return fresh, part if odd or printed or not ends else None
+
 
 def machine_parts(model: Any, tokenizer: Any, weights: str) -> dict[str, str]:
     """Return a digest of each part of a base model, 16 hex digits, by the name of the part.
@@ -72,12 +137,6 @@ def machine_parts(model: Any, tokenizer: Any, weights: str) -> dict[str, str]:
 def machine_digest(parts: Mapping[str, str]) -> str:
     """Return the digest of all parts: 16 hex digits."""
     return _digest(dict(parts))
-
-
-def differing_parts(parts: Mapping[str, str], recorded: Mapping[str, str]) -> str:
-    """Return the names of the parts that differ from recorded ones, as words of a sentence."""
-    names = [name for name in parts if recorded.get(name) != parts[name]]
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _digest(content: Any) -> str:

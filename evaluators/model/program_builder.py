@@ -172,7 +172,9 @@ class Builder:
             chat=candidate.chat,
             template=dict(use.arguments),
             opening=use.opening,
+            today=use.today,
             thinking=use.thinking(limit),
+            generation=frozen.generation,
             question=task.question,
             # PEFT puts soft prompts before the padding, so padding would change the outputs.
             batch_size=1 if soft else self._batch_size,

@@ -101,7 +101,7 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
 
 
 def _differing(found: "FrozenModel", digests: Recorded, others: Sequence[str]) -> str:
-    from kilobit.evaluators.model.machine import differing_parts
+    from kilobit.search.base_model import differing_parts
 
     recorded = [digests[one] for one in others]
     names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
@@ -259,6 +259,7 @@ class Verifier:
         }
         for rung in ledger.read_part(RungRecord, part) or ():
             about["base_digest"] = rung.base_digest
+            about["machine"], about["data"] = rung.machine, rung.data
             if rung.excess_bits is not None:
                 about["excess_bits"] = rung.excess_bits
         write_folder(folder, program, about)

@@ -126,6 +126,18 @@ class ThinkingPart(Config):
         return asked + thought.split(self.mark)[0] + self.close
 
 
+class GenerationPart(Config):
+    """Options of greedy generation, all others being those of the library.
+
+    Attributes:
+        end_tokens: tokens at which a row ends.
+        pad_token: token that follows the end of a row.
+    """
+
+    end_tokens: tuple[int, ...]
+    pad_token: int
+
+
 class Recipe(Config):
     """The steps of a program, in the order in which it runs them."""
 
@@ -143,8 +155,12 @@ class Recipe(Config):
     data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
     template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}  # noqa: RUF012 - pydantic copies it
+    today: Annotated[str | None, Field(description="what the template's clock says")] = None
     opening: Annotated[str, Field(description="text after the rendered template")] = ""
     thinking: ThinkingPart | None = None
+    generation: Annotated[
+        GenerationPart | None, Field(description="in place of the model's own options")
+    ] = None
     question: str
     batch_size: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]

@@ -98,9 +98,10 @@ def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
     names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
     used = [name for name in _MODULES if name in names]
+    more = ", GenerationConfig" if "GenerationConfig" in names else ""
     return (
         f"import {', '.join(used)}\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}\n"
         f"{body}\n"
     )
 
@@ -125,6 +126,12 @@ def _loading(recipe: Recipe) -> list[str]:
         lines[1] += ".cuda()"
     if recipe.pad_with_end:
         lines.append("tokenizer.pad_token = tokenizer.eos_token")
+    if recipe.generation is not None:
+        lines.append(
+            "model.generation_config = GenerationConfig("
+            f"eos_token_id={list(recipe.generation.end_tokens)}, "
+            f"pad_token_id={recipe.generation.pad_token})"
+        )
     return lines
 
 
@@ -237,11 +244,19 @@ def _inputs(recipe: Recipe) -> list[str]:
     content = " + ".join(prompt + parts)
     more = "".join(f", {name}={value}" for name, value in recipe.template.items())
     opening = f" + {recipe.opening!r}" if recipe.opening else ""
+    dated = f"tokenizer.chat_template = {clock(recipe.today)!r} + tokenizer.get_chat_template()"
     return [
+        *([] if recipe.today is None else [dated]),
         "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
         f"{content}}}], tokenize=False, add_generation_prompt=True{more}){opening} "
-        "for line in sys.stdin]"
+        "for line in sys.stdin]",
     ]
+
+
+def clock(today: str | None) -> str:
+    """Return what stands before a chat template so that its clock says `today`."""
+    # Jinja drops the line end after a block, and the template begins on a line of its own.
+    return f"{{% macro strftime_now(f) %}}{today}{{% endmacro %}}\n"
 
 
 def _generation(recipe: Recipe) -> list[str]:
@@ -261,9 +276,10 @@ def _generation(recipe: Recipe) -> list[str]:
         texts, limit = "texts", "limit"
         stop = ", tokenizer=tokenizer, stop_strings=stop"
     batch = f"batch = tokenizer({texts}, padding=True, return_tensors='pt'{special})"
+    greedy = "" if recipe.generation else "do_sample=False, "
     rows = (
         f"model.generate(input_ids=batch.input_ids{conversion}, "
-        f"attention_mask=batch.attention_mask{conversion}, do_sample=False, "
+        f"attention_mask=batch.attention_mask{conversion}, {greedy}"
         f"max_new_tokens={limit}{stop})"
     )
     lines = ["while inputs:", f"    {batch}", f"    for row in {rows}:"]

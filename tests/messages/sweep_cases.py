@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from tests.messages.scene import Case, Scene, no_store
@@ -52,6 +53,16 @@ def a_model_with_a_plain_template(scene: Scene) -> None:
     """Let a base model have a chat template that knows no thinking."""
     a_model_without()(scene)
     scene.file("model/chat_template.jinja", "{{ messages[0].content }}")
+
+
+def a_model_with_a_template(text: str) -> Callable[[Scene], None]:
+    """Return what lets a base model have a chat template."""
+
+    def given(scene: Scene) -> None:
+        a_model_without()(scene)
+        scene.file("model/chat_template.jinja", text)
+
+    return given
 
 
 def an_odd_model(scene: Scene) -> None:
@@ -200,9 +211,45 @@ MODELS = [
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
     Case(
         DRY,
-        "base_models.0.enable_thinking: no family has `chat: [true]`, so nothing thinks",
+        "base_models.0.enable_thinking: no family has `chat: [true]`",
         sweep={"base_models": model(enable_thinking=False)},
         given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "base_models.0.today: the chat template reads the clock: give the date as it is",
+        sweep={"base_models": model(), "families": lora(chat=[True])},
+        given=a_model_with_a_template("{{ strftime_now('%d %B %Y') }} {{ messages[0].content }}"),
+    ),
+    Case(
+        DRY,
+        "base_models.0.today: the chat template reads no clock",
+        sweep={"base_models": model(today="2026-01-31"), "families": lora(chat=[True])},
+        given=a_model_with_a_plain_template,
+    ),
+    Case(
+        DRY,
+        "base_models.0.path: the chat template says something else each time",
+        sweep={"base_models": model(), "families": lora(chat=[True])},
+        given=a_model_with_a_template("{{ [1, 2, 3, 4] | random }} {{ messages[0].content }}"),
+    ),
+    Case(
+        DRY,
+        "base_models.0: no usable tokenizer in {here}/model: generation config: eos_token_id [0,",
+        sweep={"base_models": model()},
+        given=lambda scene: (
+            a_model_without()(scene),
+            scene.file("model/generation_config.json", '{"eos_token_id": [0, "</s>"]}'),
+        ),
+    ),
+    Case(
+        DRY,
+        "base_models.0: {here}/model can't be loaded: {here}/model/generation_config.json: ",
+        sweep={"base_models": model()},
+        given=lambda scene: (
+            a_model_without()(scene),
+            scene.file("model/generation_config.json", "{"),
+        ),
     ),
     Case(
         DRY,

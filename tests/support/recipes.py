@@ -6,7 +6,7 @@ from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import WAYS
-from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
+from kilobit.search.programs.recipe import AdapterPart, GenerationPart, PromptPart, Recipe
 from kilobit.search.programs.text import CODECS
 
 # Small adapters on the llama model of the tests; the golden scripts are made from them.
@@ -85,6 +85,12 @@ RECIPES = {
     "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
     "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),
     "no special tokens": BARE.model_copy(update={"special_tokens": False, "pad_with_end": True}),
+    "chat on a day": with_prompt(BARE, "stored").model_copy(
+        update={"chat": True, "today": "31 January 2026"}
+    ),
+    "options of generation": BARE.model_copy(
+        update={"generation": GenerationPart(end_tokens=(0, 9), pad_token=2)}
+    ),
     "bfloat16 on a gpu": with_adapter(
         BARE.model_copy(update={"dtype": "bfloat16", "device": "cuda"}), "lora"
     ),

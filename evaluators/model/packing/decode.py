@@ -23,29 +23,6 @@ from kilobit.evaluators.model.packing.passes import Planner
 
 # Remove ended rows once they are this share of a batch; removal copies the other rows' cache.
 _WORTH_REMOVING = 0.25
-# Options of a model's own generation config that change greedy generation; not implemented here.
-_UNSUPPORTED = (
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "bad_words_ids",
-    "min_length",
-    "min_new_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "sequence_bias",
-    "exponential_decay_length_penalty",
-    "guidance_scale",
-    "num_beams",
-    "prompt_lookup_num_tokens",
-    "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size",
-    "watermarking_config",
-    "stop_strings",
-    "max_time",
-)
-_NEUTRAL: tuple[Any, ...] = (None, 0, 1, 1.0, [], {}, False)
 
 
 @dataclass(frozen=True)
@@ -68,16 +45,6 @@ class Asked:
     def tokens(self) -> int:
         """Return the largest number of tokens that the row can reach."""
         return len(self.ids) + self.max_new_tokens
-
-
-def why_not_plain(config: Any) -> str | None:
-    """Return why generation by this config is not plainly greedy, None if it is.
-
-    It is if it takes the likeliest token at each step.
-    """
-    found = {name: getattr(config, name, None) for name in _UNSUPPORTED}
-    odd = [f"{name} {value}" for name, value in found.items() if value not in _NEUTRAL]
-    return f"its generation config sets {', '.join(odd)}" if odd else None
 
 
 def check_context(frozen: FrozenModel, row: Asked) -> None:
@@ -169,7 +136,6 @@ def _continue(
 ) -> list[list[int]]:
     device, pad = frozen.model.device, frozen.tokenizer.pad_token_id
     ends = frozen.model.generation_config.eos_token_id
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     ends = torch.tensor(ends, dtype=torch.long, device=device)
     found: list[list[int]] = [[] for _ in rows]
     stops = _Stops(frozen, rows)

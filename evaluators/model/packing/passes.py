@@ -6,13 +6,16 @@ memory still runs out.
 Measurement of the largest pass, in tokens, that this device can run.
 """
 
+import hashlib
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.base_model import ALONE, FrozenModel, Shard
 
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 Item = TypeVar("Item")
@@ -23,6 +26,9 @@ _CPU_TOKENS = 4096
 _TRIED = 1024
 # Share of the free memory for a pass: adapters, optimizers and caches need the rest.
 _SHARE = 0.6
+# Ranks that raise the same error do so within moments.
+_PATIENCE_S = 20.0
+_raised: Counter[str] = Counter()
 
 
 class Planner:
@@ -30,10 +36,24 @@ class Planner:
 
     Attributes:
         limit: most tokens of a pass, None without a limit.
+        shard: the ranks that run the passes together.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None = None, shard: Shard = ALONE) -> None:
+        self.limit, self.shard = limit, shard
+
+    def may_try_again(self, error: BaseException) -> bool:
+        """Return whether halves of a pass that raised `error` may be tried in this process.
+
+        With several ranks it may be another rank's death, which the shard group has to see, or be
+        raised on this rank alone: the others would then wait in a collective operation of the pass
+        that failed and take the numbers of the new one for theirs. So all ranks have to raise it.
+        ZeRO-3 does not take up a pass again that it did not end.
+        """
+        alone = self.shard.world_size == 1
+        if alone or is_out_of_memory(error):
+            return True
+        return not self.shard.splits_rows and raised_on_all_ranks(error, self.shard.world_size)
 
     def ran_out(self, tokens: int) -> None:
         """Lower the limit to half of `tokens`, the size of a pass that ran out of memory."""
@@ -62,7 +82,7 @@ class Planner:
                 # The frames of the error reference the pass's tensors.
                 traceback.clear_frames(error.__traceback__)
                 failure = error
-                if not may_try_again(error):
+                if not self.may_try_again(error):
                     raise
             else:
                 found.update(zip(part, new, strict=True))
@@ -97,17 +117,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
 
 
-def may_try_again(error: BaseException) -> bool:
-    """Return whether halves of a pass that raised `error` may be tried in this process.
+def raised_on_all_ranks(error: BaseException, world_size: int) -> bool:
+    """Return whether every rank raised an error of this type and text for the same time.
 
-    With several ranks only memory may have run out. Any other error may be another rank's death,
-    which the shard group has to see, or be raised on this rank alone: the others would then wait
-    in a collective operation of the pass that failed and take the numbers of the new one for
-    theirs. Ranks can't ask one another which it is, because that is a collective operation too.
-    A candidate whose modules mix rows never gets there: it is refused before the search.
+    The ranks ask one another beside the process group, because a rank that raised nothing waits in
+    a collective operation. It is not known before the last rank says so, or patience ends.
     """
-    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return is_out_of_memory(error) or not ranks
+    text = f"{type(error).__name__} {error}"
+    _raised[text] += 1
+    name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    key = f"raised-{name}-{_raised[text]}"
+    store = torch.distributed.distributed_c10d._get_default_store()  # noqa: SLF001
+    number, until = store.add(key, 1), time.monotonic() + _PATIENCE_S
+    while number < world_size and time.monotonic() < until:
+        time.sleep(0.01)
+        number = store.add(key, 0)
+    return bool(number >= world_size)
 
 
 def pass_tokens(frozen: FrozenModel) -> int:

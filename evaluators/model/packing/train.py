@@ -19,7 +19,7 @@ from kilobit.evaluators.model.base_model import FrozenModel, Shard
 from kilobit.evaluators.model.packing.deltas import Changes, SoftPrompt
 from kilobit.evaluators.model.packing.forward import Reading
 from kilobit.evaluators.model.packing.pack import Pack
-from kilobit.evaluators.model.packing.passes import Planner, is_out_of_memory, may_try_again
+from kilobit.evaluators.model.packing.passes import Planner, is_out_of_memory
 from kilobit.evaluators.model.training_batches import (
     IGNORED,
     Lesson,
@@ -137,7 +137,7 @@ def _gradients(frozen: FrozenModel, steps: Sequence[_Step], planner: Planner) ->
         # The frames of the error reference the pass's tensors.
         traceback.clear_frames(error.__traceback__)
         failure = error
-        if not may_try_again(error):
+        if not planner.may_try_again(error):
             raise
     else:
         return

@@ -81,7 +81,7 @@ def test_a_model_that_is_missing_or_incomplete_is_named(
     assert "this machine has no GPU" in message(model_folders["llama"], device="cuda:7")
 
 
-def test_files_beside_the_weights_are_named(
+def test_files_beside_the_weights_are_named_or_refused(
     capsys: pytest.CaptureFixture[str],
     write_sweep: Write,
     model_folders: dict[str, Path],
@@ -92,17 +92,12 @@ def test_files_beside_the_weights_are_named(
     values = json.loads((folder / "config.json").read_text())
     values["auto_map"] = {"AutoModelForCausalLM": "modeling_mine.Mine"}
     (folder / "config.json").write_text(json.dumps(values))
-    generation = {"repetition_penalty": 1.1, "temperature": 0.6, "do_sample": True}
-    (folder / "generation_config.json").write_text(json.dumps(generation))
     changes = {"base_models": [{"regime": "r", "path": str(folder)}]}
     assert launch.main(["run", str(write_sweep(**changes)), "--dry-run"]) == 0
     found = " ".join(capsys.readouterr().out.split())
     assert "r: the code that config.json names in auto_map is ignored; transformers' own" in found
-    alone = "candidates generate one by one: its generation config sets repetition_penalty 1.1"
-    assert alone in found
-    assert "temperature" not in found
-    path = str(write_sweep(**changes, workers={"shards": {"world_size": 2}}))
-    assert "generation config sets repetition_penalty 1.1" in fails(capsys, "run", path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, "</s>"]}')
+    assert "eos_token_id [0, '</s>'] is no" in fails(capsys, "run", str(write_sweep(**changes)))
 
 
 def test_bad_data_is_named_with_file_and_line(

@@ -1,19 +1,22 @@
 """Results are read alike from run folders and from data sets, on a disk or on a store."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kilobit import launch
 from kilobit.cluster.runs.folder import reopen_run
 from kilobit.cluster.runs.result_sources import conditions_of, open_sources
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from kilobit.search.settings import InputError
-from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, said
+from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, rows, said
 from tests.support.recorded import candidate_of, program_of, record
 from tests.support.rows import write_rows
 from tests.support.runs import candidate, verification, write_run
@@ -133,3 +136,65 @@ def test_conditions_are_the_task_and_the_ladder_but_not_its_height(
     assert conditions(rungs={**ladder, "train_steps": 3}) != same
     assert conditions(rungs={**ladder, "eta": 3}) != same
     assert conditions(task={"kind": "miniature", "name": "numbers", "seed": 1}) != same
+
+
+def loaded(run: Path, machine: dict[str, str] | None) -> Path:
+    """Add a worker that loaded the base model on a machine, None for one that is not known."""
+    about = {"worker": "w", "model": "tiny", "data": '{"search split": "s"}'}
+    about |= {"parts": json.dumps(machine or {"weights": "w"}), "machine": machine and "m"}
+    write_rows(Ledger(run / "ledger", 1), "workers", "w", [about])
+    return run
+
+
+OTHERS = (
+    ({"weights": "w", "torch": "2"}, "the torch"),
+    ({"weights": "v", "torch": "1"}, "the weights"),
+    (None, "the machine of one of them, which is not known"),
+)
+
+
+@pytest.mark.parametrize(("machine", "words"), OTHERS)
+def test_runs_of_different_machines_stand_apart(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    machine: dict[str, str] | None,
+    words: str,
+) -> None:
+    honest = {"weights": "w", "torch": "1"}
+    one = loaded(write_run(tmp_path / "one", {"a": RIGHT}), honest)
+    # The same candidate and a worse one, which one front would not show.
+    two = loaded(write_run(tmp_path / "two", {"a": WRONG, "bb": WRONG}), machine)
+    same = loaded(write_run(tmp_path / "same", {"a": RIGHT}), honest)
+    capsys.readouterr()
+    for places in ([one, two], [tmp_path / "all"]):
+        lines = front(capsys, *places)
+        assert [(line["run"], line["candidate"]) for line in lines] == [("one", "a"), ("two", "a")]
+        assert len({line["model"] for line in lines}) == 2
+        assert launch.main(["front", *map(str, places)]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert (
+            f"measured tiny on different machines, so they stand apart: what differs is {words}"
+            in told
+        )
+        page = tmp_path / "page.html"
+        assert launch.main(["report", *map(str, places), "-o", str(page)]) != 2
+        assert f"what differs is {words}" in " ".join(capsys.readouterr().out.split())
+        assert all(line["model"] in page.read_text("utf-8") for line in lines)
+        if places == [one, two]:
+            assert aggregate(one, two, "-o", tmp_path / "all") == 0
+            told = " ".join(capsys.readouterr().out.split())
+            assert f"so their rows are kept apart: what differs is {words}" in told
+    assert aggregate(one, same, "-o", tmp_path / "together") == 0
+    assert "different machines" not in capsys.readouterr().out
+    assert len(rows(tmp_path / "together", "rungs")) == 1
+    # Both stay, whatever is added again.
+    assert aggregate(two, same, "-o", tmp_path / "all") == 0
+    assert Counter(row["run"] for row in rows(tmp_path / "all", "rungs")) == {"one": 1, "two": 2}
+
+
+def test_a_front_says_that_the_train_split_is_in_the_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "one", {"a": RIGHT}, train_split_in_machine=True)
+    assert launch.main(["front", str(run)]) == 0
+    assert "one: the train split is part of the machine" in capsys.readouterr().out

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import torch
 
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.cluster.worker import evaluator as evaluator_module
 from kilobit.cluster.worker.crash_log import CrashLog
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.run_rung import RungRunner
 from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model.machine import machine_digest
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import decode
+from kilobit.search.records import WorkerRecord
 from kilobit.search.rungs import Rung
 from tests.conftest import REPOSITORY
 from tests.support.driver.candidates import candidate, lora
@@ -59,7 +63,7 @@ def test_a_rung_leaves_its_row_its_predictions_and_its_program(
         ("model/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1', "its config"),
         ("model/config.json", "{", "{ ", None),
         ("model/tokenizer.json", '"ignore_merges": false', '"ignore_merges": true', "tokenizer"),
-        ("model/chat_template.jinja", "", "{{ messages }}", "its chat template changed"),
+        ("model/chat_template.jinja", "", "{{ messages }}", "its chat template and"),
         ("model/generation_config.json", '"eos_token_id": 0', '"eos_token_id": 1', "generation"),
         ("train.jsonl", "7 apples", "8 apples", "task: the train split changed"),
         ("search.jsonl", "7 apples", "8 apples", "task: the search split changed"),
@@ -102,6 +106,47 @@ def test_a_run_does_not_go_on_with_another_model_or_other_data(
         return
     with pytest.raises(ValueError, match=message):
         start(3)
+
+
+def test_a_run_goes_on_only_where_outputs_would_be_the_same(
+    write_sweep: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records = [{"input": f"Ben has {i} coins", "target": f"{i}"} for i in range(60)]
+    write_jsonl(tmp_path / "data.jsonl", records)
+    task = {"kind": "jsonl", "name": "numbers", "metric": "exact_match", "data": "data.jsonl"}
+    sweep, run = load_sweep(write_sweep(task=task)), tmp_path / "run"
+
+    def start(attempt: int, **changes: object) -> RungEvaluator:
+        begin(run / "ledger", attempt)
+        text = sweep.model_copy(update=changes).model_dump_json()
+        return RungEvaluator(EvaluatorSetup(text, str(tmp_path), str(run), "llama", "w", attempt))
+
+    one = start(1).run_rung(candidate().canonical(), FIRST).record
+    (worker,) = Ledger(run / "ledger").records(WorkerRecord)
+    assert one.machine == worker.machine == machine_digest(json.loads(worker.parts or ""))
+    assert one.data == machine_digest(json.loads(worker.data or ""))
+    with pytest.raises(ValueError, match=r"llama: its train_split_in_machine changed since"):
+        start(2, train_split_in_machine=True)
+    with pytest.raises(ValueError, match=r"task: the scoring rule changed since"):
+        start(3, task=sweep.task.model_copy(update={"stop": ("?",)}))
+    honest = evaluator_module.version
+    monkeypatch.setattr(
+        evaluator_module, "version", lambda name: "0.1" if name == "torch" else honest(name)
+    )
+    with pytest.raises(ValueError, match=r"base model llama: its torch changed since"):
+        start(4)
+    # A version that knew fewer parts did not record the libraries.
+    run = tmp_path / "old"
+    begin(run / "ledger", 1)
+    known = ("weights", "config", "generation config", "tokenizer", "chat template")
+    parts = {name: json.loads(worker.parts or "")[name] for name in known}
+    old = replace(worker, machine=None, data=None, parts=json.dumps(parts))
+    Ledger(run / "ledger", 1).write(WorkerRecord, "w-a1-1", [old])
+    start(2)
+    assert "the machine of earlier attempts is not known" in caplog.text
 
 
 def test_what_a_metric_says_besides_the_score_is_a_column(

@@ -136,10 +136,10 @@ def test_a_model_without_packs_reads_rows_one_by_one(
     name: str, method: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = build_model(name, _tokenizer(bos=False, pad=False), tmp_path / "model")
+    # Ignored here, as it is in packs.
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0, "repetition_penalty": 9.0}')
     config = BaseModelConfig(regime="small", path=folder)
     model = load(config, Path())
-    # Ignored here, as it is in packs.
-    model.model.generation_config.repetition_penalty = 9.0
     if name == "llama":
         monkeypatch.setattr(adapted, "probe", lambda _: Probe("tried"))
     spec = None

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.machine import differing_parts, machine_digest
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.evaluators.model.machine import machine_digest
+from kilobit.search.base_model import BaseModelConfig, differing_parts
 
 TEMPLATE = "{% for m in messages %}Q: {{ m.content }}\nA:{% endfor %}"
 
