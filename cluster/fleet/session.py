@@ -26,6 +26,8 @@ from typing import Any
 PACKAGE = "kilobit"
 _KNOCK_S = 5.0
 _TIMEOUT_S = 120.0
+# The address of the session of this process, as it was given; Ray knows it by another name.
+_CONNECTED: list[str | None] = []
 
 
 @contextmanager
@@ -40,7 +42,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
     from ray import _raylet
 
-    if ray.is_initialized() and address in (None, "auto", ray.get_runtime_context().gcs_address):
+    if ray.is_initialized() and (
+        address in (None, "auto", *_CONNECTED) or address == ray.get_runtime_context().gcs_address
+    ):
         # The session of a notebook, a script or this command: use it, and leave it as it is.
         yield
         return
@@ -65,9 +69,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         raise
     # Ray's own handler prints a stack and aborts; a job scheduler's SIGTERM must end a run cleanly.
     _handle(signal.SIGTERM, on_sigterm)
+    _CONNECTED.append(address)
     try:
         yield
     finally:
+        _CONNECTED.clear()
         _shut_down()
 
 

@@ -1,4 +1,4 @@
-"""The end of a Ray session."""
+"""One Ray session at a time, and its end."""
 
 import os
 import signal
@@ -6,7 +6,8 @@ import signal
 import pytest
 import ray
 
-from kilobit.cluster.fleet.session import _shut_down
+from kilobit.cluster.fleet import session
+from kilobit.cluster.fleet.session import _shut_down, ray_session
 
 
 def test_a_further_ctrl_c_does_not_end_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +22,20 @@ def test_a_further_ctrl_c_does_not_end_the_shutdown(monkeypatch: pytest.MonkeyPa
     _shut_down()
     assert left == [True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_session_at_the_address_of_an_open_one_is_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connected: list[str | None] = []
+    monkeypatch.setattr(session, "_knock", lambda _: None)
+    monkeypatch.setattr(session, "_connect", connected.append)
+    monkeypatch.setattr(session, "lack_our_code", list)
+    monkeypatch.setattr(session, "_shut_down", connected.clear)
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(connected))
+    # By a name that Ray does not know.
+    with ray_session("head-svc:6379"):
+        with ray_session("head-svc:6379"):
+            assert connected == ["head-svc:6379"]
+        assert connected == ["head-svc:6379"]
+    assert connected == []
