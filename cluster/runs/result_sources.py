@@ -138,7 +138,7 @@ def machines_of(workers: pa.Table) -> Machines:
 
 
 def clashes(one: Machines, other: Machines) -> dict[str, str]:
-    """Return what differs between the machines of two runs, as words, by base model."""
+    """Return the differences between the machines of two runs, as words, by base model."""
     found = {}
     for label in one.keys() & other.keys():
         if one[label] != other[label]:
