@@ -133,7 +133,7 @@ def machines_of(workers: pa.Table) -> Machines:
 
 
 def clashes(one: Machines, other: Machines) -> dict[str, str]:
-    """Return the differences between the machines of two runs, in words, by base model."""
+    """Return the differences between the machines of two runs, as words, by base model."""
     found = {}
     for label in one.keys() & other.keys():
         if one[label] != other[label]:

@@ -272,7 +272,7 @@ class RungEvaluator:
 
 
 def _about(frozen: FrozenModel, task: Task, sweep: Sweep) -> dict[str, dict[str, str]]:
-    """Return the machine and the data that outputs and scores are relative to, in parts."""
+    """Return the parts of the machine and the data that outputs and scores are relative to."""
     splits = {name: getattr(task.splits, name) for name in ("train", "search", "sealed")}
     rule = sweep.task.model_dump(mode="json", include=set(_SCORING))
     return {

@@ -111,7 +111,8 @@ class Adapter:
         for step in range(self.steps, until):
             batch = training_batch(frozen, lesson, self.spec, step)
             self.begin_step(step)
-            loss = self.model(**batch).loss
+            # RWKV would write its state in place, which no gradient survives.
+            loss = self.model(**batch, use_cache=False).loss
             losses.append(finite_loss(float(loss.detach()), step))
             loss.backward()
             self.end_step(step)

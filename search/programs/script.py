@@ -254,7 +254,7 @@ def _inputs(recipe: Recipe) -> list[str]:
 
 
 def clock(today: str | None) -> str:
-    """Return the text before a chat template that makes its clock say `today`."""
+    """Return the text before a chat template by which its clock says `today`."""
     # Jinja drops the line end after a block, and the template begins on a line of its own.
     return f"{{% macro strftime_now(f) %}}{today}{{% endmacro %}}\n"
 

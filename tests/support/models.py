@@ -259,6 +259,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         "norm",
         "state space",
     ),
+    "rwkv": Architecture(
+        "rwkv",
+        {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 256},
+        "output",
+        "key",
+        "ln1",
+        "linear attention, state in place",
+    ),
     "deepseek_v3": Architecture(
         "deepseek_v3",
         _BASE

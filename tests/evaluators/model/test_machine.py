@@ -142,6 +142,25 @@ def test_a_use_of_the_tokenizer_changes_no_digest(folder: Path) -> None:
     assert loaded(folder).parts == first.parts
 
 
+def test_five_models_of_the_same_weights_have_five_digests(
+    folder: Path, model_folders: dict[str, Path]
+) -> None:
+    found = [loaded(folder)]
+    for name in (
+        "a demonstration in the tokenizer",
+        "a chat template",
+        "the end tokens of generation",
+        "a penalty of generation",
+        "no beginning of a text",
+    ):
+        shutil.rmtree(folder)
+        shutil.copytree(model_folders["llama"], folder)
+        MUST_DIFFER[name][0](folder)
+        found.append(loaded(folder))
+    assert len({one.digest for one in found}) == 1
+    assert len({one.machine for one in found}) == len(found)
+
+
 def test_all_differing_parts_are_named() -> None:
     old = {"weights": "a", "tokenizer": "b", "config": "c"}
     assert differing_parts(old, old) == ""
