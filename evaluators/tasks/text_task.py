@@ -26,6 +26,13 @@ class TextTask(Config):
     stop: Stop = ("\n",)
     max_new_tokens: LongestAnswer = 64
     seed: Annotated[int, Field(ge=0, description="fixes the order of the examples")] = 0
+    cluster_field: Annotated[
+        str | None,
+        Field(
+            description="key of the passage, document or user: examples with the same value stay "
+            "in one split, and intervals and bounds take them together"
+        ),
+    ] = None
     near_duplicates: Annotated[
         Literal["count", "error"],
         Field(
