@@ -351,7 +351,7 @@ def _proposer_of(settings: Any) -> Any:
     return proposer.get("kind") if isinstance(proposer, dict) else None
 
 
-def _with_its_tokenizer(settings: Any) -> Any:
+def with_its_tokenizer(settings: Any) -> Any:
     """Return a recorded sweep with the tokenizer of BLEU that its scores have.
 
     Before it could be set, all languages of FLORES had 13a. It is named where it would now be
@@ -383,7 +383,7 @@ def open_run(path: Place) -> RunFolder:
         if _proposer_of(settings) in REMOVED_KINDS:
             # It proposes nothing any more, and needs the same budget.
             settings = {**settings, "proposer": {"kind": "evolution"}}
-        settings = _with_its_tokenizer(settings)
+        settings = with_its_tokenizer(settings)
         sweep = Sweep.model_validate_json(json.dumps(settings), strict=True)
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
