@@ -198,11 +198,13 @@ def _odd(prompt: str) -> list[str]:
 
 def official_prompts(folder: Path) -> tuple[Count, int]:
     """Compare the official prompts' scores with the harness, and count those left out."""
+    lines = json_lines(folder / "ifeval" / "input_data.jsonl")
+    records = [(record, ifeval_prompt(record, where)) for where, record in lines]
+    # Imported only now: the checks above import it without its attempt to download Punkt.
     from lm_eval.tasks.ifeval import utils
 
     tried = agreed = left_out = 0
-    for where, record in json_lines(folder / "ifeval" / "input_data.jsonl"):
-        prompt = ifeval_prompt(record, where)
+    for record, prompt in records:
         letters = (str(one.get("letter", "a")) for one in prompt.arguments)
         # The harness draws another letter each time for one that is none.
         if not all(map(str.isalpha, letters)) or (

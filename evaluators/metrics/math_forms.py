@@ -21,8 +21,15 @@ _TWO_NUMBERS = re.compile(
     rf"[0-9](?:{_SPACE})+\.?[0-9]|[0-9]\{{[0-9]|[0-9](?:{_SPACE})*(?:\\left)?\|[0-9]"
     rf"|\\[cdt]?frac(?:\{{[0-9]+\}}\{{[0-9]+\}}(?:{_SPACE})*[0-9]|[0-9]{{3}})"
 )
-# A fraction of single digits, which need no braces.
-_FRACTION = re.compile(r"(\\[cdt]?frac)\s*([0-9]|\{[^{}]*\})\s*([0-9]|\{[^{}]*\})")
+# A fraction, whose parts need no braces if they are one digit or one name.
+_FRACTION = re.compile(
+    r"(\\[cdt]?frac)\s*([0-9]|\\pi(?![a-z])|\{[^{}]*\})\s*([0-9A-Za-z]|\\pi(?![a-z])|\{[^{}]*\})"
+)
+# What math-verify would make the whole part of a mixed number.
+_BEFORE_FRACTION = re.compile(
+    r"(?:\\(?:[cdt]?frac|[dt]?binom)\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|[0-9]\^\{[0-9]+\}|\)|!)"
+    rf"(?:{_SPACE})*(?=\\[cdt]?frac)"
+)
 _MIXED = re.compile(
     rf"[0-9](?:{_SPACE})*\\[cdt]?frac(?:\{{([0-9]+)\}}\{{([0-9]+)\}}|([0-9])([0-9]))"
 )
@@ -54,7 +61,7 @@ def plain_form(text: str) -> str:
     # A pair of numbers in brackets is a pair, not a number with its thousands.
     if not brackets(text):
         text = _GROUPS.sub(_ungrouped, text)
-    text = _FRACTION.sub(_braced, text)
+    text = _BEFORE_FRACTION.sub(lambda found: rf"{found[0]}\cdot ", _FRACTION.sub(_braced, text))
     return _PRODUCT.sub(lambda _: r"\cdot ", text)
 
 
