@@ -53,4 +53,4 @@ def test_a_search_with_thinking_is_verified_and_shows_its_front(
     assert 1.0 in verified, shown
     assert all(row["verified"] for row in rows_of(ledger, "verifications"))
     shortest = min(row["program_bits"] for row in rows if row["score"] == 1.0)
-    assert f"{shortest:,}" in finish(start("front", str(out)), 0)
+    assert f" {shortest} " in finish(start("front", str(out)), 0)
