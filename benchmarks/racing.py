@@ -52,6 +52,13 @@ def bounded(mean: float, shared: float) -> Draw:
     return draw
 
 
+def in_clusters(rng: np.random.Generator, count: int) -> tuple[Scores, Scores]:
+    """Return 0/1 scores that are equal within clusters of six, in random order."""
+    mine, theirs = np.repeat(rng.random((2, -(-count // 6))) < 0.5, 6, axis=1)[:, :count]
+    order = rng.permutation(count)
+    return mine[order].astype(float), theirs[order].astype(float)
+
+
 def rare(rng: np.random.Generator, count: int) -> tuple[Scores, Scores]:
     """Return an even score against one that is 1 in one of eight and 0 otherwise."""
     return np.full(count, 0.125), (rng.random(count) < 0.125).astype(float)
@@ -151,6 +158,7 @@ def main() -> None:
         for mean, shared in ((0.5, 0.0), (0.8, 0.5))
     }
     nulls["always 0.125 against 1 in one of eight"] = rare
+    nulls["0/1, mean 0.5, in clusters of six"] = in_clusters
     levels = " | ".join(map(str, LEVELS))
     print(f"| equal scores | rung known | {levels} |\n|---|---|{'---|' * len(LEVELS)}")
     for known in (False, True):

@@ -352,6 +352,23 @@ def _proposer_of(settings: Any) -> Any:
     return proposer.get("kind") if isinstance(proposer, dict) else None
 
 
+def with_its_tokenizer(settings: Any) -> Any:
+    """Return a recorded sweep with the tokenizer of BLEU that its scores have.
+
+    Before it could be set, all languages of FLORES had 13a. It is named where it would now be
+    another one, so that a resumed run keeps its score.
+    """
+    task = settings.get("task") if isinstance(settings, dict) else None
+    if not isinstance(task, dict) or task.get("kind") != "flores" or "tokenizer" in task:
+        return settings
+    from kilobit.evaluators.metrics.bleu import tokenizer_of
+
+    with suppress(ValueError):
+        if tokenizer_of(str(task.get("target"))) == "13a":
+            return settings
+    return {**settings, "task": {**task, "tokenizer": "13a"}}
+
+
 def open_run(path: Place) -> RunFolder:
     """Return an existing run for reading.
 
@@ -367,6 +384,7 @@ def open_run(path: Place) -> RunFolder:
         if _proposer_of(settings) in REMOVED_KINDS:
             # It proposes nothing any more, and needs the same budget.
             settings = {**settings, "proposer": {"kind": "evolution"}}
+        settings = with_its_tokenizer(settings)
         sweep = Sweep.model_validate_json(json.dumps(settings), strict=True)
         if "program_batch_size" not in settings:
             # Before it was a setting, a program's batch was that of the search.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_reachable
-from kilobit.cluster.runs.folder import RunFolder, open_run
+from kilobit.cluster.runs.folder import RunFolder, open_run, with_its_tokenizer
 from kilobit.cluster.runs.fronts import Reader
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
@@ -242,7 +242,8 @@ def sweep_of(source: DatasetSource, place: Place) -> Sweep:
         InputError: if it is damaged.
     """
     try:
-        return Sweep.model_validate_json(json.dumps(source.about["sweep"]), strict=True)
+        settings = with_its_tokenizer(source.about["sweep"])
+        return Sweep.model_validate_json(json.dumps(settings), strict=True)
     except (ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

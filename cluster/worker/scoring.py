@@ -22,7 +22,7 @@ from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent, Race, incumbent_of
-from kilobit.search.task import Task
+from kilobit.search.task import Task, clusters_of
 
 
 @dataclass
@@ -94,9 +94,10 @@ class Scorer:
             measured.against = rival.candidate
         examples = context.task.splits.search[: rung.num_examples]
         racing, race = context.sweep.scheduler.racing, None
-        if racing.enabled and left == 0 and theirs:
-            known, _ = comparable(theirs, theirs)
-            race = Race(racing.level, known if len(theirs) == len(examples) else None)
+        whole = len(theirs) == len(examples)
+        # Examples in clusters are no independent draws: no claim beyond the rung is tested on them.
+        if racing.enabled and left == 0 and theirs and (whole or clusters_of(examples) is None):
+            race = Race(racing.level, comparable(theirs, theirs)[0] if whole else None)
         model = None if adapter is None else adapter.model
         if model is None and not context.group.resident.packs.holds:
             model = self._frozen.model

@@ -15,11 +15,20 @@ _SPACE = (
     r"|\\hspace\*?\{[^{}]*\}|\\kern[0-9.]+[a-z]+)"
 )
 _GROUPS = re.compile(
-    rf"(?<![0-9.,])([0-9]{{1,3}})((?:(?:\{{,\}}|,|{_SPACE})(?:\\!)?[0-9]{{3}}(?![0-9]))+)(?!,?[0-9])"
+    rf"(?<![0-9.,])([0-9]{{1,3}})((?:(?:\{{,\}}|,|{_SPACE})(?:\\!\s*)?[0-9]{{3}}(?![0-9]))+)(?!,?[0-9])"
 )
 _TWO_NUMBERS = re.compile(
     rf"[0-9](?:{_SPACE})+\.?[0-9]|[0-9]\{{[0-9]|[0-9](?:{_SPACE})*(?:\\left)?\|[0-9]"
     rf"|\\[cdt]?frac(?:\{{[0-9]+\}}\{{[0-9]+\}}(?:{_SPACE})*[0-9]|[0-9]{{3}})"
+)
+# A fraction, whose parts need no braces if they are one digit or one name.
+_FRACTION = re.compile(
+    r"(\\[cdt]?frac)\s*([0-9]|\\pi(?![a-z])|\{[^{}]*\})\s*([0-9A-Za-z]|\\pi(?![a-z])|\{[^{}]*\})"
+)
+# What math-verify would make the whole part of a mixed number.
+_BEFORE_FRACTION = re.compile(
+    r"(?:\\(?:[cdt]?frac|[dt]?binom)\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|[0-9]\^\{[0-9]+\}|\)|!)"
+    rf"(?:{_SPACE})*(?=\\[cdt]?frac)"
 )
 _MIXED = re.compile(
     rf"[0-9](?:{_SPACE})*\\[cdt]?frac(?:\{{([0-9]+)\}}\{{([0-9]+)\}}|([0-9])([0-9]))"
@@ -44,15 +53,28 @@ _PAIRS = {("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("{", "}")}
 def plain_form(text: str) -> str:
     r"""Return `text` without delimiters and grouping of digits, and with explicit products.
 
-    So `$1\,450$` becomes 1450 and `2(3)` becomes `2\cdot (3)`.
+    So `$1\,450$` becomes 1450, `2(3)` becomes `2\cdot (3)` and `\frac1{2}` becomes `\frac{1}{2}`.
     """
     text = text.strip()
     while found := _WRAPPED.fullmatch(text):
         text = next(part for part in found.groups() if part is not None).strip()
     # A pair of numbers in brackets is a pair, not a number with its thousands.
     if not brackets(text):
-        text = _GROUPS.sub(lambda found: re.sub("[^0-9]", "", found[0]), text)
+        text = _GROUPS.sub(_ungrouped, text)
+    text = _BEFORE_FRACTION.sub(lambda found: rf"{found[0]}\cdot ", _FRACTION.sub(_braced, text))
     return _PRODUCT.sub(lambda _: r"\cdot ", text)
+
+
+def _braced(found: re.Match[str]) -> str:
+    return found[1] + "".join(f"{{{part.strip('{}')}}}" for part in found.groups()[1:])
+
+
+def _ungrouped(found: re.Match[str]) -> str:
+    """Return the digits of a number in groups; `12,102` in round or square brackets is a pair."""
+    before = re.sub(r"[^()[\]]", "", found.string[: found.start()])
+    is_inside = len(re.findall(r"[(\[]", before)) * 2 > len(before)
+    is_pair = is_inside and re.search("[0-9],[0-9]", found[0]) is not None
+    return found[0] if is_pair else re.sub("[^0-9]", "", found[0])
 
 
 def has_two_numbers(text: str) -> bool:

@@ -8,8 +8,6 @@ the line.
 Common settings of tasks on the user's own records: fields to read, templates, metric.
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,9 +17,9 @@ from pydantic import Field, model_validator
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.metrics.bleu import TokenizerSetting
 from kilobit.evaluators.metrics.metrics import metric_of, parse_number
-from kilobit.evaluators.tasks.sources import checked_text
+from kilobit.evaluators.tasks.sources import checked_text, in_cluster, text_or_number
 from kilobit.evaluators.tasks.text_task import TextTask
-from kilobit.evaluators.text_files import json_lines, number_text
+from kilobit.evaluators.text_files import json_lines
 from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share
 
@@ -35,9 +33,6 @@ class RecordTask(TextTask):
     """key of the target"""
     target_after: str | None = Field(default=None, min_length=1)
     """the target is the text after the last occurrence of this in its field"""
-    cluster_field: str | None = None
-    """key of the passage, document or user: examples with the same value stay in one split, and
-    intervals and bounds take them together"""
     metric: Literal["exact_match", "number", "contains", "bleu", "preference"]
     """the scoring rule"""
     tokenizer: TokenizerSetting = None
@@ -70,21 +65,8 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: a JSON object is needed, found a {type(record).__name__}")
-    values = []
-    for field in (config.input_field, config.target_field, config.cluster_field):
-        if field is None:
-            continue
-        value = record.get(field)
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        if infinite or isinstance(value, bool) or not isinstance(value, str | int | float):
-            shown = "nothing" if field not in record else json.dumps(value, default=str)[:60]
-            raise ValueError(
-                f"{where}: field {field!r} must be a text or a number, found {shown}; the record "
-                f"has the keys {sorted(record)}"
-            )
-        text = value if isinstance(value, str) else number_text(value)
-        values.append(checked_text(text, f"{where}: field {field!r}"))
-    text, target, *cluster = values
+    text = text_or_number(record, config.input_field, where)
+    target = text_or_number(record, config.target_field, where)
     if config.target_after is not None:
         _, mark, target = target.rpartition(config.target_after)
         if not mark:
@@ -98,7 +80,7 @@ def example_of(record: Any, config: RecordTask, where: str) -> Example:
             f"{where}: field {config.target_field!r} must be a number for the metric `number`, "
             f"found {target.strip()[:60]!r}"
         )
-    return make_example(text, target, {"cluster": cluster[0]} if cluster else None)
+    return in_cluster(make_example(text, target), record, config.cluster_field, where)
 
 
 def task_of(

@@ -5,14 +5,17 @@ and number. Code that comes with a data set is never executed.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import model_validator
 
-from kilobit.evaluators.text_files import json_lines, parsed, read_file
+from kilobit.evaluators.text_files import json_lines, number_text, parsed, read_file
 from kilobit.search.settings import Config
+from kilobit.search.task import Example
 
 Record = tuple[str, Mapping[str, Any]]
 
@@ -132,12 +135,56 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
     """
     value = record.get(field)
     if not isinstance(value, str):
-        shown = "nothing" if field not in record else json.dumps(value, default=str)[:60]
-        raise ValueError(
-            f"{where}: field {field!r} must be a text, found {shown}; the record has the keys "
-            f"{sorted(map(str, record))}"
-        )
+        raise _unusable(record, field, where, "a text")
     return checked_text(value, f"{where}: field {field!r}")
+
+
+def text_or_number(record: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the text in `field` of a record; a number is spelled as in its file.
+
+    Raises:
+        ValueError: if it is missing, neither a text nor a finite number, or only white space.
+    """
+    value = record.get(field)
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if infinite or isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _unusable(record, field, where, "a text or a number")
+    text = value if isinstance(value, str) else number_text(value)
+    return checked_text(text, f"{where}: field {field!r}")
+
+
+def in_cluster(
+    example: Example,
+    record: Mapping[str, Any],
+    field: str | None,
+    where: str,
+    *,
+    required: bool = True,
+) -> Example:
+    """Return the example of a record in its cluster.
+
+    Args:
+        example: the example.
+        record: the record.
+        field: key of its cluster; None without clusters.
+        where: origin of the record, for messages.
+        required: a record without the field is an error, not an example without a cluster.
+
+    Raises:
+        ValueError: as `text_or_number`.
+    """
+    if field is None or not (required or field in record):
+        return example
+    cluster = text_or_number(record, field, where)
+    return replace(example, extra={**example.extra, "cluster": cluster})
+
+
+def _unusable(record: Mapping[str, Any], field: str, where: str, needed: str) -> ValueError:
+    shown = "nothing" if field not in record else json.dumps(record[field], default=str)[:60]
+    return ValueError(
+        f"{where}: field {field!r} must be {needed}, found {shown}; the record has the keys "
+        f"{sorted(map(str, record))}"
+    )
 
 
 def checked_text(text: str, origin: str, mark: str = "") -> str:

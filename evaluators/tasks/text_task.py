@@ -27,6 +27,9 @@ class TextTask(Config):
     max_new_tokens: LongestAnswer = 64
     seed: int = Field(default=0, ge=0)
     """fixes the order of the examples"""
+    cluster_field: str | None = None
+    """key of the passage, document or user: examples with the same value stay in one split, and
+    intervals and bounds take them together"""
     near_duplicates: Literal["count", "error"] = "count"
     """inputs in two splits that differ only in spaces, line ends, case or Unicode normalisation:
     count them in the dry run, or refuse the task"""

@@ -11,13 +11,14 @@ for either side.
 
 Given the incumbent's scores on all examples of the rung, the claims are about exactly these
 examples, a sample without replacement, so fewer of them are needed (same paper); and a verdict that
-follows from counting alone is free of error.
+follows from counting alone is free of error. The order being random, that holds in clusters too.
 
 Not promised: without the incumbent's scores the claims are about the mean over endless independent
-examples. With them, two programs of equal quality get a verdict where their scores on this rung
-differ, as comparing the finished rungs would give. The level is for one race, not for a whole
-search, and assumes that the order of the examples is random and did not influence the choice of the
-two. No clock, no random numbers: the same scores give the same verdict.
+examples, which those in clusters are not: there it is up to the caller not to race. With them, two
+programs of equal quality get a verdict where their scores on this rung differ, as comparing the
+finished rungs would give. The level is for one race, not for a whole search, and assumes that the
+order of the examples is random and did not influence the choice of the two. No clock, no random
+numbers: the same scores give the same verdict.
 """
 
 import math

@@ -15,8 +15,13 @@ from pydantic import Field
 
 from kilobit.evaluators.metrics.bleu import TokenizerSetting
 from kilobit.evaluators.metrics.metrics import metric_of
-from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import Records, checked_text, read_records
+from kilobit.evaluators.tasks.published.splits import (
+    BenchmarkTask,
+    benchmark_task,
+    divided,
+    read_examples,
+)
+from kilobit.evaluators.tasks.sources import Records, checked_text
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
@@ -61,16 +66,6 @@ def conversation_example(record: Mapping[str, Any], where: str) -> Example:
     return make_example(texts[0], texts[1])
 
 
-def read_conversations(source: Records, folder: Path) -> list[Example]:
-    """Return the examples of `source`.
-
-    Raises:
-        DatasetMissingError: if a data set is not on this machine and can't be fetched.
-        ValueError: naming file and line, if a record is invalid.
-    """
-    return [conversation_example(record, where) for where, record in read_records(source, folder)]
-
-
 def load_instructions(config: InstructionsTask, folder: Path) -> Task:
     """Return the task that `config` describes; its paths are relative to `folder`.
 
@@ -78,8 +73,12 @@ def load_instructions(config: InstructionsTask, folder: Path) -> Task:
         DatasetMissingError: if a data set is not on this machine and can't be fetched.
         ValueError: naming file and line, if a record is invalid.
     """
-    given = None if config.search is None else read_conversations(config.search, folder)
-    train, search = divided(config, read_conversations(config.train, folder), given)
-    sealed = read_conversations(config.sealed, folder)
+
+    def read(source: Records) -> list[Example]:
+        return read_examples(config, source, folder, conversation_example)
+
+    given = None if config.search is None else read(config.search)
+    train, search = divided(config, read(config.train), given)
+    sealed = read(config.sealed)
     metric = metric_of(config.metric, config.tokenizer, [*train, *search, *sealed])
     return benchmark_task(config, metric, train, search, sealed)

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kilobit.evaluators.metrics.metrics import METRICS
-from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import Records, read_records, text_of
+from kilobit.evaluators.tasks.published.splits import (
+    BenchmarkTask,
+    benchmark_task,
+    divided,
+    read_examples,
+)
+from kilobit.evaluators.tasks.sources import Records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
@@ -66,8 +71,9 @@ def load_esnli(config: EsnliTask, folder: Path) -> Task:
     """
 
     def read(source: Records) -> list[Example]:
-        rows = read_records(source, folder)
-        return [esnli_example(record, where, config.shown) for where, record in rows]
+        return read_examples(
+            config, source, folder, lambda record, at: esnli_example(record, at, config.shown)
+        )
 
     given = None if config.search is None else read(config.search)
     train, search = divided(config, read(config.train), given)

@@ -22,8 +22,15 @@ from kilobit.evaluators.tasks.published.splits import (
     benchmark_task,
     divided,
     inputs_of,
+    read_examples,
 )
-from kilobit.evaluators.tasks.sources import Records, checked_text, read_records, text_of
+from kilobit.evaluators.tasks.sources import (
+    Records,
+    checked_text,
+    in_cluster,
+    read_records,
+    text_of,
+)
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
@@ -98,7 +105,8 @@ def _metamath(
                 raise ValueError(f"{where}: field 'response' does not contain {METAMATH_MARK!r}")
             text = checked_text(text, f"{where}: field 'response'", METAMATH_MARK).strip()
             target = plain_number(text) or text
-        yield make_example(query, target, {"type": kind})
+        example = make_example(query, target, {"type": kind})
+        yield in_cluster(example, record, config.cluster_field, where, required=False)
 
 
 def load_gsm8k(config: Gsm8kTask, folder: Path) -> Task:
@@ -110,8 +118,9 @@ def load_gsm8k(config: Gsm8kTask, folder: Path) -> Task:
     """
 
     def read(source: Records) -> list[Example]:
-        rows = read_records(source, folder)
-        return [gsm8k_example(record, where, config.shown) for where, record in rows]
+        return read_examples(
+            config, source, folder, lambda record, at: gsm8k_example(record, at, config.shown)
+        )
 
     given = None if config.search is None else read(config.search)
     train, search = divided(config, read(config.train), given)

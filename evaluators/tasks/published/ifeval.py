@@ -37,10 +37,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import model_validator
 
 from kilobit.evaluators.metrics.metrics import MeanMetric
-from kilobit.evaluators.tasks.published.conversations import read_conversations
+from kilobit.evaluators.tasks.published.conversations import conversation_example
 from kilobit.evaluators.tasks.published.ifeval_arguments import check_arguments
-from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records, text_of
+from kilobit.evaluators.tasks.published.splits import (
+    BenchmarkTask,
+    benchmark_task,
+    divided,
+    read_examples,
+)
+from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
@@ -306,21 +311,23 @@ def load_ifeval(config: IfevalTask, folder: Path) -> Task:
         DatasetMissingError: if a data set, or data that its checks need, are not on this machine.
         ValueError: naming file and line, if a record is invalid, or the missing packages.
     """
-    sealed = _read(config.sealed, folder)
-    given = None if config.search is None else _read(config.search, folder)
-    learned = [] if config.train is None else _read(config.train, folder, shown=True)
+
+    def read(source: Records, *, shown: bool = False) -> list[Example]:
+        return read_examples(config, source, folder, lambda *one: _example(*one, shown=shown))
+
+    sealed = read(config.sealed)
+    given = None if config.search is None else read(config.search)
+    learned = [] if config.train is None else read(config.train, shown=True)
     train, search = divided(config, learned, given)
     check_punkt([Prompt.of(example.input, example.extra) for example in (*search, *sealed)])
     if config.conversations is not None:
-        train += read_conversations(config.conversations, folder)
+        more = config.conversations
+        train += read_examples(config, more, folder, conversation_example, required=False)
     return benchmark_task(config, Ifeval(), train, search, sealed)
 
 
-def _read(source: Records, folder: Path, *, shown: bool = False) -> list[Example]:
-    """Return the examples of `source`; with `shown`, every record needs a response."""
-    examples = []
-    for where, record in read_records(source, folder):
-        prompt = ifeval_prompt(record, where)
-        target = text_of(record, "response", where) if shown else ""
-        examples.append(make_example(prompt.text, target, prompt.as_extra()))
-    return examples
+def _example(record: Mapping[str, Any], where: str, *, shown: bool) -> Example:
+    """Return the example of a record, which needs a response if `shown`."""
+    prompt = ifeval_prompt(record, where)
+    target = text_of(record, "response", where) if shown else ""
+    return make_example(prompt.text, target, prompt.as_extra())

@@ -14,8 +14,13 @@ from pydantic import Field
 
 from kilobit.evaluators.metrics.math_equality import check_installed, same_answer
 from kilobit.evaluators.metrics.metrics import MeanMetric
-from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import Records, read_records, text_of
+from kilobit.evaluators.tasks.published.splits import (
+    BenchmarkTask,
+    benchmark_task,
+    divided,
+    read_examples,
+)
+from kilobit.evaluators.tasks.sources import Records, text_of
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
@@ -108,8 +113,9 @@ def load_math(config: MathTask, folder: Path) -> Task:
     """
 
     def read(source: Records) -> list[Example]:
-        rows = read_records(source, folder)
-        return [math_example(record, where, config.shown) for where, record in rows]
+        return read_examples(
+            config, source, folder, lambda record, at: math_example(record, at, config.shown)
+        )
 
     given = None if config.search is None else read(config.search)
     train, search = divided(config, read(config.train), given)

@@ -4,14 +4,16 @@ The sealed split is the complete, unchanged published test set. Search examples 
 share of the training records chosen by the hash of the input, so repeated inputs stay in one split
 and appending records moves no earlier record to another split. Inputs of the sealed split are
 removed from the other two splits, and inputs of the search split from the train split, because
-published sets contain duplicates and can't be edited.
+published sets contain duplicates and can't be edited. The same holds for clusters of examples.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from kilobit.evaluators.tasks.sources import Records, in_cluster, read_records
 from kilobit.evaluators.tasks.text_task import TextTask
 from kilobit.search.task import Example, Metric, Task, make_splits, share
 
@@ -22,8 +24,8 @@ class BenchmarkTask(TextTask):
     """Settings that all benchmark tasks share."""
 
     search_share: float | None = Field(default=None, gt=0, lt=1)
-    """share of the training records that becomes the search split, by the hash of the input; by
-    default 0.2. Not allowed together with `search`"""
+    """share of the training records that becomes the search split, by the hash of the input or
+    cluster; by default 0.2. Not allowed together with `search`"""
 
     @model_validator(mode="after")
     def _search_is_given_once(self) -> Self:
@@ -34,9 +36,38 @@ class BenchmarkTask(TextTask):
         return self
 
 
-def without(examples: Iterable[Example], inputs: Collection[str]) -> list[Example]:
-    """Return the examples whose input is not among `inputs`."""
-    return [example for example in examples if example.input not in inputs]
+def read_examples(
+    config: BenchmarkTask,
+    source: Records,
+    folder: Path,
+    example_of: Callable[[Mapping[str, Any], str], Example],
+    *,
+    required: bool = True,
+) -> list[Example]:
+    """Return the examples of `source` in their clusters.
+
+    Args:
+        config: the settings of the task.
+        source: the records.
+        folder: the base of relative paths.
+        example_of: takes a record and its origin, and returns its example.
+        required: every record needs the cluster's field, if the task has one.
+
+    Raises:
+        DatasetMissingError: if a data set is not on this machine and can't be fetched.
+        ValueError: naming file and line, if a record is invalid.
+    """
+    field = config.cluster_field
+    return [
+        in_cluster(example_of(record, where), record, field, where, required=required)
+        for where, record in read_records(source, folder)
+    ]
+
+
+def without(examples: Iterable[Example], *splits: Iterable[Example]) -> list[Example]:
+    """Return the examples whose input and cluster are in none of `splits`."""
+    inputs, units = inputs_of(*splits), {example.unit for split in splits for example in split}
+    return [e for e in examples if e.input not in inputs and e.unit not in units]
 
 
 def inputs_of(*splits: Iterable[Example]) -> set[str]:
@@ -51,7 +82,7 @@ def divided(
     if search is not None:
         return list(train), list(search)
     part = SEARCH_SHARE if config.search_share is None else config.search_share
-    chosen = [share(example.input) < part for example in train]
+    chosen = [share(example.cluster or example.input) < part for example in train]
     return (
         [example for example, taken in zip(train, chosen, strict=True) if not taken],
         [example for example, taken in zip(train, chosen, strict=True) if taken],
@@ -65,13 +96,13 @@ def benchmark_task(
     search: Sequence[Example],
     sealed: Sequence[Example],
 ) -> Task:
-    """Return the task of these examples; drop inputs that are also in a later split.
+    """Return the task of these examples; drop inputs and clusters that are in a later split too.
 
     Raises:
         ValueError: if a split becomes empty.
     """
-    search = without(search, inputs_of(sealed))
-    train = without(train, inputs_of(search, sealed))
+    search = without(search, sealed)
+    train = without(train, search, sealed)
     return Task(
         name=config.name,
         question=config.question,

@@ -26,8 +26,19 @@ from pydantic import Field, model_validator
 
 from kilobit.evaluators.metrics.bleu import TokenizerSetting, tokenizer_of
 from kilobit.evaluators.metrics.metrics import CorpusBleu
-from kilobit.evaluators.tasks.published.splits import BenchmarkTask, benchmark_task, divided
-from kilobit.evaluators.tasks.sources import Records, checked_text, read_records, text_of
+from kilobit.evaluators.tasks.published.splits import (
+    BenchmarkTask,
+    benchmark_task,
+    divided,
+    read_examples,
+)
+from kilobit.evaluators.tasks.sources import (
+    Records,
+    checked_text,
+    in_cluster,
+    read_records,
+    text_of,
+)
 from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
 from kilobit.evaluators.text_files import text_lines
 from kilobit.search.task import Example, Task, make_example
@@ -68,7 +79,13 @@ class Pairs(Records):
 
 
 def read_pairs(
-    source: Pairs, folder: Path, first: str, second: str, *, to_learn: bool = False
+    source: Pairs,
+    folder: Path,
+    first: str,
+    second: str,
+    cluster_field: str | None = None,
+    *,
+    to_learn: bool = False,
 ) -> list[Example]:
     """Return sentences of language `first` as inputs and of `second` as targets.
 
@@ -77,6 +94,7 @@ def read_pairs(
         folder: the base of relative paths.
         first: code of the language of the inputs.
         second: code of the language of the targets.
+        cluster_field: key of a record's cluster.
         to_learn: leave out pairs with an empty side, which occur in published training data.
 
     Raises:
@@ -94,9 +112,8 @@ def read_pairs(
         both = _translation(record, where)
         if not (to_learn and any(_is_blank(both.get(name)) for name in (first, second))):
             origin = f"{where}, translation"
-            examples.append(
-                make_example(text_of(both, first, origin), text_of(both, second, origin))
-            )
+            pair = make_example(text_of(both, first, origin), text_of(both, second, origin))
+            examples.append(in_cluster(pair, record, cluster_field, where))
     return examples
 
 
@@ -160,7 +177,8 @@ class FloresTask(TranslationTask):
     revision: str | None = None
     """commit or tag on the hub; pin it"""
     search_share: float | None = Field(default=None, gt=0, lt=1)
-    """share of `dev` that becomes the search split, by the hash of the input; by default 0.2"""
+    """share of `dev` that becomes the search split, by the hash of the input or cluster;
+    by default 0.2"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -169,9 +187,18 @@ class FloresTask(TranslationTask):
         for field in ("subset", "revision"):
             if self.dataset is None and getattr(self, field) is not None:
                 raise ValueError(f"`{field}` belongs to `dataset`: give `dataset`, or leave it out")
+        _check_clusters(self.cluster_field, "folder", self.folder)
         if self.source == self.target:
             raise ValueError(f"`source` and `target` are both {self.source}")
         return self
+
+
+def _check_clusters(cluster_field: str | None, source: str, files: object) -> None:
+    if cluster_field is not None and files is not None:
+        raise ValueError(
+            f"`cluster_field: {cluster_field}` names a field of records, and the text files of "
+            f"`{source}` have none: give records, or leave it out"
+        )
 
 
 def _read(config: FloresTask, folder: Path, split: str) -> list[Example]:
@@ -185,13 +212,12 @@ def _read(config: FloresTask, folder: Path, split: str) -> list[Example]:
         revision=config.revision,
         split=split,
     )
-    return [
-        make_example(
-            text_of(record, f"sentence_{first}", where),
-            text_of(record, f"sentence_{second}", where),
-        )
-        for where, record in read_records(records, folder)
-    ]
+
+    def pair(record: Mapping[str, Any], where: str) -> Example:
+        source, target = (text_of(record, f"sentence_{code}", where) for code in (first, second))
+        return make_example(source, target)
+
+    return read_examples(config, records, folder, pair)
 
 
 def load_flores(config: FloresTask, folder: Path) -> Task:
@@ -223,6 +249,12 @@ class Wmt14Task(TranslationTask):
     sealed: Pairs
     """the published test set"""
 
+    @model_validator(mode="after")
+    def _records_have_clusters(self) -> Self:
+        for pairs in (self.train, self.search, self.sealed):
+            _check_clusters(self.cluster_field, "texts", pairs and pairs.texts)
+        return self
+
 
 def load_wmt14(config: Wmt14Task, folder: Path) -> Task:
     """Return the task that `config` describes; its paths are relative to `folder`.
@@ -232,10 +264,14 @@ def load_wmt14(config: Wmt14Task, folder: Path) -> Task:
         ValueError: naming file and line, if a record is invalid.
     """
     first, second = config.direction.split("-")
-    given = None if config.search is None else read_pairs(config.search, folder, first, second)
-    pairs = read_pairs(config.train, folder, first, second, to_learn=True)
-    train, search = divided(config, pairs, given)
-    sealed = read_pairs(config.sealed, folder, first, second)
+
+    def read(source: Pairs, *, to_learn: bool = False) -> list[Example]:
+        field = config.cluster_field
+        return read_pairs(source, folder, first, second, field, to_learn=to_learn)
+
+    given = None if config.search is None else read(config.search)
+    train, search = divided(config, read(config.train, to_learn=True), given)
+    sealed = read(config.sealed)
     asking = config.naming(_NAMES[first], _NAMES[second])
     metric = CorpusBleu(config.tokenizer or tokenizer_of(second))
     return benchmark_task(asking, metric, train, search, sealed)

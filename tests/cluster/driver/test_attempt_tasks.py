@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.reference_suites import by_the_command
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.published.translation import Wmt14Task, load_wmt14
 from tests.conftest import REPOSITORY
 from tests.support.rows import rows_of
-from tests.support.tasks.bleu import by_the_command
 from tests.support.tasks.records import write_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]

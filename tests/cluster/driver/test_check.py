@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from kilobit import launch
+from kilobit.cluster.driver.check import check_sweep
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
 
 Write = Callable[..., Path]

@@ -22,6 +22,7 @@ from kilobit.cluster.runs.lock import LockedError, lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.settings import InputError
 from tests.support.rows import rows_of, write_rows
 
@@ -154,3 +155,49 @@ def test_a_run_that_never_began_leaves_nothing_on_a_store(
         (run.path / "other.txt").write_bytes(b"mine")
         discard_run(run)
     assert [path.name for path in folder.rglob("*")] == ["log.txt", "other.txt"]
+
+
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [
+        ("zho_Hans", "13a"),
+        ("jpn_Jpan", "13a"),
+        ("kor_Hang", "13a"),
+        ("tha_Thai", "13a"),
+        ("deu_Latn", None),
+        ("rus_Cyrl", None),
+    ],
+)
+def test_a_run_from_before_the_tokenizer_could_be_set_keeps_its_score(
+    write_sweep: Write, tmp_path: Path, target: str, kept: str | None
+) -> None:
+    for split in ("dev", "devtest"):
+        (tmp_path / split).mkdir()
+        for language in ("eng_Latn", target):
+            text = "".join(f"{split} {n}\n" for n in range(40))
+            (tmp_path / split / f"{language}.{split}").write_text(text)
+    task = {"kind": "flores", "source": "eng_Latn", "target": target, "folder": "."}
+    path = write_sweep(task=task | {"tokenizer": "char"})
+    with create_run(load_sweep(path), path, tmp_path / "out") as run:
+        pass
+    manifest = json.loads((run.path / "run.json").read_text())
+    del manifest["sweep"]["task"]["tokenizer"]
+    (run.path / "run.json").write_text(json.dumps(manifest))
+    assert open_run(run.path).sweep.task.tokenizer == kept  # type: ignore[union-attr]
+    for _ in range(2):
+        with reopen_run(run.path) as again:
+            metric = load_task(again.sweep.task, again.sweep_folder).metric
+            assert metric.name == "bleu"
+    recorded = json.loads((run.path / "run.json").read_text())["sweep"]["task"]
+    assert recorded["tokenizer"] == kept
+    # The sweep file now means another score, unless it names the tokenizer.
+    path = write_sweep(task=task)
+    if kept:
+        with (
+            pytest.raises(InputError, match="the run of another sweep: task differs"),
+            continue_run(load_sweep(path), run.path),
+        ):
+            pass
+        path = write_sweep(task=task | {"tokenizer": kept})
+    with continue_run(load_sweep(path), run.path):
+        pass

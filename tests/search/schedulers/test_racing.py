@@ -196,6 +196,24 @@ def test_pairs_at_equal_score_are_told_apart_no_oftener_than_the_level(
     assert min(counts.values()) > 0.2 * level * 1500
 
 
+def test_clusters_break_the_level_for_new_examples_and_not_for_those_of_the_rung() -> None:
+    def wrong(*, known: bool) -> int:
+        rng, count = np.random.default_rng(1), 0
+        for _ in range(1500):
+            # Eight clusters of six, with equal scores within. New clusters would have equal means;
+            # on a known rung, each side wins as many.
+            pairs = rng.random((2, 8)) < 0.5
+            if known:
+                pairs[:, 4:] = pairs[::-1, :4]
+            mine, theirs = np.repeat(pairs, 6, axis=1)[:, rng.permutation(48)].astype(float)
+            count += verdict_on(0.05, mine, theirs, known=known) == "loses"
+        return count
+
+    allowed = binom.isf(1e-6, 1500, 0.05)
+    assert 0.2 * 0.05 * 1500 < wrong(known=True) <= allowed
+    assert wrong(known=False) > 2 * allowed
+
+
 def test_a_clear_loser_is_eliminated_after_few_examples() -> None:
     rng = np.random.default_rng(3)
     used: dict[bool, list[int]] = {False: [], True: []}

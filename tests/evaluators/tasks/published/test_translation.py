@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.reference_suites import by_the_command
 from kilobit.evaluators.metrics.bleu import corpus_bleu, sentence_statistics
 from kilobit.evaluators.metrics.metrics import METRICS
 from kilobit.evaluators.tasks.miniature.grammar import sentence
@@ -17,7 +18,6 @@ from kilobit.evaluators.tasks.published.translation import (
 )
 from kilobit.search.streams import stream
 from kilobit.search.task import Task, make_example
-from tests.support.tasks.bleu import by_the_command
 from tests.support.tasks.records import write_jsonl
 
 
