@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from kilobit import launch
+from kilobit.cluster.driver.check import check_sweep
+from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
 
 Write = Callable[..., Path]
@@ -123,3 +126,17 @@ def test_bad_data_is_named_with_file_and_line(
     del task["data"]
     path = str(write_sweep(task={**task, "files": files}))
     assert "is in both the train and the search split" in fails(capsys, "run", path)
+
+
+def test_a_model_on_the_nodes_alone_is_left_to_them(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    models = [{"regime": "r", "path": str(tmp_path / "on_nodes"), "device": "cuda"}]
+    sweep = load_sweep(write_sweep(base_models=models))
+    with pytest.raises(InputError, match=r"base_models\.0\.path: there is no folder"):
+        check_sweep(sweep, tmp_path, fits=False)
+    plan = check_sweep(sweep, tmp_path, local=False)
+    assert plan.unchecked == (
+        f"{tmp_path / 'on_nodes'} is not on this machine: its modules and ranks are unknown",
+    )
+    assert dict(plan.shapes) == {}
