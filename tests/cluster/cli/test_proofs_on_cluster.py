@@ -16,7 +16,7 @@ from kilobit.cluster.runs.fronts import RunFront
 from tests.support.models import cached_from_hub
 from tests.support.rows import rows_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 Write = Callable[..., Path]
 PROMPTS = {"prompt": {"candidates": 3, "demonstrations": [0, 1]}}
 
