@@ -77,7 +77,7 @@ def load_esnli(config: EsnliTask, folder: Path) -> Task:
 
     def read(source: Records) -> list[Example]:
         return read_examples(
-            config, source, folder, lambda *record: esnli_example(*record, config.shown)
+            config, source, folder, lambda record, where: esnli_example(record, where, config.shown)
         )
 
     given = None if config.search is None else read(config.search)

@@ -124,7 +124,7 @@ def load_gsm8k(config: Gsm8kTask, folder: Path) -> Task:
 
     def read(source: Records) -> list[Example]:
         return read_examples(
-            config, source, folder, lambda *record: gsm8k_example(*record, config.shown)
+            config, source, folder, lambda record, where: gsm8k_example(record, where, config.shown)
         )
 
     given = None if config.search is None else read(config.search)

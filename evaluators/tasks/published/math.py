@@ -114,7 +114,7 @@ def load_math(config: MathTask, folder: Path) -> Task:
 
     def read(source: Records) -> list[Example]:
         return read_examples(
-            config, source, folder, lambda *record: math_example(*record, config.shown)
+            config, source, folder, lambda record, where: math_example(record, where, config.shown)
         )
 
     given = None if config.search is None else read(config.search)

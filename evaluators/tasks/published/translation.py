@@ -233,8 +233,8 @@ def _read(config: FloresTask, folder: Path, split: str) -> list[Example]:
     )
 
     def pair(record: Mapping[str, Any], where: str) -> Example:
-        texts = (text_of(record, f"sentence_{language}", where) for language in (first, second))
-        return make_example(*texts)
+        asked, target = (text_of(record, f"sentence_{code}", where) for code in (first, second))
+        return make_example(asked, target)
 
     return read_examples(config, records, folder, pair)
 
