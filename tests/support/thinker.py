@@ -51,7 +51,7 @@ def make_thinker(folder: Path) -> Path:
         if losses.max() < 0.2:
             break
         optimizer.zero_grad()
-        losses.mean().backward()
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.save_pretrained(folder)
     return folder
