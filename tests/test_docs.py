@@ -248,3 +248,12 @@ def test_shell_lines_name_what_is_there(block: Block) -> None:
             assert (REPOSITORY / path).exists(), line
         known = name in ("kilobit", "pip", "pytest", "python", "python3") or name.startswith(OTHERS)
         assert known, f"{block.name}: {line}"
+
+
+def test_tests_and_benchmarks_that_pages_name_are_there() -> None:
+    for page in MARKDOWN:
+        # Pages about adding something name the files that the reader adds.
+        if str(page.relative_to(REPOSITORY)) not in ADDING:
+            named = re.findall(r"\b(?:tests|benchmarks)/[\w./]*\w", page.read_text("utf-8"))
+            missing = [name for name in named if not list(REPOSITORY.glob(f"{name}*"))]
+            assert missing == [], page
