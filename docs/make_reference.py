@@ -60,7 +60,8 @@ def _type(schema: dict[str, Any]) -> str:
 @cache
 def _said(name: str) -> dict[str, str]:
     """Return the texts below the fields of a model and of its bases, by field."""
-    (model,) = [each for each in _models(Config) if each.__name__ == name]
+    # A class of the Python face extends the settings of the same name.
+    model = next(each for each in _models(Config) if each.__name__ == name)
     bases = [base for base in reversed(model.__mro__) if issubclass(base, Config)]
     bodies = [ast.parse(inspect.getsource(base)).body[0] for base in bases]
     return {

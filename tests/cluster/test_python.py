@@ -222,8 +222,9 @@ def test_notebook_goes_to_a_front_twice_in_a_process_with_a_loop_and_ray(tmp_pat
         env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64},
     )
     assert done.returncode == 0, done.stderr
-    assert "interrupted\n" in done.stdout
-    assert "resumed, Ray is still there\n" in done.stdout
+    # Ray may write between a text and its line's end.
+    assert "interrupted" in done.stdout
+    assert "resumed, Ray is still there" in done.stdout
     found = kilobit.open_run(tmp_path / "runs" / "first_search")
     assert found.front()
     assert all(point.verified for point in found.front())

@@ -15,7 +15,7 @@ from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import RunFront
 from tests.support.rows import rows_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 FAMILIES = {
     "prompt": {"candidates": 2, "demonstrations": [0, 1]},
     "lora": {
@@ -46,7 +46,7 @@ def programs(out: Path) -> dict[tuple[str, int], Any]:
     return {(row["candidate"], row["rung"]): (row["script"], row["payload"]) for row in rows}
 
 
-@pytest.mark.parametrize("layout", [pytest.param("tensor", marks=pytest.mark.slow), "zero3"])
+@pytest.mark.parametrize("layout", ["tensor", "zero3"])
 def test_a_model_on_two_ranks_is_searched_proven_and_measured(
     layout: str,
     write_sweep: Callable[..., Path],

@@ -22,8 +22,8 @@ from tests.support.rows import rows_of
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 Write = Callable[..., Path]
 OUR_FOLDERS = ("search", "evaluators", "cluster", "launch")
-# Adapters take most of the time of a quickstart, and its prompts alone show most of its front.
-FEWER = "families.lora.candidates=1"
+# Adapters and the last rung take most of the time of a quickstart.
+FEWER = ("families.lora.candidates=1", "rungs.count=3")
 
 
 def run(*argv: str, status: int = 0) -> str:
@@ -36,7 +36,7 @@ def front(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a quickstart with fewer adapters and what it printed.
+    """Return the folder of a smaller quickstart and what it printed.
 
     It ran in a folder whose packages have the names of our folders and raise on import.
     """
@@ -47,7 +47,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     sweep = str(REPOSITORY / "examples" / "quickstart.yaml")
     process = subprocess.Popen(
         # `-m` puts the current folder first in the path.
-        [sys.executable, "-m", "kilobit.launch", "run", sweep, FEWER, "--out", "quickstart"],
+        [sys.executable, "-m", "kilobit.launch", "run", sweep, *FEWER, "--out", "quickstart"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -168,7 +168,7 @@ def test_status_says_how_far_the_run_is(quickstart: tuple[Path, str]) -> None:
 
 
 def test_a_folder_of_a_run_is_not_taken_twice(quickstart: tuple[Path, str]) -> None:
-    message = run("run", "examples/quickstart.yaml", FEWER, "--out", str(quickstart[0]), status=2)
+    message = run("run", "examples/quickstart.yaml", *FEWER, "--out", str(quickstart[0]), status=2)
     assert f"{quickstart[0]} holds a run of this sweep: continue it" in message
 
 
@@ -221,6 +221,7 @@ def test_a_candidate_that_fails_is_a_row_and_the_summary_says_so(
     assert reasons[0].startswith("failed: FloatingPointError")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_at_most_the_rung_it_was_in(
     write_sweep: Write, tmp_path: Path
 ) -> None:
@@ -250,8 +251,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(write_sweep: Write, tmp_pat
     out = tmp_path / "out"
     ledger = Ledger(out / "ledger")
     sweep = write_sweep(
-        families={"prompt": {"candidates": 3}, "lora": LORA},
-        rungs={"examples": 8, "train_steps": 100, "eta": 2, "count": 2},
+        families={"prompt": {"candidates": 3}, "lora": {**LORA, "steps": [60]}},
+        rungs={"examples": 8, "train_steps": 30, "eta": 2, "count": 2},
     )
     process = start("run", str(sweep), "--out", str(out))
     wait_for(lambda: len(rows_of(ledger, "decisions")) >= 2, process)

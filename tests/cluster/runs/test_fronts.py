@@ -106,7 +106,7 @@ def test_a_command_computes_a_front_once(
     battery.write_text("{}")
     monkeypatch.setattr(fronts, "at_last_rung", counted(at_last_rung))
     monkeypatch.setattr(progress, "complete_points", counted(complete_points))
-    monkeypatch.setattr("kilobit.cluster.cli.scorecard.measure", lambda *_, **__: [])
+    monkeypatch.setattr("kilobit.cluster.fleet.measurer.Measurer.rows", lambda *_: ([], {}))
     assert reads_of("status", record(tmp_path / "recorded")) == 1
     assert reads_of("front", run.path) == 1
     assert reads_of("report", run.path) == 1
