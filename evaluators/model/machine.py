@@ -75,7 +75,16 @@ _IDLE = frozenset(
     )
 )
 _NEUTRAL = {
+    "_from_model_config": True,
     "cache_implementation": "hybrid",
+    "diversity_penalty": 0.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
     "num_beams": 1,
     "num_return_sequences": 1,
     "repetition_penalty": 1.0,
@@ -108,6 +117,8 @@ def fresh_generation(
     if tokenizer.decode([pad], skip_special_tokens=True):
         raise ValueError(f"the tokenizer's padding token {tokenizer.pad_token!r} is no special one")
     options = {name: value for name, value in own.to_dict().items() if value is not None}
+    # Except for `use_cache`, False is what holds if an option is not given.
+    options = {k: v for k, v in options.items() if v is not False or k == "use_cache"}
     odd = any(k not in _IDLE and _NEUTRAL.get(k) != value for k, value in options.items())
     after = options.get("pad_token_id", ends[0] if ends else -1)
     printed = type(after) is not int or not 0 <= after < vocabulary

@@ -20,6 +20,7 @@ from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.recipe import GenerationPart
 from kilobit.search.programs.script import readable_script
+from tests.conftest import REPOSITORY
 from tests.support.models import config
 from tests.support.packs import said
 
@@ -188,9 +189,32 @@ def test_no_option_makes_packs_and_programs_differ(
     assert all("generation" in words for _, _, words in refused), refused
 
 
+# What earlier versions of the library wrote where nothing was chosen.
+DEFAULTS = {
+    "_from_model_config": True,
+    "diversity_penalty": 0.0,
+    "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_scores": False,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
+    "return_dict_in_generate": False,
+}
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
+        ({"eos_token_id": 0, **DEFAULTS}, None),
+        ({"eos_token_id": 0, "use_cache": False}, (0,)),
         ({"eos_token_id": 0, "temperature": 0.6, "top_p": 0.9, "do_sample": True}, None),
         ({"eos_token_id": [0], "pad_token_id": 0, "cache_implementation": "hybrid"}, None),
         ({"eos_token_id": [0, 9], "repetition_penalty": 1.1}, (0, 9)),
@@ -208,6 +232,11 @@ def test_a_program_says_options_only_where_the_models_own_mean_others(
     pad = frozen.tokenizer.pad_token_id
     expected = None if part is None else GenerationPart(end_tokens=part, pad_token=pad)
     assert frozen.generation == expected
+
+
+@pytest.mark.parametrize("name", ["pretrained", "posttrained"])
+def test_programs_of_the_models_that_come_with_kilobit_say_no_options(name: str) -> None:
+    assert load(config(REPOSITORY / "examples" / "tiny" / name), Path()).generation is None
 
 
 def test_options_that_the_library_would_pass_over_are_refused(
