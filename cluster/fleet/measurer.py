@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
-from huggingface_hub import snapshot_download
 
 from kilobit.cluster.fleet.session import ray_kept
 from kilobit.cluster.requests import wrong_input
@@ -21,12 +20,11 @@ from kilobit.evaluators.battery.offline import offline
 from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.ledger.parts import DamagedError
 from kilobit.evaluators.ledger.storage import Place
-from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.proof.program_files import read_program
+from kilobit.evaluators.proof.verify import load_here
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
@@ -91,7 +89,7 @@ class Measurer:
             # The one before has to go first, because there may be no room for both.
             self._models.clear()
             config = next(c for c in self._run.sweep.base_models if c.label == label)
-            frozen = _load(config, self._run.sweep_folder)
+            frozen, _ = load_here(config, self._run.sweep_folder)
             _check_digest(self._run, [one for one in self._points if one.model == label], frozen)
             self._models[label] = frozen
         frozen = self._models[label]
@@ -140,7 +138,7 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
     """
     judge = None
     if battery.safety is not None and battery.safety.judge is not None:
-        judge = judge_of(bare(_load(battery.safety.judge, folder)))
+        judge = judge_of(bare(load_here(battery.safety.judge, folder)[0]))
     found, missing = evaluators_of(battery, folder, judge), {}
     for item in battery.harness:
         try:
@@ -156,25 +154,6 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
         except ValueError as error:
             missing[item.task] = str(error)
     return found, missing
-
-
-def _load(config: BaseModelConfig, folder: Path) -> FrozenModel:
-    """Load a base model that is on this machine.
-
-    Raises:
-        InputError: if it is missing or can't be loaded.
-    """
-    if config.path is not None and not (folder / config.path).is_dir():
-        raise InputError(f"base model {config.label}: there is no folder {folder / config.path}")
-    try:
-        if config.hub is not None:
-            place = snapshot_download(config.hub, revision=config.revision, local_files_only=True)
-            update = {"path": Path(place), "hub": None, "revision": None}
-            config = config.model_copy(update=update)
-        return base_model.load(config, folder)
-    except Exception as error:  # transformers and the hub raise many types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"base model {config.label} can't be loaded: {reason}") from error
 
 
 def _check_digest(run: RunFolder, points: Sequence[FrontPoint], frozen: FrozenModel) -> None:

@@ -39,6 +39,7 @@ from kilobit.cluster.runs.access import (
     make_folder,
 )
 from kilobit.cluster.runs.lock import lock_holder, lock_run
+from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
@@ -338,35 +339,12 @@ def check_proposer_is_known(run: RunFolder) -> None:
     Raises:
         InputError: if it has not.
     """
-    kind = _proposer_of(run.manifest["sweep"])
+    kind = proposer_of(run.manifest["sweep"])
     if kind in REMOVED_KINDS:
         raise InputError(
             f"{run.path} can't be resumed: its proposer {kind!r} was removed; it can still be "
             "read, and a new run with another proposer can begin in another folder"
         )
-
-
-def _proposer_of(settings: Any) -> Any:
-    """Return the kind of the proposer in a recorded sweep, None if it has none."""
-    proposer = settings.get("proposer") if isinstance(settings, dict) else None
-    return proposer.get("kind") if isinstance(proposer, dict) else None
-
-
-def with_its_tokenizer(settings: Any) -> Any:
-    """Return a recorded sweep with the tokenizer of BLEU that its scores have.
-
-    Before it could be set, all languages of FLORES had 13a. It is named where it would now be
-    another one, so that a resumed run keeps its score.
-    """
-    task = settings.get("task") if isinstance(settings, dict) else None
-    if not isinstance(task, dict) or task.get("kind") != "flores" or "tokenizer" in task:
-        return settings
-    from kilobit.evaluators.metrics.bleu import tokenizer_of
-
-    with suppress(ValueError):
-        if tokenizer_of(str(task.get("target"))) == "13a":
-            return settings
-    return {**settings, "task": {**task, "tokenizer": "13a"}}
 
 
 def open_run(path: Place) -> RunFolder:
@@ -380,15 +358,7 @@ def open_run(path: Place) -> RunFolder:
     check_reachable(path)
     try:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
-        settings = manifest["sweep"]
-        if _proposer_of(settings) in REMOVED_KINDS:
-            # It proposes nothing any more, and needs the same budget.
-            settings = {**settings, "proposer": {"kind": "evolution"}}
-        settings = with_its_tokenizer(settings)
-        sweep = Sweep.model_validate_json(json.dumps(settings), strict=True)
-        if "program_batch_size" not in settings:
-            # Before it was a setting, a program's batch was that of the search.
-            sweep = sweep.model_copy(update={"program_batch_size": sweep.batch_size})
+        sweep = recorded_sweep(manifest["sweep"])
         folder = Path(manifest["sweep_folder"])
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:

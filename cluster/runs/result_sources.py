@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_reachable
-from kilobit.cluster.runs.folder import RunFolder, open_run, with_its_tokenizer
+from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import Reader
+from kilobit.cluster.sweep.recorded import recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge import dataset
@@ -242,9 +243,8 @@ def sweep_of(source: DatasetSource, place: Place) -> Sweep:
         InputError: if it is damaged.
     """
     try:
-        settings = with_its_tokenizer(source.about["sweep"])
-        return Sweep.model_validate_json(json.dumps(settings), strict=True)
-    except (ValueError, KeyError) as error:
+        return recorded_sweep(source.about["sweep"])
+    except (ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{place / dataset.MANIFEST}: the sweep of {source.name}: {reason}"

@@ -301,10 +301,10 @@ def _check_unchanged(
     Raises:
         ValueError: naming what has changed.
     """
-    records = [one for one in ledger.records(WorkerRecord) if one.model == label]
-    if any(one.machine is None for one in records):
+    records = ledger.records(WorkerRecord)
+    if any(one.model == label and one.machine is None for one in records):
         _LOG.warning("%s: the machine of earlier attempts is not known in all parts", label)
-    for record in ledger.records(WorkerRecord):
+    for record in records:
         pairs = []
         if record.model == label:
             known = json.loads(record.parts) if record.parts else {}

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from kilobit.evaluators.model.adapters import Adapter
-from kilobit.evaluators.model.base_model import ALONE, FrozenModel
+from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.generate import (
     ChatTemplate,
@@ -166,7 +166,7 @@ class Builder:
         return Recipe(
             dtype=config.dtype,
             device="cuda" if on_gpus else "cpu",
-            spread=on_gpus and frozen.shard is not ALONE,
+            spread=on_gpus and frozen.shard.world_size > 1,
             pad_with_end=frozen.pad_with_end,
             special_tokens=frozen.special_tokens,
             chat=candidate.chat,

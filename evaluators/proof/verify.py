@@ -51,6 +51,32 @@ def limits_of(program: Program, seconds: int) -> Limits:
     return Limits(seconds=seconds, memory_gb=memory_gb)
 
 
+def load_here(config: BaseModelConfig, folder: Path) -> tuple["FrozenModel", Path]:
+    """Load a base model whose files are on this machine; return it and their folder.
+
+    Raises:
+        InputError: if they are missing or can't be loaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    from kilobit.evaluators.model import base_model
+
+    where = config.path and folder / config.path
+    if where is not None and not where.is_dir():
+        raise InputError(f"base model {config.label}: there is no folder {where}")
+    try:
+        if where is None:
+            name, revision = config.hub or "", config.revision
+            where = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        update = {"path": where, "hub": None, "revision": None}
+        return base_model.load(config.model_copy(update=update), folder), where
+    except Exception as error:  # transformers and the hub raise many types here
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
+        ) from error
+
+
 @contextmanager
 def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded) -> Iterator[Path]:
     """Yield the folder of a base model; random weights are written to a temporary one.
@@ -63,28 +89,8 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
     Raises:
         InputError: if there is no such model on this machine, or it has changed.
     """
-    from huggingface_hub import snapshot_download
-
-    from kilobit.evaluators.model import base_model
-
-    where = config.path and sweep_folder / config.path
-    if where is not None and not where.is_dir():
-        raise InputError(f"base model {config.label}: there is no folder {where}")
     with TemporaryDirectory(prefix="kilobit-model-") as scratch:
-        try:
-            if where is None:
-                where = Path(
-                    snapshot_download(
-                        config.hub or "", revision=config.revision, local_files_only=True
-                    )
-                )
-            update = {"path": where, "hub": None, "revision": None, "device": "cpu"}
-            found = base_model.load(config.model_copy(update=update), sweep_folder)
-        except Exception as error:  # transformers and the hub raise many types here
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
-            ) from error
+        found, where = load_here(config.model_copy(update={"device": "cpu"}), sweep_folder)
         others = sorted(one for one in digests if not found.was_recorded_as(one))
         if others:
             raise InputError(

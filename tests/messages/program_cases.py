@@ -292,7 +292,7 @@ SCORECARD = [
     ),
     Case(
         "scorecard {run} --battery {here}/battery.yaml",
-        "base model llama can't be loaded: ",
+        "model can't be loaded: Unrecognized model in ",
         given=without_its_model(small=True, broken=True),
     ),
     Case(

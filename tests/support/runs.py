@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 
-from kilobit.cluster.runs.folder import create_run
+from kilobit.cluster.runs.folder import RunFolder, create_run
+from kilobit.cluster.runs.fronts import RunFront
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.search.front.points import FrontPoint
 from tests.support.rows import write_rows
 
 NUM_EXAMPLES = 4
@@ -86,3 +88,14 @@ def write_run(
                 end = {"candidate": name, "rung": 0, "decision": "finish", "order": 0}
                 write_rows(run.ledger, "decisions", f"{name}-r0", [end])
     return folder
+
+
+def proven_points(run: RunFolder) -> list[FrontPoint]:
+    """Return the programs on the fronts of a run, which are all verified and certified."""
+    points = RunFront(run).on_front
+    assert points
+    for point in points:
+        assert point.verified
+        assert point.certificate is not None
+        assert point.certificate.lower is not None
+    return points

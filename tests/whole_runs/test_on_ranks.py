@@ -12,8 +12,8 @@ from kilobit import launch
 from kilobit.cluster.fleet.crew import ClusterCrew
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import open_run
-from kilobit.cluster.runs.fronts import RunFront
 from tests.support.rows import rows_of
+from tests.support.runs import proven_points
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 FAMILIES = {
@@ -75,12 +75,7 @@ def test_a_model_on_two_ranks_is_searched_proven_and_measured(
         assert launch.main([*words, "--address", "auto"]) == 0, capsys.readouterr()
     assert programs(out[2]) == programs(out[1])
     run = open_run(out[2])
-    points = RunFront(run).on_front
-    assert points
-    for point in points:
-        assert point.verified
-        assert point.certificate is not None
-        assert point.certificate.lower is not None
+    points = proven_points(run)
     # One program runs on the resources of all ranks.
     assert set(reserved) == {0.5, 1.0}
     battery = tmp_path / "battery.yaml"

@@ -12,9 +12,9 @@ from kilobit import launch
 from kilobit.cluster.fleet.crew import ClusterCrew
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.runs.folder import open_run
-from kilobit.cluster.runs.fronts import RunFront
 from tests.support.models import cached_from_hub
 from tests.support.rows import rows_of
+from tests.support.runs import proven_points
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 Write = Callable[..., Path]
@@ -75,12 +75,7 @@ def test_a_driver_without_the_model_ends_with_all_proofs_though_nodes_die(
     shown = capsys.readouterr()
     assert status == 0, shown
     run = open_run(out)
-    points = RunFront(run).on_front
-    assert points
-    for point in points:
-        assert point.verified
-        assert point.certificate is not None
-        assert point.certificate.lower is not None
+    proven_points(run)
     # One crew verified and one certified, and a member of each died.
     assert len(killed) == 2
     assert len(rows_of(run.ledger, "openings")) == 1

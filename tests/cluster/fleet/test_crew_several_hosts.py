@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.runs.folder import open_run
-from kilobit.cluster.runs.fronts import RunFront
 from tests.support.hosts.hosts import Hosts, address, are_possible
 from tests.support.models import cached_from_hub
 from tests.support.rows import rows_of
+from tests.support.runs import proven_points
 
 pytestmark = [
     pytest.mark.ray,
@@ -87,12 +87,7 @@ def test_hosts_that_die_cost_no_proof_of_a_driver_without_the_model(
     shown = log.read_text()
     assert status == 0, shown
     run = open_run(out)
-    points = RunFront(run).on_front
-    assert points
-    for point in points:
-        assert point.verified
-        assert point.certificate is not None
-        assert point.certificate.lower is not None
+    proven_points(run)
     assert len(rows_of(run.ledger, "openings")) == 1
     peak = int(shown.split("peak ")[1].split()[0])
     assert peak < 1 << 20, f"{peak} KiB"

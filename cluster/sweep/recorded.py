@@ -1,0 +1,48 @@
+"""Sweeps as runs and data sets recorded them, also those of earlier versions."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.search.search import REMOVED_KINDS
+
+
+def recorded_sweep(settings: Any) -> Sweep:
+    """Return a recorded sweep with the meaning that it had for its run.
+
+    What could not be set when it was recorded has the value that held then, where another one is
+    the default now: programs have the batch of the search, and BLEU of FLORES the tokenizer 13a. A
+    removed proposer proposes nothing any more; one that needs the same budget stands for it.
+
+    Raises:
+        ValueError, TypeError: if it is damaged.
+    """
+    if not isinstance(settings, dict):
+        return Sweep.model_validate(settings)
+    changed = dict(settings)
+    if proposer_of(settings) in REMOVED_KINDS:
+        changed["proposer"] = {"kind": "evolution"}
+    task = settings.get("task")
+    if isinstance(task, dict) and task.get("kind") == "flores" and "tokenizer" not in task:
+        changed["task"] = {**task, **_tokenizer_of_then(str(task.get("target")))}
+    sweep = Sweep.model_validate_json(json.dumps(changed), strict=True)
+    if "program_batch_size" in settings:
+        return sweep
+    return sweep.model_copy(update={"program_batch_size": sweep.batch_size})
+
+
+def proposer_of(settings: Any) -> Any:
+    """Return the kind of the proposer in a recorded sweep, None if it has none."""
+    proposer = settings.get("proposer") if isinstance(settings, dict) else None
+    return proposer.get("kind") if isinstance(proposer, dict) else None
+
+
+def _tokenizer_of_then(target: str) -> dict[str, str]:
+    """Return the setting of BLEU's tokenizer, empty where the default is still the same."""
+    from kilobit.evaluators.metrics.bleu import tokenizer_of
+
+    with suppress(ValueError):
+        if tokenizer_of(target) == "13a":
+            return {}
+    return {"tokenizer": "13a"}

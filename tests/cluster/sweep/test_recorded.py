@@ -1,0 +1,35 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
+from kilobit.cluster.sweep.sweep import load_sweep
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def settings(write_sweep: Write) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(load_sweep(write_sweep()).model_dump_json())
+    return found
+
+
+def test_a_sweep_of_this_version_is_what_was_recorded(settings: dict[str, Any]) -> None:
+    assert json.loads(recorded_sweep(settings).model_dump_json()) == settings
+
+
+def test_what_could_not_be_set_has_the_value_of_then(settings: dict[str, Any]) -> None:
+    del settings["program_batch_size"]
+    assert recorded_sweep(settings).program_batch_size == 4
+    removed = {**settings, "proposer": {"kind": "descent"}, "budget": {"candidates": 3}}
+    assert recorded_sweep(removed).proposer.kind == "evolution"
+    assert proposer_of(removed) == "descent"
+
+
+@pytest.mark.parametrize("damaged", [None, [], "x", {}, {"task": 1}, {"task": {"kind": "flores"}}])
+def test_a_damaged_sweep_is_an_error(damaged: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        recorded_sweep(damaged)
