@@ -88,10 +88,17 @@ class Request:
         """Name the command as its class is named."""
         cls.command = cls.__name__.removesuffix("Request").lower()
 
+    def check(self) -> None:
+        """Check what no single word of the command line shows; `dispatch` calls it.
+
+        Raises:
+            InputError: if words are missing or don't go together.
+        """
+
     @property
     def reads(self) -> tuple[Place, ...]:
         """Return the folders of runs, data sets and programs whose results the command reads."""
-        given = (getattr(self, name, ()) for name in ("run", "runs", "what"))
+        given = (getattr(self, name, ()) for name in ("run", "runs", "what", "program"))
         return tuple(
             place for one in given for place in (one if isinstance(one, tuple) else (one,))
         )
@@ -204,6 +211,17 @@ class AggregateRequest(Request):
     file: Path | None = None
     mapping: str | None = None
     out: Path
+
+    def check(self) -> None:
+        """Check that there is something to merge, and that a file has a mapping."""
+        from kilobit.search.settings import InputError
+
+        if not self.runs and self.file is None:
+            raise InputError("give runs or data sets, or a file by --import")
+        if (self.file is None) != (self.mapping is None):
+            raise InputError(
+                "--import and --map go together: a file, and which column is which field"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

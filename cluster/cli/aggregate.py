@@ -55,10 +55,6 @@ _DONE, _INTERRUPTED = 0, 130
 def aggregate(request: AggregateRequest) -> int:
     """Merge the runs, data sets and file on the command line into one data set."""
     console = Terminal()
-    if not request.runs and request.file is None:
-        raise InputError("give runs or data sets, or a file by --import")
-    if (request.file is None) != (request.mapping is None):
-        raise InputError("--import and --map go together: a file, and which column is which field")
     out = _checked_out(request.out)
     try:
         with wrong_input(), scratch_beside(out) as scratch:

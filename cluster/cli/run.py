@@ -52,8 +52,9 @@ def dispatch(request: Request) -> int:
     """Run the command of a request and return its exit status."""
     name = request.command
     try:
+        request.check()
         for place in request.reads:
-            check_there(place)
+            check_there(place, "program" if name == "export" else "run")
         module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:

@@ -12,12 +12,18 @@ import pwd
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kilobit.cluster.requests import wrong_input
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
+
+_DATASET = "dataset.json"
+# The manifests of a run, of a data set and of a program.
+_MANIFESTS = ("run.json", _DATASET, "manifest.json")
+_RUNS_SHOWN = 5
 
 
 def are_shared() -> bool:
@@ -64,16 +70,23 @@ def _name(find: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
-def check_there(path: Place) -> None:
-    """Check that a folder that is to be read exists, before a library is loaded that reads it.
+def check_there(path: Place, kind: str = "run") -> None:
+    """Check that a folder holds results, before a library is loaded that reads them.
 
     A store is asked later, by `check_reachable`.
 
+    Args:
+        path: the folder of a run, a data set or a program.
+        kind: which of them, for the message.
+
     Raises:
-        InputError: if it does not.
+        InputError: if it holds none of them.
     """
-    if isinstance(path, Path) and not path.exists():
-        raise InputError(f"{path} holds no run: there is no such folder")
+    if not isinstance(path, Path) or any((path / name).exists() for name in _MANIFESTS):
+        return
+    if not path.exists():
+        raise InputError(f"{path} holds no {kind}: there is no such folder")
+    raise InputError(no_run_error(path) if kind == "run" else f"{path} holds no {kind}")
 
 
 def check_reachable(path: Place) -> None:
@@ -120,3 +133,27 @@ def _is_seen(path: Path) -> bool:
     except OSError:
         # This user may not look into its parent, which is tried instead.
         return False
+
+
+def no_run_error(path: Place) -> str:
+    """Return the reason why a path without `run.json` is not a run.
+
+    Folders of an object store are not searched for runs: a listing may be long.
+    """
+    if (path / _DATASET).exists():
+        return f"{path} is a data set, which front, report and aggregate read"
+    if isinstance(path, Path):
+        if not path.is_dir():
+            return f"{path} is a file, not the folder of a run"
+        runs = _runs_in(path)
+        if runs:
+            more = f" and {len(runs) - _RUNS_SHOWN} more" if len(runs) > _RUNS_SHOWN else ""
+            return f"{path} is not a run but contains runs: {', '.join(runs[:_RUNS_SHOWN])}{more}"
+    return f"{path} holds no run: run.json is missing"
+
+
+def _runs_in(folder: Path) -> list[str]:
+    # A folder that this user may not list counts as one without runs.
+    with suppress(OSError):
+        return [str(file.parent) for file in sorted(folder.glob("*/run.json"))]
+    return []

@@ -37,6 +37,7 @@ from kilobit.cluster.runs.access import (
     check_reachable,
     check_there,
     make_folder,
+    no_run_error,
 )
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
@@ -63,7 +64,6 @@ _BEGUN = re.compile(
 _MADE = (
     "ledger", "states", "incumbents", "in_hand", "places", "log", "tensorboard", "wandb", ".tune",
 )  # fmt: skip
-_RUNS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -401,29 +401,3 @@ def _write(run: RunFolder, overrides: Sequence[str]) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def no_run_error(path: Place) -> str:
-    """Return the reason why a path without `run.json` is not a run.
-
-    Folders of an object store are not searched for runs: a listing may be long.
-    """
-    from kilobit.evaluators.merge.dataset import is_dataset
-
-    if is_dataset(path):
-        return f"{path} is a data set, which front, report and aggregate read"
-    if isinstance(path, Path):
-        if not path.is_dir():
-            return f"{path} is a file, not the folder of a run"
-        runs = _runs_in(path)
-        if runs:
-            more = f" and {len(runs) - _RUNS_SHOWN} more" if len(runs) > _RUNS_SHOWN else ""
-            return f"{path} is not a run but contains runs: {', '.join(runs[:_RUNS_SHOWN])}{more}"
-    return f"{path} holds no run: run.json is missing"
-
-
-def _runs_in(folder: Path) -> list[str]:
-    # A folder that this user may not list counts as one without runs.
-    with suppress(OSError):
-        return [str(file.parent) for file in sorted(folder.glob("*/run.json"))]
-    return []

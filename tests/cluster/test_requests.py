@@ -122,7 +122,7 @@ def test_a_command_takes_its_request(kind: type[Request], monkeypatch: pytest.Mo
     hints = get_type_hints(getattr(run.import_module(name.rpartition(".")[0]), kind.command))
     assert hints == {"request": kind, "return": int}
     monkeypatch.setattr(name, lambda request: taken.append(request) or 0)
-    monkeypatch.setattr(run, "check_there", lambda _: None)
+    monkeypatch.setattr(run, "check_there", lambda *_: None)
     request = launch.parse(argv(kind.command))
     assert run.dispatch(request) == 0
     assert taken == [request]
