@@ -1,9 +1,10 @@
 """What the machinery costs beside the model.
 
-    python benchmarks/overhead.py [--trials 200]
+    python benchmarks/overhead.py [--trials 400] [--slots 32] [--only-trials]
 
-Prints seconds per trial through Ray Tune when a rung costs nothing, the memory of a trial process,
-and the share of the quickstart spent in model compute with its number of model loads.
+Prints seconds per trial through Ray Tune when a rung costs nothing, with two workers of so many
+slots; what the driver's memory grows by for each trial that runs, and how many processes of trials
+there are; and the share of the quickstart spent in model compute with its number of model loads.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,12 @@ from kilobit import launch
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed
+from kilobit.cluster.driver.trial import Trials
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
@@ -66,51 +68,63 @@ class NoOpEvaluator:
         return RungReply(record, (record,))
 
 
-def trial_memory_mb() -> list[float]:
-    """Return the unique memory of every process that runs trials, in MB."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if "RungTrial" in command:
-            found.append(process.memory_full_info().uss / 1e6)
-    return found
+@dataclass(frozen=True)
+class TrialCosts:
+    """Seconds and memory of trials.
+
+    Attributes:
+        seconds: of all trials.
+        mb: growth of the driver's unique memory while the most trials ran, in MB.
+        num_processes: processes that ran trials at that time.
+    """
+
+    seconds: float
+    mb: float
+    num_processes: int
 
 
-def time_trials(num_trials: int, num_workers: int = 2) -> tuple[float, list[float]]:
-    """Return the seconds of `num_trials` trials of one rung, and the memory of their processes."""
+def time_trials(num_trials: int, slots: int) -> TrialCosts:
+    """Return what trials of one rung cost on two workers of so many slots."""
     # Not at the top: Ray reads its environment when it is imported, and `cluster` sets it first.
     import ray
 
     if __name__ != "__main__":
         # Whoever looks up an actor loads its class, and by reference all that this module imports.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    memory: list[float] = []
+    driver, most, num_processes = psutil.Process(), 0, 0
     with tempfile.TemporaryDirectory() as folder, ray_session():
-        workers = [Worker(f"noop-{i}", "pretrained") for i in range(num_workers)]
+        workers = [Worker(f"noop-{i}", "pretrained") for i in range(2)]
         actor_class: Any = ray.remote(NoOpEvaluator)
         handles = [actor_class.options(name=w.name, num_cpus=0).remote() for w in workers]
 
+        told = 0
+
         def listener(*_: Any) -> None:
-            if not memory:
-                memory.extend(trial_memory_mb())
+            nonlocal most, num_processes, told
+            told += 1
+            # Looking at all processes is slow.
+            if told % 100 != 1:
+                return
+            most = max(most, driver.memory_full_info().uss)
+            commands = (" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+            num_processes = max(num_processes, sum("RungTrial" in command for command in commands))
 
         sweep = load_sweep(QUICKSTART)
-        run, stop_request = (
-            RunFolder(Path(folder), sweep, QUICKSTART.parent, 1, locked=True),
-            StopRequest(None),
-        )
+        run = RunFolder(Path(folder), sweep, QUICKSTART.parent, 1, locked=True)
+        stop_request = StopRequest(None)
         search = Search(Numbered(), Full(num_rungs=1, eta=2), "payload_bits", num_trials)
         plan = Plan(load_task(sweep.task, QUICKSTART.parent), (), {}, num_trials, ())
         recorder = Recorder(run, plan, search, Replayed(), listener)
-        searcher = RecordedSearcher(recorder, [], workers, [Rung(0, 1, 1)], run, stop_request)
+        searcher = RecordedSearcher(recorder, [], workers, slots, stop_request)
+        before = driver.memory_full_info().uss
         began = time.monotonic()
         scheduler = RecordedScheduler(recorder, stop_request)
-        errors = run_trials(searcher, scheduler, TRIAL_CPUS, Path(folder) / "tune")
+        errors = run_trials(searcher, scheduler, Trials([Rung(0, 1, 1)], run.ledger))
         seconds = time.monotonic() - began
         assert not errors, errors
         for handle in handles:
             ray.kill(handle)
-    return seconds, memory
+    return TrialCosts(seconds, (most - before) / 1e6, num_processes)
 
 
 def quickstart() -> dict[str, Any]:
@@ -142,15 +156,19 @@ def quickstart() -> dict[str, Any]:
 def main() -> None:
     """Print all figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--only-trials", action="store_true")
     args = parser.parse_args()
-    few_s, _ = time_trials(20)
-    many_s, memory = time_trials(20 + args.trials)
+    few = time_trials(2 * args.slots, args.slots)
+    many = time_trials(2 * args.slots + args.trials, args.slots)
     figures = {
-        # The difference leaves out what starting Tune and its first processes costs.
-        "seconds_per_noop_trial": round((many_s - few_s) / args.trials, 4),
-        "trial_process_mb": [round(mb) for mb in memory],
-        **quickstart(),
+        # The difference leaves out what starting Tune costs.
+        "seconds_per_noop_trial": round((many.seconds - few.seconds) / args.trials, 4),
+        "slots_of_both_workers": 2 * args.slots,
+        "driver_mb_per_running_trial": round(many.mb / (2 * args.slots), 2),
+        "trial_processes": many.num_processes,
+        **({} if args.only_trials else quickstart()),
     }
     print(json.dumps(figures, indent=1))
 

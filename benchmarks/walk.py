@@ -23,7 +23,7 @@ import importlib.abc, importlib.util, os, sys
 
 FOLDER, ROOT = os.environ["WALK_FOLDER"], os.environ["WALK_ROOT"]
 CALLS = {
-    "ray.tune.tuner": ("Tuner", "fit", "cluster/driver/tune.py"),
+    "ray.tune.execution.tune_controller": ("TuneController", "step", "cluster/driver/tune.py"),
     "ray.actor": ("ActorMethod", "remote", "cluster/driver/trial.py"),
     "torch.nn.modules.module": ("Module", "__call__", "cluster/worker/run_rung.py"),
 }

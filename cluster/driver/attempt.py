@@ -5,13 +5,9 @@ are not tried again, and candidates between two rungs resume at the later one.
 """
 
 import logging
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -21,13 +17,12 @@ from kilobit.cluster.driver.live_view import LiveProgress, LiveView
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.replay import Replayed, replay
 from kilobit.cluster.driver.trackers import Tracking, finishing, make_trackers
+from kilobit.cluster.driver.trial import Trials
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest, run_trials
 from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import StoppedError, last_line
 from kilobit.cluster.runs.folder import RunFolder
-from kilobit.cluster.sweep.workers import TRIAL_CPUS
-from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
@@ -72,7 +67,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     trackers = make_trackers(run, console.print)
-    with ray_session(address), _tune_folder(run) as tune_folder:
+    with ray_session(address):
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
         pool = Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=address is None)
@@ -80,7 +75,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
+            _search(run, plan, recorder, state, pool, console, outcome, trackers)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -114,19 +109,6 @@ def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bo
         if candidate is not None:
             state.next_rung[candidate.id] = recorder.first_rung
     return bool(state.next_rung)
-
-
-@contextmanager
-def _tune_folder(run: RunFolder) -> Iterator[Path]:
-    """Yield a folder for Ray Tune's own files, which nothing reads, and remove it at the end."""
-    if isinstance(run.path, StoredPath):
-        with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
-            yield Path(scratch)
-        return
-    try:
-        yield run.path / ".tune"
-    finally:
-        shutil.rmtree(run.path / ".tune", ignore_errors=True)
 
 
 def _log(record: RungRecord, candidate: Candidate, decision: Decision, reason: str) -> None:
@@ -167,7 +149,6 @@ def _search(
     recorder: Recorder,
     state: Replayed,
     pool: Pool,
-    tune_folder: Path,
     console: Console,
     outcome: Outcome,
     trackers: Sequence[Tracking],
@@ -197,15 +178,15 @@ def _search(
             recorder,
             pending,
             pool.workers,
-            run.sweep.rungs.ladder(),
-            run,
+            run.sweep.workers.slots,
             stop_request,
             pool.here,
             pool.tell,
         )
         scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
         with finishing(trackers):
-            errors = run_trials(searcher, scheduler, TRIAL_CPUS, tune_folder, trackers)
+            trials = Trials(run.sweep.rungs.ladder(), run.ledger)
+            errors = run_trials(searcher, scheduler, trials, trackers)
     for error in errors:
         _LOG.error("a trial left no result: %s", str(error).strip() or type(error).__name__)
         outcome.lost.append(last_line(error))

@@ -5,6 +5,7 @@ in a second. A hub model that is not on this machine is checked by the workers a
 unchecked here.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from kilobit.search.task import Task
 
 Shapes = Mapping[str, tuple[int, ...]]
 _BITS_A_NUMBER = 16
+# Entries of a configuration that don't decide what modules a model has.
+_NO_SHAPE = ("_name_or_path", "architectures", "dtype")
 
 
 @dataclass(frozen=True)
@@ -204,8 +207,10 @@ def check_models(
     if local:
         _check_folders(sweep, sweep_folder)
     shapes, unchecked = {}, []
+    checked: dict[str, Shapes] = {}
     for index, config in enumerate(sweep.base_models):
-        found = _check_model(config, sweep_folder, f"base_models.{index}", sweep, local=local)
+        field = f"base_models.{index}"
+        found = _check_model(config, sweep_folder, field, sweep, checked, local=local)
         if found is None:
             name = config.hub or config.path
             unchecked.append(f"{name} is not on this machine: its modules and ranks are unknown")
@@ -245,17 +250,25 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
 
 
 def _check_model(
-    config: BaseModelConfig, folder: Path, field: str, sweep: Sweep, *, local: bool
+    config: BaseModelConfig,
+    folder: Path,
+    field: str,
+    sweep: Sweep,
+    checked: dict[str, Shapes],
+    *,
+    local: bool,
 ) -> Shapes | None:
-    """Check one base model and return its shapes, None if it is not on this machine."""
+    """Check one base model and return its shapes, None if it is not on this machine.
+
+    What the modules of a model allow is checked once for all models of one configuration; `checked`
+    has those that were, with their shapes.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
     from kilobit.evaluators.model.base_model import check_source, load_tokenizer, source
     from kilobit.evaluators.model.machine import fresh_generation
-    from kilobit.evaluators.model.packing.probe import outline
 
     transformers_logging.set_verbosity_error()
     here = _is_cached(config) if config.path is None else (folder / config.path).is_dir()
@@ -279,6 +292,22 @@ def _check_model(
         raise InputError(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
+    for name, family in sweep.families.named().items():
+        if True in family.chat and tokenizer.chat_template is None:
+            raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
+    _check_thinking(config, tokenizer, field, sweep.families)
+    told = {k: v for k, v in model_config.to_dict().items() if k not in _NO_SHAPE}
+    same = json.dumps(told, sort_keys=True, default=str)
+    if same not in checked:
+        checked[same] = _check_modules(sweep, model, where)
+    return checked[same]
+
+
+def _check_modules(sweep: Sweep, model: Any, where: str) -> Shapes:
+    """Check that a model on the meta device can have all adapters, and return its shapes."""
+    from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
+    from kilobit.evaluators.model.packing.probe import outline
+
     run = runs(model)
     packs = outline(model) if sweep.workers.shards.are_split else None
     for name, family in sweep.families.named().items():
@@ -286,9 +315,6 @@ def _check_model(
             check_family(name, family, model, where, run=run)
             if packs is not None:
                 check_in_packs(name, family, model, packs, where)
-        if True in family.chat and tokenizer.chat_template is None:
-            raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
-    _check_thinking(config, tokenizer, field, sweep.families)
     return shapes_of(model)
 
 

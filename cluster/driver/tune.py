@@ -5,31 +5,28 @@ They hold no policy: `kilobit.search.schedulers` decides which candidates are pr
 """
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray import tune
+from ray.tune import Callback, CheckpointConfig
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import Searcher, SearchGenerator
 
 from kilobit.cluster.driver.recorder import Recorder
-from kilobit.cluster.driver.trial import RungTrial
+from kilobit.cluster.driver.trial import Message, RungTrial, Trials
 from kilobit.cluster.messages import Notice, RungReply, Worker, relay
-from kilobit.cluster.runs.folder import RunFolder
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
-
-Message = dict[str, Any]
-"""Result or configuration of a trial, in the form that Tune asks for."""
 
 _LOG = logging.getLogger("kilobit")
-# A trial's process may die (out of memory, a lost node); its worker and its rows are not affected.
-_MAX_TRIAL_FAILURES = 10
 
 
 class StopRequest:
@@ -116,8 +113,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         recorder: proposes candidates and records decisions.
         pending: candidates between two rungs, each with its next rung.
         workers: all workers of the run, also those that are not available yet.
-        rungs: the ladder.
-        run: the run.
+        slots: the slots of a worker: one for each candidate that can share its passes.
         stop_request: the stop request.
         here: returns the workers that can take a candidate now; all of them by default.
         tell: sends a notice to a worker.
@@ -128,8 +124,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         recorder: Recorder,
         pending: Sequence[tuple[Candidate, int]],
         workers: list[Worker],
-        rungs: Sequence[Rung],
-        run: RunFolder,
+        slots: int,
         stop_request: StopRequest,
         here: Callable[[], Collection[Worker]] | None = None,
         tell: Callable[[str, Notice], None] = lambda *_: None,
@@ -141,19 +136,13 @@ class RecordedSearcher(_NotSaved, Searcher):
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
         self._by_name = {worker.name: worker for worker in workers}
-        # A worker has one slot for each candidate that can share its passes.
-        self._free = deque(workers * run.sweep.workers.slots)
+        self._free = deque(workers * slots)
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
         self._workers, self._lost = list(workers), set[Worker]()
-        self._slots = run.sweep.workers.slots
+        self._slots = slots
         # Each worker's candidates with their next rungs, and its latest notice.
         self._expected: dict[str, dict[str, int]] = {w.name: {} for w in workers}
         self._told: dict[str, Notice] = {}
-        self._common = {
-            "rungs": [(r.index, r.num_examples, r.train_steps) for r in rungs],
-            "run_folder": str(run.path),
-            "attempt": run.attempt,
-        }
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's message, None while all workers are busy or away, or the end."""
@@ -192,7 +181,6 @@ class RecordedSearcher(_NotSaved, Searcher):
                 "first_rung": next_rung,
                 "worker": worker.name,
                 "placement": worker.placement,
-                **self._common,
             }, idle
         return None, idle
 
@@ -253,38 +241,59 @@ class RecordedSearcher(_NotSaved, Searcher):
         """Restore nothing: the ledger is the truth."""
 
 
+class _Controller(TuneController):
+    """Tune's loop, with trials that have no process, and without Tune's files."""
+
+    def __init__(self, trials: Trials, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._actor_manager = trials  # type: ignore[assignment]
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        """Save nothing: the ledger is the truth."""
+        self._trials_to_cache.clear()
+
+
 def run_trials(
     searcher: RecordedSearcher,
     scheduler: RecordedScheduler,
-    trial_cpus: float,
-    scratch: Path,
-    callbacks: Sequence[tune.Callback] = (),
-) -> list[BaseException]:
+    trials: Trials,
+    callbacks: Sequence[Callback] = (),
+) -> list[Exception]:
     """Run all trials through Ray Tune and return the errors of those that left no result.
 
     Args:
         searcher: chooses the next candidate and its worker.
         scheduler: decides which trials continue.
-        trial_cpus: what a trial reserves; it only waits for messages.
-        scratch: where Tune keeps its own files; nothing of ours is read from there.
+        trials: where they run and are awaited.
         callbacks: receive the results.
     """
-    tuner = tune.Tuner(
-        tune.with_resources(RungTrial, {"cpu": trial_cpus}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
+    # Tune wants a folder, which nothing reads.
+    with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
+        # By default Tune asks class trainables for a checkpoint at their end.
+        no_checkpoint = CheckpointConfig(checkpoint_at_end=False)
+        experiment = Experiment(
+            "trials",
+            run=RungTrial,
+            num_samples=sys.maxsize,
+            storage_path=scratch,
+            checkpoint_config=no_checkpoint,
+        )
+        search = SearchGenerator(searcher)
+        search.add_configurations([experiment])
+        controller: Any = _Controller(
+            trials,
+            search_alg=search,
             scheduler=scheduler,
-            num_samples=-1,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=_MAX_TRIAL_FAILURES),
-            # By default Tune asks class trainables for a checkpoint at their end.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
             callbacks=list(callbacks),
-        ),
-    )
-    return list(tuner.fit().errors)
+            trial_checkpoint_config=no_checkpoint,
+            storage=experiment.storage,
+        )
+        controller.setup_experiments([experiment], search.total_samples)
+        try:
+            while not controller.is_finished():
+                controller.step()
+        except Exception:
+            controller.cleanup()
+            raise
+        controller.cleanup()
+    return trials.errors

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.driver.check import check_sweep
+from kilobit.cluster.driver.check import check_models, check_sweep
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.evaluators.model import adapter_check
 from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
 
@@ -135,3 +136,23 @@ def test_a_model_on_the_nodes_alone_is_left_to_them(
         f"{tmp_path / 'on_nodes'} is not on this machine: its modules and ranks are unknown",
     )
     assert dict(plan.shapes) == {}
+
+
+def test_models_of_one_configuration_are_built_with_adapters_once(
+    write_sweep: Write, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    refusal = adapter_check.refusal
+
+    def counted(*args: Any, **options: Any) -> str | None:
+        built.append(args)
+        return refusal(*args, **options)
+
+    monkeypatch.setattr(adapter_check, "refusal", counted)
+    models = [{"regime": regime, "path": str(model_folders["llama"])} for regime in ("a", "b")]
+    gpt2 = {"regime": "c", "path": str(model_folders["gpt2"])}
+    shapes, _ = check_models(load_sweep(write_sweep(base_models=models, **lora())), Path())
+    assert (len(built), shapes["a"]) == (1, shapes["b"])
+    # Another architecture is checked for itself.
+    with pytest.raises(InputError, match="has no module 'q_proj'"):
+        check_models(load_sweep(write_sweep(base_models=[*models, gpt2], **lora())), Path())

@@ -34,8 +34,8 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
 
     ledger, stop_request, recorder = run.ledger, StopRequest(None), recorder_of(run)
     rule = RecordedScheduler(recorder, stop_request)
-    rungs, workers = run.sweep.rungs.ladder(), [Worker("w", ONE.model)]
-    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, rungs, run, stop_request)
+    workers = [Worker("w", ONE.model)]
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, 1, stop_request)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
@@ -79,8 +79,7 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
     recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
     workers = [Worker("w0", ONE.model), Worker("w1", ONE.model)]
-    ladder = run.sweep.rungs.ladder()
-    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, ladder, run, stop_request)
+    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, 1, stop_request)
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert (first["worker"], second["worker"]) == ("w0", "w1")
     lost = {"lost": "w0 died 6 times in a row", "rung": 0}
@@ -108,8 +107,7 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
         recorder,
         [(ONE, 0), (two, 0)],
         workers,
-        run.sweep.rungs.ladder(),
-        run,
+        1,
         stop_request,
         lambda: here,
     )
@@ -154,7 +152,7 @@ def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
 
     workers, ladder = [Worker("w", ONE.model)], run.sweep.rungs.ladder()
     searcher = RecordedSearcher(
-        recorder, [(ONE, 0), (two, 0)], workers, ladder, run, stop_request, None, tell
+        recorder, [(ONE, 0), (two, 0)], workers, 2, stop_request, None, tell
     )
     rule = RecordedScheduler(recorder, stop_request, searcher.promoted)
     searcher.suggest("a")
