@@ -8,9 +8,10 @@ The model is changed exactly as program.py changes it (`kilobit.search.programs.
 configuration, the same rule for signs, the same order of numbers.
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -267,10 +268,13 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         return
     seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        config = getattr(peft, found[0])(**found[1])
+        once = isinstance(config, peft.TinyLoraConfig)
+        svd = _svd_once(frozen.factors, config.r) if once else nullcontext()
+        with torch.random.fork_rng(), warnings.catch_warnings(), svd:
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
-            model = peft.get_peft_model(frozen.model, getattr(peft, found[0])(**found[1]))
+            model = peft.get_peft_model(frozen.model, config)
         if method.trains:
             for name, weight in model.named_parameters():
                 weight.requires_grad_(method.trains in name)
@@ -293,6 +297,32 @@ def remove_adapter(model: Any) -> None:
     for name in ("peft_config", "_hf_peft_config_loaded"):
         vars(model).pop(name, None)
     model.requires_grad_(False)
+
+
+@contextmanager
+def _svd_once(factors: dict[bytes, tuple[torch.Tensor, ...]], rank: int) -> Iterator[None]:
+    """Compute the SVD of each weight once, and not again for the next adapter of the model.
+
+    Args:
+        factors: the leading factors of each weight (by digest), to which new ones are added.
+        rank: number of factors that PEFT takes of each weight.
+    """
+    computed = torch.linalg.svd
+
+    def svd(weight: torch.Tensor, full_matrices: bool = True) -> tuple[torch.Tensor, ...]:
+        key = hashlib.sha256(weight.detach().cpu().contiguous().numpy()).digest()
+        kept = factors.get(key)
+        if kept is None or len(kept[1]) < min(rank, *weight.shape):
+            left, values, right = computed(weight, full_matrices=full_matrices)
+            kept = (left[:, :rank].clone(), values[:rank].clone(), right[:rank].clone())
+            factors[key] = kept
+        return kept
+
+    torch.linalg.svd = svd
+    try:
+        yield
+    finally:
+        torch.linalg.svd = computed
 
 
 @torch.no_grad()

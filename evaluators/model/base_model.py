@@ -157,6 +157,7 @@ class FrozenModel:
         config: its settings, None for one that was made without any.
         parts: digests of all parts that decide outputs, see `machine_parts`.
         generation: options that a program has to give, None if the model's own mean the same.
+        factors: the leading SVD factors of its weights, kept by whoever computes them.
     """
 
     model: Any
@@ -171,6 +172,7 @@ class FrozenModel:
     config: BaseModelConfig | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     generation: GenerationPart | None = None
+    factors: dict[bytes, tuple[torch.Tensor, ...]] = field(default_factory=dict)
 
     @property
     def machine(self) -> str:

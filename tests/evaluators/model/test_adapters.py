@@ -224,3 +224,32 @@ def test_coding_keeps_the_product_also_where_the_rank_is_as_large_as_a_side(
         adapter.assign([(step_of(code) * each).astype(np.float32) for each in integers])
         error = (both[1] @ both[0] - expected).norm() / expected.norm()
     assert float(error) < 0.01
+
+
+@pytest.mark.parametrize("method", ["tinylora", "lora_xs"])
+def test_weights_are_factored_once_for_all_candidates_and_rungs(
+    model_folders: dict[str, Path],
+    frozen: FrozenModel,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed, calls = torch.linalg.svd, []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args[0].shape)
+        return computed(*args, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    changes = {"rank": None, "size": 4} if method == "tinylora" else {}
+    candidates = [spec(method=method, seed=seed, **changes) for seed in range(3)]
+    for _ in range(3):
+        for one in candidates:
+            with installed(frozen, one) as adapter:
+                adapter.train(frozen, LESSON, 1)
+                kept = numbers_of(adapter)
+    assert len(calls) == sum("q_proj.weight" in name for name, _ in frozen.model.named_parameters())
+    # Factors of a model that keeps none are the same.
+    fresh = load(BaseModelConfig(regime="r", path=model_folders["llama"]), Path())
+    with installed(fresh, candidates[-1]) as adapter:
+        adapter.train(fresh, LESSON, 1)
+        assert (numbers_of(adapter) == kept).all()
