@@ -2,12 +2,15 @@
 
 FOLDER/program.py     the counted script
 FOLDER/payload.bin    the counted payload
+FOLDER/requirements.txt  not counted: what to install, for `pip install -r`
 FOLDER/examples.jsonl not counted: inputs and the outputs that the search recorded
 FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was verified
 """
 
+import ast
 import hashlib
 import json
+import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -27,8 +30,8 @@ from kilobit.search.records import ProgramRecord
 _INLINE_BYTES = 1 << 20
 _MAX_BYTES = {"manifest.json": 1 << 26, "program.py": 1 << 26, "payload.bin": 1 << 34}
 _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-minifier", "brotli")
-
-
+# What provides a module of another name.
+_DISTRIBUTIONS = {"re2": "google-re2"}
 _MAX_EXAMPLES_BYTES = 1 << 30
 
 
@@ -140,7 +143,24 @@ def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None
         "readable": readable_script(program.recipe).removesuffix("\n").split("\n"),
         "recipe": json.loads(program.recipe.canonical()),
     }
+    write_whole(folder / "requirements.txt", _requirements(program).encode())
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _requirements(program: Program) -> str:
+    """Return a line for each distribution that the program imports, with its version here."""
+    readable = readable_script(program.recipe)
+    # Models need torch also where the script does not name it.
+    imported = {"torch", "accelerate"} if program.recipe.spread else {"torch"}
+    for text in (readable.encode(), program.script):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(f"{node.module}".partition(".")[0])
+    found = sorted(_DISTRIBUTIONS.get(name, name) for name in imported - sys.stdlib_module_names)
+    # A build for one machine ("+cpu") is not what another one installs.
+    return "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in found)
 
 
 def read_folder(folder: Place) -> tuple[Program, dict[str, Any], bool]:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,32 @@ def test_a_folder_is_read_as_it_was_written(program: Program, folder: Path) -> N
     assert (found, ours) == (program, True)
     assert (manifest["task"], manifest["program_bits"]) == ("t", program.program_bits)
     assert sorted(p.name for p in folder.iterdir()) == [
-        "manifest.json", "payload.bin", "program.py",
+        "manifest.json", "payload.bin", "program.py", "requirements.txt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("nothing", ()),
+        ("lora", ("peft",)),
+        ("prompt zstd", ("zstandard",)),
+        ("steps", ("google-re2",)),
+        ("spread", ("accelerate",)),
+    ],
+)
+def test_requirements_are_what_the_program_imports(
+    recipe: str, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    spread = BARE.model_copy(update={"dtype": "bfloat16", "spread": True})
+    program = build((RECIPES | {"spread": spread})[recipe], b"")
+    write_folder(tmp_path, program, {})
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()
+    unpacks = ("brotli",) if b"brotli" in program.script else ()
+    assert [line.partition("==")[0] for line in lines] == sorted(
+        {"torch", "transformers", *more, *unpacks}
+    )
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", line) for line in lines)
 
 
 @pytest.mark.parametrize("name", RECIPES)
