@@ -460,4 +460,34 @@ class DoctorRequest(Request):
     out: Place | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest(Request):
+    """Make a model's folder from a GGUF file.
+
+    Unpacks the weights, and writes them as safetensors with tokenizer and chat template; then shows
+    how the model continues three texts. A sweep file names the folder as the `path` of a base
+    model.
+
+      kilobit model SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2
+
+    Attributes:
+        file (FILE.gguf): the file.
+        folder (DIR): where to write the model; no folder with files.
+        dtype (--dtype): type of the weights (default: float32, which loses nothing).
+    """
+
+    file: Path
+    folder: Path
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def check(self) -> None:
+        """Check that there is a file, and room for the folder."""
+        from kilobit.search.settings import InputError
+
+        if not self.file.is_file():
+            raise InputError(f"{self.file}: there is no such file")
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} is there already: give a folder without files")
+
+
 REQUESTS = tuple(Request.__subclasses__())

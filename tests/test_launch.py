@@ -178,8 +178,8 @@ def test_the_exit_status_says_how_a_command_ended(
             raise raised
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
-    assert launch.main(["status", "."]) == status
+    monkeypatch.setattr("kilobit.cluster.cli.compare.compare", command)
+    assert launch.main(["compare", "a", "b"]) == status
     said = capsys.readouterr().err
     assert said.startswith(message)
     assert len(said.splitlines()) == (status != 0)
@@ -192,8 +192,8 @@ def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.Monke
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    monkeypatch.setattr("kilobit.cluster.cli.status.status", command)
-    assert launch.main(["status", "."]) == 130
+    monkeypatch.setattr("kilobit.cluster.cli.compare.compare", command)
+    assert launch.main(["compare", "a", "b"]) == 130
 
 
 def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from kilobit import launch\n"
-        "from kilobit.cluster.cli import status\n"
-        "status.status = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
-        "sys.exit(launch.main(['status', '.']))\n"
+        "from kilobit.cluster.cli import compare\n"
+        "compare.compare = lambda _: [print('x' * 999, flush=True) for _ in range(999)] and 0\n"
+        "sys.exit(launch.main(['compare', 'a', 'b']))\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(script)],

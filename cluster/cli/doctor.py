@@ -1,6 +1,7 @@
-"""The command `doctor`: checks of a machine or a cluster, each with a remedy.
+"""The commands that prepare a search: `doctor` and `model`.
 
-The checks of one machine (libraries, memory, disk, limits, GPUs) run on any node.
+`doctor` checks a machine or a cluster, with a remedy for each problem; the checks of one machine
+(libraries, memory, disk, limits, GPUs) run on any node. `model` makes a model's folder.
 """
 
 import os
@@ -23,11 +24,11 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from kilobit.cluster.console import Terminal
+from kilobit.cluster.console import Terminal, waiting
 from kilobit.cluster.fleet.remote_driver import no_cluster
 from kilobit.cluster.fleet.session import on_every_node, ray_session
 from kilobit.cluster.messages import last_line
-from kilobit.cluster.requests import DoctorRequest
+from kilobit.cluster.requests import DoctorRequest, ModelRequest, wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.shards import process_group
 from kilobit.cluster.shards.process_group import RankAddress
@@ -61,6 +62,20 @@ class Finding:
 def finding(what: str, found: str, ok: bool, remedy: str) -> Finding:
     """Return a finding, with the remedy only if the check failed."""
     return Finding(what, found, ok, "" if ok else remedy)
+
+
+def model(request: ModelRequest) -> int:
+    """Make a model's folder from a GGUF file and show how the model continues three texts."""
+    from kilobit.evaluators.gguf import make_folder
+
+    console = Terminal()
+    with wrong_input(), waiting(console, f"unpacking {request.file}"):
+        check_writable("DIR", request.folder)
+        said = make_folder(request.file, request.folder, request.dtype)
+    for prompt, text in said:
+        console.print(Text(f"{prompt!r} -> {text!r}"))
+    console.print(f"{request.folder} holds the model: name it as `path` of a base model")
+    return 0
 
 
 def doctor(request: DoctorRequest) -> int:

@@ -40,6 +40,7 @@ _LOG = logging.getLogger("kilobit")
 _MODULES = {
     "export": "cli.proofs",
     "kubernetes": "launchers.kubernetes",
+    "model": "cli.doctor",
     "resume": "cli.run",
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",

@@ -7,6 +7,7 @@ unchecked here.
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -343,6 +344,11 @@ def _check_folders(sweep: Sweep, folder: Path) -> None:
         if config.path is None:
             continue
         field, place = f"base_models.{index}.path", folder / config.path
+        if place.is_file():
+            raise InputError(
+                f"{field}: {place} is a file, not a model's folder; of a GGUF file, make one by "
+                f"`kilobit model {shlex.join([str(place), 'DIR'])}`"
+            )
         if not place.is_dir():
             raise InputError(f"{field}: there is no folder {place}")
         if not (place / "config.json").is_file():

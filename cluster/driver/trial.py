@@ -103,7 +103,7 @@ class RungTrial(tune.Trainable):
             return self._ask()
 
     def away(self, placed: bool) -> Message | None:
-        """Give up waiting if the worker has had no resources for a while.
+        """Return `away`, and wait no longer, if the worker has had no resources for a while.
 
         Args:
             placed: whether it has them at this moment.
@@ -316,7 +316,7 @@ class Trials:
         self._due.append(lambda: on_result(trial, told))
 
     def _look_for_workers(self) -> None:
-        """Give up on the workers that have had no resources for a while."""
+        """Wait no longer for workers that have had no resources for a while."""
         self._looked_at = time.monotonic()
         placed: dict[str, bool] = {}
         for ref, (trial, on_result, _) in list(self._waiting.items()):

@@ -310,7 +310,7 @@ def _svd_once(factors: dict[bytes, tuple[torch.Tensor, ...]], rank: int) -> Iter
     computed = torch.linalg.svd
 
     def svd(weight: torch.Tensor, full_matrices: bool = True) -> tuple[torch.Tensor, ...]:
-        key = hashlib.sha256(weight.detach().cpu().contiguous().numpy()).digest()
+        key = hashlib.sha256(weight.detach().cpu().contiguous().numpy().data).digest()
         kept = factors.get(key)
         if kept is None or len(kept[1]) < min(rank, *weight.shape):
             left, values, right = computed(weight, full_matrices=full_matrices)

@@ -40,6 +40,7 @@ PATHS = {
     "slurm": "{words} --profile {profile} --out {out}",
     "kubernetes": "{words} --profile {profile} --out {out}",
     "doctor": "--out {out}",
+    "model": "{file} {folder}",
 }
 ON_A_STORE = {
     ("run", "out"),
@@ -123,6 +124,7 @@ def test_a_command_takes_its_request(kind: type[Request], monkeypatch: pytest.Mo
     assert hints == {"request": kind, "return": int}
     monkeypatch.setattr(name, lambda request: taken.append(request) or 0)
     monkeypatch.setattr(run, "check_there", lambda *_: None)
+    monkeypatch.setattr(kind, "check", lambda _: None)
     request = launch.parse(argv(kind.command))
     assert run.dispatch(request) == 0
     assert taken == [request]

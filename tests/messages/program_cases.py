@@ -422,4 +422,17 @@ EXPORTS = [
         given=program(lambda scene, _: scene.file("program/manifest.json", "{}")),
     ),
 ]
-CASES = [*CERTIFY, *VERIFY, *SCORECARD, *JUDGES, *COMPARE_SCORES, *EXPORTS]
+MODEL = [
+    Case("model {here}/m.gguf {here}/m", "{here}/m.gguf: there is no such file"),
+    Case(
+        "model {here}/m.gguf {here}",
+        "{here} is there already: give a folder without files",
+        given=lambda scene: scene.file("m.gguf", "GGUF"),
+    ),
+    Case(
+        "model {here}/m.gguf {here}/m",
+        "{here}/m.gguf is not a GGUF file: it does not begin with GGUF",
+        given=lambda scene: scene.file("m.gguf", "text"),
+    ),
+]
+CASES = [*CERTIFY, *VERIFY, *SCORECARD, *JUDGES, *COMPARE_SCORES, *EXPORTS, *MODEL]

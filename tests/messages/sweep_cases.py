@@ -171,6 +171,12 @@ MODELS = [
     bad("base_models.0.path: there is no folder {here}/model", base_models=model()),
     Case(
         DRY,
+        "base_models.0.path: {here}/model is a file, not a model's folder; of a GGUF file, make",
+        sweep={"base_models": model()},
+        given=lambda scene: scene.file("model", "GGUF"),
+    ),
+    Case(
+        DRY,
         "base_models.0.path: {here}/model holds no model: config.json is missing",
         sweep={"base_models": model()},
         given=a_model_without("config.json"),
