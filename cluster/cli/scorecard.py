@@ -91,6 +91,8 @@ def scorecard(request: ScorecardRequest) -> int:
     console.quiet = request.json
     # Standard output is for the lines of JSON only.
     said = stderr_console() if request.json else console
+    # Through a cluster's driver both are one.
+    said.quiet = request.json and not said.is_terminal
     points = [point for group in groups for point in group]
     # The bare model is measured first.
     subjects = [(group[0].model, one) for group in groups for one in (None, *group)]

@@ -20,7 +20,6 @@ from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.proof.sandbox import interrupt_running
-from kilobit.search.settings import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -252,14 +251,10 @@ def crew_of(
     Raises:
         InputError: if no cluster answers at the address, or only from outside.
     """
-    from kilobit.cluster.fleet.remote_driver import is_outside, no_cluster
+    from kilobit.cluster.fleet.remote_driver import check_inside, no_cluster
     from kilobit.cluster.fleet.session import ray_session
 
-    if is_outside(address):
-        raise InputError(
-            f"--address: {address} is outside of its cluster: give this command on a machine of "
-            "the cluster, with the address that its nodes use (HOST:6379)"
-        )
+    check_inside(address)
     with ExitStack() as stack:
         crew: Crew
         if address is None:
