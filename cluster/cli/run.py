@@ -44,7 +44,7 @@ _MODULES = {
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",
 }
-# Commands that run on the cluster if their address is outside of it; `run` says where its folder is.
+# Commands that run on the cluster if their address is outside of it, as `run` does by itself.
 _DRIVEN = ("resume", "verify", "certify", "scorecard")
 _CHECKING = "checking the sweep, its data and its models"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
