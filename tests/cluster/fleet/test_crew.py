@@ -32,6 +32,13 @@ class Worker:
                 os.kill(os.getpid(), signal.SIGKILL)
         return number**2, os.getpid()
 
+    def lose_a_rank(self) -> str:
+        lost = self._folder / "lost"
+        if not lost.exists():
+            lost.touch()
+            raise PoolError("rank 1 of the shard group died")
+        return "whole"
+
     def refuse(self, text: str) -> None:
         raise InputError(text)
 
@@ -71,6 +78,8 @@ def test_what_a_dead_member_was_doing_is_done_again(
             crew.call("square", 9, 99)
         # The members that replaced them are there.
         assert crew.call("square", 5)[0] == 25
+        # A member without its other ranks is replaced as well.
+        assert crew.call("lose_a_rank") == "whole"
 
 
 def test_an_error_of_a_call_reaches_its_caller_as_it_is(
@@ -102,6 +111,12 @@ def test_all_ranks_of_a_worker_are_on_one_node(
         # Of one CPU each, as many as fit.
         assert len(crew._members) == crew._at_once == os.cpu_count()
         assert crew.call("square", 2)[0] == 4
+        assert {one.bundle_count for one in crew._members.values()} == {1}
+    # Or a member is the first of them, with room for the others beside it.
+    with crew_of(partial(Worker, tmp_path), ranks, 1, "auto", 1, as_ranks=True) as crew:
+        assert isinstance(crew, ClusterCrew)
+        assert crew.call("square", 2)[0] == 4
+        assert {one.bundle_count for one in crew._members.values()} == {2}
 
 
 def test_a_call_that_is_interrupted_ends(tmp_path: Path, sweep: Sweep, session: None) -> None:
