@@ -11,11 +11,16 @@ import yaml
 from kilobit import launch
 from kilobit.cluster.fleet.crew import ClusterCrew
 from kilobit.cluster.fleet.session import ray_session
-from kilobit.cluster.runs.folder import open_run
+from kilobit.cluster.messages import EvaluatorSetup
+from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
+from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.worker.evaluator import RungEvaluator
 from tests.support.rows import rows_of
 from tests.support.runs import proven_points
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+# One program of the smallest kind, for the tests that always run.
+SMALL = {"prompt": {"candidates": 1, "demonstrations": [0]}}
 FAMILIES = {
     "prompt": {"candidates": 2, "demonstrations": [0, 1]},
     "lora": {
@@ -28,7 +33,7 @@ FAMILIES = {
 }
 BATTERY = {
     "tasks": [{"task": {"kind": "miniature", "name": "translation"}, "examples": 4}],
-    "perplexity": None,
+    "perplexity": {"file": "held_out.txt"},
     "game": None,
     "safety": None,
     "harness": [],
@@ -41,14 +46,36 @@ def session() -> Iterator[None]:
         yield
 
 
-def programs(out: Path) -> dict[tuple[str, int], Any]:
-    rows = rows_of(open_run(out).ledger, "programs")
+def programs(run: RunFolder) -> dict[tuple[str, int], Any]:
+    rows = rows_of(run.ledger, "programs")
     return {(row["candidate"], row["rung"]): (row["script"], row["payload"]) for row in rows}
 
 
-@pytest.mark.parametrize("layout", ["tensor", "zero3"])
+def on_one_rank(run: RunFolder, folder: Path) -> dict[tuple[str, int], Any]:
+    """Return the programs of the candidates of a run, searched by one rank in this process."""
+    workers = run.sweep.workers.model_copy(update={"shards": ShardsConfig()})
+    sweep = run.sweep.model_copy(update={"workers": workers})
+    with create_run(sweep, run.sweep_folder / "sweep.yaml", folder):
+        setup = EvaluatorSetup(
+            sweep.model_dump_json(), str(run.sweep_folder), str(folder), "llama", "llama-0", 1
+        )
+    evaluator, (rung,) = RungEvaluator(setup), sweep.rungs.ladder()
+    for row in rows_of(run.ledger, "candidates"):
+        assert evaluator.run_rung(row["spec"], rung).record.error is None
+    return programs(open_run(folder))
+
+
+@pytest.mark.parametrize(
+    ("layout", "families"),
+    [
+        ("auto", SMALL),
+        pytest.param("tensor", FAMILIES, marks=pytest.mark.slow),
+        pytest.param("zero3", FAMILIES, marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_on_two_ranks_is_searched_proven_and_measured(
     layout: str,
+    families: dict[str, Any],
     write_sweep: Callable[..., Path],
     tmp_path: Path,
     session: None,
@@ -56,32 +83,36 @@ def test_a_model_on_two_ranks_is_searched_proven_and_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = write_sweep(
-        families=FAMILIES,
+        families=families,
         rungs={"examples": 4, "train_steps": 2, "eta": 2, "count": 1},
+        workers={"cpus": 0.5, "shards": {"world_size": 2, "layout": layout}},
         certify=True,
     )
-    reserved: list[float] = []
+    reserved: list[tuple[float | None, int]] = []
     hire = ClusterCrew._hire
 
     def hired(crew: ClusterCrew) -> None:
-        reserved.append(crew._needs.cpus_per_rank or 0)
+        reserved.append((crew._needs.cpus_per_rank, crew._needs.world_size))
         hire(crew)
 
     monkeypatch.setattr(ClusterCrew, "_hire", hired)
-    out = {ranks: tmp_path / f"ranks-{ranks}" for ranks in (1, 2)}
-    on_two = ["workers.shards.world_size=2", f"workers.shards.layout={layout}"]
-    for ranks, more in ((1, []), (2, on_two)):
-        words = ["run", str(path), "workers.cpus=0.5", *more, "--out", str(out[ranks])]
-        assert launch.main([*words, "--address", "auto"]) == 0, capsys.readouterr()
-    assert programs(out[2]) == programs(out[1])
-    run = open_run(out[2])
+    out = tmp_path / "run"
+    words = ["run", str(path), "--out", str(out), "--address", "auto"]
+    assert launch.main(words) == 0, capsys.readouterr()
+    run = open_run(out)
     points = proven_points(run)
+    assert programs(run) == on_one_rank(run, tmp_path / "alone")
     # One program runs on the resources of all ranks.
-    assert set(reserved) == {0.5, 1.0}
+    assert set(reserved) == {(1.0, 1)}
+    reserved.clear()
+    (tmp_path / "held_out.txt").write_text("Two apples.\n\nThree pears.\n", "utf-8")
     battery = tmp_path / "battery.yaml"
     battery.write_text(yaml.safe_dump(BATTERY), "utf-8")
-    words = ["scorecard", str(run.path), "--battery", str(battery), "--address", "auto"]
+    words = ["scorecard", str(out), "--battery", str(battery), "--address", "auto"]
     assert launch.main(words) == 0, capsys.readouterr()
-    lines = pq.read_table(run.path / "scorecard.parquet").to_pylist()
+    # A base model is measured by ranks as it is searched by them.
+    assert set(reserved) == {(0.5, 2)}
+    lines = pq.read_table(out / "scorecard.parquet").to_pylist()
     assert {line["candidate"] for line in lines} == {point.candidate for point in points}
+    assert {line["item"] for line in lines} == {"translation", "text bits/byte"}
     assert not any(line["error"] for line in lines)
