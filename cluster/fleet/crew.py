@@ -138,10 +138,9 @@ class ClusterCrew(Crew):
             try:
                 answer = ray.get(member.call.remote(method, args))
             except ray.exceptions.RayError as error:
-                failed = isinstance(error, ray.exceptions.RayTaskError)
-                cause = error.cause if failed else error
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
                 # A member that has lost its other ranks is of no more use than a dead one.
-                if failed and not isinstance(cause, PoolError):
+                if cause is not error and not isinstance(cause, PoolError):
                     self._idle.put(member)
                     raise cause from None
                 if self._stopped:

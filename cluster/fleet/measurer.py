@@ -182,7 +182,7 @@ class SpreadMeasurer:
                 self._group = ShardGroup(
                     self._shards,
                     device_of(model_named(open_run(self._run), label)),
-                    _of_rank,
+                    measurer_of,
                     (self._shards, self._run, *self._measured),
                     get_current_placement_group(),
                 )
@@ -197,8 +197,10 @@ class SpreadMeasurer:
             self._group.stop()
 
 
-def _of_rank(address: RankAddress, shards: ShardsConfig, *measured: Any) -> Measurer:
-    return Measurer(*measured, rank=(shards, address))
+def measurer_of(address: RankAddress, shards: ShardsConfig, *measured: Any) -> Measurer:
+    """Return the measurer of one rank; `measured`: as for `SpreadMeasurer`."""
+    run, points, battery, folder = measured
+    return Measurer(run, points, battery, folder, (shards, address))
 
 
 def model_named(run: RunFolder, label: str) -> BaseModelConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kilobit.cluster.fleet.measurer import Measured, Measurer, _of_rank
+from kilobit.cluster.fleet.measurer import Measured, Measurer, measurer_of
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.cluster.sweep.workers import ShardsConfig
@@ -115,7 +115,7 @@ def test_two_ranks_measure_what_one_process_measures(
     assert len({repr(found) for found in expected.values()}) == len(expected)
     told = {"world_size": 2, "layout": layout, "timeout_s": 60.0}
     shards = ShardsConfig.model_validate(told)
-    with Forks(shards, _of_rank, shards, *given) as ranks:
+    with Forks(shards, measurer_of, shards, *given) as ranks:
 
         def of_both(*asked: Any) -> Any:
             one, other = ranks.each("rows", *asked)
