@@ -56,9 +56,12 @@ def dispatch(request: Request) -> int:
     try:
         for place in request.reads:
             check_there(place)
-        address: str = getattr(request, "address", None) or ""
-        if name in _DRIVEN and "://" in address:
-            return _drive(address, request.command_line)
+        address = getattr(request, "address", None)
+        if name in _DRIVEN and address:
+            from kilobit.cluster.fleet.remote_driver import is_outside
+
+            if is_outside(address):
+                return _drive(address, request.command_line)
         module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:
