@@ -7,7 +7,6 @@ input is wrong, or another process has locked the run; 130 interrupted and resum
 import argparse
 import inspect
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,9 +47,6 @@ examples:
 
 Read `docs/sweep-file.md` for every field of a sweep file, or begin with a copy of an example."""
 
-# A field in the docstring of a request: its name, its words, and its meaning on one line or more.
-_FIELD = re.compile(r"^    (\w+) \((.+?)\): (.+(?:\n     .+)*)", re.MULTILINE)
-
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, from which `docs/command-line.md` is generated."""
@@ -64,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     for request in REQUESTS:
-        text, _, arguments = (inspect.getdoc(request) or "").partition("\n\nAttributes:\n")
+        text, *_ = (inspect.getdoc(request) or "").partition("\n\nAttributes:\n")
         about, _, description = text.partition("\n\n")
         command = commands.add_parser(
             request.command,
@@ -73,24 +69,23 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(request=request)
-        said = {name: (words, meaning) for name, words, meaning in _FIELD.findall(arguments)}
+        said = request.said()
         for each in fields(request):  # type: ignore[arg-type]
             _add_argument(command, each, *said[each.name])
     return parser
 
 
 def _add_argument(
-    parser: argparse.ArgumentParser, of: Field[Any], words: str, meaning: str
+    parser: argparse.ArgumentParser, of: Field[Any], flags: list[str], value: str, meaning: str
 ) -> None:
     """Add the argument of a field; the type of the field says what it takes."""
-    flags = [word for word in words.split() if word.startswith("-")]
     default: Any = of.default
     several, required = get_origin(of.type) is tuple, default is MISSING
-    told: dict[str, Any] = {"help": " ".join(meaning.split()).removesuffix(".")}
+    told: dict[str, Any] = {"help": meaning.removesuffix(".")}
     if of.type is bool:
         told["action"] = "store_true"
     else:
-        told["metavar"] = " ".join(words.split()[len(flags) :]) or None
+        told["metavar"] = value or None
     if several:
         told |= {"action": "append"} if flags else {"nargs": "+" if required else "*"}
     if not required:

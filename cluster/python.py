@@ -20,7 +20,7 @@ from pydantic import PrivateAttr
 from rich.console import Console
 
 from kilobit.cluster.console import Notebook, stderr_console
-from kilobit.cluster.fleet.remote_driver import is_outside
+from kilobit.cluster.fleet.remote_driver import check_inside
 from kilobit.cluster.runs.folder import RunFolder, continue_run, create_run, holds_run, reopen_run
 from kilobit.cluster.runs.folder import open_run as open_folder
 from kilobit.cluster.runs.fronts import (
@@ -403,11 +403,7 @@ def _check(settings: Settings, folder: Path, address: str | None, console: Conso
     """Check the sweep, its data and its models, before anything is written."""
     from kilobit.cluster.cli.run import check
 
-    if is_outside(address):
-        raise InputError(
-            f"address: {address} connects from outside of the cluster: give HOST:PORT on one of "
-            "its machines, or use `kilobit run --address`"
-        )
+    check_inside(address)
     return check(settings, folder, console, address)
 
 

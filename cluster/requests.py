@@ -8,9 +8,11 @@ imported here, because `--help` has to answer at once.
 A field of type `Place` may lie on an object store. One of type `Path` is local: a URL is refused.
 """
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -56,6 +58,8 @@ _Seconds = Annotated[int, _whole(_MOST_SECONDS, f"whole seconds from 1 to {_MOST
 _Links = Annotated[int, _whole(_MOST_LINKS, f"1 to {_MOST_LINKS} jobs")]
 _Pause = Annotated[float, _pause, 2.0]
 _LocalWord = Annotated[str, _local_word]
+# A field in the docstring of a request: its name, its words, and its meaning on one line or more.
+_FIELD = re.compile(r"^    (\w+) \((.+?)\): (.+(?:\n     .+)*)", re.MULTILINE)
 
 
 @contextmanager
@@ -94,6 +98,28 @@ class Request:
         Raises:
             InputError: if words are missing or don't go together.
         """
+
+    @classmethod
+    def said(cls) -> dict[str, tuple[list[str], str, str]]:
+        """Return the flags, the name of the value and the meaning of each field."""
+        found = {}
+        for name, words, meaning in _FIELD.findall(inspect.getdoc(cls) or ""):
+            flags = [word for word in words.split() if word.startswith("-")]
+            found[name] = (flags, " ".join(words.split()[len(flags) :]), " ".join(meaning.split()))
+        return found
+
+    @property
+    def command_line(self) -> list[str]:
+        """Return the words that make this request in any folder, without its address."""
+        found, said = [self.command], self.said()
+        for field in fields(self):  # type: ignore[arg-type]
+            value, flags = getattr(self, field.name), said[field.name][0][:1]
+            if field.name == "address" or value == field.default:
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                text = str(one) if isinstance(one, str | int | float) else str(one.absolute())
+                found += flags if one is True else [*flags, text]
+        return found
 
     @property
     def reads(self) -> tuple[Place, ...]:

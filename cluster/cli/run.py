@@ -45,6 +45,8 @@ _MODULES = {
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",
 }
+# Commands that run on the cluster if their address is outside of it, as `run` does by itself.
+_DRIVEN = ("resume", "verify", "certify", "scorecard")
 _CHECKING = "checking the sweep, its data and its models"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,6 +58,12 @@ def dispatch(request: Request) -> int:
         request.check()
         for place in request.reads:
             check_there(place, "program" if name == "export" else "run")
+        address = getattr(request, "address", None)
+        if name in _DRIVEN and address:
+            from kilobit.cluster.fleet.remote_driver import is_outside
+
+            if is_outside(address):
+                return _drive(address, request.command_line)
         module = import_module(f"kilobit.cluster.{_MODULES.get(name, f'cli.{name}')}")
         return int(getattr(module, name)(request))
     except InputError as error:
@@ -88,10 +96,9 @@ def run(request: RunRequest) -> int:
 
     began = time.monotonic()
     if is_outside(request.address) and not request.dry_run:
-        flags = (
-            ["--continue"] * request.go_on + ["--take-over"] * request.take_over + _logged(request)
-        )
-        launcher = Local(partial(_drive, request.address), tuple(flags))
+        flags = ["--continue"] * request.go_on + ["--take-over"] * request.take_over
+        logged = ("--log-level", request.log_level)
+        launcher = Local(partial(_drive, request.address), (*flags, *logged))
         sweeps = Sweeps((request.sweep,), request.overrides, request.out)
         return launcher.submit(launcher.plan(sweeps)).status
     sweep = load_sweep(request.sweep, request.overrides)
@@ -124,13 +131,6 @@ def run(request: RunRequest) -> int:
 
 def resume(request: ResumeRequest) -> int:
     """Resume a run."""
-    from kilobit.cluster.fleet.remote_driver import is_outside
-
-    if is_outside(request.address):
-        flags = ["--take-over"] * request.take_over + _logged(request)
-        return _drive(
-            request.address, ["resume", str(request.run.absolute()), *flags, *request.overrides]
-        )
     from kilobit.cluster.console import Terminal
     from kilobit.cluster.runs.folder import check_proposer_is_known, open_run, reopen_run
     from kilobit.cluster.runs.fronts import print_left_out
@@ -157,10 +157,6 @@ def check(sweep: "Sweep", folder: Path, console: "Console", address: str | None)
         from kilobit.cluster.driver.check import check_sweep
 
         return check_sweep(sweep, folder, local=address is None)
-
-
-def _logged(request: RunRequest | ResumeRequest) -> list[str]:
-    return ["--log-level", request.log_level]
 
 
 def _drive(address: str, words: Sequence[str]) -> int:

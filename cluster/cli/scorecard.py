@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kilobit.cluster.console import Terminal, followed, stderr_console, wide_table
-from kilobit.cluster.fleet.crew import crew_of
+from kilobit.cluster.fleet.crew import crew_of, ranks_on
 from kilobit.cluster.requests import ScorecardRequest, wrong_input
 from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import RunFront
@@ -85,18 +85,22 @@ def scorecard(request: ScorecardRequest) -> int:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
         )
-    from kilobit.cluster.fleet.measurer import Measurer
+    from kilobit.cluster.fleet.measurer import Measurer, SpreadMeasurer
 
     console = Terminal()
     console.quiet = request.json
     # Standard output is for the lines of JSON only.
     said = stderr_console() if request.json else console
+    # Through a cluster's driver both are one.
+    said.quiet = request.json and not said.is_terminal
     points = [point for group in groups for point in group]
     # The bare model is measured first.
     subjects = [(group[0].model, one) for group in groups for one in (None, *group)]
-    make = partial(Measurer, run.path, points, battery, battery_folder)
+    spread = request.address is not None and run.sweep.workers.shards.are_split
+    measurer = partial(SpreadMeasurer, ranks_on(run.sweep)) if spread else Measurer
+    make = partial(measurer, run.path, points, battery, battery_folder)
     lines, missing, bare = list[SideEffect](), dict[str, str](), list["Measured"]()
-    with crew_of(make, run.sweep, len(subjects), request.address, 1) as crew:
+    with crew_of(make, run.sweep, len(subjects), request.address, 1, as_ranks=spread) as crew:
         results = crew.each(lambda one: crew.call("rows", *one), subjects)
         doing = f"measuring {len(points)} programs and what they change"
         for (_, point), (measured, lacking) in followed(results, doing, len(subjects), said):

@@ -1,8 +1,9 @@
 """A crew: objects of one class that answer calls of the driver, for work on finished programs.
 
-On a cluster each member is a Ray actor with the resources of a worker, all of them on one node. A
-member is asked once it is placed; what a member was doing that dies is done again by another, and
-a new one takes its place. Without a cluster a crew is one object in this process.
+On a cluster each member is a Ray actor with the resources of a worker: all of them on one node, or
+as the first rank of a worker, which starts the other ranks in its placement group. A member is
+asked once it is placed; what a member was doing that dies is done again by another, and a new one
+takes its place. Without a cluster a crew is one object in this process.
 """
 
 import os
@@ -20,7 +21,6 @@ from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.proof.sandbox import interrupt_running
-from kilobit.search.settings import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,18 +99,21 @@ class ClusterCrew(Crew):
         make: makes the object of a member.
         sweep: its `workers` say what a member reserves.
         most: number of calls that are left, so the most members that are needed.
+        as_ranks: whether a member is the first rank of a worker.
     """
 
-    def __init__(self, make: Callable[[], Closable], sweep: Sweep, most: int) -> None:
+    def __init__(
+        self, make: Callable[[], Closable], sweep: Sweep, most: int, *, as_ranks: bool = False
+    ) -> None:
         self._make, self._wait_s = make, sweep.workers.wait_s
-        ranks = sweep.workers.ranks(sweep.workers.wanted_cpus)
-        self._needs = ranks.model_copy(
-            update={
+        self._needs = ranks = ranks_on(sweep)
+        if not as_ranks:
+            whole = {
                 "world_size": 1,
                 "cpus_per_rank": ranks.world_size * (ranks.cpus_per_rank or 0),
                 "gpus_per_rank": ranks.world_size * (ranks.gpus_per_rank or 0),
             }
-        )
+            self._needs = ranks.model_copy(update=whole)
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._members: dict[Any, Any] = {}
         self._lock, self._stopped = threading.Lock(), False
@@ -134,17 +137,19 @@ class ClusterCrew(Crew):
             member = self._next_idle()
             try:
                 answer = ray.get(member.call.remote(method, args))
-            except ray.exceptions.RayTaskError as error:
-                self._idle.put(member)
-                raise error.cause from None
             except ray.exceptions.RayError as error:
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+                # A member that has lost its other ranks is of no more use than a dead one.
+                if cause is not error and not isinstance(cause, PoolError):
+                    self._idle.put(member)
+                    raise cause from None
                 if self._stopped:
                     raise KeyboardInterrupt from error
                 self._dismiss(member)
                 self._hire()
                 if deaths == most:
                     raise PoolError(
-                        f"{deaths} workers died one after the other: {last_line(error)}"
+                        f"{deaths} workers died one after the other: {last_line(cause)}"
                     ) from error
             else:
                 self._idle.put(member)
@@ -207,26 +212,34 @@ class ClusterCrew(Crew):
             if any(one.id.hex() in there for one in list(self._members.values())):
                 began = time.monotonic()
             elif time.monotonic() - began > self._wait_s:
+                size = self._needs.world_size
+                each = f"each of the {size} ranks of a worker" if size > 1 else "the programs"
                 raise PoolError(
                     f"not enough free resources after {self._wait_s:g} s: no node has "
                     f"{self._needs.cpus_per_rank:g} CPUs and {self._needs.gpus_per_rank:g} GPUs "
-                    "free for the programs; add nodes, ask for less in `workers`, or wait longer "
+                    f"free for {each}; add nodes, ask for less in `workers`, or wait longer "
                     "(workers.wait_s)"
                 )
         raise KeyboardInterrupt
 
 
 def _room(needs: ShardsConfig) -> int:
-    """Return how many members fit on the nodes that are there."""
+    """Return how many members fit on the nodes that are there; a rank is on one node."""
     import ray
 
     amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank}
     asked = {name: amount for name, amount in amounts.items() if amount}
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(
+    ranks = sum(
         min((int(node.get(name, 0) / amount) for name, amount in asked.items()), default=1)
         for node in there
     )
+    return ranks // needs.world_size
+
+
+def ranks_on(sweep: Sweep) -> ShardsConfig:
+    """Return the ranks of a worker on a cluster."""
+    return sweep.workers.ranks(sweep.workers.wanted_cpus)
 
 
 def at_once(sweep: Sweep) -> int:
@@ -238,7 +251,13 @@ def at_once(sweep: Sweep) -> int:
 
 @contextmanager
 def crew_of(
-    make: Callable[[], Closable], sweep: Sweep, most: int, address: str | None, here: int
+    make: Callable[[], Closable],
+    sweep: Sweep,
+    most: int,
+    address: str | None,
+    here: int,
+    *,
+    as_ranks: bool = False,
 ) -> Iterator[Crew]:
     """Yield a crew on the cluster at an address, or without one in this process.
 
@@ -248,18 +267,15 @@ def crew_of(
         most: number of calls that are to be made.
         address: of the cluster.
         here: number of calls that this process answers at once.
+        as_ranks: whether a member on a cluster is the first rank of a worker.
 
     Raises:
         InputError: if no cluster answers at the address, or only from outside.
     """
-    from kilobit.cluster.fleet.remote_driver import is_outside, no_cluster
+    from kilobit.cluster.fleet.remote_driver import check_inside, no_cluster
     from kilobit.cluster.fleet.session import ray_session
 
-    if is_outside(address):
-        raise InputError(
-            f"--address: {address} is outside of its cluster: give this command on a machine of "
-            "the cluster, with the address that its nodes use (HOST:6379)"
-        )
+    check_inside(address)
     with ExitStack() as stack:
         crew: Crew
         if address is None:
@@ -269,6 +285,6 @@ def crew_of(
                 stack.enter_context(ray_session(address))
             except ConnectionError as error:
                 raise no_cluster(address, error) from error
-            crew = ClusterCrew(make, sweep, most)
+            crew = ClusterCrew(make, sweep, most, as_ranks=as_ranks)
         stack.callback(crew.stop)
         yield crew

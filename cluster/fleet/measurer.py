@@ -1,19 +1,28 @@
 """Measurements of programs on a battery, on the resident base model.
 
 Needs the run, its data, its base models and the files of the battery on the machine where it is.
+A base model that is spread over ranks is measured by all of them in step: every rank asks its part
+of the model the same, and the first one returns what it found.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import torch
+from ray.util import get_current_placement_group
 
 from kilobit.cluster.fleet.session import ray_kept
+from kilobit.cluster.messages import PoolError
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
+from kilobit.cluster.shards.group import GroupError, ShardGroup
+from kilobit.cluster.shards.load import device_of, load_sharded
+from kilobit.cluster.shards.process_group import RankAddress
+from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.battery.battery import Better, Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of
 from kilobit.evaluators.battery.offline import offline
@@ -25,6 +34,7 @@ from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.proof.verify import load_here
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
@@ -51,14 +61,21 @@ class Measurer:
         points: the programs.
         battery: what is measured.
         folder: the folder that paths of the battery are relative to.
+        rank: how base models are spread over ranks, and which rank this is; None if they are not.
 
     Raises:
         InputError: if the battery or the data of the run can't be used.
     """
 
     def __init__(
-        self, run: Place, points: Sequence[FrontPoint], battery: Battery, folder: Path
+        self,
+        run: Place,
+        points: Sequence[FrontPoint],
+        battery: Battery,
+        folder: Path,
+        rank: tuple[ShardsConfig, RankAddress] | None = None,
     ) -> None:
+        self._rank = rank
         self._run, self._points, self._steps = open_run(run), points, battery.postprocess
         self._models: dict[str, FrozenModel] = {}
         torch.set_num_threads(self._run.sweep.workers.threads)
@@ -88,8 +105,7 @@ class Measurer:
         if label not in self._models:
             # The one before has to go first, because there may be no room for both.
             self._models.clear()
-            config = next(c for c in self._run.sweep.base_models if c.label == label)
-            frozen, _ = load_here(config, self._run.sweep_folder)
+            frozen = self._load(model_named(self._run, label))
             _check_digest(self._run, [one for one in self._points if one.model == label], frozen)
             self._models[label] = frozen
         frozen = self._models[label]
@@ -98,6 +114,13 @@ class Measurer:
             Measured(evaluator.name, evaluator.better, rows)
             for evaluator, rows in zip(self._evaluators, found, strict=True)
         ], self._missing
+
+    def _load(self, config: BaseModelConfig) -> FrozenModel:
+        folder = self._run.sweep_folder
+        if self._rank is None:
+            return load_here(config, folder)[0]
+        with wrong_input(OSError):
+            return load_sharded(config, folder, *self._rank)
 
     def _found_with(self, point: FrontPoint, frozen: FrozenModel) -> list[Found]:
         run = self._run
@@ -128,6 +151,61 @@ class Measurer:
             except (ValueError, MemoryError) as error:
                 found.append(str(error) or type(error).__name__)
         return found
+
+
+class SpreadMeasurer:
+    """Measurer of base models that are spread over ranks; an actor, which is the first of them.
+
+    Args:
+        shards: how they are spread, and the resources of a rank; the actor's placement group has a
+            bundle for each.
+        run: the folder of the run.
+        measured: the other arguments of a `Measurer`.
+    """
+
+    def __init__(self, shards: ShardsConfig, run: Place, *measured: Any) -> None:
+        self._shards, self._run, self._measured = shards, run, measured
+        self._label: str | None = None
+        self._group: ShardGroup[Measurer] | None = None
+
+    def rows(self, label: str, point: FrontPoint | None) -> tuple[list[Measured], dict[str, str]]:
+        """Return the same as `Measurer.rows`.
+
+        Raises:
+            InputError: as there.
+            PoolError: if a rank died or failed; this object is of no more use.
+        """
+        try:
+            if self._group is None or label != self._label:
+                self.close()
+                self._label = label
+                self._group = ShardGroup(
+                    self._shards,
+                    device_of(model_named(open_run(self._run), label)),
+                    measurer_of,
+                    (self._shards, self._run, *self._measured),
+                    get_current_placement_group(),
+                )
+            found: tuple[list[Measured], dict[str, str]] = self._group.call("rows", label, point)
+        except GroupError as error:
+            raise PoolError(str(error)) from error
+        return found
+
+    def close(self) -> None:
+        """End the other ranks."""
+        if self._group is not None:
+            self._group.stop()
+
+
+def measurer_of(address: RankAddress, shards: ShardsConfig, *measured: Any) -> Measurer:
+    """Return the measurer of one rank; `measured`: as for `SpreadMeasurer`."""
+    run, points, battery, folder = measured
+    return Measurer(run, points, battery, folder, (shards, address))
+
+
+def model_named(run: RunFolder, label: str) -> BaseModelConfig:
+    """Return a base model of a run."""
+    return next(config for config in run.sweep.base_models if config.label == label)
 
 
 def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[str, str]]:

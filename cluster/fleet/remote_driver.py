@@ -34,6 +34,19 @@ def is_outside(address: str | None) -> TypeGuard[str]:
     return address is not None and address.startswith(("ray://", "http://", "https://"))
 
 
+def check_inside(address: str | None) -> None:
+    """Check that an address connects to its cluster from inside.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if is_outside(address):
+        raise InputError(
+            f"address: {address} connects from outside of the cluster: give HOST:PORT on one of "
+            "its machines, or use the command line, which runs the command there"
+        )
+
+
 def drive(address: str, words: Sequence[str], show: Callable[[str], None]) -> int:
     """Run a command of ours on the cluster and return its exit status.
 

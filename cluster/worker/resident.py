@@ -20,7 +20,7 @@ from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.packing.decode import Asked, answer
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
-from kilobit.evaluators.model.packing.probe import Probe, probe
+from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
@@ -86,7 +86,7 @@ class Resident:
         self.frozen: FrozenModel = load_sharded(config, folder, shards, address)
         self._beside: dict[str, tuple[Adapter, Changes]] = {}
         self._fixed: dict[str, Changes] = {}
-        self.packs = self._common(probe(self.frozen))
+        self.packs = probe(self.frozen)
         why = self.packs.why_not
         if shards.are_split and why is not None:
             raise ValueError(
@@ -94,20 +94,8 @@ class Resident:
                 f"ranks can't do: {why}"
             )
         self._is_split = shards.are_split
-        # All ranks must split their work into the same passes, so the smallest limit counts.
-        limits = torch.zeros(address.world_size, dtype=torch.int64, device=self.frozen.model.device)
-        limits[address.rank] = pass_tokens(self.frozen)
-        limit = int(self.frozen.shard.sum(limits).min())
-        shard = self.frozen.shard
+        limit, shard = pass_tokens(self.frozen), self.frozen.shard
         self._train_planner, self._answer_planner = Planner(limit, shard), Planner(limit, shard)
-
-    def _common(self, found: Probe) -> Probe:
-        """Return the result of a probe on which all ranks agree."""
-        device = self.frozen.model.device
-        failed = torch.tensor(int(not found.holds), dtype=torch.int64, device=device)
-        if int(self.frozen.shard.sum(failed)) and found.holds:
-            return Probe("they do not on another rank")
-        return found
 
     def use_threads(self) -> None:
         """Set the number of torch threads for the calling thread; torch keeps one per thread."""

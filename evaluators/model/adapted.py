@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from kilobit.evaluators.model.adapters import installed
-from kilobit.evaluators.model.base_model import FrozenModel, check_ids
+from kilobit.evaluators.model.base_model import ALONE, FrozenModel, check_ids
 from kilobit.evaluators.model.data_codec import decode_examples
 from kilobit.evaluators.model.generate import asked, chat_template, continue_alone, judge_alone
 from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
@@ -201,8 +201,9 @@ class AdaptedModel:
 
 
 def bare(frozen: FrozenModel) -> AdaptedModel:
-    """Return a base model without a program."""
-    return AdaptedModel(frozen, planner=Planner(pass_tokens(frozen)), packs=probe(frozen).holds)
+    """Return a base model without a program; all ranks have to call this."""
+    planner = Planner(pass_tokens(frozen), frozen.shard)
+    return AdaptedModel(frozen, planner=planner, packs=probe(frozen).holds)
 
 
 def _text(ids: Ids) -> list[int]:
@@ -225,7 +226,8 @@ def with_program(
 
     Raises:
         PayloadError: if the payload is damaged.
-        ValueError: if the adapter does not fit the model.
+        ValueError: if the adapter does not fit the model, or has to be installed in one that is
+            spread over ranks.
     """
 
     def here(section: bytes) -> str:
@@ -245,10 +247,10 @@ def with_program(
     spec = candidate.adapter
     if spec is None:
         yield plain
-    elif spec.num_soft and plain.packs:
+    elif plain.packs and (spec.num_soft or frozen.shard is not ALONE):
         found = detached(frozen, spec)
-        # `detached` returns None only for adapters that must be installed; vectors need not be.
-        assert found is not None
+        if found is None or not probe(frozen).takes(found[1]):
+            raise ValueError(f"{spec.method} has to be installed in the model, which is spread")
         adapter, changes = found
         adapter.assign(decoded.tensors)
         yield replace(plain, changes=changes, num_soft=spec.num_soft)

@@ -191,7 +191,7 @@ VERIFY = [
     ),
     Case(
         "verify {run} --address ray://head:10001",
-        "--address: ray://head:10001 is outside of its cluster: ",
+        "--address: no Ray cluster that accepts our token answers at ray://head:10001: ",
         given=finished(verified=False),
     ),
     Case(

@@ -138,8 +138,15 @@ def raised_on_all_ranks(error: BaseException, world_size: int) -> bool:
 def pass_tokens(frozen: FrozenModel) -> int:
     """Return the most tokens of a pass; on a GPU estimated from the memory of one training pass.
 
-    If the estimate is too high, memory runs out and the planner halves it.
+    If the estimate is too high, memory runs out and the planner halves it. All ranks have to call
+    this, and split their work into the same passes, so the smallest limit counts.
     """
+    limits = torch.zeros(frozen.shard.world_size, dtype=torch.int64, device=frozen.model.device)
+    limits[frozen.shard.rank] = _tokens_here(frozen)
+    return int(frozen.shard.sum(limits).min())
+
+
+def _tokens_here(frozen: FrozenModel) -> int:
     device = frozen.model.device
     if device.type != "cuda":
         return _CPU_TOKENS

@@ -57,9 +57,16 @@ _KNOWN: WeakKeyDictionary[Any, Probe] = WeakKeyDictionary()
 
 
 def probe(frozen: FrozenModel) -> Probe:
-    """Return the result of a model's probe, which runs once; all ranks have to call this."""
+    """Return the result of a model's probe, which runs once; all ranks have to call this.
+
+    They agree: what does not hold on one of them holds on none.
+    """
     if frozen.model not in _KNOWN:
-        _KNOWN[frozen.model] = _probed(frozen)
+        found = _probed(frozen)
+        failed = torch.tensor(int(not found.holds), dtype=torch.int64, device=frozen.model.device)
+        if int(frozen.shard.sum(failed)) and found.holds:
+            found = Probe("they do not on another rank")
+        _KNOWN[frozen.model] = found
     return _KNOWN[frozen.model]
 
 

@@ -4,6 +4,7 @@ pip install -c constraints.txt -e '.[dev,outside]'
 pytest -m slow tests/cluster/fleet/test_remote_driver.py
 """
 
+import json
 import os
 import secrets
 import signal
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from kilobit.cluster.fleet.remote_driver import is_outside
+from kilobit.cluster.runs.folder import open_run
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.conftest import REPOSITORY
 from tests.support.rows import rows_of
+from tests.support.runs import proven_points
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 Write = Callable[..., Path]
@@ -104,6 +108,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.stop()
 
 
+def battery(folder: Path) -> Path:
+    tasks = [{"task": {"kind": "miniature", "name": "translation"}, "examples": 4}]
+    none = dict.fromkeys(("perplexity", "game", "safety"))
+    path = folder / "battery.yaml"
+    path.write_text(yaml.safe_dump({"tasks": tasks, "harness": [], **none}), "utf-8")
+    return path
+
+
 @pytest.mark.parametrize("kind", ["ray", "http"])
 def test_a_search_is_driven_from_outside(
     cluster: Cluster, write_sweep: Write, tmp_path: Path, kind: str
@@ -116,6 +128,19 @@ def test_a_search_is_driven_from_outside(
     assert process.returncode == 0, shown
     assert "5 of 5 candidates ended" in shown
     assert len(rows_of(Ledger(out / "ledger"), "rungs")) >= 5
+    # So are the commands that follow it.
+    for words, seen in (
+        (["verify", str(out)], "verified"),
+        (["certify", str(out)], "certified"),
+        (["scorecard", str(out), "--battery", str(battery(tmp_path)), "--json"], ""),
+    ):
+        process = cluster.kilobit(*words, "--address", address)
+        shown, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, shown
+        assert seen in shown
+    lines = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert {line["item"] for line in lines} == {"translation"}
+    proven_points(open_run(out))
     # The driver's exit status and its messages come through.
     process = cluster.kilobit("run", str(write_sweep()), "--out", str(out), "--address", address)
     shown, _ = process.communicate(timeout=300)

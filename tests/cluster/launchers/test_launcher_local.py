@@ -8,6 +8,7 @@ import pytest
 
 from kilobit import launch
 from kilobit.cluster.launchers.launcher import Local, Sweeps
+from tests.support.runs import write_run
 
 Write = Callable[..., Path]
 
@@ -51,3 +52,38 @@ def test_a_cluster_from_outside_gets_the_command_with_absolute_paths(
     assert launch.main(words) == 1
     where = ["run", str(file), "seed=2", "--out", str(tmp_path / "runs" / "small")]
     assert asked == [(address, [*where, "--continue", "--take-over", "--log-level", "info"])]
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resume", "{run}", "budget.candidates=3", "--take-over"],
+        ["verify", "{run}", "--fresh", "--timeout", "60"],
+        ["certify", "{run}", "{other}", "--again"],
+        ["scorecard", "{run}", "--battery", "{battery}", "--json"],
+    ],
+)
+def test_what_follows_a_search_is_driven_from_outside_as_the_search_is(
+    address: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def drive(address: str, words: Sequence[str], show: object) -> int:
+        asked.append((address, list(words)))
+        return 1
+
+    monkeypatch.setattr("kilobit.cluster.fleet.remote_driver.drive", drive)
+    monkeypatch.chdir(tmp_path)
+    names = {"run": "a", "other": "b", "battery": "battery.yaml"}
+    for run in ("a", "b"):
+        write_run(tmp_path / run, {"x": [1.0]})
+    given = [word.format_map(names) for word in words]
+    assert launch.main([*given, "--address", address]) == 1
+    there = {name: str(tmp_path / path) for name, path in names.items()}
+    (found,) = asked
+    assert found[0] == address
+    # In any folder these words make the same request, but for the address.
+    expected = [word.format_map(there) for word in words]
+    assert sorted(found[1]) == sorted(expected)
+    assert launch.parse(found[1]) == launch.parse(expected)

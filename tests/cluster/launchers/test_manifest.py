@@ -150,6 +150,19 @@ def test_pods_get_what_the_workers_need() -> None:
     assert workers("cluster_driver") == (2, 2, 2, six)
 
 
+def test_no_head_and_no_driver_has_a_gpu_or_runs_a_model() -> None:
+    for name in NAMES:
+        for document in documents(name):
+            if document["kind"].startswith("Ray"):
+                head = document["spec"].get("rayClusterSpec", document["spec"])["headGroupSpec"]
+                offered = head["rayStartParams"]
+                assert (offered["num-cpus"], offered["num-gpus"]) == ("0", "0")
+            without = [c for pod in pods(document) for c in pod["containers"]]
+            for container in without:
+                limits = container["resources"]["limits"]
+                assert limits.keys() == {"cpu", "memory"} or container["name"] == "ray-worker"
+
+
 def test_only_the_head_that_scales_its_cluster_has_a_token_of_kubernetes() -> None:
     for name in NAMES:
         tokens = [pod["automountServiceAccountToken"] for d in documents(name) for pod in pods(d)]

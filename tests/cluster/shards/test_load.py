@@ -2,21 +2,20 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import load
 from tests.support.models import config
+from tests.support.shards.forks import Forks
 from tests.support.shards.residents import ModelRank
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 PROMPTS = ["Q: Anna has 3 apples.\nA:", "In: the dog\nOut:", "Task: x"]
 TARGETS = ("q_proj", "k_proj", "o_proj", "up_proj", "down_proj", "q_norm", "input_layernorm")
 STEPS = 4
@@ -29,7 +28,7 @@ def shards(world_size: int, layout: str) -> ShardsConfig:
 
 
 def same_as_alone(
-    caller: Any, folder: Path, world_size: int, layout: str, splits_rows: bool, **changes: Any
+    folder: Path, world_size: int, layout: str, splits_rows: bool, **changes: Any
 ) -> None:
     targets = ("c_attn", "c_proj") if "gpt2" in folder.name else TARGETS
     base = config(folder, **changes)
@@ -37,93 +36,77 @@ def same_as_alone(
     expected = alone.train(STEPS)
     assert expected[0][0] != expected[0][-1]
     spread = shards(world_size, layout)
-    ray.get(caller.start.remote(spread, ModelRank, base, spread, targets))
-
-    def call(method: str, *args: Any) -> Any:
-        return ray.get(caller.call.remote(method, *args))
-
-    assert call("digest") == alone.digest() == load(base, Path()).digest
-    assert call("splits_rows") is splits_rows
-    tolerance = 1e-5 if base.dtype == "float32" else 0.2
-    np.testing.assert_allclose(call("logits"), alone.logits(), atol=tolerance)
-    assert call("texts", PROMPTS) == alone.texts(PROMPTS)
-    losses, gradients, after, sums = call("train", STEPS)
-    for found, wanted in zip(gradients, expected[1], strict=True):
-        np.testing.assert_allclose(found, wanted, atol=tolerance)
-    np.testing.assert_allclose(losses, expected[0], atol=tolerance)
-    np.testing.assert_allclose(after, expected[2], atol=10 * tolerance)
-    # Every rank took the same steps to the bit, or later ones would drift apart.
-    assert all(of_rank == sums[0] for of_rank in sums)
-    assert call("unchanged")
-    assert call("texts", PROMPTS) == alone.texts(PROMPTS)
-    # Small tensors may be whole on every rank, large ones are not.
-    assert call("kept") <= alone.kept() * (1 / world_size + 0.2)
-    call("spoil", world_size - 1)
-    assert not call("unchanged")
-    ray.get(caller.stop.remote())
+    with Forks(spread, ModelRank, base, spread, targets) as ranks:
+        assert ranks.call("digest") == alone.digest() == load(base, Path()).digest
+        assert ranks.call("splits_rows") is splits_rows
+        tolerance = 1e-5 if base.dtype == "float32" else 0.2
+        np.testing.assert_allclose(ranks.call("logits"), alone.logits(), atol=tolerance)
+        assert ranks.call("texts", PROMPTS) == alone.texts(PROMPTS)
+        losses, gradients, after, sums = ranks.call("train", STEPS)
+        for found, wanted in zip(gradients, expected[1], strict=True):
+            np.testing.assert_allclose(found, wanted, atol=tolerance)
+        np.testing.assert_allclose(losses, expected[0], atol=tolerance)
+        np.testing.assert_allclose(after, expected[2], atol=10 * tolerance)
+        # Every rank took the same steps to the bit, or later ones would drift apart.
+        assert all(of_rank == sums[0] for of_rank in sums)
+        assert ranks.call("unchanged")
+        assert ranks.call("texts", PROMPTS) == alone.texts(PROMPTS)
+        # Small tensors may be whole on every rank, large ones are not.
+        assert ranks.call("kept") <= alone.kept() * (1 / world_size + 0.2)
+        ranks.call("spoil", world_size - 1)
+        assert not ranks.call("unchanged")
 
 
-def test_tensor_parallel_model_trains_and_generates_as_alone(
-    make_caller: Callable[..., Any], qwen3: Path
-) -> None:
-    same_as_alone(make_caller(), qwen3, 2, "tensor", False)
+def test_tensor_parallel_model_trains_and_generates_as_alone(qwen3: Path) -> None:
+    same_as_alone(qwen3, 2, "tensor", False)
 
 
-def test_zero3_model_trains_and_generates_as_alone(
-    make_caller: Callable[..., Any], model_folders: dict[str, Path]
-) -> None:
-    same_as_alone(make_caller(), model_folders["llama"], 2, "zero3", True)
+def test_zero3_model_trains_and_generates_as_alone(model_folders: dict[str, Path]) -> None:
+    same_as_alone(model_folders["llama"], 2, "zero3", True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tensor", "zero3"])
-def test_four_ranks_are_as_alone(make_caller: Callable[..., Any], qwen3: Path, layout: str) -> None:
-    same_as_alone(make_caller(), qwen3, 4, layout, layout == "zero3")
+def test_four_ranks_are_as_alone(qwen3: Path, layout: str) -> None:
+    same_as_alone(qwen3, 4, layout, layout == "zero3")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
 def test_layout_chosen_for_an_architecture_is_as_alone(
-    make_caller: Callable[..., Any], model_folders: dict[str, Path], architecture: str
+    model_folders: dict[str, Path], architecture: str
 ) -> None:
     splits_rows = architecture == "gpt2"
-    same_as_alone(make_caller(), model_folders[architecture], 2, "auto", splits_rows)
+    same_as_alone(model_folders[architecture], 2, "auto", splits_rows)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tensor", "zero3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_short_types_have_the_same_digest(
-    make_caller: Callable[..., Any], qwen3: Path, layout: str, dtype: str
-) -> None:
+def test_short_types_have_the_same_digest(qwen3: Path, layout: str, dtype: str) -> None:
     base, spread = config(qwen3, dtype=dtype), shards(2, layout)
-    caller = make_caller()
-    ray.get(caller.start.remote(spread, ModelRank, base, spread, TARGETS))
     alone = ModelRank(RankAddress(), base, ShardsConfig(), TARGETS)
-    assert ray.get(caller.call.remote("digest")) == alone.digest()
-    found = ray.get(caller.call.remote("logits"))
-    np.testing.assert_allclose(found, alone.logits(), atol=0.2)
+    with Forks(spread, ModelRank, base, spread, TARGETS) as ranks:
+        assert ranks.call("digest") == alone.digest()
+        np.testing.assert_allclose(ranks.call("logits"), alone.logits(), atol=0.2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tensor", "zero3"])
-def test_random_weights_are_those_of_one_process(
-    make_caller: Callable[..., Any], qwen3: Path, layout: str
-) -> None:
-    same_as_alone(make_caller(), qwen3, 2, layout, layout == "zero3", weights="random", seed=3)
+def test_random_weights_are_those_of_one_process(qwen3: Path, layout: str) -> None:
+    same_as_alone(qwen3, 2, layout, layout == "zero3", weights="random", seed=3)
 
 
 @pytest.mark.slow
-def test_zero3_on_main_memory_is_as_alone(make_caller: Callable[..., Any], qwen3: Path) -> None:
+def test_zero3_on_main_memory_is_as_alone(qwen3: Path) -> None:
     spread = ShardsConfig.model_validate(
         {"world_size": 2, "offload": {"device": "cpu"}, "cpus_per_rank": 0.1, "timeout_s": 60.0}
     )
-    caller, base = make_caller(), config(qwen3)
-    ray.get(caller.start.remote(spread, ModelRank, base, spread, TARGETS))
+    base = config(qwen3)
     alone = ModelRank(RankAddress(), base, ShardsConfig(), TARGETS)
-    losses = ray.get(caller.call.remote("train", STEPS))[0]
-    np.testing.assert_allclose(losses, alone.train(STEPS)[0], atol=1e-5)
-    assert ray.get(caller.call.remote("unchanged"))
+    with Forks(spread, ModelRank, base, spread, TARGETS) as ranks:
+        np.testing.assert_allclose(ranks.call("train", STEPS)[0], alone.train(STEPS)[0], atol=1e-5)
+        assert ranks.call("unchanged")
 
 
 def test_module_of_the_contract_loads_no_torch_distributed_code() -> None:

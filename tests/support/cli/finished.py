@@ -1,5 +1,6 @@
 """A finished run of two programs on a small base model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ CANDIDATES = [
 RUNGS = {"examples": 8, "train_steps": 1, "eta": 2, "count": 1}
 
 
-def finished_run(path: Path, where: Path) -> RunFolder:
-    """Return a finished run of the sweep file at `path`; the longer program scores better."""
+def finished_run(
+    path: Path, where: Path, candidates: Sequence[Candidate] = CANDIDATES
+) -> RunFolder:
+    """Return a finished run of the sweep file at `path`; each program scores better than before."""
     sweep = load_sweep(path)
     with create_run(sweep, path, where / "run") as folder:
         pass
@@ -29,9 +32,10 @@ def finished_run(path: Path, where: Path) -> RunFolder:
     )
     evaluator, ledger = RungEvaluator(setup), folder.ledger
     about = {"task": "numbers", "model": "llama", "regime": "llama", "family": "prompt"}
-    write_rows(ledger, "candidates", "all", [{"candidate": c.id, **about} for c in CANDIDATES])
-    for one, score in zip(CANDIDATES, (0.25, 0.5), strict=True):
+    written = [{"candidate": c.id, "spec": c.canonical(), **about} for c in candidates]
+    write_rows(ledger, "candidates", "all", written)
+    for number, one in enumerate(candidates, 1):
         record = evaluator.run_rung(one.canonical(), sweep.rungs.ladder()[0]).record
         assert record.error is None
-        ledger.write(RungRecord, record.part, [replace(record, score=score)])
+        ledger.write(RungRecord, record.part, [replace(record, score=number / 4)])
     return folder
