@@ -5,7 +5,6 @@ in a second. A hub model that is not on this machine is checked by the workers a
 unchecked here.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import AdapterSpec
@@ -172,7 +172,7 @@ def check_fits(sweep: Sweep) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
+    sweep.workers.cpus_here(len(sweep.base_models), cpus(), gpus)
 
 
 def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:

@@ -116,9 +116,12 @@ def _handle(number: int, handler: Any) -> None:
 def _connect(address: str | None, **runtime_env: object) -> None:
     import ray
 
+    from kilobit.evaluators.cpus_and_memory import cpus
+
     try:
         ray.init(
             address=address or "local",
+            num_cpus=None if address else cpus(),
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,

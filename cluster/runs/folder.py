@@ -41,6 +41,7 @@ from kilobit.cluster.runs.access import (
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
@@ -394,7 +395,7 @@ def _write(run: RunFolder, overrides: Sequence[str]) -> None:
         "attempts": attempts,
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": platform.machine(), "cores": cpus()},
     }
     write_whole(run.path / "run.json", json.dumps(content, indent=1).encode())
 

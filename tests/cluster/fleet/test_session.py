@@ -39,3 +39,14 @@ def test_a_session_at_the_address_of_an_open_one_is_that_one(
             assert connected == ["head-svc:6379"]
         assert connected == ["head-svc:6379"]
     assert connected == []
+
+
+@pytest.mark.parametrize(("address", "given"), [(None, 1), ("auto", None)])
+def test_a_local_session_has_the_cores_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, given: int | None
+) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(ray, "init", lambda **how: asked.append(how["num_cpus"]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    session._connect(address)
+    assert asked == [given]
