@@ -35,7 +35,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import Task
 
 VERIFY_TIMEOUT_S = 3600
@@ -153,7 +153,7 @@ def verify(request: VerifyRequest) -> int:
     console.print(f"{seconds:.1f} s")
     lost = num_lost(run)
     if lost:
-        console.print(f"{lost} rungs are damaged; recompute them:\n  kilobit resume {run.path}")
+        console.print(f"{lost} rungs are damaged; recompute them:\n  {to_copy('resume', run.path)}")
     return 1 if lost or any(not row.verified for row in rows) else 0
 
 

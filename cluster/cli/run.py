@@ -4,6 +4,7 @@ A module is imported inside the command that uses it, so that `front` and `statu
 mistake is refused at once.
 """
 
+import glob
 import logging
 import os
 import shlex
@@ -22,7 +23,7 @@ from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import near_duplicates, repetitions
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _execute(
     log_level: str,
 ) -> int:
     began = time.monotonic()
-    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
+    go_on = to_copy("resume", run_folder.path, address=address)
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome, front = attempt(run_folder, plan, console, address, log_level)
@@ -369,7 +370,8 @@ def _summarise(
         ["candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged"],
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
-    picture, at = run_folder.path / "front.png", f" --address {address}" if address else ""
+    picture = run_folder.path / "front.png"
+    go_on = to_copy("resume", run_folder.path, address=address)
     _draw(front, picture, outcome)
     print_front(console, front, run_folder.sweep.targets)
 
@@ -395,7 +397,7 @@ def _summarise(
     if outcome.unproven:
         console.print(
             f"the search is over, but what follows it failed: {outcome.unproven}\n"
-            f"do what is missing with:\n  kilobit resume {run_folder.path}{at}"
+            f"do what is missing with:\n  {go_on}"
         )
     for line in unverified_text(front.num_unverified, run_folder.path, address):
         console.print(line)
@@ -403,17 +405,25 @@ def _summarise(
         when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
             f"nothing is certified yet; open the sealed split{when} with:\n"
-            f"  kilobit certify {run_folder.path}{at}"
+            f"  {to_copy('certify', run_folder.path, address=address)}"
         )
     if total is None or len(ended) < total:
-        _print_left(run_folder, console, None if total is None else total - len(ended))
-    console.print(f"\npicture: {picture}\nmore details: kilobit report {run_folder.path}")
-    console.print(f"              kilobit front {run_folder.path} --json")
+        _print_left(run_folder, console, go_on, None if total is None else total - len(ended))
+    console.print(f"\npicture: {picture}\nmore details: {to_copy('report', run_folder.path)}")
+    console.print(f"              {to_copy('front', run_folder.path, '--json')}")
     if shutil.which("duckdb"):
-        rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
-        console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
+        console.print(f"              {_duckdb(run_folder.path)}")
     bad = failed or outcome.lost or outcome.uncertified or outcome.unproven
     return FAILED if bad else DONE
+
+
+def _duckdb(run: "Place") -> str:
+    """Return a command that shows the rungs of a run in DuckDB."""
+    # A bracket begins a class of characters in its patterns, and `''` is a quote in SQL.
+    name = glob.escape(str(run)).replace("'", "''")
+    query = f"SELECT * FROM '{name}/ledger/rungs/*.parquet'"
+    plain_text = not set(query) & set('"$`!\\')
+    return "duckdb -c " + (f'"{query}"' if plain_text else shlex.quote(query))
 
 
 def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
@@ -425,10 +435,9 @@ def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
         outcome.unproven = outcome.unproven or f"no picture: {error}"
 
 
-def _print_left(run_folder: "RunFolder", console: "Console", left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: "Console", go_on: str, left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
-    go_on = f"kilobit resume {run_folder.path}"
     number = "more" if left is None else left
     if seconds is None:
         console.print(f"{number} candidates are left; go on with:\n  {go_on}")

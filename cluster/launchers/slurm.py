@@ -27,7 +27,7 @@ from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Slurm:
         lines = [
             f"job {', then '.join(numbers)}: {plan.file}",
             f"output: {plan.config.output}; place in the queue: squeue --job={','.join(numbers)}",
-            *(f"progress: kilobit status {run.out}" for run in plan.runs),
+            *(f"progress: {to_copy('status', run.out)}" for run in plan.runs),
         ]
         return Launched(tuple(numbers), "".join(f"{line}\n" for line in lines))
 

@@ -46,7 +46,7 @@ from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.search import REMOVED_KINDS
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 if TYPE_CHECKING:
     from kilobit.evaluators.ledger.ledger import Ledger
@@ -192,8 +192,8 @@ def _whose(path: Place, sweep: Sweep) -> str:
     locked = "" if holder is None else f", locked by {holder}"
     when = "" if holder is None else "once that has ended, "
     return (
-        f"{path} holds a run of {what}{locked}: {when}continue it with `kilobit resume {path}`, or "
-        "choose another folder with --out"
+        f"{path} holds a run of {what}{locked}: {when}continue it with "
+        f"`{to_copy('resume', path)}`, or choose another folder with --out"
     )
 
 
