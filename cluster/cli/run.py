@@ -46,6 +46,10 @@ _MODULES = {
     "verify": "cli.proofs",
 }
 _CHECKING = "checking the sweep, its data and its models"
+_COLUMNS = (
+    "candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged",
+    "attempt",
+)  # fmt: skip
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -367,7 +371,7 @@ def _summarise(
     run_folder = front.run
     rungs = run_folder.ledger.records(
         RungRecord,
-        ["candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged"],
+        [*_COLUMNS],
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
     picture = run_folder.path / "front.png"
@@ -413,7 +417,9 @@ def _summarise(
     console.print(f"              {to_copy('front', run_folder.path, '--json')}")
     if shutil.which("duckdb"):
         console.print(f"              {_duckdb(run_folder.path)}")
-    bad = failed or outcome.lost or outcome.uncertified or outcome.unproven
+    # What failed in an earlier attempt was reported by it: a job that repeats the command is done.
+    failed_here = any(one.error and one.attempt == run_folder.attempt for one in rungs)
+    bad = failed_here or outcome.lost or outcome.uncertified or outcome.unproven
     return FAILED if bad else DONE
 
 
@@ -443,6 +449,8 @@ def _print_left(run_folder: "RunFolder", console: "Console", go_on: str, left: i
         console.print(f"{number} candidates are left; go on with:\n  {go_on}")
         return
     console.print(
-        f"the time budget of {seconds:g} s is over and {number} candidates are left; go on for as "
-        f"long again, or without a limit:\n  {go_on}\n  {go_on} budget.seconds=null"
+        f"the time budget of {seconds:g} s is over and {number} candidates are left; go on with a "
+        f"larger one for all attempts together:\n  {go_on} budget.seconds={2 * seconds:g}"
     )
+    if left is not None:
+        console.print(f"or without a limit:\n  {go_on} budget.seconds=null")

@@ -266,7 +266,8 @@ class KubernetesConfig(Config):
     keep_s: int = Field(default=600, ge=0)
     """seconds until the pods of a finished job are removed"""
     deadline_s: int | None = Field(default=None, ge=1)
-    """seconds until the job is ended, with all its attempts"""
+    """seconds until the job is ended: with `cluster` of all attempts; with `job` KubeRay counts each
+    attempt anew, and only `budget.seconds` limits all of them together"""
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:
