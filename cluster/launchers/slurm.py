@@ -118,7 +118,7 @@ class Slurm:
             "run this on a login node of a Slurm cluster, or write the script to a file with "
             "--print and submit it there",
         )
-        check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
+        waits = check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
         before = plan.file.read_bytes() if plan.file.exists() else None
         write_whole(plan.file, self.render(plan).encode())
         try:
@@ -131,6 +131,7 @@ class Slurm:
             raise
         lines = [
             f"job {', then '.join(numbers)}: {plan.file}",
+            *waits,
             f"output: {plan.config.output}; place in the queue: squeue --job={','.join(numbers)}",
             *(f"progress: {to_copy('status', run.out)}" for run in plan.runs),
         ]
@@ -215,6 +216,8 @@ def _settings(job: Job) -> list[str]:
         f"outs=({shlex.join(run.out * job.names_out for run in job.runs)})",
         f"overrides=({shlex.join(job.runs[0].overrides)})",
         f"afterwards={_afterwards(job)}",
+        f"array={shlex.quote('1' * (len(job.runs) > 1))}",
+        f"gpus={shlex.quote(str(job.gpus or ''))}",
         f"scratch={shlex.quote(config.scratch)}",
         f"interface={shlex.quote(config.interface or '')}",
         f"container=({config.container or ''})",
