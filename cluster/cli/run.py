@@ -196,10 +196,10 @@ def _execute(
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
-    except PoolError:
-        # Nothing has begun that could be resumed.
-        raise
     except _failures() as error:
+        if not (run_folder.path / "run.json").exists():
+            # Nothing has begun that could be resumed.
+            raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
