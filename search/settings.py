@@ -1,5 +1,9 @@
-"""Base class of every typed part of a sweep file: unknown keys are errors, values don't change."""
+"""Base class of every typed part of a sweep file: unknown keys are errors, values don't change.
 
+The error for what a user gave, and commands that a message tells the user to copy, are here too.
+"""
+
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,3 +33,14 @@ class Config(BaseModel):
 
 class InputError(ValueError):
     """Error for a sweep file, or something it names, that can't be used."""
+
+
+def to_copy(*words: object, address: str | None = None) -> str:
+    """Return a command of ours, given by the words after `kilobit`, quoted for a shell.
+
+    Args:
+        words: the command and its arguments.
+        address: of the cluster that the command is to use, None without one.
+    """
+    at = ("--address", address) if address else ()
+    return shlex.join(map(str, ("kilobit", *words, *at)))

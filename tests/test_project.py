@@ -255,6 +255,25 @@ def test_first_lines_of_docstrings_name_a_thing_or_begin_with_a_verb() -> None:
     assert not odd, "\n".join(odd)
 
 
+def _unquoted_commands(path: Path) -> Iterator[str]:
+    """Yield the places that make a command to copy from a bare value: `f"kilobit front {run}"`."""
+    begun = re.compile(r"\b(kilobit|duckdb) [a-z-]+ [^\n`]*$")
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        text = ""
+        for part in node.values if isinstance(node, ast.JoinedStr) else ():
+            if isinstance(part, ast.FormattedValue) and begun.search(text):
+                yield f"{path.relative_to(REPOSITORY)}:{part.lineno}: {ast.unparse(part.value)}"
+            text += str(part.value) if isinstance(part, ast.Constant) else "{}"
+        left = node.left if isinstance(node, ast.BinOp) else None
+        bare = isinstance(left, ast.Constant) and begun.search(str(left.value))
+        if bare and "shlex.quote" not in ast.unparse(node):
+            yield f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+
+
+def test_commands_to_copy_are_quoted() -> None:
+    assert [place for path in modules().values() for place in _unquoted_commands(path)] == []
+
+
 def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     ci = (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines()

@@ -7,7 +7,6 @@ search like the given runs will find, are printed only.
 """
 
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -47,7 +46,7 @@ from kilobit.search.front.complexity import (
 )
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import LEVEL, Bounds, Task
 
 SPLIT = "sealed"
@@ -85,7 +84,7 @@ def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
             # A sealed split is opened for one choice of programs, so the front must be complete.
             console.print(
                 f"nothing is certified: {lost} rungs are damaged; first compute them again:\n"
-                f"  kilobit resume {run.path}"
+                f"  {to_copy('resume', run.path)}"
             )
             return FAILED
         if left:
@@ -99,10 +98,10 @@ def _certify_locked(runs: Sequence[RunFolder], request: CertifyRequest) -> int:
             fronts, console, request.timeout_s, again=request.again, address=request.address
         )
     except KeyboardInterrupt:
-        names = shlex.join(str(path) for path in request.runs)
+        go_on = to_copy("certify", *request.runs, address=request.address)
         console.print(
             "\ninterrupted; the outputs of programs that have ended are kept. Go on with:\n"
-            f"  kilobit certify {names}"
+            f"  {go_on}"
         )
         return INTERRUPTED
     targets = sorted({target for run in runs for target in run.sweep.targets})

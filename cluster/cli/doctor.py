@@ -19,7 +19,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +32,7 @@ from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.shards import process_group
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.versions import differences, library_versions
+from kilobit.evaluators.cpus_and_memory import cpus, free_memory
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
@@ -116,7 +116,7 @@ def _package(name: str) -> Finding:
 
 
 def _memory() -> Finding:
-    gb = psutil.virtual_memory().available / _GB
+    gb = free_memory() / _GB
     remedy = "lower workers.per_model; each worker holds a model and about 0.5 GB of libraries"
     return finding("free memory", f"{gb:.1f} GB", gb >= _MEMORY_GB, remedy)
 
@@ -149,7 +149,7 @@ def _gpus() -> Finding:
     if not names:
         visible = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
         remedy = "torch sees no GPU although the driver does: install a CUDA build of torch"
-        found = f"none; CPU with {os.cpu_count()} cores"
+        found = f"none; CPU with {cpus()} cores"
         return finding("GPUs", found, not visible, remedy)
     driver = Path("/proc/driver/nvidia/version")
     about = (

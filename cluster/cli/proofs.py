@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
-from kilobit.cluster.fleet.crew import Crew, at_once, crew_of
+from kilobit.cluster.fleet.crew import Crew, at_once, crew_of, memory_of
 from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
@@ -35,7 +35,7 @@ from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import Task
 
 VERIFY_TIMEOUT_S = 3600
@@ -119,7 +119,9 @@ def verifier(
     """
     sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
     task = _task(sweep, run.sweep_folder)
-    parts = {load.base_digest: load.parts for load in run.ledger.records(WorkerRecord)}
+    loads = run.ledger.records(WorkerRecord)
+    parts = {load.base_digest: load.parts for load in loads}
+    memory = memory_of(sweep, {load.model: load.num_parameters or 0 for load in loads})
     digests: dict[str, dict[str, str | None]] = {point.model: {} for point in points}
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
@@ -130,7 +132,7 @@ def verifier(
     }
     threads = sweep.workers.threads
     make = partial(ProgramRunner, models, run.sweep_folder, threads, fresh=fresh)
-    with crew_of(make, sweep, most, address, at_once(sweep)) as crew:
+    with crew_of(make, sweep, most, address, at_once(sweep, memory), memory) as crew:
         yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call), crew
 
 
@@ -151,7 +153,7 @@ def verify(request: VerifyRequest) -> int:
     console.print(f"{seconds:.1f} s")
     lost = num_lost(run)
     if lost:
-        console.print(f"{lost} rungs are damaged; recompute them:\n  kilobit resume {run.path}")
+        console.print(f"{lost} rungs are damaged; recompute them:\n  {to_copy('resume', run.path)}")
     return 1 if lost or any(not row.verified for row in rows) else 0
 
 

@@ -4,6 +4,7 @@ A module is imported inside the command that uses it, so that `front` and `statu
 mistake is refused at once.
 """
 
+import glob
 import logging
 import os
 import shlex
@@ -22,7 +23,7 @@ from kilobit.cluster.messages import PoolError, StoppedError
 from kilobit.cluster.requests import Request, ResumeRequest, RunRequest
 from kilobit.cluster.runs.access import check_there
 from kilobit.evaluators.proof.sandbox import plain
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import near_duplicates, repetitions
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ _MODULES = {
 # Commands that run on the cluster if their address is outside of it, as `run` does by itself.
 _DRIVEN = ("resume", "verify", "certify", "scorecard")
 _CHECKING = "checking the sweep, its data and its models"
+_COLUMNS = (
+    "candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged",
+    "attempt",
+)  # fmt: skip
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -182,17 +187,17 @@ def _execute(
     log_level: str,
 ) -> int:
     began = time.monotonic()
-    go_on = f"kilobit resume {run_folder.path}" + (f" --address {address}" if address else "")
+    go_on = to_copy("resume", run_folder.path, address=address)
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
         outcome, front = attempt(run_folder, plan, console, address, log_level)
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
-    except PoolError:
-        # Nothing has begun that could be resumed.
-        raise
     except _failures() as error:
+        if not (run_folder.path / "run.json").exists():
+            # Nothing has begun that could be resumed.
+            raise
         print(f"kilobit: {plain(str(error))}", file=sys.stderr)
         console.print(f"stopped; {kept}")
         return FAILED
@@ -364,10 +369,11 @@ def _summarise(
     run_folder = front.run
     rungs = run_folder.ledger.records(
         RungRecord,
-        ["candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged"],
+        [*_COLUMNS],
     )
     ended = {one.candidate: one.decision for one in ends_of(run_folder)}
-    picture, at = run_folder.path / "front.png", f" --address {address}" if address else ""
+    picture = run_folder.path / "front.png"
+    go_on = to_copy("resume", run_folder.path, address=address)
     _draw(front, picture, outcome)
     print_front(console, front, run_folder.sweep.targets)
 
@@ -393,7 +399,7 @@ def _summarise(
     if outcome.unproven:
         console.print(
             f"the search is over, but what follows it failed: {outcome.unproven}\n"
-            f"do what is missing with:\n  kilobit resume {run_folder.path}{at}"
+            f"do what is missing with:\n  {go_on}"
         )
     for line in unverified_text(front.num_unverified, run_folder.path, address):
         console.print(line)
@@ -401,17 +407,27 @@ def _summarise(
         when = "" if total is not None and len(ended) == total else ", when the search is over"
         console.print(
             f"nothing is certified yet; open the sealed split{when} with:\n"
-            f"  kilobit certify {run_folder.path}{at}"
+            f"  {to_copy('certify', run_folder.path, address=address)}"
         )
     if total is None or len(ended) < total:
-        _print_left(run_folder, console, None if total is None else total - len(ended))
-    console.print(f"\npicture: {picture}\nmore details: kilobit report {run_folder.path}")
-    console.print(f"              kilobit front {run_folder.path} --json")
+        _print_left(run_folder, console, go_on, None if total is None else total - len(ended))
+    console.print(f"\npicture: {picture}\nmore details: {to_copy('report', run_folder.path)}")
+    console.print(f"              {to_copy('front', run_folder.path, '--json')}")
     if shutil.which("duckdb"):
-        rungs_files = f"{run_folder.path}/ledger/rungs/*.parquet"
-        console.print(f"              duckdb -c \"SELECT * FROM '{rungs_files}'\"")
-    bad = failed or outcome.lost or outcome.uncertified or outcome.unproven
+        console.print(f"              {_duckdb(run_folder.path)}")
+    # What failed in an earlier attempt was reported by it: a job that repeats the command is done.
+    failed_here = any(one.error and one.attempt == run_folder.attempt for one in rungs)
+    bad = failed_here or outcome.lost or outcome.uncertified or outcome.unproven
     return FAILED if bad else DONE
+
+
+def _duckdb(run: "Place") -> str:
+    """Return a command that shows the rungs of a run in DuckDB."""
+    # A bracket begins a class of characters in its patterns, and `''` is a quote in SQL.
+    name = glob.escape(str(run)).replace("'", "''")
+    query = f"SELECT * FROM '{name}/ledger/rungs/*.parquet'"
+    plain_text = not set(query) & set('"$`!\\')
+    return "duckdb -c " + (f'"{query}"' if plain_text else shlex.quote(query))
 
 
 def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
@@ -423,15 +439,16 @@ def _draw(front: "RunFront", picture: "Place", outcome: "Outcome") -> None:
         outcome.unproven = outcome.unproven or f"no picture: {error}"
 
 
-def _print_left(run_folder: "RunFolder", console: "Console", left: int | None) -> None:
+def _print_left(run_folder: "RunFolder", console: "Console", go_on: str, left: int | None) -> None:
     """Print how many candidates are left, why, and how to resume."""
     seconds = run_folder.sweep.budget.seconds
-    go_on = f"kilobit resume {run_folder.path}"
     number = "more" if left is None else left
     if seconds is None:
         console.print(f"{number} candidates are left; go on with:\n  {go_on}")
         return
     console.print(
-        f"the time budget of {seconds:g} s is over and {number} candidates are left; go on for as "
-        f"long again, or without a limit:\n  {go_on}\n  {go_on} budget.seconds=null"
+        f"the time budget of {seconds:g} s is over and {number} candidates are left; go on with a "
+        f"larger one for all attempts together:\n  {go_on} budget.seconds={2 * seconds:g}"
     )
+    if left is not None:
+        console.print(f"or without a limit:\n  {go_on} budget.seconds=null")

@@ -25,6 +25,7 @@ from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
 from kilobit.evaluators.proof.sandbox import plain
+from kilobit.search.settings import to_copy
 
 DONE, INTERRUPTED = 0, 130
 # Limits the share of its time that a watch spends on reading, however long the ledger is.
@@ -187,14 +188,15 @@ def ending(watch: WatchedRun) -> str:
 def _what_next(watch: WatchedRun, progress: Progress, so_far: str = "") -> str:
     """Return the next command for a run that is not locked."""
     if progress.running or (progress.most is not None and progress.ended < progress.most):
-        return (
-            f"not running, and not complete{so_far}. Go on with:\n  kilobit resume {watch.run.path}"
-        )
+        go_on = to_copy("resume", watch.run.path)
+        return f"not running, and not complete{so_far}. Go on with:\n  {go_on}"
     left = unverified_text(sum(one.unverified for one in progress.models), watch.run.path)
     if not left and watch.run.sweep.certify and progress.completed and not progress.certified:
-        left = [f"not certified; open the sealed split with:\n  kilobit certify {watch.run.path}"]
+        left = [
+            f"not certified; open the sealed split with:\n  {to_copy('certify', watch.run.path)}"
+        ]
     shown = "not running, and nothing is left to try. Show the results with:"
-    return "\n".join([*left, shown, f"  kilobit front {watch.run.path}"])
+    return "\n".join([*left, shown, f"  {to_copy('front', watch.run.path)}"])
 
 
 def _title(watch: WatchedRun) -> str:

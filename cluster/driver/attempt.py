@@ -23,6 +23,7 @@ from kilobit.cluster.fleet.pool import Pool
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import StoppedError, last_line
 from kilobit.cluster.runs.folder import RunFolder
+from kilobit.evaluators.ledger.usage import searched_s
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
@@ -63,6 +64,9 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
     outcome, began = Outcome(), time.monotonic()
     models = [model.label for model in run.sweep.base_models]
     recorder, state = _rebuild(run, plan)
+    left_s = _left_s(run)
+    if left_s is not None and left_s <= 0:
+        return outcome
     if not _find_work(recorder, state, models):
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
@@ -75,7 +79,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            _search(run, plan, recorder, state, pool, console, outcome, trackers)
+            _search(run, plan, recorder, state, pool, console, outcome, trackers, left_s)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -99,6 +103,14 @@ def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     for record in state.undecided:
         state.take(recorder.decide(record))
     return recorder, state
+
+
+def _left_s(run: RunFolder) -> float | None:
+    """Return the seconds that earlier attempts left of the time budget, None if it has no limit."""
+    if run.sweep.budget.seconds is None:
+        return None
+    columns = ["candidate", "rung", "num_examples", "attempt", "seconds", "finished_at"]
+    return run.sweep.budget.seconds - searched_s(run.ledger.records(RungRecord, columns))
 
 
 def _find_work(recorder: Recorder, state: Replayed, models: Sequence[str]) -> bool:
@@ -152,6 +164,7 @@ def _search(
     console: Console,
     outcome: Outcome,
     trackers: Sequence[Tracking],
+    left_s: float | None,
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
@@ -162,8 +175,7 @@ def _search(
         run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "error"]),
         run.ledger.records(DecisionRecord, ["candidate", "rung", "decision"]),
     )
-    budget = run.sweep.budget.seconds
-    stop_request = StopRequest(None if budget is None else time.monotonic() + budget)
+    stop_request = StopRequest(None if left_s is None else time.monotonic() + left_s)
     with LiveView(course, console) as view:
 
         def listener(

@@ -6,8 +6,6 @@ unchecked here.
 """
 
 import json
-import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import AdapterSpec
@@ -24,7 +23,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.space import DataFamily, Families
 from kilobit.search.task import Task
 
@@ -176,7 +175,7 @@ def check_fits(sweep: Sweep) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
+    sweep.workers.cpus_here(len(sweep.base_models), cpus(), gpus)
 
 
 def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
@@ -347,7 +346,7 @@ def _check_folders(sweep: Sweep, folder: Path) -> None:
         if place.is_file():
             raise InputError(
                 f"{field}: {place} is a file, not a model's folder; of a GGUF file, make one by "
-                f"`kilobit model {shlex.join([str(place), 'DIR'])}`"
+                f"`{to_copy('model', place, 'DIR')}`"
             )
         if not place.is_dir():
             raise InputError(f"{field}: there is no folder {place}")

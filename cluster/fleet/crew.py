@@ -6,10 +6,9 @@ asked once it is placed; what a member was doing that dies is done again by anot
 takes its place. Without a cluster a crew is one object in this process.
 """
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -20,6 +19,7 @@ from kilobit.cluster.messages import PoolError, last_line
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
+from kilobit.evaluators.cpus_and_memory import cpus, free_memory
 from kilobit.evaluators.proof.sandbox import interrupt_running
 
 Item = TypeVar("Item")
@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 _LOOK_EVERY_S = 1.0
 # Members that die during the same call before it is given up, besides those that were idle.
 _MOST_DEATHS = 3
+# Memory of a program's process besides the weights: libraries, passes, cache of keys and values.
+_WORKING = 1 << 30
 
 
 class Closable(Protocol):
@@ -99,11 +101,18 @@ class ClusterCrew(Crew):
         make: makes the object of a member.
         sweep: its `workers` say what a member reserves.
         most: number of calls that are left, so the most members that are needed.
+        memory: bytes that each needs.
         as_ranks: whether a member is the first rank of a worker.
     """
 
     def __init__(
-        self, make: Callable[[], Closable], sweep: Sweep, most: int, *, as_ranks: bool = False
+        self,
+        make: Callable[[], Closable],
+        sweep: Sweep,
+        most: int,
+        memory: int = 0,
+        *,
+        as_ranks: bool = False,
     ) -> None:
         self._make, self._wait_s = make, sweep.workers.wait_s
         self._needs = ranks = ranks_on(sweep)
@@ -119,7 +128,7 @@ class ClusterCrew(Crew):
         self._lock, self._stopped = threading.Lock(), False
         # A cluster that grows may have no room yet, but had some for the workers.
         least = sweep.workers.per_model * len(sweep.base_models)
-        self._at_once = max(1, min(most, max(least, _room(self._needs))))
+        self._at_once = max(1, min(most, max(least, _room(self._needs, memory))))
         for _ in range(self._at_once):
             self._hire()
 
@@ -223,11 +232,11 @@ class ClusterCrew(Crew):
         raise KeyboardInterrupt
 
 
-def _room(needs: ShardsConfig) -> int:
+def _room(needs: ShardsConfig, memory: int) -> int:
     """Return how many members fit on the nodes that are there; a rank is on one node."""
     import ray
 
-    amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank}
+    amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank, "memory": memory}
     asked = {name: amount for name, amount in amounts.items() if amount}
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     ranks = sum(
@@ -242,11 +251,17 @@ def ranks_on(sweep: Sweep) -> ShardsConfig:
     return sweep.workers.ranks(sweep.workers.wanted_cpus)
 
 
-def at_once(sweep: Sweep) -> int:
-    """Return the number of programs of a run that this machine can run concurrently."""
+def memory_of(sweep: Sweep, num_parameters: Mapping[str, int]) -> int:
+    """Return the bytes of the process of a program, given the size of each base model by label."""
+    sizes = {model.label: 4 if model.dtype == "float32" else 2 for model in sweep.base_models}
+    return max((n * sizes[label] for label, n in num_parameters.items()), default=0) + _WORKING
+
+
+def at_once(sweep: Sweep, memory: int) -> int:
+    """Return the number of programs of so many bytes that this machine can run concurrently."""
     if any(model.device != "cpu" for model in sweep.base_models):
         return 1
-    return max(1, (os.cpu_count() or 1) // sweep.workers.threads)
+    return max(1, min(cpus() // sweep.workers.threads, free_memory() // memory))
 
 
 @contextmanager
@@ -256,6 +271,7 @@ def crew_of(
     most: int,
     address: str | None,
     here: int,
+    memory: int = 0,
     *,
     as_ranks: bool = False,
 ) -> Iterator[Crew]:
@@ -267,6 +283,7 @@ def crew_of(
         most: number of calls that are to be made.
         address: of the cluster.
         here: number of calls that this process answers at once.
+        memory: bytes that a member needs on a cluster; 0 if they are those of a worker.
         as_ranks: whether a member on a cluster is the first rank of a worker.
 
     Raises:
@@ -285,6 +302,6 @@ def crew_of(
                 stack.enter_context(ray_session(address))
             except ConnectionError as error:
                 raise no_cluster(address, error) from error
-            crew = ClusterCrew(make, sweep, most, as_ranks=as_ranks)
+            crew = ClusterCrew(make, sweep, most, memory, as_ranks=as_ranks)
         stack.callback(crew.stop)
         yield crew

@@ -38,7 +38,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.records import RungRecord, rung_part
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 Found = list[Row] | str
 """The rows of an evaluator, or the reason why there are none."""
@@ -129,7 +129,7 @@ class Measurer:
             program = read_program(run.ledger, part)
         except DamagedError as error:
             raise InputError(
-                f"{error}; recompute its rung by `kilobit resume {run.path}`"
+                f"{error}; recompute its rung by `{to_copy('resume', run.path)}`"
             ) from error
         specs = run.ledger.read("candidates", ["candidate", "spec"])
         (spec, *_) = specs.filter(pc.equal(specs["candidate"], point.candidate))["spec"].to_pylist()

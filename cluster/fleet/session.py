@@ -38,6 +38,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     Raises:
         ConnectionError: if no cluster that accepts our token answers at `address`.
+        PoolError: if Ray does not start on this machine.
     """
     import ray
     from ray import _raylet
@@ -113,27 +114,46 @@ def _handle(number: int, handler: Any) -> None:
         signal.signal(number, handler)
 
 
+def _log(data: Any, ignore_prefix: bool) -> None:
+    """Log lines that Ray would print."""
+    for line in data["lines"]:
+        logging.getLogger("kilobit").debug("Ray: %s", line)
+
+
 def _connect(address: str | None, **runtime_env: object) -> None:
     import ray
+    from ray._private import worker
 
+    from kilobit.cluster.messages import PoolError
+    from kilobit.evaluators.cpus_and_memory import cpus
+
+    # Ray prints errors of all its processes, which are reported or repaired, and those of its end.
+    worker.print_to_stdstream = _log
     try:
         ray.init(
             address=address or "local",
+            num_cpus=None if address else cpus(),
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
             runtime_env=runtime_env or None,
         )
-    except ray.exceptions.AuthenticationError as error:
-        raise ConnectionError("it requires a token that RAY_AUTH_TOKEN does not hold") from error
-    except ValueError as error:
-        raise ConnectionError(f"not an address: {error}") from error
-    except RuntimeError as error:
-        # The versions of Ray and Python have to be the same on both sides.
-        if "Version mismatch" not in str(error):
-            raise
-        raise ConnectionError(str(error)) from error
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        if address is None:
+            raise PoolError(
+                f"Ray did not start on this machine, which may be too busy: {reason}; give the "
+                "command again"
+            ) from error
+        if isinstance(error, ray.exceptions.AuthenticationError):
+            reason = "it requires a token that RAY_AUTH_TOKEN does not hold"
+        elif isinstance(error, ValueError):
+            reason = f"not an address: {error}"
+        elif "Version mismatch" in str(error):
+            # The versions of Ray and Python have to be the same on both sides.
+            reason = str(error)
+        raise ConnectionError(reason) from error
 
 
 def _knock(address: str) -> None:

@@ -18,7 +18,7 @@ from kilobit.cluster.launchers.launcher import (
     launch,
     with_profile,
 )
-from kilobit.cluster.launchers.manifest import Launch, Pods, manifests, pods_of
+from kilobit.cluster.launchers.manifest import Launch, Pods, head_memory_gib, manifests, pods_of
 from kilobit.cluster.requests import KubernetesRequest
 from kilobit.cluster.sweep.launch_targets import LABEL, MOST_LABEL, KubernetesConfig
 from kilobit.cluster.sweep.sweep import Sweep
@@ -50,12 +50,7 @@ class Kubernetes:
 
     def plan(self, sweeps: Sweeps, profile: Path | None = None) -> Launches:
         """Return the launches of these sweep files."""
-        odd = next((word for word in sweeps.overrides if not _PLAIN_WORD.fullmatch(word)), None)
-        if odd is not None:
-            raise InputError(
-                f"{odd!r:.100}: a value that goes to Kubernetes is one word of letters, digits and "
-                "_ . , : = + / @ [ ] -; write another one into the sweep file"
-            )
+        _check_plain(sweeps.overrides)
         loaded = sweeps.load()
         return Launches(tuple(_launch_of(*one, sweeps.overrides, profile) for one in loaded))
 
@@ -93,6 +88,15 @@ class Kubernetes:
         )
 
 
+def _check_plain(words: Sequence[str]) -> None:
+    odd = next((word for word in words if not _PLAIN_WORD.fullmatch(word)), None)
+    if odd is not None:
+        raise InputError(
+            f"{odd!r:.100}: a value that goes to Kubernetes is one word of letters, digits and "
+            "_ . , : = + / @ [ ] -; write another one into the sweep file"
+        )
+
+
 def _follow(run: Launch) -> str:
     space = f" -n {run.config.namespace}" if run.config.namespace else ""
     kinds = "rayjob" if run.config.kind == "job" else "raycluster,job"
@@ -114,11 +118,15 @@ def _launch_of(
     _check_paths(sweep, file, config)
     pods = pods_of(sweep, config)
     _check_size(config, pods)
+    where = _out_of(sweep, config, out)
+    _check_plain((where,))
+    if config.head_memory_gib is None:
+        config = config.model_copy(update={"head_memory_gib": head_memory_gib(sweep)})
     return Launch(
         name=_name_of(sweep, config),
         sweep=f"{config.sweep_folder}/{sweep.name}.yaml",
         overrides=overrides,
-        out=_out_of(sweep, config, out),
+        out=where,
         text=_read(file),
         config=config,
         pods=pods,

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -175,8 +175,13 @@ def find_program(name: str, remedy: str) -> str:
     return found
 
 
-def ask(words: Sequence[str], text: str = "", timeout_s: float = 60.0) -> str:
-    """Return the output of a program that gets `text`.
+def ask(
+    words: Sequence[str],
+    text: str = "",
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Return the output of a program that gets `text`, and `env` in place of our environment.
 
     Raises:
         InputError: with its error message, if it fails.
@@ -184,7 +189,13 @@ def ask(words: Sequence[str], text: str = "", timeout_s: float = 60.0) -> str:
     name = Path(words[0]).name
     try:
         done = subprocess.run(  # noqa: S603 - words, no shell
-            words, input=text, capture_output=True, text=True, timeout=timeout_s, check=False
+            words,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=env,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{name} does not answer: {error}") from error

@@ -28,6 +28,10 @@ from kilobit.search.settings import InputError
 _ROUNDING = 1e-9
 _GIB = 1 << 30
 _GCS_PORT = 6379
+# Memory of the driver for each candidate, and candidates where the sweep names no limit.
+_BYTES_A_CANDIDATE, _MOST_CANDIDATES = 8_000, 100_000
+# In a pod whose root file system is read-only, Ray's files, temporary ones and caches are there.
+_SCRATCH = {"name": "scratch", "mountPath": "/tmp"}  # noqa: S108
 # The part of the grace period that is left for Ray's processes to end after the run has stopped.
 _ENDING_S = 10
 
@@ -93,6 +97,16 @@ def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
         cpus=max(1, _ceil(together * (ranks * cpus + trials))),
         gpus=_ceil(together * ranks * gpus),
     )
+
+
+def head_memory_gib(sweep: Sweep) -> int:
+    """Return the memory of the pod with the driver, which holds no model, in GiB.
+
+    4 GiB are for Ray's own processes, and for the driver with its libraries and the task; what it
+    keeps of each candidate was measured (docs/measurements.md). Trials and programs run elsewhere.
+    """
+    candidates = sweep.most_candidates or _MOST_CANDIDATES
+    return math.ceil(4 + candidates * _BYTES_A_CANDIDATE / _GIB)
 
 
 def _most(each: float, room: float, field: str, limit: str) -> int:
@@ -202,7 +216,7 @@ def _driver(launch: Launch) -> Object:
     ]
     # The operator creates this secret, but sets it by itself only in the cluster's own pods.
     token = {"secretKeyRef": {"name": launch.name, "key": "auth_token"}}
-    container = _container(launch, "driver", config.head_cpus, config.head_memory_gib)
+    container = _container(launch, "driver", config.head_cpus, config.head_memory_gib or 0)
     container["command"] = ["/bin/sh", "-ec", "\n".join(script)]
     container["env"] = [
         *container["env"],
@@ -239,9 +253,11 @@ def _cluster_spec(launch: Launch) -> Object:
             "version": "v2",
             "idleTimeoutSeconds": config.idle_s,
             "resources": _amounts({"cpu": "500m", "memory": "1Gi"}),
-            "securityContext": _confined(),
+            "securityContext": _confined(config),
         }
-    head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib)
+        if config.read_only_root:
+            spec["autoscalerOptions"]["volumeMounts"] = [_SCRATCH]
+    head = _container(launch, "ray-head", config.head_cpus, config.head_memory_gib or 0)
     if config.kind == "job":
         # The run is a process of this pod, and only this hook tells it that the pod is to stop.
         stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep]
@@ -288,12 +304,16 @@ def _object_store(config: KubernetesConfig) -> int:
 
 
 def _submitter(launch: Launch) -> Object:
-    return {
+    found: Object = {
         "name": "ray-job-submitter",
         "image": launch.config.image,
         "resources": _amounts({"cpu": "500m", "memory": "1Gi"}),
-        "securityContext": _confined(),
+        "securityContext": _confined(launch.config),
     }
+    if launch.config.read_only_root:
+        found["env"] = [{"name": n, "value": v} for n, v in sorted(_home(launch.config).items())]
+        found["volumeMounts"] = [_SCRATCH]
+    return found
 
 
 def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: int = 0) -> Object:
@@ -315,7 +335,9 @@ def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: i
     ]
     if config.claim is not None:
         mounts.append({"name": "data", "mountPath": config.mount_path})
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", **config.env}
+    if config.read_only_root:
+        mounts.append(_SCRATCH)
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **_home(config), **config.env}
     found: Object = {
         "name": name,
         "image": config.image,
@@ -325,7 +347,7 @@ def _container(launch: Launch, name: str, cpus: int, memory_gib: int, *, gpus: i
         found["envFrom"] = [{"secretRef": {"name": secret}} for secret in config.secrets]
     return found | {
         "resources": _amounts(amounts),
-        "securityContext": _confined(),
+        "securityContext": _confined(config),
         "volumeMounts": mounts,
     }
 
@@ -335,8 +357,14 @@ def _amounts(amounts: Mapping[str, str]) -> Object:
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
-def _confined() -> Object:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+def _confined(config: KubernetesConfig) -> Object:
+    found: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    return found | ({"readOnlyRootFilesystem": True} if config.read_only_root else {})
+
+
+def _home(config: KubernetesConfig) -> dict[str, str]:
+    """Return variables that name a home, and a user that the image may lack."""
+    return {"HOME": "/tmp", "USER": "kilobit"} if config.read_only_root else {}  # noqa: S108
 
 
 def _volumes(launch: Launch) -> list[Object]:
@@ -375,8 +403,9 @@ def _pod_spec(
     if config.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in config.image_pull_secrets]
     spec["containers"] = list(containers)
-    if volumes:
-        spec["volumes"] = list(volumes)
+    all_volumes = [*volumes, *([{"name": "scratch", "emptyDir": {}}] * config.read_only_root)]
+    if all_volumes:
+        spec["volumes"] = all_volumes
     return spec
 
 

@@ -27,7 +27,7 @@ from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.storage import write_whole
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Slurm:
             "run this on a login node of a Slurm cluster, or write the script to a file with "
             "--print and submit it there",
         )
-        check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
+        waits = check_capacity(plan.config, plan.nodes, plan.gpus, plan.cpus)
         before = plan.file.read_bytes() if plan.file.exists() else None
         write_whole(plan.file, self.render(plan).encode())
         try:
@@ -131,8 +131,9 @@ class Slurm:
             raise
         lines = [
             f"job {', then '.join(numbers)}: {plan.file}",
+            *waits,
             f"output: {plan.config.output}; place in the queue: squeue --job={','.join(numbers)}",
-            *(f"progress: kilobit status {run.out}" for run in plan.runs),
+            *(f"progress: {to_copy('status', run.out)}" for run in plan.runs),
         ]
         return Launched(tuple(numbers), "".join(f"{line}\n" for line in lines))
 
@@ -215,6 +216,8 @@ def _settings(job: Job) -> list[str]:
         f"outs=({shlex.join(run.out * job.names_out for run in job.runs)})",
         f"overrides=({shlex.join(job.runs[0].overrides)})",
         f"afterwards={_afterwards(job)}",
+        f"array={shlex.quote('1' * (len(job.runs) > 1))}",
+        f"gpus={shlex.quote(str(job.gpus or ''))}",
         f"scratch={shlex.quote(config.scratch)}",
         f"interface={shlex.quote(config.interface or '')}",
         f"container=({config.container or ''})",

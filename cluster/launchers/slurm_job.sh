@@ -1,6 +1,10 @@
 # ---- Everything above is specific to this job; the rest is the same for all jobs. ----
 
 unset RAY_ADDRESS RAY_TMPDIR RAY_AUTH_TOKEN_PATH
+# If this was submitted inside another job, that one's variables are here too, as far as this job has
+# none of its own.
+[ -n "$array" ] || unset "${!SLURM_ARRAY_@}"
+[ -n "$gpus" ] || unset "${!SLURM_GPU@}" "${!SLURM_TRES_PER_@}" CUDA_VISIBLE_DEVICES
 # Steps may use all of the job's memory; these variables would limit them.
 unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
 # A new token for each start of the job. It exists only in the environment: not in this file, on a
@@ -138,7 +142,7 @@ own_address() {
 }
 
 # Succeed while the job is running, and fail once Slurm itself ends or requeues it.
-is_running() { [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; }
+is_running() { [ "$(squeue --noheader --job="$job" --format=%T)" = RUNNING ]; }
 
 job=$SLURM_JOB_ID
 # In an array the plain job number of one element means the whole array, so name the element.
@@ -180,7 +184,9 @@ for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
   step "$node" "$number" '' --address="$address"
 done
 
-[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || set -- --take-over
+# Not from SLURM_RESTART_COUNT, which is missing at the first start, so that it may be another job's.
+restarts=$(scontrol show job "$job" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')
+[ "${restarts:-0}" = 0 ] || set -- --take-over
 index=${SLURM_ARRAY_TASK_ID:-0}
 [ -z "${outs[index]}" ] || set -- "$@" --out "${outs[index]}"
 status=130

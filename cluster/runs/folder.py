@@ -42,11 +42,12 @@ from kilobit.cluster.runs.access import (
 from kilobit.cluster.runs.lock import lock_holder, lock_run
 from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep, change_budget
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.search import REMOVED_KINDS
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 if TYPE_CHECKING:
     from kilobit.evaluators.ledger.ledger import Ledger
@@ -191,8 +192,8 @@ def _whose(path: Place, sweep: Sweep) -> str:
     locked = "" if holder is None else f", locked by {holder}"
     when = "" if holder is None else "once that has ended, "
     return (
-        f"{path} holds a run of {what}{locked}: {when}continue it with `kilobit resume {path}`, or "
-        "choose another folder with --out"
+        f"{path} holds a run of {what}{locked}: {when}continue it with "
+        f"`{to_copy('resume', path)}`, or choose another folder with --out"
     )
 
 
@@ -394,7 +395,7 @@ def _write(run: RunFolder, overrides: Sequence[str]) -> None:
         "attempts": attempts,
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": platform.machine(), "cores": cpus()},
     }
     write_whole(run.path / "run.json", json.dumps(content, indent=1).encode())
 

@@ -30,6 +30,7 @@ from kilobit.search.records import (
     RungRecord,
     VerificationRecord,
 )
+from kilobit.search.settings import to_copy
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
@@ -264,8 +265,7 @@ def unverified_text(number: int, path: Place, address: str | None = None) -> lis
     """Return lines on the programs of a front that are not verified, none if all are."""
     if not number:
         return []
-    at = f" --address {address}" if address else ""
     return [
         f"not verified: {number} programs of the front; run their files with:\n"
-        f"  kilobit verify {path}{at}"
+        f"  {to_copy('verify', path, address=address)}"
     ]

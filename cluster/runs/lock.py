@@ -32,7 +32,7 @@ import psutil
 
 from kilobit.evaluators.ledger.fencing import claim_file, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, check_exclusive, create_whole
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 
 BEAT_S = 3.0
 SILENT_S = 60.0
@@ -204,8 +204,8 @@ def _about(ledger: Place, attempt: int) -> str:
     advice = (
         "It is running: wait for it, or end it there by Ctrl-C"
         if silence < _WATCH_S
-        else f"Wait for it, end it, or take the run from it: `kilobit resume {ledger.parent} "
-        "--take-over`"
+        else f"Wait for it, end it, or take the run from it: "
+        f"`{to_copy('resume', ledger.parent, '--take-over')}`"
     )
     return f"{holder}, last heartbeat {silence:.0f} s ago. {advice}"
 

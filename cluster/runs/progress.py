@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.ledger import Following
-from kilobit.evaluators.ledger.usage import Usage, usage_of
+from kilobit.evaluators.ledger.usage import Usage, searched_s, spans_of, usage_of
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
 from kilobit.search.records import (
@@ -247,13 +247,12 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
 def _pace(
     sweep: Sweep, rungs: Sequence[RungRecord], decisions: Sequence[DecisionRecord]
 ) -> Pace | None:
-    attempt = max((record.attempt or 0 for record in rungs), default=None)
-    own = [record for record in rungs if (record.attempt or 0) == attempt]
-    if not own:
+    spans = spans_of(rungs)
+    if not spans:
         return None
-    first = min(own, key=_ended_at)
-    began = _ended_at(first) - timedelta(seconds=first.seconds or 0)
-    last = max(map(_ended_at, own))
+    attempt = max(spans)
+    began, last = spans[attempt]
+    own = [record for record in rungs if (record.attempt or 0) == attempt]
     gone_s = max((last - began).total_seconds(), 1e-6)
     ended = [one for one in decisions if one.decision != "promote"]
     here = sum(one.attempt == attempt for one in ended)
@@ -264,5 +263,6 @@ def _pace(
     return Pace(
         60 * len(own) / gone_s,
         ends_at,
-        None if budget is None else began + timedelta(seconds=budget),
+        # The seconds of earlier attempts count too.
+        None if budget is None else last + timedelta(seconds=budget - searched_s(rungs)),
     )

@@ -42,9 +42,12 @@ _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@+-]*$", max_len
 # RFC 1035: names of services begin with a letter. KubeRay appends up to 16 characters to ours.
 MOST_LABEL = 47
 LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-# Secrets, claims and queues may be RFC 1123 subdomains.
-_OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-_FOLDER = r"^(/[A-Za-z0-9._-]+)+$"
+# RFC 1123: other names may begin with a digit, and those of secrets and claims have several parts.
+_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_FOLDER = r"^(/[A-Za-z0-9._=-]+)+$"
+# Labels of nodes: a key may have a prefix, and a value may be empty.
+_WORD = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_KEY = rf"^({_NAME}(\.{_NAME})*/)?{_WORD}$"
 _SECRET_WORD = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS)(_|$)", re.IGNORECASE
 )
@@ -170,18 +173,20 @@ def seconds_of(time: str) -> int | None:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-Object = Annotated[str, Field(pattern=_OBJECT, max_length=253)]
+Object = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*$", max_length=253)]
+LabelKey = Annotated[str, Field(pattern=_KEY, max_length=317)]
+LabelValue = Annotated[str, Field(pattern=rf"^({_WORD})?$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class TolerationConfig(Config):
     """A taint of nodes that the pods tolerate."""
 
-    key: str | None = None
+    key: LabelKey | None = None
     """key of the taint; null is all keys"""
     operator: Literal["Equal", "Exists"] = "Equal"
     """compare the value, or accept any"""
-    value: str | None = None
+    value: LabelValue | None = None
     """value of the taint"""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """effect of the taint; null is all effects"""
@@ -204,9 +209,9 @@ class KubernetesConfig(Config):
     name: str | None = Field(default=None, pattern=LABEL, max_length=MOST_LABEL)
     """name of the objects: lower case letters, digits and dashes; from the sweep's name by
     default"""
-    namespace: str | None = Field(default=None, pattern=LABEL, max_length=63)
+    namespace: str | None = Field(default=None, pattern=rf"^{_NAME}$", max_length=63)
     """namespace; kubectl's current by default"""
-    image: str | None = Field(default=None, min_length=1)
+    image: str | None = Field(default=None, pattern=r"^\S+$")
     """image with kilobit and ray[default]; required"""
     image_pull_secrets: tuple[Object, ...] = ()
     """names of secrets for the image's registry"""
@@ -217,7 +222,7 @@ class KubernetesConfig(Config):
     """an existing persistent volume claim, mounted in all pods"""
     mount_path: str = Field(default="/data", pattern=_FOLDER)
     """where the claim appears"""
-    out: str | None = Field(default=None, pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+-]*$")
+    out: str | None = Field(default=None, pattern=r"^(/|[a-z][a-z0-9+.-]*://)[A-Za-z0-9._/@:+=-]*$")
     """run folder: a path below `mount_path` or an object storage URL; MOUNT_PATH/runs/NAME by
     default"""
     sweep_folder: str = Field(default="/sweep", pattern=_FOLDER)
@@ -229,8 +234,8 @@ class KubernetesConfig(Config):
     """further environment variables; never secrets"""
     head_cpus: int = Field(default=2, ge=1)
     """CPUs of the head, which drives the run"""
-    head_memory_gib: int = Field(default=8, ge=1)
-    """memory of the head"""
+    head_memory_gib: int | None = Field(default=None, ge=1)
+    """memory of the head; by default for Ray, the driver, and the candidates of the budget"""
     memory_gib: int = Field(default=16, ge=1)
     """memory for each rank of a worker"""
     shared_memory_gib: int = Field(default=2, ge=1)
@@ -241,7 +246,7 @@ class KubernetesConfig(Config):
     """GPUs of a machine; a pod asks for no more"""
     cpus_per_node: int | None = Field(default=None, ge=1)
     """CPUs of a machine; a pod asks for no more"""
-    node_selector: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    node_selector: dict[LabelKey, LabelValue] = {}  # noqa: RUF012 - pydantic copies it
     """labels of the nodes that workers run on"""
     tolerations: tuple[TolerationConfig, ...] = ()
     """taints that the workers accept"""
@@ -249,7 +254,9 @@ class KubernetesConfig(Config):
     """user id in the pods, never root"""
     group: int = Field(default=1000, ge=1)
     """group id, also of the files of volumes"""
-    queue: Object | None = None
+    read_only_root: bool = False
+    """mount the root file system of the pods read-only; then `/tmp` is a volume, and the home"""
+    queue: Object | None = Field(default=None, max_length=63)
     """Kueue's local queue; the pods wait until it admits them"""
     autoscale: bool = False
     """let Ray's autoscaler add and remove worker pods"""
@@ -266,7 +273,8 @@ class KubernetesConfig(Config):
     keep_s: int = Field(default=600, ge=0)
     """seconds until the pods of a finished job are removed"""
     deadline_s: int | None = Field(default=None, ge=1)
-    """seconds until the job is ended, with all its attempts"""
+    """seconds until the job is ended: with `cluster` of all attempts, with `job` of each (KubeRay
+    counts anew), so that only `budget.seconds` limits all of them together"""
 
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:

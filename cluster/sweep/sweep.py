@@ -46,7 +46,8 @@ class Budget(Config):
     candidates: int | None = Field(default=None, ge=1)
     """at most this many candidates in all"""
     seconds: float | None = Field(default=None, gt=0)
-    """after this time no further rung is started"""
+    """after this time of all attempts together, from the first rung of each to its last, no further
+    rung is started"""
 
 
 def _without_password(uri: str) -> str:

@@ -23,6 +23,8 @@ from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kilobit.evaluators.judges.judges import EndpointJudge, fill, read_verdict
 from kilobit.evaluators.judges.preference import Question, Verdict, tell_nobody
@@ -75,6 +77,7 @@ class Chat:
     def __init__(self, config: EndpointJudge, clock: Callable[[], float]) -> None:
         self._config, self._clock = config, clock
         self._key = key_in(config.key_variable)
+        self._by = _by_a_proxy(config.url)
 
     @cached_property
     def _client(self) -> Any:
@@ -108,11 +111,11 @@ class Chat:
             with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
                 content = self._read(response, ends)
         except httpx2.TimeoutException:
-            raise TryAgainError(f"no reply in {self._config.timeout_s:g} s") from None
+            raise TryAgainError(f"no reply in {self._config.timeout_s:g} s{self._by}") from None
         except httpx2.ConnectError as error:
-            raise TryAgainError(self._blot(f"no connection: {error}")) from None
+            raise TryAgainError(self._blot(f"no connection: {error}{self._by}")) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
-            raise TryAgainError(self._blot(f"the connection broke: {error!r}")) from None
+            raise TryAgainError(self._blot(f"the connection broke: {error!r}{self._by}")) from None
         if not response.is_success:
             raise self._refusal(response, content)
         if len(content) > _MOST_BYTES:
@@ -142,7 +145,7 @@ class Chat:
         code = response.status_code
         # Redact before cutting, or a piece of the key could remain.
         said = " ".join(self._blot(content.decode("utf-8", "replace")).split())[:_SHOWN]
-        reason = f"status {code}" + (f": {said}" if said else "")
+        reason = f"status {code}" + (f": {said}" if said else "") + self._by
         if code in _PASSING or code >= 500:
             return TryAgainError(reason, _seconds(response.headers.get("Retry-After")))
         if code in _HOPELESS or code < 400:
@@ -155,6 +158,20 @@ class Chat:
 
     def _blot(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "[key]")
+
+
+def _by_a_proxy(url: str) -> str:
+    """Return the end of a message that names the proxy of an address, empty if it has none."""
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return ""
+    # Without a password.
+    where = proxy.rpartition("@")[2].rpartition("//")[2]
+    return (
+        f" (by the proxy {where} of the environment; if it can't reach the judge, put "
+        f"{parts.hostname} into no_proxy)"
+    )
 
 
 def key_in(variable: str | None) -> str | None:

@@ -10,6 +10,7 @@ only when it is complete. Not promised: that an empty folder exists.
 """
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from functools import lru_cache
 from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 _Found = TypeVar("_Found")
 CREDENTIALS = {
@@ -27,6 +29,14 @@ CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+# Addresses that obstore takes from the environment; it panics where one is no URL.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_STS"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+# Values that go into headers of requests, where it panics for a line break.
+_IN_HEADERS = re.compile(r"(AWS|AZURE)_\w*(KEY|KEY_ID|TOKEN|REGION|ACCOUNT_NAME)")
 _RETRY_FOR_S = 120.0
 # The first request must fail soon if there is no answer: usually a name is wrong.
 _FIRST_RETRIES = 3
@@ -197,8 +207,10 @@ class StoredPath(PurePosixPath):
             if missing_is_bucket:
                 raise StorageError(_no_bucket(self)) from error
             raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from error
-        except Exception as error:
-            if not _is_of_obstore(error):
+        except BaseException as error:
+            if _is_a_panic(error):
+                raise StorageError(_panicked(self.bucket, error)) from error
+            if not isinstance(error, Exception) or not _is_of_obstore(error):
                 raise
             raise StorageError(_described(self, error)) from error
 
@@ -225,17 +237,66 @@ def _store(bucket: str, first: bool = False) -> Any:
         "timeout": timedelta(seconds=_TIMEOUT_S),
         "connect_timeout": timedelta(seconds=5),
     }
+    _check_environment(bucket)
     try:
         return from_url(bucket, retry_config=retries, client_options=options)  # type: ignore[call-overload]
     except Exception as error:
         raise StorageError(f"{bucket} can't be used: {_first_line(error)}") from error
+    except BaseException as error:
+        if not _is_a_panic(error):
+            raise
+        raise StorageError(_panicked(bucket, error)) from error
+
+
+def _check_environment(bucket: str) -> None:
+    """Check the variables that obstore reads, whose values are not repeated: they may be secret.
+
+    Raises:
+        StorageError: naming the variable that it can't use.
+    """
+    for name in _ENDPOINTS[bucket.partition(":")[0]]:
+        value = os.environ.get(name)
+        if value is not None and not _is_an_address(value):
+            raise StorageError(
+                f"{bucket}: the environment variable {name} has to be an address such as "
+                "http://HOST:PORT, or not to be set"
+            )
+    for name, value in os.environ.items():
+        if _IN_HEADERS.fullmatch(name) and not value.isprintable():
+            raise StorageError(f"{bucket}: the environment variable {name} holds a line break")
+
+
+def _is_an_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and text.isprintable()
+            and " " not in text
+        )
+    except ValueError:
+        return False
+
+
+def _is_a_panic(error: BaseException) -> bool:
+    # Its class, which can't be imported, is no `Exception`.
+    return type(error).__name__ == "PanicException"
+
+
+def _panicked(bucket: str, error: BaseException) -> str:
+    return (
+        f"{bucket} can't be used: obstore failed ({_first_line(error)}); check the environment "
+        f"({CREDENTIALS[bucket.partition(':')[0]]}, and addresses)"
+    )
 
 
 def _is_of_obstore(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] == "obstore"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the first line of a store's error, without user names and options in URLs."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"\?\S*", "", re.sub(r"//[^/@\s]*@", "//", line))[:300]

@@ -7,7 +7,7 @@ gradients pass through the base weights but none are computed for them.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kilobit.search.records import RungRecord, WorkerRecord
 
@@ -61,6 +61,23 @@ def usage_of(workers: Iterable[WorkerRecord], rungs: Iterable[RungRecord]) -> li
     for rung in rungs:
         done[rung.worker].append(rung)
     return [_usage(name, loads[name], done[name]) for name in sorted(loads)]
+
+
+def spans_of(rungs: Iterable[RungRecord]) -> dict[int, tuple[datetime, datetime]]:
+    """Return when the first rung of each attempt began and its last rung ended."""
+    found: dict[int, tuple[datetime, datetime]] = {}
+    for rung in rungs:
+        if rung.finished_at is not None:
+            end, attempt = rung.finished_at, rung.attempt or 0
+            begin = end - timedelta(seconds=rung.seconds or 0)
+            first, last = found.get(attempt, (begin, end))
+            found[attempt] = min(first, begin), max(last, end)
+    return found
+
+
+def searched_s(rungs: Iterable[RungRecord]) -> float:
+    """Return the seconds of search in all attempts, which `budget.seconds` limits."""
+    return sum((last - first).total_seconds() for first, last in spans_of(rungs).values())
 
 
 def _usage(name: str, loads: Sequence[WorkerRecord], rungs: Sequence[RungRecord]) -> Usage:

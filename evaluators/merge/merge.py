@@ -7,7 +7,6 @@ The data set is an atomic folder: written beside its path and renamed at the end
 Write the rows of a unit that survive deduplication to one file of a data set.
 """
 
-import os
 import re
 import uuid
 from collections import Counter
@@ -20,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, DamagedError
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.merge.atomic_folder import publish
@@ -99,7 +99,7 @@ def merge(reads: Sequence[Read], out: Path, scratch: Path, advance: Advance) -> 
     made = scratch / "made"
     made.mkdir()
     merging = _Merging(reads, made, scratch, advance, Merged([]))
-    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(4, cpus())) as pool:
         # Conflicts last: by then all of them are known.
         for table in DATASET_TABLES:
             merging.table(table, pool)

@@ -26,6 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self
 
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.proof import program_process
 
 _MAX_OUTPUT_BYTES = 1 << 30
@@ -188,7 +189,7 @@ def _write(
 
 def _limits(limits: Limits) -> dict[str, int]:
     """Return the system's limits by name."""
-    found = {"CPU": limits.seconds * (os.cpu_count() or 1), "FSIZE": _MAX_OUTPUT_BYTES, "CORE": 0}
+    found = {"CPU": limits.seconds * (cpus() + 1), "FSIZE": _MAX_OUTPUT_BYTES, "CORE": 0}
     return found | ({"AS": limits.memory_gb << 30} if limits.memory_gb else {})
 
 

@@ -28,7 +28,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import PredictionRecord, RungRecord, VerificationRecord, rung_part
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import Task
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Verifier:
         except DamagedError as error:
             self._ledger.set_aside(error.path)
             raise DamagedRunError(
-                f"{error}; recompute its rung by `kilobit resume {self._folder}`"
+                f"{error}; recompute its rung by `{to_copy('resume', self._folder)}`"
             ) from error
 
     def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:

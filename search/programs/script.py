@@ -20,6 +20,7 @@ optimizer has to be written, and one example a step is enough.
 
 import ast
 import re
+import threading
 from collections.abc import Sequence
 
 import brotli
@@ -58,16 +59,20 @@ _MODULES = (
     "zlib",
     "zstandard",
 )
+# Python 3.11 counts the depth of a tree for all threads together: `ast.parse` raises SystemError.
+_PARSING = threading.Lock()
 
 
 def script(recipe: Recipe) -> bytes:
     """Return the bytes of program.py."""
-    return _minified(tuple(_statements(recipe)))
+    with _PARSING:
+        return _minified(tuple(_statements(recipe)))
 
 
 def readable_script(recipe: Recipe) -> str:
     """Return the source of program.py before minification."""
-    return _with_imports(_statements(recipe))
+    with _PARSING:
+        return _with_imports(_statements(recipe))
 
 
 def _minified(lines: Sequence[str]) -> bytes:

@@ -93,5 +93,5 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(sandbox, script, payload, *rest, **more)
 
     monkeypatch.setattr(Sandbox, "run", run)
-    monkeypatch.setattr(kilobit.cluster.cli.proofs, "at_once", lambda _: 1)
+    monkeypatch.setattr(kilobit.cluster.cli.proofs, "at_once", lambda *_: 1)
     return sizes

@@ -1,9 +1,10 @@
+import shlex
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from kilobit.search.settings import Config, LocalPath
+from kilobit.search.settings import Config, LocalPath, to_copy
 
 
 class Part(Config):
@@ -11,6 +12,14 @@ class Part(Config):
 
     number: float = 1.0
     folder: LocalPath = Path("here")
+
+
+@pytest.mark.parametrize("name", ["runs/plain", "it's", "two words", 'a"b', "$HOME", "a;b", "[x]"])
+def test_a_shell_reads_a_copied_command_as_it_was_meant(name: str) -> None:
+    command = to_copy("resume", Path(name), "--take-over", address="head:6379")
+    words = ["kilobit", "resume", name, "--take-over", "--address", "head:6379"]
+    assert shlex.split(command) == words
+    assert to_copy("front", "runs/plain") == "kilobit front runs/plain"
 
 
 def test_an_unknown_key_is_an_error() -> None:

@@ -2,13 +2,18 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kilobit import launch
+from kilobit.cluster.cli.run import _duckdb
 from kilobit.cluster.messages import StoppedError
 from kilobit.cluster.runs.folder import create_run, open_run, reopen_run
 from kilobit.cluster.runs.lock import lock_run
@@ -318,3 +323,18 @@ def test_a_dry_run_counts_inputs_that_are_almost_in_two_splits(
     assert "inputs of the sealed split" not in said
     refused = fails(capsys, "run", sweep, "--dry-run", "task.near_duplicates=error")
     assert "task mine: inputs of the search split that are in the train split too" in refused
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", "[old] run", "what?", 'a"b', "$HOME `id`", "2*"])
+def test_the_line_for_duckdb_survives_the_name_of_the_folder(tmp_path: Path, name: str) -> None:
+    for folder in (name, "other", "o run", "20"):
+        file = tmp_path / folder / "ledger" / "rungs" / "a.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"folder": [folder]}), file)
+    program, option, query = shlex.split(_duckdb(tmp_path / name))
+    assert (program, option) == ("duckdb", "-c")
+    with duckdb.connect() as connection:
+        assert connection.execute(query).fetchall() == [(name,)]
+    assert _duckdb(Path("/runs/a")) == (
+        "duckdb -c \"SELECT * FROM '/runs/a/ledger/rungs/*.parquet'\""
+    )

@@ -28,6 +28,10 @@ def end(run: RunFolder) -> int:
         return _execute(held, plan, Console(soft_wrap=True, markup=False), None, 0.0, "info")
 
 
+def remove(run: RunFolder) -> None:
+    (run.path / "run.json").unlink()
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> pytest.MonkeyPatch:
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -95,3 +99,25 @@ def test_a_certification_or_a_picture_that_can_not_be_made(
     assert end(run) == 0
     assert rows_of(run.ledger, "openings") == [opening]
     assert "what follows it failed" not in capsys.readouterr().out
+
+
+def test_ray_that_does_not_start_is_one_message_and_the_command_to_go_on(
+    make: Make,
+    say: Say,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make(families={"prompt": {"candidates": 2}})
+    error = PoolError("Ray did not start on this machine, which may be too busy: x")
+    failing(monkeypatch, "driver.attempt.execute", error)
+    assert end(run) == 1
+    shown = capsys.readouterr()
+    assert shown.err == f"kilobit: {error}\n"
+    assert shown.out.endswith(
+        f"stopped; every finished rung is kept. Go on with:\n  kilobit resume {run.path}\n"
+    )
+    # Without results there is nothing to resume.
+    monkeypatch.setattr("kilobit.cluster.runs.folder.discard_run", remove)
+    with pytest.raises(PoolError, match="did not start"):
+        end(run)
+    assert capsys.readouterr().err == ""

@@ -13,9 +13,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 from kilobit import launch
+from kilobit.cluster.fleet import crew
 from kilobit.cluster.fleet.crew import ClusterCrew, Crew, crew_of
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import EvaluatorSetup, PoolError
@@ -23,6 +25,7 @@ from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.evaluator import RungEvaluator
+from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.search.settings import InputError
 from tests.support.rows import rows_of
 from tests.support.runs import proven_points
@@ -140,7 +143,7 @@ def test_all_ranks_of_a_worker_are_on_one_node(
     with crew_of(partial(Worker, tmp_path), ranks, 9, "auto", 1) as crew:
         assert isinstance(crew, ClusterCrew)
         # Of one CPU each, as many as fit.
-        assert len(crew._members) == crew._at_once == os.cpu_count()
+        assert len(crew._members) == crew._at_once == cpus()
         assert crew.call("square", 2)[0] == 4
         assert {one.bundle_count for one in crew._members.values()} == {1}
     # Or a member is the first of them, with room for the others beside it.
@@ -232,3 +235,27 @@ def test_a_model_on_two_ranks_is_searched_proven_and_measured(
     assert {line["candidate"] for line in lines} == {point.candidate for point in points}
     assert {line["item"] for line in lines} == {"translation", "text bits/byte"}
     assert not any(line["error"] for line in lines)
+
+
+def test_as_many_programs_run_at_once_as_cores_and_memory_hold(
+    monkeypatch: pytest.MonkeyPatch, sweep: Sweep
+) -> None:
+    label = sweep.base_models[0].label
+    # In float32 a billion parameters are 4 GB, and 1 GiB is for the passes.
+    memory = crew.memory_of(sweep, {label: 10**9})
+    assert memory == 4 * 10**9 + (1 << 30)
+    # A node of 64 cores of which a job has 4 cores, and 16 GB.
+    monkeypatch.setattr(crew, "cpus", lambda: 4)
+    monkeypatch.setattr(crew, "free_memory", lambda: 16 * 10**9)
+    assert crew.at_once(sweep, memory) == 3
+    assert crew.at_once(sweep, crew.memory_of(sweep, {})) == 4
+    assert crew.at_once(sweep, 10**12) == 1
+    two = sweep.model_copy(update={"workers": sweep.workers.model_copy(update={"threads": 2})})
+    assert crew.at_once(two, memory) == 2
+
+
+def test_members_on_a_cluster_need_memory_too(sweep: Sweep, session: None) -> None:
+    needs = sweep.workers.ranks(0.01)
+    assert crew._room(needs, 0) == 100 * cpus()
+    there = ray.nodes()[0]["Resources"]["memory"]
+    assert crew._room(needs, int(there / 2.5)) == 2

@@ -5,9 +5,11 @@ import signal
 
 import pytest
 import ray
+from ray.exceptions import AuthenticationError
 
 from kilobit.cluster.fleet import session
 from kilobit.cluster.fleet.session import _shut_down, ray_session
+from kilobit.cluster.messages import PoolError
 
 
 def test_a_further_ctrl_c_does_not_end_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +41,62 @@ def test_a_session_at_the_address_of_an_open_one_is_that_one(
             assert connected == ["head-svc:6379"]
         assert connected == ["head-svc:6379"]
     assert connected == []
+
+
+@pytest.mark.parametrize(("address", "given"), [(None, 1), ("auto", None)])
+def test_a_local_session_has_the_cores_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, given: int | None
+) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(ray, "init", lambda **how: asked.append(how["num_cpus"]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    session._connect(address)
+    assert asked == [given]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "kind", "said"),
+    [
+        (
+            None,
+            Exception("The current node timed out during startup. This could happen\nbecause"),
+            PoolError,
+            "Ray did not start on this machine, which may be too busy: The current node timed out "
+            "during startup. This could happen; give the command again",
+        ),
+        (None, TimeoutError(), PoolError, "Ray did not start .* busy: TimeoutError; give"),
+        ("h:1", RuntimeError("Failed to connect to GCS. \nLast"), ConnectionError, "^Failed to c"),
+        ("h:1", ValueError("no port"), ConnectionError, "^not an address: no port$"),
+        ("h:1", RuntimeError("Version mismatch:\n3.11"), ConnectionError, "mismatch:\n3.11$"),
+        ("h:1", AuthenticationError("x"), ConnectionError, "requires a token"),
+    ],
+)
+def test_a_start_that_fails_is_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    error: Exception,
+    kind: type[Exception],
+    said: str,
+) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(kind, match=said):
+        session._connect(address)
+
+
+def test_lines_of_rays_processes_go_to_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    session._connect(None)
+    with caplog.at_level("DEBUG", "kilobit"):
+        # As its thread that waits for errors does.
+        ray._private.worker.print_to_stdstream(
+            {"lines": ["Task ready failed."], "pid": "raylet", "is_err": False}, ignore_prefix=False
+        )
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Ray: Task ready failed."]

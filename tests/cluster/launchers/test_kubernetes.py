@@ -67,6 +67,17 @@ SECTIONS: list[tuple[dict[str, Any], str]] = [
     ({"env": {"AWS_SECRET_ACCESS_KEY": "x"}}, "env.AWS_SECRET_ACCESS_KEY looks like a secret"),
     ({"tolerations": [{"value": "x"}]}, "a toleration without `key` needs operator `Exists`"),
     ({"user": 0}, "kubernetes.user: Input should be greater than or equal to 1"),
+    ({"namespace": "Team"}, "kubernetes.namespace: String should match pattern"),
+    ({"namespace": "n" * 64}, "kubernetes.namespace: String should have at most 63"),
+    ({"queue": "q" * 64}, "kubernetes.queue: String should have at most 63 characters"),
+    ({"claim": "a..b"}, "kubernetes.claim: String should match pattern"),
+    ({"image": "my image"}, "kubernetes.image: String should match pattern"),
+    ({"node_selector": {"gpu": "v" * 64}}, "kubernetes.node_selector.gpu: String should match"),
+    ({"node_selector": {"gpu": "two words"}}, "kubernetes.node_selector.gpu: String should match"),
+    ({"node_selector": {"a/b/c": "x"}}, "kubernetes.node_selector.a/b/c"),
+    ({"node_selector": {"/b": "x"}}, "kubernetes.node_selector./b"),
+    ({"node_selector": {"k" * 64: "x"}}, "String should match pattern"),
+    ({"tolerations": [{"key": "a b"}]}, "kubernetes.tolerations.0.key: String should match"),
     ({"imgae": "x"}, "unknown key 'kubernetes.imgae'. Did you mean 'image'?"),
 ]
 
@@ -99,8 +110,34 @@ def test_a_sweep_that_pods_can_not_run_is_refused(
         workers=workers, kubernetes={"autoscale": True, "max_replicas": 1}
     )
     assert "one word of letters" in refused("name=$(id)")
+    # Ray passes the run folder through a shell too.
+    assert "one word of letters" in refused("--out", "/data/my run")
+    assert "one word of letters" in refused(out="s3://bucket/$(id)")
     assert "absent.yaml: No such file" in refused(str(tmp_path / "absent.yaml"))
     assert "two of these sweeps are called 'small'" in refused(write())
+
+
+def test_names_that_kubernetes_takes_are_taken(
+    write: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    section: dict[str, Any] = {
+        "namespace": "4-teams",
+        "queue": "q" * 63,
+        "claim": "runs.2026",
+        "sweep_folder": "/opt/lr=3",
+        "out": "s3://bucket/lr=3/a",
+        "node_selector": {"kubernetes.io/arch": "amd64", "gpu": "", "Zone_1": "a.B-c" * 12},
+        "tolerations": [{"key": "nvidia.com/gpu", "value": ""}],
+    }
+    folder = tmp_path / "lr=4"
+    folder.mkdir()
+    path = Path(write(section)).rename(folder / "my=sweep.yaml")
+    assert launch.main(["kubernetes", str(path), "seed=2", "--print"]) == 0
+    job = list(yaml.safe_load_all(capsys.readouterr().out))[1]
+    assert job["metadata"]["namespace"] == "4-teams"
+    assert job["spec"]["entrypoint"].startswith(
+        "kilobit run /opt/lr=3/small.yaml seed=2 --out s3://bucket/lr=3/a "
+    )
 
 
 def test_relative_paths_start_in_a_folder_of_the_image_where_it_is_named(

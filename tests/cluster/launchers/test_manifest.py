@@ -78,6 +78,37 @@ def test_the_examples_of_the_page_can_be_launched() -> None:
     assert run.sweep == "/opt/kilobit/examples/quickstart.yaml"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_with_a_read_only_root_write_to_volumes_only(name: str, version: str) -> None:
+    words = [*OVERRIDES.get(name, []), "kubernetes.read_only_root=true"]
+    with patch.object(kubernetes, "version", lambda _: "2.60.0"):
+        text = Kubernetes().render(plan(GOLDEN / f"{name}.sweep.yaml", words))
+    found = list(yaml.safe_load_all(text))
+    assert problems(found, version) == []
+    specs = [pod for document in found for pod in pods(document)]
+    assert len(specs) >= 3
+    for spec in specs:
+        assert {"name": "scratch", "emptyDir": {}} in spec["volumes"]
+        for container in spec["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert {"name": "scratch", "mountPath": "/tmp"} in container["volumeMounts"]
+            assert {"name": "HOME", "value": "/tmp"} in container["env"]
+            assert {"name": "USER", "value": "kilobit"} in container["env"]
+
+
+def test_the_memory_of_the_head_follows_from_the_candidates() -> None:
+    def of_the_head(*words: str) -> int | None:
+        file = GOLDEN / "cpu_claim.sweep.yaml"
+        return plan(file, list(words)).runs[0].config.head_memory_gib
+
+    assert of_the_head() == 5
+    endless = ("proposer.kind=evolution", "budget.seconds=60")
+    assert of_the_head(*endless) == 5
+    assert of_the_head(*endless, "budget.candidates=1000000") == 12
+    assert of_the_head("kubernetes.head_memory_gib=3") == 3
+
+
 def cluster_of(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = job["spec"]["rayClusterSpec"]
     return found

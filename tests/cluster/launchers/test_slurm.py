@@ -200,6 +200,59 @@ def test_the_commands_of_the_page_work(
         assert capsys.readouterr().out.startswith("#!/usr/bin/env bash\n")
 
 
+def started(script: str, folder: Path, restarts: int, **environ: str) -> dict[str, str]:
+    """Run the script of a job up to its run, and return the words that it would give to it."""
+    head, body = script.split("# ---- Everything above", 1)
+    first = body[: body.index("# A new token")]
+    (found,) = re.findall(r"^job=.*?\n\ndriver=|^job=.*?(?=^driver=)", body, re.M | re.S)
+    last = body[body.index("# Not from SLURM_RESTART_COUNT") : body.index("status=130")]
+    (folder / "scontrol").write_text(f"#!/bin/sh\necho $* >asked; echo '  Restarts={restarts} x'\n")
+    (folder / "scontrol").chmod(0o755)
+    tail = 'printf "%s\\n" "$job" "$index" "${SLURM_GPUS_ON_NODE:-0}" "$*"'
+    done = subprocess.run(
+        ["bash", "-u", "-c", f"{head}\n#{first}\n{found}\n{last}\n{tail}"],
+        cwd=folder,
+        env=environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "9"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = ("job", "index", "gpus", "words")
+    return dict(zip(names, done.stdout.split("\n"), strict=False))
+
+
+INHERITED = {
+    "SLURM_ARRAY_JOB_ID": "7",
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_ARRAY_TASK_MAX": "1",
+    "SLURM_RESTART_COUNT": "2",
+    "SLURM_GPUS_ON_NODE": "4",
+}
+
+
+def test_a_job_that_is_submitted_inside_an_array_is_itself(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    script = script_of(plan(write_sweep()))
+    alone = {"job": "9", "index": "0", "gpus": "0", "words": ""}
+    assert started(script, tmp_path, 0) == alone
+    assert started(script, tmp_path, 0, **INHERITED) == alone
+    # Only a restart of this job takes its run over.
+    assert started(script, tmp_path, 1) == alone | {"words": "--take-over"}
+    with_gpus = script_of(plan(write_sweep(workers={"gpus": 1})))
+    assert started(with_gpus, tmp_path, 0, SLURM_GPUS_ON_NODE="1")["gpus"] == "1"
+
+
+def test_an_element_of_our_array_knows_its_number(write_sweep: Write, tmp_path: Path) -> None:
+    first = write_sweep().rename(tmp_path / "a.yaml")
+    script = script_of(plan_all([first, write_sweep(name="other")], out=tmp_path / "runs"))
+    found = started(script, tmp_path, 3, **INHERITED)
+    assert found == {
+        "job": "7_1", "index": "1", "gpus": "0", "words": "--take-over --out runs/other"
+    }  # fmt: skip
+    assert (tmp_path / "asked").read_text() == "show job 7_1\n"
+
+
 def test_a_head_that_ray_gave_up_on_is_started_again(tmp_path: Path) -> None:
     # Ray waits 30 s for its own start; here it fails twice and then answers.
     ray = tmp_path / "ray"

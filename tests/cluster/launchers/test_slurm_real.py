@@ -268,6 +268,27 @@ def knock(lab: Lab, address: str, token: str | None) -> str:
     return lab.run("env", *auth, sys.executable, "-c", script, address).split("\n")[0]
 
 
+def test_jobs_that_an_element_of_an_array_submits_are_runs_of_their_own(lab: Lab) -> None:
+    script = """
+export SLURM_RESTART_COUNT=2
+kilobit slurm small.yaml slurm.nodes=1 --out inner
+kilobit slurm small.yaml slurm.nodes=1 name=printed --out printed --print >printed.sbatch
+sbatch --parsable printed.sbatch
+"""
+    wanted = ("--array=3", "--gpus-per-node=2", "--parsable", "--output=outer.out")
+    outer = lab.run("sbatch", *wanted, f"--wrap={script}").strip()
+    lab.wait(f"{outer}_3", lambda: lab.job(f"{outer}_3")["JobState"] in _ENDED, "end")
+    said = (lab.folder / "outer.out").read_text("utf-8")
+    found = re.match(r"job (\d+):", said)
+    assert found, said
+    numbers = {"small": found[1], "printed": said.split()[-1]}
+    for name, number in numbers.items():
+        job = lab.end(number, name=name)
+        assert job["Restarts"] == "0"
+        assert "6 of 6 candidates ended" in lab.printed(number, name)
+        assert not leftovers(number)
+
+
 def test_a_chain_goes_on_and_ends_when_the_run_is_done(
     lab: Lab, undisturbed: dict[str, list[str]]
 ) -> None:

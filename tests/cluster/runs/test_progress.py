@@ -164,3 +164,7 @@ def test_the_end_is_unknown_until_a_candidate_has_ended_and_the_budget_is_known(
     assert pace is not None
     assert pace.ends_at is None
     assert pace.budget_ends_at == BEGAN + timedelta(seconds=90)
+    # An earlier attempt has searched for 6 s of them.
+    pace = progress(limited, rungs=[rung("a", 0, 0.1, 6), rung("b", 0, 0.1, 106, attempt=2)]).pace
+    assert pace is not None
+    assert pace.budget_ends_at == BEGAN + timedelta(seconds=100 + 84)

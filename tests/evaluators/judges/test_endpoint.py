@@ -280,3 +280,28 @@ def test_a_loaded_module_does_not_load_the_client() -> None:
     code = "import sys, kilobit.evaluators.judges.endpoint; print('httpx2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_judge_behind_a_proxy_names_the_proxy(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = server.url.partition("//")[2].partition("/")[0]
+    monkeypatch.setenv("http_proxy", f"http://me:secret@{proxy}")
+    server.always = (503, b"no such host", {})
+    inside = {"url": "http://judge.inside:8000/v1", "retries": 0}
+    (verdict,) = endpoint(server, tmp_path, **inside).verdicts(QUESTIONS[:1])
+    assert verdict.reason == (
+        f"no reply in 1 tries, the last: status 503: no such host (by the proxy {proxy} of the "
+        "environment; if it can't reach the judge, put judge.inside into no_proxy)"
+    )
+    # The refusal of a proxy looks like one of the endpoint.
+    server.always = (403, b"denied", {})
+    with pytest.raises(EndpointError, match=f"by the proxy {proxy} of the environment"):
+        endpoint(server, tmp_path, **inside).verdicts(QUESTIONS[:1])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.always = (500, b"oops", {})
+    (verdict,) = endpoint(server, tmp_path, retries=0).verdicts(QUESTIONS[:1])
+    assert "proxy" not in (verdict.reason or "")
+    assert all(path.startswith("http://judge.inside:8000/v1") for path, *_ in server.asked[:2])

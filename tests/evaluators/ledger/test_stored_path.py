@@ -12,7 +12,7 @@ from kilobit.evaluators.ledger.storage import (
     remove,
     write_whole,
 )
-from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.ledger.stored_path import StorageError, StoredPath, _store
 from tests.support import object_store
 from tests.support.object_store import Proxy
 
@@ -121,3 +121,63 @@ def test_what_fails_for_a_moment_is_not_noticed(
     remove(folder.glob("*"))
     assert not (folder / "0").exists()
     assert store.done[{"fail_every": "failed", "lose_every": "lost", "cut_every": "cut"}[fault]]
+
+
+ADDRESS = "has to be an address such as http://HOST:PORT, or not to be set"
+
+
+@pytest.mark.parametrize(
+    ("bucket", "name", "value", "problem"),
+    [
+        ("s3://b", "AWS_ENDPOINT_URL", "minio:9000", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "127.0.0.1:9000", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "http://", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "http://127.0.0.1:1 ", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "http://127.0.0.1:70000", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL", "ftp://127.0.0.1:1", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT_URL_S3", "minio:9000", ADDRESS),
+        ("s3://b", "AWS_ENDPOINT", "minio", ADDRESS),
+        ("az://b", "AZURE_STORAGE_ENDPOINT", "azurite:10000", ADDRESS),
+        ("s3://b", "AWS_ACCESS_KEY_ID", "secret\n", "AWS_ACCESS_KEY_ID holds a line break"),
+        ("s3://b", "AWS_SESSION_TOKEN", "secret\nmore", "AWS_SESSION_TOKEN holds a line break"),
+    ],
+)
+def test_a_variable_that_the_library_panics_about_is_named(
+    monkeypatch: pytest.MonkeyPatch, bucket: str, name: str, value: str, problem: str
+) -> None:
+    _store.cache_clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(
+        StorageError, match=rf"^{bucket}: the environment variable {name} "
+    ) as error:
+        StoredPath(f"{bucket}/runs").reach()
+    assert problem in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("when", ["making", "asking"])
+def test_a_panic_of_the_library_is_one_message(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    class PanicException(BaseException):
+        """As obstore's, which can't be imported."""
+
+    class Panics:
+        def head(self, _: str) -> None:
+            raise PanicException("called `Result::unwrap()` on an `Err` value: ()\n  at line 3")
+
+    def from_url(*_: object, **__: object) -> Panics:
+        if when == "making":
+            Panics().head("")
+        return Panics()
+
+    _store.cache_clear()
+    monkeypatch.setattr("obstore.store.from_url", from_url)
+    with pytest.raises(StorageError) as error:
+        StoredPath("az://b/runs").exists()
+    _store.cache_clear()
+    assert str(error.value) == (
+        "az://b can't be used: obstore failed (called `Result::unwrap()` on an `Err` value: ()); "
+        "check the environment (AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, and "
+        "addresses)"
+    )

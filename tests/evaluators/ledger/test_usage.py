@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.ledger.usage import usage_of
+from kilobit.evaluators.ledger.usage import searched_s, spans_of, usage_of
 from kilobit.search.records import RungRecord, WorkerRecord
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -48,3 +48,12 @@ def test_the_time_between_two_attempts_is_nobodys() -> None:
 def test_a_worker_without_a_rung_has_only_loaded() -> None:
     (a,) = usage_of([load("a", 0)], [rung("b", 20)])
     assert (a.load_s, a.idle_s, a.compute_share) == (2, 0, 0)
+
+
+def test_the_seconds_of_search_are_those_between_rungs_of_the_same_attempt() -> None:
+    # Two workers from 5 to 40, with a rest between; the next attempt comes an hour later.
+    rungs = [rung("a", 15), rung("b", 20), rung("a", 40), rung("b", 3600, attempt=2)]
+    rungs.append(rung("a", 0, finished_at=None))
+    assert spans_of(rungs) == {1: (at(5), at(40)), 2: (at(3590), at(3600))}
+    assert searched_s(rungs) == 45
+    assert searched_s([]) == 0

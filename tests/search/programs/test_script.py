@@ -1,9 +1,12 @@
 import ast
+import gc
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import brotli
@@ -161,3 +164,21 @@ def test_a_recipe_is_its_canonical_json(name: str) -> None:
 if __name__ == "__main__":
     made = {name: digest(script(recipe)) for name, recipe in RECIPES.items()}
     GOLDEN.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
+
+
+def test_threads_may_write_scripts_at_once() -> None:
+    alone, thresholds = readable_script(RECIPES["learned steps"]), gc.get_threshold()
+    # Another thread goes on in the middle of the parser wherever a collection runs Python.
+    gc.callbacks.append(let_others_go_on)
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(readable_script, [RECIPES["learned steps"]] * 300))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_others_go_on)
+    assert found == {alone}
+
+
+def let_others_go_on(*_: object) -> None:
+    time.sleep(0)

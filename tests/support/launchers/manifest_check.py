@@ -204,9 +204,9 @@ def _pod_problems(pod: Object, documents: Sequence[Object]) -> Iterator[str]:
     if inside["seccompProfile"] != {"type": "RuntimeDefault"}:
         yield "a pod has no seccomp profile"
     for container in pod["containers"]:
-        if container["securityContext"] != {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
+        confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        if container["securityContext"] | {"readOnlyRootFilesystem": True} != confined | {
+            "readOnlyRootFilesystem": True
         }:
             yield "a container may get privileges"
         if container["resources"]["requests"] != container["resources"]["limits"]:
