@@ -46,7 +46,7 @@ from kilobit.search.front.complexity import (
     spread,
 )
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
+from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord, RungRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import LEVEL, Bounds, Task
 
@@ -176,7 +176,7 @@ def _run_programs(
     ]
     if not missing:
         return []
-    base_digests = dict(zip(one.points, one.base_digests, strict=True))
+    rungs = dict(zip(one.points, one.rungs, strict=True))
 
     def certify(point: FrontPoint) -> str | None:
         part = _part(opening, point)
@@ -189,7 +189,7 @@ def _run_programs(
             # It says nothing about the program.
             raise
         except (ProgramFailedError, ValueError) as error:
-            record = replace(_record(point, opening, base_digests[point]), error=str(error))
+            record = replace(_record(point, opening, rungs[point]), error=str(error))
             ledger.write(CertificateRecord, part, [record])
             return str(error)
         records = [
@@ -217,7 +217,7 @@ def _run_programs(
     return failed
 
 
-def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> CertificateRecord:
+def _record(point: FrontPoint, opening: OpeningRecord, rung: RungRecord) -> CertificateRecord:
     """Return the certificate of a program without its score and bounds."""
     return CertificateRecord(
         program=point.program,
@@ -228,7 +228,9 @@ def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> Cert
         num_programs=opening.num_programs,
         opening=opening.opening,
         repeated=opening.repeated,
-        base_digest=base_digest,
+        base_digest=rung.base_digest,
+        machine=rung.machine,
+        data=rung.data,
         finished_at=datetime.now(UTC),
     )
 
@@ -240,13 +242,13 @@ def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task:
     found: list[tuple[RunFolder, CertificateRecord, str, list[str]]] = []
     for one in members:
         steps = steps_of(one.run.ledger)
-        for point, base_digest in zip(one.points, one.base_digests, strict=True):
+        for point, rung in zip(one.points, one.rungs, strict=True):
             part = _part(opening, point)
             predictions = one.run.ledger.read_part(PredictionRecord, part)
             if predictions is None:
                 continue
             outputs = {each.example: each.output for each in predictions}
-            record = _record(point, opening, base_digest)
+            record = _record(point, opening, rung)
             cut = [task.cut(outputs[name], steps.get(point.candidate, ())) for name in order]
             found.append((one.run, record, part, cut))
     if not found:

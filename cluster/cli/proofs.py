@@ -21,17 +21,20 @@ from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
+from kilobit.cluster.sweep.recorded import check_data, data_parts
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.proof.sandbox import ProgramFailedError, Sandbox, enforced
 from kilobit.evaluators.proof.verify import (
     ProgramRunner,
     Verifier,
+    differing,
     exact,
     limits_of,
     names_examples,
     train_file,
 )
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.base_model import differing_parts
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
@@ -119,19 +122,38 @@ def verifier(
     """
     sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
     task = _task(sweep, run.sweep_folder)
-    parts = {load.base_digest: load.parts for load in run.ledger.records(WorkerRecord)}
-    digests: dict[str, dict[str, str | None]] = {point.model: {} for point in points}
+    digests: dict[str, dict[str, str | None]] = {one.label: {} for one in sweep.base_models}
+    loads = run.ledger.records(WorkerRecord)
+    for load in loads:
+        if load.model in digests and load.base_digest is not None:
+            digests[load.model][load.base_digest] = load.parts
     for point in points:
         for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
             if record.base_digest is not None:
-                digests[point.model][record.base_digest] = parts.get(record.base_digest)
-    models = {
-        one.label: (one, digests[one.label]) for one in sweep.base_models if one.label in digests
-    }
+                digests[point.model].setdefault(record.base_digest, None)
+    with wrong_input():
+        check_data(loads, data_parts(task, sweep))
+    models = {model.label: (model, digests[model.label]) for model in sweep.base_models}
+    parts = {name: known for found in digests.values() for name, known in found.items()}
     threads = sweep.workers.threads
     make = partial(ProgramRunner, models, run.sweep_folder, threads, fresh=fresh)
     with crew_of(make, sweep, most, address, at_once(sweep)) as crew:
-        yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call), crew
+        yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call, parts), crew
+
+
+def check_unchanged(run: RunFolder, address: str | None) -> None:
+    """Check that the machine and the data of a run are those that it has recorded.
+
+    Raises:
+        InputError: naming what has changed.
+        PoolError: if the cluster can't load the base models.
+    """
+    labels = {load.model for load in run.ledger.records(WorkerRecord)}
+    labels &= {model.label for model in run.sweep.base_models}
+    if labels:
+        with wrong_input(), verifier(run, (), len(labels), 0, address=address) as (_, crew):
+            for label in sorted(labels):
+                crew.call("check", label)
 
 
 def verify(request: VerifyRequest) -> int:
@@ -183,7 +205,7 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         program, manifest, ours = read_folder(request.what)
         examples = read_examples(request.what)
         train = read_train(request.what) if names_examples(program) else None
-    model = _checked_model(request.model, program, manifest)
+    model, others = _checked_model(request.model, program, manifest)
     task, said = None, manifest.get("score")
     if request.task is not None:
         task = _task(load_sweep(request.task), request.task.absolute().parent)
@@ -216,6 +238,8 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         agrees = _scores_as_said(task, outputs, steps, float(said or 0), console)
     else:
         agrees = _says_as_recorded(program, outputs, examples, console)
+    if not agrees and others:
+        console.print(f"the search ran with another {others} than this machine has")
     console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
     if agrees and not ours and not request.trust:
         console.print(
@@ -225,23 +249,31 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
     return 0 if agrees and (ours or request.trust) else 1
 
 
-def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any]) -> Path:
-    """Return the folder of the base model that a program was measured with."""
+def _checked_model(
+    model: Path | None, program: Program, manifest: dict[str, Any]
+) -> tuple[Path, str]:
+    """Return the folder of the base model that a program was measured with.
+
+    The second value names the libraries that the search had in another version, as words.
+    """
     if model is None:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (model / "config.json").is_file():
         raise InputError(f"--model: {model} holds no model: config.json is missing")
+    from kilobit.evaluators.model.generate import library_parts
     from kilobit.evaluators.proof.export import load_frozen
 
-    expected = manifest.get("base_digest")
+    expected, parts = manifest.get("base_digest"), manifest.get("parts")
+    # None is known of a program of an earlier version.
+    known = [parts] if isinstance(parts, dict) else []
     with wrong_input():
         found = load_frozen(model, program)
     if not found.was_recorded_as(expected):
         raise InputError(
             f"--model: {model} is another base model: it has the digest {found.machine}, the "
-            f"program was measured with {expected}"
+            f"program was measured with {expected}{differing(found.parts, known)}"
         )
-    return model
+    return model, "".join(differing_parts(library_parts(), one) for one in known)
 
 
 def _task(sweep: Sweep, folder: Path) -> Task:

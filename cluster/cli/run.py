@@ -213,6 +213,7 @@ def attempt(
         StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
+    from kilobit.cluster.cli.proofs import check_unchanged
     from kilobit.cluster.driver.attempt import execute
     from kilobit.cluster.fleet.remote_driver import no_cluster
     from kilobit.cluster.fleet.session import ray_session
@@ -229,6 +230,9 @@ def attempt(
         # What runs on a cluster after the search needs the session too.
         with nullcontext() if address is None else ray_session(address):
             outcome = execute(run_folder, plan, console, address)
+            if not outcome.seconds:
+                # No worker has looked, because nothing was left to search.
+                check_unchanged(run_folder, address)
             front = RunFront(run_folder)
             _prove(front, plan, console, address, outcome)
         _LOG.info("attempt %d ends", run_folder.attempt)

@@ -9,7 +9,7 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, Sandbox
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, check_same, differing_parts
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import PredictionRecord, RungRecord, VerificationRecord, rung_part
@@ -90,13 +90,8 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
         InputError: if there is no such model on this machine, or it has changed.
     """
     with TemporaryDirectory(prefix="kilobit-model-") as scratch:
-        found, where = load_here(config.model_copy(update={"device": "cpu"}), sweep_folder)
-        others = sorted(one for one in digests if not found.was_recorded_as(one))
-        if others:
-            raise InputError(
-                f"base model {config.label}: {where} has the digest {found.machine}, the programs "
-                f"were measured with {', '.join(others)}{_differing(found, digests, others)}"
-            )
+        found, where = _load_on_cpu(config, sweep_folder)
+        _check_digest(config, where, found, digests)
         if config.weights == "random":
             where = Path(scratch)
             found.model.save_pretrained(where)
@@ -106,12 +101,26 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
         yield where
 
 
-def _differing(found: "FrozenModel", digests: Recorded, others: Sequence[str]) -> str:
-    from kilobit.search.base_model import differing_parts
+def _load_on_cpu(config: BaseModelConfig, folder: Path) -> tuple["FrozenModel", Path]:
+    return load_here(config.model_copy(update={"device": "cpu"}), folder)
 
-    recorded = [digests[one] for one in others]
-    names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
-    return "".join(f"; what differs: {name}" for name in sorted(names))
+
+def _check_digest(
+    config: BaseModelConfig, where: Path, found: "FrozenModel", digests: Recorded
+) -> None:
+    others = sorted(one for one in digests if not found.was_recorded_as(one))
+    if others:
+        recorded = [json.loads(f"{digests[one]}") for one in others if digests[one]]
+        raise InputError(
+            f"base model {config.label}: {where} has the digest {found.machine}, the programs "
+            f"were measured with {', '.join(others)}{differing(found.parts, recorded)}"
+        )
+
+
+def differing(parts: Mapping[str, str], recorded: Iterable[Mapping[str, str]]) -> str:
+    """Return the end of a message that says in which parts a machine differs from others."""
+    names = {differing_parts(parts, one) for one in recorded}
+    return "".join(f"; what differs: {name}" for name in sorted(names) if name)
 
 
 class ProgramRunner:
@@ -166,6 +175,25 @@ class ProgramRunner:
             has_adapter=program.recipe.adapter is not None or program.recipe.data is not None,
         )
 
+    def check(self, label: str) -> None:
+        """Check that a base model and the libraries that decide its outputs are as recorded.
+
+        Raises:
+            InputError: if the base model is missing, or is not the recorded one.
+            ValueError: naming what else has changed.
+        """
+        from kilobit.evaluators.model.generate import all_parts
+
+        config, digests = self._models[label]
+        found, where = _load_on_cpu(config, self._sweep_folder)
+        # The settings of the sweep are those of the run; here it is loaded on the CPU in any case.
+        now = all_parts(found, train_split_in_machine=False)
+        for known in map(json.loads, filter(None, digests.values())):
+            known |= {name: now[name] for name in ("kind of device", "train_split_in_machine")}
+            check_same(f"base model {label}: its", now, known, "files")
+        # Of versions that recorded no parts.
+        _check_digest(config, where, found, digests)
+
     def close(self) -> None:
         """End the processes of the sandbox and remove temporary models."""
         self._stack.close()
@@ -181,6 +209,7 @@ class Verifier:
         task: its task.
         timeout_s: wall-clock limit for one program.
         call: calls a method of a `ProgramRunner` with arguments, here or on another machine.
+        parts: JSON of the parts of each machine that programs were measured with, by base digest.
     """
 
     def __init__(
@@ -191,9 +220,10 @@ class Verifier:
         task: Task,
         timeout_s: int,
         call: Callable[..., list[str]],
+        parts: Recorded,
     ) -> None:
         self._folder, self._ledger, self._last_rung = folder, ledger, last_rung
-        self._timeout_s, self._call = timeout_s, call
+        self._timeout_s, self._call, self._parts = timeout_s, call, parts
         self.task: Task = task
 
     def program_of(self, point: FrontPoint) -> Program:
@@ -266,6 +296,8 @@ class Verifier:
         for rung in ledger.read_part(RungRecord, part) or ():
             about["base_digest"] = rung.base_digest
             about["machine"], about["data"] = rung.machine, rung.data
+            known = self._parts.get(f"{rung.base_digest}")
+            about["parts"] = json.loads(known) if known else None
             if rung.excess_bits is not None:
                 about["excess_bits"] = rung.excess_bits
         write_folder(folder, program, about)
