@@ -207,7 +207,7 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, missing, len(missing), timeout_s, address=address) as (found, crew):
+    with verifier(one.run, len(missing), timeout_s, address=address) as (found, crew):
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         results = crew.each(certify, missing)
         for point, error in followed(results, doing, len(missing), console):

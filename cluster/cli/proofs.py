@@ -8,7 +8,7 @@ raise `InputError` for input that they can't use.
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.driver.beside import Beside
 from kilobit.cluster.fleet.crew import Crew, at_once, crew_of
 from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
@@ -31,13 +32,13 @@ from kilobit.evaluators.proof.verify import (
     exact,
     limits_of,
     names_examples,
+    recorded_of,
     train_file,
 )
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import differing_parts
-from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
-from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
+from kilobit.search.records import VerificationRecord, WorkerRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import Task
 
@@ -51,6 +52,7 @@ def verify_front(
     *,
     fresh: bool = False,
     address: str | None = None,
+    beside: Beside | None = None,
 ) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
@@ -60,6 +62,7 @@ def verify_front(
         timeout_s: wall-clock limit for one program.
         fresh: whether each program gets an interpreter of its own.
         address: of the cluster that runs the programs; this machine without one.
+        beside: what has verified programs during the search, if there was one.
 
     Returns:
         The wall-clock seconds.
@@ -71,15 +74,17 @@ def verify_front(
         OSError: if the ledger can't be written.
     """
     began, run = time.monotonic(), front.run
-    unverified = _unverified(front)
+    unverified, ready = front.unverified, beside.end() if beside else None
     if not unverified:
         return time.monotonic() - began
-    with verifier(run, front.points, len(unverified), timeout_s, fresh=fresh, address=address) as (
-        found,
-        crew,
-    ):
+    with ExitStack() as stack:
+        if ready is None:
+            opened = verifier(run, len(unverified), timeout_s, fresh=fresh, address=address)
+            found, crew = stack.enter_context(opened)
+            ready = found.verify, crew
+        verify_one, crew = ready
         while unverified:
-            results = crew.each(found.verify, unverified)
+            results = crew.each(verify_one, unverified)
             doing = f"verifying {len(unverified)} programs of the front"
             for point, result in followed(results, doing, len(unverified), console):
                 if not result.verified:
@@ -89,20 +94,15 @@ def verify_front(
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
             front.refresh()
-            unverified = _unverified(front)
+            unverified = front.unverified
     return time.monotonic() - began
-
-
-def _unverified(front: RunFront) -> list[FrontPoint]:
-    return [point for point in front.on_front if point.verified is None]
 
 
 @contextmanager
 def verifier(
     run: RunFolder,
-    points: Sequence[FrontPoint],
     most: int,
-    timeout_s: int,
+    timeout_s: int = VERIFY_TIMEOUT_S,
     *,
     fresh: bool = False,
     address: str | None = None,
@@ -111,8 +111,7 @@ def verifier(
 
     Args:
         run: the run.
-        points: all programs that may be run.
-        most: number of those that will be.
+        most: number of programs that will be run.
         timeout_s: wall-clock limit for one program.
         fresh: whether each program gets an interpreter of its own.
         address: of the cluster that runs them; this machine without one.
@@ -122,23 +121,13 @@ def verifier(
     """
     sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
     task = _task(sweep, run.sweep_folder)
-    digests: dict[str, dict[str, str | None]] = {one.label: {} for one in sweep.base_models}
-    loads = run.ledger.records(WorkerRecord)
-    for load in loads:
-        if load.model in digests and load.base_digest is not None:
-            digests[load.model][load.base_digest] = load.parts
-    for point in points:
-        for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
-            if record.base_digest is not None:
-                digests[point.model].setdefault(record.base_digest, None)
     with wrong_input():
-        check_data(loads, data_parts(task, sweep))
-    models = {model.label: (model, digests[model.label]) for model in sweep.base_models}
-    parts = {name: known for found in digests.values() for name, known in found.items()}
+        check_data(run.ledger.records(WorkerRecord), data_parts(task, sweep))
+    models = {model.label: model for model in sweep.base_models}
     threads = sweep.workers.threads
     make = partial(ProgramRunner, models, run.sweep_folder, threads, fresh=fresh)
     with crew_of(make, sweep, most, address, at_once(sweep)) as crew:
-        yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call, parts), crew
+        yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call), crew
 
 
 def check_unchanged(run: RunFolder, address: str | None) -> None:
@@ -151,9 +140,9 @@ def check_unchanged(run: RunFolder, address: str | None) -> None:
     labels = {load.model for load in run.ledger.records(WorkerRecord)}
     labels &= {model.label for model in run.sweep.base_models}
     if labels:
-        with wrong_input(), verifier(run, (), len(labels), 0, address=address) as (_, crew):
+        with wrong_input(), verifier(run, len(labels), address=address) as (_, crew):
             for label in sorted(labels):
-                crew.call("check", label)
+                crew.call("check", label, recorded_of(run.ledger, label))
 
 
 def verify(request: VerifyRequest) -> int:

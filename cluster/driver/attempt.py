@@ -7,7 +7,7 @@ are not tried again, and candidates between two rungs resume at the later one.
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +56,21 @@ class Outcome:
     unproven: str = ""
 
 
-def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:
+def execute(
+    run: RunFolder,
+    plan: Plan,
+    console: Console,
+    address: str | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Search until nothing is left to try or the time budget is used up.
+
+    Args:
+        run: the run.
+        plan: its checked sweep.
+        console: where progress is shown.
+        address: of the cluster to search on; this machine without one.
+        look: called before the search, and whenever a candidate has completed the last rung.
 
     Raises:
         InputError, PoolError: if the workers can't be started, or the ledger does not match the
@@ -72,6 +85,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     trackers = make_trackers(run, console.print)
+    look()
     with ray_session(address), _tune_folder(run) as tune_folder:
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
@@ -80,7 +94,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers)
+            _search(run, plan, recorder, state, pool, tune_folder, console, outcome, trackers, look)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -171,6 +185,7 @@ def _search(
     console: Console,
     outcome: Outcome,
     trackers: Sequence[Tracking],
+    look: Callable[[], None],
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
@@ -191,6 +206,8 @@ def _search(
             course.add(candidate.model, record, decision)
             _log(record, candidate, decision, reason)
             view.update()
+            if decision.action == "finish":
+                look()
 
         recorder.listener = listener
         searcher = RecordedSearcher(

@@ -1,0 +1,148 @@
+"""Verification of programs that stand on the front while the search goes on.
+
+Up to two programs at a time run on this machine, with processor time that no other process wants
+and in memory that is free, so they take nothing from workers. Only what is verified is kept: a
+program may have failed for lack of time or memory, and is run again after the search. Nothing runs
+beside a search on a cluster, or with base models on GPUs: all that is there belongs to workers.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from kilobit.cluster.fleet.crew import Crew, at_once
+from kilobit.cluster.messages import last_line
+from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.runs.fronts import RunFront
+from kilobit.evaluators.proof.verify import Verifier
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.records import VerificationRecord, WorkerRecord
+
+_LOG = logging.getLogger("kilobit")
+_Key = tuple[str, str | None]
+# Programs that run at once.
+_AT_ONCE = 2
+# A long ledger takes long to read: it is read for this share of the time at most.
+_LOOKING = 0.05
+# Bytes of a parameter in the copies of a model that its digest and the programs need for a while,
+# the bytes that they need besides, and the share of the memory that has to stay free.
+_BYTES, _BESIDES, _SPARE = 16, 2 << 30, 0.1
+# The memory that a container may use, and uses: of both versions of control groups.
+_GROUPS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+class Beside:
+    """Verification beside a search; see the module's docstring.
+
+    Args:
+        run: the run.
+        address: of its cluster, None on this machine.
+        open_verifier: opens a verifier of its programs and the crew that runs them.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        address: str | None,
+        open_verifier: Callable[[], AbstractContextManager[tuple[Verifier, Crew]]],
+    ) -> None:
+        self._run, self._open = run, open_verifier
+        self._has_room = address is None and all(m.device == "cpu" for m in run.sweep.base_models)
+        self._began: tuple[Verifier, Crew] | None = None
+        self._stack, self._news, self._over = ExitStack(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._until_over, daemon=True)
+        self._pool = ThreadPoolExecutor(min(_AT_ONCE, at_once(run.sweep)))
+        self._front: set[_Key] = set()
+        self._begun: dict[_Key, Future[VerificationRecord | None]] = {}
+
+    def look(self) -> None:
+        """Begin, before a search; then look for programs when a candidate has completed it.
+
+        Raises:
+            InputError: if the run's data are missing or have changed.
+        """
+        if self._has_room and self._began is None:
+            self._began = self._stack.enter_context(self._open())
+            self._began[1].call("warm")
+            self._thread.start()
+        self._news.set()
+
+    def end(self) -> tuple[Callable[[FrontPoint], VerificationRecord], Crew] | None:
+        """Begin no other program; return what verifies the others, None if nothing had begun."""
+        self._over.set()
+        self._news.set()
+        return None if self._began is None else (self._verify, self._began[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._began is not None:
+            if not all(future.done() for future in list(self._begun.values())):
+                self._began[1].interrupt()
+            self._thread.join()
+        self._pool.shutdown()
+        self._stack.close()
+
+    def _verify(self, point: FrontPoint) -> VerificationRecord:
+        assert self._began is not None
+        begun = self._begun.get((point.candidate, point.program))
+        found = None if begun is None or begun.cancel() else begun.result()
+        return found or self._began[0].verify(point)
+
+    def _until_over(self) -> None:
+        while not self._over.is_set():
+            self._news.wait()
+            self._news.clear()
+            began = time.monotonic()
+            points = {(one.candidate, one.program): one for one in RunFront(self._run).unverified}
+            seconds, self._front = time.monotonic() - began, set(points)
+            for key in points.keys() - self._begun.keys():
+                self._begun[key] = self._pool.submit(self._try, points[key])
+            self._over.wait(seconds / _LOOKING)
+
+    def _try(self, point: FrontPoint) -> VerificationRecord | None:
+        """Verify a program if there is room, it is still on the front, and the search goes on."""
+        assert self._began is not None
+        key = (point.candidate, point.program)
+        try:
+            if self._over.is_set() or key not in self._front or not self._fits(point):
+                self._begun.pop(key, None)
+                return None
+            found = self._began[0].verify(point, idle=True)
+        except BaseException as error:  # noqa: BLE001 - what is missing is done after the search
+            self._over.set()
+            _LOG.info("no program is verified any more beside the search: %s", last_line(error))
+            return None
+        if not found.verified:
+            return None
+        _LOG.info("%s %s is verified", point.model, point.candidate)
+        return found
+
+    def _fits(self, point: FrontPoint) -> bool:
+        loads = self._run.ledger.records(WorkerRecord, ["worker", "model", "num_parameters"])
+        numbers = [load.num_parameters or 0 for load in loads if load.model == point.model]
+        return _free_bytes() > _BYTES * max(numbers, default=0) + _BESIDES
+
+
+def _free_bytes() -> float:
+    """Return the memory that may be used, in this container if it has a limit."""
+    memory = psutil.virtual_memory()
+    free = memory.available - _SPARE * memory.total
+    for most, used in _GROUPS:
+        with suppress(OSError, ValueError):
+            limit, taken = (int(Path("/sys/fs/cgroup", one).read_text()) for one in (most, used))
+            free = min(free, (1 - _SPARE) * limit - taken)
+    return free
