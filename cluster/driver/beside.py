@@ -143,6 +143,8 @@ def _free_bytes() -> float:
     free = memory.available - _SPARE * memory.total
     for most, used in _GROUPS:
         with suppress(OSError, ValueError):
-            limit, taken = (int(Path("/sys/fs/cgroup", one).read_text()) for one in (most, used))
+            limit, taken = (
+                int(Path("/sys/fs/cgroup", one).read_text("ascii")) for one in (most, used)
+            )
             free = min(free, (1 - _SPARE) * limit - taken)
     return free
