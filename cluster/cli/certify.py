@@ -17,6 +17,7 @@ from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, verifier, verify_front
 from kilobit.cluster.console import Terminal, followed
+from kilobit.cluster.fleet.crew import Crew
 from kilobit.cluster.requests import CertifyRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
@@ -32,6 +33,7 @@ from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.cluster.runs.searches import deployed, refuse_other_searches
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
+from kilobit.evaluators.proof.verify import Verifier
 from kilobit.evaluators.statistics.procedure import (
     FEWEST_RUNS,
     procedure_bounds,
@@ -121,6 +123,7 @@ def certify_runs(
     *,
     again: bool = False,
     address: str | None = None,
+    opened: tuple[Verifier, Crew] | None = None,
 ) -> list[str]:
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
@@ -131,6 +134,7 @@ def certify_runs(
         timeout_s: wall-clock limit for one program, in seconds.
         again: certify even if the sealed split was opened before for other programs.
         address: of the cluster that runs the programs; this machine without one.
+        opened: a verifier of the programs and its crew, if there are some; only of one run.
 
     Returns:
         A line for each program that failed.
@@ -148,7 +152,7 @@ def certify_runs(
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
         for one in members:
-            failed += _run_programs(one, opening, task, console, timeout_s, address)
+            failed += _run_programs(one, opening, task, console, timeout_s, address, opened)
         _write_certificates(members, opening, task)
     for front in fronts:
         front.refresh()
@@ -166,6 +170,7 @@ def _run_programs(
     console: Console,
     timeout_s: int,
     address: str | None,
+    opened: tuple[Verifier, Crew] | None,
 ) -> list[str]:
     """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
@@ -207,7 +212,10 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, len(missing), timeout_s, address=address) as (found, crew):
+    with ExitStack() as stack:
+        found, crew = opened or stack.enter_context(
+            verifier(one.run, len(missing), timeout_s, address=address)
+        )
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         results = crew.each(certify, missing)
         for point, error in followed(results, doing, len(missing), console):

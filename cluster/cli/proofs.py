@@ -74,15 +74,17 @@ def verify_front(
         OSError: if the ledger can't be written.
     """
     began, run = time.monotonic(), front.run
-    unverified, ready = front.unverified, beside.end() if beside else None
+    unverified, opened = front.unverified, None
+    if beside is not None:
+        beside.end()
+        opened = beside.opened
     if not unverified:
         return time.monotonic() - began
     with ExitStack() as stack:
-        if ready is None:
-            opened = verifier(run, len(unverified), timeout_s, fresh=fresh, address=address)
-            found, crew = stack.enter_context(opened)
-            ready = found.verify, crew
-        verify_one, crew = ready
+        found, crew = opened or stack.enter_context(
+            verifier(run, len(unverified), timeout_s, fresh=fresh, address=address)
+        )
+        verify_one = beside.verify if beside is not None and opened else found.verify
         while unverified:
             results = crew.each(verify_one, unverified)
             doing = f"verifying {len(unverified)} programs of the front"

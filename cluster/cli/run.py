@@ -284,7 +284,9 @@ def _prove(
         complete = num_ended(front.run) == plan.num_candidates
         if front.run.sweep.certify and complete and front.points:
             began = time.monotonic()
-            outcome.uncertified = certify_runs([front], console, address=address)
+            outcome.uncertified = certify_runs(
+                [front], console, address=address, opened=beside.opened
+            )
             outcome.seconds["certify"] = time.monotonic() - began
     except SealedError as error:
         outcome.uncertified = [str(error)]

@@ -9,9 +9,9 @@ beside a search on a cluster, or with base models on GPUs: all that is there bel
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -48,6 +48,9 @@ class Beside:
         run: the run.
         address: of its cluster, None on this machine.
         open_verifier: opens a verifier of its programs and the crew that runs them.
+
+    Attributes:
+        opened: both, once something has begun.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Beside:
     ) -> None:
         self._run, self._open = run, open_verifier
         self._has_room = address is None and all(m.device == "cpu" for m in run.sweep.base_models)
-        self._began: tuple[Verifier, Crew] | None = None
+        self.opened: tuple[Verifier, Crew] | None = None
         self._stack, self._news, self._over = ExitStack(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._until_over, daemon=True)
         self._pool = ThreadPoolExecutor(min(_AT_ONCE, at_once(run.sweep)))
@@ -71,65 +74,74 @@ class Beside:
         Raises:
             InputError: if the run's data are missing or have changed.
         """
-        if self._has_room and self._began is None:
-            self._began = self._stack.enter_context(self._open())
-            self._began[1].call("warm")
+        if self._has_room and self.opened is None:
+            self.opened = self._stack.enter_context(self._open())
+            self.opened[1].call("warm")
             self._thread.start()
         self._news.set()
 
-    def end(self) -> tuple[Callable[[FrontPoint], VerificationRecord], Crew] | None:
-        """Begin no other program; return what verifies the others, None if nothing had begun."""
+    def end(self) -> None:
+        """Begin no other program."""
         self._over.set()
         self._news.set()
-        return None if self._began is None else (self._verify, self._began[1])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._began is not None:
-            if not all(future.done() for future in list(self._begun.values())):
-                self._began[1].interrupt()
+        if self.opened is not None:
             self._thread.join()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            if not all(future.done() for future in self._begun.values()):
+                self.opened[1].interrupt()
         self._pool.shutdown()
         self._stack.close()
 
-    def _verify(self, point: FrontPoint) -> VerificationRecord:
-        assert self._began is not None
+    def verify(self, point: FrontPoint) -> VerificationRecord:
+        """Verify a program after the search, or return the verdict on it from beside the search."""
+        assert self.opened is not None
         begun = self._begun.get((point.candidate, point.program))
         found = None if begun is None or begun.cancel() else begun.result()
-        return found or self._began[0].verify(point)
+        return found or self.opened[0].verify(point)
 
     def _until_over(self) -> None:
-        while not self._over.is_set():
-            self._news.wait()
-            self._news.clear()
-            began = time.monotonic()
-            points = {(one.candidate, one.program): one for one in RunFront(self._run).unverified}
-            seconds, self._front = time.monotonic() - began, set(points)
-            for key in points.keys() - self._begun.keys():
-                self._begun[key] = self._pool.submit(self._try, points[key])
-            self._over.wait(seconds / _LOOKING)
+        with self._giving_up():
+            while not self._over.is_set():
+                self._news.wait()
+                self._news.clear()
+                began = time.monotonic()
+                front = RunFront(self._run).unverified
+                seconds = time.monotonic() - began
+                self._front = {(point.candidate, point.program) for point in front}
+                for point in front:
+                    key = (point.candidate, point.program)
+                    if key not in self._begun and not self._over.is_set():
+                        self._begun[key] = self._pool.submit(self._try, point)
+                self._over.wait(seconds / _LOOKING)
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Begin no other program after an error: what is missing is done, and said, at the end."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - of any kind
+            self._over.set()
+            _LOG.info("no program is verified any more beside the search: %s", last_line(error))
 
     def _try(self, point: FrontPoint) -> VerificationRecord | None:
         """Verify a program if there is room, it is still on the front, and the search goes on."""
-        assert self._began is not None
+        assert self.opened is not None
         key = (point.candidate, point.program)
-        try:
+        with self._giving_up():
             if self._over.is_set() or key not in self._front or not self._fits(point):
                 self._begun.pop(key, None)
                 return None
-            found = self._began[0].verify(point, idle=True)
-        except BaseException as error:  # noqa: BLE001 - what is missing is done after the search
-            self._over.set()
-            _LOG.info("no program is verified any more beside the search: %s", last_line(error))
-            return None
-        if not found.verified:
-            return None
-        _LOG.info("%s %s is verified", point.model, point.candidate)
-        return found
+            found = self.opened[0].verify(point, idle=True)
+            if found.verified:
+                _LOG.info("%s %s is verified", point.model, point.candidate)
+                return found
+        return None
 
     def _fits(self, point: FrontPoint) -> bool:
         loads = self._run.ledger.records(WorkerRecord, ["worker", "model", "num_parameters"])

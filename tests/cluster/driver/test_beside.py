@@ -13,11 +13,13 @@ import psutil
 import pytest
 from rich.console import Console
 
+from kilobit.cluster.cli.certify import certify_runs
 from kilobit.cluster.cli.proofs import verifier, verify_front
 from kilobit.cluster.driver import attempt
 from kilobit.cluster.driver.beside import Beside
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront
+from kilobit.evaluators.proof import sandbox
 from kilobit.evaluators.proof.sandbox import Limits, Sandbox
 from kilobit.search.records import RungRecord
 from tests.support.cli.sealed import Make, add
@@ -34,13 +36,13 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     real = Sandbox.run
 
-    def run(sandbox: Sandbox, *args: Any, **more: Any) -> list[str]:
+    def run(own: Sandbox, *args: Any, **more: Any) -> list[str]:
         found.extend(arg.idle for arg in args if isinstance(arg, Limits))
-        return real(sandbox, *args, **more)
+        return real(own, *args, **more)
 
     monkeypatch.setattr(Sandbox, "run", run)
-    monkeypatch.setattr("kilobit.evaluators.proof.sandbox._MODULES", ())
-    monkeypatch.setattr("kilobit.evaluators.proof.sandbox._MODULES_OF_ADAPTERS", ())
+    monkeypatch.setattr(sandbox, "_MODULES", ())
+    monkeypatch.setattr(sandbox, "_MODULES_OF_ADAPTERS", ())
     return found
 
 
@@ -75,7 +77,12 @@ def finish(run: RunFolder, beside: Beside) -> str:
     return text.getvalue()
 
 
-def test_what_is_verified_during_the_search_is_not_run_again(make: Make, idle: list[bool]) -> None:
+def test_what_is_verified_during_the_search_is_not_run_again(
+    make: Make, idle: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[int] = []
+    real = sandbox._Server
+    monkeypatch.setattr(sandbox, "_Server", lambda *args: servers.append(1) or real(*args))
     with searching(make()) as (run, beside):
         wait_for(lambda: verified(run) == FRONT)
         # A shorter program, which leaves another behind it.
@@ -84,7 +91,11 @@ def test_what_is_verified_during_the_search_is_not_run_again(make: Make, idle: l
         wait_for(lambda: "tuned-18-10" in verified(run))
         assert idle == [True] * 5
         assert finish(run, beside) == ""
-    assert idle == [True] * 5
+        assert idle == [True] * 5
+        certify_runs([RunFront(run)], Console(quiet=True), opened=beside.opened)
+        assert idle == [True] * 5 + [False] * len(RunFront(run).on_front)
+    # One process has imported the libraries for all of them.
+    assert len(servers) == 1
     assert {point.verified for point in RunFront(run).on_front} == {True}
 
 
@@ -131,9 +142,9 @@ def test_nothing_runs_where_nothing_is_free(
     run = make()
     on_gpus = make("gpus", base_models=[{"regime": "raw", "path": ".", "device": "cuda"}])
     with searching(run, "auto") as (_, beside):
-        assert beside.end() is None
+        assert beside.opened is None
     with searching(on_gpus) as (_, beside):
-        assert beside.end() is None
+        assert beside.opened is None
     full = SimpleNamespace(available=3 << 30, total=16 << 30)
     with monkeypatch.context() as patched:
         patched.setattr(psutil, "virtual_memory", lambda: full)
