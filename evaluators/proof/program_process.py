@@ -338,14 +338,31 @@ def _reap(*_: Any) -> None:
             pass
 
 
+def _import(names: list[str]) -> None:
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def _import_behind(names: list[str]) -> None:
+    """Import modules in a thread that lets other processes go first, such as Ray that starts."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+    _import(names)
+
+
 def _serve(requests: int, answers: int) -> None:
     """Fork for each request; return only in a process that has to run a program."""
     signal.signal(signal.SIGCHLD, _reap)
     for line in open(requests, "rb", buffering=0, closefd=False):  # noqa: SIM115 - closed by forks
         request = json.loads(line)
-        for name in request["modules"]:
-            with suppress(Exception):
-                importlib.import_module(name)
+        if "folder" in request:
+            _import(request["modules"])
+        else:
+            # On Linux each thread has a priority of its own, so forks of this one have theirs.
+            thread = threading.Thread(target=_import_behind, args=[request["modules"]])
+            thread.start()
+            thread.join()
         # A collection in a fork would write to, and so copy, all that was imported.
         gc.freeze()
         if "folder" in request and os.fork() == 0:

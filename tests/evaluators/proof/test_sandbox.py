@@ -249,8 +249,8 @@ def test_a_sandbox_imports_beforehand_what_programs_need(monkeypatch: pytest.Mon
     monkeypatch.setattr(sandbox, "_MODULES", ("wave",))
     monkeypatch.setattr(sandbox, "_MODULES_OF_ADAPTERS", ("no_such_module", "chunk"))
     monkeypatch.setattr(sandbox, "_modules", lambda *_: [])
-    script = b"import json, sys; print(json.dumps(str('wave' in sys.modules)))"
-    for fresh, found in ((False, "True"), (True, "False")):
+    script = b"import json, os, sys; print(json.dumps(str(('wave' in sys.modules, os.nice(0)))))"
+    for fresh, found in ((False, f"(True, {os.nice(0)})"), (True, f"(False, {os.nice(0)})")):
         with Sandbox(1, fresh=fresh) as own:
             own.warm()
             assert own.run(script, b"", Path("model"), ["a"], Limits(seconds=60)) == [found]
