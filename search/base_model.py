@@ -1,8 +1,10 @@
 """Settings of a base model in a sweep file."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -22,10 +24,36 @@ def _label(text: str) -> str:
 Label = Annotated[str, AfterValidator(_label)]
 
 
+def digest_of(content: Any) -> str:
+    """Return a digest of what JSON can hold, as the parts of a machine by name: 16 hex digits."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def differing_parts(parts: Mapping[str, str], recorded: Mapping[str, str]) -> str:
     """Return the names of the parts that differ from recorded ones, as words of a sentence."""
     names = [name for name in parts if recorded.get(name) != parts[name]]
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def check_same(whose: str, now: Mapping[str, str], recorded: Mapping[str, str], what: str) -> None:
+    """Check that the recorded parts of a machine or of data are what they are now.
+
+    Args:
+        whose: begins the message, as "task: the".
+        now: the parts of now.
+        recorded: those of an earlier attempt at the run, which may have known fewer.
+        what: is to be restored where they differ.
+
+    Raises:
+        ValueError: naming what has changed.
+    """
+    changed = differing_parts(recorded, now)
+    if changed:
+        raise ValueError(
+            f"{whose} {changed} changed since the run began: its scores would not be "
+            f"comparable. Restore the {what}, or begin a new run"
+        )
 
 
 class BaseModelConfig(Config):

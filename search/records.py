@@ -269,6 +269,8 @@ class CertificateRecord(Record):
     base_digest: Annotated[str | None, "digest of the base model"] = None
     error: Annotated[str | None, "reason of its failure; null if it ran"] = None
     finished_at: Annotated[datetime, "time of its end, UTC"]
+    machine: Annotated[str | None, "digest of all that decided outputs; see `workers`"] = None
+    data: Annotated[str | None, "digest of the splits and the scoring rule; see `workers`"] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kilobit.cluster.cli.proofs import VERIFY_TIMEOUT_S, verifier, verify_front
 from kilobit.cluster.console import Terminal, followed
+from kilobit.cluster.fleet.crew import Crew
 from kilobit.cluster.requests import CertifyRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import (
@@ -31,6 +32,7 @@ from kilobit.cluster.runs.sealed_split import Chosen, choose, open_sealed
 from kilobit.cluster.runs.searches import deployed, refuse_other_searches
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.proof.sandbox import ProgramFailedError
+from kilobit.evaluators.proof.verify import Verifier
 from kilobit.evaluators.statistics.procedure import (
     FEWEST_RUNS,
     procedure_bounds,
@@ -45,7 +47,7 @@ from kilobit.search.front.complexity import (
     spread,
 )
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord
+from kilobit.search.records import CertificateRecord, OpeningRecord, PredictionRecord, RungRecord
 from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import LEVEL, Bounds, Task
 
@@ -120,6 +122,7 @@ def certify_runs(
     *,
     again: bool = False,
     address: str | None = None,
+    opened: tuple[Verifier, Crew] | None = None,
 ) -> list[str]:
     """Certify the fronts of runs; runs that share a sealed split are certified together.
 
@@ -130,6 +133,7 @@ def certify_runs(
         timeout_s: wall-clock limit for one program, in seconds.
         again: certify even if the sealed split was opened before for other programs.
         address: of the cluster that runs the programs; this machine without one.
+        opened: a verifier of the programs and its crew, if there are some; only of one run.
 
     Returns:
         A line for each program that failed.
@@ -147,7 +151,7 @@ def certify_runs(
     failed = []
     for opening, task, members in open_sealed(chosen, again=again):
         for one in members:
-            failed += _run_programs(one, opening, task, console, timeout_s, address)
+            failed += _run_programs(one, opening, task, console, timeout_s, address, opened)
         _write_certificates(members, opening, task)
     for front in fronts:
         front.refresh()
@@ -165,6 +169,7 @@ def _run_programs(
     console: Console,
     timeout_s: int,
     address: str | None,
+    opened: tuple[Verifier, Crew] | None,
 ) -> list[str]:
     """Run the programs that were not run yet, and write their outputs or errors to the ledger."""
     ledger, examples = one.run.ledger, task.splits.sealed
@@ -175,7 +180,7 @@ def _run_programs(
     ]
     if not missing:
         return []
-    base_digests = dict(zip(one.points, one.base_digests, strict=True))
+    rungs = dict(zip(one.points, one.rungs, strict=True))
 
     def certify(point: FrontPoint) -> str | None:
         part = _part(opening, point)
@@ -188,7 +193,7 @@ def _run_programs(
             # It says nothing about the program.
             raise
         except (ProgramFailedError, ValueError) as error:
-            record = replace(_record(point, opening, base_digests[point]), error=str(error))
+            record = replace(_record(point, opening, rungs[point]), error=str(error))
             ledger.write(CertificateRecord, part, [record])
             return str(error)
         records = [
@@ -206,7 +211,10 @@ def _run_programs(
         return None
 
     failed = []
-    with verifier(one.run, missing, len(missing), timeout_s, address=address) as (found, crew):
+    with ExitStack() as stack:
+        found, crew = opened or stack.enter_context(
+            verifier(one.run, len(missing), timeout_s, address=address)
+        )
         doing = f"certifying {len(missing)} programs on {len(examples)} sealed examples"
         results = crew.each(certify, missing)
         for point, error in followed(results, doing, len(missing), console):
@@ -216,7 +224,7 @@ def _run_programs(
     return failed
 
 
-def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> CertificateRecord:
+def _record(point: FrontPoint, opening: OpeningRecord, rung: RungRecord) -> CertificateRecord:
     """Return the certificate of a program without its score and bounds."""
     return CertificateRecord(
         program=point.program,
@@ -227,7 +235,9 @@ def _record(point: FrontPoint, opening: OpeningRecord, base_digest: str) -> Cert
         num_programs=opening.num_programs,
         opening=opening.opening,
         repeated=opening.repeated,
-        base_digest=base_digest,
+        base_digest=rung.base_digest,
+        machine=rung.machine,
+        data=rung.data,
         finished_at=datetime.now(UTC),
     )
 
@@ -239,13 +249,13 @@ def _write_certificates(members: Sequence[Chosen], opening: OpeningRecord, task:
     found: list[tuple[RunFolder, CertificateRecord, str, list[str]]] = []
     for one in members:
         steps = steps_of(one.run.ledger)
-        for point, base_digest in zip(one.points, one.base_digests, strict=True):
+        for point, rung in zip(one.points, one.rungs, strict=True):
             part = _part(opening, point)
             predictions = one.run.ledger.read_part(PredictionRecord, part)
             if predictions is None:
                 continue
             outputs = {each.example: each.output for each in predictions}
-            record = _record(point, opening, base_digest)
+            record = _record(point, opening, rung)
             cut = [task.cut(outputs[name], steps.get(point.candidate, ())) for name in order]
             found.append((one.run, record, part, cut))
     if not found:

@@ -8,7 +8,7 @@ raise `InputError` for input that they can't use.
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,29 @@ from typing import Any
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
+from kilobit.cluster.driver.beside import Beside
 from kilobit.cluster.fleet.crew import Crew, at_once, crew_of, memory_of
 from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront, num_lost, print_front, print_left_out
+from kilobit.cluster.sweep.recorded import check_data, data_parts
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.proof.sandbox import ProgramFailedError, Sandbox, enforced
 from kilobit.evaluators.proof.verify import (
     ProgramRunner,
     Verifier,
+    differing,
     exact,
     limits_of,
     names_examples,
+    recorded_of,
     train_file,
 )
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.front.points import FrontPoint
+from kilobit.search.base_model import differing_parts
 from kilobit.search.programs.program import Program
-from kilobit.search.records import RungRecord, VerificationRecord, WorkerRecord, rung_part
+from kilobit.search.records import VerificationRecord, WorkerRecord
 from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import Task
 
@@ -48,6 +52,7 @@ def verify_front(
     *,
     fresh: bool = False,
     address: str | None = None,
+    beside: Beside | None = None,
 ) -> float:
     """Verify the programs on a run's front, and those that move onto it when one fails.
 
@@ -57,6 +62,7 @@ def verify_front(
         timeout_s: wall-clock limit for one program.
         fresh: whether each program gets an interpreter of its own.
         address: of the cluster that runs the programs; this machine without one.
+        beside: what has verified programs during the search, if there was one.
 
     Returns:
         The wall-clock seconds.
@@ -68,15 +74,19 @@ def verify_front(
         OSError: if the ledger can't be written.
     """
     began, run = time.monotonic(), front.run
-    unverified = _unverified(front)
+    unverified, opened = front.unverified, None
+    if beside is not None:
+        beside.end()
+        opened = beside.opened
     if not unverified:
         return time.monotonic() - began
-    with verifier(run, front.points, len(unverified), timeout_s, fresh=fresh, address=address) as (
-        found,
-        crew,
-    ):
+    with ExitStack() as stack:
+        found, crew = opened or stack.enter_context(
+            verifier(run, len(unverified), timeout_s, fresh=fresh, address=address)
+        )
+        verify_one = beside.verify if beside is not None and opened else found.verify
         while unverified:
-            results = crew.each(found.verify, unverified)
+            results = crew.each(verify_one, unverified)
             doing = f"verifying {len(unverified)} programs of the front"
             for point, result in followed(results, doing, len(unverified), console):
                 if not result.verified:
@@ -86,20 +96,15 @@ def verify_front(
                     )
                     console.print(f"not verified, so not on the front: {point.candidate}: {why}")
             front.refresh()
-            unverified = _unverified(front)
+            unverified = front.unverified
     return time.monotonic() - began
-
-
-def _unverified(front: RunFront) -> list[FrontPoint]:
-    return [point for point in front.on_front if point.verified is None]
 
 
 @contextmanager
 def verifier(
     run: RunFolder,
-    points: Sequence[FrontPoint],
     most: int,
-    timeout_s: int,
+    timeout_s: int = VERIFY_TIMEOUT_S,
     *,
     fresh: bool = False,
     address: str | None = None,
@@ -108,8 +113,7 @@ def verifier(
 
     Args:
         run: the run.
-        points: all programs that may be run.
-        most: number of those that will be.
+        most: number of programs that will be run.
         timeout_s: wall-clock limit for one program.
         fresh: whether each program gets an interpreter of its own.
         address: of the cluster that runs them; this machine without one.
@@ -119,21 +123,35 @@ def verifier(
     """
     sweep, last_rung = run.sweep, run.sweep.rungs.count - 1
     task = _task(sweep, run.sweep_folder)
-    loads = run.ledger.records(WorkerRecord)
-    parts = {load.base_digest: load.parts for load in loads}
-    memory = memory_of(sweep, {load.model: load.num_parameters or 0 for load in loads})
-    digests: dict[str, dict[str, str | None]] = {point.model: {} for point in points}
-    for point in points:
-        for record in run.ledger.read_part(RungRecord, rung_part(point.candidate, last_rung)) or ():
-            if record.base_digest is not None:
-                digests[point.model][record.base_digest] = parts.get(record.base_digest)
-    models = {
-        one.label: (one, digests[one.label]) for one in sweep.base_models if one.label in digests
-    }
+    with wrong_input():
+        check_data(run.ledger.records(WorkerRecord), data_parts(task, sweep))
+    models = {model.label: model for model in sweep.base_models}
     threads = sweep.workers.threads
     make = partial(ProgramRunner, models, run.sweep_folder, threads, fresh=fresh)
-    with crew_of(make, sweep, most, address, at_once(sweep, memory), memory) as crew:
+
+    def memory() -> int:
+        # Beside a search the verifier is there before workers have loaded any model.
+        loads = run.ledger.records(WorkerRecord, ["worker", "model", "num_parameters"])
+        return memory_of(sweep, {load.model: load.num_parameters or 0 for load in loads})
+
+    here = partial(at_once, sweep, memory)
+    with crew_of(make, sweep, most, address, here, memory()) as crew:
         yield Verifier(run.path, run.ledger, last_rung, task, timeout_s, crew.call), crew
+
+
+def check_unchanged(run: RunFolder, address: str | None) -> None:
+    """Check that the machine and the data of a run are those that it has recorded.
+
+    Raises:
+        InputError: naming what has changed.
+        PoolError: if the cluster can't load the base models.
+    """
+    labels = {load.model for load in run.ledger.records(WorkerRecord)}
+    labels &= {model.label for model in run.sweep.base_models}
+    if labels:
+        with wrong_input(), verifier(run, len(labels), address=address) as (_, crew):
+            for label in sorted(labels):
+                crew.call("check", label, recorded_of(run.ledger, label))
 
 
 def verify(request: VerifyRequest) -> int:
@@ -185,7 +203,7 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         program, manifest, ours = read_folder(request.what)
         examples = read_examples(request.what)
         train = read_train(request.what) if names_examples(program) else None
-    model = _checked_model(request.model, program, manifest)
+    model, others = _checked_model(request.model, program, manifest)
     task, said = None, manifest.get("score")
     if request.task is not None:
         task = _task(load_sweep(request.task), request.task.absolute().parent)
@@ -218,6 +236,8 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
         agrees = _scores_as_said(task, outputs, steps, float(said or 0), console)
     else:
         agrees = _says_as_recorded(program, outputs, examples, console)
+    if not agrees and others:
+        console.print(f"the search ran with another {others} than this machine has")
     console.print(f"{program.program_bits} program bits, {program.payload_bits} payload bits")
     if agrees and not ours and not request.trust:
         console.print(
@@ -227,23 +247,31 @@ def _verify_folder(request: VerifyRequest, console: Console) -> int:
     return 0 if agrees and (ours or request.trust) else 1
 
 
-def _checked_model(model: Path | None, program: Program, manifest: dict[str, Any]) -> Path:
-    """Return the folder of the base model that a program was measured with."""
+def _checked_model(
+    model: Path | None, program: Program, manifest: dict[str, Any]
+) -> tuple[Path, str]:
+    """Return the folder of the base model that a program was measured with.
+
+    The second value names the libraries that the search had in another version, as words.
+    """
     if model is None:
         raise InputError(f"--model: give the folder of the base model ({manifest.get('model')})")
     if not (model / "config.json").is_file():
         raise InputError(f"--model: {model} holds no model: config.json is missing")
+    from kilobit.evaluators.model.generate import library_parts
     from kilobit.evaluators.proof.export import load_frozen
 
-    expected = manifest.get("base_digest")
+    expected, parts = manifest.get("base_digest"), manifest.get("parts")
+    # None is known of a program of an earlier version.
+    known = [parts] if isinstance(parts, dict) else []
     with wrong_input():
         found = load_frozen(model, program)
     if not found.was_recorded_as(expected):
         raise InputError(
             f"--model: {model} is another base model: it has the digest {found.machine}, the "
-            f"program was measured with {expected}"
+            f"program was measured with {expected}{differing(found.parts, known)}"
         )
-    return model
+    return model, "".join(differing_parts(library_parts(), one) for one in known)
 
 
 def _task(sweep: Sweep, folder: Path) -> Task:

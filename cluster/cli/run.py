@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kilobit.cluster.driver.attempt import Outcome
+    from kilobit.cluster.driver.beside import Beside
     from kilobit.cluster.driver.check import Plan
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
@@ -216,7 +217,9 @@ def attempt(
         StoppedError, SupersededError, DamagedRunError, DamagedError, OSError: if it had to stop.
         KeyboardInterrupt: on Ctrl-C. After this and the errors above it can be resumed.
     """
+    from kilobit.cluster.cli.proofs import check_unchanged, verifier
     from kilobit.cluster.driver.attempt import execute
+    from kilobit.cluster.driver.beside import Beside
     from kilobit.cluster.fleet.remote_driver import no_cluster
     from kilobit.cluster.fleet.session import ray_session
     from kilobit.cluster.runs.folder import discard_run
@@ -230,10 +233,16 @@ def attempt(
     console.print(f"run folder: {run_folder.path}")
     try:
         # What runs on a cluster after the search needs the session too.
-        with nullcontext() if address is None else ray_session(address):
-            outcome = execute(run_folder, plan, console, address)
+        with (
+            nullcontext() if address is None else ray_session(address),
+            Beside(run_folder, address, partial(verifier, run_folder, 1)) as beside,
+        ):
+            outcome = execute(run_folder, plan, console, address, beside.look)
+            if not outcome.seconds:
+                # No worker has looked, because nothing was left to search.
+                check_unchanged(run_folder, address)
             front = RunFront(run_folder)
-            _prove(front, plan, console, address, outcome)
+            _prove(front, plan, console, address, outcome, beside)
         _LOG.info("attempt %d ends", run_folder.attempt)
     except KeyboardInterrupt:
         _LOG.warning("interrupted")
@@ -254,7 +263,12 @@ def attempt(
 
 
 def _prove(
-    front: "RunFront", plan: "Plan", console: "Console", address: str | None, outcome: "Outcome"
+    front: "RunFront",
+    plan: "Plan",
+    console: "Console",
+    address: str | None,
+    outcome: "Outcome",
+    beside: "Beside",
 ) -> None:
     """Verify the front of a run that has searched, and certify it if the sweep says so.
 
@@ -269,11 +283,13 @@ def _prove(
     from kilobit.cluster.runs.sealed_split import SealedError
 
     try:
-        outcome.seconds["verify"] = verify_front(front, console, address=address)
+        outcome.seconds["verify"] = verify_front(front, console, address=address, beside=beside)
         complete = num_ended(front.run) == plan.num_candidates
         if front.run.sweep.certify and complete and front.points:
             began = time.monotonic()
-            outcome.uncertified = certify_runs([front], console, address=address)
+            outcome.uncertified = certify_runs(
+                [front], console, address=address, opened=beside.opened
+            )
             outcome.seconds["certify"] = time.monotonic() - began
     except SealedError as error:
         outcome.uncertified = [str(error)]
@@ -401,7 +417,7 @@ def _summarise(
             f"the search is over, but what follows it failed: {outcome.unproven}\n"
             f"do what is missing with:\n  {go_on}"
         )
-    for line in unverified_text(front.num_unverified, run_folder.path, address):
+    for line in unverified_text(len(front.unverified), run_folder.path, address):
         console.print(line)
     if front.points and not any(point.certificate for point in front.points):
         when = "" if total is not None and len(ended) == total else ", when the search is over"

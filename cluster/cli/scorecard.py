@@ -100,7 +100,9 @@ def scorecard(request: ScorecardRequest) -> int:
     measurer = partial(SpreadMeasurer, ranks_on(run.sweep)) if spread else Measurer
     make = partial(measurer, run.path, points, battery, battery_folder)
     lines, missing, bare = list[SideEffect](), dict[str, str](), list["Measured"]()
-    with crew_of(make, run.sweep, len(subjects), request.address, 1, as_ranks=spread) as crew:
+    with crew_of(
+        make, run.sweep, len(subjects), request.address, lambda: 1, as_ranks=spread
+    ) as crew:
         results = crew.each(lambda one: crew.call("rows", *one), subjects)
         doing = f"measuring {len(points)} programs and what they change"
         for (_, point), (measured, lacking) in followed(results, doing, len(subjects), said):

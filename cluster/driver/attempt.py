@@ -6,7 +6,7 @@ are not tried again, and candidates between two rungs resume at the later one.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -52,8 +52,21 @@ class Outcome:
     unproven: str = ""
 
 
-def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = None) -> Outcome:
+def execute(
+    run: RunFolder,
+    plan: Plan,
+    console: Console,
+    address: str | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Search until nothing is left to try or the time budget is used up.
+
+    Args:
+        run: the run.
+        plan: its checked sweep.
+        console: where progress is shown.
+        address: of the cluster to search on; this machine without one.
+        look: called before the search, and whenever a candidate has completed the last rung.
 
     Raises:
         InputError, PoolError: if the workers can't be started, or the ledger does not match the
@@ -71,6 +84,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
         console.print("Every candidate has ended already: nothing is left to do.")
         return outcome
     trackers = make_trackers(run, console.print)
+    look()
     with ray_session(address):
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
@@ -79,7 +93,7 @@ def execute(run: RunFolder, plan: Plan, console: Console, address: str | None = 
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began
             began = time.monotonic()
-            _search(run, plan, recorder, state, pool, console, outcome, trackers, left_s)
+            _search(run, plan, recorder, state, pool, console, outcome, trackers, left_s, look)
         finally:
             pool.stop()
         outcome.seconds["search"] = time.monotonic() - began
@@ -165,6 +179,7 @@ def _search(
     outcome: Outcome,
     trackers: Sequence[Tracking],
     left_s: float | None,
+    look: Callable[[], None],
 ) -> None:
     pending = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
     total = plan.num_candidates
@@ -184,6 +199,8 @@ def _search(
             course.add(candidate.model, record, decision)
             _log(record, candidate, decision, reason)
             view.update()
+            if decision.action == "finish":
+                look()
 
         recorder.listener = listener
         searcher = RecordedSearcher(

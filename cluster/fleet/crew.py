@@ -43,11 +43,11 @@ class Crew:
 
     Args:
         make: makes the object.
-        at_once: number of calls that it answers at once.
+        at_once: returns the number of calls that it answers at once.
     """
 
-    def __init__(self, make: Callable[[], Closable], at_once: int) -> None:
-        self._own, self._at_once = make(), at_once
+    def __init__(self, make: Callable[[], Closable], at_once: Callable[[], int]) -> None:
+        self._own, self._most = make(), at_once
 
     def call(self, method: str, *args: Any) -> Any:
         """Return the answer of a method; to be called from several threads."""
@@ -60,10 +60,11 @@ class Crew:
 
         Results come in the order of the items.
         """
-        if self._at_once == 1:
+        most = self._most()
+        if most == 1:
             yield from zip(items, map(work, items), strict=True)
             return
-        with ThreadPoolExecutor(max_workers=self._at_once) as pool:
+        with ThreadPoolExecutor(max_workers=most) as pool:
             try:
                 yield from zip(items, pool.map(work, items), strict=True)
             except BaseException:
@@ -129,6 +130,7 @@ class ClusterCrew(Crew):
         # A cluster that grows may have no room yet, but had some for the workers.
         least = sweep.workers.per_model * len(sweep.base_models)
         self._at_once = max(1, min(most, max(least, _room(self._needs, memory))))
+        self._most = lambda: self._at_once
         for _ in range(self._at_once):
             self._hire()
 
@@ -257,11 +259,16 @@ def memory_of(sweep: Sweep, num_parameters: Mapping[str, int]) -> int:
     return max((n * sizes[label] for label, n in num_parameters.items()), default=0) + _WORKING
 
 
-def at_once(sweep: Sweep, memory: int) -> int:
-    """Return the number of programs of so many bytes that this machine can run concurrently."""
+def at_once(sweep: Sweep, memory: Callable[[], int]) -> int:
+    """Return the number of programs that this machine can run concurrently.
+
+    Args:
+        sweep: the sweep.
+        memory: returns the bytes that a program needs.
+    """
     if any(model.device != "cpu" for model in sweep.base_models):
         return 1
-    return max(1, min(cpus() // sweep.workers.threads, free_memory() // memory))
+    return max(1, min(cpus() // sweep.workers.threads, free_memory() // memory()))
 
 
 @contextmanager
@@ -270,7 +277,7 @@ def crew_of(
     sweep: Sweep,
     most: int,
     address: str | None,
-    here: int,
+    here: Callable[[], int],
     memory: int = 0,
     *,
     as_ranks: bool = False,
@@ -282,7 +289,7 @@ def crew_of(
         sweep: its `workers` say what a member reserves on a cluster.
         most: number of calls that are to be made.
         address: of the cluster.
-        here: number of calls that this process answers at once.
+        here: returns the number of calls that this process answers at once.
         memory: bytes that a member needs on a cluster; 0 if they are those of a worker.
         as_ranks: whether a member on a cluster is the first rank of a worker.
 

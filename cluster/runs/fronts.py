@@ -69,9 +69,9 @@ class Front:
         return [point for front in self.by_model.values() for point in front]
 
     @property
-    def num_unverified(self) -> int:
-        """Return how many programs on the fronts have not been verified yet."""
-        return sum(point.verified is None for point in self.on_front)
+    def unverified(self) -> list[FrontPoint]:
+        """Return the programs on the fronts that have not been verified yet."""
+        return [point for point in self.on_front if point.verified is None]
 
 
 class RunFront(Front):

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.fronts import RunFront
+from kilobit.cluster.sweep.recorded import check_data, data_parts
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.records import OpeningRecord, RungRecord
+from kilobit.search.records import OpeningRecord, RungRecord, WorkerRecord
 from kilobit.search.settings import InputError
 from kilobit.search.task import LEVEL, Task, split_digest
 
@@ -32,18 +33,19 @@ class Chosen:
     Attributes:
         run: the run.
         points: the programs, front by front.
-        base_digests: digest of the base model of each program, in the same order.
+        rungs: the last rung of each program, in the same order: digests of its base model, its
+            machine and its data.
     """
 
     run: RunFolder
     points: tuple[FrontPoint, ...]
-    base_digests: tuple[str, ...]
+    rungs: tuple[RungRecord, ...]
 
     @property
     def names(self) -> list[str]:
         """Return unique names of the programs: the digests of the files and the base model."""
-        pairs = zip(self.points, self.base_digests, strict=True)
-        return [f"{point.program}@{base}" for point, base in pairs]
+        pairs = zip(self.points, self.rungs, strict=True)
+        return [f"{point.program}@{rung.base_digest}" for point, rung in pairs]
 
 
 def choose(front: RunFront) -> Chosen:
@@ -54,13 +56,14 @@ def choose(front: RunFront) -> Chosen:
         DamagedError: if a part of the ledger is damaged.
     """
     run = front.run
-    records = run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "base_digest"])
+    columns = ("candidate", "rung", "num_examples", "base_digest", "machine", "data")
+    records = run.ledger.records(RungRecord, columns)
     points = tuple(point for point in front.on_front if point.verified)
     if not points:
         raise InputError(f"{run.path} has no verified program on its front: nothing to certify")
     last = run.sweep.rungs.count - 1
-    digests = {one.candidate: one.base_digest for one in records if one.rung == last}
-    return Chosen(run, points, tuple(str(digests[point.candidate]) for point in points))
+    rungs = {one.candidate: one for one in records if one.rung == last}
+    return Chosen(run, points, tuple(rungs[point.candidate] for point in points))
 
 
 def open_sealed(
@@ -80,7 +83,7 @@ def open_sealed(
 
     Raises:
         SealedError: if a sealed split was opened before for other programs, unless `again`.
-        InputError: if the data of a run can't be read.
+        InputError: if the data of a run can't be read, or are not those of its search.
         OSError: if a ledger can't be written.
     """
     tasks: dict[str, Task] = {}
@@ -88,6 +91,7 @@ def open_sealed(
     for one in chosen:
         with wrong_input():
             task = load_task(one.run.sweep.task, one.run.sweep_folder)
+            check_data(one.run.ledger.records(WorkerRecord), data_parts(task, one.run.sweep))
         digest = split_digest(task.splits.sealed, task.metric)
         tasks[digest] = task
         groups.setdefault(digest, []).append(one)

@@ -1,11 +1,18 @@
-"""Sweeps as runs and data sets recorded them, also those of earlier versions."""
+"""Sweeps and data as runs and data sets recorded them, also those of earlier versions."""
 
 import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from kilobit.cluster.sweep.sweep import Sweep
+from kilobit.search.base_model import check_same, digest_of
+from kilobit.search.records import WorkerRecord
 from kilobit.search.search import REMOVED_KINDS
+from kilobit.search.task import Task, split_digest
+
+# Settings of a task that decide scores, where it has them.
+_SCORING = ("answer", "judge", "metric", "question", "stop", "tokenizer")
 
 
 def recorded_sweep(settings: Any) -> Sweep:
@@ -30,6 +37,26 @@ def recorded_sweep(settings: Any) -> Sweep:
     if "program_batch_size" in settings:
         return sweep
     return sweep.model_copy(update={"program_batch_size": sweep.batch_size})
+
+
+def data_parts(task: Task, sweep: Sweep) -> dict[str, str]:
+    """Return the parts of the data that scores are relative to, by name."""
+    splits = {name: getattr(task.splits, name) for name in ("train", "search", "sealed")}
+    rule = sweep.task.model_dump(mode="json", include=set(_SCORING))
+    return {
+        **{f"{name} split": split_digest(own, task.metric) for name, own in splits.items()},
+        "scoring rule": digest_of({"metric": task.metric.name, **rule}),
+    }
+
+
+def check_data(records: Iterable[WorkerRecord], now: Mapping[str, str]) -> None:
+    """Check that the data of a run are those that its workers recorded.
+
+    Raises:
+        ValueError: naming what has changed.
+    """
+    for known in {record.data for record in records if record.data}:
+        check_same("task: the", now, json.loads(known), "data")
 
 
 def proposer_of(settings: Any) -> Any:

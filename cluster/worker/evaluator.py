@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
+from kilobit.cluster.sweep.recorded import check_data, data_parts
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.versions import check_versions
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
@@ -35,15 +36,13 @@ from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.generate import template_digest
-from kilobit.evaluators.model.machine import machine_digest
+from kilobit.evaluators.model.generate import all_parts
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.base_model import BaseModelConfig, differing_parts
+from kilobit.search.base_model import BaseModelConfig, check_same, digest_of
 from kilobit.search.candidate import Candidate
 from kilobit.search.records import RungRecord, WorkerRecord
 from kilobit.search.rungs import Rung
-from kilobit.search.task import Task, split_digest
 
 _LOG = logging.getLogger("kilobit")
 Asked = tuple[Candidate, Rung]
@@ -51,8 +50,6 @@ Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
 # An announced call that has not arrived by then died with its process, and may be repeated.
 _PATIENCE_S = 60.0
-# Settings of a task that decide scores, where it has them.
-_SCORING = ("answer", "judge", "metric", "question", "stop", "tokenizer")
 
 
 class _Call(Generic[Ask, Answer]):
@@ -140,9 +137,13 @@ class RungEvaluator:
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
         self._frozen = self._group.resident.frozen
         self._ledger = Ledger(run / "ledger", setup.attempt)
-        self._about = _about(self._frozen, task, sweep)
+        in_machine = sweep.train_split_in_machine
+        self._about = {
+            "machine": all_parts(self._frozen, train_split_in_machine=in_machine),
+            "data": data_parts(task, sweep),
+        }
         _check_unchanged(self._ledger, config.label, self._frozen, self._about)
-        digests = {name: machine_digest(parts) for name, parts in self._about.items()}
+        digests = {name: digest_of(parts) for name, parts in self._about.items()}
         self._digests = {"base_digest": self._frozen.machine, **digests}
         self._rows = RungRows(sweep, task, self._ledger, setup.worker, self._digests)
         builder = Builder(
@@ -271,26 +272,6 @@ class RungEvaluator:
         self._ledger.write(WorkerRecord, name, [load])
 
 
-def _about(frozen: FrozenModel, task: Task, sweep: Sweep) -> dict[str, dict[str, str]]:
-    """Return the parts of the machine and the data that outputs and scores are relative to."""
-    splits = {name: getattr(task.splits, name) for name in ("train", "search", "sealed")}
-    rule = sweep.task.model_dump(mode="json", include=set(_SCORING))
-    return {
-        "machine": {
-            **frozen.parts,
-            "rendered chat template": template_digest(frozen),
-            "type of the weights": str(frozen.model.dtype),
-            "kind of device": frozen.model.device.type,
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "peft")},
-            "train_split_in_machine": str(sweep.train_split_in_machine).lower(),
-        },
-        "data": {
-            **{f"{name} split": split_digest(own, task.metric) for name, own in splits.items()},
-            "scoring rule": machine_digest({"metric": task.metric.name, **rule}),
-        },
-    }
-
-
 def _check_unchanged(
     ledger: Ledger, label: str, frozen: FrozenModel, about: Mapping[str, Mapping[str, str]]
 ) -> None:
@@ -305,18 +286,9 @@ def _check_unchanged(
     if any(one.model == label and one.machine is None for one in records):
         _LOG.warning("%s: the machine of earlier attempts is not known in all parts", label)
     for record in records:
-        pairs = []
         if record.model == label:
             known = json.loads(record.parts) if record.parts else {}
             if not known and not frozen.was_recorded_as(record.base_digest):
                 known = {"weights": record.base_digest}
-            pairs.append((f"base model {label}: its", known, about["machine"], "files"))
-        recorded = json.loads(record.data) if record.data else {}
-        pairs.append(("task: the", recorded, about["data"], "data"))
-        for whose, known, parts, what in pairs:
-            changed = differing_parts(known, parts)
-            if changed:
-                raise ValueError(
-                    f"{whose} {changed} changed since the run began: its scores would not be "
-                    f"comparable. Restore the {what}, or begin a new run"
-                )
+            check_same(f"base model {label}: its", about["machine"], known, "files")
+    check_data(records, about["data"])

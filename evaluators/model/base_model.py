@@ -41,12 +41,11 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from kilobit.evaluators.model.machine import (
     fingerprint,
     fresh_generation,
-    machine_digest,
     machine_parts,
     weights_digest,
 )
 from kilobit.search.adapter_methods import AdapterSpec
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, digest_of
 from kilobit.search.programs.recipe import GenerationPart
 
 
@@ -177,7 +176,7 @@ class FrozenModel:
     @property
     def machine(self) -> str:
         """Return the digest of all its parts, which lengths of programs are relative to."""
-        return machine_digest(self.parts)
+        return digest_of(dict(self.parts))
 
     def was_recorded_as(self, digest: str | None) -> bool:
         """Return whether a recorded digest is this model's.

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -186,6 +187,23 @@ def template_digest(frozen: FrozenModel) -> str:
     except Exception as error:  # noqa: BLE001 - one that is not used may fail in any way
         said = type(error).__name__
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def library_parts() -> dict[str, str]:
+    """Return the versions of the libraries that decide outputs, by name."""
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers", "peft")}
+
+
+def all_parts(frozen: FrozenModel, *, train_split_in_machine: bool) -> dict[str, str]:
+    """Return all parts of the machine that outputs on a base model are relative to, by name."""
+    return {
+        **frozen.parts,
+        "rendered chat template": template_digest(frozen),
+        "type of the weights": str(frozen.model.dtype),
+        "kind of device": frozen.model.device.type,
+        **library_parts(),
+        "train_split_in_machine": str(train_split_in_machine).lower(),
+    }
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ comparable only on the same rank of the same layout.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from kilobit.search.base_model import digest_of
 from kilobit.search.programs.recipe import GenerationPart
 
 _CHUNK = 1 << 22
@@ -138,21 +139,11 @@ def machine_parts(model: Any, tokenizer: Any, weights: str) -> dict[str, str]:
     """
     return {
         "weights": weights,
-        "config": _digest(_lasting(model.config.to_diff_dict())),
-        "generation config": _digest(_lasting(model.generation_config.to_diff_dict())),
-        "tokenizer": _digest(_tokenizer_files(tokenizer)),
-        "chat template": _digest(tokenizer.chat_template),
+        "config": digest_of(_lasting(model.config.to_diff_dict())),
+        "generation config": digest_of(_lasting(model.generation_config.to_diff_dict())),
+        "tokenizer": digest_of(_tokenizer_files(tokenizer)),
+        "chat template": digest_of(tokenizer.chat_template),
     }
-
-
-def machine_digest(parts: Mapping[str, str]) -> str:
-    """Return the digest of all parts: 16 hex digits."""
-    return _digest(dict(parts))
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _lasting(content: Any) -> Any:

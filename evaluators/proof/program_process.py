@@ -1,7 +1,8 @@
 """Process that runs programs in sandboxes; `sandbox.py` starts this file by its path.
 
 It has no package of ours and reads one JSON request a line from its standard input. It imports the
-libraries that a request names, so once for all programs; every program runs in a fork of it. Each
+libraries that a request names, so once for all programs; every program runs in a fork of it, one
+that is `idle` with the processor time that no other process wants. Each
 gets, as far as the system allows an ordinary user to make namespaces:
 
 - no network,
@@ -220,9 +221,21 @@ def _drop_privileges() -> None:
         _call("capset", struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24))
 
 
+def _become_idle() -> None:
+    """Take only processor time that no other process asks for, as far as the system has a way."""
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # Linux weighs sessions first where it groups processes by them.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+
+
 def _become_program(request: dict[str, Any], files: list[int]) -> None:
     """Prepare this process for running the program, with nothing of the server left open."""
-    os.setpgid(0, 0)
+    # A session is a process group too.
+    os.setsid()
+    if request["idle"]:
+        _become_idle()
     for number, file in enumerate(files):
         os.dup2(file, number)
     os.closerange(3, 1 << 16)
@@ -325,17 +338,34 @@ def _reap(*_: Any) -> None:
             pass
 
 
+def _import(names: list[str]) -> None:
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def _import_behind(names: list[str]) -> None:
+    """Import modules in a thread that lets other processes go first, such as Ray that starts."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+    _import(names)
+
+
 def _serve(requests: int, answers: int) -> None:
     """Fork for each request; return only in a process that has to run a program."""
     signal.signal(signal.SIGCHLD, _reap)
     for line in open(requests, "rb", buffering=0, closefd=False):  # noqa: SIM115 - closed by forks
         request = json.loads(line)
-        for name in request["modules"]:
-            with suppress(Exception):
-                importlib.import_module(name)
+        if "folder" in request:
+            _import(request["modules"])
+        else:
+            # On Linux each thread has a priority of its own, so forks of this one have theirs.
+            thread = threading.Thread(target=_import_behind, args=[request["modules"]])
+            thread.start()
+            thread.join()
         # A collection in a fork would write to, and so copy, all that was imported.
         gc.freeze()
-        if os.fork() == 0:
+        if "folder" in request and os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _end_with_parent()
             _run(request, answers)

@@ -54,10 +54,12 @@ class Limits:
     Attributes:
         seconds: wall-clock time, and CPU time per core.
         memory_gb: address space in GiB; 0 is no limit, which CUDA needs.
+        idle: whether it gets only processor time that no other process wants.
     """
 
     seconds: int = 600
     memory_gb: int = 32
+    idle: bool = False
 
 
 @cache
@@ -119,7 +121,7 @@ class Sandbox:
             payload: payload.bin.
             model: the folder of the base model.
             inputs: the inputs, one per output.
-            limits: time and memory.
+            limits: time, memory and priority.
             train: the train split as a file, for a program that names demonstrations by index.
             has_adapter: whether to import the libraries of adapters before it starts.
 
@@ -140,6 +142,7 @@ class Sandbox:
                 "seconds": limits.seconds,
                 "limits": _limits(limits),
                 "isolate": _ISOLATE,
+                "idle": limits.idle,
                 "modules": [] if self._fresh else _modules(model, has_adapter),
             }
             status = self._ask(request)
@@ -155,11 +158,20 @@ class Sandbox:
             raise ProgramFailedError(f"it ended with status {status}: {last}")
         return _outputs(printed, len(inputs))
 
-    def _ask(self, request: dict[str, Any]) -> int | None:
+    def warm(self) -> None:
+        """Begin to import what programs need, and do not wait for it."""
+        server = self._forking()
+        if server is not None:
+            server.tell({"modules": [*_MODULES, *_MODULES_OF_ADAPTERS]})
+
+    def _forking(self) -> "_Server | None":
         with self._lock:
             if not self._fresh and (self._server is None or self._server.is_dead):
                 self._server = _Server(self._threads)
-            server = self._server
+            return self._server
+
+    def _ask(self, request: dict[str, Any]) -> int | None:
+        server = self._forking()
         if server is not None:
             status, enforced = server.ask(request)
         if server is None or server.is_dead:
@@ -234,20 +246,24 @@ class _Server:
             KeyboardInterrupt: if it was interrupted.
         """
         answer: SimpleQueue[tuple[int | None, list[str]]] = SimpleQueue()
-        stdin = self._process.stdin
-        assert stdin is not None
         with self._lock:
             if self.is_dead:
                 return -signal.SIGKILL, []
             number = len(self._waiting)
             self._waiting[number] = answer
-            with suppress(BrokenPipeError):
-                stdin.write(json.dumps(request | {"id": number}).encode() + b"\n")
-                stdin.flush()
+            self.tell(request | {"id": number})
         found = answer.get()
         if self._interrupted:
             raise KeyboardInterrupt
         return found
+
+    def tell(self, request: dict[str, Any]) -> None:
+        """Send a request and do not wait for an answer."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        with suppress(BrokenPipeError):
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
 
     def _read(self) -> None:
         stdout = self._process.stdout

@@ -9,8 +9,8 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,10 +24,16 @@ from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, Sandbox
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, check_same, differing_parts
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
-from kilobit.search.records import PredictionRecord, RungRecord, VerificationRecord, rung_part
+from kilobit.search.records import (
+    PredictionRecord,
+    RungRecord,
+    VerificationRecord,
+    WorkerRecord,
+    rung_part,
+)
 from kilobit.search.settings import InputError, to_copy
 from kilobit.search.task import Task
 
@@ -90,13 +96,8 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
         InputError: if there is no such model on this machine, or it has changed.
     """
     with TemporaryDirectory(prefix="kilobit-model-") as scratch:
-        found, where = load_here(config.model_copy(update={"device": "cpu"}), sweep_folder)
-        others = sorted(one for one in digests if not found.was_recorded_as(one))
-        if others:
-            raise InputError(
-                f"base model {config.label}: {where} has the digest {found.machine}, the programs "
-                f"were measured with {', '.join(others)}{_differing(found, digests, others)}"
-            )
+        found, where = _load_on_cpu(config, sweep_folder)
+        _check_digest(config, where, found, digests)
         if config.weights == "random":
             where = Path(scratch)
             found.model.save_pretrained(where)
@@ -106,19 +107,33 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
         yield where
 
 
-def _differing(found: "FrozenModel", digests: Recorded, others: Sequence[str]) -> str:
-    from kilobit.search.base_model import differing_parts
+def _load_on_cpu(config: BaseModelConfig, folder: Path) -> tuple["FrozenModel", Path]:
+    return load_here(config.model_copy(update={"device": "cpu"}), folder)
 
-    recorded = [digests[one] for one in others]
-    names = {differing_parts(found.parts, json.loads(parts)) for parts in recorded if parts}
-    return "".join(f"; what differs: {name}" for name in sorted(names))
+
+def _check_digest(
+    config: BaseModelConfig, where: Path, found: "FrozenModel", digests: Recorded
+) -> None:
+    others = sorted(one for one in digests if not found.was_recorded_as(one))
+    if others:
+        recorded = [json.loads(f"{digests[one]}") for one in others if digests[one]]
+        raise InputError(
+            f"base model {config.label}: {where} has the digest {found.machine}, the programs "
+            f"were measured with {', '.join(others)}{differing(found.parts, recorded)}"
+        )
+
+
+def differing(parts: Mapping[str, str], recorded: Iterable[Mapping[str, str]]) -> str:
+    """Return the end of a message that says in which parts a machine differs from others."""
+    names = {differing_parts(parts, one) for one in recorded}
+    return "".join(f"; what differs: {name}" for name in sorted(names) if name)
 
 
 class ProgramRunner:
     """Runner of programs in sandboxes, on the machine that holds their base models.
 
     Args:
-        models: each base model by label, with the digests that its programs were measured with.
+        models: each base model by label.
         sweep_folder: the folder that paths of models are relative to.
         threads: number of torch threads of each program.
         fresh: whether each program gets an interpreter of its own.
@@ -126,7 +141,7 @@ class ProgramRunner:
 
     def __init__(
         self,
-        models: Mapping[str, tuple[BaseModelConfig, Recorded]],
+        models: Mapping[str, BaseModelConfig],
         sweep_folder: Path,
         threads: int,
         *,
@@ -134,37 +149,68 @@ class ProgramRunner:
     ) -> None:
         self._models, self._sweep_folder = models, sweep_folder
         self._stack, self._lock = ExitStack(), threading.Lock()
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[str, tuple[Path, Recorded]] = {}
         self._sandbox = self._stack.enter_context(Sandbox(threads, fresh=fresh))
 
     def run(
         self,
         label: str,
+        recorded: Recorded,
         program: Program,
         inputs: Sequence[str],
-        timeout_s: int,
+        limits: Limits,
         train: bytes | None,
     ) -> list[str]:
         """Return the outputs of a program's files for `inputs` in a process of its own.
+
+        Args:
+            label: of the base model.
+            recorded: its digests, as the search recorded them.
+            program: the program.
+            inputs: the inputs.
+            limits: time, memory and priority.
+            train: the train split as a file, if it needs it.
 
         Raises:
             InputError: if its base model is missing or has changed.
             ProgramFailedError: if the files fail.
         """
         with self._lock:
-            if label not in self._folders:
-                config, digests = self._models[label]
-                found = model_folder(config, self._sweep_folder, digests)
-                self._folders[label] = self._stack.enter_context(found)
+            if label not in self._folders or recorded.keys() - self._folders[label][1].keys():
+                found = model_folder(self._models[label], self._sweep_folder, recorded)
+                self._folders[label] = self._stack.enter_context(found), recorded
         return self._sandbox.run(
             program.script,
             program.payload,
-            self._folders[label],
+            self._folders[label][0],
             inputs,
-            limits_of(program, timeout_s),
+            limits,
             train,
             has_adapter=program.recipe.adapter is not None or program.recipe.data is not None,
         )
+
+    def warm(self) -> None:
+        """Begin to import what programs need, and do not wait for it."""
+        self._sandbox.warm()
+
+    def check(self, label: str, recorded: Recorded) -> None:
+        """Check that a base model and the libraries that decide its outputs are as recorded.
+
+        Raises:
+            InputError: if the base model is missing, or is not the recorded one.
+            ValueError: naming what else has changed.
+        """
+        from kilobit.evaluators.model.generate import all_parts
+
+        config = self._models[label]
+        found, where = _load_on_cpu(config, self._sweep_folder)
+        # The settings of the sweep are those of the run; here it is loaded on the CPU in any case.
+        now = all_parts(found, train_split_in_machine=False)
+        for known in map(json.loads, filter(None, recorded.values())):
+            known |= {name: now[name] for name in ("kind of device", "train_split_in_machine")}
+            check_same(f"base model {label}: its", now, known, "files")
+        # Of versions that recorded no parts.
+        _check_digest(config, where, found, recorded)
 
     def close(self) -> None:
         """End the processes of the sandbox and remove temporary models."""
@@ -216,7 +262,9 @@ class Verifier:
                 f"{error}; recompute its rung by `{to_copy('resume', self._folder)}`"
             ) from error
 
-    def outputs(self, point: FrontPoint, program: Program, inputs: Sequence[str]) -> list[str]:
+    def outputs(
+        self, point: FrontPoint, program: Program, inputs: Sequence[str], *, idle: bool = False
+    ) -> list[str]:
         """Return the outputs of a program's files for `inputs` in a process of its own.
 
         Raises:
@@ -226,21 +274,32 @@ class Verifier:
         if program.digest != point.program:
             raise ProgramFailedError(f"the ledger holds {program.digest}, not the scored program")
         train = train_file(self.task) if names_examples(program) else None
-        return self._call("run", point.model, program, inputs, self._timeout_s, train)
+        rungs = self._ledger.read_part(RungRecord, self._part(point)) or ()
+        recorded = recorded_of(self._ledger, point.model, [rung.base_digest for rung in rungs])
+        limits = replace(limits_of(program, self._timeout_s), idle=idle)
+        return self._call("run", point.model, recorded, program, inputs, limits, train)
 
     def _part(self, point: FrontPoint) -> str:
         return rung_part(point.candidate, self._last_rung)
 
-    def verify(self, point: FrontPoint) -> VerificationRecord:
+    def verify(self, point: FrontPoint, *, idle: bool = False) -> VerificationRecord:
         """Write the folder of a program, run it, compare the outputs, and record the result.
 
+        Args:
+            point: the program.
+            idle: whether it gets only processor time that no other process wants. What goes wrong
+                may then be for lack of time or memory, so it is not recorded, and nothing damaged
+                is set aside.
+
         Raises:
-            DamagedRunError: if the ledger's part of it is damaged; nothing is recorded then.
+            DamagedRunError, DamagedError: if the ledger's part of it is damaged; nothing is
+                recorded then.
             OSError: if the ledger can't be written.
         """
         ledger, began = self._ledger, time.monotonic()
-        part, program = self._part(point), self.program_of(point)
-        with self._setting_aside():
+        part = self._part(point)
+        with nullcontext() if idle else self._setting_aside():
+            program = read_program(ledger, part)
             predictions = ledger.read_part(PredictionRecord, part)
             if not predictions:
                 raise DamagedError(ledger.folder / "predictions" / f"{part}.*", "the file is gone")
@@ -266,6 +325,8 @@ class Verifier:
         for rung in ledger.read_part(RungRecord, part) or ():
             about["base_digest"] = rung.base_digest
             about["machine"], about["data"] = rung.machine, rung.data
+            known = recorded_of(ledger, point.model, [rung.base_digest])
+            about["parts"] = json.loads(known.get(f"{rung.base_digest}") or "null")
             if rung.excess_bits is not None:
                 about["excess_bits"] = rung.excess_bits
         write_folder(folder, program, about)
@@ -281,10 +342,13 @@ class Verifier:
             verified_on=json.dumps(where),
         )
         try:
-            outputs = self.outputs(point, program, [example.input for example in examples])
+            inputs = [example.input for example in examples]
+            outputs = self.outputs(point, program, inputs, idle=idle)
             found = self._compared(found, program, point, recorded, outputs)
         except (ProgramFailedError, UnscoredError) as error:
             found = replace(found, error=str(error))
+        if idle and not found.verified:
+            return found
         write_folder(
             folder,
             program,
@@ -313,6 +377,13 @@ class Verifier:
             upper = point.score if point.upper is None else point.upper
             verified = lower <= score <= upper
         return replace(found, num_equal=num_equal, score=score, verified=verified)
+
+
+def recorded_of(ledger: Ledger, model: str, more: Iterable[str | None] = ()) -> Recorded:
+    """Return the digests of a base model that a run's workers recorded, and more without parts."""
+    loads = [load for load in ledger.records(WorkerRecord) if load.model == model]
+    found = {load.base_digest: load.parts for load in loads}
+    return {one: found.get(one) for one in (*found, *more) if one is not None}
 
 
 def program_folder(run: Place, point: FrontPoint) -> Place:

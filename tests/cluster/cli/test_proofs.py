@@ -2,27 +2,34 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
+import kilobit.cluster.driver.attempt
 from kilobit import launch
 from kilobit.cluster.cli.proofs import report_agreement, verify_front
+from kilobit.cluster.driver.attempt import Outcome
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
 from kilobit.cluster.runs.fronts import RunFront
 from kilobit.evaluators.ledger.fencing import latest_attempt
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model import generate
+from kilobit.evaluators.model.generate import library_parts
 from kilobit.evaluators.proof.program_files import read_program, write_folder
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate
 from kilobit.search.settings import InputError
 from tests.support.cli.finished import CANDIDATES, RUNGS, finished_run
 from tests.support.rows import part_rows, rows_of, write_rows
+from tests.support.tasks.records import write_jsonl
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -103,6 +110,62 @@ def test_a_program_that_repeats_its_predictions_is_verified_and_another_leaves(
     shown = capsys.readouterr().out
     assert "8 of 8 predictions equal the recorded ones" in shown
     assert "program.py is the script that this version builds from its recipe" in shown
+    # One that is not that base model is refused with the name of the part that differs.
+    assert manifest["parts"]["torch"] == torch.__version__
+    other = shutil.copytree(model, folder.parent / "other")
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    assert launch.main(["verify", str(folder), "--model", str(other)]) == 2
+    assert f"measured with {manifest['base_digest']}; what differs: chat template\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_run_that_has_ended_goes_on_only_on_its_machine_and_its_data(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = shutil.copytree(model_folders["llama"], tmp_path / "model")
+    records = [{"input": f"Ben has {i} coins", "target": f"{i}"} for i in range(60)]
+    write_jsonl(tmp_path / "data.jsonl", records)
+    task = {"kind": "jsonl", "name": "numbers", "metric": "exact_match", "data": "data.jsonl"}
+    base = [{"regime": "llama", "path": "model"}]
+    run = finished_run(write_sweep(rungs=RUNGS, task=task, base_models=base), tmp_path)
+    # Nothing is left to search, and nothing to verify.
+    monkeypatch.setattr(kilobit.cluster.driver.attempt, "execute", lambda *_: Outcome())
+    for one in CANDIDATES:
+        digest = read_program(run.ledger, f"{one.id}-r0").digest
+        found = {"program": digest, "candidate": one.id, "verified": True}
+        write_rows(run.ledger, "verifications", one.id, [found])
+
+    def end(words: str | None) -> None:
+        status = launch.main(["resume", str(run.path)])
+        shown = capsys.readouterr()
+        assert (status == 2) is (words is not None), shown
+        assert (words or "") in shown.err
+
+    def changed(path: Path, content: str, words: str) -> None:
+        before = path.read_text() if path.exists() else None
+        path.write_text(content)
+        end(words)
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
+
+    end(None)
+    changed(model / "chat_template.jinja", "{{ messages }}", "llama: its chat template and")
+    config = json.loads((model / "config.json").read_text())
+    config["rms_norm_eps"] = 0.5
+    changed(model / "config.json", json.dumps(config), "llama: its config changed since the run")
+    records[-1]["target"] = "none"
+    write = "".join(json.dumps(record) + "\n" for record in records)
+    changed(tmp_path / "data.jsonl", write, "split changed since the run began")
+    with monkeypatch.context() as patched:
+        patched.setattr(generate, "version", lambda _: "0.1")
+        end("llama: its torch, transformers, tokenizers and peft changed since the run began")
+    end(None)
 
 
 @pytest.mark.timeout(180)
@@ -147,7 +210,7 @@ for line in sys.stdin:
     model = str(run.sweep.base_models[0].path)
     sweep = tmp_path / "own.yaml"
     sweep.write_text(yaml.safe_dump(run.sweep.model_dump(mode="json", exclude_defaults=True)))
-    about = {"model": "llama", "score": 1.0}
+    about = {"model": "llama", "score": 1.0, "parts": library_parts() | {"torch": "0.1"}}
     write_folder(folder, replace(program, script=cheat.encode()), about)
     verify = ("verify", str(folder), "--model", model)
     assert launch.main([*verify]) == 1
@@ -159,9 +222,9 @@ for line in sys.stdin:
     capsys.readouterr()
     # Data that its author never saw show it, trusted or not.
     assert launch.main([*verify, "--trust", "--task", str(sweep)]) == 1
-    assert f"on {len(inputs)} examples of your data; the folder says 1.000" in (
-        capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert f"on {len(inputs)} examples of your data; the folder says 1.000" in shown
+    assert "the search ran with another torch than this machine has" in shown
     # An honest program scores on one's own data what its folder says.
     write_folder(folder, program, about | {"score": 0.0})
     assert launch.main([*verify, "--task", str(sweep)]) == 0

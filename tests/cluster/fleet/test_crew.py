@@ -52,6 +52,10 @@ BATTERY = {
 }
 
 
+def one() -> int:
+    return 1
+
+
 class Worker:
     """Object of a member, in a process that may die."""
 
@@ -92,7 +96,7 @@ def sweep(write_sweep: Callable[..., Path]) -> Sweep:
 
 
 def test_without_a_cluster_it_is_one_object_here(tmp_path: Path, sweep: Sweep) -> None:
-    with crew_of(partial(Worker, tmp_path), sweep, 3, None, 1) as crew:
+    with crew_of(partial(Worker, tmp_path), sweep, 3, None, one) as crew:
         assert type(crew) is Crew
         results = crew.each(lambda number: crew.call("square", number), [1, 2, 3])
         assert list(results) == [(n, (n**2, os.getpid())) for n in (1, 2, 3)]
@@ -103,7 +107,7 @@ def test_without_a_cluster_it_is_one_object_here(tmp_path: Path, sweep: Sweep) -
 def test_what_a_dead_member_was_doing_is_done_again(
     tmp_path: Path, sweep: Sweep, session: None
 ) -> None:
-    with crew_of(partial(Worker, tmp_path), sweep, 2, "auto", 1) as crew:
+    with crew_of(partial(Worker, tmp_path), sweep, 2, "auto", one) as crew:
         results = list(crew.each(lambda n: crew.call("square", n, int(n == 3) * 2), [1, 2, 3, 4]))
         assert [(n, found) for n, (found, _) in results] == [(n, n**2) for n in (1, 2, 3, 4)]
         assert os.getpid() not in {pid for _, (_, pid) in results}
@@ -119,7 +123,7 @@ def test_what_a_dead_member_was_doing_is_done_again(
 def test_an_error_of_a_call_reaches_its_caller_as_it_is(
     tmp_path: Path, sweep: Sweep, session: None
 ) -> None:
-    with crew_of(partial(Worker, tmp_path), sweep, 1, "auto", 1) as crew:
+    with crew_of(partial(Worker, tmp_path), sweep, 1, "auto", one) as crew:
         with pytest.raises(InputError) as caught:
             crew.call("refuse", "no such model")
         assert str(caught.value) == "no such model"
@@ -130,7 +134,7 @@ def test_a_cluster_without_room_is_said(tmp_path: Path, sweep: Sweep, session: N
     workers = sweep.workers.model_copy(update={"cpus": 1000.0, "wait_s": 0.5})
     big = sweep.model_copy(update={"workers": workers})
     with (
-        crew_of(partial(Worker, tmp_path), big, 3, "auto", 1) as crew,
+        crew_of(partial(Worker, tmp_path), big, 3, "auto", one) as crew,
         pytest.raises(PoolError, match="no node has 1000 CPUs and 0 GPUs free for the programs"),
     ):
         crew.call("square", 2)
@@ -140,21 +144,21 @@ def test_all_ranks_of_a_worker_are_on_one_node(
     tmp_path: Path, write_sweep: Callable[..., Path], session: None
 ) -> None:
     ranks = load_sweep(write_sweep(workers={"cpus": 0.5, "shards": {"world_size": 2}}))
-    with crew_of(partial(Worker, tmp_path), ranks, 9, "auto", 1) as crew:
+    with crew_of(partial(Worker, tmp_path), ranks, 9, "auto", one) as crew:
         assert isinstance(crew, ClusterCrew)
         # Of one CPU each, as many as fit.
         assert len(crew._members) == crew._at_once == cpus()
         assert crew.call("square", 2)[0] == 4
         assert {one.bundle_count for one in crew._members.values()} == {1}
     # Or a member is the first of them, with room for the others beside it.
-    with crew_of(partial(Worker, tmp_path), ranks, 1, "auto", 1, as_ranks=True) as crew:
+    with crew_of(partial(Worker, tmp_path), ranks, 1, "auto", one, as_ranks=True) as crew:
         assert isinstance(crew, ClusterCrew)
         assert crew.call("square", 2)[0] == 4
         assert {one.bundle_count for one in crew._members.values()} == {2}
 
 
 def test_a_call_that_is_interrupted_ends(tmp_path: Path, sweep: Sweep, session: None) -> None:
-    with crew_of(partial(Worker, tmp_path), sweep, 1, "auto", 1) as crew:
+    with crew_of(partial(Worker, tmp_path), sweep, 1, "auto", one) as crew:
         assert crew.call("square", 2)[0] == 4
         taken = crew._next_idle()
         timer = threading.Timer(0.5, crew.interrupt)
@@ -247,11 +251,11 @@ def test_as_many_programs_run_at_once_as_cores_and_memory_hold(
     # A node of 64 cores of which a job has 4 cores, and 16 GB.
     monkeypatch.setattr(crew, "cpus", lambda: 4)
     monkeypatch.setattr(crew, "free_memory", lambda: 16 * 10**9)
-    assert crew.at_once(sweep, memory) == 3
-    assert crew.at_once(sweep, crew.memory_of(sweep, {})) == 4
-    assert crew.at_once(sweep, 10**12) == 1
+    assert crew.at_once(sweep, lambda: memory) == 3
+    assert crew.at_once(sweep, lambda: crew.memory_of(sweep, {})) == 4
+    assert crew.at_once(sweep, lambda: 10**12) == 1
     two = sweep.model_copy(update={"workers": sweep.workers.model_copy(update={"threads": 2})})
-    assert crew.at_once(two, memory) == 2
+    assert crew.at_once(two, lambda: memory) == 2
 
 
 def test_members_on_a_cluster_need_memory_too(sweep: Sweep, session: None) -> None:

@@ -1,8 +1,11 @@
 """A sealed split serves one choice of programs; another is refused, or marked as repeated."""
 
+import json
 from pathlib import Path
 
 from kilobit.cluster.runs.fronts import RunFront
+from kilobit.cluster.sweep.recorded import data_parts
+from kilobit.evaluators.tasks.registry import load_task
 from tests.support.cli.sealed import (
     Make,
     Say,
@@ -49,6 +52,25 @@ def test_another_choice_is_refused_and_marked_where_it_is_forced(
     say("certify", run.path)
     assert len(ran) == 10
     assert certificates(run)["raw-18-100"]["repeated"]
+
+
+def test_a_sealed_split_that_is_not_that_of_the_search_is_not_opened(
+    make: Make, say: Say, sealed_file: Path, ran: list[str]
+) -> None:
+    run = make()
+    say("verify", run.path)
+    data = data_parts(load_task(run.sweep.task, run.sweep_folder), run.sweep)
+    load = {"worker": "raw-0", "model": "raw", "data": json.dumps(data)}
+    write_rows(writable(run), "workers", "raw-0", [load])
+    sealed = sealed_file.read_text()
+    sealed_file.write_text(sealed.replace("exactly 2001", "exactly 2002"))
+    assert "the sealed split changed since the run began" in say("certify", run.path, status=2)
+    assert rows_of(run.ledger, "openings") == ran == []
+    sealed_file.write_text(sealed)
+    say("certify", run.path)
+    for row in rows_of(run.ledger, "certificates"):
+        model = row["candidate"].partition("-")[0]
+        assert (row["machine"], row["data"]) == (f"machine of {model}", "the data")
 
 
 def test_fewer_of_the_same_programs_are_no_other_choice(

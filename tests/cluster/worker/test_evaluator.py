@@ -12,15 +12,15 @@ import torch
 
 from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker import evaluator as evaluator_module
 from kilobit.cluster.worker.crash_log import CrashLog
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.run_rung import RungRunner
 from kilobit.evaluators.ledger.compaction import begin
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.model.machine import machine_digest
+from kilobit.evaluators.model import generate
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.search.base_model import digest_of
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import decode
 from kilobit.search.records import WorkerRecord
@@ -126,15 +126,15 @@ def test_a_run_goes_on_only_where_outputs_would_be_the_same(
 
     one = start(1).run_rung(candidate().canonical(), FIRST).record
     (worker,) = Ledger(run / "ledger").records(WorkerRecord)
-    assert one.machine == worker.machine == machine_digest(json.loads(worker.parts or ""))
-    assert one.data == machine_digest(json.loads(worker.data or ""))
+    assert one.machine == worker.machine == digest_of(json.loads(worker.parts or ""))
+    assert one.data == digest_of(json.loads(worker.data or ""))
     with pytest.raises(ValueError, match=r"llama: its train_split_in_machine changed since"):
         start(2, train_split_in_machine=True)
     with pytest.raises(ValueError, match=r"task: the scoring rule changed since"):
         start(3, task=sweep.task.model_copy(update={"stop": ("?",)}))
-    honest = evaluator_module.version
+    honest = generate.version
     monkeypatch.setattr(
-        evaluator_module, "version", lambda name: "0.1" if name == "torch" else honest(name)
+        generate, "version", lambda name: "0.1" if name == "torch" else honest(name)
     )
     with pytest.raises(ValueError, match=r"base model llama: its torch changed since"):
         start(4)

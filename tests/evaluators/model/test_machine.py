@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.machine import machine_digest
-from kilobit.search.base_model import BaseModelConfig, differing_parts
+from kilobit.search.base_model import BaseModelConfig, differing_parts, digest_of
 
 TEMPLATE = "{% for m in messages %}Q: {{ m.content }}\nA:{% endfor %}"
 
@@ -169,4 +168,4 @@ def test_all_differing_parts_are_named() -> None:
         "weights, tokenizer and config"
     )
     assert differing_parts(old, {}) == "weights, tokenizer and config"
-    assert len({machine_digest(old), machine_digest(old | {"config": "d"})}) == 2
+    assert len({digest_of(old), digest_of(old | {"config": "d"})}) == 2

@@ -231,6 +231,31 @@ print(json.dumps(str(limits)))
     assert os.environ.get("HF_HUB_OFFLINE") != "never"
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such priority")
+def test_an_idle_program_yields_to_every_other_process() -> None:
+    script = """
+import json, os, pathlib
+group = pathlib.Path("/proc/self/autogroup")
+nice = group.read_text().split()[-1] if group.exists() else None
+print(json.dumps(str([os.sched_getscheduler(0), nice])))
+"""
+    own = Path("/proc/self/autogroup")
+    nice = own.read_text().split()[-1] if own.exists() else None
+    assert run(script) == [str([os.sched_getscheduler(0), nice])]
+    assert run(script, idle=True) == [str([os.SCHED_IDLE, nice and "19"])]
+
+
+def test_a_sandbox_imports_beforehand_what_programs_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_MODULES", ("wave",))
+    monkeypatch.setattr(sandbox, "_MODULES_OF_ADAPTERS", ("no_such_module", "chunk"))
+    monkeypatch.setattr(sandbox, "_modules", lambda *_: [])
+    script = b"import json, os, sys; print(json.dumps(str(('wave' in sys.modules, os.nice(0)))))"
+    for fresh, found in ((False, f"(True, {os.nice(0)})"), (True, f"(False, {os.nice(0)})")):
+        with Sandbox(1, fresh=fresh) as own:
+            own.warm()
+            assert own.run(script, b"", Path("model"), ["a"], Limits(seconds=60)) == [found]
+
+
 LEFT_BEHIND = """
 import os, time
 if os.fork() == 0:

@@ -64,6 +64,7 @@ def add(
         "score": right / 20 if score is None else score, "lower": 0.0, "upper": 1.0,
         "program_bits": 10_000 + 8 * size, "payload_bits": 8 * size, "program": program.digest,
         "base_digest": f"weights of {model}", "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "machine": f"machine of {model}", "data": "the data",
     }  # fmt: skip
     write_rows(ledger, "rungs", part, [row])
     decision = {"candidate": candidate, "rung": 0, "decision": "finish", "order": position}
