@@ -4,7 +4,6 @@ Of a model on two ranks, the programs are searched, proven and measured, and are
 """
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.search.settings import InputError
+from tests.support.hosts.dying import Worker
 from tests.support.rows import rows_of
 from tests.support.runs import proven_points
 
@@ -54,34 +54,6 @@ BATTERY = {
 
 def one() -> int:
     return 1
-
-
-class Worker:
-    """Object of a member, in a process that may die."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def square(self, number: int, deaths: int = 0) -> tuple[int, int]:
-        for death in range(deaths):
-            died = self._folder / f"{number}-{death}"
-            if not died.exists():
-                died.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return number**2, os.getpid()
-
-    def lose_a_rank(self) -> str:
-        lost = self._folder / "lost"
-        if not lost.exists():
-            lost.touch()
-            raise PoolError("rank 1 of the shard group died")
-        return "whole"
-
-    def refuse(self, text: str) -> None:
-        raise InputError(text)
-
-    def close(self) -> None:
-        (self._folder / "closed").touch()
 
 
 @pytest.fixture(scope="module")
