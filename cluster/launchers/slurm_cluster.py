@@ -180,7 +180,9 @@ def _partitions() -> tuple[dict[str, list[Nodes]], dict[str, int | None], str | 
         gpus, kinds = _gpus(gres)
         nodes[name].append(
             Nodes(
-                *(_amount(text) for text in (number, cpus, memory)),
+                _amount(number),
+                _amount(cpus),
+                _amount(memory),
                 gpus,
                 ", ".join(kinds),
                 frozenset(features.split(",")),
