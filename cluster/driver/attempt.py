@@ -202,6 +202,7 @@ def _search(
             stop_request,
             pool.here,
             pool.tell,
+            pool.release,
         )
         scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
         with finishing(trackers):

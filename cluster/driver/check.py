@@ -13,8 +13,9 @@ from typing import Any
 
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_writable
+from kilobit.cluster.sweep.placement import Node, Placements, cpus_here, needs_of, plan
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
-from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.sweep.workers import SearchedModel, ShardsConfig
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import AdapterSpec
@@ -80,7 +81,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: b
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
     if local and fits:
-        check_fits(sweep)
+        plan_here(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
@@ -99,9 +100,10 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     """
     from kilobit.cluster.shards.plan import plan_ranks
 
-    shards, found = sweep.workers.shards, []
+    found, settings = [], sweep.workers_by_model
     for config in sweep.base_models:
         if config.label in known:
+            shards = settings[config.label].shards
             memory = _rank_memory(shards, config)
             found += [f"{config.label}: {note}" for note in _notes(config, folder)]
             try:
@@ -161,18 +163,21 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def check_fits(sweep: Sweep) -> None:
-    """Check that the workers fit on this machine.
+def plan_here(sweep: Sweep) -> Placements:
+    """Return the plan of the workers on this machine.
 
     Raises:
-        InputError: if they do not.
+        InputError: if the fewest workers of a model do not fit on it.
     """
-    gpus = 0
-    if sweep.workers.gpus:
+    settings, gpus = sweep.workers_by_model, 0
+    if any(own.ranks(0).gpus_per_rank for own in settings.values()):
         import torch
 
         gpus = torch.cuda.device_count()
-    sweep.workers.cpus_here(len(sweep.base_models), os.cpu_count() or 1, gpus)
+    cpus = os.cpu_count() or 1
+    kinds = {f"accelerator_type:{own.accelerator_type}": 1.0 for own in settings.values()}
+    here = Node("this machine", {"CPU": cpus, "GPU": gpus, **kinds})
+    return plan([here], needs_of(settings, cpus_here(settings, cpus, gpus)))
 
 
 def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
@@ -245,7 +250,7 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
 
 
 def _check_model(
-    config: BaseModelConfig, folder: Path, field: str, sweep: Sweep, *, local: bool
+    config: SearchedModel, folder: Path, field: str, sweep: Sweep, *, local: bool
 ) -> Shapes | None:
     """Check one base model and return its shapes, None if it is not on this machine."""
     import torch
@@ -280,7 +285,8 @@ def _check_model(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     run = runs(model)
-    packs = outline(model) if sweep.workers.shards.are_split else None
+    shards = sweep.workers.over(config.workers).shards
+    packs = outline(model) if shards.are_split else None
     for name, family in sweep.families.named().items():
         if family.candidates:
             check_family(name, family, model, where, run=run)

@@ -16,8 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from kilobit.cluster.messages import PoolError, last_line
+from kilobit.cluster.sweep.placement import largest, needs_of
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.proof.sandbox import interrupt_running
 from kilobit.search.settings import InputError
@@ -102,21 +102,19 @@ class ClusterCrew(Crew):
     """
 
     def __init__(self, make: Callable[[], Closable], sweep: Sweep, most: int) -> None:
+        from kilobit.cluster.fleet.pool import nodes_there
+
         self._make, self._wait_s = make, sweep.workers.wait_s
-        ranks = sweep.workers.ranks(sweep.workers.wanted_cpus)
-        self._needs = ranks.model_copy(
-            update={
-                "world_size": 1,
-                "cpus_per_rank": ranks.world_size * (ranks.cpus_per_rank or 0),
-                "gpus_per_rank": ranks.world_size * (ranks.gpus_per_rank or 0),
-            }
-        )
+        settings = sweep.workers_by_model
+        needs = needs_of(settings, {model: own.wanted_cpus for model, own in settings.items()})
+        self._needs = largest(needs)
+        self._cpus, self._gpus = (self._needs.each.get(name, 0) for name in ("CPU", "GPU"))
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._members: dict[Any, Any] = {}
         self._lock, self._stopped = threading.Lock(), False
         # A cluster that grows may have no room yet, but had some for the workers.
-        least = sweep.workers.per_model * len(sweep.base_models)
-        self._at_once = max(1, min(most, max(least, _room(self._needs))))
+        room = sum(self._needs.room_on(node, node.resources) for node in nodes_there())
+        self._at_once = max(1, min(most, max(len(needs), room)))
         for _ in range(self._at_once):
             self._hire()
 
@@ -173,8 +171,8 @@ class ClusterCrew(Crew):
             placement = request_placement(self._needs)
             actor_class: Any = ray.remote(_Member)
             member = actor_class.options(
-                num_cpus=self._needs.cpus_per_rank,
-                num_gpus=self._needs.gpus_per_rank,
+                num_cpus=self._cpus,
+                num_gpus=self._gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=placement, placement_group_bundle_index=0
                 ),
@@ -209,24 +207,10 @@ class ClusterCrew(Crew):
             elif time.monotonic() - began > self._wait_s:
                 raise PoolError(
                     f"not enough free resources after {self._wait_s:g} s: no node has "
-                    f"{self._needs.cpus_per_rank:g} CPUs and {self._needs.gpus_per_rank:g} GPUs "
-                    "free for the programs; add nodes, ask for less in `workers`, or wait longer "
-                    "(workers.wait_s)"
+                    f"{self._cpus:g} CPUs and {self._gpus:g} GPUs free for the programs; add "
+                    "nodes, ask for less in `workers`, or wait longer (workers.wait_s)"
                 )
         raise KeyboardInterrupt
-
-
-def _room(needs: ShardsConfig) -> int:
-    """Return how many members fit on the nodes that are there."""
-    import ray
-
-    amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank}
-    asked = {name: amount for name, amount in amounts.items() if amount}
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(
-        min((int(node.get(name, 0) / amount) for name, amount in asked.items()), default=1)
-        for node in there
-    )
 
 
 def at_once(sweep: Sweep) -> int:
