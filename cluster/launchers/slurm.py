@@ -143,12 +143,17 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     Raises:
         InputError: if they have no room for the workers that the run waits for.
     """
-    workers, size = sweep.workers, sweep.workers.shards.world_size
-    most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
-    ranks = workers.ranks(workers.wanted_cpus)
-    # The trials of a worker reserve a small share of a CPU each.
-    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
-    needs = (ranks.gpus_per_rank or 0.0, cpus)
+    models = sweep.workers_by_model.values()
+    most = sum(own.per_model * own.shards.world_size for own in models)
+    # Models that do not fit at once take turns.
+    least = max(own.least * own.shards.world_size for own in models)
+    ranks = [(own, own.ranks(own.wanted_cpus)) for own in models]
+    # The trials of a worker reserve a small share of a CPU each. Nodes have room for any rank.
+    cpus = max(
+        (each.cpus_per_rank or 0.0) + own.slots * TRIAL_CPUS / each.world_size
+        for own, each in ranks
+    )
+    needs = (max(each.gpus_per_rank or 0.0 for _, each in ranks), cpus)
     own = (config.gpus_per_node, config.cpus_per_node)
     nodes = config.fewest_nodes
     if nodes is None:

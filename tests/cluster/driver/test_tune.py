@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import Notice, RungReply, Worker
+from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
@@ -183,3 +183,55 @@ def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
     assert searcher.suggest("c") is None
     assert [notice.number for notice in told] == list(range(1, len(told) + 1))
     assert len(told) == 5
+
+
+def test_a_worker_with_nothing_left_to_do_leaves_its_place_to_the_next_model(
+    run: RunFolder,
+) -> None:
+    other = Candidate(task="none", model="other")
+    models = [run.sweep.base_models[0].model_copy(update={"name": n}) for n in ("llama", "other")]
+    run = replace(run, sweep=run.sweep.model_copy(update={"base_models": tuple(models)}))
+    recorder, stop_request = recorder_of(run, (ONE, other)), StopRequest(None)
+    workers = [Worker("w0", "llama"), Worker("v0", "other")]
+    here, released = {workers[0]}, []
+
+    def release(worker: Worker) -> bool:
+        # Nothing waits for the place of the second model.
+        here.discard(worker)
+        released.append(worker.name)
+        return worker.name == "w0"
+
+    searcher = RecordedSearcher(
+        recorder,
+        [(ONE, 0), (other, 0)],
+        workers,
+        run.sweep.rungs.ladder(),
+        run,
+        stop_request,
+        lambda: here,
+        release=release,
+    )
+    assert searcher.suggest("a")["worker"] == "w0"
+    assert searcher.suggest("b") is None
+    assert released == []
+    searcher.on_trial_complete("a", {"rung": 1})
+    # The search is not over: the other model waits for its worker.
+    assert searcher.suggest("b") is None
+    assert released == ["w0"]
+    here.add(Worker("v0", "other", "ab"))
+    found = searcher.suggest("c")
+    assert (found["worker"], found["placement"]) == ("v0", "ab")
+    searcher.on_trial_complete("c", {"rung": 1})
+    assert searcher.suggest("d") == RecordedSearcher.FINISHED
+    assert not stop_request.requested
+
+
+def test_a_search_in_which_no_model_finds_a_place_stops(run: RunFolder) -> None:
+    def nowhere() -> set[Worker]:
+        raise PoolError("not enough free resources after 1 s: of b")
+
+    stop_request, workers = StopRequest(None), [Worker("w0", ONE.model)]
+    ladder, recorder = run.sweep.rungs.ladder(), recorder_of(run)
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, ladder, run, stop_request, nowhere)
+    assert searcher.suggest("a") == RecordedSearcher.FINISHED
+    assert stop_request.reason == "not enough free resources after 1 s: of b"
