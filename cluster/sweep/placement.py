@@ -45,6 +45,7 @@ class Need:
         spans: whether its ranks may be spread over nodes freely.
         labels: labels that its nodes have to have.
         least: whether it is one of the fewest workers with which its model begins.
+        trials: CPUs that the trials of its candidates reserve, best on its first node.
     """
 
     worker: str
@@ -54,6 +55,7 @@ class Need:
     spans: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     least: bool = True
+    trials: float = 0.0
 
     def parts(self, nodes: Sequence[Node]) -> tuple[int, ...]:
         """Return the ranks on each of the nodes that the worker needs, as few as there can be.
@@ -76,7 +78,11 @@ class Need:
         """Return the number of its ranks, or of workers of one rank, that a node has room for."""
         if any(node.labels.get(name) != value for name, value in self.labels.items()):
             return 0
-        rooms = (free.get(name, 0.0) / amount for name, amount in self.each.items())
+        taken = {"CPU": self.trials}
+        rooms = (
+            (free.get(name, 0.0) - taken.get(name, 0.0)) / amount
+            for name, amount in self.each.items()
+        )
         return math.floor(min(rooms) + _ROUNDING)
 
     def __str__(self) -> str:
@@ -152,6 +158,7 @@ def needs_of(workers: Mapping[str, Workers], cpus: Amounts) -> list[Need]:
                 spans,
                 own.node_labels,
                 least,
+                own.slots * TRIAL_CPUS,
             )
             found.append(((not least, 0 if least else number, size, at, number), need))
     return [need for _, need in sorted(found, key=lambda pair: pair[0])]
@@ -230,6 +237,7 @@ def _place(
 
 
 def _take(free: Mapping[str, dict[str, float]], need: Need, on: Sequence[str]) -> None:
+    free[on[0]]["CPU"] = free[on[0]].get("CPU", 0.0) - need.trials
     for node in on:
         for name, amount in need.each.items():
             free[node][name] = free[node].get(name, 0.0) - amount

@@ -5,6 +5,7 @@ pytest -m slow tests/cluster/driver/test_attempt_turns.py
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +64,4 @@ def test_models_in_turns_are_searched_as_if_all_were_there(
     rungs = rows_of(Ledger(tmp_path / "turns" / "ledger"), "rungs")
     times = {m: [r["finished_at"] for r in rungs if r["worker"].startswith(f"{m}-")] for m in "abc"}
     spans = sorted((min(of), max(of)) for of in times.values())
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))

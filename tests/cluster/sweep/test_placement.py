@@ -34,6 +34,7 @@ def check(nodes: Sequence[Node], found: Placements, held: Sequence[str] = ()) ->
         if on is None:
             continue
         assert len(on) == need.ranks
+        used[on[0], "CPU"] += need.trials  # type: ignore[assignment]
         for node in on:
             assert need.labels.items() <= by_name[node].labels.items()
             for name, amount in need.each.items():
@@ -132,6 +133,13 @@ def test_models_that_do_not_fit_at_once_wait_for_their_turn() -> None:
         assert held.items() <= found.placed.items()
         assert len(found.placed) == min(4, 17 - len(done))
     assert done == [f"step{n}-0" for n in range(17)]
+
+
+def test_trials_find_room_beside_the_workers() -> None:
+    workers = needs({"cpus": 1, "pack": 2}, a={}, b={})
+    # Two workers would take both CPUs, and no trial could begin.
+    assert [need.worker for need in plan([Node("n", {"CPU": 2.0})], workers).waits] == ["b-0"]
+    assert plan([Node("n", {"CPU": 2.04})], workers).waits == ()
 
 
 def test_a_node_that_leaves_takes_only_its_own_workers_along() -> None:
