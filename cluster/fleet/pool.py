@@ -112,6 +112,8 @@ class Pool:
         self._asked: dict[Any, str] = {}
         self._told: dict[str, Any] = {}
         self._ready: set[str] = set()
+        # Ray finds another place for those that had one; calls to them are open.
+        self._were_ready: set[str] = set()
         self._failed: dict[str, str] = {}
         self._looked_at = -_LOOK_EVERY_S
         # Nodes and strategy of each request, the nodes of those that are placed, and those that
@@ -146,13 +148,17 @@ class Pool:
         self._planned_for = state
         needs = [need for need in self._needs if need.worker not in self._left]
         self._found = plan(nodes, needs, self._held)
+        lacking = any(need.least and need.worker not in self._held for need in needs)
         for need in needs:
-            if need.worker in self._held or need.worker in self._ready:
+            name = need.worker
+            if name in self._held or name in self._were_ready:
                 continue
-            on = self._found.placed.get(need.worker)
-            if on is None and (self._local or not need.least):
-                continue
-            self._hire(need, need.parts(nodes), on[0] if on else "")
+            on = self._found.placed.get(name)
+            if lacking and not need.least:
+                # A place that becomes free is for one of the fewest.
+                self._dismiss(name)
+            elif on is not None or not self._local:
+                self._hire(need, need.parts(nodes), on[0] if on else "")
 
     def _hire(self, need: Need, parts: tuple[int, ...], node: str) -> None:
         """Request a place for a worker and start it there; an equal request stands."""
@@ -160,15 +166,13 @@ class Pool:
         if self._requests.get(name) == (parts, node):
             return
         self._dismiss(name)
-        self._requests[name] = (parts, node)
         own = self._settings[need.model]
         ranks = own.ranks(self._cpus[need.model])
         placement = request_placement(need, parts, node)
         # Ray's types lack this option.
         remote: Any = ray.remote
         actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
-        self._placements[name] = placement
-        self._handles[name] = actor_class.options(
+        actor = actor_class.options(
             name=name,
             num_cpus=ranks.cpus_per_rank,
             num_gpus=ranks.gpus_per_rank,
@@ -180,15 +184,22 @@ class Pool:
             # (`kilobit.cluster.worker.crash_log`) it decides itself which of them to give up.
             max_task_retries=-1,
             max_concurrency=own.slots + _OTHER_CALLS,
-        ).remote(
-            replace(
-                self._setup,
-                model=need.model,
-                worker=name,
-                cpus=self._cpus[need.model],
-                placement=placement,
-            )
         )
+        setup = replace(
+            self._setup,
+            model=need.model,
+            worker=name,
+            cpus=self._cpus[need.model],
+            placement=placement,
+        )
+        try:
+            self._handles[name] = actor.remote(setup)
+        except ValueError:
+            # The actor that was to have another place has not given its name back yet.
+            remove_placement_group(placement)
+            self._planned_for = None
+            return
+        self._requests[name], self._placements[name] = (parts, node), placement
         self._ask(name)
 
     def _dismiss(self, name: str) -> None:
@@ -224,12 +235,14 @@ class Pool:
         """Return the workers that are placed and have their model; polls at most every second.
 
         Raises:
-            PoolError: if no model that is left had room for a worker for `workers.wait_s`.
+            PoolError: if no worker of a model could load it, or no model that is left had room for
+                a worker for `workers.wait_s`.
         """
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
             self._look()
+            self._check_loaded(1)
             if self._left and not self._held and not self._ready:
                 self._lonely_since = now if self._lonely_since is None else self._lonely_since
                 if now - self._lonely_since > self._sweep.workers.wait_s:
@@ -262,9 +275,7 @@ class Pool:
         told, placed_at = None, clock()
         while True:
             here = self.here()
-            for name, why in self._failed.items():
-                model = next(w.model for w in self.workers if w.name == name)
-                raise PoolError(f"worker {name} could not load {model}: {why}")
+            self._check_loaded(len(self.workers))
             state = (len(here), self._waits_for())
             if state != told:
                 on_change(*state)
@@ -328,6 +339,7 @@ class Pool:
             try:
                 ray.get(ref)
                 self._ready.add(name)
+                self._were_ready.add(name)
             except ray.exceptions.RayError as error:
                 self._failed[name] = last_line(getattr(error, "cause", None) or error)
         self._here = frozenset(
@@ -335,6 +347,13 @@ class Pool:
             for worker in self.workers
             if worker.name in self._ready
         )
+
+    def _check_loaded(self, enough: int) -> None:
+        """Check the workers that failed to load their model, if fewer others have loaded it."""
+        for name, why in self._failed.items():
+            model = next(worker.model for worker in self.workers if worker.name == name)
+            if sum(worker.model == model for worker in self._here) < enough:
+                raise PoolError(f"worker {name} could not load {model}: {why}")
 
     def _has_least(self, model: str, names: Iterable[str]) -> bool:
         there = set(names)

@@ -128,7 +128,7 @@ class Checkpoint:
             weight = file.get_slice(key)
             row = math.prod(weight.get_shape()[1:])
             first = start // row
-            rows = weight[first : -(-end // row)]
+            rows: Tensor = weight[first : -(-end // row)]
             self.bytes_read += rows.nbytes
             return rows.reshape(-1)[start - first * row : end - first * row].to(self._dtype)
 
@@ -212,12 +212,12 @@ class _Bare(TorchFunctionMode):
             if weight is not None and not weight.is_meta:
                 setattr(module, name, made.take(weight))
 
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-        super().__enter__()
+        nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         nn.Module.register_parameter = self._register  # type: ignore[method-assign]
 
     def take(self, weight: nn.Parameter) -> nn.Parameter:

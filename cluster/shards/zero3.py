@@ -152,7 +152,7 @@ def partition(
     import deepspeed
 
     init = deepspeed.zero.Init(config_dict_or_path=_settings(offload))
-    made: dict[int, torch.nn.Parameter] = {}
+    made: dict[int, Any] = {}
     for name, weight in model.named_parameters():
         # Memory that is not written to is not taken.
         whole = torch.empty(weight.shape, dtype=weight.dtype, device=init.local_device)

@@ -189,12 +189,12 @@ def plan(
     """
     needs, by_name = tuple(needs), {node.name: node for node in nodes}
     free = {node.name: dict(node.resources) for node in nodes}
-    held = {n: tuple(on) for n, on in (held or {}).items() if set(on) <= by_name.keys()}
+    stay = {n: tuple(on) for n, on in (held or {}).items() if set(on) <= by_name.keys()}
     placed: dict[str, tuple[str, ...]] = {}
     for need in needs:
-        if need.worker in held:
-            placed[need.worker] = held[need.worker]
-            _take(free, need, held[need.worker])
+        if need.worker in stay:
+            placed[need.worker] = stay[need.worker]
+            _take(free, need, stay[need.worker])
     for model in dict.fromkeys(need.model for need in needs if need.least):
         left = {name: dict(amounts) for name, amounts in free.items()}
         found: dict[str, tuple[str, ...]] = {}
@@ -273,9 +273,10 @@ def cpus_here(workers: Mapping[str, Workers], cpus: float, gpus: float) -> dict[
     room = cpus - sum(own.per_model * own.slots * TRIAL_CPUS for own in workers.values())
     fixed, shared = 0.0, 0
     for own in workers.values():
-        each = own.shards.cpus_per_rank if own.cpus is None else own.cpus
-        fixed += own.per_model * own.shards.world_size * (each or 0.0)
-        shared += own.per_model * own.shards.world_size * (each is None)
+        number = own.per_model * own.shards.world_size
+        set_cpus = own.cpus if own.shards.cpus_per_rank is None else own.shards.cpus_per_rank
+        fixed += number * (set_cpus or 0.0)
+        shared += number * (set_cpus is None)
     # Workers take turns on the cores where there are more workers than cores, and models where
     # those with a number of their own leave none.
     share = int(1000 * (room - fixed if fixed < room else room) / max(shared, 1)) / 1000

@@ -4,7 +4,7 @@ pytest -m slow tests/cluster/driver/test_attempt_turns.py
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kilobit import launch
+from kilobit.cluster.fleet.session import ray_session
 from kilobit.evaluators.ledger.ledger import Ledger
 from tests.support.driver.ledgers import DIFFER, TABLES
 from tests.support.rows import rows_of
@@ -32,18 +33,22 @@ def content(out: Path, model_of: dict[str, str]) -> dict[str, list[str]]:
     return {key: sorted(rows) for key, rows in found.items()}
 
 
-@pytest.mark.parametrize("proposer", ["random", "evolution"])
+@pytest.fixture
+def session() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
 def test_models_in_turns_are_searched_as_if_all_were_there(
-    proposer: str,
     write_sweep: Callable[..., Path],
     model_folders: dict[str, Path],
     tmp_path: Path,
+    session: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     models = [{"regime": name, "path": str(model_folders["llama"])} for name in ("a", "b", "c")]
     path = write_sweep(
         base_models=models,
-        proposer={"kind": proposer},
         budget={"candidates": 14},
         families={"prompt": {"candidates": 6, "demonstrations": [0, 1, 2]}},
     )
