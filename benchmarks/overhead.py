@@ -115,7 +115,7 @@ def time_trials(num_trials: int, slots: int) -> TrialCosts:
         search = Search(Numbered(), Full(num_rungs=1, eta=2), "payload_bits", num_trials)
         plan = Plan(load_task(sweep.task, QUICKSTART.parent), (), {}, num_trials, ())
         recorder = Recorder(run, plan, search, Replayed(), listener)
-        searcher = RecordedSearcher(recorder, [], workers, slots, stop_request)
+        searcher = RecordedSearcher(recorder, [], workers, {"pretrained": slots}, stop_request)
         before = driver.memory_full_info().uss
         began = time.monotonic()
         scheduler = RecordedScheduler(recorder, stop_request)

@@ -49,7 +49,8 @@ class Driver:
         recorder = Recorder(self.run, plan, search, Replayed(), lambda *_: None)
         stop_request = StopRequest(None)
         workers = [Worker(f"pretrained-{i}", "pretrained") for i in range(num_workers)]
-        self.searcher = RecordedSearcher(recorder, [], workers, sweep.workers.slots, stop_request)
+        slots = {model: own.slots for model, own in sweep.workers_by_model.items()}
+        self.searcher = RecordedSearcher(recorder, [], workers, slots, stop_request)
         self.scheduler = RecordedScheduler(recorder, stop_request)
         self.rungs = sweep.rungs.ladder()
 

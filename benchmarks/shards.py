@@ -23,7 +23,8 @@ from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.shards.load import load_sharded
 from kilobit.cluster.shards.process_group import RankAddress
-from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.sweep.placement import needs_of
+from kilobit.cluster.sweep.workers import ShardsConfig, Workers
 from kilobit.evaluators.model.machine import local_tensors
 from kilobit.search.base_model import BaseModelConfig
 
@@ -121,7 +122,8 @@ class Caller:
         self, base: BaseModelConfig, shards: ShardsConfig, rows: int, new_tokens: int
     ) -> dict[str, Any]:
         """Load, measure and end a group."""
-        with ShardGroup(shards, "cpu", Bench, (base, shards), request_placement(shards)) as group:
+        (need,) = needs_of({"m": Workers(shards=shards)}, {"m": 0.1})
+        with ShardGroup(shards, "cpu", Bench, (base, shards), request_placement(need)) as group:
             found: dict[str, Any] = group.call("measure", rows, new_tokens)
         return found
 

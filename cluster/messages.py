@@ -29,7 +29,7 @@ class Worker:
 
     name: str
     model: str
-    placement: str | None = None
+    placement: str | None = field(default=None, compare=False)
 
 
 class BaseModelChangedError(RuntimeError):

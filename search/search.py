@@ -4,6 +4,7 @@ Records of rungs drive it, both on a cluster and when a run is resumed from its 
 proposer and which scheduler, a sweep file says.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -117,10 +118,15 @@ class Search:
     ) -> None:
         self._proposer, self._scheduler, self._length = proposer, scheduler, length
         self._limit = limit
-        self.num_proposed = 0
+        self.proposed: Counter[str] = Counter()
         # Candidates that have not ended yet, by id.
         self.running: dict[str, Candidate] = {}
         self.first_rung = scheduler.first_rung
+
+    @property
+    def num_proposed(self) -> int:
+        """Return the number of candidates proposed for all models."""
+        return self.proposed.total()
 
     @property
     def is_full(self) -> bool:
@@ -139,7 +145,7 @@ class Search:
         proposal = self._proposer.propose(model)
         if proposal is not None:
             self.running[proposal.candidate.id] = proposal.candidate
-            self.num_proposed += 1
+            self.proposed[model] += 1
         return proposal
 
     def take(self, record: RungRecord, coarser: Sequence[RungRecord] = ()) -> Decision:

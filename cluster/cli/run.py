@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -112,7 +113,7 @@ def run(request: RunRequest) -> int:
         raise InputError("--take-over belongs to --continue: a new run is not locked")
     folder = request.sweep.absolute().parent
     if request.dry_run:
-        return _dry_run(sweep, folder, local=request.address is None)
+        return _dry_run(sweep, folder, request.address)
     from kilobit.cluster.runs.folder import check_free, continue_run, create_run, holds_run
 
     going_on = request.go_on and holds_run(sweep, request.out)
@@ -301,14 +302,14 @@ def _prove(
         front.refresh()
 
 
-def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
-    """Run all checks that need no network, and print the plan."""
+def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
+    """Run all checks that need no network but a cluster's, and print the plan."""
     from kilobit.cluster.console import Terminal
 
-    console = Terminal()
+    console, local = Terminal(), address is None
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status(_CHECKING):
-        from kilobit.cluster.driver.check import check_fits, check_models, check_sweep
+        from kilobit.cluster.driver.check import check_models, check_sweep
         from kilobit.evaluators.tasks.sources import DatasetMissingError
 
         plan: Plan | None
@@ -325,12 +326,12 @@ def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
     for text in dict.fromkeys(unchecked):
         console.print(f"not checked: {text}")
     ends = "The sweep file is valid; nothing was started."
-    if local:
-        try:
-            check_fits(sweep)
-        except InputError as error:
-            console.print(f"does not fit on this machine: {error}")
-            ends = "The sweep file is valid, but this machine can't run it; nothing was started."
+    try:
+        for line in _placements(sweep, address):
+            console.print(line)
+    except InputError as error:
+        console.print(f"does not fit on this machine: {error}")
+        ends = "The sweep file is valid, but this machine can't run it; nothing was started."
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()
@@ -338,6 +339,40 @@ def _dry_run(sweep: "Sweep", folder: Path, *, local: bool) -> int:
     console.print(f"rungs: {ladder}")
     console.print(ends)
     return DONE
+
+
+def _placements(sweep: "Sweep", address: str | None) -> list[str]:
+    """Return the placement of the workers on this machine, or on a cluster, as text.
+
+    Raises:
+        InputError: if the fewest workers of a model do not fit on this machine.
+    """
+    from kilobit.cluster.driver.check import plan_here
+    from kilobit.cluster.fleet.remote_driver import is_outside
+
+    if address is None:
+        return plan_here(sweep).lines()
+    if is_outside(address):
+        return ["not checked: the nodes of a cluster are known only on one of its machines"]
+    from kilobit.cluster.fleet.session import ray_session
+
+    try:
+        with ray_session(address):
+            import ray
+
+            from kilobit.cluster.fleet.pool import nodes_there
+            from kilobit.cluster.sweep.placement import needs_of, plan
+
+            settings = sweep.workers_by_model
+            cpus = {model: own.wanted_cpus for model, own in settings.items()}
+            hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+            nodes = [
+                replace(node, name=f"node {node.name[:6]} ({hosts[node.name]})")
+                for node in nodes_there()
+            ]
+            return plan(nodes, needs_of(settings, cpus)).lines()
+    except ConnectionError as error:
+        return [f"not checked: no cluster answers at {address} ({str(error).splitlines()[0]})"]
 
 
 def _print_plan(console: "Console", plan: "Plan") -> None:

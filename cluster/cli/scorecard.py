@@ -96,7 +96,8 @@ def scorecard(request: ScorecardRequest) -> int:
     points = [point for group in groups for point in group]
     # The bare model is measured first.
     subjects = [(group[0].model, one) for group in groups for one in (None, *group)]
-    spread = request.address is not None and run.sweep.workers.shards.are_split
+    split = any(own.shards.are_split for own in run.sweep.workers_by_model.values())
+    spread = request.address is not None and split
     measurer = partial(SpreadMeasurer, ranks_on(run.sweep)) if spread else Measurer
     make = partial(measurer, run.path, points, battery, battery_folder)
     lines, missing, bare = list[SideEffect](), dict[str, str](), list["Measured"]()

@@ -185,7 +185,7 @@ def _search(
     total = plan.num_candidates
     # The budget may be smaller than the number of candidates proposed before.
     most = None if total is None else max(total, recorder.num_proposed)
-    course = LiveProgress(most, run.sweep.rungs.count, time.monotonic)
+    course = LiveProgress(most, run.sweep.rungs.count, time.monotonic, left_s)
     course.take_earlier(
         run.ledger.records(RungRecord, ["candidate", "rung", "num_examples", "error"]),
         run.ledger.records(DecisionRecord, ["candidate", "rung", "decision"]),
@@ -207,10 +207,11 @@ def _search(
             recorder,
             pending,
             pool.workers,
-            run.sweep.workers.slots,
+            {model: own.slots for model, own in run.sweep.workers_by_model.items()},
             stop_request,
             pool.here,
             pool.tell,
+            pool.release,
         )
         scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
         with finishing(trackers):

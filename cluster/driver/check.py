@@ -13,8 +13,9 @@ from typing import Any
 
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_writable
+from kilobit.cluster.sweep.placement import Node, Placements, cpus_here, needs_of, plan
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
-from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.sweep.workers import SearchedModel, ShardsConfig
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.registry import load_task
@@ -83,7 +84,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: b
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
     if local and fits:
-        check_fits(sweep)
+        plan_here(sweep)
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
@@ -102,9 +103,10 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     """
     from kilobit.cluster.shards.plan import plan_ranks
 
-    shards, found = sweep.workers.shards, []
+    found, settings = [], sweep.workers_by_model
     for config in sweep.base_models:
         if config.label in known:
+            shards = settings[config.label].shards
             memory = _rank_memory(shards, config)
             found += [f"{config.label}: {note}" for note in _notes(config, folder)]
             try:
@@ -164,18 +166,20 @@ def _rank_memory(shards: ShardsConfig, config: BaseModelConfig) -> int | None:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def check_fits(sweep: Sweep) -> None:
-    """Check that the workers fit on this machine.
+def plan_here(sweep: Sweep) -> Placements:
+    """Return the plan of the workers on this machine.
 
     Raises:
-        InputError: if they do not.
+        InputError: if the fewest workers of a model do not fit on it.
     """
-    gpus = 0
-    if sweep.workers.gpus:
+    settings, gpus = sweep.workers_by_model, 0
+    if any(own.ranks(0).gpus_per_rank for own in settings.values()):
         import torch
 
         gpus = torch.cuda.device_count()
-    sweep.workers.cpus_here(len(sweep.base_models), cpus(), gpus)
+    kinds = {f"accelerator_type:{own.accelerator_type}": 1.0 for own in settings.values()}
+    here = Node("this machine", {"CPU": cpus(), "GPU": gpus, **kinds})
+    return plan([here], needs_of(settings, cpus_here(settings, cpus(), gpus)))
 
 
 def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
@@ -250,7 +254,7 @@ def _check_limits(sweep: Sweep, task: Task) -> None:
 
 
 def _check_model(
-    config: BaseModelConfig,
+    config: SearchedModel,
     folder: Path,
     field: str,
     sweep: Sweep,
@@ -297,19 +301,20 @@ def _check_model(
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     _check_thinking(config, tokenizer, field, sweep.families)
     told = {k: v for k, v in model_config.to_dict().items() if k not in _NO_SHAPE}
-    same = json.dumps(told, sort_keys=True, default=str)
+    split = sweep.workers.over(config.workers).shards.are_split
+    same = json.dumps([split, told], sort_keys=True, default=str)
     if same not in checked:
-        checked[same] = _check_modules(sweep, model, where)
+        checked[same] = _check_modules(sweep, model, where, split=split)
     return checked[same]
 
 
-def _check_modules(sweep: Sweep, model: Any, where: str) -> Shapes:
+def _check_modules(sweep: Sweep, model: Any, where: str, *, split: bool) -> Shapes:
     """Check that a model on the meta device can have all adapters, and return its shapes."""
     from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
     from kilobit.evaluators.model.packing.probe import outline
 
     run = runs(model)
-    packs = outline(model) if sweep.workers.shards.are_split else None
+    packs = outline(model) if split else None
     for name, family in sweep.families.named().items():
         if family.candidates:
             check_family(name, family, model, where, run=run)

@@ -24,11 +24,17 @@ class LiveProgress:
         num_candidates: number of candidates over all attempts; None if unknown.
         num_rungs: number of rungs.
         clock: returns the time in seconds.
+        budget_s: what is left of the time budget as the search begins, None without one.
     """
 
     def __init__(
-        self, num_candidates: int | None, num_rungs: int, clock: Callable[[], float]
+        self,
+        num_candidates: int | None,
+        num_rungs: int,
+        clock: Callable[[], float],
+        budget_s: float | None = None,
     ) -> None:
+        self._budget_s = budget_s
         self.num_candidates, self.num_rungs = num_candidates, num_rungs
         self._clock, self._began = clock, clock()
         self.ended: set[str] = set()
@@ -81,11 +87,16 @@ class LiveProgress:
         return self._clock() - self._began
 
     def left_s(self) -> float | None:
-        """Return the expected seconds to the end, or None before this attempt ended a candidate."""
-        here = len(self.ended) - self._ended_before
-        if not here or self.num_candidates is None:
-            return None
-        return self.elapsed_s / here * (self.num_candidates - len(self.ended))
+        """Return the expected seconds to the end, None if nothing is known of it.
+
+        Known is the pace once this attempt has ended a candidate, and the end of its time budget.
+        """
+        known, here = [], len(self.ended) - self._ended_before
+        if here and self.num_candidates is not None:
+            known.append(self.elapsed_s / here * (self.num_candidates - len(self.ended)))
+        if self._budget_s is not None:
+            known.append(max(0.0, self._budget_s - self.elapsed_s))
+        return min(known, default=None)
 
     def line(self) -> str:
         """Return the statistics as one line."""

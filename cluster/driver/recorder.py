@@ -4,12 +4,15 @@ The rows of finished rungs go in, candidates and decisions come out. Raises `Sup
 newer attempt at the run has begun, and `OSError` if the ledger can't be written.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from kilobit.cluster.driver.check import Plan
 from kilobit.cluster.driver.replay import Replayed, coarser_records
 from kilobit.cluster.runs.folder import RunFolder
+from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.compaction import fold
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Proposal
@@ -44,6 +47,7 @@ class Recorder:
         self._positions = dict(state.positions)
         self.listener = listener
         self._regimes = {model.label: model.regime for model in run.sweep.base_models}
+        self._shares = _shares(plan, run.sweep)
         self._recorded: dict[tuple[str, int], Decision] = {}
         # Candidates with a decision that is not recorded yet.
         self._decided: dict[tuple[str, int], Candidate] = {}
@@ -75,12 +79,18 @@ class Recorder:
     def propose(self, model: str) -> Candidate | None:
         """Propose and record the next candidate of `model`; None if there is none at present.
 
+        A model has its share of the budget, so that it depends on no worker which models have
+        candidates. One that has no more leaves the rest of its share to the others.
+
         Raises:
             SupersededError: if a newer attempt at the run has begun.
             OSError: if the proposal can't be recorded.
         """
+        if self._search.proposed[model] >= self._shares.get(model, math.inf):
+            return None
         proposal = self._search.propose(model)
         if proposal is None:
+            self._shares.clear()
             return None
         about = self._about(proposal)
         self._ledger.write(CandidateRecord, about.candidate, [about])
@@ -158,3 +168,13 @@ class Recorder:
         part = rung_part(decision.candidate, decision.rung)
         self._ledger.write(DecisionRecord, part, [record])
         self._order += 1
+
+
+def _shares(plan: Plan, sweep: Sweep) -> dict[str, int]:
+    """Return the candidates of each model's share of the budget, none where there is none."""
+    most, models = sweep.budget.candidates, [model.label for model in sweep.base_models]
+    if most is None:
+        return {}
+    if plan.candidates:
+        return dict(Counter(one.model for one in plan.candidates))
+    return {model: len(range(at, most, len(models))) for at, model in enumerate(models)}

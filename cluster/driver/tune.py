@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from ray.tune.search import Searcher, SearchGenerator
 
 from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.trial import Message, RungTrial, Trials
-from kilobit.cluster.messages import Notice, RungReply, Worker, relay
+from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker, relay
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.search.candidate import Candidate
 
@@ -113,10 +113,12 @@ class RecordedSearcher(_NotSaved, Searcher):
         recorder: proposes candidates and records decisions.
         pending: candidates between two rungs, each with its next rung.
         workers: all workers of the run, also those that are not available yet.
-        slots: the slots of a worker: one for each candidate that can share its passes.
+        slots: slots of a worker by base model, one for each candidate that can share its passes.
         stop_request: the stop request.
         here: returns the workers that can take a candidate now; all of them by default.
         tell: sends a notice to a worker.
+        release: ends a worker that has nothing left to do if another model waits for its place,
+            and returns whether it did.
     """
 
     def __init__(
@@ -124,22 +126,24 @@ class RecordedSearcher(_NotSaved, Searcher):
         recorder: Recorder,
         pending: Sequence[tuple[Candidate, int]],
         workers: list[Worker],
-        slots: int,
+        slots: Mapping[str, int],
         stop_request: StopRequest,
         here: Callable[[], Collection[Worker]] | None = None,
         tell: Callable[[str, Notice], None] = lambda *_: None,
+        release: Callable[[Worker], bool] = lambda _: False,
     ) -> None:
         super().__init__()
         self._recorder, self._stop_request, self._send = recorder, stop_request, tell
+        self._release = release
         self._here = here or (lambda: workers)
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
         for candidate, next_rung in pending:
             self._pending[candidate.model].append((candidate, next_rung))
         self._by_name = {worker.name: worker for worker in workers}
-        self._free = deque(workers * slots)
+        self._slots, most = slots, max(slots.values())
+        self._free = deque(w for n in range(most) for w in workers if n < slots[w.model])
         self._busy: dict[str, tuple[Worker, Candidate]] = {}
         self._workers, self._lost = list(workers), set[Worker]()
-        self._slots = slots
         # Each worker's candidates with their next rungs, and its latest notice.
         self._expected: dict[str, dict[str, int]] = {w.name: {} for w in workers}
         self._told: dict[str, Notice] = {}
@@ -152,7 +156,7 @@ class RecordedSearcher(_NotSaved, Searcher):
             if found is None:
                 for worker in set(self._free):
                     self._tell(worker, more=False)
-        except (OSError, SupersededError, ValueError) as error:
+        except (OSError, PoolError, SupersededError, ValueError) as error:
             self._stop_request.request(str(error))
             return Searcher.FINISHED
         over = not self._busy and all(w.model in idle for w in self._workers if w not in self._lost)
@@ -162,13 +166,16 @@ class RecordedSearcher(_NotSaved, Searcher):
 
     def _assign(self, trial_id: str) -> tuple[Message | None, list[str]]:
         """Return the next trial's message, or None and the models without candidates."""
-        here, idle = self._here(), []
-        for worker in dict.fromkeys(self._free):
-            if worker not in here:
+        here, idle = {worker.name: worker for worker in self._here()}, []
+        for free in dict.fromkeys(self._free):
+            worker = here.get(free.name)
+            if worker is None:
                 continue
             found = self._next(worker.model)
             if found is None:
                 idle.append(worker.model)
+                if not self._expected[worker.name] and self._release(worker):
+                    self._forget(worker)
                 continue
             candidate, next_rung = found
             self._free.remove(worker)
@@ -195,7 +202,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         notice = Notice(
             self._told.get(worker.name, Notice()).number,
             expected,
-            more and len(expected) < self._slots,
+            more and len(expected) < self._slots[worker.model],
             self._recorder.incumbents(worker.model, set(expected.values())),
         )
         if notice != self._told.get(worker.name):
@@ -227,11 +234,14 @@ class RecordedSearcher(_NotSaved, Searcher):
         """Stop using a worker; its candidates go to other workers of the same base model."""
         if worker not in self._lost:
             _LOG.error("worker %s is lost: %s", worker.name, why)
-        self._lost.add(worker)
-        self._free = deque(one for one in self._free if one != worker)
+        self._forget(worker)
         self._pending[candidate.model].append((candidate, rung))
         if all(one in self._lost for one in self._workers if one.model == worker.model):
             self._stop_request.request(f"no worker of {worker.model} is left: {why}")
+
+    def _forget(self, worker: Worker) -> None:
+        self._lost.add(worker)
+        self._free = deque(one for one in self._free if one != worker)
 
     def save(self, checkpoint_path: str) -> None:
         """Create an empty file, because Tune renames the file that it asked for."""

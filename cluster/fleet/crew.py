@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from kilobit.cluster.messages import PoolError, last_line
+from kilobit.cluster.sweep.placement import Need, largest, needs_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
@@ -116,20 +118,15 @@ class ClusterCrew(Crew):
         as_ranks: bool = False,
     ) -> None:
         self._make, self._wait_s = make, sweep.workers.wait_s
-        self._needs = ranks = ranks_on(sweep)
-        if not as_ranks:
-            whole = {
-                "world_size": 1,
-                "cpus_per_rank": ranks.world_size * (ranks.cpus_per_rank or 0),
-                "gpus_per_rank": ranks.world_size * (ranks.gpus_per_rank or 0),
-            }
-            self._needs = ranks.model_copy(update=whole)
+        settings = sweep.workers_by_model
+        needs = needs_of(settings, {model: own.wanted_cpus for model, own in settings.items()})
+        self._needs = largest(needs, as_ranks=as_ranks)
+        self._cpus, self._gpus = (self._needs.each.get(name, 0) for name in ("CPU", "GPU"))
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._members: dict[Any, Any] = {}
         self._lock, self._stopped = threading.Lock(), False
         # A cluster that grows may have no room yet, but had some for the workers.
-        least = sweep.workers.per_model * len(sweep.base_models)
-        self._at_once = max(1, min(most, max(least, _room(self._needs, memory))))
+        self._at_once = max(1, min(most, max(len(needs), _room(self._needs, memory))))
         self._most = lambda: self._at_once
         for _ in range(self._at_once):
             self._hire()
@@ -189,8 +186,8 @@ class ClusterCrew(Crew):
             placement = request_placement(self._needs)
             actor_class: Any = ray.remote(_Member)
             member = actor_class.options(
-                num_cpus=self._needs.cpus_per_rank,
-                num_gpus=self._needs.gpus_per_rank,
+                num_cpus=self._cpus,
+                num_gpus=self._gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=placement, placement_group_bundle_index=0
                 ),
@@ -223,34 +220,28 @@ class ClusterCrew(Crew):
             if any(one.id.hex() in there for one in list(self._members.values())):
                 began = time.monotonic()
             elif time.monotonic() - began > self._wait_s:
-                size = self._needs.world_size
+                size = self._needs.ranks
                 each = f"each of the {size} ranks of a worker" if size > 1 else "the programs"
                 raise PoolError(
                     f"not enough free resources after {self._wait_s:g} s: no node has "
-                    f"{self._needs.cpus_per_rank:g} CPUs and {self._needs.gpus_per_rank:g} GPUs "
-                    f"free for {each}; add nodes, ask for less in `workers`, or wait longer "
-                    "(workers.wait_s)"
+                    f"{self._cpus:g} CPUs and {self._gpus:g} GPUs free for {each}; add nodes, ask "
+                    "for less in `workers`, or wait longer (workers.wait_s)"
                 )
         raise KeyboardInterrupt
 
 
-def _room(needs: ShardsConfig, memory: int) -> int:
+def _room(need: Need, memory: int) -> int:
     """Return how many members fit on the nodes that are there; a rank is on one node."""
-    import ray
+    from kilobit.cluster.fleet.pool import nodes_there
 
-    amounts = {"CPU": needs.cpus_per_rank, "GPU": needs.gpus_per_rank, "memory": memory}
-    asked = {name: amount for name, amount in amounts.items() if amount}
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    ranks = sum(
-        min((int(node.get(name, 0) / amount) for name, amount in asked.items()), default=1)
-        for node in there
-    )
-    return ranks // needs.world_size
+    # Memory is looked at, but not asked of Ray.
+    need = replace(need, each={**need.each, **({"memory": memory} if memory else {})})
+    return sum(need.room_on(node, node.resources) for node in nodes_there()) // need.ranks
 
 
-def ranks_on(sweep: Sweep) -> ShardsConfig:
-    """Return the ranks of a worker on a cluster."""
-    return sweep.workers.ranks(sweep.workers.wanted_cpus)
+def ranks_on(sweep: Sweep) -> dict[str, ShardsConfig]:
+    """Return the ranks of a worker of each base model on a cluster."""
+    return {model: own.ranks(own.wanted_cpus) for model, own in sweep.workers_by_model.items()}
 
 
 def memory_of(sweep: Sweep, num_parameters: Mapping[str, int]) -> int:

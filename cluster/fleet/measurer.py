@@ -5,7 +5,7 @@ A base model that is spread over ranks is measured by all of them in step: every
 of the model the same, and the first one returns what it found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,13 +157,13 @@ class SpreadMeasurer:
     """Measurer of base models that are spread over ranks; an actor, which is the first of them.
 
     Args:
-        shards: how they are spread, and the resources of a rank; the actor's placement group has a
-            bundle for each.
+        shards: how each is spread, and the resources of a rank, by label; the actor's placement
+            group has a bundle for each rank.
         run: the folder of the run.
         measured: the other arguments of a `Measurer`.
     """
 
-    def __init__(self, shards: ShardsConfig, run: Place, *measured: Any) -> None:
+    def __init__(self, shards: Mapping[str, ShardsConfig], run: Place, *measured: Any) -> None:
         self._shards, self._run, self._measured = shards, run, measured
         self._label: str | None = None
         self._group: ShardGroup[Measurer] | None = None
@@ -178,12 +178,12 @@ class SpreadMeasurer:
         try:
             if self._group is None or label != self._label:
                 self.close()
-                self._label = label
+                self._label, shards = label, self._shards[label]
                 self._group = ShardGroup(
-                    self._shards,
+                    shards,
                     device_of(model_named(open_run(self._run), label)),
                     measurer_of,
-                    (self._shards, self._run, *self._measured),
+                    (shards, self._run, *self._measured),
                     get_current_placement_group(),
                 )
             found: tuple[list[Measured], dict[str, str]] = self._group.call("rows", label, point)

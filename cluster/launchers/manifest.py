@@ -20,8 +20,9 @@ from typing import Any
 
 from kilobit.cluster.launchers.launcher import PlannedRun
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig
+from kilobit.cluster.sweep.placement import Need, Node, largest, needs_of, plan
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.sweep.workers import TRIAL_CPUS
+from kilobit.cluster.sweep.workers import Workers
 from kilobit.search.settings import InputError
 
 # Sums of fractions such as 0.1 are not exact.
@@ -63,38 +64,57 @@ class Pods:
 
 
 def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
-    """Return the pods of a sweep's workers: all have the same shape, because all workers have.
+    """Return the pods of a sweep's workers: all have one shape, with room for any of the workers.
 
     The ranks of a worker share one pod if a machine has room for them, and are spread evenly over
-    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU.
+    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU. Where
+    models have workers of their own, smaller ones share the pods of larger ones.
 
     Raises:
         InputError: if a rank needs more than a machine has.
     """
-    each = sweep.workers.ranks(sweep.workers.wanted_cpus)
+    settings = sweep.workers_by_model
+    shapes = [_pods(own, len(settings), config) for own in settings.values()]
+    if len(set(shapes)) == 1:
+        return shapes[0]
+    names = ("ranks", "cpus", "gpus")
+    ranks, cpus, gpus = (max(getattr(one, name) for one in shapes) for name in names)
+    needs = needs_of(settings, {model: own.wanted_cpus for model, own in settings.items()})
+
+    def number(some: Sequence[Need]) -> int:
+        pods = range(1, sum(one.count for one in shapes))
+        resources = {**dict.fromkeys(largest(needs).each, math.inf), "CPU": cpus, "GPU": gpus}
+        labels = {name: value for need in needs for name, value in need.labels.items()}
+        there = [Node(str(at), resources, labels) for at in pods]
+        fits = (n for n in pods if not plan(there[:n], some).waits)
+        return next(fits, sum(one.count for one in shapes))
+
+    return Pods(number(needs), number([one for one in needs if one.least]), ranks, cpus, gpus)
+
+
+def _pods(workers: Workers, num_models: int, config: KubernetesConfig) -> Pods:
+    """Return the pods of base models that all have the same workers."""
+    each = workers.ranks(workers.wanted_cpus)
     cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
-    # Trials run in the pods of workers, because the head offers Ray no CPUs.
-    trials = sweep.workers.slots * TRIAL_CPUS
     most = _most(gpus, config.gpus_per_node, "workers.gpus", "gpus_per_node")
     if config.cpus_per_node is not None:
-        room = config.cpus_per_node - trials
-        most = min(most, _most(cpus, room, "workers.cpus", "cpus_per_node"))
+        most = min(most, _most(cpus, config.cpus_per_node, "workers.cpus", "cpus_per_node"))
     parts = math.ceil(each.world_size / most)
     ranks = math.ceil(each.world_size / parts)
     together = 1
     if each.world_size == 1 and 0 < gpus < 1:
-        together = min(_floor(1 / gpus), sweep.workers.per_model * len(sweep.base_models))
+        together = min(_floor(1 / gpus), workers.per_model * num_models)
         if config.cpus_per_node is not None:
-            together = max(1, min(together, _floor(config.cpus_per_node / (cpus + trials))))
+            together = max(1, min(together, _floor(config.cpus_per_node / cpus)))
 
     def number(per_model: int) -> int:
-        return parts * math.ceil(per_model * len(sweep.base_models) / together)
+        return parts * math.ceil(per_model * num_models / together)
 
     return Pods(
-        count=number(sweep.workers.per_model),
-        least=number(sweep.workers.least),
+        count=number(workers.per_model),
+        least=number(workers.least),
         ranks=ranks * together,
-        cpus=max(1, _ceil(together * (ranks * cpus + trials))),
+        cpus=max(1, _ceil(together * ranks * cpus)),
         gpus=_ceil(together * ranks * gpus),
     )
 

@@ -25,7 +25,6 @@ from kilobit.cluster.launchers.slurm_cluster import check_capacity, submit
 from kilobit.cluster.requests import SlurmRequest
 from kilobit.cluster.sweep.launch_targets import SlurmConfig
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.sweep.workers import TRIAL_CPUS
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.search.settings import InputError, to_copy
 
@@ -144,12 +143,14 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
     Raises:
         InputError: if they have no room for the workers that the run waits for.
     """
-    workers, size = sweep.workers, sweep.workers.shards.world_size
-    most, least = (n * len(sweep.base_models) * size for n in (workers.per_model, workers.least))
-    ranks = workers.ranks(workers.wanted_cpus)
-    # The trials of a worker reserve a small share of a CPU each.
-    cpus = (ranks.cpus_per_rank or 0.0) + workers.slots * TRIAL_CPUS / size
-    needs = (ranks.gpus_per_rank or 0.0, cpus)
+    models = sweep.workers_by_model.values()
+    most = sum(own.per_model * own.shards.world_size for own in models)
+    # Models that do not fit at once take turns.
+    least = max(own.least * own.shards.world_size for own in models)
+    ranks = [own.ranks(own.wanted_cpus) for own in models]
+    # Nodes have room for any rank.
+    cpus = max(each.cpus_per_rank or 0.0 for each in ranks)
+    needs = (max(each.gpus_per_rank or 0.0 for each in ranks), cpus)
     own = (config.gpus_per_node, config.cpus_per_node)
     nodes = config.fewest_nodes
     if nodes is None:

@@ -95,7 +95,8 @@ class ShardGroup(Generic[Resident]):
         factory: called on every rank as `factory(address, *args)`; its result stays on the rank.
         args: sent to every rank.
         placement: a placement group (`kilobit.cluster.fleet.pool.request_placement`): bundle 0 is
-            the caller's, bundles 1, 2, ... are the followers'; not needed for one rank.
+            the caller's, bundles 1, 2, ... are the followers', or all share the bundles of their
+            nodes; not needed for one rank.
 
     Attributes:
         resident: rank 0's object.
@@ -243,6 +244,8 @@ class ShardGroup(Generic[Resident]):
 
 def _start_follower(config: ShardsConfig, placement: PlacementGroup, bundle: int) -> Any:
     actor_class: Any = ray.remote(_Follower)
+    if placement.bundle_count < config.world_size:
+        bundle = -1
     return actor_class.options(
         num_cpus=config.cpus_per_rank or 0,
         num_gpus=config.gpus_per_rank or 0,

@@ -1,5 +1,8 @@
 """Load a base model on the ranks of a group, each rank its own part."""
 
+import json
+import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,15 +12,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kilobit.cluster.shards import tensor_parallel, zero3
 from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
+from kilobit.cluster.shards.skeleton import Checkpoint, draw, registered
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
 from kilobit.evaluators.model.machine import Digest
 from kilobit.search.base_model import BaseModelConfig
+
+_LOG = logging.getLogger("kilobit")
+# Types as safetensors names them.
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def device_of(config: BaseModelConfig) -> str:
@@ -73,11 +82,11 @@ def load_sharded(
 ) -> FrozenModel:
     """Load this rank's part of a base model; all ranks have to call this.
 
-    The ranks have joined a process group before; one rank needs none. With `tensor` each rank reads
-    its part of trained weights. With `zero3` transformers has rank 0 read all weights into main
-    memory and distribute them; the other ranks never hold all of them. Random weights are drawn
-    whole, in the main memory of one rank of every node, and read from a temporary folder there, so
-    that they are those of a single process.
+    The ranks have joined a process group before; one rank needs none. Each rank reads its part of
+    trained weights, and no rank holds more of them than a whole tensor at a time. Random weights
+    are drawn by every rank, tensor after tensor as in a single process, and each keeps its part.
+    With `zero3`, transformers has rank 0 read all weights and distribute them where it changes what
+    it reads, as for experts that are stored one by one.
 
     Raises:
         OSError, ValueError: if the model can't be loaded, or does not support the layout.
@@ -90,47 +99,76 @@ def load_sharded(
     device = device_of(config)
     dtype = getattr(torch, config.dtype)
     shard: Shard
-    with _weights(config, folder, address) as (source, options):
-        if layout == "tensor":
-            splits = tensor_parallel.splits_of(outline(config, folder), address.world_size)
-            model = _load_tensor(source, dtype, address.world_size, options)
-            shard = tensor_parallel.TensorParallelShard(splits)
-        else:
-            if not dist.is_initialized():
-                listener = listen("127.0.0.1")
-                alone = RankAddress(port=listener.getsockname()[1])
-                join(alone, device, shards.timeout_s, listener)
-            zero3.join_deepspeed(backend_of(device), shards.timeout_s)
-            model = _load_zero3(source, dtype, shards, options)
-            shard = zero3.Zero3Shard()
+    if layout == "tensor":
+        splits = tensor_parallel.splits_of(outline(config, folder), address.world_size)
+        model = _load_tensor(config, folder, dtype, address)
+        shard = tensor_parallel.TensorParallelShard(splits)
+    else:
+        if not dist.is_initialized():
+            listener = listen("127.0.0.1")
+            alone = RankAddress(port=listener.getsockname()[1])
+            join(alone, device, shards.timeout_s, listener)
+        zero3.join_deepspeed(backend_of(device), shards.timeout_s)
+        model = _load_zero3(config, folder, dtype, shards)
+        shard = zero3.Zero3Shard()
     digest = _digest(model, layout, shard)
     return base_model.describe(model, config, folder, digest, began, shard)
 
 
-@contextmanager
-def _weights(
-    config: BaseModelConfig, folder: Path, address: RankAddress
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield source and options for `from_pretrained`; one rank per node writes random weights."""
+def _load_tensor(
+    config: BaseModelConfig, folder: Path, dtype: torch.dtype, address: RankAddress
+) -> Any:
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    spread = DistributedConfig(tp_size=address.world_size)
     source, options = base_model.source(config, folder)
     if config.weights == "trained":
-        yield source, options
-        return
-    # The same seed on every node gives the same numbers, so nodes need no common file system.
+        model = base_model.read_weights(source, options, dtype=dtype, distributed_config=spread)
+        return model.eval().requires_grad_(False)
+    names, bare = registered(config, folder, dtype)
+    with _zeros(bare, address) as scratch:
+        options = {"trust_remote_code": False}
+        model = base_model.read_weights(scratch, options, dtype=dtype, distributed_config=spread)
+    parameters = dict(model.named_parameters())
+
+    def keep(name: str, whole: Tensor) -> Tensor:
+        return tensor_parallel.part_like(parameters[name], whole)
+
+    _, drawn = draw(config, folder, dtype, names, keep)
+    for name, part in drawn.items():
+        local = parameters[name]
+        (local.to_local() if hasattr(local, "to_local") else local).data.copy_(part)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _zeros(bare: Any, address: RankAddress) -> Iterator[str]:
+    """Yield a folder with a checkpoint of zeros that takes no room, for a model without weights.
+
+    From it transformers lays the model out over ranks.
+    """
+    # The same on every node, so nodes need no common file system.
     name = f"kilobit-random-{address.host}-{address.port}".replace(":", "_")
     scratch = Path(tempfile.gettempdir()) / name
     if address.local_rank == 0:
         scratch.mkdir(mode=0o700)
-        base_model.random_model(config, folder).save_pretrained(scratch)
+        bare.config.save_pretrained(scratch)
+        header, end = {}, 0
+        for key, weight in bare.state_dict().items():
+            begin, end = end, end + weight.numel() * weight.element_size()
+            about = {"dtype": _NAMES[weight.dtype], "shape": list(weight.shape)}
+            header[key] = {**about, "data_offsets": [begin, end]}
+        text = json.dumps(header).encode()
+        with (scratch / "model.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
     _barrier()
     try:
-        yield str(scratch), {"trust_remote_code": False}
+        yield str(scratch)
         _barrier()
     finally:
         if address.local_rank == 0:
-            for file in scratch.iterdir():
-                file.unlink()
-            scratch.rmdir()
+            shutil.rmtree(scratch)
 
 
 def _barrier() -> None:
@@ -138,19 +176,29 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _load_tensor(source: str, dtype: torch.dtype, world_size: int, options: dict[str, Any]) -> Any:
-    from transformers.distributed.configuration_utils import DistributedConfig
-
-    spread = DistributedConfig(tp_size=world_size)
-    model = base_model.read_weights(source, options, dtype=dtype, distributed_config=spread)
-    return model.eval().requires_grad_(False)
-
-
 def _load_zero3(
-    source: str, dtype: torch.dtype, shards: ShardsConfig, options: dict[str, Any]
+    config: BaseModelConfig, folder: Path, dtype: torch.dtype, shards: ShardsConfig
 ) -> Any:
-    with zero3.partitioned_loading(dtype, shards.offload):
-        model = base_model.read_weights(source, options, dtype=dtype)
+    names, model = registered(config, folder, dtype)
+    if config.weights == "random":
+
+        def keep(_: str, whole: Tensor) -> Tensor:
+            return whole.view(-1)[slice(*zero3.own_part(whole.numel()))].clone()
+
+        model, drawn = draw(config, folder, dtype, names, keep)
+        zero3.partition(model, shards.offload, lambda name, *_: drawn.pop(name))
+    else:
+        source, options = base_model.source(config, folder)
+        generation = base_model.check_source(source, options)
+        checkpoint = Checkpoint.of(model, source, options)
+        if checkpoint is None:
+            _LOG.warning("%s: rank 0 reads all weights and distributes them", config.label)
+            with zero3.partitioned_loading(dtype, shards.offload):
+                model = base_model.read_weights(source, options, dtype=dtype)
+        else:
+            model.generation_config = generation
+            zero3.partition(model, shards.offload, checkpoint.part)
+            _LOG.info("%s: read %.3f GB", config.label, checkpoint.bytes_read / 1e9)
     model.eval().requires_grad_(False)
     # The engine's hooks are on the model; the model keeps the engine alive.
     object.__setattr__(model, "_zero3_engine", zero3.engine_of(model, shards.offload))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import distribute_tensor
 
 from kilobit.cluster.shards.skeleton import skeleton
 from kilobit.evaluators.model.base_model import FrozenModel, plain_low_rank
@@ -181,3 +182,13 @@ def whole(tensor: Tensor) -> Tensor:
         full: Tensor = tensor.full_tensor()
         return full
     return tensor
+
+
+def part_like(parameter: Any, whole: Tensor) -> Tensor:
+    """Return the part of a whole tensor that this rank has of a parameter of the same shape."""
+    if not hasattr(parameter, "placements"):
+        return whole.clone()
+    mesh, placements = parameter.device_mesh, parameter.placements
+    own: Any = distribute_tensor(whole.to(mesh.device_type), mesh, placements, src_data_rank=None)
+    part: Tensor = own.to_local()
+    return part.clone()

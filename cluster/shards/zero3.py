@@ -10,7 +10,7 @@ Source: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as implemented by Deep
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -129,6 +129,45 @@ def partitioned_loading(dtype: torch.dtype, offload: OffloadConfig | None) -> It
         yield
     finally:
         del alive
+
+
+def own_part(number: int) -> tuple[int, int]:
+    """Return which of so many numbers this rank keeps, from the first to before the last."""
+    size = -(-number // dist.get_world_size())
+    start = min(dist.get_rank() * size, number)
+    return start, min(start + size, number)
+
+
+def partition(
+    model: torch.nn.Module, offload: OffloadConfig | None, part: Callable[[str, int, int], Tensor]
+) -> None:
+    """Spread a model without weights over the ranks; every rank makes its own part only.
+
+    Args:
+        model: its parameters are on the meta device.
+        offload: where parts are kept.
+        part: returns the numbers of a weight that this rank keeps, by the weight's name and their
+            bounds.
+    """
+    import deepspeed
+
+    init = deepspeed.zero.Init(config_dict_or_path=_settings(offload))
+    made: dict[int, Any] = {}
+    for name, weight in model.named_parameters():
+        # Memory that is not written to is not taken.
+        whole = torch.empty(weight.shape, dtype=weight.dtype, device=init.local_device)
+        start, end = own_part(whole.numel())
+        if start < end:
+            whole.view(-1)[start:end] = part(name, start, end)
+        made[id(weight)] = torch.nn.Parameter(whole, requires_grad=False)
+        # Without the broadcast from rank 0 that DeepSpeed has here.
+        init._convert_to_deepspeed_param(made[id(weight)])  # noqa: SLF001 - it has no other
+        made[id(weight)].partition()
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, made[id(weight)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(init.local_device))
 
 
 def engine_of(model: torch.nn.Module, offload: OffloadConfig | None) -> Any:

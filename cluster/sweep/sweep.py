@@ -22,10 +22,9 @@ from pydantic import (
 )
 
 from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
-from kilobit.cluster.sweep.workers import Workers
+from kilobit.cluster.sweep.workers import SearchedModel, Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
-from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
@@ -122,7 +121,7 @@ class Sweep(Config):
     """names the run folder"""
     task: TaskConfig
     """what is asked and how it is scored"""
-    base_models: tuple[BaseModelConfig, ...] = Field(min_length=1)
+    base_models: tuple[SearchedModel, ...] = Field(min_length=1)
     """models to adapt"""
     families: Families
     """candidates to try, by kind"""
@@ -177,6 +176,17 @@ class Sweep(Config):
         return self
 
     @model_validator(mode="after")
+    def _workers_fit_together(self) -> Self:
+        for index, model in enumerate(self.base_models):
+            own = self.workers.over(model.workers)
+            if own.least > own.per_model:
+                raise ValueError(
+                    f"base_models.{index}.workers: min_per_model {own.least} is more than "
+                    f"per_model {own.per_model}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _proposer_has_what_it_needs(self) -> Self:
         ends = self.budget.candidates is not None or self.budget.seconds is not None
         check_proposer(self.proposer, ends=ends)
@@ -201,6 +211,11 @@ class Sweep(Config):
                 f"{most}: examples are scored in whole batches, and no rung cuts a batch"
             )
         return self
+
+    @property
+    def workers_by_model(self) -> dict[str, Workers]:
+        """Return the settings of each base model's workers, by its label."""
+        return {model.label: self.workers.over(model.workers) for model in self.base_models}
 
     @property
     def most_candidates(self) -> int | None:

@@ -1,15 +1,32 @@
 """Settings of the workers: how many, on what, and the ranks that hold one base model."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from kilobit.search.settings import Config, InputError
+from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.settings import Config
 
 Layout = Literal["one", "tensor", "zero3"]
-# CPUs that a trial reserves; it only waits for messages.
-TRIAL_CPUS = 0.01
+
+
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("a share of one GPU below 1, or a whole number of GPUs, can be reserved")
+    return gpus
+
+
+def _custom(name: str) -> str:
+    if name in ("CPU", "GPU", "memory", "object_store_memory"):
+        raise ValueError("`cpus` and `gpus` reserve these; name custom resources here")
+    return name
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
+# Ray has more operators for labels; a plan has to read them.
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+Resources = dict[Annotated[str, AfterValidator(_custom)], Annotated[float, Field(gt=0)]]
 
 
 class OffloadConfig(Config):
@@ -42,7 +59,7 @@ class ShardsConfig(Config):
     """only with `zero3`"""
     cpus_per_rank: float | None = Field(default=None, ge=0)
     """CPUs that each rank reserves; as `workers.cpus` by default"""
-    gpus_per_rank: float | None = Field(default=None, ge=0)
+    gpus_per_rank: Gpus | None = None
     """GPUs that each rank reserves; as `workers.gpus` by default"""
     memory_gib: float | None = Field(default=None, gt=0)
     """memory of a rank's device, for the plan; its own by default"""
@@ -80,8 +97,14 @@ class Workers(Config):
     """threads of a worker"""
     cpus: float | None = Field(default=None, gt=0)
     """CPUs reserved for a worker; default: an even share"""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs reserved for a worker"""
+    gpus: Gpus = 0
+    """GPUs reserved for a worker: a share of one, or a whole number"""
+    accelerator_type: str | None = Field(default=None, min_length=1)
+    """kind of GPU of a worker's nodes, by Ray's name for it: H100, A100, ..."""
+    resources: Resources = Field(default={})
+    """custom resources of Ray's nodes that each rank reserves, by name"""
+    node_labels: dict[str, Label] = Field(default={})
+    """labels that a worker's nodes have, as given to `ray start --labels`"""
     batch_size: int = Field(default=64, ge=1)
     """most examples generated together; see `rungs.examples` and `program_batch_size`"""
     pack: int | None = Field(default=None, ge=1, le=256)
@@ -111,38 +134,7 @@ class Workers(Config):
     @property
     def wanted_cpus(self) -> float:
         """Return the CPUs that each rank of a worker reserves on a cluster that may grow."""
-        if self.cpus is not None:
-            return self.cpus
-        # Each slot of the worker has a trial that reserves CPUs too.
-        return max(TRIAL_CPUS, self.threads - self.slots * TRIAL_CPUS)
-
-    def cpus_here(self, num_models: int, cpus: float, gpus: float) -> float:
-        """Return the CPUs that each rank of a worker reserves of those that are there.
-
-        Raises:
-            InputError: if the workers of so many base models do not fit on these CPUs and GPUs.
-        """
-        num_workers = self.per_model * num_models
-        ranks = num_workers * self.shards.world_size
-        what = f"{num_workers} workers" if ranks == num_workers else f"{ranks} ranks of workers"
-        if self.gpus * ranks > gpus:
-            raise InputError(
-                f"workers.gpus: {what} with {self.gpus:g} GPUs each need {self.gpus * ranks:g}, "
-                f"{gpus:g} are available"
-            )
-        room = cpus - num_workers * self.slots * TRIAL_CPUS
-        if self.cpus is None:
-            # Workers take turns on the cores where there are more workers than cores.
-            share = int(1000 * room / ranks) / 1000
-            if share <= 0:
-                raise InputError(f"workers: {what} are too many for {cpus:g} CPUs")
-            return min(float(self.threads), share)
-        if self.cpus * ranks > room:
-            raise InputError(
-                f"workers.cpus: {what} with {self.cpus} CPUs each need {self.cpus * ranks:g} CPUs, "
-                f"{room:g} are available"
-            )
-        return self.cpus
+        return float(self.threads) if self.cpus is None else self.cpus
 
     def ranks(self, cpus: float) -> ShardsConfig:
         """Return the ranks of a worker with the CPUs and GPUs of each; `cpus` is the default."""
@@ -150,3 +142,43 @@ class Workers(Config):
         cpus = cpus if shards.cpus_per_rank is None else shards.cpus_per_rank
         gpus = self.gpus if shards.gpus_per_rank is None else shards.gpus_per_rank
         return shards.model_copy(update={"cpus_per_rank": cpus, "gpus_per_rank": gpus})
+
+    def over(self, own: "ModelWorkers | None") -> "Workers":
+        """Return these settings with those of one base model over them."""
+        given = {
+            n: v for n in ModelWorkers.model_fields if (v := getattr(own, n, None)) is not None
+        }
+        if "per_model" in given and self.min_per_model is not None:
+            # What holds for all models can't ask for more workers than this one has.
+            given.setdefault("min_per_model", min(self.min_per_model, given["per_model"]))
+        return self.model_copy(update=given)
+
+
+class ModelWorkers(Config):
+    """The workers of one base model, where they differ from `workers`; null: as there."""
+
+    per_model: int | None = Field(default=None, ge=1)
+    """its workers at most"""
+    min_per_model: int | None = Field(default=None, ge=1)
+    """its workers with which it begins"""
+    cpus: float | None = Field(default=None, gt=0)
+    """CPUs reserved for a worker"""
+    gpus: Gpus | None = None
+    """GPUs reserved for a worker: a share of one, or a whole number"""
+    accelerator_type: str | None = Field(default=None, min_length=1)
+    """kind of GPU of its nodes"""
+    resources: Resources | None = None
+    """custom resources that each rank reserves"""
+    node_labels: dict[str, Label] | None = None
+    """labels of its nodes"""
+    pack: int | None = Field(default=None, ge=1, le=256)
+    """candidates in the same passes"""
+    shards: ShardsConfig | None = None
+    """the ranks that hold a copy together; replaces `workers.shards`"""
+
+
+class SearchedModel(BaseModelConfig):
+    """A base model that is searched, and its workers."""
+
+    workers: ModelWorkers | None = None
+    """settings of its workers that differ from `workers`"""

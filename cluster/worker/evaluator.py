@@ -131,7 +131,8 @@ class RungEvaluator:
         self._crash_log = crash_log or crash_log_of(setup)
         task = load_task(sweep.task, folder)
         config = next(m for m in sweep.base_models if m.label == setup.model)
-        shards, threads = sweep.workers.ranks(setup.cpus), sweep.workers.threads
+        workers = sweep.workers_by_model[setup.model]
+        shards, threads = workers.ranks(setup.cpus), workers.threads
         device = "cpu" if shards.world_size == 1 else device_of(config)
         args = (config, folder, shards, task, threads)
         self._group = ShardGroup(shards, device, Resident, args, setup.placement)
@@ -160,7 +161,7 @@ class RungEvaluator:
         states = Checkpoints(run, self._ledger)
         self._runner = RungRunner(self._context, scorer, states, self._rows)
         self._gatherer: Batcher[Asked, RungReply] = Batcher(
-            self.run_rungs, sweep.workers.slots, self._is_complete
+            self.run_rungs, workers.slots, self._is_complete
         )
         self._record_load(config)
         self._crash_log.ready()

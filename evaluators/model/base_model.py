@@ -345,11 +345,16 @@ def quiet() -> None:
 
 def random_model(config: BaseModelConfig, folder: Path) -> Any:
     """Return a model with weights drawn from the config's seed, on the CPU."""
-    model_id, options = source(config, folder)
-    model_config = AutoConfig.from_pretrained(model_id, **options)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, config.dtype))
+        return from_config(config, folder, getattr(torch, config.dtype))
+
+
+def from_config(config: BaseModelConfig, folder: Path, dtype: torch.dtype) -> Any:
+    """Return a model of a type with weights as its config says, drawn by torch's generator."""
+    model_id, options = source(config, folder)
+    model_config = AutoConfig.from_pretrained(model_id, **options)
+    return AutoModelForCausalLM.from_config(model_config, dtype=dtype)
 
 
 def describe(

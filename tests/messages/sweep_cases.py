@@ -286,8 +286,13 @@ MODELS = [
 ]
 WORKERS = [
     Case("run {sweep} workers.per_model=5000", "workers: 5000 workers are too many for ", sweep={}),
-    Case("run {sweep} workers.cpus=500", "workers.cpus: 1 workers with 500.0 CPUs each", sweep={}),
-    Case("run {sweep} workers.gpus=64", "workers.gpus: 1 workers with 64 GPUs each", sweep={}),
+    Case("run {sweep} workers.cpus=500", "workers.cpus: 1 workers of llama with 500 ", sweep={}),
+    Case("run {sweep} workers.gpus=64", "workers.gpus: 1 workers of llama with 64 G", sweep={}),
+    Case(
+        "run {sweep}",
+        "workers.resources: llama needs disk, which nodes of a cluster have that was started ",
+        sweep={"workers": {"resources": {"disk": 1.0}}},
+    ),
     bad(
         "workers.shards: ",
         workers={"shards": {"world_size": 2, "memory_gib": 0.0001}},

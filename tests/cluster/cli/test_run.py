@@ -218,7 +218,7 @@ def test_a_dry_run_says_what_does_not_fit_on_this_machine(
     argv = ["run", str(write_sweep(workers={"gpus": 64})), "--dry-run"]
     assert launch.main(argv) == 0
     shown = capsys.readouterr().out
-    assert "does not fit on this machine: workers.gpus: 1 workers" in shown
+    assert "does not fit on this machine: workers.gpus: 1 workers of" in shown
     assert "The sweep file is valid, but this machine can't run it; nothing was started." in shown
     assert launch.main([*argv, "--address", "127.0.0.1:1"]) == 0
     assert "does not fit" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from kilobit.cluster.driver.live_view import (
@@ -66,6 +67,21 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
         course.add("m", record("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
     assert len(text.getvalue().splitlines()) == 3
     assert "\x1b" not in text.getvalue()
+
+
+def test_the_time_that_is_left_ends_with_the_budget() -> None:
+    clock = Clock()
+    course = LiveProgress(10, 1, clock, budget_s=60)
+    clock.now += 20
+    assert course.left_s() == 40
+    course.add("m", record("a", 0, 0.5, 80), Decision("a", 0, "finish", ""))
+    # Nine more would take 180 s.
+    assert course.left_s() == 40
+    for name in "bcdefghi":
+        course.add("m", record(name, 0, 0.5, 80), Decision(name, 0, "finish", ""))
+    assert course.left_s() == pytest.approx(20 / 9)
+    clock.now += 50
+    assert course.left_s() == 0
 
 
 def test_the_last_line_is_said_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
-from kilobit.cluster.messages import Notice, RungReply, Worker
+from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
@@ -35,7 +35,7 @@ def test_a_decision_that_can_not_be_written_stops_the_run(
     ledger, stop_request, recorder = run.ledger, StopRequest(None), recorder_of(run)
     rule = RecordedScheduler(recorder, stop_request)
     workers = [Worker("w", ONE.model)]
-    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, 1, stop_request)
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, {ONE.model: 1}, stop_request)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert rule.on_trial_result(None, None, {"reply": REPLY}) == "STOP"
@@ -79,7 +79,9 @@ def test_a_worker_that_is_lost_is_given_up_and_its_candidates_go_to_another(
     two = Candidate(task="none", model=ONE.model, prompt=Prompt(instruction="two"))
     recorder, stop_request = recorder_of(run, (ONE, two)), StopRequest(None)
     workers = [Worker("w0", ONE.model), Worker("w1", ONE.model)]
-    searcher = RecordedSearcher(recorder, [(ONE, 0), (two, 1)], workers, 1, stop_request)
+    searcher = RecordedSearcher(
+        recorder, [(ONE, 0), (two, 1)], workers, {ONE.model: 1}, stop_request
+    )
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert (first["worker"], second["worker"]) == ("w0", "w1")
     lost = {"lost": "w0 died 6 times in a row", "rung": 0}
@@ -107,7 +109,7 @@ def test_a_worker_without_a_place_waits_and_its_candidates_go_to_another(run: Ru
         recorder,
         [(ONE, 0), (two, 0)],
         workers,
-        1,
+        {ONE.model: 1},
         stop_request,
         lambda: here,
     )
@@ -152,7 +154,7 @@ def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
 
     workers, ladder = [Worker("w", ONE.model)], run.sweep.rungs.ladder()
     searcher = RecordedSearcher(
-        recorder, [(ONE, 0), (two, 0)], workers, 2, stop_request, None, tell
+        recorder, [(ONE, 0), (two, 0)], workers, {ONE.model: 2}, stop_request, None, tell
     )
     rule = RecordedScheduler(recorder, stop_request, searcher.promoted)
     searcher.suggest("a")
@@ -181,3 +183,55 @@ def test_a_worker_is_told_its_candidates_before_their_trials_begin_or_go_on(
     assert searcher.suggest("c") is None
     assert [notice.number for notice in told] == list(range(1, len(told) + 1))
     assert len(told) == 5
+
+
+def test_a_worker_with_nothing_left_to_do_leaves_its_place_to_the_next_model(
+    run: RunFolder,
+) -> None:
+    other = Candidate(task="none", model="other")
+    models = [run.sweep.base_models[0].model_copy(update={"name": n}) for n in ("llama", "other")]
+    run = replace(run, sweep=run.sweep.model_copy(update={"base_models": tuple(models)}))
+    recorder, stop_request = recorder_of(run, (ONE, other)), StopRequest(None)
+    workers = [Worker("w0", "llama"), Worker("v0", "other")]
+    here, released = {workers[0]}, []
+
+    def release(worker: Worker) -> bool:
+        # Nothing waits for the place of the second model.
+        here.discard(worker)
+        released.append(worker.name)
+        return worker.name == "w0"
+
+    searcher = RecordedSearcher(
+        recorder,
+        [(ONE, 0), (other, 0)],
+        workers,
+        run.sweep.rungs.ladder(),
+        run,
+        stop_request,
+        lambda: here,
+        release=release,
+    )
+    assert searcher.suggest("a")["worker"] == "w0"
+    assert searcher.suggest("b") is None
+    assert released == []
+    searcher.on_trial_complete("a", {"rung": 1})
+    # The search is not over: the other model waits for its worker.
+    assert searcher.suggest("b") is None
+    assert released == ["w0"]
+    here.add(Worker("v0", "other", "ab"))
+    found = searcher.suggest("c")
+    assert (found["worker"], found["placement"]) == ("v0", "ab")
+    searcher.on_trial_complete("c", {"rung": 1})
+    assert searcher.suggest("d") == RecordedSearcher.FINISHED
+    assert not stop_request.requested
+
+
+def test_a_search_in_which_no_model_finds_a_place_stops(run: RunFolder) -> None:
+    def nowhere() -> set[Worker]:
+        raise PoolError("not enough free resources after 1 s: of b")
+
+    stop_request, workers = StopRequest(None), [Worker("w0", ONE.model)]
+    ladder, recorder = run.sweep.rungs.ladder(), recorder_of(run)
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, ladder, run, stop_request, nowhere)
+    assert searcher.suggest("a") == RecordedSearcher.FINISHED
+    assert stop_request.reason == "not enough free resources after 1 s: of b"

@@ -224,3 +224,18 @@ def test_the_second_attempt_has_the_command_of_the_first() -> None:
 if __name__ == "__main__":
     for one in NAMES:
         (GOLDEN / f"{one}.yaml").write_text(rendered(one), "utf-8")
+
+
+def test_models_with_workers_of_their_own_share_pods_of_one_shape(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    judge = {"regime": "judge", "hub": "a/b", "revision": "c", "workers": {"per_model": 3}}
+    ranks = {"world_size": 8, "layout": "tensor"}
+    large = {"regime": "large", "hub": "a/c", "revision": "c", "workers": {"shards": ranks}}
+    path = write_sweep(
+        workers={"gpus": 1},
+        base_models=[judge, large],
+        kubernetes={"image": "k", "gpus_per_node": 8, "claim": "c"},
+    )
+    (run,) = plan(path, []).runs
+    assert (run.pods.count, run.pods.least, run.pods.gpus, run.pods.ranks) == (2, 2, 8, 8)

@@ -13,6 +13,7 @@ import pytest
 
 from kilobit.cluster.launchers.launcher import Sweeps
 from kilobit.cluster.launchers.slurm import Job, Slurm
+from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.launch import main
 from kilobit.search.settings import InputError
 from tests.conftest import REPOSITORY
@@ -116,13 +117,28 @@ def test_the_workers_say_how_large_a_job_is(write_sweep: Write) -> None:
     job = plan(path)
     assert (job.nodes, job.gpus) == ("1", 16)
     job = plan(path, "slurm.gpus_per_node=8")
-    # Eight ranks of 3 CPUs, and what the trials of a pack of 8 reserve.
-    assert (job.nodes, job.gpus, job.cpus) == ("2", 8, 25)
+    assert (job.nodes, job.gpus, job.cpus) == ("2", 8, 24)
     assert plan(path, "slurm.nodes=4").gpus == 4
     job = plan(write_sweep(workers={"per_model": 3}), "slurm.cpus_per_node=2")
     assert (job.nodes, job.gpus, job.cpus) == ("2", 0, 2)
     path = write_sweep(workers={"per_model": 3, "gpus": 0.5})
     assert plan(path, "slurm.gpus_per_node=1").nodes == "2"
+
+
+def test_models_with_workers_of_their_own_share_the_nodes_of_a_job(write_sweep: Write) -> None:
+    (model,) = load_sweep(write_sweep()).base_models
+    large = {"gpus": 1, "shards": {"world_size": 8}}
+    models = [
+        {**model.model_dump(mode="json"), "name": name, "workers": own}
+        for name, own in (("judge", {"per_model": 3}), ("large", large))
+    ]
+    path = write_sweep(workers={"gpus": 1}, base_models=models)
+    job = plan(path, "slurm.gpus_per_node=8")
+    assert (job.nodes, job.gpus) == ("2", 8)
+    # One after the other they need one node.
+    assert plan(path, "slurm.gpus_per_node=8", "slurm.nodes=1").nodes == "1"
+    with pytest.raises(InputError, match="1 nodes with 4 GPUs each have no room for 8 ranks"):
+        plan(path, "slurm.gpus_per_node=4", "slurm.nodes=1")
 
 
 def test_a_job_without_a_place_for_its_workers_is_refused(write_sweep: Write) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 
-from kilobit.cluster.fleet.pool import request_placement
 from kilobit.cluster.shards.group import ShardGroup
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.resident import Resident, Training
@@ -25,6 +24,7 @@ from tests.conftest import REPOSITORY, random_numbers
 from tests.support.driver.ledgers import content
 from tests.support.packs import PROMPTS, TASK, mixed, texts
 from tests.support.rows import rows_of
+from tests.support.shards.residents import room_for
 
 pytestmark = [pytest.mark.ray]
 Write = Callable[..., Path]
@@ -37,7 +37,7 @@ class Course:
     def run(self, folder: Path, shards: ShardsConfig) -> Found:
         config = BaseModelConfig(regime="r", path=folder)
         args = (config, Path(), shards, TASK, 1)
-        with ShardGroup(shards, "cpu", Resident, args, request_placement(shards)) as group:
+        with ShardGroup(shards, "cpu", Resident, args, room_for(shards)) as group:
             specs = mixed("qwen2" if "olmo3" in folder.name else "llama")
             for i, spec in enumerate(specs):
                 assert group.call("adapt", str(i), spec, None, None)

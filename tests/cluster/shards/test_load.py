@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kilobit.cluster.shards.process_group import RankAddress
+from kilobit.cluster.shards.zero3 import check_offload
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.base_model import load
 from tests.support.models import config
@@ -98,13 +99,23 @@ def test_random_weights_are_those_of_one_process(qwen3: Path, layout: str) -> No
 
 
 @pytest.mark.slow
-def test_zero3_on_main_memory_is_as_alone(qwen3: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "nvme"])
+@pytest.mark.parametrize("weights", ["trained", "random"])
+def test_zero3_on_main_memory_or_a_drive_is_as_alone(
+    qwen3: Path, tmp_path: Path, device: str, weights: str
+) -> None:
+    offload = {"device": device, "nvme_path": str(tmp_path) if device == "nvme" else None}
     spread = ShardsConfig.model_validate(
-        {"world_size": 2, "offload": {"device": "cpu"}, "cpus_per_rank": 0.1, "timeout_s": 60.0}
+        {"world_size": 2, "offload": offload, "cpus_per_rank": 0.1, "timeout_s": 60.0}
     )
-    base = config(qwen3)
+    try:
+        check_offload(spread.offload)
+    except ValueError as error:
+        pytest.skip(str(error))
+    base = config(qwen3, weights=weights)
     alone = ModelRank(RankAddress(), base, ShardsConfig(), TARGETS)
     with Forks(spread, ModelRank, base, spread, TARGETS) as ranks:
+        assert ranks.call("digest") == alone.digest()
         np.testing.assert_allclose(ranks.call("train", STEPS)[0], alone.train(STEPS)[0], atol=1e-5)
         assert ranks.call("unchanged")
 

@@ -52,6 +52,12 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "trainable_tokens",
         "'families.trainable_tokens.tokens' is missing",
     ),
+    (
+        {"workers": {"gpus": 1.5}},
+        "gpus",
+        "workers.gpus: a share of one GPU below 1, or a whole number of GPUs, can be reserved "
+        "(found 1.5)",
+    ),
     ({"length": "script"}, "length", "length: Input should be 'program' or 'payload'"),
     ({"rate_search": {"keep": [7.5]}}, "7.5", "rate_search.keep.0: Input should be less than"),
     (

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kilobit.cluster.sweep.workers import OffloadConfig, ShardsConfig, Workers
+from kilobit.cluster.sweep.workers import ModelWorkers, OffloadConfig, ShardsConfig, Workers
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,40 @@ def test_a_drive_is_named_if_and_only_if_weights_are_kept_on_it() -> None:
         ("threads", 1025),
         ("cpus", 0),
         ("gpus", -1),
+        ("gpus", 1.5),
+        ("resources", {"GPU": 1.0}),
+        ("resources", {"disk": 0.0}),
+        ("node_labels", {"rack": "!a"}),
         ("wait_s", -0.5),
         ("batch_size", 0),
         ("pack", 0),
         ("pack", 257),
     ],
 )
-def test_an_amount_out_of_its_range_is_refused(field: str, value: float) -> None:
-    with pytest.raises(ValidationError, match=rf"(?s)^1 validation error for Workers\n{field}\n"):
+def test_an_amount_out_of_its_range_is_refused(field: str, value: object) -> None:
+    with pytest.raises(
+        ValidationError, match=rf"(?s)^1 validation error for Workers\n{field}[.\n]"
+    ):
         Workers.model_validate({field: value})
+
+
+def test_a_model_has_its_own_settings_over_those_of_all() -> None:
+    common = Workers(per_model=3, min_per_model=2, gpus=1, threads=4)
+    assert common.over(None) == common
+    shards = ShardsConfig(world_size=8)
+    own = common.over(ModelWorkers(gpus=2, shards=shards, node_labels={"rack": "a"}))
+    assert (own.gpus, own.shards, own.node_labels) == (2, shards, {"rack": "a"})
+    assert (own.per_model, own.least, own.threads) == (3, 2, 4)
+    # Fewer workers than all others need to begin are enough for a model that has no more.
+    assert common.over(ModelWorkers(per_model=1)).least == 1
+    assert common.over(ModelWorkers(per_model=5)).least == 2
+
+
+def test_a_rank_reserves_a_share_of_a_gpu_or_whole_ones() -> None:
+    for gpus in (0, 0.25, 1, 2.0):
+        assert Workers(gpus=gpus).gpus == gpus
+    for settings in ({"gpus": 1.5}, {"shards": {"gpus_per_rank": 2.5}}):
+        with pytest.raises(ValidationError, match="a share of one GPU below 1, or a whole number"):
+            Workers.model_validate(settings)
+        with pytest.raises(ValidationError, match="a share of one GPU below 1, or a whole number"):
+            ModelWorkers.model_validate(settings)

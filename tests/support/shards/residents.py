@@ -16,12 +16,19 @@ from kilobit.cluster.fleet.pool import request_placement
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import load_sharded
 from kilobit.cluster.shards.process_group import RankAddress
-from kilobit.cluster.sweep.workers import ShardsConfig
+from kilobit.cluster.sweep.placement import needs_of
+from kilobit.cluster.sweep.workers import ShardsConfig, Workers
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.generate import generate
 from kilobit.search.base_model import BaseModelConfig
 
 ROWS, TOKENS, RANK = 4, 9, 2
+
+
+def room_for(shards: ShardsConfig) -> Any:
+    """Return a placement group with room for the ranks of one worker."""
+    workers = {"m": Workers(shards=shards)}
+    return request_placement(needs_of(workers, {"m": 0.1})[0])
 
 
 class Caller:
@@ -33,7 +40,7 @@ class Caller:
         self._room: Any = None
 
     def start(self, shards: ShardsConfig, factory: Any, *args: Any) -> None:
-        self._room = self._room or request_placement(shards)
+        self._room = self._room or room_for(shards)
         self._group = ShardGroup(shards, "cpu", factory, args, self._room)
 
     def call(self, method: str, *args: Any) -> Any:
