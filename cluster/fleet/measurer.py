@@ -25,7 +25,6 @@ from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.battery.battery import Better, Evaluator, Row
 from kilobit.evaluators.battery.config import Battery, evaluators_of
-from kilobit.evaluators.battery.offline import offline
 from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.ledger.parts import DamagedError
 from kilobit.evaluators.ledger.storage import Place
@@ -33,6 +32,7 @@ from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.proof.verify import load_here
+from kilobit.evaluators.tasks.hub import offline
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate

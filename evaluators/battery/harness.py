@@ -34,9 +34,9 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from lm_eval.tasks import TaskManager
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
-from kilobit.evaluators.battery.offline import offline, patched
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.tasks.hub import offline, patched
 
 _CONTEXT = 2048
 _GREEDY = ("until", "max_gen_toks", "do_sample", "temperature")

@@ -1,11 +1,17 @@
-"""A task on a data set that the `datasets` library loads: from the hub, its cache or a folder.
+"""A task on a data set that the `datasets` library loads, and a context without the hub.
+
+The data set is on the hub, in its cache or in a folder. In the context no library fetches anything,
+so data that are missing on this machine stay missing.
 
 No code of a data set is executed. Splits are given in the library's own notation, for example
 `train[:6000]`.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +19,8 @@ from kilobit.evaluators.tasks.jsonl import RecordTask, example_of, task_of
 from kilobit.evaluators.tasks.sources import dataset_rows
 from kilobit.search.settings import Config
 from kilobit.search.task import Example, Task
+
+_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class SplitNames(Config):
@@ -49,3 +57,38 @@ def load_dataset_task(config: DatasetTask, folder: Path) -> Task:
 
     names = config.splits
     return task_of(config, folder, read(names.train), read(names.search), read(names.sealed))
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let the hub's libraries read their caches only, in this process and those it starts.
+
+    Setting the environment alone is not enough: they read it when they are imported.
+    """
+    import datasets
+    import huggingface_hub
+
+    targets = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    with patched([(target, name, True) for target, name in targets]):
+        try:
+            os.environ.update(dict.fromkeys(_ENVIRONMENT, "1"))
+            yield
+        finally:
+            for variable, value in environment.items():
+                os.environ.pop(variable, None)
+                if value is not None:
+                    os.environ[variable] = value
+
+
+@contextmanager
+def patched(targets: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes of modules while the context is open: (module, name, value)."""
+    before = [(target, name, getattr(target, name)) for target, name, _ in targets]
+    try:
+        for target, name, value in targets:
+            setattr(target, name, value)
+        yield
+    finally:
+        for target, name, value in before:
+            setattr(target, name, value)

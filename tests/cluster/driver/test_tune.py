@@ -189,8 +189,6 @@ def test_a_worker_with_nothing_left_to_do_leaves_its_place_to_the_next_model(
     run: RunFolder,
 ) -> None:
     other = Candidate(task="none", model="other")
-    models = [run.sweep.base_models[0].model_copy(update={"name": n}) for n in ("llama", "other")]
-    run = replace(run, sweep=run.sweep.model_copy(update={"base_models": tuple(models)}))
     recorder, stop_request = recorder_of(run, (ONE, other)), StopRequest(None)
     workers = [Worker("w0", "llama"), Worker("v0", "other")]
     here, released = {workers[0]}, []
@@ -205,8 +203,7 @@ def test_a_worker_with_nothing_left_to_do_leaves_its_place_to_the_next_model(
         recorder,
         [(ONE, 0), (other, 0)],
         workers,
-        run.sweep.rungs.ladder(),
-        run,
+        {"llama": 1, "other": 1},
         stop_request,
         lambda: here,
         release=release,
@@ -231,7 +228,7 @@ def test_a_search_in_which_no_model_finds_a_place_stops(run: RunFolder) -> None:
         raise PoolError("not enough free resources after 1 s: of b")
 
     stop_request, workers = StopRequest(None), [Worker("w0", ONE.model)]
-    ladder, recorder = run.sweep.rungs.ladder(), recorder_of(run)
-    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, ladder, run, stop_request, nowhere)
+    slots, recorder = {ONE.model: 1}, recorder_of(run)
+    searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, slots, stop_request, nowhere)
     assert searcher.suggest("a") == RecordedSearcher.FINISHED
     assert stop_request.reason == "not enough free resources after 1 s: of b"
