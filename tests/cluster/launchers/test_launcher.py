@@ -24,7 +24,7 @@ SLURM = """echo "sbatch $@" >>log
 for file; do :; done
 [ ! -f broken ] || { echo 'sbatch: error: no' >&2; exit 1; }
 /bin/cp "$file" submitted; echo 7"""
-SINFO = "echo 'gpu*|9|64|64000|gpu:h100:8|1:00:00'"
+SINFO = "echo 'gpu*|9|64|64000|gpu:h100:8|1:00:00|idle|(null)|up'"
 KUBECTL = """case "$*" in
   *api-resources*) echo rayjobs.ray.io; exit ;;
   *dry-run*) ;;
