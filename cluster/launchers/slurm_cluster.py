@@ -15,9 +15,9 @@ from kilobit.cluster.launchers.launcher import ask
 from kilobit.cluster.sweep.launch_targets import SlurmConfig, seconds_of
 from kilobit.search.settings import InputError
 
+_COLUMNS = 9
 # States of nodes on which nothing starts before somebody has done something.
 _AWAY = re.compile(r"drain|down|fail|maint|unk|inval|future|perfctrs|reboot")
-
 _OF_A_JOB = re.compile(
     r"(SLURM|SLURMD|SINFO|SQUEUE|PMIX?)_|(CUDA|ROCR|HIP)_VISIBLE_DEVICES$|GPU_DEVICE_ORDINAL$"
 )
@@ -80,11 +80,11 @@ def check_capacity(config: SlurmConfig, nodes: str, gpus: int, cpus: int) -> lis
     partitions, limits, default = _partitions()
     names = config.partition.split(",") if config.partition else [default] if default else []
     # A cluster may have no default; nodes of a reservation or another cluster are not known.
-    if not names or {"--clusters", "--reservation"} & options.keys():
+    if not names or not partitions or {"--clusters", "--reservation"} & options.keys():
         return []
     for name in names:
         if name not in partitions:
-            known = ", ".join(sorted(partitions)) or "none"
+            known = ", ".join(sorted(partitions))
             raise InputError(
                 f"slurm.partition: no partition is called {name!r}; there are: {known}"
             )
@@ -171,10 +171,9 @@ def _partitions() -> tuple[dict[str, list[Nodes]], dict[str, int | None], str | 
     nodes: dict[str, list[Nodes]] = defaultdict(list)
     limits: dict[str, int | None] = {}
     default = None
-    for line in filter(None, ask(words, env=_environment()).split("\n")):
-        name, number, cpus, memory, gres, limit, state, features, there = (
-            word.strip() for word in line.split("|")
-        )
+    lines = (line.split("|") for line in ask(words, env=_environment()).split("\n"))
+    for found in (found for found in lines if len(found) == _COLUMNS):
+        name, number, cpus, memory, gres, limit, state, features, there = map(str.strip, found)
         if name.endswith("*"):
             default = name = name.rstrip("*")
         gpus, kinds = _gpus(gres)

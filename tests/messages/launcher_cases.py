@@ -6,7 +6,7 @@ import yaml
 
 from tests.messages.scene import Case, Scene
 
-SINFO = """echo 'gpu*|2|8|64000|gpu:h100:2|1:00:00'"""
+SINFO = """echo 'gpu*|2|8|64000|gpu:h100:2|1:00:00|idle|(null)|up'"""
 HUB = [{"regime": "pretrained", "hub": "org/model"}]
 POD = {"image": "kilobit:1", "claim": "runs"}
 

@@ -112,6 +112,11 @@ def test_the_gpus_of_other_peoples_clusters_are_counted(
             check_capacity(config, f"{nodes}", gpus + 1, 1)
 
 
+def test_a_list_that_is_not_understood_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Commands(monkeypatch, "main*|3|64|512000|gpu:8|infinite\nsomething else\n")
+    assert check_capacity(SlurmConfig(partition="gpu"), "9", 9, 99) == []
+
+
 def test_what_may_be_larger_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Commands(monkeypatch, ODD)
     assert check_capacity(SlurmConfig(partition="mixed", memory_gib=900), "2", 4, 64) == []
