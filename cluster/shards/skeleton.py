@@ -12,6 +12,7 @@ than its own part and one whole tensor.
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -142,7 +143,7 @@ def registered(config: BaseModelConfig, folder: Path, dtype: torch.dtype) -> tup
     They are in the order in which parameters are made; a name is empty if another weight takes the
     parameter's place.
     """
-    with _Bare(None) as made:
+    with torch.random.fork_rng(), _Bare(None) as made:
         model = base_model.from_config(config, folder, dtype)
     names = {id(weight): name for name, weight in model.named_parameters()}
     return [names.get(id(weight), "") for weight in made.weights], model
@@ -242,7 +243,7 @@ class _Bare(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         weight = args[0] if args else kwargs.get("tensor")
         number = self._numbers.get(id(weight))
-        changes = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        changes = re.fullmatch(r"(?!requires_grad)\w*[^_]_", func.__name__) is not None
         if number is None or not (changes or func is Tensor.__getitem__):
             if changes and self._keep is not None and isinstance(weight, Tensor) and weight.is_meta:
                 raise NotImplementedError(f"what {func.__name__} changes can't be drawn in parts")
