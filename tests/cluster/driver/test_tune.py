@@ -189,6 +189,8 @@ def test_a_worker_with_nothing_left_to_do_leaves_its_place_to_the_next_model(
     run: RunFolder,
 ) -> None:
     other = Candidate(task="none", model="other")
+    models = [run.sweep.base_models[0].model_copy(update={"name": n}) for n in ("llama", "other")]
+    run = replace(run, sweep=run.sweep.model_copy(update={"base_models": tuple(models)}))
     recorder, stop_request = recorder_of(run, (ONE, other)), StopRequest(None)
     workers = [Worker("w0", "llama"), Worker("v0", "other")]
     here, released = {workers[0]}, []

@@ -174,7 +174,7 @@ def test_pods_get_what_the_workers_need() -> None:
     assert workers("cpu_claim") == (2, 2, 2, {"cpu": "1", "memory": "18Gi"})
     four = {"cpu": "6", "memory": "72Gi", "nvidia.com/gpu": "1"}
     assert workers("gpu_queue_s3") == (4, 4, 4, four)
-    eight = {"cpu": "63", "memory": "832Gi", "nvidia.com/gpu": "8"}
+    eight = {"cpu": "64", "memory": "832Gi", "nvidia.com/gpu": "8"}
     assert workers("shards_autoscale") == (0, 0, 3, eight)
     # Twelve ranks do not fit on a machine of eight GPUs: six in each of two pods.
     six = {"cpu": "12", "memory": "98Gi", "amd.com/gpu": "6"}
