@@ -163,7 +163,7 @@ def on_one_rank(run: RunFolder, folder: Path) -> dict[tuple[str, int], Any]:
 @pytest.mark.parametrize(
     ("layout", "families"),
     [
-        ("auto", SMALL),
+        pytest.param("auto", SMALL, marks=pytest.mark.slow),
         pytest.param("tensor", FAMILIES, marks=pytest.mark.slow),
         pytest.param("zero3", FAMILIES, marks=pytest.mark.slow),
     ],

@@ -1,8 +1,9 @@
 """Ranks of one model in forks of a process that has imported the libraries; none imports them."""
 
 import multiprocessing
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,13 +29,23 @@ class Forks:
     """
 
     def __init__(self, shards: ShardsConfig, factory: Callable[..., Any], *args: Any) -> None:
-        self._processes: list[Any] = []
-        self._ends: list[Connection] = []
-        self._late_s = 4 * shards.timeout_s
-        size = shards.world_size
         with process_group.listen("127.0.0.1") as taken:
             port = taken.getsockname()[1]
-        for rank in range(size):
+        self._begin(shards, factory, args, port, 0)
+        self._replies()
+
+    def _begin(
+        self,
+        shards: ShardsConfig,
+        factory: Callable[..., Any],
+        args: Sequence[Any],
+        port: int,
+        first: int,
+    ) -> None:
+        self._processes: list[Any] = []
+        self._ends: list[Connection] = []
+        self._late_s, size = 4 * shards.timeout_s, shards.world_size
+        for rank in range(first, size):
             address = RankAddress(rank, size, rank, size, "127.0.0.1", port)
             ours, theirs = _CONTEXT.Pipe()
             told = (theirs, address, shards.timeout_s, factory, args)
@@ -42,7 +53,6 @@ class Forks:
             process.start()
             self._processes.append(process)
             self._ends.append(ours)
-        self._replies()
 
     def call(self, method: str, *args: Any) -> Any:
         """Run a method on all ranks and return what the first one returns."""
@@ -74,12 +84,48 @@ class Forks:
             process.join()
 
 
+class ForkedGroup(Forks):
+    """In place of a `ShardGroup`: rank 0 is in this process, the others are forks."""
+
+    def __init__(
+        self,
+        shards: ShardsConfig,
+        device: str,
+        factory: Callable[..., Any],
+        args: Sequence[Any],
+        placement: None,
+    ) -> None:
+        listener = process_group.listen("127.0.0.1")
+        port, size = listener.getsockname()[1], shards.world_size
+        self._begin(shards, factory, args, port, 1)
+        # Joining sets variables of this process, which other tests must not see.
+        self._environ = dict(os.environ)
+        own = RankAddress(0, size, 0, size, "127.0.0.1", port)
+        process_group.join(own, device, shards.timeout_s, listener)
+        self.resident = factory(own, *args)
+        self._replies()
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Run a method on all ranks and return what the first one returns."""
+        for end in self._ends:
+            end.send((method, args))
+        found = getattr(self.resident, method)(*args)
+        self._replies()
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        process_group.leave()
+        os.environ.clear()
+        os.environ.update(self._environ)
+        super().__exit__()
+
+
 def _serve(
     end: Connection,
     address: RankAddress,
     timeout_s: float,
     factory: Callable[..., Any],
-    args: tuple[Any, ...],
+    args: Sequence[Any],
 ) -> None:
     torch.set_num_threads(1)
     try:
