@@ -80,12 +80,12 @@ SLURM = [
     ),
     slurm("slurm.nodes: ", nodes="4-2"),
     slurm(
-        "slurm: a rank of a worker needs 0 GPUs and 4.01 CPUs, more than gpus_per_node and cpus_",
+        "slurm: a rank of a worker needs 0 GPUs and 4 CPUs, more than gpus_per_node and cpus_",
         "slurm {sweep} workers.cpus=4 --print",
         cpus_per_node=2,
     ),
     slurm(
-        "slurm: 1 nodes with 4 CPUs each have no room for 3 ranks of workers with 4.01 CPUs each: "
+        "slurm: 1 nodes with 4 CPUs each have no room for 3 ranks of workers with 4 CPUs each: "
         "change slurm.nodes, slurm.cpus_per_node or workers",
         "slurm {sweep} workers.cpus=4 workers.per_model=3 --print",
         nodes=1,
@@ -157,7 +157,7 @@ KUBERNETES = [
         "kubernetes.ray_version: 2.9.0 is not the Ray version of this kilobit", ray_version="2.9.0"
     ),
     pods(
-        "workers.cpus: a rank needs 64, and a machine has no more than 3.99 for it (kubernetes.cp",
+        "workers.cpus: a rank needs 64, and a machine has no more than 4 for it (kubernetes.cp",
         "kubernetes {sweep} workers.cpus=64 --print",
         cpus_per_node=4,
     ),

@@ -184,7 +184,7 @@ def test_a_search_tells_of_its_beginning_and_of_completed_candidates(
     for name, found in {
         "ray_session": lambda _: nullcontext(),
         "Pool": lambda *_, **__: SimpleNamespace(
-            workers=[], here=None, tell=None, stop=lambda: None
+            workers=[], here=None, tell=None, release=None, stop=lambda: None
         ),
         "_wait_for_workers": lambda *_: None,
         "_rebuild": lambda *_: (SimpleNamespace(pending=lambda _: [], num_proposed=0), None),

@@ -21,6 +21,7 @@ from kilobit.cluster.fleet.crew import ClusterCrew, Crew, crew_of
 from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import EvaluatorSetup, PoolError
 from kilobit.cluster.runs.folder import RunFolder, create_run, open_run
+from kilobit.cluster.sweep.placement import Need
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.evaluator import RungEvaluator
@@ -230,8 +231,8 @@ def test_as_many_programs_run_at_once_as_cores_and_memory_hold(
     assert crew.at_once(two, lambda: memory) == 2
 
 
-def test_members_on_a_cluster_need_memory_too(sweep: Sweep, session: None) -> None:
-    needs = sweep.workers.ranks(0.01)
-    assert crew._room(needs, 0) == 100 * cpus()
+def test_members_on_a_cluster_need_memory_too(session: None) -> None:
+    need = Need("llama-0", "llama", {"CPU": 0.01})
+    assert crew._room(need, 0) == 100 * cpus()
     there = ray.nodes()[0]["Resources"]["memory"]
-    assert crew._room(needs, int(there / 2.5)) == 2
+    assert crew._room(need, int(there / 2.5)) == 2
