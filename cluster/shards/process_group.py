@@ -93,13 +93,27 @@ def join(
         wait_for_workers=False,
         master_listen_fd=None if listener is None else listener.detach(),
     )
-    dist.init_process_group(
-        backend_of(device),
-        store=store,
-        rank=address.rank,
-        world_size=address.world_size,
-        timeout=timeout,
-    )
+    try:
+        dist.init_process_group(
+            backend_of(device),
+            store=store,
+            rank=address.rank,
+            world_size=address.world_size,
+            timeout=timeout,
+        )
+    except Exception:
+        _forget_failed_group()
+        raise
+
+
+def _forget_failed_group() -> None:
+    """Let this process join the next group under the name that other ranks know it by.
+
+    torch names groups by a counter, which a group that failed leaves raised; only a group that
+    was destroyed resets it.
+    """
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.destroy_process_group()
 
 
 def _interface_to(host: str) -> str | None:

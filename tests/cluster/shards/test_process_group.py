@@ -58,4 +58,9 @@ def test_a_rank_that_finds_no_other_gives_up_in_time(monkeypatch: pytest.MonkeyP
     thread.join(30)
     leave()
     assert not thread.is_alive()
+    # The next group has the name that it has in a process in which nothing failed.
+    listener = listen("127.0.0.1")
+    join(RankAddress(port=listener.getsockname()[1]), "cpu", 20.0, listener)
+    assert dist.group.WORLD.group_name == "0"  # type: ignore[union-attr]
+    leave()
     assert len(failed) == 1
