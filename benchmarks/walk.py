@@ -93,7 +93,7 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
         walked: list[str] = []
-        for call in ("Tuner", "ActorMethod", "Module"):
+        for call in ("TuneController", "ActorMethod", "Module"):
             # Several workers and trials: the longest way.
             noted = [path.read_text("utf-8").split("\n") for path in folder.glob(f"{call}.*")]
             walked += max(noted, key=len)
