@@ -12,8 +12,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from kilobit.cluster.driver.attempt import Outcome
     from kilobit.cluster.driver.beside import Beside
     from kilobit.cluster.driver.check import Plan
+    from kilobit.cluster.fleet.pool import Pool
+    from kilobit.cluster.fleet.session import Beforehand
     from kilobit.cluster.runs.folder import RunFolder
     from kilobit.cluster.runs.fronts import RunFront
     from kilobit.cluster.sweep.sweep import Sweep
@@ -123,17 +125,37 @@ def run(request: RunRequest) -> int:
     from kilobit.cluster.console import Terminal
 
     console = Terminal()
-    plan = check(sweep, folder, console, request.address)
-    from kilobit.cluster.runs.fronts import print_left_out
+    with ExitStack() as stack:
+        early: list[Beforehand[Pool]] = []
 
-    with (
-        continue_run(sweep, request.out, take_over=request.take_over)
-        if going_on
-        else create_run(sweep, request.sweep, request.out)
-    ) as run_folder:
+        def start() -> None:
+            # A run that goes on may have nothing left that needs workers.
+            if request.address is None and not going_on:
+                early.append(stack.enter_context(_workers(sweep, request)))
+
+        plan = check(sweep, folder, console, request.address, start)
+        from kilobit.cluster.runs.fronts import print_left_out
+
+        run_folder = stack.enter_context(
+            continue_run(sweep, request.out, take_over=request.take_over)
+            if going_on
+            else create_run(sweep, request.sweep, request.out)
+        )
         print_left_out(console, run_folder)
         check_s = time.monotonic() - began
-        return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
+        given = run_folder, plan, console, request.address, check_s, request.log_level
+        return _execute(*given, *(one.take for one in early))
+
+
+def _workers(sweep: "Sweep", request: RunRequest) -> "Beforehand[Pool]":
+    """Return the workers of a new run on this machine, which import libraries until it begins."""
+    from kilobit.cluster.fleet.pool import Pool
+    from kilobit.cluster.fleet.session import Beforehand
+    from kilobit.cluster.runs.folder import path_of
+
+    _LOG.setLevel(request.log_level.upper())
+    folder, path = request.sweep.absolute().parent, path_of(sweep, request.out)
+    return Beforehand(partial(Pool, sweep, folder, path, 1, local=True))
 
 
 def resume(request: ResumeRequest) -> int:
@@ -154,8 +176,16 @@ def resume(request: ResumeRequest) -> int:
         return _execute(run_folder, plan, console, request.address, check_s, request.log_level)
 
 
-def check(sweep: "Sweep", folder: Path, console: "Console", address: str | None) -> "Plan":
+def check(
+    sweep: "Sweep",
+    folder: Path,
+    console: "Console",
+    address: str | None,
+    before_models: Callable[[], object] = lambda: None,
+) -> "Plan":
     """Check a sweep, its data and its models, before anything is written, and return its plan.
+
+    `before_models` is called when all but the models is checked.
 
     Raises:
         InputError: naming field and value, if the sweep can't run.
@@ -163,7 +193,8 @@ def check(sweep: "Sweep", folder: Path, console: "Console", address: str | None)
     with console.status(_CHECKING):
         from kilobit.cluster.driver.check import check_sweep
 
-        return check_sweep(sweep, folder, local=address is None)
+        local = address is None
+        return check_sweep(sweep, folder, local=local, before_models=before_models)
 
 
 def _drive(address: str, words: Sequence[str]) -> int:
@@ -187,12 +218,13 @@ def _execute(
     address: str | None,
     check_s: float,
     log_level: str,
+    take: "Callable[[], Pool | None]" = lambda: None,
 ) -> int:
     began = time.monotonic()
     go_on = to_copy("resume", run_folder.path, address=address)
     kept = f"every finished rung is kept. Go on with:\n  {go_on}"
     try:
-        outcome, front = attempt(run_folder, plan, console, address, log_level)
+        outcome, front = attempt(run_folder, plan, console, address, log_level, take)
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {kept}")
         return INTERRUPTED
@@ -209,9 +241,16 @@ def _execute(
 
 
 def attempt(
-    run_folder: "RunFolder", plan: "Plan", console: "Console", address: str | None, log_level: str
+    run_folder: "RunFolder",
+    plan: "Plan",
+    console: "Console",
+    address: str | None,
+    log_level: str,
+    take: "Callable[[], Pool | None]" = lambda: None,
 ) -> tuple["Outcome", "RunFront"]:
     """Search, verify the front and, if the sweep says so, certify it; keep the run's log.
+
+    `take` returns workers that have been started already, None if there are none.
 
     Raises:
         InputError, PoolError: if nothing could be started; a run without results is deleted.
@@ -238,7 +277,7 @@ def attempt(
             nullcontext() if address is None else ray_session(address),
             Beside(run_folder, address, partial(verifier, run_folder, 1)) as beside,
         ):
-            outcome = execute(run_folder, plan, console, address, beside.look)
+            outcome = execute(run_folder, plan, console, address, beside.look, take)
             if not outcome.seconds:
                 # No worker has looked, because nothing was left to search.
                 check_unchanged(run_folder, address)

@@ -58,6 +58,7 @@ def execute(
     console: Console,
     address: str | None = None,
     look: Callable[[], None] = lambda: None,
+    take: Callable[[], Pool | None] = lambda: None,
 ) -> Outcome:
     """Search until nothing is left to try or the time budget is used up.
 
@@ -67,6 +68,7 @@ def execute(
         console: where progress is shown.
         address: of the cluster to search on; this machine without one.
         look: called before the search, and whenever a candidate has completed the last rung.
+        take: returns workers that have been started already, None if there are none.
 
     Raises:
         InputError, PoolError: if the workers can't be started, or the ledger does not match the
@@ -88,7 +90,8 @@ def execute(
     with ray_session(address):
         outcome.seconds["start Ray"] = time.monotonic() - began
         began = time.monotonic()
-        pool = Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=address is None)
+        local = address is None
+        pool = take() or Pool(run.sweep, run.sweep_folder, run.path, run.attempt, local=local)
         try:
             _wait_for_workers(pool, console)
             outcome.seconds["load models"] = time.monotonic() - began

@@ -6,7 +6,7 @@ unchecked here.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,14 @@ class Plan:
         return bound_bits(candidate, self.task, self.shapes.get(candidate.model))
 
 
-def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: bool = True) -> Plan:
+def check_sweep(
+    sweep: Sweep,
+    sweep_folder: Path,
+    *,
+    local: bool = True,
+    fits: bool = True,
+    before_models: Callable[[], object] = lambda: None,
+) -> Plan:
     """Check a sweep and return its plan.
 
     Args:
@@ -70,6 +77,8 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: b
         sweep_folder: the folder that its relative paths start from.
         local: the workers will run on this machine, so their models have to be here.
         fits: and they have to fit on it.
+        before_models: called before the models are looked at, which takes seconds, with all else
+            checked.
 
     Raises:
         InputError: naming field and value, if the sweep can't run.
@@ -85,6 +94,7 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: b
     check_trackers(sweep.trackers)
     if local and fits:
         plan_here(sweep)
+    before_models()
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))

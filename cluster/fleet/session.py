@@ -19,15 +19,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
+Made = TypeVar("Made")
 PACKAGE = "kilobit"
 _KNOCK_S = 5.0
 _TIMEOUT_S = 120.0
 # The address of the session of this process, as it was given; Ray knows it by another name.
 _CONNECTED: list[str | None] = []
+# Set once a Ray that was started before it is asked for is there, or does not start.
+_STARTED: list[threading.Event] = []
 
 
 @contextmanager
@@ -41,8 +44,16 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         PoolError: if Ray does not start on this machine.
     """
     import ray
-    from ray import _raylet
 
+    if _STARTED:
+        _STARTED.pop().wait()
+        if ray.is_initialized():
+            # From here on it ends with this session.
+            try:
+                yield
+            finally:
+                _shut_down()
+            return
     if ray.is_initialized() and (
         address in (None, "auto", *_CONNECTED) or address == ray.get_runtime_context().gcs_address
     ):
@@ -52,11 +63,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if address is not None:
         _knock(address)
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        # Ray has read its settings already if it was imported before kilobit.
-        _raylet.Config.initialize("")  # type: ignore[attr-defined]
-        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+        _require_token()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(address)
     try:
@@ -76,6 +83,64 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     finally:
         _CONNECTED.clear()
         _shut_down()
+
+
+class Beforehand(Generic[Made]):
+    """A Ray on this machine that starts beside what is done in this context, if there is none.
+
+    Starting takes seconds in which Ray mostly waits. `ray_session` waits for it, and uses it.
+
+    Args:
+        make: makes an object in the new session.
+    """
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make, self._made = make, list[Made]()
+        self._started, self._over = threading.Event(), threading.Event()
+
+    def take(self) -> Made | None:
+        """Return the object that was made, None if there is none."""
+        self._started.wait()
+        return self._made.pop() if self._made else None
+
+    def __enter__(self) -> Self:
+        # In this thread: two threads must not import the same libraries at once.
+        import ray
+
+        if ray.is_initialized():
+            self._started.set()
+            return self
+        _require_token()
+        threading.Thread(target=self._start, daemon=True).start()
+        _STARTED.append(self._started)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.wait()
+        if self._started in _STARTED:
+            _STARTED.remove(self._started)
+            _shut_down()
+        self._over.set()
+
+    def _start(self) -> None:
+        # A Ray that does not start is started once more by `ray_session`, which reports why not.
+        with suppress(Exception):
+            _connect(None)
+            self._made.append(self._make())
+        self._started.set()
+        # Linux ends Ray's processes together with the thread that started them.
+        self._over.wait()
+
+
+def _require_token() -> None:
+    """Let a session that starts on this machine accept only processes that know its token."""
+    from ray import _raylet
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    # Ray has read its settings already if it was imported before kilobit.
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -99,7 +99,8 @@ class RunFolder:
         return Ledger(self.path / "ledger", self.attempt if self.locked else None)
 
 
-def _path_of(sweep: Sweep, out: Place | None) -> Place:
+def path_of(sweep: Sweep, out: Place | None) -> Place:
+    """Return the output folder of a sweep."""
     return (out or sweep.out or Path("runs") / sweep.name).absolute()
 
 
@@ -109,7 +110,7 @@ def holds_run(sweep: Sweep, out: Place | None) -> bool:
     Raises:
         InputError: if its store does not answer.
     """
-    path = _path_of(sweep, out)
+    path = path_of(sweep, out)
     check_reachable(path)
     return (path / "run.json").exists()
 
@@ -125,7 +126,7 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
     from kilobit.evaluators.ledger.compaction import begin
     from kilobit.evaluators.ledger.parts import SCHEMA_VERSION
 
-    path = _path_of(sweep, out)
+    path = path_of(sweep, out)
     check_reachable(path)
     with ExitStack() as stack:
         with _written(path):
@@ -148,7 +149,7 @@ def check_free(sweep: Sweep, out: Place | None) -> None:
     Raises:
         InputError: if the folder holds another run or other files, or can't be written.
     """
-    path = _path_of(sweep, out)
+    path = path_of(sweep, out)
     check_reachable(path)
     with _written(path):
         if path.exists():
@@ -291,7 +292,7 @@ def continue_run(
         LockedError: if another process holds the lock.
         OSError: if it can't be written.
     """
-    path = _path_of(sweep, out)
+    path = path_of(sweep, out)
     run = open_run(path)
     check_proposer_is_known(run)
     changed = _changed(run.sweep, sweep)

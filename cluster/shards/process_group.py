@@ -112,7 +112,8 @@ def _forget_failed_group() -> None:
     torch names groups by a counter, which a group that failed leaves raised; only a group that
     was destroyed resets it.
     """
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     dist.destroy_process_group()
 
 

@@ -1,11 +1,11 @@
 """The Ray actor of a worker.
 
-A process that looks up an actor by name imports the actor's class, and with it this module. Every
-trial does that, so nothing heavy is imported here: a trial's process stays small and starts at
-once.
+A process that looks up an actor by name imports the actor's class, and with it this module. The
+driver does that, so nothing heavy is imported here.
 """
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,16 @@ from kilobit.search.rungs import Rung
 if TYPE_CHECKING:
     from kilobit.cluster.messages import EvaluatorSetup
 
+_WAIT_S = 600.0
+_LOOK_EVERY_S = 0.1
+
 
 class EvaluatorActor:
     """A worker of the pool; its methods call those of `RungEvaluator`."""
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
         self._log = keep_log(setup.log_level)
+        _wait_for_run(setup.run_folder)
         from kilobit.cluster.worker.crash_log import crash_log_of
 
         # Open the crash log before the heavy imports, so that crashes while loading count too.
@@ -62,3 +66,20 @@ class EvaluatorActor:
         """Train a candidate up to `rung`, score it, record it and return its result."""
         reply = self._evaluator.run_rung(candidate_json, rung)
         return replace(reply, log=self._log.take())
+
+
+def _wait_for_run(folder: str) -> None:
+    """Wait until a run has begun, which it does when its driver has checked the base models.
+
+    The libraries are imported meanwhile.
+    """
+    from kilobit.evaluators.ledger.storage import place
+
+    manifest, began = place(folder) / "run.json", time.monotonic()
+    if manifest.exists():
+        return
+    import kilobit.cluster.worker.evaluator  # noqa: F401
+
+    # One that does not come is reported as it is missed.
+    while not manifest.exists() and time.monotonic() - began < _WAIT_S:
+        time.sleep(_LOOK_EVERY_S)

@@ -188,7 +188,7 @@ def test_a_model_on_two_ranks_is_searched_proven_and_measured(
     hire = ClusterCrew._hire
 
     def hired(crew: ClusterCrew) -> None:
-        reserved.append((crew._needs.cpus_per_rank, crew._needs.world_size))
+        reserved.append((crew._needs.each.get("CPU"), crew._needs.ranks))
         hire(crew)
 
     monkeypatch.setattr(ClusterCrew, "_hire", hired)

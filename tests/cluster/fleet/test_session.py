@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from kilobit.cluster.fleet import session
-from kilobit.cluster.fleet.session import _shut_down, ray_session
+from kilobit.cluster.fleet.session import Beforehand, _shut_down, ray_session
 from kilobit.cluster.messages import PoolError
 
 
@@ -100,3 +100,61 @@ def test_lines_of_rays_processes_go_to_the_log(
         )
     assert capsys.readouterr().out == ""
     assert caplog.messages == ["Ray: Task ready failed."]
+
+
+class _Actor:
+    def answer(self) -> int:
+        return 42
+
+
+@pytest.mark.ray
+def test_a_session_takes_what_was_started_before_it() -> None:
+    with Beforehand(lambda: ray.remote(num_cpus=1)(_Actor).remote()) as early:
+        with ray_session():
+            before = ray.get_runtime_context().get_node_id()
+            actor = early.take()
+            assert actor is not None
+            assert ray.get(actor.answer.remote()) == 42
+            with ray_session():
+                assert ray.get_runtime_context().get_node_id() == before
+        # Its end is that of the session.
+        assert not ray.is_initialized()
+    assert not ray.is_initialized()
+
+
+def test_what_was_started_ends_without_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[bool] = []
+    monkeypatch.setattr(ray, "init", lambda **_: there.append(True))
+    monkeypatch.setattr(ray, "shutdown", there.clear)
+    with Beforehand(lambda: 1) as early:
+        assert early.take() == 1
+        assert there == [True]
+    assert there == []
+
+
+def test_nothing_is_started_beside_an_open_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a second session"))
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("the end of another's session"))
+    with Beforehand(lambda: 1) as early:
+        assert early.take() is None
+
+
+def test_a_start_beforehand_that_fails_is_repeated_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[bool] = []
+
+    def init(**_: object) -> None:
+        tries.append(True)
+        raise TimeoutError
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(PoolError, match="Ray did not start on this machine"),
+        Beforehand(lambda: None),
+        ray_session(),
+    ):
+        pass
+    assert tries == [True, True]
+    assert session._STARTED == []
