@@ -27,6 +27,9 @@ _LOG = logging.getLogger("kilobit")
 _Key = tuple[str, str | None]
 # Programs that run at once.
 _AT_ONCE = 2
+# Other users of this machine may leave nothing to an idle program: after the search it is waited
+# for no longer, and run again as others are.
+_PATIENCE_S = 10.0
 # A long ledger takes long to read: it is read for this share of the time at most.
 _LOOKING = 0.05
 # Bytes of a parameter in the copies of a model that its digest and the programs need for a while,
@@ -60,6 +63,7 @@ class Beside:
         self._pool = ThreadPoolExecutor(min(_AT_ONCE, cpus() // run.sweep.workers.threads) or 1)
         self._front: set[_Key] = set()
         self._begun: dict[_Key, Future[VerificationRecord | None]] = {}
+        self._until = 0.0
 
     def look(self) -> None:
         """Begin, before a search; then look for programs when a candidate has completed it.
@@ -75,6 +79,7 @@ class Beside:
 
     def end(self) -> None:
         """Begin no other program."""
+        self._until = time.monotonic() + _PATIENCE_S
         self._over.set()
         self._news.set()
 
@@ -94,8 +99,13 @@ class Beside:
     def verify(self, point: FrontPoint) -> VerificationRecord:
         """Verify a program after the search, or return the verdict on it from beside the search."""
         assert self.opened is not None
-        begun = self._begun.get((point.candidate, point.program))
-        found = None if begun is None or begun.cancel() else begun.result()
+        begun, found = self._begun.get((point.candidate, point.program)), None
+        if begun is not None and not begun.cancel():
+            try:
+                found = begun.result(max(0.0, self._until - time.monotonic()))
+            except TimeoutError:
+                self.opened[1].call("end_idle")
+                found = begun.result()
         return found or self.opened[0].verify(point)
 
     def _until_over(self) -> None:

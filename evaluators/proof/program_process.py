@@ -2,8 +2,8 @@
 
 It has no package of ours and reads one JSON request a line from its standard input. It imports the
 libraries that a request names, so once for all programs; every program runs in a fork of it, one
-that is `idle` with the processor time that no other process wants. Each
-gets, as far as the system allows an ordinary user to make namespaces:
+that is `idle` with the processor time that no other process wants, until a request ends all of
+these. Each gets, as far as the system allows an ordinary user to make namespaces:
 
 - no network,
 - no other process: its processes end with it and see none but themselves,
@@ -42,6 +42,7 @@ _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_READ_ONLY = 442, -100, 0x8000, 1
 _SET_DEATH_SIGNAL, _DROP_FROM_BOUNDING, _NO_NEW_PRIVILEGES = 1, 24, 38
 _CAPABILITY_VERSION = 0x20080522
 
+_idle = set[int]()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -319,6 +320,8 @@ def _run(request: dict[str, Any], answers: int) -> None:
         os.write(write, json.dumps([_wait(program, request["seconds"]), enforced]).encode())
         os._exit(0)
     os.close(write)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     os.waitpid(first, 0)
     told = os.read(read, 1 << 12)
     status, enforced = json.loads(told) if told else (-signal.SIGKILL, enforced)
@@ -334,8 +337,8 @@ def _end_with_parent() -> None:
 def _reap(*_: Any) -> None:
     # Waited for, not ignored: so its processor time counts as that of a child.
     with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while ended := os.waitpid(-1, os.WNOHANG)[0]:
+            _idle.discard(ended)
 
 
 def _import(names: list[str]) -> None:
@@ -356,6 +359,10 @@ def _serve(requests: int, answers: int) -> None:
     signal.signal(signal.SIGCHLD, _reap)
     for line in open(requests, "rb", buffering=0, closefd=False):  # noqa: SIM115 - closed by forks
         request = json.loads(line)
+        if "end_idle" in request:
+            for process in _idle.copy():
+                os.kill(process, signal.SIGTERM)
+            continue
         if "folder" in request:
             _import(request["modules"])
         else:
@@ -365,11 +372,20 @@ def _serve(requests: int, answers: int) -> None:
             thread.join()
         # A collection in a fork would write to, and so copy, all that was imported.
         gc.freeze()
-        if "folder" in request and os.fork() == 0:
+        if "folder" not in request:
+            continue
+        # One that ends at once is not reaped before it is noted.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        process = os.fork()
+        if process == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             _end_with_parent()
             _run(request, answers)
             return
+        if request["idle"]:
+            _idle.add(process)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     # The other side is gone or has finished: end all that still runs, and wait for it.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

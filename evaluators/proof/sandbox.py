@@ -164,6 +164,11 @@ class Sandbox:
         if server is not None:
             server.tell({"modules": [*_MODULES, *_MODULES_OF_ADAPTERS]})
 
+    def end_idle(self) -> None:
+        """End the programs that get only processor time that no other process wants; they fail."""
+        if self._server is not None:
+            self._server.tell({"end_idle": True})
+
     def _forking(self) -> "_Server | None":
         with self._lock:
             if not self._fresh and (self._server is None or self._server.is_dead):

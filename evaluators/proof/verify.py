@@ -193,6 +193,10 @@ class ProgramRunner:
         """Begin to import what programs need, and do not wait for it."""
         self._sandbox.warm()
 
+    def end_idle(self) -> None:
+        """End the programs that get only processor time that no other process wants."""
+        self._sandbox.end_idle()
+
     def check(self, label: str, recorded: Recorded) -> None:
         """Check that a base model and the libraries that decide its outputs are as recorded.
 

@@ -125,6 +125,23 @@ def test_a_program_that_runs_when_the_search_ends_is_waited_for(
     assert verified(run) == {*FRONT, "raw-5-0"} - {"raw-4-0"}
 
 
+@pytest.mark.skipif(IDLE is None, reason="this system has no such priority")
+def test_a_program_that_gets_no_processor_time_is_run_again_after_the_search(
+    make: Make, idle: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilobit.cluster.driver.beside._PATIENCE_S", 0.5)
+    run = make()
+    add(run, "raw", 17, 95, f"import time; os.sched_getscheduler(0) == {IDLE} and time.sleep(100)")
+    with searching(run) as (held, beside):
+        wait_for(lambda: verified(held) == FRONT)
+        assert len(running(beside)) == 1
+        assert "verifying 1 programs of the front" in finish(held, beside)
+        assert idle == [True] * 5 + [False]
+        # What was ended has left nothing behind.
+        assert not running(beside)
+    assert verified(run) == {*FRONT, "raw-17-95"}
+
+
 def test_an_interrupt_ends_the_program_that_runs(make: Make, idle: list[bool]) -> None:
     run = make()
     add(run, "raw", 5, 0, "import time; time.sleep(100)")
