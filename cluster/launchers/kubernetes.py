@@ -193,7 +193,7 @@ def _out_of(sweep: Sweep, config: KubernetesConfig, named: Place | None) -> str:
     return out
 
 
-def _check_size(config: KubernetesConfig, pods: Pods) -> None:
+def _check_size(config: KubernetesConfig, pods: Sequence[Pods]) -> None:
     if not config.autoscale and (config.min_replicas, config.max_replicas) != (None, None):
         raise InputError(
             "kubernetes: `min_replicas` and `max_replicas` need `autoscale: true`; without it "
@@ -204,11 +204,12 @@ def _check_size(config: KubernetesConfig, pods: Pods) -> None:
             "kubernetes: `queue` and `autoscale` exclude each other: Kueue admits clusters of a "
             "fixed size"
         )
-    if config.max_replicas is not None and config.max_replicas < pods.least:
-        raise InputError(
-            f"kubernetes.max_replicas: {config.max_replicas} is less than the {pods.least} pods "
-            "without which the search does not begin (workers.min_per_model)"
-        )
+    for group in pods:
+        if config.max_replicas is not None and config.max_replicas < group.least:
+            raise InputError(
+                f"kubernetes.max_replicas: {config.max_replicas} is less than the {group.least} "
+                "pods without which the search does not begin (workers.min_per_model)"
+            )
 
 
 def _check_paths(sweep: Sweep, file: Path, config: KubernetesConfig) -> None:

@@ -15,7 +15,7 @@ KubeRay v1.6.2 and v1.7.0, and the further checks of its operator (names are DNS
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kilobit.cluster.launchers.launcher import PlannedRun
@@ -39,21 +39,27 @@ _ENDING_S = 10
 
 @dataclass(frozen=True)
 class Pods:
-    """A set of equal pods.
+    """A group of equal pods.
 
     Attributes:
+        name: of the group.
         count: number of pods.
         least: number of pods that a search needs to begin.
         ranks: the most ranks in one pod, of one worker or of several.
         cpus: whole CPUs of each, for Kubernetes and for Ray.
         gpus: whole GPUs of each.
+        resources: custom resources of each, by Ray's names.
+        labels: of the nodes that they are placed on, and of Ray's nodes in them.
     """
 
+    name: str
     count: int
     least: int
     ranks: int
     cpus: int
     gpus: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def bounds(self, config: KubernetesConfig) -> tuple[int, int]:
         """Return the fewest pods of a running cluster, and the most."""
@@ -63,36 +69,54 @@ class Pods:
         return low, max(low, self.count if high is None else high)
 
 
-def pods_of(sweep: Sweep, config: KubernetesConfig) -> Pods:
-    """Return the pods of a sweep's workers: all have one shape, with room for any of the workers.
+def pods_of(sweep: Sweep, config: KubernetesConfig) -> tuple[Pods, ...]:
+    """Return the groups of pods of a sweep's workers.
 
-    The ranks of a worker share one pod if a machine has room for them, and are spread evenly over
-    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU. Where
-    models have workers of their own, smaller ones share the pods of larger ones.
+    Base models whose workers need the same custom resources and labels share a group. All pods of a
+    group have one shape, with room for any of its workers.
 
     Raises:
         InputError: if a rank needs more than a machine has.
     """
-    settings = sweep.workers_by_model
-    shapes = [_pods(own, len(settings), config) for own in settings.values()]
-    if len(set(shapes)) == 1:
-        return shapes[0]
-    names = ("ranks", "cpus", "gpus")
-    ranks, cpus, gpus = (max(getattr(one, name) for one in shapes) for name in names)
+    groups: dict[Any, dict[str, Workers]] = {}
+    for model, own in sweep.workers_by_model.items():
+        kind = own.accelerator_type, sorted(own.resources), sorted(own.node_labels.items())
+        groups.setdefault(str(kind), {})[model] = own
+    return tuple(
+        _group(f"workers-{number}" if len(groups) > 1 else "workers", settings, config)
+        for number, settings in enumerate(groups.values(), 1)
+    )
+
+
+def _group(name: str, settings: Mapping[str, Workers], config: KubernetesConfig) -> Pods:
+    """Return the pods of base models that share a group.
+
+    The ranks of a worker share one pod if a machine has room for them, and are spread evenly over
+    several otherwise. Workers that each use a fraction of a GPU share a pod with one GPU. Where
+    models have workers of their own, smaller ones share the pods of larger ones.
+    """
+    workers = list(settings.values())
+    shapes = [_pods(name, own, len(settings), config) for own in workers]
+    ranks, cpus, gpus = (max(getattr(s, n) for s in shapes) for n in ("ranks", "cpus", "gpus"))
+    amounts = {n: ranks * max(own.resources[n] for own in workers) for n in workers[0].resources}
+    labels = workers[0].node_labels
+    if all(one == shapes[0] for one in shapes):
+        return replace(shapes[0], resources=amounts, labels=labels)
     needs = needs_of(settings, {model: own.wanted_cpus for model, own in settings.items()})
+    enough = dict.fromkeys(largest(needs).each, math.inf)
+    there = {**enough, "CPU": cpus, "GPU": gpus, **amounts}
 
     def number(some: Sequence[Need]) -> int:
         pods = range(1, sum(one.count for one in shapes))
-        resources = {**dict.fromkeys(largest(needs).each, math.inf), "CPU": cpus, "GPU": gpus}
-        labels = {name: value for need in needs for name, value in need.labels.items()}
-        there = [Node(str(at), resources, labels) for at in pods]
-        fits = (n for n in pods if not plan(there[:n], some).waits)
+        nodes = [Node(str(at), there, labels) for at in pods]
+        fits = (n for n in pods if not plan(nodes[:n], some).waits)
         return next(fits, sum(one.count for one in shapes))
 
-    return Pods(number(needs), number([one for one in needs if one.least]), ranks, cpus, gpus)
+    least = number([one for one in needs if one.least])
+    return Pods(name, number(needs), least, ranks, cpus, gpus, amounts, labels)
 
 
-def _pods(workers: Workers, num_models: int, config: KubernetesConfig) -> Pods:
+def _pods(name: str, workers: Workers, num_models: int, config: KubernetesConfig) -> Pods:
     """Return the pods of base models that all have the same workers."""
     each = workers.ranks(workers.wanted_cpus)
     cpus, gpus = each.cpus_per_rank or 0.0, each.gpus_per_rank or 0.0
@@ -111,6 +135,7 @@ def _pods(workers: Workers, num_models: int, config: KubernetesConfig) -> Pods:
         return parts * math.ceil(per_model * num_models / together)
 
     return Pods(
+        name,
         count=number(workers.per_model),
         least=number(workers.least),
         ranks=ranks * together,
@@ -160,13 +185,13 @@ class Launch(PlannedRun):
     Attributes:
         text: content of the sweep file.
         config: settings of the cluster.
-        pods: pods of the workers.
+        pods: groups of pods of the workers.
         ray_version: version of Ray in the image.
     """
 
     text: str
     config: KubernetesConfig
-    pods: Pods
+    pods: tuple[Pods, ...]
     ray_version: str
 
     @property
@@ -264,9 +289,8 @@ def _driver(launch: Launch) -> Object:
 
 
 def _cluster_spec(launch: Launch) -> Object:
-    config, pods = launch.config, launch.pods
+    config = launch.config
     spec: Object = {"rayVersion": launch.ray_version, "authOptions": {"mode": "token"}}
-    low, high = pods.bounds(config)
     if config.autoscale:
         spec["enableInTreeAutoscaling"] = True
         spec["autoscalerOptions"] = {
@@ -283,31 +307,42 @@ def _cluster_spec(launch: Launch) -> Object:
         stop = ["python", "-m", "kilobit.cluster.launchers.stop", launch.sweep]
         within = str(max(1, config.grace_s - _ENDING_S))
         head["lifecycle"] = {"preStop": {"exec": {"command": [*stop, "--within", within]}}}
-    worker = _container(
-        launch, "ray-worker", pods.cpus, pods.ranks * config.memory_gib, gpus=pods.gpus
-    )
     spec["headGroupSpec"] = {
         # The head offers no CPUs and GPUs, so that workers run in the pods with their memory.
         "rayStartParams": _start_parameters(config, 0, 0),
         # The autoscaler runs in the head and needs the token to request pods.
         "template": {"spec": _pod_spec(launch, [head], _volumes(launch), token=config.autoscale)},
     }
-    worker_pod = _pod_spec(launch, [worker], _volumes(launch))
-    if config.node_selector:
-        worker_pod["nodeSelector"] = dict(sorted(config.node_selector.items()))
-    if config.tolerations:
-        worker_pod["tolerations"] = [t.model_dump(exclude_none=True) for t in config.tolerations]
-    spec["workerGroupSpecs"] = [
-        {
-            "groupName": "workers",
-            "replicas": low,
-            "minReplicas": low,
-            "maxReplicas": high,
-            "rayStartParams": _start_parameters(config, pods.cpus, pods.gpus),
-            "template": {"spec": worker_pod},
-        }
-    ]
+    spec["workerGroupSpecs"] = [_worker_group(launch, pods) for pods in launch.pods]
     return spec
+
+
+def _worker_group(launch: Launch, pods: Pods) -> Object:
+    config = launch.config
+    memory_gib = pods.ranks * config.memory_gib
+    worker = _container(launch, "ray-worker", pods.cpus, memory_gib, gpus=pods.gpus)
+    pod = _pod_spec(launch, [worker], _volumes(launch))
+    if selector := {**config.node_selector, **pods.labels}:
+        pod["nodeSelector"] = dict(sorted(selector.items()))
+    if config.tolerations:
+        pod["tolerations"] = [t.model_dump(exclude_none=True) for t in config.tolerations]
+    low, high = pods.bounds(config)
+    found: Object = {"groupName": pods.name}
+    parameters = _start_parameters(config, pods.cpus, pods.gpus)
+    if pods.labels:
+        found["labels"] = dict(sorted(pods.labels.items()))
+    if pods.resources:
+        # The operator makes parameters of all resources, and refuses a part given as parameters.
+        amounts = {"CPU": parameters.pop("num-cpus"), "GPU": parameters.pop("num-gpus")}
+        own = {name: f"{amount:g}" for name, amount in sorted(pods.resources.items())}
+        found["resources"] = amounts | own
+    return found | {
+        "replicas": low,
+        "minReplicas": low,
+        "maxReplicas": high,
+        "rayStartParams": parameters,
+        "template": {"spec": pod},
+    }
 
 
 def _start_parameters(config: KubernetesConfig, cpus: int, gpus: int) -> dict[str, str]:

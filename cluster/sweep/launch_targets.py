@@ -261,9 +261,9 @@ class KubernetesConfig(Config):
     autoscale: bool = False
     """let Ray's autoscaler add and remove worker pods"""
     min_replicas: int | None = Field(default=None, ge=0)
-    """fewest worker pods, kept even while idle; only with `autoscale`, 0 by default"""
+    """fewest worker pods of a group, kept even while idle; only with `autoscale`, 0 by default"""
     max_replicas: int | None = Field(default=None, ge=1)
-    """most worker pods; only with `autoscale`, by default as many as the workers need"""
+    """most worker pods of a group; only with `autoscale`, by default as many as the workers need"""
     idle_s: int = Field(default=120, ge=1)
     """seconds after which the autoscaler removes an idle pod"""
     retries: int = Field(default=3, ge=0)

@@ -72,7 +72,8 @@ def test_the_examples_of_the_page_can_be_launched() -> None:
     (run,) = plan(
         examples / "gsm8k_smollm3.yaml", [], examples / "profiles" / "kubernetes.yaml"
     ).runs
-    assert (run.pods.count, run.pods.gpus) == (3, 1)
+    (pods,) = run.pods
+    assert (pods.count, pods.gpus) == (3, 1)
     words = ["kubernetes.sweep_folder=/opt/kilobit/examples", "kubernetes.image=kilobit:1"]
     (run,) = plan(examples / "quickstart.yaml", [*words, "kubernetes.claim=runs"]).runs
     assert run.sweep == "/opt/kilobit/examples/quickstart.yaml"
@@ -238,4 +239,38 @@ def test_models_with_workers_of_their_own_share_pods_of_one_shape(
         kubernetes={"image": "k", "gpus_per_node": 8, "claim": "c"},
     )
     (run,) = plan(path, []).runs
-    assert (run.pods.count, run.pods.least, run.pods.gpus, run.pods.ranks) == (2, 2, 8, 8)
+    (pods,) = run.pods
+    assert (pods.count, pods.least, pods.gpus, pods.ranks) == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_models_on_nodes_of_their_own_have_groups_of_pods(
+    write_sweep: Callable[..., Path], version: str
+) -> None:
+    own = {"node_labels": {"rack": "a"}, "resources": {"nvme": 0.5}, "gpus": 2, "cpus": 3}
+    ranks = {"shards": {"world_size": 4, "layout": "zero3"}}
+    models: list[dict[str, object]] = [
+        {"regime": "judge", "hub": "a/b", "revision": "c"},
+        {"regime": "small", "hub": "a/c", "revision": "c", "workers": own},
+        {"regime": "large", "hub": "a/d", "revision": "c", "workers": {**own, **ranks}},
+        {"regime": "other", "hub": "a/e", "revision": "c", "workers": {"node_labels": {"x": "y"}}},
+    ]
+    config = {"image": "k", "claim": "c", "node_selector": {"pool": "ray"}, "gpus_per_node": 8}
+    path = write_sweep(workers={"gpus": 1}, base_models=models, kubernetes=config)
+    found = plan(path, [])
+    objects = list(yaml.safe_load_all(Kubernetes().render(found)))
+    assert problems(objects, version) == []
+    (job,) = (one for one in objects if one["kind"] == "RayJob")
+    judges, labelled, others = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [one["groupName"] for one in (judges, labelled, others)] == [
+        f"workers-{number}" for number in (1, 2, 3)
+    ]
+    assert {"labels", "resources"}.isdisjoint(judges)
+    assert judges["rayStartParams"]["num-gpus"] == "1"
+    # Both models of the rack share pods of the larger one: four ranks, half a resource each.
+    assert labelled["labels"] == {"rack": "a"}
+    assert labelled["resources"] == {"CPU": "12", "GPU": "8", "nvme": "2"}
+    assert labelled["replicas"] == 2
+    selectors = [one["template"]["spec"]["nodeSelector"] for one in (judges, labelled, others)]
+    pool = {"pool": "ray"}
+    assert selectors == [pool, {**pool, "rack": "a"}, {**pool, "x": "y"}]

@@ -175,7 +175,8 @@ def _cluster_problems(spec: Object, labels: Mapping[str, str]) -> Iterator[str]:
             yield "a cluster of a fixed size has as many pods at least as at most"
         amounts = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         gpus = sum(int(a) for key, a in amounts.items() if key not in ("cpu", "memory"))
-        if group["rayStartParams"]["num-gpus"] != str(gpus):
+        told = group.get("resources", {}).get("GPU") or group["rayStartParams"]["num-gpus"]
+        if told != str(gpus):
             yield "Ray is told of other GPUs than the pod has"
 
 
