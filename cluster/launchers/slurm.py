@@ -144,6 +144,13 @@ def _amounts(sweep: Sweep, config: SlurmConfig) -> tuple[int, int, int]:
         InputError: if they have no room for the workers that the run waits for.
     """
     models = sweep.workers_by_model.values()
+    for name in ("resources", "node_labels"):
+        if any(getattr(own, name) for own in models):
+            raise InputError(
+                f"slurm: workers ask for `{name}`, which the nodes of a job do not have: all of "
+                "them are alike; choose nodes by slurm.partition or slurm.directives, or start Ray "
+                "yourself and search by `kilobit run --address`"
+            )
     most = sum(own.per_model * own.shards.world_size for own in models)
     # Models that do not fit at once take turns.
     least = max(own.least * own.shards.world_size for own in models)

@@ -80,6 +80,10 @@ SLURM = [
     ),
     slurm("slurm.nodes: ", nodes="4-2"),
     slurm(
+        "slurm: workers ask for `node_labels`, which the nodes of a job do not have: all of them",
+        "slurm {sweep} workers.node_labels.rack=a --print",
+    ),
+    slurm(
         "slurm: a rank of a worker needs 0 GPUs and 4 CPUs, more than gpus_per_node and cpus_",
         "slurm {sweep} workers.cpus=4 --print",
         cpus_per_node=2,
