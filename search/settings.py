@@ -6,6 +6,7 @@ The error for what a user gave, and commands that a message tells the user to co
 import shlex
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -44,3 +45,18 @@ def to_copy(*words: object, address: str | None = None) -> str:
     """
     at = ("--address", address) if address else ()
     return shlex.join(map(str, ("kilobit", *words, *at)))
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is the address of a server, with http:// or https://."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and text.isprintable()
+            and " " not in text
+        )
+    except ValueError:
+        return False

@@ -6,6 +6,7 @@ unchecked here.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import SearchedModel, ShardsConfig
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
+from kilobit.evaluators.tasks.hub import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
-from kilobit.search.settings import InputError, to_copy
+from kilobit.search.settings import InputError, is_address, to_copy
 from kilobit.search.space import DataFamily, Families
 from kilobit.search.task import Task
 
@@ -85,6 +87,7 @@ def check_sweep(
     """
     if local:
         _check_folders(sweep, sweep_folder)
+    _check_hub(sweep)
     with wrong_input():
         task = load_task(sweep.task, sweep_folder)
     _check_rungs(sweep, task)
@@ -369,6 +372,16 @@ def _check_folders(sweep: Sweep, folder: Path) -> None:
             raise InputError(f"{field}: {place} holds no model: config.json is missing")
         if config.weights == "trained" and not list(place.glob("*.safetensors")):
             raise InputError(f"{field}: {place} holds no weights (*.safetensors)")
+
+
+def _check_hub(sweep: Sweep) -> None:
+    """Check the address of a hub that stands in for Hugging Face's, if something is read there."""
+    reads = isinstance(sweep.task, DatasetTask) or any(m.hub for m in sweep.base_models)
+    if reads and not is_address(os.environ.get("HF_ENDPOINT") or "https://default"):
+        raise InputError(
+            "the environment variable HF_ENDPOINT has to be an address such as https://HOST, or "
+            "not to be set"
+        )
 
 
 def _is_cached(config: BaseModelConfig) -> bool:

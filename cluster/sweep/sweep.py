@@ -5,6 +5,8 @@ message names file, line, field, value and what is allowed.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,12 +31,13 @@ from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
-from kilobit.search.settings import Config, InputError, LocalPath
+from kilobit.search.settings import Config, InputError, LocalPath, is_address
 from kilobit.search.space import Families, RateSearch
 
 # The package of each tracker. Keys come from environment variables, never from a file:
 # MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.
 _TRACKERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 # Names of variants, which pydantic puts into the location of a problem in a discriminated union.
 _VARIANTS = {"task": TASK_KINDS, "proposer": KINDS, "trackers": tuple(_TRACKERS)}
 
@@ -263,10 +266,10 @@ def _with_cache(sweep: Sweep, folder: Path) -> Sweep:
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:
-    """Check that the package of each tracker is installed.
+    """Check that the package of each tracker is installed, and the address of its server.
 
     Raises:
-        InputError: naming the package that is not.
+        InputError: naming the package that is not, or the address that is none.
     """
     for index, config in enumerate(trackers):
         package = _TRACKERS[config.kind]
@@ -275,6 +278,21 @@ def check_trackers(trackers: Sequence[Tracker]) -> None:
                 f"trackers.{index}: kind {config.kind!r} needs {package}, which is not installed: "
                 "pip install 'kilobit[trackers]'"
             )
+        if config.kind == "wandb" and not is_address(
+            os.environ.get("WANDB_BASE_URL") or "https://default"
+        ):
+            raise InputError(
+                f"trackers.{index}: the environment variable WANDB_BASE_URL has to be an address "
+                "such as https://HOST, or not to be set"
+            )
+        if config.kind == "mlflow":
+            uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+            # MLflow would make a folder of this name and say nothing.
+            if _HOST_AND_PORT.fullmatch(uri):
+                raise InputError(
+                    f"trackers.{index}: the tracking URI of MLflow is a host and a port without "
+                    "http:// or https:// (`tracking_uri`, or MLFLOW_TRACKING_URI)"
+                )
 
 
 def change_budget(sweep: Sweep, overrides: Sequence[str]) -> Sweep:

@@ -21,7 +21,8 @@ from functools import lru_cache
 from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+
+from kilobit.search.settings import is_address
 
 _Found = TypeVar("_Found")
 CREDENTIALS = {
@@ -256,7 +257,7 @@ def _check_environment(bucket: str) -> None:
     """
     for name in _ENDPOINTS[bucket.partition(":")[0]]:
         value = os.environ.get(name)
-        if value is not None and not _is_an_address(value):
+        if value is not None and not is_address(value):
             raise StorageError(
                 f"{bucket}: the environment variable {name} has to be an address such as "
                 "http://HOST:PORT, or not to be set"
@@ -264,20 +265,6 @@ def _check_environment(bucket: str) -> None:
     for name, value in os.environ.items():
         if _IN_HEADERS.fullmatch(name) and not value.isprintable():
             raise StorageError(f"{bucket}: the environment variable {name} holds a line break")
-
-
-def _is_an_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and text.isprintable()
-            and " " not in text
-        )
-    except ValueError:
-        return False
 
 
 def _is_a_panic(error: BaseException) -> bool:

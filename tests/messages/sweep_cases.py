@@ -49,6 +49,16 @@ def a_model_without(*patterns: str) -> Any:
     return given
 
 
+def there(variable: str, value: str) -> Callable[[Scene], None]:
+    """Return what sets an environment variable where all packages are installed."""
+
+    def given(scene: Scene) -> None:
+        scene.monkeypatch.setattr("kilobit.cluster.sweep.sweep.find_spec", lambda _: True)
+        scene.monkeypatch.setenv(variable, value)
+
+    return given
+
+
 def a_model_with_a_plain_template(scene: Scene) -> None:
     """Let a base model have a chat template that knows no thinking."""
     a_model_without()(scene)
@@ -301,6 +311,24 @@ WORKERS = [
         "families.weights: candidates would run alone on {model}, which a model that is split ",
         families={"weights": {"candidates": 2, "target_modules": [["norm"]]}},
         workers={"shards": {"world_size": 2}},
+    ),
+    Case(
+        DRY,
+        "the environment variable HF_ENDPOINT has to be an address such as https://HOST, or not",
+        sweep={"base_models": [{"regime": "raw", "hub": "org/model", "revision": "v1"}]},
+        given=lambda scene: scene.monkeypatch.setenv("HF_ENDPOINT", "hub.example.org"),
+    ),
+    Case(
+        DRY,
+        "trackers.0: the environment variable WANDB_BASE_URL has to be an address such as",
+        sweep={"trackers": [{"kind": "wandb", "project": "p"}]},
+        given=there("WANDB_BASE_URL", "wandb.example.org:8080"),
+    ),
+    Case(
+        DRY,
+        "trackers.0: the tracking URI of MLflow is a host and a port without http:// or https",
+        sweep={"trackers": [{"kind": "mlflow"}]},
+        given=there("MLFLOW_TRACKING_URI", "mlflow.example.org:5000"),
     ),
     Case(
         DRY,
