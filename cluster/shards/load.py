@@ -49,6 +49,12 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
         OSError, ValueError: if the model can't be read, or does not support the configured layout.
     """
     zero3.check_offload(shards.offload)
+    if shards.are_split and config.quantization is not None:
+        raise ValueError(
+            f"quantization {config.quantization} of {config.label} needs a model that is whole on "
+            f"one rank: world_size is {shards.world_size}, layout {shards.layout}"
+            f"{', with offload' if shards.offload else ''}; use world_size 1 without offload"
+        )
     if shards.layout in ("one", "zero3"):
         return shards.layout
     if shards.world_size == 1:
