@@ -88,6 +88,10 @@ def check_sweep(sweep: Sweep, sweep_folder: Path, *, local: bool = True, fits: b
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
+    if local:
+        from kilobit.cluster.shards.load import slowness
+
+        warnings += tuple(filter(None, map(slowness, sweep.base_models)))
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks, warnings)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan

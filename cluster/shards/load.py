@@ -19,6 +19,7 @@ from kilobit.cluster.shards import tensor_parallel, zero3
 from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
 from kilobit.cluster.shards.skeleton import Checkpoint, draw, registered
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
+from kilobit.evaluators.cpus_and_memory import missing_instructions
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
 from kilobit.evaluators.model.machine import Digest
@@ -40,6 +41,19 @@ def device_of(config: BaseModelConfig) -> str:
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.device
+
+
+def slowness(config: BaseModelConfig) -> str | None:
+    """Return a warning if the processor here computes slowly in the type of a base model."""
+    on_cpu = config.device in ("cpu", "auto") and device_of(config) == "cpu"
+    missing = missing_instructions(config.dtype) if on_cpu else ()
+    if not missing:
+        return None
+    return (
+        f"{config.label}: this processor has no instructions for {config.dtype} "
+        f"({', '.join(missing)}), so passes take several times as long as in float32; use "
+        "`dtype: float32` if the memory allows"
+    )
 
 
 def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> Layout:
@@ -98,6 +112,9 @@ def load_sharded(
         OSError, ValueError: if the model can't be loaded, or does not support the layout.
     """
     layout = layout_of(config, folder, shards)
+    slow = slowness(config)
+    if slow is not None and address.rank == 0:
+        _LOG.warning(slow)
     if layout == "one":
         return base_model.load(config, folder)
     base_model.quiet()
