@@ -3,6 +3,9 @@
 Counted are the CPUs of its affinity (`taskset`, Slurm) and the quotas and limits of its control
 groups of both versions, and of the groups above them (containers, Slurm). Files that are missing
 limit nothing; no error is raised.
+
+Also whether the processor has instructions for short types of numbers; without them it computes in
+them, but several times more slowly than in float32.
 """
 
 import os
@@ -10,6 +13,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_PROCESSOR = Path("/proc/cpuinfo")
+# Names of the instructions in that file, on x86 and on ARM.
+_INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
 _OWN, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -40,6 +49,17 @@ def free_memory() -> int:
             if limit is not None and used is not None:
                 found.append(limit - used + _statistic(group / "memory.stat", file))
     return max(0, min(found))
+
+
+def missing_instructions(dtype: str) -> tuple[str, ...]:
+    """Return the instructions for a type of numbers if this processor has none of them.
+
+    Empty if it has one, if the type needs none, or if the system does not say.
+    """
+    wanted = _INSTRUCTIONS.get(dtype, ())
+    lines = (line.partition(":") for line in _text(_PROCESSOR).split("\n"))
+    known = next((has for name, _, has in lines if name.strip() in ("flags", "Features")), None)
+    return () if known is None or set(wanted) & set(known.split()) else wanted
 
 
 def _groups() -> Iterator[Path]:

@@ -22,6 +22,7 @@ def _label(text: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+Quantization = Literal["nf4", "int8"]
 
 
 def digest_of(content: Any) -> str:
@@ -70,7 +71,9 @@ class BaseModelConfig(Config):
     revision: str | None = None
     """commit or tag of the hub model; pin it"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """type of the weights"""
+    """type of the weights; with `quantization`, of all others and of what is computed"""
+    quantization: Quantization | None = None
+    """weights of linear modules in 4 (`nf4`) or 8 bits (`int8`), by bitsandbytes; on one rank"""
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|auto)$")
     """cpu, cuda, cuda:N or auto (a GPU where there is one)"""
     weights: Literal["trained", "random"] = "trained"

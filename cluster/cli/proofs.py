@@ -271,7 +271,8 @@ def _checked_model(
             f"--model: {model} is another base model: it has the digest {found.machine}, the "
             f"program was measured with {expected}{differing(found.parts, known)}"
         )
-    return model, "".join(differing_parts(library_parts(), one) for one in known)
+    here = library_parts(quantised=program.recipe.quantization is not None)
+    return model, "".join(differing_parts(here, one) for one in known)
 
 
 def _task(sweep: Sweep, folder: Path) -> Task:

@@ -52,6 +52,7 @@ _MODULES = {
 }
 # Commands that run on the cluster if their address is outside of it, as `run` does by itself.
 _DRIVEN = ("resume", "verify", "certify", "scorecard")
+_MEASURING = "measuring how fast the models are"
 _CHECKING = "checking the sweep, its data and its models"
 _COLUMNS = (
     "candidate", "rung", "num_examples", "error", "train_s", "generate_s", "num_unjudged",
@@ -370,7 +371,15 @@ def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
             console.print(line)
     except InputError as error:
         console.print(f"does not fit on this machine: {error}")
+        local = False
         ends = "The sweep file is valid, but this machine can't run it; nothing was started."
+    if plan is not None:
+        from kilobit.cluster.driver.estimate import estimate, lines_of
+
+        with console.status(_MEASURING):
+            estimates = estimate(sweep, folder, plan, local=local)
+        for line in lines_of(estimates, sweep.budget.seconds):
+            console.print(line)
     ladder = ", ".join(
         f"{rung.num_examples} examples after {rung.train_steps} steps"
         for rung in sweep.rungs.ladder()

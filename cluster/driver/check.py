@@ -21,13 +21,13 @@ from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.hub import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.adapter_methods import METHODS, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
 from kilobit.search.settings import InputError, is_address, to_copy
-from kilobit.search.space import DataFamily, Families
+from kilobit.search.space import DataFamily, Families, TargetsFamily
 from kilobit.search.task import Task
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -101,6 +101,10 @@ def check_sweep(
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
+    if local:
+        from kilobit.cluster.shards.load import slowness
+
+        warnings += tuple(filter(None, map(slowness, sweep.base_models)))
     plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks, warnings)
     if sweep.proposer.kind not in ("random", "grid"):
         return plan
@@ -315,10 +319,34 @@ def _check_model(
     _check_thinking(config, tokenizer, field, sweep.families)
     told = {k: v for k, v in model_config.to_dict().items() if k not in _NO_SHAPE}
     split = sweep.workers.over(config.workers).shards.are_split
+    if config.quantization is not None:
+        _check_quantised(config, sweep, model, f"{field}.quantization")
     same = json.dumps([split, told], sort_keys=True, default=str)
     if same not in checked:
         checked[same] = _check_modules(sweep, model, where, split=split)
     return checked[same]
+
+
+def _check_quantised(config: BaseModelConfig, sweep: Sweep, model: Any, field: str) -> None:
+    """Check that bitsandbytes is there, and that no family trains weights that it quantises."""
+    from kilobit.evaluators.model.machine import quantised_names, quantization_config
+
+    assert config.quantization is not None
+    try:
+        quantization_config(config.quantization, config.dtype)
+    except ImportError as error:
+        raise InputError(f"{field}: {error}") from error
+    names = sorted(f"{name}.weight" for name in quantised_names(model))
+    for name, family in sweep.families.named().items():
+        if isinstance(family, TargetsFamily) and METHODS[name].place == "parameters":
+            for target in sorted({one for group in family.target_modules for one in group}):
+                found = next((weight for weight in names if target in weight), None)
+                if family.candidates and found is not None:
+                    raise InputError(
+                        f"families.{name}.target_modules: {target!r} names {found}, which "
+                        f"{config.label} keeps in {config.quantization}, so it can't be trained: "
+                        "name embeddings or norms, or use an adapter"
+                    )
 
 
 def _check_modules(sweep: Sweep, model: Any, where: str, *, split: bool) -> Shapes:

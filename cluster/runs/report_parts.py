@@ -254,7 +254,7 @@ def _models(source: Source, workers: list[WorkerRecord]) -> list[dict[str, Any]]
                 "regime": config.regime,
                 "from": where + (f" at {config.revision}" if config.revision else ""),
                 "weights": config.weights,
-                "dtype": config.dtype,
+                "dtype": ", ".join(filter(None, [config.dtype, config.quantization])),
                 "device": config.device,
                 "parameters": max((one.num_parameters or 0 for one in own), default=0) or None,
                 "digests": sorted({one.base_digest for one in own if one.base_digest}),

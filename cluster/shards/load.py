@@ -19,6 +19,7 @@ from kilobit.cluster.shards import tensor_parallel, zero3
 from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
 from kilobit.cluster.shards.skeleton import Checkpoint, draw, registered
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
+from kilobit.evaluators.cpus_and_memory import missing_instructions
 from kilobit.evaluators.model import base_model
 from kilobit.evaluators.model.base_model import FrozenModel, Shard
 from kilobit.evaluators.model.machine import Digest
@@ -42,6 +43,19 @@ def device_of(config: BaseModelConfig) -> str:
     return config.device
 
 
+def slowness(config: BaseModelConfig) -> str | None:
+    """Return a warning if the processor here computes slowly in the type of a base model."""
+    on_cpu = config.device in ("cpu", "auto") and device_of(config) == "cpu"
+    missing = missing_instructions(config.dtype) if on_cpu else ()
+    if not missing:
+        return None
+    return (
+        f"{config.label}: this processor has no instructions for {config.dtype} "
+        f"({', '.join(missing)}), so passes take several times as long as in float32; use "
+        "`dtype: float32` if the memory allows"
+    )
+
+
 def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> Layout:
     """Return the layout of a base model: the configured one, or the choice of `auto`.
 
@@ -49,6 +63,12 @@ def layout_of(config: BaseModelConfig, folder: Path, shards: ShardsConfig) -> La
         OSError, ValueError: if the model can't be read, or does not support the configured layout.
     """
     zero3.check_offload(shards.offload)
+    if shards.are_split and config.quantization is not None:
+        raise ValueError(
+            f"quantization {config.quantization} of {config.label} needs a model that is whole on "
+            f"one rank: world_size is {shards.world_size}, layout {shards.layout}"
+            f"{', with offload' if shards.offload else ''}; use world_size 1 without offload"
+        )
     if shards.layout in ("one", "zero3"):
         return shards.layout
     if shards.world_size == 1:
@@ -92,6 +112,9 @@ def load_sharded(
         OSError, ValueError: if the model can't be loaded, or does not support the layout.
     """
     layout = layout_of(config, folder, shards)
+    slow = slowness(config)
+    if slow is not None and address.rank == 0:
+        _LOG.warning(slow)
     if layout == "one":
         return base_model.load(config, folder)
     base_model.quiet()

@@ -15,6 +15,7 @@ import torch
 
 from kilobit.cluster.shards.load import layout_of, outline
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
+from kilobit.evaluators.model.machine import weight_bytes
 from kilobit.search.base_model import BaseModelConfig
 
 GIB = 1 << 30
@@ -86,6 +87,8 @@ def plan_ranks(
     model = outline(config, folder)
     size = torch.finfo(getattr(torch, config.dtype)).bits // 8
     weights, gathered = _weights(model, layout, shards, size)
+    if config.quantization is not None:
+        weights = weight_bytes(model, config.quantization, size)
     token = _token_bytes(model, layout, shards.world_size, size)
     pass_tokens = None
     if memory_bytes is not None:

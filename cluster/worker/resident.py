@@ -3,18 +3,30 @@
 All ranks must make the same calls with the same arguments; every rank has all numbers of every
 adapter. With a single rank it is an ordinary object. An adapter is either kept beside the model,
 as changes that are applied during a pass, or installed in the model; this module does the former.
+
+Warm start: a new adapter begins from the trained numbers of another candidate's adapter.
+
+A tensor of the same name is copied. Where the shapes differ, as those of another rank do, the
+common leading part is copied and the rest keeps its initial values; so does a tensor that the other
+adapter does not have. Optimizer moments and the number of steps are not copied: training begins at
+its first step. A program holds only the result, so it does not depend on where its training began.
+
+The numbers need not mean the same in the new adapter. In `lora` they do: a higher rank adds nothing
+at first, a lower one drops components of the product. Methods around fixed random matrices
+(`lora_fa`, `vera`, `tinylora`, `unilora`, `fourierft`) draw different matrices for another shape.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load as load_tensors
 
 from kilobit.cluster.shards.load import load_sharded
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
-from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
 from kilobit.evaluators.model.packing.decode import Asked, answer
@@ -22,12 +34,15 @@ from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
+from kilobit.evaluators.model.rate_training import LearnedBits, first_range
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.task import Task
+
+_PREFIX = "weight/"
 
 
 @dataclass(frozen=True)
@@ -179,3 +194,50 @@ class Resident:
         """Drop all adapters and their stored changes."""
         self._beside.clear()
         self._fixed.clear()
+
+
+@torch.no_grad()
+def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
+    """Copy the numbers of a checkpoint, as `Adapter.state` wrote it, into an untrained adapter.
+
+    Args:
+        adapter: on the model, untrained.
+        start: id of the candidate that the checkpoint belongs to, for messages.
+        state: the checkpoint, None if that candidate has none.
+
+    Raises:
+        ValueError: if there is no checkpoint, or none of its tensors is in this adapter.
+    """
+    if state is None:
+        raise ValueError(f"the adapter can't begin from {start}: it has no checkpoint in this run")
+    saved = {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in load_tensors(state).items()
+        if name.startswith(_PREFIX)
+    }
+    if not saved.keys() & adapter.masters.keys():
+        raise ValueError(
+            f"the adapter can't begin from {start}: none of its tensors has a name of this adapter"
+        )
+    learned = {} if adapter.transform is None else adapter.transform.learned
+    square = adapter.spec.traits.square
+    for name, tensor in (adapter.masters | learned).items():
+        if name in saved:
+            _copy_leading(saved[name], tensor, square=square and name in adapter.masters)
+    if isinstance(adapter.transform, LearnedBits):
+        for name, tensor in adapter.masters.items():
+            if f"range/{name}" not in saved:
+                # The range was chosen for numbers that have just been replaced.
+                learned[f"range/{name}"].fill_(first_range(tensor))
+
+
+def _copy_leading(source: torch.Tensor, target: torch.Tensor, *, square: bool) -> None:
+    """Copy the common leading part; `square`: the numbers are a flattened square matrix."""
+    if square:
+        source, target = (
+            t.view(*t.shape[:-1], math.isqrt(t.shape[-1]), -1) for t in (source, target)
+        )
+    if source.dim() != target.dim():
+        return
+    common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
+    target[common] = source[common].to(target)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from kilobit.cluster.worker.resident import Training
+from kilobit.cluster.worker.resident import Training, begin_from
 from kilobit.cluster.worker.rung_record import RungRows, Work
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
-from kilobit.cluster.worker.warm_start import begin_from
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, installed

@@ -24,6 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.machine import plain_factors
 from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
 from kilobit.evaluators.model.training_batches import (
     Lesson,
@@ -271,7 +272,9 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         config = getattr(peft, found[0])(**found[1])
         once = isinstance(config, peft.TinyLoraConfig)
         svd = _svd_once(frozen.factors, config.r) if once else nullcontext()
-        with torch.random.fork_rng(), warnings.catch_warnings(), svd:
+        quantised = frozen.config is not None and frozen.config.quantization is not None
+        plain = plain_factors() if once and quantised else nullcontext()
+        with torch.random.fork_rng(), warnings.catch_warnings(), svd, plain:
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             model = peft.get_peft_model(frozen.model, config)
@@ -357,6 +360,9 @@ def _own_weights(model: Any, spec: AdapterSpec) -> Iterator[dict[str, Any]]:
     }
     if not originals:
         raise ValueError(f"no parameter's name contains one of {spec.target_modules}")
+    for name, weight in originals.items():
+        if not weight.is_floating_point():
+            raise ValueError(f"{name} is quantised, so it can't be trained: use another target")
     copies = {name: torch.nn.Parameter(w.detach().clone()) for name, w in originals.items()}
     by_original = {id(weight): copies[name] for name, weight in originals.items()}
     attributes = [

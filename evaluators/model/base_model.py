@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
@@ -39,9 +40,13 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from kilobit.evaluators.model.machine import (
+    files_digest,
     fingerprint,
     fresh_generation,
     machine_parts,
+    num_numbers,
+    quantization_config,
+    settle,
     weights_digest,
 )
 from kilobit.search.adapter_methods import AdapterSpec
@@ -145,7 +150,8 @@ class FrozenModel:
         model: in evaluation mode, no parameter requires a gradient; its generation config is
             replaced, see `fresh_generation`.
         tokenizer: its tokenizer; `pad_token_id` is set.
-        digest: SHA-256 over names, types and bytes of all weights (16 hex digits).
+        digest: SHA-256 over names, types and bytes of all weights (16 hex digits), of those that
+            are quantised as they were before.
         load_s: seconds that loading took.
         context: longest sequence in tokens that the model accepts, or None if unknown.
         special_tokens: whether the tokenizer adds its own tokens to a text; not if it closes every
@@ -319,19 +325,46 @@ def load(config: BaseModelConfig, folder: Path) -> FrozenModel:
 
     Raises:
         OSError, ValueError: from transformers, if the model can't be loaded as asked.
+        ImportError: if its weights are to be quantised, and bitsandbytes is missing.
     """
     quiet()
     began = time.monotonic()
     model_id, options = source(config, folder)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.quantization is not None:
+        model, digest = _load_quantised(config, folder, device)
+        return describe(model, config, folder, digest, began)
     if config.weights == "random":
         model = random_model(config, folder)
     else:
         model = read_weights(model_id, options, dtype=getattr(torch, config.dtype))
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval().requires_grad_(False)
     return describe(model, config, folder, weights_digest(model), began)
+
+
+def _load_quantised(config: BaseModelConfig, folder: Path, device: str) -> tuple[Any, str]:
+    """Return a model with quantised weights, and the digest of its plain ones.
+
+    What quantisation makes of them may depend on the device.
+    """
+    assert config.quantization is not None
+    how = quantization_config(config.quantization, config.dtype)
+    model_id, options = source(config, folder)
+    with TemporaryDirectory(prefix="kilobit-random-") as scratch:
+        if config.weights == "random":
+            # transformers quantises what it reads from files.
+            random_model(config, folder).save_pretrained(scratch)
+            model_id, options = scratch, {"trust_remote_code": False}
+        digest = files_digest(model_id, options.get("revision"))
+        dtype = getattr(torch, config.dtype)
+        model = read_weights(
+            model_id, options, dtype=dtype, quantization_config=how, device_map={"": device}
+        )
+    settle(model)
+    model.requires_grad_(False)
+    return model, digest
 
 
 def quiet() -> None:
@@ -373,7 +406,7 @@ def describe(
     """
     tokenizer, pad_with_end = load_tokenizer(config, folder)
     closes = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
-    parts = machine_parts(model, tokenizer, digest)
+    parts = machine_parts(model, tokenizer, digest, config.quantization)
     size = model.config.get_text_config().vocab_size
     model.generation_config, said = fresh_generation(model.generation_config, tokenizer, size)
     return FrozenModel(
@@ -405,5 +438,4 @@ def unchanged(frozen: FrozenModel) -> bool:
 
 def num_parameters(frozen: FrozenModel) -> int:
     """Return the number of parameters of the whole model, over all ranks."""
-    # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen.model.parameters())
+    return sum(map(num_numbers, frozen.model.parameters()))

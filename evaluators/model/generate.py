@@ -189,9 +189,10 @@ def template_digest(frozen: FrozenModel) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def library_parts() -> dict[str, str]:
+def library_parts(*, quantised: bool = False) -> dict[str, str]:
     """Return the versions of the libraries that decide outputs, by name."""
-    return {name: version(name) for name in ("torch", "transformers", "tokenizers", "peft")}
+    names = ("torch", "transformers", "tokenizers", "peft", *["bitsandbytes"] * quantised)
+    return {name: version(name) for name in names}
 
 
 def all_parts(frozen: FrozenModel, *, train_split_in_machine: bool) -> dict[str, str]:
@@ -201,7 +202,7 @@ def all_parts(frozen: FrozenModel, *, train_split_in_machine: bool) -> dict[str,
         "rendered chat template": template_digest(frozen),
         "type of the weights": str(frozen.model.dtype),
         "kind of device": frozen.model.device.type,
-        **library_parts(),
+        **library_parts(quantised="quantisation" in frozen.parts),
         "train_split_in_machine": str(train_split_in_machine).lower(),
     }
 

@@ -4,6 +4,11 @@ The weights alone do not pin it: with another tokenizer, chat template, config o
 the same weights say other things, and what is hidden in one of them would cost a program no bits.
 What a run's outputs depend on besides, such as device and libraries, is recorded by its workers.
 
+Quantised weights: bitsandbytes keeps the weights of linear modules in 4 or 8 bits and dequantises
+each when it is used. On a CPU it would choose by the processor to round what goes into a module
+too; it does not in a module in training mode, and the modules that it quantises have no other use
+for that mode.
+
 A cheap check that a rank's part of the base weights did not change.
 
 A fingerprint is a sum of integers modulo 2^64: every element, read as an integer, times an odd
@@ -14,16 +19,27 @@ comparable only on the same rank of the same layout.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+from peft.utils.integrations import dequantize_module_weight
+from safetensors import safe_open
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import BitsAndBytesConfig, GenerationConfig
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
-from kilobit.search.base_model import digest_of
+from kilobit.search.base_model import Quantization, digest_of
 from kilobit.search.programs.recipe import GenerationPart
 
 _CHUNK = 1 << 22
@@ -129,17 +145,25 @@ def fresh_generation(
     return fresh, part if odd or printed or not ends else None
 
 
-def machine_parts(model: Any, tokenizer: Any, weights: str) -> dict[str, str]:
+def machine_parts(
+    model: Any, tokenizer: Any, weights: str, quantization: Quantization | None = None
+) -> dict[str, str]:
     """Return a digest of each part of a base model, 16 hex digits, by the name of the part.
 
     Args:
         model: the loaded model.
         tokenizer: its tokenizer.
-        weights: digest of its weights.
+        weights: digest of its weights, of those that are quantised as they were before.
+        quantization: how linear modules are quantised.
     """
+    config = model.config.to_diff_dict()
+    # Of the loaded model; `check_source` refuses one in a file.
+    config.pop("quantization_config", None)
+    kept = {"quantisation": digest_of([quantization, str(model.dtype)])} if quantization else {}
     return {
         "weights": weights,
-        "config": digest_of(_lasting(model.config.to_diff_dict())),
+        **kept,
+        "config": digest_of(_lasting(config)),
         "generation config": digest_of(_lasting(model.generation_config.to_diff_dict())),
         "tokenizer": digest_of(_tokenizer_files(tokenizer)),
         "chat template": digest_of(tokenizer.chat_template),
@@ -189,6 +213,134 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.add(name, tensor)
     return digest.hex()
+
+
+def files_digest(model_id: str, revision: str | None) -> str:
+    """Return the first 16 hex digits of SHA-256 over the tensors of a model's safetensors files.
+
+    Args:
+        model_id: a path or hub name.
+        revision: of the hub model.
+    """
+
+    def find(name: str, *, needed: bool) -> str | None:
+        found = cached_file(
+            model_id, name, revision=revision, _raise_exceptions_for_missing_entries=needed
+        )
+        return None if found is None else str(found)
+
+    files = [find(SAFE_WEIGHTS_NAME, needed=False)]
+    index = find(SAFE_WEIGHTS_INDEX_NAME, needed=files == [None])
+    if files == [None] and index is not None:
+        names = json.loads(Path(index).read_text("utf-8"))["weight_map"].values()
+        files = [find(name, needed=True) for name in sorted(set(names))]
+    digest = Digest()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        tensors = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - no dict
+        for name in sorted(tensors):
+            digest.add(name, tensors[name].get_tensor(name))
+    return digest.hex()
+
+
+def quantization_config(kind: Quantization, dtype: str) -> BitsAndBytesConfig:
+    """Return the settings by which transformers quantises a model, as program.py gives them.
+
+    Raises:
+        ImportError: if bitsandbytes is missing.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ImportError(
+            f"quantization {kind} needs bitsandbytes: pip install -c constraints.txt "
+            "-e '.[quantized]'"
+        )
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def is_quantised(module: torch.nn.Module) -> bool:
+    """Return whether bitsandbytes quantised the weight of a module."""
+    return type(module).__module__.startswith("bitsandbytes.")
+
+
+def settle(model: torch.nn.Module) -> None:
+    """Put the quantised modules of a model in training mode and all others in evaluation mode."""
+    for module in model.modules():
+        module.training = is_quantised(module)
+
+
+@contextmanager
+def plain_factors() -> Iterator[None]:
+    """Make PEFT factor dequantised weights, one at a time; it would factor their bytes.
+
+    program.py does the same, see `kilobit.search.programs.script`.
+    """
+    tuners: Any = peft.TinyLoraModel
+    build = tuners._create_and_replace  # noqa: SLF001 - PEFT has no public name for it
+
+    def of_plain(tuner: Any, config: Any, name: str, target: Any, *rest: Any, **more: Any) -> None:
+        weight = target.weight
+        target.weight = torch.nn.Parameter(dequantize_module_weight(target), requires_grad=False)
+        try:
+            build(tuner, config, name, target, *rest, **more)
+        finally:
+            target.weight = weight
+
+    tuners._create_and_replace = of_plain  # noqa: SLF001 - see above
+    try:
+        yield
+    finally:
+        tuners._create_and_replace = build  # noqa: SLF001 - see above
+
+
+def quantised_names(model: Any) -> set[str]:
+    """Return the names of the modules that transformers would quantise, of a model that is not.
+
+    Args:
+        model: the plain model, on any device.
+    """
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 - transformers passes it so
+    return {
+        name
+        for name, module in model.named_modules()
+        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D))
+        and should_convert_module(name, kept)
+    }
+
+
+def weight_bytes(model: Any, quantization: Quantization | None, size: int) -> int:
+    """Return the bytes of a plain model's weights as they are kept.
+
+    Args:
+        model: the plain model, on any device.
+        quantization: how linear modules are quantised.
+        size: bytes of a number that is not quantised.
+    """
+    names = quantised_names(model) if quantization else set()
+    total = 0
+    for name, weight in model.named_parameters():
+        module, _, kind = name.rpartition(".")
+        if module not in names or kind != "weight":
+            total += size * weight.numel()
+        elif quantization == "int8":
+            # A scale for each number of the output.
+            side = 1 if isinstance(model.get_submodule(module), Conv1D) else 0
+            total += weight.numel() + 4 * int(weight.shape[side])
+        else:
+            # A scale for each block of 64 numbers.
+            total += weight.numel() // 2 + 4 * -(-weight.numel() // 64)
+    return total
+
+
+def num_numbers(weight: Any) -> int:
+    """Return the number of numbers of a parameter: of the whole one, also if it is quantised."""
+    # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.
+    whole = getattr(weight, "ds_numel", None)
+    state = getattr(weight, "quant_state", None)
+    return int(whole or (math.prod(state.shape) if state is not None else weight.numel()))
 
 
 def _signed(value: int) -> int:

@@ -165,6 +165,7 @@ class Builder:
         on_gpus = frozen.model.device.type == "cuda"
         return Recipe(
             dtype=config.dtype,
+            quantization=config.quantization,
             device="cuda" if on_gpus else "cpu",
             spread=on_gpus and frozen.shard.world_size > 1,
             pad_with_end=frozen.pad_with_end,

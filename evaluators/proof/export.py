@@ -77,7 +77,11 @@ def load_frozen(model: Path, program: Program) -> FrozenModel:
     if not model.is_dir():
         raise ValueError(f"--model: there is no folder {model}")
     config = BaseModelConfig(
-        regime="any", path=model.absolute(), dtype=program.recipe.dtype, device="cpu"
+        regime="any",
+        path=model.absolute(),
+        dtype=program.recipe.dtype,
+        quantization=program.recipe.quantization,
+        device="cpu",
     )
     try:
         return load(config, Path())

@@ -152,6 +152,8 @@ def _requirements(program: Program) -> str:
     readable = readable_script(program.recipe)
     # Models need torch also where the script does not name it.
     imported = {"torch", "accelerate"} if program.recipe.spread else {"torch"}
+    if program.recipe.quantization is not None:
+        imported |= {"accelerate", "bitsandbytes"}
     for text in (readable.encode(), program.script):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):

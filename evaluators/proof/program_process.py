@@ -18,6 +18,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import resource
 import runpy
@@ -342,6 +343,8 @@ def _reap(*_: Any) -> None:
 
 
 def _import(names: list[str]) -> None:
+    # PEFT imports bitsandbytes where it is installed, which then tells of each kernel it lacks.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)

@@ -95,12 +95,17 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
     Raises:
         InputError: if there is no such model on this machine, or it has changed.
     """
+    from kilobit.evaluators.model.base_model import random_model
+
     with TemporaryDirectory(prefix="kilobit-model-") as scratch:
         found, where = _load_on_cpu(config, sweep_folder)
         _check_digest(config, where, found, digests)
         if config.weights == "random":
             where = Path(scratch)
-            found.model.save_pretrained(where)
+            plain = found.model
+            if config.quantization is not None:
+                plain = random_model(config, sweep_folder)
+            plain.save_pretrained(where)
             found.tokenizer.save_pretrained(where)
         # Free its memory, because the programs load the model themselves.
         del found

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kilobit.search.adapter_methods import MethodName
+from kilobit.search.base_model import Quantization
 from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.settings import Config
@@ -143,6 +144,9 @@ class Recipe(Config):
 
     version: Literal[1] = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Annotated[
+        Quantization | None, Field(description="how linear modules are quantised")
+    ] = None
     device: Literal["cpu", "cuda"] = "cpu"
     spread: Annotated[
         bool, Field(description="the model is loaded over all GPUs that the program finds")

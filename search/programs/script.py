@@ -45,6 +45,17 @@ _TEXT = {
         ".decode()"
     ),
 }
+# PEFT would factor the bytes of a quantised weight.
+_PLAIN_FACTORS = [
+    "from peft.utils.integrations import dequantize_module_weight",
+    "build = peft.TinyLoraModel._create_and_replace",
+    "def of_plain(tuner, config, name, target, *rest, **more):",
+    "    weight = target.weight",
+    "    target.weight = torch.nn.Parameter(dequantize_module_weight(target), False)",
+    "    build(tuner, config, name, target, *rest, **more)",
+    "    target.weight = weight",
+    "peft.TinyLoraModel._create_and_replace = of_plain",
+]
 _MODULES = (
     "brotli",
     "constriction",
@@ -103,10 +114,10 @@ def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
     names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
     used = [name for name in _MODULES if name in names]
-    more = ", GenerationConfig" if "GenerationConfig" in names else ""
+    more = [name for name in ("BitsAndBytesConfig", "GenerationConfig") if name in names]
     return (
         f"import {', '.join(used)}\n"
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}\n"
+        f"from transformers import {', '.join(['AutoModelForCausalLM', 'AutoTokenizer', *more])}\n"
         f"{body}\n"
     )
 
@@ -115,7 +126,7 @@ def _statements(recipe: Recipe) -> list[str]:
     return [
         *_loading(recipe),
         *_prompt(recipe),
-        *(_adapter(recipe.adapter, _conversion(recipe)) if recipe.adapter else []),
+        *(_adapter(recipe.adapter, recipe) if recipe.adapter else []),
         *(data_statements(recipe.data, recipe.device == "cuda") if recipe.data else []),
         *_inputs(recipe),
         *_generation(recipe),
@@ -127,8 +138,14 @@ def _loading(recipe: Recipe) -> list[str]:
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], padding_side='left')",
         f"model = AutoModelForCausalLM.from_pretrained(sys.argv[1]{_dtype(recipe)}",
     ]
-    if recipe.device == "cuda" and not recipe.spread:
+    if recipe.device == "cuda" and not recipe.spread and recipe.quantization is None:
         lines[1] += ".cuda()"
+    if recipe.quantization is not None and recipe.device == "cpu":
+        # So it computes alike on all processors, see `kilobit.evaluators.model.machine`.
+        lines += [
+            "for module in model.modules():",
+            "    module.training = 'bitsandbytes' in str(type(module))",
+        ]
     if recipe.pad_with_end:
         lines.append("tokenizer.pad_token = tokenizer.eos_token")
     if recipe.generation is not None:
@@ -141,6 +158,16 @@ def _loading(recipe: Recipe) -> list[str]:
 
 
 def _dtype(recipe: Recipe) -> str:
+    if recipe.quantization is not None:
+        how = "load_in_8bit=True"
+        if recipe.quantization == "nf4":
+            how = "load_in_4bit=True, bnb_4bit_quant_type='nf4'"
+            if recipe.dtype != "float32":
+                how += f", bnb_4bit_compute_dtype={recipe.dtype!r}"
+        # transformers would put it on a GPU where there is one.
+        where = ", device_map='cpu'" if recipe.device == "cpu" else ""
+        how = f"quantization_config=BitsAndBytesConfig({how})"
+        return f", dtype={recipe.dtype!r}{where}, {how})"
     if recipe.spread:
         # As much on each GPU as fits, the rest in main memory.
         return f", dtype={recipe.dtype!r}, device_map='auto')"
@@ -189,13 +216,15 @@ def _conversion(recipe: Recipe) -> str:
     return "" if recipe.device == "cpu" and recipe.dtype == "float32" else ".to(row)"
 
 
-def _adapter(part: AdapterPart, conversion: str) -> list[str]:
+def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
     """Return the statements that add parameters and fill them with numbers.
 
     The numbers are in rows along the longer side of each parameter.
     """
-    code, method = part.numbers, METHODS[part.method]
+    code, method, conversion = part.numbers, METHODS[part.method], _conversion(recipe)
     lines = method.statements(part.config, part.arguments, part.factor_sum)
+    if recipe.quantization is not None and part.factor_sum is not None:
+        lines = _PLAIN_FACTORS + lines
     step = "2 ** (coded[0] / 8 - 24)"
     if code.steps == "tensor":
         number = len(part.shapes)

@@ -130,3 +130,31 @@ def test_no_other_place_counts_cpus_or_memory() -> None:
         if any(word in path.read_text("utf-8") for word in asked)
     }
     assert found == {"evaluators/cpus_and_memory.py"}
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "missing"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", "bfloat16", ()),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", "bfloat16", ()),
+        ("flags\t\t: fpu avx2 avx512f\n", "bfloat16", ("avx512_bf16", "amx_bf16", "bf16")),
+        ("flags\t\t: fpu avx2 avx512f\n", "float32", ()),
+        ("flags\t\t: fpu avx512_bf16\n", "float16", ("avx512_fp16", "amx_fp16", "asimdhp")),
+        ("processor\t: 0\nFeatures\t: fp asimd asimdhp bf16\n", "bfloat16", ()),
+        ("processor\t: 0\nFeatures\t: fp asimd asimdhp bf16\n", "float16", ()),
+        ("processor\t: 0\n", "bfloat16", ()),
+        (None, "bfloat16", ()),
+    ],
+)
+def test_instructions_that_a_processor_lacks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str | None,
+    dtype: str,
+    missing: tuple[str, ...],
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(cpus_and_memory, "_PROCESSOR", path)
+    assert cpus_and_memory.missing_instructions(dtype) == missing

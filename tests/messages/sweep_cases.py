@@ -59,6 +59,12 @@ def there(variable: str, value: str) -> Callable[[Scene], None]:
     return given
 
 
+def a_model_without_bitsandbytes(scene: Scene) -> None:
+    """Let there be a base model, and no library that quantises it."""
+    a_model_without()(scene)
+    scene.monkeypatch.setattr("kilobit.evaluators.model.machine.find_spec", lambda _: None)
+
+
 def a_model_with_a_plain_template(scene: Scene) -> None:
     """Let a base model have a chat template that knows no thinking."""
     a_model_without()(scene)
@@ -329,6 +335,31 @@ WORKERS = [
         "trackers.0: the tracking URI of MLflow is a host and a port without http:// or https",
         sweep={"trackers": [{"kind": "mlflow"}]},
         given=there("MLFLOW_TRACKING_URI", "mlflow.example.org:5000"),
+    ),
+    Case(
+        DRY,
+        "workers.shards: quantization nf4 of r needs a model that is whole on one rank",
+        sweep={
+            "base_models": model(quantization="nf4"),
+            "workers": {"shards": {"world_size": 2}},
+        },
+        given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "families.weights.target_modules: 'mlp' names model.layers.0.mlp.down_proj.weight, which "
+        "r keeps in int8, so it can't be trained",
+        sweep={
+            "base_models": model(quantization="int8"),
+            "families": {"weights": {"candidates": 2, "target_modules": [["norm"], ["mlp"]]}},
+        },
+        given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "base_models.0.quantization: quantization nf4 needs bitsandbytes: pip install",
+        sweep={"base_models": model(quantization="nf4")},
+        given=a_model_without_bitsandbytes,
     ),
     Case(
         DRY,

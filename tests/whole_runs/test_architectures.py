@@ -7,6 +7,7 @@ shared passes, `alone` one by one, or `refused` before the search.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,14 +23,14 @@ from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.training_batches import Lesson
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, Quantization
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import cut
 from tests.conftest import REPOSITORY, _tokenizer
 from tests.support.fresh_process import printed
 from tests.support.models import ARCHITECTURES, build_model
 from tests.support.packs import TASK
-from tests.support.shards.architectures import KINDS, is_refused, spec_of, written
+from tests.support.shards.architectures import KINDS, MORE, is_refused, spec_of, written
 
 PROMPT = "Answer with a number, please:\n"
 INPUTS = [example.input for example in TASK.splits.search[:4]]
@@ -43,7 +44,7 @@ ALWAYS = (
 class Alone:
     """Loss, numbers, program and outputs of a candidate that runs alone, as program.py runs it."""
 
-    def __init__(self, frozen: FrozenModel, adapter: Adapter | None, folder: Path) -> None:
+    def __init__(self, frozen: FrozenModel, adapter: Adapter | None) -> None:
         lesson = Lesson(TASK, "", TASK.splits.train)
         candidate = Candidate(
             task=TASK.name,
@@ -52,7 +53,8 @@ class Alone:
             prompt=Prompt(instruction=PROMPT.strip()) if adapter is None else Prompt(),
             max_new_tokens=LIMIT,
         )
-        builder = Builder(frozen, BaseModelConfig(regime="r", path=folder), TASK, 4, "program")
+        assert frozen.config is not None
+        builder = Builder(frozen, frozen.config, TASK, 4, "program")
         texts = builder.code_text(candidate.prompt, by_model=False)
         self.loss = adapter and adapter.train(frozen, lesson, adapter.spec.steps).loss
         self.tensors = adapter.tensors() if adapter else []
@@ -87,22 +89,30 @@ def packed(
         assert model.answer(questions, LIMIT, TASK.stop) == cut_all(own[kind].outputs), kind
 
 
-def cells(name: str, folder: Path, *, files: bool) -> dict[str, str]:
+def cells(
+    name: str,
+    folder: Path,
+    *,
+    files: bool,
+    kinds: Sequence[str] = KINDS,
+    quantization: Quantization | None = None,
+) -> dict[str, str]:
     """Return how the candidates of each kind run on an architecture, after comparing them."""
     # transformers gives the tokenizers of Qwen 2 a padding token of their own if they have none.
     build_model(name, _tokenizer(bos=False, pad=name == "qwen2_tied"), folder)
-    frozen, about = load(BaseModelConfig(regime="r", path=folder), Path()), ARCHITECTURES[name]
+    config = BaseModelConfig(regime="r", path=folder, quantization=quantization)
+    frozen, about = load(config, Path()), ARCHITECTURES[name]
     how: dict[str, str] = {}
     own: dict[str, Alone] = {}
     together: dict[str, tuple[Adapter, Changes]] = {}
     packs = probe(frozen)
-    for kind in KINDS:
+    for kind in kinds:
         one = spec_of(kind, about)
         if one is not None and is_refused(name, one):
             how[kind] = "refused"
             continue
         with nullcontext() if one is None else installed(frozen, one) as adapter:
-            own[kind] = Alone(frozen, adapter, folder)
+            own[kind] = Alone(frozen, adapter)
         pair = detached(frozen, one) if one is not None and packs.holds else None
         if pair is not None and packs.takes(pair[1]):
             together[kind] = pair
@@ -129,6 +139,17 @@ def check(name: str, folder: Path, *, files: bool = False) -> None:
 @pytest.mark.parametrize("name", ALWAYS)
 def test_an_architecture_is_right_or_refused(name: str, tmp_path: Path) -> None:
     check(name, tmp_path / "model")
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_model_of_few_bits_and_its_files_are_right(
+    name: str, quantization: Quantization, tmp_path: Path
+) -> None:
+    kinds = [*KINDS, *MORE] if name == "llama" else KINDS
+    how = cells(name, tmp_path / "model", files=True, kinds=kinds, quantization=quantization)
+    alone = {kind for kind in how if how[kind] != "pack"}
+    assert alone <= {"FourierFT", "tokens", "weights of norms"}
 
 
 @pytest.mark.slow

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.driver.check import check_models, check_sweep
+from kilobit.cluster.driver.check import bound_bits, check_models, check_sweep
+from kilobit.cluster.shards import load as load_module
+from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model import adapter_check
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
+from tests.support.recipes import adapter_spec
 
 Write = Callable[..., Path]
 
@@ -156,3 +162,35 @@ def test_models_of_one_configuration_are_built_with_adapters_once(
     # Another architecture is checked for itself.
     with pytest.raises(InputError, match="has no module 'q_proj'"):
         check_models(load_sweep(write_sweep(base_models=[*models, gpt2], **lora())), Path())
+
+
+def test_a_prompt_is_bounded_by_its_best_codec_and_numbers_by_16_bits_each() -> None:
+    task = load_miniature("numbers", 0)
+    bare = Candidate(task=task.name, model="m")
+    assert bound_bits(bare, task, None) == 0
+    prompt = bare.model_copy(update={"prompt": Prompt(instruction="Number:")})
+    assert bound_bits(prompt, task, None) == 8 * len("Number:\n")
+    both = prompt.model_copy(update={"adapter": adapter_spec("tinylora")})
+    assert bound_bits(both, task, {}) == 8 * len("Number:\n") + 16 * 13
+    assert bound_bits(both, task, None) is None
+
+
+def test_a_type_that_the_processor_computes_slowly_in_is_warned_of(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(load_module, "missing_instructions", {"bfloat16": ("bf16",)}.__getitem__)
+    model = {"path": str(model_folders["llama"]), "dtype": "bfloat16"}
+    path = write_sweep(base_models=[{**model, "regime": "r"}])
+    sweep = load_sweep(path)
+    (warning,) = check_sweep(sweep, path.parent).warnings
+    assert warning.startswith("r: this processor has no instructions for bfloat16 (bf16), so")
+    # Of a cluster's nodes it is known only there: a worker says it when it loads the model.
+    assert check_sweep(sweep, path.parent, local=False).warnings == ()
+    load_module.load_sharded(sweep.base_models[0], Path(), ShardsConfig(), RankAddress())
+    assert [record.getMessage() for record in caplog.records] == [warning]
+    for device in ("cuda", "cuda:1"):
+        on_gpu = sweep.base_models[0].model_copy(update={"device": device})
+        assert load_module.slowness(on_gpu) is None

@@ -54,6 +54,23 @@ def test_what_can_not_fit_is_refused_with_what_is_missing(large: BaseModelConfig
     assert plan.weights == 0
 
 
+def test_fewer_bits_make_a_model_fit_on_one_rank_and_on_no_more(large: BaseModelConfig) -> None:
+    for quantization, gib in (("nf4", 18.26), ("int8", 31.0)):
+        few = large.model_copy(update={"quantization": quantization})
+        plan = plan_ranks(few, Path(), ShardsConfig(), 40 * GIB)
+        assert plan.weights / GIB == pytest.approx(gib, abs=0.03)
+        # Training keeps numbers of the type that is computed with.
+        assert plan.token == plan_ranks(large, Path(), ShardsConfig(), 80 * GIB).token
+        for split in (
+            {"world_size": 2},
+            {"layout": "zero3"},
+            {"offload": {"device": "cpu"}},
+        ):
+            shards = ShardsConfig.model_validate(split)
+            with pytest.raises(ValueError, match=f"quantization {quantization} of r needs"):
+                plan_ranks(few, Path(), shards, 40 * GIB)
+
+
 def test_a_dry_run_prints_the_plan_and_refuses_what_does_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -9,9 +9,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.search.base_model import BaseModelConfig, differing_parts, digest_of
+from kilobit.evaluators.model.base_model import FrozenModel, load, num_parameters, unchanged
+from kilobit.evaluators.model.generate import all_parts
+from kilobit.evaluators.model.machine import (
+    fingerprint,
+    local_tensors,
+    quantised_names,
+    weight_bytes,
+)
+from kilobit.search.base_model import (
+    BaseModelConfig,
+    Quantization,
+    differing_parts,
+    digest_of,
+)
 
 TEMPLATE = "{% for m in messages %}Q: {{ m.content }}\nA:{% endfor %}"
 
@@ -169,3 +182,51 @@ def test_all_differing_parts_are_named() -> None:
     )
     assert differing_parts(old, {}) == "weights, tokenizer and config"
     assert len({digest_of(old), digest_of(old | {"config": "d"})}) == 2
+
+
+def quantised(folder: Path, quantization: Quantization | None, **more: Any) -> FrozenModel:
+    return load(BaseModelConfig(regime="r", path=folder, quantization=quantization, **more), Path())
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantisation_is_a_part_of_the_machine(folder: Path, quantization: Quantization) -> None:
+    plain, found = quantised(folder, None), quantised(folder, quantization)
+    assert plain.parts.keys() | {"quantisation"} == found.parts.keys()
+    # The weights are those of the files: what quantisation makes of them depends on the device.
+    same = plain.parts.keys() - {"weights"}
+    assert {name: found.parts[name] for name in same} == {name: plain.parts[name] for name in same}
+    other = quantised(folder, "int8" if quantization == "nf4" else "nf4")
+    assert differing_parts(found.parts, other.parts) == "quantisation"
+    half = quantised(folder, quantization, dtype="bfloat16")
+    assert differing_parts(found.parts, half.parts) == "quantisation"
+    assert half.model.dtype == torch.bfloat16
+    assert "bitsandbytes" in all_parts(found, train_split_in_machine=False)
+    assert "bitsandbytes" not in all_parts(plain, train_split_in_machine=False)
+    assert quantised(folder, quantization).machine == found.machine
+    flip_a_bit(folder)
+    assert differing_parts(quantised(folder, quantization).parts, found.parts) == "weights"
+
+
+def test_random_weights_are_quantised_too(folder: Path) -> None:
+    first, again = (quantised(folder, "nf4", weights="random", seed=1) for _ in range(2))
+    assert first.machine == again.machine
+    assert unchanged(first)
+    assert fingerprint(first.model) == fingerprint(again.model)
+    other = quantised(folder, "nf4", weights="random", seed=2)
+    assert differing_parts(first.parts, other.parts) == "weights"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
+def test_the_bytes_of_a_model_are_known_before_it_is_loaded(
+    model_folders: dict[str, Path], architecture: str, quantization: Quantization | None
+) -> None:
+    found = quantised(model_folders[architecture], quantization)
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(found.model.config)
+    kept = {t.data_ptr(): t.nbytes for _, t in local_tensors(found.model)}
+    expected = weight_bytes(plain, quantization, 4)
+    # Tables of 16 numbers and a description for each weight of 4 bits.
+    most = 200 * len(quantised_names(plain)) if quantization == "nf4" else 100
+    assert expected <= sum(kept.values()) <= expected + most
+    assert num_parameters(found) == sum(p.numel() for p in plain.parameters())

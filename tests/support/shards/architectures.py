@@ -14,6 +14,8 @@ from kilobit.search.space import Families
 from tests.support.models import ARCHITECTURES, Architecture
 from tests.support.packs import spec
 
+# Those that are tried on quantised models only.
+MORE = ("TinyLoRA", "Uni-LoRA", "VeRA", "FourierFT", "tokens", "weights of norms")
 KINDS = ("prompt", "LoRA, attention", "LoRA, MLP", "IA3", "LN tuning", "soft prompt", "LoRA-XS")
 
 
@@ -27,6 +29,21 @@ def spec_of(kind: str, about: Architecture) -> AdapterSpec | None:
         "soft prompt": {"method": "soft_prompt", "rank": None, "target_modules": None, "size": 2},
         "LoRA-XS": {"method": "lora_xs", "target_modules": (about.attention,)},
     }
+    tiny = {"rank": None, "size": 4, "target_modules": (about.attention,)}
+    shapes |= {
+        name: {**tiny, "method": method}
+        for name, method in (("TinyLoRA", "tinylora"), ("Uni-LoRA", "unilora"))
+    }
+    shapes |= {
+        "VeRA": {"method": "vera", "target_modules": (about.attention,)},
+        "FourierFT": {**tiny, "method": "fourierft"},
+        "tokens": {
+            "method": "trainable_tokens", "rank": None, "target_modules": None, "tokens": (5, 6)
+        },
+        "weights of norms": {
+            "method": "weights", "rank": None, "target_modules": (about.norm,)
+        },
+    }  # fmt: skip
     return None if kind == "prompt" else spec(**fast, **shapes[kind])
 
 
@@ -46,7 +63,8 @@ def is_refused(name: str, one: AdapterSpec | None, *, split: bool = False) -> bo
     model, method = on_meta(name), "prompt" if one is None else one.method
     listed: dict[str, Any] = {}
     if one is not None:
-        shape = {"target_modules": one.target_modules, "rank": one.rank, "size": one.size}
+        fields = ("target_modules", "rank", "size", "tokens")
+        shape = {field: getattr(one, field) for field in fields}
         listed = {field: [value] for field, value in shape.items() if value is not None}
     families = Families.model_validate({method: {"candidates": 1, **listed}})
     family, run = families.named()[method], runs(model)

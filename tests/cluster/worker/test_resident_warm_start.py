@@ -8,7 +8,7 @@ import torch
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.cluster.worker.warm_start import begin_from
+from kilobit.cluster.worker.resident import begin_from
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.training_batches import Lesson
