@@ -9,7 +9,7 @@ alone. Its changes of a running model, which need torch, are found by its name i
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +22,36 @@ FINEST_STEP = 0.125
 TrainingName = Literal["plain", "rate", "bits"]
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
+# PEFT's default rank of the LoRA matrices that Uni-LoRA's numbers are spread over, and the factor
+# of FourierFT's updates.
+UNILORA_RANK = 4
+FOURIER_SCALING = 150
+
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def _side(shapes: Shapes) -> float:
+    """Return the side of a square weight that is as large as these on average."""
+    return math.sqrt(sum(rows * columns for rows, columns in shapes) / len(shapes))
+
+
+def _of_low_rank(spec: Any, shapes: Shapes) -> float:
+    """Return the rate by which a step changes weights of all widths by an equal share.
+
+    A step of AdamW moves each number by about the rate, so the spectral norm of the change grows
+    with the roots of width and rank, and that of a weight does not (arXiv 2310.17813).
+    """
+    return 1 / math.sqrt(_side(shapes) * spec.rank)
+
+
+def _of_projection(spec: Any, shapes: Shapes) -> float:
+    """Return the rate by which a step moves the numbers of a LoRA as far as one of LoRA does.
+
+    Each of `size` numbers is divided among its part of them, by the root of how many these are.
+    """
+    total = UNILORA_RANK * sum(map(sum, shapes))
+    return math.sqrt(total / spec.size / _side(shapes) / UNILORA_RANK)
 
 
 @dataclass(frozen=True)
@@ -50,6 +80,10 @@ class Method:
         from_weights: begins from base weights, which PEFT reads when it builds the adapter.
         any_rank: the rank may exceed the sides of a weight.
         examples: its payload holds training examples instead of numbers.
+        rates: the least and the largest relative learning rate of a family that names none.
+        unit: returns the learning rate that a relative rate of 1 stands for, given the shapes
+            (outputs, inputs) of the weights that it changes; None: the root mean square of its
+            numbers before training, as Adafactor's relative step (arXiv 1804.04235).
     """
 
     about: str
@@ -69,6 +103,8 @@ class Method:
     from_weights: bool = False
     any_rank: bool = False
     examples: bool = False
+    rates: tuple[float, float] = (0.03, 0.3)
+    unit: Callable[[Any, Shapes], float] | None = None
 
     @property
     def arguments(self) -> dict[str, str]:
@@ -126,6 +162,8 @@ METHODS: dict[str, Method] = {
         "LoraConfig",
         more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
         keeps_meaning=True,
+        rates=(0.05, 0.5),
+        unit=_of_low_rank,
     ),
     "lora_fa": Method(
         "low-rank updates B A with A drawn from a seed and not trained",
@@ -136,6 +174,8 @@ METHODS: dict[str, Method] = {
         more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
         seed=0,
         trains="lora_B",
+        rates=(0.5, 5),
+        unit=_of_low_rank,
     ),
     "lora_xs": Method(
         "rank x rank numbers between the SVD factors of the base weight",
@@ -146,6 +186,8 @@ METHODS: dict[str, Method] = {
         more=lambda spec: {"u": spec.rank**2},
         square=True,
         from_weights=True,
+        rates=(0.03, 0.2),
+        unit=lambda spec, _: 1 / math.sqrt(spec.rank),
     ),
     "vera": Method(
         "two vectors around fixed random matrices",
@@ -155,6 +197,8 @@ METHODS: dict[str, Method] = {
         "VeraConfig",
         delta=True,
         any_rank=True,
+        rates=(0.7, 7),
+        unit=lambda _, shapes: 1 / math.sqrt(_side(shapes)),
     ),
     "tinylora": Method(
         "`size` numbers in all, spread over SVD factors by fixed random matrices",
@@ -166,6 +210,8 @@ METHODS: dict[str, Method] = {
         more=lambda _: {"weight_tying": 1.0},
         once=True,
         from_weights=True,
+        rates=(0.03, 0.4),
+        unit=lambda spec, _: 1 / math.sqrt(spec.size),
     ),
     "unilora": Method(
         "`size` numbers in all, spread over all LoRA matrices by a fixed projection",
@@ -175,6 +221,8 @@ METHODS: dict[str, Method] = {
         "UniLoraConfig",
         names={"size": "theta_d_length"},
         once=True,
+        rates=(0.2, 2),
+        unit=_of_projection,
     ),
     "fourierft": Method(
         "`size` Fourier coefficients of each update, at fixed random positions",
@@ -183,6 +231,8 @@ METHODS: dict[str, Method] = {
         lambda spec, _: spec.size,
         "FourierFTConfig",
         names={"size": "n_frequency"},
+        rates=(0.2, 2),
+        unit=lambda _, shapes: _side(shapes) / FOURIER_SCALING,
     ),
     "ia3": Method(
         "a factor for each output of a module",
@@ -193,6 +243,7 @@ METHODS: dict[str, Method] = {
         more=lambda _: {"feedforward_modules": []},
         delta=True,
         keeps_meaning=True,
+        rates=(0.02, 0.2),
     ),
     "ln_tuning": Method(
         "the weights of normalisation layers",
@@ -215,6 +266,7 @@ METHODS: dict[str, Method] = {
         place="embeddings",
         once=True,
         delta=True,
+        rates=(0.1, 1),
     ),
     "soft_prompt": Method(
         "`size` vectors before the text",
@@ -227,6 +279,7 @@ METHODS: dict[str, Method] = {
         place="text",
         once=True,
         keeps_meaning=True,
+        rates=(0.3, 3),
     ),
     "weights": Method(
         "weights themselves: the parameters whose names contain one of `target_modules`",
@@ -236,6 +289,7 @@ METHODS: dict[str, Method] = {
         place="parameters",
         delta=True,
         keeps_meaning=True,
+        rates=(0.003, 0.03),
     ),
     "data": Method(
         "`size` training examples, coded by the model while a LoRA learns from them",
@@ -275,6 +329,8 @@ class AdapterSpec(Config):
     layers: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
     tokens: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
     learning_rate: Annotated[float, Field(gt=0)]
+    relative: bool = False
+    """the learning rate counts in the method's own unit, which follows what the adapter changes"""
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
@@ -325,6 +381,8 @@ class AdapterSpec(Config):
                 raise ValueError("data has no step and no keep: its payload holds no numbers")
             if self.training != "plain":
                 raise ValueError(f"data has no training {self.training!r}: it has its own rule")
+            if self.relative:
+                raise ValueError("data has no relative learning rate: its steps are of equal size")
             if self.start is not None:
                 raise ValueError("data has no start: its program learns from its examples alone")
             if (self.size or 0) > self.steps * self.batch_size:

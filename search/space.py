@@ -67,8 +67,9 @@ class AdapterFamily(PromptFamily):
 
     demonstrations: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """numbers of examples shown, also while training"""
-    learning_rate: LogRange = LogRange(low=1e-3, high=1e-2)
-    """for AdamW, with a short warm-up and linear decay"""
+    learning_rate: LogRange | None = None
+    """for AdamW, with a short warm-up and linear decay; null: the method's own range, relative to
+    the size of what it changes"""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(180,), min_length=1)
     """optimizer steps in all; a rung may stop earlier"""
     batch_size: int = Field(default=16, ge=1)
@@ -77,6 +78,16 @@ class AdapterFamily(PromptFamily):
     """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks"""
     nats_per_kbit: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01,), min_length=1)
     """for `rate` and `bits`: prices of a thousand bits in nats of training loss"""
+
+    def rates(self, method: str) -> LogRange:
+        """Return the range of learning rates, relative ones if the family names none."""
+        low, high = METHODS[method].rates
+        return self.learning_rate or LogRange(low=low, high=high)
+
+    @property
+    def relative(self) -> bool:
+        """Return whether the learning rates are relative ones."""
+        return self.learning_rate is None
 
     def shapes(self) -> dict[str, tuple[Any, ...]]:
         """Return the choices for each field of the adapter's shape; modules are sorted."""
@@ -285,7 +296,7 @@ def _draw_postprocess(family: PromptFamily, rng: random.Random) -> tuple[Postpro
 
 
 def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> AdapterSpec:
-    rate = family.learning_rate
+    rate = family.rates(name)
     exponent = rng.uniform(math.log(rate.low), math.log(rate.high))
     shape = {field: rng.choice(choices) for field, choices in family.shapes().items()}
     training = rng.choice(family.training)
@@ -293,6 +304,7 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
         method=name,
         # Two significant digits, so that a person can type the rate to repeat a candidate.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
+        relative=family.relative,
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),

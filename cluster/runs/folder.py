@@ -312,6 +312,11 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
     if sweep.program_batch_size is None:
         # The default was another one when an old run began.
         del new["program_batch_size"]
+    for name, family in new["families"].items():
+        # The default was one range for all methods when an old run began.
+        was = old["families"].get(name)
+        if family and was and family.get("learning_rate", 0) is None:
+            family["learning_rate"] = was["learning_rate"]
     return [name for name in new if new[name] != old[name]]
 
 

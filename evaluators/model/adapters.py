@@ -9,6 +9,7 @@ configuration, the same rule for signs, the same order of numbers.
 """
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -84,7 +85,9 @@ class Adapter:
         groups = [{"params": list(self.masters.values()), "factor": 1.0}]
         if learned:
             groups.append({"params": list(learned.values()), "factor": _LEARNED_FACTOR})
-        self._optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=0.0)
+        unit = self._unit_of_rates() if spec.relative else 1.0
+        self._learning_rate = spec.learning_rate * unit
+        self._optimizer = torch.optim.AdamW(groups, lr=self._learning_rate, weight_decay=0.0)
         names = list(weights)
         firsts = {n.replace("lora_A", "lora_B"): i for i, n in enumerate(names) if "lora_A" in n}
         self.units = [
@@ -99,6 +102,17 @@ class Adapter:
             if ("lora_A" in name and len(w) > w.shape[1])
             or ("lora_B" in name and len(w) <= w.shape[1])
         }
+
+    def _unit_of_rates(self) -> float:
+        """Return the learning rate that a relative rate of 1 stands for."""
+        unit = self.spec.traits.unit
+        if unit is not None:
+            modules: list[Any] = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
+            return unit(self.spec, [(m.out_features, m.in_features) for m in modules])
+        numbers = [weight.detach().double() for weight in self._initial.values()]
+        power = sum(float((weight**2).sum()) for weight in numbers)
+        # A model whose weights are all zero has no size; any rate is as good.
+        return math.sqrt(power / sum(weight.numel() for weight in numbers)) or 1.0
 
     def train(self, frozen: FrozenModel, lesson: Lesson, until: int) -> Trained:
         """Train up to step `until`.
@@ -140,7 +154,7 @@ class Adapter:
                 weight.grad = None
         share = min(1 - step / self.spec.steps, (step + 1) / _WARM_UP_STEPS)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * share * group["factor"]
+            group["lr"] = self._learning_rate * share * group["factor"]
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
-from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
+from kilobit.evaluators.tasks.miniature.catalogue import NUM_EXAMPLES, load_miniature
 from kilobit.evaluators.tasks.published.conversations import InstructionsTask, load_instructions
 from kilobit.evaluators.tasks.published.esnli import EsnliTask, load_esnli
 from kilobit.evaluators.tasks.published.gsm8k import Gsm8kTask, load_gsm8k
@@ -34,6 +34,10 @@ class MiniatureTask(Config):
         Field(description="word problems, English to German, or checkable writing tasks"),
     ]
     seed: Annotated[int, Field(ge=0, description="seed of the items and their order")] = 0
+    train_examples: Annotated[
+        int,
+        Field(ge=1, le=100_000, description="examples of the train split; the others have 512"),
+    ] = NUM_EXAMPLES
 
 
 AnyTask = (
@@ -52,7 +56,7 @@ TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
 
 def _load_miniature(config: MiniatureTask, folder: Path) -> Task:
-    return load_miniature(config.name, config.seed)
+    return load_miniature(config.name, config.seed, config.train_examples)
 
 
 _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {

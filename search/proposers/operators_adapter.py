@@ -122,7 +122,8 @@ def change_learning_rate(
     if spec is None or family is None:
         return None
     rate = spec.learning_rate * rng.choice((1.3, 2, 4)) ** rng.choice((-1, 1))
-    rate = two_digits(min(max(rate, family.learning_rate.low), family.learning_rate.high))
+    within = family.rates(spec.method)
+    rate = two_digits(min(max(rate, within.low), within.high))
     return None if rate == spec.learning_rate else changed(candidate, learning_rate=rate)
 
 

@@ -164,7 +164,7 @@ class OptunaProposer:
             )
             for field, choices in family.shapes().items()
         }
-        rate = family.learning_rate
+        rate = family.rates(name)
         training = _choice(trial, prefix + "training", family.training)
         price = None
         if training != "plain":
@@ -174,6 +174,7 @@ class OptunaProposer:
             learning_rate=two_digits(
                 trial.suggest_float(prefix + "learning_rate", rate.low, rate.high, log=True)
             ),
+            relative=family.relative,
             steps=_level(trial, prefix + "steps", family.steps),
             batch_size=family.batch_size,
             seed=stream(self._seed, "adapter", model, name).randrange(1 << 31),

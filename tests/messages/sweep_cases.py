@@ -137,6 +137,10 @@ FIELDS = [
     bad("name: String should match pattern", name="a/b"),
     bad("no candidates: give at least one family `candidates` above 0", families={}),
     bad("budget.candidates: Input should be greater than or equal to 1", budget={"candidates": 0}),
+    bad(
+        "task instructions: train_examples 50000 are more than it can generate; ",
+        task={"kind": "miniature", "name": "instructions", "train_examples": 50_000},
+    ),
     bad("task.kind must be one of 'miniature', 'jsonl', 'dataset'", task={"kind": "gsm9k"}),
     bad("'task.kind' is missing; it is one of 'miniature', 'jsonl'", task={"name": "numbers"}),
     bad("'task.name' is missing", task={"kind": "miniature"}),

@@ -56,6 +56,17 @@ def test_demonstrations_come_from_the_train_split() -> None:
     assert shown <= train
 
 
+@pytest.mark.parametrize("method", ["lora", "lora_fa", "tinylora"])
+def test_a_family_without_learning_rates_draws_from_the_range_of_its_method(method: str) -> None:
+    low, high = METHODS[method].rates
+    specs = [c.adapter for c in draw({method: {"candidates": 60}}, ["a"]) if c.adapter]
+    assert all(spec.relative and low <= spec.learning_rate <= high for spec in specs)
+    assert max(s.learning_rate for s in specs) > 4 * min(s.learning_rate for s in specs)
+    given = {"candidates": 3, "learning_rate": {"low": 0.01, "high": 0.01}}
+    named = [c.adapter for c in draw({method: given}, ["a"]) if c.adapter]
+    assert {(spec.relative, spec.learning_rate) for spec in named} == {(False, 0.01)}
+
+
 def test_a_space_smaller_than_asked_for_is_taken_whole() -> None:
     space = {"prompt": {"candidates": 50, "instructions": ["", "A", "B"], "demonstrations": [0]}}
     assert len(draw(space, ["a"])) == 3

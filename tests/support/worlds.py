@@ -232,7 +232,9 @@ def assert_allowed_adapter(spec: AdapterSpec, family: AdapterFamily) -> None:
         assert None in shapes["layers"]
     if spec.tokens is not None:
         assert spec.tokens in shapes["tokens"]
-    assert family.learning_rate.low <= spec.learning_rate <= family.learning_rate.high
+    rates = family.rates(spec.method)
+    assert rates.low <= spec.learning_rate <= rates.high
+    assert spec.relative == family.relative
     assert 1 <= spec.steps <= max(family.steps)
     assert spec.batch_size == family.batch_size
     assert spec.training in family.training

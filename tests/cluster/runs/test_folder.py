@@ -141,6 +141,24 @@ def test_programs_of_an_old_run_keep_the_batch_of_its_search(
         pass
 
 
+def test_a_search_goes_on_with_the_learning_rates_that_were_its_default(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    rates = {"low": 1e-3, "high": 1e-2}
+    families = {"lora": {"candidates": 2, "rank": [1]}, "prompt": {"candidates": 1}}
+    path, out = write_sweep(families=families), tmp_path / "run"
+    with create_run(
+        load_sweep(path, [f"families.lora.learning_rate={json.dumps(rates)}"]), path, out
+    ):
+        pass
+    with continue_run(load_sweep(path), out) as run:
+        lora = run.sweep.families.named()["lora"]
+        assert lora.model_dump()["learning_rate"] == rates
+    other = load_sweep(path, ["families.lora.learning_rate={low: 0.002, high: 0.01}"])
+    with pytest.raises(InputError, match="families differs"), continue_run(other, out):
+        pass
+
+
 def test_a_run_that_never_began_leaves_nothing_on_a_store(
     write_sweep: Write, folder: StoredPath
 ) -> None:

@@ -87,6 +87,8 @@ def test_a_transfer_begins_a_neighbour_from_a_trained_adapter() -> None:
     assert outcomes("transfer", DATA, around(trained=True)) == []
     # What its numbers mean depends on random numbers that another shape would draw anew.
     spec = SPEC.model_copy(update={"method": "tinylora", "rank": None, "size": 13, "layers": None})
+    # Its family names no learning rates, so they are relative.
+    spec = spec.model_copy(update={"learning_rate": 0.1, "relative": True})
     tiny = Candidate(task="numbers", model="m", adapter=spec.model_copy(
         update={"training": "plain", "nats_per_kbit": None, "steps": 90}
     ))  # fmt: skip

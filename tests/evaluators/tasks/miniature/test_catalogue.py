@@ -25,3 +25,11 @@ def test_a_gold_echo_scores_one_and_an_empty_answer_nothing(name: str) -> None:
     examples = task.splits.sealed
     assert task.metric.corpus([e.target for e in examples], examples).score == pytest.approx(1.0)
     assert task.metric.corpus([""] * len(examples), examples).score == 0.0
+
+
+@pytest.mark.parametrize("name", MINIATURE_TASKS)
+def test_more_training_examples_change_no_other_split(name: str) -> None:
+    usual, large = load_miniature(name, 0).splits, load_miniature(name, 0, 2000).splits
+    assert len({e.input for e in large.train}) == 2000
+    assert {e.id for e in usual.train} < {e.id for e in large.train}
+    assert (usual.search, usual.sealed) == (large.search, large.sealed)
