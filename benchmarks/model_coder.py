@@ -23,7 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.oracles import ideal_bits
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.text_codec import decode_text, encode_text, next_logits, start_token
+from kilobit.evaluators.model.text_codec import (
+    cache_for,
+    decode_text,
+    encode_text,
+    next_logits,
+    start_token,
+)
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Prompt
@@ -61,7 +67,7 @@ def measure(frozen: FrozenModel, text: str) -> dict[str, float]:
     bits = ideal_bits(ids, start, next_logits(frozen.model))
     return {
         "tokens": len(ids),
-        "exact": decode_text(frozen, section) == text,
+        "exact": decode_text(frozen, section, cache_for(frozen, len(ids))) == text,
         "ideal_bits": bits,
         "overhead_bits": 8 * len(section) - bits,
         "section_bytes": len(section),

@@ -234,7 +234,7 @@ def with_program(
         part = program.recipe.prompt
         if part is not None and part.codec == "index":
             return shown_examples(part.lead, section, task)
-        return decode_text(frozen, section)
+        return decode_text(frozen, section, part and part.cache)
 
     decoded = decode(program.recipe, program.payload, here)
     plain = replace(

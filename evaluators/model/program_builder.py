@@ -15,7 +15,7 @@ from kilobit.evaluators.model.generate import (
     chat_template,
     generate,
 )
-from kilobit.evaluators.model.text_codec import encode_text, start_token
+from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_token
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
@@ -35,7 +35,7 @@ from kilobit.search.programs.program import (
 )
 from kilobit.search.programs.recipe import Recipe
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
-from kilobit.search.programs.token_coder import CodingError
+from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
 from kilobit.search.task import Task
 
 
@@ -116,11 +116,12 @@ class Builder:
         """
         recipe, payload = self._recipe(candidate), b""
         if texts:
-            codec, payload = choose_text(texts, self._length, self._start(texts))
+            cache = self._cache(texts)
+            codec, payload = choose_text(texts, self._length, self._start(texts), cache)
             lead, answer = candidate.prompt.lead(), self._task.answer
             recipe = recipe.model_copy(
                 update={
-                    "prompt": text_part(codec, payload, lead, answer),
+                    "prompt": text_part(codec, payload, lead=lead, answer=answer, cache=cache),
                     "start_token": self._start(texts) if codec == "model" else None,
                 }
             )
@@ -156,6 +157,9 @@ class Builder:
 
     def _start(self, texts: dict[TextCodec, bytes]) -> int | None:
         return start_token(self._frozen.tokenizer) if "model" in texts else None
+
+    def _cache(self, texts: dict[TextCodec, bytes]) -> Cache:
+        return cache_for(self._frozen, count_tokens(texts["model"])) if "model" in texts else "none"
 
     def _recipe(self, candidate: Candidate) -> Recipe:
         config, frozen, task = self._config, self._frozen, self._task

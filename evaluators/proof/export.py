@@ -59,8 +59,11 @@ def export_peft(program_folder: Place, target: Path, model: Path) -> None:
             raise ProgramError(
                 f"{program_folder}: the recipe's shapes do not match those of its {part.config}"
             )
+        prompt = program.recipe.prompt
         decoded = decode(
-            program.recipe, program.payload, lambda section: decode_text(frozen, section)
+            program.recipe,
+            program.payload,
+            lambda section: decode_text(frozen, section, prompt and prompt.cache),
         )
         adapter.assign(decoded.tensors)
         # The fixed factors are saved with their signs, so that PEFT need not compute them again.

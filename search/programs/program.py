@@ -23,6 +23,7 @@ from kilobit.search.programs.numbers import (
 from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
 from kilobit.search.programs.script import script
 from kilobit.search.programs.text import PayloadError, TextCodec, decompress
+from kilobit.search.programs.token_coder import Cache
 
 Length = Literal["program", "payload"]
 TextDecoder = Callable[[bytes], str]
@@ -159,21 +160,49 @@ def _text(part: PromptPart, section: bytes, decode_here: TextDecoder | None) -> 
         raise PayloadError(f"the prompt is not UTF-8: {error}") from error
 
 
-def text_part(codec: TextCodec, section: bytes, lead: str = "", answer: str = "") -> PromptPart:
-    """Return the part of a recipe for a text section; `lead` and `answer` are for indices."""
+def text_part(
+    codec: TextCodec,
+    section: bytes,
+    *,
+    lead: str = "",
+    answer: str = "",
+    cache: Cache | None = "none",
+) -> PromptPart:
+    """Return the part of a recipe for a text section.
+
+    Args:
+        codec: its codec.
+        section: its bytes.
+        lead: for indices, the text before the first demonstration.
+        answer: for indices, the template of an answer.
+        cache: for a section that the model coded, what it keeps of earlier tokens.
+    """
     if codec == "index":
         return PromptPart(codec=codec, num_bytes=len(section), lead=lead, answer=answer)
-    head = section[:4].hex() if codec == "model" else None
-    return PromptPart(codec=codec, num_bytes=len(section), head=head)
+    if codec == "model":
+        head = section[:4].hex()
+        return PromptPart(codec=codec, num_bytes=len(section), head=head, cache=cache)
+    return PromptPart(codec=codec, num_bytes=len(section))
 
 
 def choose_text(
-    coded: Mapping[TextCodec, bytes], length: Length, start_token: int | None
+    coded: Mapping[TextCodec, bytes],
+    length: Length,
+    start_token: int | None,
+    cache: Cache | None = "none",
 ) -> tuple[TextCodec, bytes]:
-    """Return the codec of the shortest section, for `program` with its decoder, and the section."""
+    """Return the codec of the shortest section, for `program` with its decoder, and the section.
+
+    Args:
+        coded: the text by each codec.
+        length: the length to minimise.
+        start_token: of the section that the model coded, if there is one.
+        cache: what the model keeps of earlier tokens there.
+    """
 
     def cost(codec: TextCodec) -> int:
-        return len(coded[codec]) + (_text_cost(codec, start_token) if length == "program" else 0)
+        script_bytes = _text_cost(codec, start_token, cache) if length == "program" else 0
+        return len(coded[codec]) + script_bytes
 
     best = min(coded, key=cost)
     return best, coded[best]
@@ -227,9 +256,9 @@ _BARE = Recipe(question="{input}", batch_size=1, max_new_tokens=1)
 
 
 @lru_cache(maxsize=64)
-def _text_cost(codec: TextCodec, start_token: int | None) -> int:
+def _text_cost(codec: TextCodec, start_token: int | None, cache: Cache | None = "none") -> int:
     """Return the size in bytes of a minimal program.py that reads a text section of `codec`."""
-    part = text_part(codec, bytes([0, 1, 0, 0]))
+    part = text_part(codec, bytes([0, 1, 0, 0]), cache=cache)
     return len(script(_BARE.model_copy(update={"prompt": part, "start_token": start_token})))
 
 

@@ -13,6 +13,7 @@ from kilobit.search.adapter_methods import MethodName
 from kilobit.search.base_model import Quantization
 from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.text import TextCodec
+from kilobit.search.programs.token_coder import Cache
 from kilobit.search.settings import Config
 
 FORMAT_VERSION = 1
@@ -26,6 +27,8 @@ class PromptPart(Config):
         num_bytes: length of the section.
         head: its first four bytes in hexadecimal, for a section that the model coded: they hold
             the number of tokens and the checksum, which program.py has as numbers.
+        cache: for such a section, what the model keeps of the tokens before the one that it reads;
+            None in programs from before there was a choice.
         lead: for demonstrations named by index, the text before the first one.
         answer: for demonstrations named by index, the template of an answer.
     """
@@ -33,7 +36,7 @@ class PromptPart(Config):
     codec: TextCodec
     num_bytes: Annotated[int, Field(ge=1)]
     head: Annotated[str | None, Field(pattern=r"^([0-9a-f]{2}){1,4}$")] = None
-
+    cache: Cache | None = None
     lead: str = ""
     answer: str = ""
 

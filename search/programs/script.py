@@ -190,7 +190,9 @@ def _prompt(recipe: Recipe) -> list[str]:
     elif part.codec == "model":
         assert recipe.start_token is not None
         lines.append(f"coded = {section}")
-        lines += decoder_source(recipe.start_token, part.section_head()).split("\n")
+        there = _to_device(recipe)
+        source = decoder_source(recipe.start_token, part.section_head(), part.cache, there)
+        lines += source.split("\n")
     else:
         lines.append("prompt = " + _TEXT[part.codec].format(section))
     if not alone:
@@ -209,6 +211,13 @@ def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
         "train = [json.loads(line) for line in open(sys.argv[2])]",
         f"prompt = {lead}''.join({shown} for i in numpy.frombuffer({section}, '>u2'))",
     ]
+
+
+def _to_device(recipe: Recipe) -> str:
+    """Return the call that moves a tensor to the model's device."""
+    if recipe.spread:
+        return ".to(model.device)"
+    return ".cuda()" if recipe.device == "cuda" else ""
 
 
 def _conversion(recipe: Recipe) -> str:
@@ -300,9 +309,7 @@ def _generation(recipe: Recipe) -> list[str]:
     """
     size = recipe.batch_size
     special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
-    conversion = ".cuda()" if recipe.device == "cuda" else ""
-    if recipe.spread:
-        conversion = ".to(model.device)"
+    conversion = _to_device(recipe)
     stop = f", tokenizer=tokenizer, stop_strings={list(recipe.stop)!r}" if recipe.stop else ""
     text = "tokenizer.decode(row[batch.input_ids.shape[1]:], skip_special_tokens=True)"
     texts, limit, think = f"inputs[:{size}]", str(recipe.max_new_tokens), recipe.thinking

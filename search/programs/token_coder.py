@@ -31,7 +31,7 @@ header.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,10 @@ MAX_TOKENS = 65536
 # A section that declares more tokens is rejected: each would take a call of the model.
 # A section that needs less than 1/16 bit per token is padded with zero bytes.
 MAX_TOKENS_PER_BYTE = 128
+Cache = Literal["none", "past_key_values", "cache_params", "state"]
+"""The argument by which a model takes what it keeps of the tokens before; `none`: it reads all of
+them again for each token. A program without one is several bytes shorter."""
+CACHES: tuple[Cache, ...] = ("past_key_values", "cache_params", "state")
 IMPORTS = ("numpy", "torch")
 """The modules that a program imports before the statements of `decoder_source`."""
 
@@ -89,8 +93,12 @@ def _header(ids: Sequence[int], start: int) -> bytes:
     return bytes([*header, count])
 
 
-def _count(section: bytes) -> int:
-    """Return the number of tokens that the header declares."""
+def count_tokens(section: bytes) -> int:
+    """Return the number of tokens that the header of a section declares.
+
+    Raises:
+        PayloadError: if it is incomplete, or declares more than the section can hold.
+    """
     count = 0
     for position, byte in enumerate(section[1:4]):
         count += byte % 128 << 7 * position
@@ -106,7 +114,7 @@ def _count(section: bytes) -> int:
 def encode_tokens(ids: Sequence[int], start: int, next_logits: NextLogits) -> bytes:
     """Return the section of `ids`, which follow the token `start`.
 
-    Calls `next_logits` twice for each token: the second time the bytes are decoded.
+    Calls `next_logits` twice for each token, in order: the second time the bytes are decoded.
 
     Raises:
         CodingError: if there are too many tokens, one is not in the vocabulary, the model's logits
@@ -135,7 +143,7 @@ def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]
     Raises:
         PayloadError: if `data` is damaged, incomplete or was coded by another model.
     """
-    count, reader, ids = _count(data), TokenReader(data), list[int]()
+    count, reader, ids = count_tokens(data), TokenReader(data), list[int]()
     for _ in range(count):
         ids.append(reader.read(next_logits([start, *ids])))
     if (start + sum(ids)) % 256 != data[0]:
@@ -143,26 +151,41 @@ def decode_tokens(data: bytes, start: int, next_logits: NextLogits) -> list[int]
     return ids
 
 
-def decoder_source(start: int, section: bytes) -> str:
+def decoder_source(start: int, section: bytes, cache: Cache | None, there: str) -> str:
     """Return the statements by which a standalone program decodes `section`.
 
-    They read `coded`, the section, `model`, a causal language model of transformers on any device,
-    its `tokenizer`, and the modules `IMPORTS`; they set `prompt`. They contain the values of
-    the header as numbers, because a number is shorter than the code that would read it.
+    They read `coded`, the section, `model`, a causal language model of transformers, its
+    `tokenizer`, and the modules `IMPORTS`; they set `prompt`. They contain the values of the
+    header as numbers, because a number is shorter than the code that would read it.
+
+    Args:
+        start: the token before the text.
+        section: the section, or zeros of its length after its header.
+        cache: what the model keeps of the tokens before. With one it reads a token at a time, and
+            its weights need no gradients: their graph would hold the keys and values of each step.
+            None is how programs read before there was a choice.
+        there: the call that moves a tensor to the model's device; not used if `cache` is None.
 
     Raises:
         PayloadError: if the header of `section` is damaged.
     """
-    count = _count(section)
+    count = count_tokens(section)
     padding = -len(section) % 4
     words = f"bytes({padding}) + coded" if padding else "coded"
-    # `1 > 0` is lazy=True: shorter after minification, and constriction rejects 1 for True.
+    there = ".to(model.device)" if cache is None else there
+    begin, step, read = "", "", f"model(torch.tensor([ids]){there}).logits"
+    # `1 > 0` is True, `1 < 0` False: shorter after minification, and neither constriction (for
+    # lazy=True) nor torch takes a number for it.
+    if cache is not None and cache != "none":
+        begin, read = "found = 0, None\n", "found[0]"
+        last = f"torch.tensor([ids[-1:]]){there}"
+        step = f"    found = model.requires_grad_(1 < 0)({last}, {cache}=found[1])\n"
     return f"""\
 from constriction import stream
 decoder = stream.queue.RangeDecoder(numpy.frombuffer({words}, "u4")[::-1])
 ids = [{start}]
-for _ in range({count}):
-    nats = numpy.round(model(torch.tensor([ids]).to(model.device)).logits[0, -1].tolist())
+{begin}for _ in range({count}):
+{step}    nats = numpy.round({read}[0, -1].tolist())
     ids += (
         decoder.decode(
             stream.model.Categorical(2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1, 1 > 0)

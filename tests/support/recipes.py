@@ -8,6 +8,7 @@ from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import WAYS
 from kilobit.search.programs.recipe import AdapterPart, GenerationPart, PromptPart, Recipe
 from kilobit.search.programs.text import CODECS
+from kilobit.search.programs.token_coder import CACHES, Cache
 
 # Small adapters on the llama model of the tests; the golden scripts are made from them.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -52,6 +53,12 @@ def with_prompt(recipe: Recipe, codec: str, num_bytes: int = 40) -> Recipe:
     return recipe.model_copy(update={"prompt": part, "start_token": 1 if model else None})
 
 
+def with_cache(recipe: Recipe, cache: Cache) -> Recipe:
+    assert recipe.prompt is not None
+    part = recipe.prompt.model_copy(update={"cache": cache})
+    return recipe.model_copy(update={"prompt": part})
+
+
 def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> Recipe:
     spec = adapter_spec(method)
     config = peft_config(spec)
@@ -81,6 +88,13 @@ RECIPES = {
     ),
     "prompt and lora": with_adapter(with_prompt(BARE, "brotli"), "lora", WAYS[1]),
     "model prompt and lora": with_adapter(with_prompt(BARE, "model"), "lora", WAYS[2]),
+    **{
+        f"prompt model, {cache}": with_cache(with_prompt(BARE, "model"), cache)
+        for cache in ("none", *CACHES)
+    },
+    "cached model prompt and lora": with_adapter(
+        with_cache(with_prompt(BARE, "model"), "past_key_values"), "lora", WAYS[2]
+    ),
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
     "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
     "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),

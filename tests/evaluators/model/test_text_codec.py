@@ -10,8 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.oracles import ideal_bits
+from kilobit.evaluators.model import text_codec
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.text_codec import decode_text, encode_text, next_logits, start_token
+from kilobit.evaluators.model.text_codec import (
+    cache_for,
+    decode_text,
+    encode_text,
+    next_logits,
+    start_token,
+)
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.programs.token_coder import (
@@ -20,7 +27,9 @@ from kilobit.search.programs.token_coder import (
     decoder_source,
     table_of,
 )
-from tests.conftest import ARCHITECTURES, REPOSITORY
+from tests.conftest import ARCHITECTURES, REPOSITORY, _tokenizer
+from tests.support.models import ARCHITECTURES as ALL_ARCHITECTURES
+from tests.support.models import build_model
 
 TEXT = "Q: Emma has 10 apples. She loses 2.\nA: 8\nÄ€\t<pad>  the the "
 
@@ -33,6 +42,11 @@ def frozen_from(folder: Path, **changes: object) -> FrozenModel:
 def program_names(coded: bytes, model: Any, tokenizer: Any) -> dict[str, Any]:
     names = {"coded": coded, "model": model, "tokenizer": tokenizer}
     return names | {name: importlib.import_module(name) for name in IMPORTS}
+
+
+@pytest.fixture
+def always_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_codec, "_MOST_WITHOUT_CACHE", 0)
 
 
 @pytest.fixture
@@ -49,14 +63,90 @@ def test_text_comes_back_and_the_counted_decoder_gives_the_same(
 ) -> None:
     frozen = frozen_from(model_folders[architecture], dtype=dtype)
     data = encode_text(frozen, TEXT)
-    assert decode_text(frozen, data) == TEXT
-    # As a program has it: just loaded, with gradients.
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folders[architecture], dtype=getattr(torch, dtype)
+    assert cache_for(frozen, 40) == "none"
+    for cache in (None, "none"):  # of programs from before there was a choice, and of now
+        assert decode_text(frozen, data, cache) == TEXT
+        # As a program has it: just loaded, with gradients.
+        model = AutoModelForCausalLM.from_pretrained(
+            model_folders[architecture], dtype=getattr(torch, dtype)
+        )
+        names = program_names(data, model, frozen.tokenizer)
+        exec(decoder_source(start_token(frozen.tokenizer), data, cache, ""), names)
+        assert names["prompt"] == TEXT
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ALL_ARCHITECTURES)
+def test_every_architecture_decodes_with_its_cache_what_it_predicts_without(
+    tmp_path: Path, name: str, dtype: str, always_cached: None
+) -> None:
+    frozen = frozen_from(
+        build_model(name, _tokenizer(bos=True, pad=True), tmp_path / name), dtype=dtype
     )
+    data, cache, start = (
+        encode_text(frozen, TEXT),
+        cache_for(frozen, 1),
+        start_token(frozen.tokenizer),
+    )
+    without = {"mamba": "cache_params", "rwkv": "state", "mpt": "none"}
+    assert cache == without.get(name, "past_key_values")
+    assert decode_text(frozen, data, cache) == TEXT
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=getattr(torch, dtype))
     names = program_names(data, model, frozen.tokenizer)
-    exec(decoder_source(start_token(frozen.tokenizer), data), names)
+    exec(decoder_source(start, data, cache, ""), names)
     assert names["prompt"] == TEXT
+    if dtype == "bfloat16":  # the choice of experts may turn on its last bit
+        return
+    # A cache that is ignored, or that has lost tokens, would predict something else.
+    ids = frozen.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        whole = frozen.model(torch.tensor([[start, *ids]])).logits[0].float().numpy()
+        step = next_logits(frozen.model, cache)
+        found = [step([start, *ids[:place]]) for place in range(len(ids) + 1)]
+    assert np.abs(whole - np.array(found)).max() < 1e-3
+
+
+def test_with_a_cache_the_model_reads_each_token_once(
+    model_folders: dict[str, Path], always_cached: None
+) -> None:
+    frozen, read = frozen_from(model_folders["llama"]), list[int]()
+    frozen.model.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    data = encode_text(frozen, TEXT)
+    tokens = len(frozen.tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    assert read == [1] * 2 * tokens
+    read.clear()
+    names = program_names(data, frozen.model, frozen.tokenizer)
+    source = decoder_source(start_token(frozen.tokenizer), data, "past_key_values", "")
+    exec(source, names)
+    assert read == [1] * tokens
+
+
+def test_the_cached_decoder_of_a_program_builds_no_graph(model_folders: dict[str, Path]) -> None:
+    # Each step's graph would hold the keys and values of all tokens before it.
+    frozen, graphs = frozen_from(model_folders["llama"]), list[bool]()
+    data = encode_text(frozen, TEXT)
+    model = AutoModelForCausalLM.from_pretrained(model_folders["llama"])
+    assert next(model.parameters()).requires_grad
+    model.register_forward_hook(lambda _, __, out: graphs.append(out.logits.requires_grad))
+    names = program_names(data, model, frozen.tokenizer)
+    exec(decoder_source(start_token(frozen.tokenizer), data, "past_key_values", ""), names)
+    assert graphs
+    assert not any(graphs)
+
+
+def test_a_cache_is_for_texts_that_take_long_without(model_folders: dict[str, Path]) -> None:
+    frozen = frozen_from(REPOSITORY / "examples" / "tiny" / "pretrained")
+    assert cache_for(frozen, 100) == "none"
+    assert cache_for(frozen, 1000) == "past_key_values"
+
+
+def test_a_second_text_begins_with_an_empty_cache(model_folders: dict[str, Path]) -> None:
+    step = next_logits(frozen_from(model_folders["llama"]).model, "past_key_values")
+    first = step([1]).tolist()
+    step([1, 5])
+    assert step([1]).tolist() == first
+    with pytest.raises(AssertionError, match="holds the ids of the last call"):
+        step([1, 5, 7])
 
 
 @pytest.mark.parametrize("length", range(4))
@@ -70,7 +160,7 @@ def test_the_counted_decoder_pads_every_length_and_checks(
         if len(encode_text(frozen, text)) % 4 == length
     )
     data = encode_text(frozen, text)
-    source = decoder_source(start_token(frozen.tokenizer), data)
+    source = decoder_source(start_token(frozen.tokenizer), data, "none", "")
     names = program_names(data, frozen.model, frozen.tokenizer)
     exec(source, names)
     assert names["prompt"] == text
@@ -89,7 +179,7 @@ def test_one_thread_and_two_decode_the_same(restored_threads: None) -> None:
     assert sections[0] == sections[1]
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        assert decode_text(frozen, sections[0]) == text
+        assert decode_text(frozen, sections[0], "none") == text
 
 
 def test_a_trained_model_codes_near_its_own_bits_and_to_a_quarter_of_the_text() -> None:
@@ -125,7 +215,7 @@ def test_text_that_the_tokenizer_changes_is_refused(model_folders: dict[str, Pat
     frozen.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(CodingError, match="does not reproduce the text"):
         encode_text(frozen, "Emma")
-    assert decode_text(frozen, encode_text(frozen, "emma")) == "emma"
+    assert decode_text(frozen, encode_text(frozen, "emma"), "none") == "emma"
 
 
 def test_text_beyond_the_context_is_refused_and_so_is_a_claim_of_it(
@@ -138,4 +228,4 @@ def test_text_beyond_the_context_is_refused_and_so_is_a_claim_of_it(
     with pytest.raises(CodingError, match="257 tokens"):
         encode_text(frozen, text)
     with pytest.raises(PayloadError, match="more tokens than the model's context"):
-        decode_text(frozen, b"\x00\xff\x02" + bytes(range(20)))
+        decode_text(frozen, b"\x00\xff\x02" + bytes(range(20)), "none")

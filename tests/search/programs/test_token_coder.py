@@ -280,15 +280,17 @@ def test_the_counted_decoder_is_short() -> None:
     python_minifier = pytest.importorskip("python_minifier")
     for count in (30, 31, 32, 600):
         section = encode_tokens(likely(count, fake()), 1, fake())
-        small = python_minifier.minify(
-            decoder_source(1, section), rename_globals=True, remove_literal_statements=True
-        )
-        assert len(small) < 330
+        for cache, longest in (("none", 310), ("past_key_values", 370)):
+            source = decoder_source(1, section, cache, "")
+            small = python_minifier.minify(
+                source, rename_globals=True, remove_literal_statements=True
+            )
+            assert len(small) < longest
 
 
 def test_the_counted_decoder_of_a_damaged_header_is_refused() -> None:
     with pytest.raises(PayloadError):
-        decoder_source(0, b"\x00\xff")
+        decoder_source(0, b"\x00\xff", "none", "")
 
 
 def test_the_module_needs_no_torch() -> None:
