@@ -63,7 +63,10 @@ class CandidateRecord(Record):
     task: Annotated[str, "name of the task"]
     model: Annotated[str, "name of the base model"]
     regime: Annotated[str, "label of the base model: random, pretrained, …"]
-    family: Annotated[str, "`prompt`, or the method of its adapter"]
+    family: Annotated[
+        str,
+        "`prompt`, the method of its adapter, or `constant` or `copy` without the model",
+    ]
     spec: Annotated[str | None, "canonical JSON of everything that determines its results"] = None
     seed: Annotated[int | None, "seed of the run"] = None
     estimated_bits: Annotated[

@@ -156,3 +156,24 @@ def test_models_of_one_configuration_are_built_with_adapters_once(
     # Another architecture is checked for itself.
     with pytest.raises(InputError, match="has no module 'q_proj'"):
         check_models(load_sweep(write_sweep(base_models=[*models, gpt2], **lora())), Path())
+
+
+@pytest.mark.parametrize(("changes", "total"), [({}, 5), ({"candidates": 2}, 2)])
+def test_a_plan_counts_what_needs_no_model_for_each_model(
+    write_sweep: Write, tmp_path: Path, changes: dict[str, int], total: int
+) -> None:
+    two = [{"regime": name, "path": str(tmp_path / name)} for name in ("a", "b")]
+    free = {"constants": 1, "copy_input": True}
+    path = write_sweep(base_models=two, model_free=free, budget=changes)
+    plan = check_sweep(load_sweep(path), tmp_path, local=False)
+    families = [(one.model, one.family) for one in plan.model_free]
+    assert families == [(model, what) for model in "ab" for what in ("constant", "copy")]
+    searched = total if changes else 2 * total
+    assert (len(plan.candidates), plan.num_candidates) == (searched, searched + 4)
+    bits = [plan.bound_bits(one) for one in plan.model_free]
+    assert bits[1] == 0
+    assert bits[0] == 8 * len(plan.model_free[0].constant or "")
+    endless = write_sweep(
+        base_models=two, model_free=free, proposer={"kind": "evolution"}, budget={"candidates": 9}
+    )
+    assert check_sweep(load_sweep(endless), tmp_path, local=False).num_candidates == 13
