@@ -140,6 +140,10 @@ class RungRecord(Record):
     ] = None
     machine: Annotated[str | None, "digest of all that decides outputs; see `workers`"] = None
     data: Annotated[str | None, "digest of the splits and the scoring rule; see `workers`"] = None
+    num_distinct: Annotated[
+        int | None,
+        "different outputs among those scored, white space at both ends aside",
+    ] = None
 
     @property
     def part(self) -> str:

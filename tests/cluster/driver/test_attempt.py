@@ -92,8 +92,10 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
         assert list(line) == [
             "run", "task", "model", "regime", "candidate", "family", "program_bits",
             "payload_bits", "score", "lower", "upper", "num_examples", "split", "verified",
-            "certified", "program", "length", "certificate", "imported",
+            "certified", "program", "length", "certificate", "imported", "num_distinct",
         ]  # fmt: skip
+        assert line["num_distinct"] >= 1
+        assert (line["num_distinct"] == 1) or line["family"] != "constant"
         assert line["lower"] <= line["score"] <= line["upper"]
         assert isinstance(line["payload_bits"], int)
         assert line["program_bits"] > line["payload_bits"]

@@ -240,6 +240,7 @@ def test_what_needs_no_model_is_scored_without_a_pass(
     assert asked == []
     assert (constant.error, copied.error) == (None, None)
     assert (constant.num_examples, constant.score, copied.score) == (4, 0.25, 0.0)
+    assert (constant.num_distinct, copied.num_distinct) == (1, 4)
     assert (copied.against, constant.input_tokens, constant.output_tokens) == (None, 0, 0)
     assert constant.program_bits == 8 * len(f"for A in open(0):print('\"{first.strip()}\"')")
     outputs = {
