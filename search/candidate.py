@@ -21,6 +21,9 @@ from kilobit.search.rungs import Rung
 from kilobit.search.settings import Config
 from kilobit.search.task import Task
 
+# Families whose programs run without the model.
+MODEL_FREE = ("constant", "copy")
+
 
 class Prompt(Config):
     """Text before the question: an instruction line and demonstrations as (input, target) pairs."""
@@ -60,11 +63,23 @@ class Candidate(Config):
     chat: bool = False
     max_new_tokens: Annotated[int | None, Field(ge=1)] = None
     postprocess: tuple[PostprocessStep, ...] = ()
+    # Without the model, one of these is what it prints for every input: a text, or the input.
+    constant: str | None = None
+    copies_input: bool = False
 
     @property
     def family(self) -> str:
-        """Return `prompt` or the method of the adapter."""
+        """Return `prompt`, the method of the adapter, or one of `MODEL_FREE`."""
+        if self.constant is not None:
+            return "constant"
+        if self.copies_input:
+            return "copy"
         return self.adapter.method if self.adapter else "prompt"
+
+    @property
+    def is_model_free(self) -> bool:
+        """Return whether its program runs without the model."""
+        return self.family in MODEL_FREE
 
     def trained_at(self, rungs: Sequence[Rung]) -> int:
         """Return the index of the rung after which this candidate is not trained any further.
@@ -88,6 +103,10 @@ class Candidate(Config):
 
 def in_short(spec: Mapping[str, Any]) -> str:
     """Return a candidate in one line, for example `lora rank 1 on down_proj in 90 steps`."""
+    if spec.get("constant") is not None:
+        return f"prints {spec['constant']!r} for every input"
+    if spec.get("copies_input"):
+        return "prints the input"
     parts = []
     adapter = spec.get("adapter")
     if adapter:

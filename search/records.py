@@ -63,7 +63,10 @@ class CandidateRecord(Record):
     task: Annotated[str, "name of the task"]
     model: Annotated[str, "name of the base model"]
     regime: Annotated[str, "label of the base model: random, pretrained, …"]
-    family: Annotated[str, "`prompt`, or the method of its adapter"]
+    family: Annotated[
+        str,
+        "`prompt`, the method of its adapter, or `constant` or `copy` without the model",
+    ]
     spec: Annotated[str | None, "canonical JSON of everything that determines its results"] = None
     seed: Annotated[int | None, "seed of the run"] = None
     estimated_bits: Annotated[
@@ -137,6 +140,10 @@ class RungRecord(Record):
     ] = None
     machine: Annotated[str | None, "digest of all that decides outputs; see `workers`"] = None
     data: Annotated[str | None, "digest of the splits and the scoring rule; see `workers`"] = None
+    num_distinct: Annotated[
+        int | None,
+        "different outputs among those scored, white space at both ends aside",
+    ] = None
 
     @property
     def part(self) -> str:

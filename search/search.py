@@ -110,14 +110,23 @@ class Search:
         proposer: chooses the candidates.
         scheduler: promotes or stops them.
         length: what counts as the length of a candidate.
-        limit: most candidates in all, None for as many as the proposer has.
+        limit: most candidates of the proposer, None for as many as it has.
+        model_free: candidates without the model. They come first, count for no limit, and the
+            proposer does not see them: it has nothing to learn from them.
     """
 
     def __init__(
-        self, proposer: Proposer, scheduler: Scheduler, length: "Length", limit: int | None = None
+        self,
+        proposer: Proposer,
+        scheduler: Scheduler,
+        length: "Length",
+        limit: int | None = None,
+        model_free: Sequence[Candidate] = (),
     ) -> None:
         self._proposer, self._scheduler, self._length = proposer, scheduler, length
-        self._limit = limit
+        self._limit, self._model_free = limit, list(model_free)
+        self._num_model_free = 0
+        # Candidates of the proposer by base model.
         self.proposed: Counter[str] = Counter()
         # Candidates that have not ended yet, by id.
         self.running: dict[str, Candidate] = {}
@@ -125,13 +134,13 @@ class Search:
 
     @property
     def num_proposed(self) -> int:
-        """Return the number of candidates proposed for all models."""
-        return self.proposed.total()
+        """Return the number of candidates proposed for all models, also those without a model."""
+        return self.proposed.total() + self._num_model_free
 
     @property
     def is_full(self) -> bool:
         """Return whether as many candidates as are allowed have been proposed."""
-        return self._limit is not None and self.num_proposed >= self._limit
+        return self._limit is not None and self.proposed.total() >= self._limit
 
     @property
     def races(self) -> bool:
@@ -140,6 +149,12 @@ class Search:
 
     def propose(self, model: str) -> Proposal | None:
         """Return the next candidate of `model`, None if there is nothing to propose now."""
+        found = next((one for one in self._model_free if one.model == model), None)
+        if found is not None:
+            self._model_free.remove(found)
+            self._num_model_free += 1
+            self.running[found.id] = found
+            return Proposal(found, found.family)
         if self.is_full:
             return None
         proposal = self._proposer.propose(model)
@@ -160,14 +175,14 @@ class Search:
         known = self._scheduler.decided(record.candidate, record.rung)
         if known is not None:
             return known
-        result = self._result(record, self.running[record.candidate].model)
+        result = self._result(record, self.running[record.candidate])
         decision = self._scheduler.report(result)
         self._tell(record, coarser, result, decision)
         return decision
 
     def replay(self, record: RungRecord, coarser: Sequence[RungRecord], decision: Decision) -> None:
         """Replay a result with its recorded decision, which stands."""
-        result = self._result(record, self.running[record.candidate].model)
+        result = self._result(record, self.running[record.candidate])
         self._scheduler.replay(result, decision)
         self._tell(record, coarser, result, decision)
 
@@ -182,23 +197,26 @@ class Search:
         result: Result,
         decision: Decision,
     ) -> None:
+        candidate = self.running[result.candidate]
         if decision.action != "promote":
             del self.running[result.candidate]
+        if candidate.is_model_free:
+            return
         goes_on, finished = decision.action == "promote", decision.action == "finish"
         self._proposer.observe(self._observed(record, result, last=not goes_on, finished=finished))
         for made in coarser:
-            its = self._result(made, result.model)
+            its = self._result(made, candidate)
             complete = its.score is not None and its.verdict != "loses"
             if complete:
                 self._scheduler.note_finished(its)
             seen = self._observed(made, its, last=True, finished=complete, parent=result.candidate)
             self._proposer.observe(seen)
 
-    def _result(self, record: RungRecord, model: str) -> Result:
+    def _result(self, record: RungRecord, candidate: Candidate) -> Result:
         by_program = self._length == "program"
         return Result(
             candidate=record.candidate,
-            model=model,
+            model=candidate.model,
             rung=record.rung,
             score=record.score,
             bits=record.program_bits if by_program else record.payload_bits,
@@ -206,6 +224,7 @@ class Search:
             against=record.against,
             gap=record.gap,
             left=record.left or 0,
+            model_free=candidate.is_model_free,
         )
 
     @staticmethod

@@ -6,6 +6,7 @@ changes no draw of the others.
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -199,6 +200,31 @@ if TYPE_CHECKING:
     Families = _Families
 else:
     Families = families_of(METHODS)
+
+
+# Of many targets no constant is right often, so a few show what one reaches.
+_FEW_CONSTANTS = 2
+
+
+class ModelFree(Config):
+    """Programs that run without the model; every front has them beside those that use it."""
+
+    constants: int = Field(default=8, ge=0, le=1000)
+    """targets that are each printed for every input: all of the train split if no more than this
+    differ, else the two that are most frequent; 0 for none"""
+    copy_input: bool = True
+    """print the input itself"""
+
+    def candidates(self, task: Task, model: str) -> list[Candidate]:
+        """Return the candidates of a base model, the most frequent target first."""
+        copies = [Candidate(task=task.name, model=model, copies_input=True)]
+        counts = Counter(example.gold.strip() for example in task.splits.train)
+        targets = sorted(filter(None, counts), key=lambda text: (-counts[text], text))
+        most = self.constants if len(targets) <= self.constants else _FEW_CONSTANTS
+        # A target that does not repeat is no constant answer.
+        repeated = [text for text in targets if counts[text] > 1][: min(most, self.constants)]
+        printed = [Candidate(task=task.name, model=model, constant=text) for text in repeated]
+        return printed + (copies if self.copy_input else [])
 
 
 class RateSearch(Config):

@@ -156,6 +156,8 @@ def write_sweep(tmp_path: Path, model_folders: dict[str, Path]) -> Callable[...,
                 },
             },
             "rungs": {"examples": 4, "train_steps": 2, "eta": 2, "count": 2},
+            # Tests of them name them.
+            "model_free": {"constants": 0, "copy_input": False},
             **changes,
         }
         path = tmp_path / "sweep.yaml"

@@ -34,6 +34,7 @@ from kilobit.evaluators.battery.side_effects import (
 from kilobit.evaluators.ledger.parts import as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.statistics.paired import LEVEL
+from kilobit.search.candidate import MODEL_FREE
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.settings import InputError
 
@@ -84,6 +85,14 @@ def scorecard(request: ScorecardRequest) -> int:
     if not groups:
         raise InputError(
             f"{request.run}: no candidate has completed the last rung: there is no front"
+        )
+    # A program that runs without the model changes nothing of it.
+    groups = [[one for one in group if one.family not in MODEL_FREE] for group in groups]
+    groups = [group for group in groups if group]
+    if not groups:
+        raise InputError(
+            f"{request.run}: every program on its front runs without the model: none has side "
+            "effects to measure"
         )
     from kilobit.cluster.fleet.measurer import Measurer, SpreadMeasurer
 

@@ -42,13 +42,15 @@ class Plan:
 
     Attributes:
         task: the task to solve.
-        candidates: candidates of all models and families, as far as they are known beforehand.
+        candidates: candidates of all models and families, as far as they are known beforehand,
+            without those of `model_free`.
         shapes: parameter shapes of each base model that is on this machine.
         num_candidates: greatest number of candidates, None if only the time ends the run.
         unchecked: messages about what could not be checked here.
         ranks: memory, load time and tokens per pass of each base model's ranks, as text, and what
             is to be said of the model's files.
         warnings: messages about settings that are valid but rarely meant.
+        model_free: candidates of all models whose programs run without the model.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Plan:
     unchecked: tuple[str, ...]
     ranks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    model_free: tuple[Candidate, ...] = ()
 
     def bound_bits(self, candidate: Candidate) -> int | None:
         """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
@@ -105,11 +108,16 @@ def check_sweep(
         from kilobit.cluster.shards.load import slowness
 
         warnings += tuple(filter(None, map(slowness, sweep.base_models)))
-    plan = Plan(task, (), shapes, sweep.budget.candidates, tuple(unchecked), ranks, warnings)
-    if sweep.proposer.kind not in ("random", "grid"):
-        return plan
-    candidates = list_candidates(sweep, task)
-    return replace(plan, candidates=tuple(candidates), num_candidates=len(candidates))
+    free = tuple(
+        one for model in sweep.base_models for one in sweep.model_free.candidates(task, model.label)
+    )
+    plan = Plan(task, (), shapes, None, tuple(unchecked), ranks, warnings, free)
+    most, candidates = sweep.budget.candidates, list[Candidate]()
+    if sweep.proposer.kind in ("random", "grid"):
+        candidates = list_candidates(sweep, task)
+        most = len(candidates)
+    total = None if most is None else most + len(free)
+    return replace(plan, candidates=tuple(candidates), num_candidates=total)
 
 
 def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
@@ -447,7 +455,7 @@ def bound_bits(candidate: Candidate, task: Task, shapes: Shapes | None) -> int |
     Returns:
         The bound; None for an adapter if `shapes` is unknown.
     """
-    text = candidate.prompt.render(task).encode()
+    text = (candidate.constant or candidate.prompt.render(task)).encode()
     bits = 8 * min(map(len, compress(text).values())) if text else 0
     spec = candidate.adapter
     if spec is None:

@@ -46,6 +46,7 @@ from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.candidate import MODEL_FREE
 from kilobit.search.search import REMOVED_KINDS
 from kilobit.search.settings import InputError, to_copy
 
@@ -272,8 +273,9 @@ def _check_enough(run: RunFolder) -> None:
     most = run.sweep.budget.candidates
     if most is None:
         return
-    (positions,) = run.ledger.read("candidates", ["position"]).columns
-    number = len(positions) - positions.null_count
+    columns = run.ledger.read("candidates", ["position", "family"]).to_pydict()
+    pairs = zip(columns["position"], columns["family"], strict=True)
+    number = sum(at is not None and family not in MODEL_FREE for at, family in pairs)
     if number > most:
         raise InputError(
             f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "
@@ -309,9 +311,10 @@ def continue_run(
 
 def _changed(before: Sweep, sweep: Sweep) -> list[str]:
     old, new = _searched(before), _searched(sweep)
-    if sweep.program_batch_size is None:
-        # The default was another one when an old run began.
-        del new["program_batch_size"]
+    # Settings that are not given, and that had another default when an old run began.
+    for name in ("program_batch_size", "model_free"):
+        if name not in sweep.model_fields_set:
+            del new[name]
     for name, family in new["families"].items():
         # The default was one range for all methods when an old run began.
         was = old["families"].get(name)

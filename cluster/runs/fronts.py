@@ -33,7 +33,7 @@ from kilobit.search.records import (
 from kilobit.search.settings import to_copy
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
-_LEAST_NEEDED = ("verified", "family", "95 % interval", "sealed split")
+_LEAST_NEEDED = ("verified", "family", "distinct outputs", "95 % interval", "sealed split")
 _OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
 
 
@@ -148,6 +148,9 @@ def print_front(console: Console, front: Front, targets: Iterable[float]) -> Non
         columns = _columns(front_points)
         if not certificates:
             del columns["sealed split"]
+        if not any(columns["distinct outputs"]):
+            # Versions that did not count them wrote the run.
+            del columns["distinct outputs"]
         title = f"{task}, {model}: bits of program and payload, score"
         for shown in fitting_table(console, columns, _LEAST_NEEDED, title):
             console.print(shown)
@@ -170,6 +173,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
         "score": [f"{p.score:.3f}" for p in points],
         "95 % interval": [range_text(p.lower, p.upper) for p in points],
         "sealed split": [_sealed(p.certificate) for p in points],
+        "distinct outputs": ["" if p.num_distinct is None else str(p.num_distinct) for p in points],
         "family": [p.family for p in points],
         "verified": [verified[p.verified] for p in points],
         "candidate": [p.candidate for p in points],

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.usage import Usage, searched_s, spans_of, usage_of
+from kilobit.search.candidate import MODEL_FREE
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
 from kilobit.search.records import (
@@ -164,6 +165,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
     candidates, rungs = tables.records(CandidateRecord), tables.records(RungRecord)
     decisions = tables.records(DecisionRecord)
     # Coarsenings have no position: a rate search makes them from a candidate after its last rung.
+    free = sum(one.family in MODEL_FREE for one in candidates)
     made = {one.candidate for one in candidates if one.position is None}
     coarser = [record for record in rungs if record.candidate in made]
     finished = Counter(record.rung for record in rungs if record.candidate not in made)
@@ -179,7 +181,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         coarser_failed=sum(record.error is not None for record in coarser),
         models=_models(sweep, tables),
         begun=len(candidates) - len(made),
-        most=sweep.most_candidates,
+        most=_most(sweep, free),
         completed=actions["finish"],
         stopped=actions["stop"],
         verified=len(tables.records(VerificationRecord)),
@@ -191,9 +193,15 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         num_failed=len(failed),
         unjudged=sum(record.num_unjudged or 0 for record in rungs),
         usage=tuple(usage_of(tables.records(WorkerRecord), rungs)),
-        pace=_pace(sweep, rungs, decisions),
+        pace=_pace(sweep, rungs, decisions, _most(sweep, free)),
         last=max(map(_ended_at, rungs), default=None),
     )
+
+
+def _most(sweep: Sweep, num_model_free: int) -> int | None:
+    """Return the greatest number of candidates, those without a model too, or None."""
+    most = sweep.most_candidates
+    return None if most is None else most + num_model_free
 
 
 def _ended_at(record: RungRecord) -> datetime:
@@ -245,7 +253,10 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
 
 
 def _pace(
-    sweep: Sweep, rungs: Sequence[RungRecord], decisions: Sequence[DecisionRecord]
+    sweep: Sweep,
+    rungs: Sequence[RungRecord],
+    decisions: Sequence[DecisionRecord],
+    most: int | None,
 ) -> Pace | None:
     spans = spans_of(rungs)
     if not spans:
@@ -256,7 +267,7 @@ def _pace(
     gone_s = max((last - began).total_seconds(), 1e-6)
     ended = [one for one in decisions if one.decision != "promote"]
     here = sum(one.attempt == attempt for one in ended)
-    most, budget = sweep.most_candidates, sweep.budget.seconds
+    budget = sweep.budget.seconds
     ends_at = None
     if here and most is not None:
         ends_at = last + timedelta(seconds=gone_s / here * max(0, most - len(ended)))

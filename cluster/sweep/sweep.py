@@ -32,7 +32,7 @@ from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
 from kilobit.search.settings import Config, InputError, LocalPath, is_address
-from kilobit.search.space import Families, RateSearch
+from kilobit.search.space import Families, ModelFree, RateSearch
 
 # The package of each tracker. Keys come from environment variables, never from a file:
 # MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD), WANDB_API_KEY.
@@ -128,6 +128,8 @@ class Sweep(Config):
     """models to adapt"""
     families: Families
     """candidates to try, by kind"""
+    model_free: ModelFree = ModelFree()
+    """programs without the model on every front; the budget does not count them"""
     targets: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.8,)
     """scores at which the task's complexity is read off"""
     rungs: RungConfig = RungConfig()

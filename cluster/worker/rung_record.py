@@ -257,6 +257,7 @@ class RungRows:
             num_examples=len(examples),
             num_generated=measured.generated,
             num_unjudged=measured.scores.count(None),
+            num_distinct=len({output.strip() for output in cut}),
             score=result.score,
             lower=result.lower,
             upper=result.upper,

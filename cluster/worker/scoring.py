@@ -87,7 +87,10 @@ class Scorer:
             context.group.call("fix", candidate.id, work.key, decoded.tensors)
         measured = Measured(program, learned is None or learned.exact)
         bits = program.program_bits if context.sweep.length == "program" else program.payload_bits
-        incumbents = context.notice.incumbents.get((rung.index, left), ()) if context.notice else ()
+        incumbents: Sequence[Incumbent] = ()
+        # What needs no model costs nothing to score, so it is never stopped by a race.
+        if context.notice is not None and not candidate.is_model_free:
+            incumbents = context.notice.incumbents.get((rung.index, left), ())
         rival = incumbent_of([i for i in incumbents if i.candidate != candidate.id], bits)
         theirs = self._scores_of(rival, rung)
         if rival is not None and theirs:

@@ -72,10 +72,15 @@ class ScoringLoop:
         """
         try:
             while wave := _wave(scorings):
-                missing = _missing(wave)
+                missing = []
+                for part in _missing(wave):
+                    if part.recipe.printed is None:
+                        missing.append(part)
+                    else:
+                        _print(part)
                 if missing and missing[0].scoring.model is not None:
                     self._generate_alone(missing[0])
-                else:
+                elif missing:
                     self._generate(missing)
                 for part in wave:
                     self._take(part)
@@ -210,6 +215,14 @@ def _missing(wave: Sequence[_Part]) -> list[_Part]:
         if part.scoring.cached.get(part.names) is None:
             first.setdefault((id(part.scoring.cached), part.batch[0].id), part)
     return list(first.values())
+
+
+def _print(part: _Part) -> None:
+    """Keep the outputs of a program that runs without the model."""
+    printed, prompt = part.recipe.printed, part.scoring.prompt
+    assert printed is not None
+    outputs = tuple(printed.output(prompt, example.input) for example in part.batch)
+    _add(part, Batch(outputs, 0, 0), 0.0)
 
 
 def _add(part: _Part, found: Batch, seconds: float) -> None:

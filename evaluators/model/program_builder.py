@@ -27,6 +27,7 @@ from kilobit.search.programs.program import (
     Length,
     Program,
     build,
+    build_printing,
     choose_numbers,
     choose_text,
     decode,
@@ -114,6 +115,8 @@ class Builder:
         Raises:
             ValueError: if a number is not finite.
         """
+        if candidate.is_model_free:
+            return build_printing(candidate.constant, self._length)
         recipe, payload = self._recipe(candidate), b""
         if texts:
             cache = self._cache(texts)

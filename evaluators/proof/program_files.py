@@ -150,10 +150,12 @@ def write_folder(folder: Place, program: Program, about: dict[str, Any]) -> None
 def _requirements(program: Program) -> str:
     """Return a line for each distribution that the program imports, with its version here."""
     readable = readable_script(program.recipe)
-    # Models need torch also where the script does not name it.
-    imported = {"torch", "accelerate"} if program.recipe.spread else {"torch"}
-    if program.recipe.quantization is not None:
-        imported |= {"accelerate", "bitsandbytes"}
+    imported = set[str]()
+    if program.recipe.printed is None:
+        # Models need torch also where the script does not name it.
+        imported |= {"torch", "accelerate"} if program.recipe.spread else {"torch"}
+        if program.recipe.quantization is not None:
+            imported |= {"accelerate", "bitsandbytes"}
     for text in (readable.encode(), program.script):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):

@@ -100,6 +100,7 @@ function openPanel(program) {
       tag(program.on_front ? "on the front" : "not on the front", null)),
     facts([
       ["score", `${fixed(program.score)} (${range(program.lower, program.upper)}) on ${whole(program.num_examples)} examples of the search split`],
+      ["distinct outputs", program.num_distinct === null ? "not counted" : whole(program.num_distinct)],
       ["program bits", whole(program.program_bits)], ["payload bits", whole(program.payload_bits)],
       ["candidate", program.candidate], ["proposed by", program.operator], ["made from", program.parent],
       ["family", program.family], ["task", program.task], ["run", program.run], ["folder", folderPart(program)],

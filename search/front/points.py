@@ -40,6 +40,7 @@ OF_A_POINT = (
     "program_bits",
     "payload_bits",
     "program",
+    "num_distinct",
 )
 
 
@@ -71,6 +72,7 @@ class FrontPoint:
     length: Length = "program"
     certificate: CertificateRecord | None = None
     imported: bool = False
+    num_distinct: int | None = None
 
     @property
     def bits(self) -> int:
@@ -173,6 +175,7 @@ def complete_points(
                 program=program,
                 length=length,
                 certificate=certificate,
+                num_distinct=record.num_distinct,
             )
         )
     return points
@@ -227,6 +230,7 @@ class ImportedPoint:
     length: Length = "program"
     certificate: None = None
     imported: bool = True
+    num_distinct: None = None
 
     @property
     def bits(self) -> int:

@@ -20,9 +20,9 @@ from kilobit.search.programs.numbers import (
     decode_numbers,
     encode_numbers,
 )
-from kilobit.search.programs.recipe import AdapterPart, PromptPart, Recipe
+from kilobit.search.programs.recipe import AdapterPart, PrintedPart, PromptPart, Recipe
 from kilobit.search.programs.script import script
-from kilobit.search.programs.text import PayloadError, TextCodec, decompress
+from kilobit.search.programs.text import PayloadError, TextCodec, compress, decompress
 from kilobit.search.programs.token_coder import Cache
 
 Length = Literal["program", "payload"]
@@ -111,6 +111,24 @@ def count_head(part: AdapterPart) -> int:
 def build(recipe: Recipe, payload: bytes) -> Program:
     """Return the program of a recipe and its payload."""
     return Program(recipe, script(recipe), payload)
+
+
+def build_printing(constant: str | None, length: Length) -> Program:
+    """Return the shortest program that prints one text for every input, without the model.
+
+    Args:
+        constant: the text; None prints the input.
+        length: the length to minimise. The text is in program.py for `program`; for `payload` it
+            is in payload.bin, so that the length of the payload counts it.
+    """
+    if constant is None:
+        return build(_BARE.model_copy(update={"printed": PrintedPart(what="input")}), b"")
+    if length == "program":
+        part = PrintedPart(what="text", text=constant)
+        return build(_BARE.model_copy(update={"printed": part}), b"")
+    codec, section = choose_text(compress(constant.encode()), length, None)
+    parts = {"printed": PrintedPart(what="prompt"), "prompt": text_part(codec, section)}
+    return build(_BARE.model_copy(update=parts), section)
 
 
 def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = None) -> Decoded:

@@ -130,6 +130,22 @@ class ThinkingPart(Config):
         return asked + thought.split(self.mark)[0] + self.close
 
 
+class PrintedPart(Config):
+    """Output of a program that runs without the model.
+
+    Attributes:
+        what: this part's `text`, the text in the `prompt` section, or the `input` itself.
+        text: a constant that program.py contains.
+    """
+
+    what: Literal["text", "prompt", "input"]
+    text: str = ""
+
+    def output(self, prompt: str, asked: str) -> str:
+        """Return the output for the input `asked`, given the text of the prompt section."""
+        return {"text": self.text, "prompt": prompt, "input": asked}[self.what]
+
+
 class GenerationPart(Config):
     """Options of greedy generation, all others being those of the library.
 
@@ -167,6 +183,9 @@ class Recipe(Config):
     thinking: ThinkingPart | None = None
     generation: Annotated[
         GenerationPart | None, Field(description="in place of the model's own options")
+    ] = None
+    printed: Annotated[
+        PrintedPart | None, Field(description="the program runs without the model")
     ] = None
     question: str
     batch_size: Annotated[int, Field(ge=1)]

@@ -19,6 +19,7 @@ optimizer has to be written, and one example a step is enough.
 """
 
 import ast
+import json
 import re
 import threading
 from collections.abc import Sequence
@@ -29,7 +30,13 @@ import python_minifier
 from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from kilobit.search.programs.postprocess import cut_source, step_source
-from kilobit.search.programs.recipe import AdapterPart, DataPart, PromptPart, Recipe
+from kilobit.search.programs.recipe import (
+    AdapterPart,
+    DataPart,
+    PrintedPart,
+    PromptPart,
+    Recipe,
+)
 from kilobit.search.programs.token_coder import LADDER, decoder_source
 
 _TEXT = {
@@ -114,15 +121,17 @@ def _with_imports(lines: Sequence[str]) -> str:
     body = "\n".join(lines)
     names = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
     used = [name for name in _MODULES if name in names]
-    more = [name for name in ("BitsAndBytesConfig", "GenerationConfig") if name in names]
-    return (
-        f"import {', '.join(used)}\n"
-        f"from transformers import {', '.join(['AutoModelForCausalLM', 'AutoTokenizer', *more])}\n"
-        f"{body}\n"
-    )
+    imports = f"import {', '.join(used)}\n" if used else ""
+    if "AutoTokenizer" in names:
+        more = [name for name in ("BitsAndBytesConfig", "GenerationConfig") if name in names]
+        taken = ", ".join(["AutoModelForCausalLM", "AutoTokenizer", *more])
+        imports += f"from transformers import {taken}\n"
+    return f"{imports}{body}\n"
 
 
 def _statements(recipe: Recipe) -> list[str]:
+    if recipe.printed is not None:
+        return [*_prompt(recipe), *_printing(recipe.printed)]
     return [
         *_loading(recipe),
         *_prompt(recipe),
@@ -131,6 +140,15 @@ def _statements(recipe: Recipe) -> list[str]:
         *_inputs(recipe),
         *_generation(recipe),
     ]
+
+
+def _printing(part: PrintedPart) -> list[str]:
+    """Return the statements of a program without the model; they read `prompt` if it has one."""
+    if part.what == "input":
+        # Inputs are JSON strings, one a line, as outputs are.
+        return ["print(end=open(0).read())"]
+    text = "json.dumps(prompt)" if part.what == "prompt" else repr(json.dumps(part.text))
+    return ["for line in open(0):", f"    print({text})"]
 
 
 def _loading(recipe: Recipe) -> list[str]:

@@ -32,6 +32,7 @@ class Result:
         against: the incumbent that it raced with.
         gap: its mean score minus the incumbent's on the same examples.
         left: rungs until no more training changes it; 0 for a prompt or a trained adapter.
+        model_free: its program runs without the model, so scoring it to the end costs nothing.
     """
 
     candidate: str
@@ -43,6 +44,7 @@ class Result:
     against: str | None = None
     gap: float | None = None
     left: int = 0
+    model_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ class RungRule:
             action, reason = "finish", "it completed the last rung"
             if result.verdict == "loses":
                 action, reason = "stop", "it lost its race at the last rung"
+        elif result.model_free:
+            reason = "it runs without the model"
         else:
             goes_on, reason, rivals = self._judge(result, results)
             action = "promote" if goes_on else "stop"
@@ -193,12 +197,16 @@ class RungRule:
         return Decision(result.candidate, result.rung, action, reason, rivals)
 
     def _record(self, result: Result) -> RungResults | None:
-        """Add a result to its group and return the group, None if the result has no score."""
+        """Add a result to its group and return the group, None if the result has no score.
+
+        Programs without the model are in no group, so they change no rank.
+        """
         score, bits = result.score, result.bits
         if score is None or bits is None or math.isnan(score):
             return None
         results = self._results.setdefault(self._group(result), RungResults())
-        results.add(result.candidate, score, bits)
+        if not result.model_free:
+            results.add(result.candidate, score, bits)
         return results
 
     def _group(self, result: Result) -> tuple[str, int, int]:

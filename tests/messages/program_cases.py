@@ -281,6 +281,11 @@ SCORECARD = [
         given=lambda scene: scene.begun(),
     ),
     Case(
+        "scorecard {run}",
+        "{run}: every program on its front runs without the model: none has side effects",
+        given=lambda scene: scene.finished(family="constant"),
+    ),
+    Case(
         "scorecard {run} --battery {here}/battery.yaml",
         "{here}/d.jsonl: No such file or directory",
         given=without_its_data(verified=True, small=True),

@@ -83,13 +83,19 @@ class Scene:
             return run
 
     def finished(
-        self, name: str = "run", *, verified: bool = True, base: str = "weights", **changes: Any
+        self,
+        name: str = "run",
+        *,
+        verified: bool = True,
+        base: str = "weights",
+        family: str = "prompt",
+        **changes: Any,
     ) -> RunFolder:
         """Begin a run and write one completed program into its ledger."""
         run = self.begun(name, **{"rungs": ONE_RUNG, **changes})
         model, part, ledger = run.sweep.base_models[0].label, f"{CANDIDATE}-r0", ledger_of(run)
         about = {"candidate": CANDIDATE, "task": "numbers", "model": model, "regime": model}
-        about |= {"family": "prompt", "position": 0, "after": 0}
+        about |= {"family": family, "position": 0, "after": 0}
         spec = {"task": "numbers", "model": model}
         write_rows(ledger, "candidates", CANDIDATE, [about | {"spec": str(spec).replace("'", '"')}])
         write_rows(ledger, "predictions", part, [

@@ -184,3 +184,35 @@ def test_first_rung_and_races_are_those_of_the_scheduler() -> None:
     search = Search(Listed([]), Full(num_rungs=3, eta=2), "program")
     assert (search.first_rung, search.races) == (2, False)
     assert search.incumbents("m", 2, 0) == ()
+
+
+PRINTED = Candidate(task="t", model="m", constant="yes")
+
+
+def test_what_needs_no_model_comes_first_and_counts_for_no_limit() -> None:
+    proposer, scheduler = Listed([ONE, TWO, OTHER]), Noting(num_rungs=2, eta=2)
+    search = Search(proposer, scheduler, "program", 2, [PRINTED])
+    asked = ("other", "m", "m", "m")
+    assert [p and (p.candidate, p.operator) for p in map(search.propose, asked)] == [
+        (OTHER, "listed"),
+        (PRINTED, "constant"),
+        (ONE, "listed"),
+        None,
+    ]
+    assert (search.proposed["m"], search.num_proposed) == (1, 3)
+
+
+def test_what_needs_no_model_is_scored_to_the_end_and_nothing_learns_from_it() -> None:
+    proposer, scheduler = Listed([ONE]), Noting(num_rungs=2, eta=2)
+    search = Search(proposer, scheduler, "program", model_free=[PRINTED])
+    for _ in range(2):
+        search.propose("m")
+    search.take(rung_record(ONE, 0, 0.9))
+    # By its score it would not be promoted, and it takes no one's place.
+    assert search.take(rung_record(PRINTED, 0, 0.1)).action == "promote"
+    assert search.take(rung_record(PRINTED, 1, 0.1)).action == "finish"
+    assert PRINTED.id not in search.running
+    assert [one.candidate for one in proposer.seen] == [ONE.id]
+    failed = Search(Listed([]), Noting(num_rungs=2, eta=2), "program", model_free=[PRINTED])
+    failed.propose("m")
+    assert failed.take(rung_record(PRINTED, 0, None)).action == "stop"

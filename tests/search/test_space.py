@@ -1,5 +1,7 @@
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ from pydantic import ValidationError
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import FINEST_STEP, METHODS, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.space import Families, RateSearch, draw_candidates
+from kilobit.search.space import Families, ModelFree, RateSearch, draw_candidates
+from kilobit.search.task import Task, make_example
 from tests.support.adapters import ADAPTER
 
 TASK = load_miniature("numbers", 0)
@@ -166,3 +169,40 @@ def test_a_prompt_renders_with_the_templates_of_the_task() -> None:
     prompt = Prompt(instruction="Number:", demonstrations=(("1 + 1?", "2"),))
     assert prompt.render(TASK) == "Number:\nQ: 1 + 1?\nA: 2\n"
     assert Prompt().render(TASK) == ""
+
+
+def task_with(golds: Sequence[str]) -> Task:
+    train = tuple(
+        make_example(str(i), f"so it is {gold}", {"gold": gold}) for i, gold in enumerate(golds)
+    )
+    return replace(TASK, splits=replace(TASK.splits, train=train))
+
+
+@pytest.mark.parametrize(
+    ("golds", "constants"),
+    [
+        # Few targets: each of them, the most frequent first, without white space at its ends.
+        (["b", "a ", "b", "c", "a", "c", "b"], ["b", "a", "c"]),
+        # Those that do not repeat are no constant answers, and an empty one is none.
+        (["a", "b", "c", "b", "", ""], ["b"]),
+        (["a", "b", "c"], []),
+        # Many targets: those that are most frequent, equal ones by name.
+        ([f"{i}" for i in range(9)] * 2 + ["8"], ["8", "0"]),
+    ],
+)
+def test_constants_are_the_frequent_answers_of_the_train_split(
+    golds: list[str], constants: list[str]
+) -> None:
+    found = ModelFree().candidates(task_with(golds), "m")
+    assert [(one.constant, one.family) for one in found] == [
+        *((text, "constant") for text in constants),
+        (None, "copy"),
+    ]
+    assert all(one.is_model_free and one.model == "m" for one in found)
+
+
+def test_what_needs_no_model_can_be_turned_off() -> None:
+    task = task_with(["a", "b"] * 3)
+    assert [one.family for one in ModelFree(constants=0).candidates(task, "m")] == ["copy"]
+    assert ModelFree(constants=0, copy_input=False).candidates(task, "m") == []
+    assert [o.constant for o in ModelFree(constants=1).candidates(task, "m")] == ["a", None]

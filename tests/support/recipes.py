@@ -6,7 +6,13 @@ from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import WAYS
-from kilobit.search.programs.recipe import AdapterPart, GenerationPart, PromptPart, Recipe
+from kilobit.search.programs.recipe import (
+    AdapterPart,
+    GenerationPart,
+    PrintedPart,
+    PromptPart,
+    Recipe,
+)
 from kilobit.search.programs.text import CODECS
 from kilobit.search.programs.token_coder import CACHES, Cache
 
@@ -98,6 +104,11 @@ RECIPES = {
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
     "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
     "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),
+    "constant": BARE.model_copy(update={"printed": PrintedPart(what="text", text=" it's")}),
+    "constant in the payload": with_prompt(BARE, "stored").model_copy(
+        update={"printed": PrintedPart(what="prompt")}
+    ),
+    "copy": BARE.model_copy(update={"printed": PrintedPart(what="input")}),
     "no special tokens": BARE.model_copy(update={"special_tokens": False, "pad_with_end": True}),
     "chat on a day": with_prompt(BARE, "stored").model_copy(
         update={"chat": True, "today": "31 January 2026"}

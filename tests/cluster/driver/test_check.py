@@ -194,3 +194,24 @@ def test_a_type_that_the_processor_computes_slowly_in_is_warned_of(
     for device in ("cuda", "cuda:1"):
         on_gpu = sweep.base_models[0].model_copy(update={"device": device})
         assert load_module.slowness(on_gpu) is None
+
+
+@pytest.mark.parametrize(("changes", "total"), [({}, 5), ({"candidates": 2}, 2)])
+def test_a_plan_counts_what_needs_no_model_for_each_model(
+    write_sweep: Write, tmp_path: Path, changes: dict[str, int], total: int
+) -> None:
+    two = [{"regime": name, "path": str(tmp_path / name)} for name in ("a", "b")]
+    free = {"constants": 1, "copy_input": True}
+    path = write_sweep(base_models=two, model_free=free, budget=changes)
+    plan = check_sweep(load_sweep(path), tmp_path, local=False)
+    families = [(one.model, one.family) for one in plan.model_free]
+    assert families == [(model, what) for model in "ab" for what in ("constant", "copy")]
+    searched = total if changes else 2 * total
+    assert (len(plan.candidates), plan.num_candidates) == (searched, searched + 4)
+    bits = [plan.bound_bits(one) for one in plan.model_free]
+    assert bits[1] == 0
+    assert bits[0] == 8 * len(plan.model_free[0].constant or "")
+    endless = write_sweep(
+        base_models=two, model_free=free, proposer={"kind": "evolution"}, budget={"candidates": 9}
+    )
+    assert check_sweep(load_sweep(endless), tmp_path, local=False).num_candidates == 13

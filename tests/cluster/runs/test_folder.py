@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kilobit import launch
 from kilobit.cluster.messages import PoolError
@@ -24,6 +25,7 @@ from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.settings import InputError
+from kilobit.search.space import ModelFree
 from tests.support.rows import rows_of, write_rows
 
 Write = Callable[..., Path]
@@ -157,6 +159,34 @@ def test_a_search_goes_on_with_the_learning_rates_that_were_its_default(
     other = load_sweep(path, ["families.lora.learning_rate={low: 0.002, high: 0.01}"])
     with pytest.raises(InputError, match="families differs"), continue_run(other, out):
         pass
+
+
+def test_an_old_run_goes_on_without_what_needs_no_model(write_sweep: Write, tmp_path: Path) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    text = path.read_text("utf-8")
+    settings = yaml.safe_load(text)
+    del settings["model_free"]
+    path.write_text(yaml.safe_dump(settings), "utf-8")
+    with create_run(load_sweep(path), path, out):
+        pass
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    assert manifest["sweep"].pop("model_free") == {"constants": 8, "copy_input": True}
+    (out / "run.json").write_text(json.dumps(manifest), "utf-8")
+    with continue_run(load_sweep(path), out) as run:
+        assert run.sweep.model_free == ModelFree(constants=0, copy_input=False)
+    other = load_sweep(path, ["model_free.constants=1"])
+    with pytest.raises(InputError, match="model_free differs"), continue_run(other, out):
+        pass
+
+
+def test_what_needs_no_model_counts_for_no_budget(write_sweep: Write, tmp_path: Path) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    with create_run(load_sweep(path), path, out) as run:
+        for position, family in enumerate(("copy", "constant", "prompt")):
+            row = {"candidate": family, "family": family, "position": position}
+            write_rows(run.ledger, "candidates", family, [row])
+    with reopen_run(out, overrides=["budget.candidates=1"]) as run:
+        assert run.sweep.budget.candidates == 1
 
 
 def test_a_run_that_never_began_leaves_nothing_on_a_store(

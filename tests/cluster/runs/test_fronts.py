@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,10 +32,10 @@ POINT = FrontPoint(
 NUMBERS = ("123456", "98765", "0.891", "0.871 - 0.909", "0.812 - 0.923", "69d775dc49299977")
 
 
-def shown(width: int, *, terminal: bool) -> list[str]:
+def shown(width: int, *, terminal: bool, point: FrontPoint = POINT) -> list[str]:
     text = io.StringIO()
     console = Console(file=text, width=width, soft_wrap=True, force_terminal=terminal)
-    print_front(console, Front([POINT]), [0.8])
+    print_front(console, Front([point]), [0.8])
     return Text.from_ansi(text.getvalue()).plain.splitlines()
 
 
@@ -57,6 +58,13 @@ def test_what_a_narrow_terminal_leaves_out_is_said() -> None:
     assert max(map(len, table)) <= 80
     # Without a terminal nobody has to fit anything.
     assert any("trainable_tokens" in line for line in shown(80, terminal=False))
+
+
+def test_the_distinct_outputs_of_a_program_are_shown_where_they_were_counted() -> None:
+    heads, line = shown(200, terminal=True, point=replace(POINT, num_distinct=37))[2:5:2]
+    assert "distinct outputs" in heads
+    assert line[heads.index("distinct outputs") :].startswith("37 ")
+    assert not any("distinct" in line for line in shown(200, terminal=True))
 
 
 def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(

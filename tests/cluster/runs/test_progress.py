@@ -26,9 +26,11 @@ def sweep(write_sweep: Callable[..., Path]) -> Sweep:
     return load_sweep(write_sweep(base_models=models, families=families, targets=[0.4, 0.9]))
 
 
-def candidate(name: str, model: str, position: int | None = 0) -> CandidateRecord:
+def candidate(
+    name: str, model: str, position: int | None = 0, family: str = "prompt"
+) -> CandidateRecord:
     return CandidateRecord(
-        candidate=name, task="numbers", model=model, regime=model, family="prompt",
+        candidate=name, task="numbers", model=model, regime=model, family=family,
         position=position,
     )  # fmt: skip
 
@@ -168,3 +170,18 @@ def test_the_end_is_unknown_until_a_candidate_has_ended_and_the_budget_is_known(
     pace = progress(limited, rungs=[rung("a", 0, 0.1, 6), rung("b", 0, 0.1, 106, attempt=2)]).pace
     assert pace is not None
     assert pace.budget_ends_at == BEGAN + timedelta(seconds=100 + 84)
+
+
+def test_what_needs_no_model_is_counted_beside_the_candidates_of_the_sweep(sweep: Sweep) -> None:
+    candidates = [candidate("a", "small"), candidate("b", "small", family="constant")]
+    ends = [decision("a", "stop"), decision("b", "finish")]
+    found = progress(
+        sweep,
+        candidates=candidates,
+        decisions=ends,
+        rungs=[rung("a", 0, 0.1, 0), rung("b", 0, 0, 6)],
+    )
+    assert (found.begun, found.ended, found.most) == (2, 2, 7)
+    assert found.pace is not None
+    # Five are left at three seconds each.
+    assert found.pace.ends_at == BEGAN + timedelta(seconds=6 + 5 * 6)

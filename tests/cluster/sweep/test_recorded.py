@@ -7,6 +7,7 @@ import pytest
 
 from kilobit.cluster.sweep.recorded import proposer_of, recorded_sweep
 from kilobit.cluster.sweep.sweep import load_sweep
+from kilobit.search.space import ModelFree
 
 Write = Callable[..., Path]
 
@@ -22,8 +23,9 @@ def test_a_sweep_of_this_version_is_what_was_recorded(settings: dict[str, Any]) 
 
 
 def test_what_could_not_be_set_has_the_value_of_then(settings: dict[str, Any]) -> None:
-    del settings["program_batch_size"]
+    del settings["program_batch_size"], settings["model_free"]
     assert recorded_sweep(settings).program_batch_size == 4
+    assert recorded_sweep(settings).model_free == ModelFree(constants=0, copy_input=False)
     removed = {**settings, "proposer": {"kind": "descent"}, "budget": {"candidates": 3}}
     assert recorded_sweep(removed).proposer.kind == "evolution"
     assert proposer_of(removed) == "descent"

@@ -14,6 +14,7 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.scoring import Scorer, comparable
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.evaluators.tasks.jsonl import JsonlTask
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.rungs import Rung
@@ -217,3 +218,34 @@ def test_one_in_training_is_compared_with_its_like_and_not_raced(
 def test_an_example_without_a_verdict_is_no_evidence_in_a_race() -> None:
     mine, theirs = [1.0, None, 0.0, None, 0.0], [0.5, 1.0, None, None, 0.0]
     assert comparable(mine, theirs) == ([1.0, 1.0, 0.5, 0.5, 0.0], [0.5, 1.0, 0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_what_needs_no_model_is_scored_without_a_pass(
+    make: Callable[..., RungEvaluator],
+    asked: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    packs: bool,
+) -> None:
+    evaluator = make()
+    if not packs:
+        monkeypatch.setattr(evaluator._group.resident, "packs", Probe("by a test"))
+    first = next(iter(TARGETS.values()))
+    free = [prompt("", constant=first), prompt("", copies_input=True)]
+    constant = evaluator.run_rung(free[0].canonical(), FIRST).record
+    # No race stops it either.
+    evaluator.hear(Notice(1, {}, False, {(0, 0): (Incumbent(free[0].id, 8, 1.0),)}))
+    copied = evaluator.run_rung(free[1].canonical(), FIRST).record
+    assert asked == []
+    assert (constant.error, copied.error) == (None, None)
+    assert (constant.num_examples, constant.score, copied.score) == (4, 0.25, 0.0)
+    assert (constant.num_distinct, copied.num_distinct) == (1, 4)
+    assert (copied.against, constant.input_tokens, constant.output_tokens) == (None, 0, 0)
+    assert constant.program_bits == 8 * len(f"for A in open(0):print('\"{first.strip()}\"')")
+    outputs = {
+        (row["candidate"], row["output"])
+        for row in rows_of(Ledger(tmp_path / "run" / "ledger"), "predictions")
+    }
+    inputs = list(TARGETS)[:4]
+    assert outputs == {(free[0].id, first), *((free[1].id, text) for text in inputs)}

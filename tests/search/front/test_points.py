@@ -139,7 +139,10 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
-        "length", "certificate", "imported",
+        "length", "certificate", "imported", "num_distinct",
     ]  # fmt: skip
     assert point.as_json()["program_bits"] == 1008
-    assert point.as_json()["verified"] is None
+    assert (point.as_json()["verified"], point.as_json()["num_distinct"]) == (None, None)
+    counted = replace(rung("a", 0, 0.5, 8), num_distinct=3)
+    (point,) = complete_points("r", about(a="m"), [counted], [], Rung(0, 9, 1), "program")
+    assert point.as_json()["num_distinct"] == 3

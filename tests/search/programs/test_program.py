@@ -1,4 +1,8 @@
 import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +12,10 @@ from hypothesis import strategies as st
 from kilobit.search.programs.numbers import NumbersCode, encode_numbers
 from kilobit.search.programs.program import (
     WAYS,
+    Length,
     Program,
     build,
+    build_printing,
     choose_numbers,
     choose_text,
     decode,
@@ -150,3 +156,37 @@ def test_the_place_of_a_section_is_in_the_recipe() -> None:
     assert decode(recipe, b"abcd").prompt == "abcd"
     with pytest.raises(PayloadError, match="the payload has 3 bytes, its prompt alone 4"):
         decode(recipe, b"abc")
+
+
+@pytest.mark.parametrize("length", ["program", "payload"])
+@pytest.mark.parametrize("constant", ["math", ' it\'s "so"', "zwölf\n\u2028", "\\n", None])
+def test_a_program_without_the_model_prints_its_text_or_its_input(
+    constant: str | None, length: Length, tmp_path: Path
+) -> None:
+    program = build_printing(constant, length)
+    (tmp_path / "program.py").write_bytes(program.script)
+    (tmp_path / "payload.bin").write_bytes(program.payload)
+    inputs = ["one", "", 'quote " and \n', "zwölf\u2028"]
+    done = subprocess.run(
+        # Without any library, and with a model's folder that does not exist.
+        [sys.executable, "-S", "program.py", "nowhere"],
+        input="".join(json.dumps(text) + "\n" for text in inputs),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.stderr == ""
+    outputs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert outputs == [text if constant is None else constant for text in inputs]
+    prompt, printed = decode(program.recipe, program.payload).prompt, program.recipe.printed
+    assert printed is not None
+    assert [printed.output(prompt, text) for text in inputs] == outputs
+
+
+def test_a_constant_is_in_the_file_whose_length_counts() -> None:
+    text = "math"
+    program, payload = (build_printing(text, length) for length in ("program", "payload"))
+    assert program.program_bits == 8 * len("for A in open(0):print('\"math\"')")
+    assert (payload.payload_bits, program.payload_bits) == (8 * len(text), 0)
+    assert build_printing(None, "program").program_bits == 8 * len("print(end=open(0).read())")

@@ -168,3 +168,13 @@ def test_a_candidate_takes_less_than_two_kilobytes() -> None:
     tracemalloc.stop()
     assert scheduler.incumbents("m", 0, left=0)
     assert grown < 2048, f"{grown:.0f} bytes a candidate"
+
+
+def test_what_needs_no_model_is_an_incumbent_of_all_that_is_trained() -> None:
+    scheduler = rule()
+    report(scheduler, "printed", 0, 0.4, 264, model_free=True)
+    report(scheduler, "printed", 1, 0.3, 264, model_free=True)
+    assert [names(scheduler, rung) for rung in (0, 1, 2)] == [["printed"], ["printed"], []]
+    assert names(scheduler, 0, left=2) == []
+    equal = report(scheduler, "prompt", 0, 0.4, 4416, gap=0.0, against="printed")
+    assert (equal.action, equal.compared_with) == ("stop", ("printed",))

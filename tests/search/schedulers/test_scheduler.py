@@ -124,3 +124,12 @@ def test_of_many_equal_candidates_not_all_go_on(kind: str) -> None:
 def test_full_evaluation_begins_at_the_last_rung() -> None:
     assert scheduler("full").first_rung == RUNGS.count - 1
     assert scheduler("asha").first_rung == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_needs_no_model_is_promoted_and_changes_no_decision_by_rank(kind: str) -> None:
+    reports = results(4, 40)
+    free = [Result(f"free{i}", "m", r, 0.3, 8, model_free=True) for i in range(20) for r in (0, 1)]
+    rule, without = scheduler(kind), scheduler(kind)
+    assert {rule.report(one).action for one in free} == {"promote"}
+    assert course(rule, reports) == course(without, reports)
