@@ -23,6 +23,8 @@ from kilobit.evaluators.ledger.storage import Place, read_regular
 # Only lines with one of these need a look at each of their values.
 _SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity")
 _DEEPEST = 100
+# Values take several times as much memory as their text.
+_MOST_BYTES = 2 << 30
 
 
 class Spelled(float):
@@ -48,14 +50,14 @@ def number_text(number: float) -> str:
     return str(number) if plain else f"{Decimal(repr(number)):f}"
 
 
-def read_file(path: Place, most_bytes: int | None = None) -> bytes:
+def read_file(path: Place, most_bytes: int = _MOST_BYTES) -> bytes:
     """Return the content of a file without its byte order mark.
 
     Raises:
-        ValueError: naming the file, if it can't be read, or with `most_bytes` is larger or no file.
+        ValueError: naming the file, if it can't be read, is larger, or is no regular file.
     """
     try:
-        content = path.read_bytes() if most_bytes is None else read_regular(path, most_bytes)
+        content = read_regular(path, most_bytes)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return content.removeprefix(codecs.BOM_UTF8)
@@ -146,7 +148,7 @@ def _check(value: Any, where: str) -> None:
             raise ValueError(f"{origin} holds half of a surrogate pair, which is not valid text")
 
 
-def text_lines(path: Place, most_bytes: int | None = None) -> list[str]:
+def text_lines(path: Place, most_bytes: int = _MOST_BYTES) -> list[str]:
     r"""Return the lines of a text file without line ends; only \n and \r\n end a line.
 
     Raises:
@@ -159,7 +161,7 @@ def text_lines(path: Place, most_bytes: int | None = None) -> list[str]:
 
 
 def csv_rows(
-    path: Path, delimiter: str, most_bytes: int | None = None
+    path: Path, delimiter: str, most_bytes: int = _MOST_BYTES
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield the cells of each row of a CSV file by the names in its first row, with their origin.
 

@@ -1,12 +1,16 @@
 """Settings from YAML files, overridden from the command line and checked against their model.
 
 Every problem is raised as one `ConfigError` whose message names file, line, field, value and what
-is allowed.
+is allowed. A file of settings is a regular file of at most 1 MiB. Neither it nor an override has
+aliases, tags (`!!int`), or values nested more than 50 levels deep.
 """
 
 import difflib
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -29,6 +33,9 @@ _IN_YAML = {
 
 
 _OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+_MOST_BYTES = 1 << 20
+_DEEPEST = 50
+_MOST_PROBLEMS = 10
 
 
 class ConfigError(InputError):
@@ -36,7 +43,12 @@ class ConfigError(InputError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-3 as a number, as in YAML 1.2."""
+    """YAML loader that reads 1e-3 as a number and a date as text, as in YAML 1.2."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - of the base class
+        first: [one for one in resolvers if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver(
@@ -75,8 +87,8 @@ def load_config(
         ConfigError: for an unreadable file, broken YAML, or any unknown, missing or unfit value.
     """
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular_file(path, _MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: {reason}") from error
     found = _OTHER_LINE_ENDS.search(text)
@@ -87,12 +99,12 @@ def load_config(
             f"write it as \\u{code} between double quotes"
         )
     try:
-        _refuse_aliases(path, text)
+        _check_events(text)
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except ConfigError:
-        raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NotAllowedError as error:
+        raise ConfigError(f"{path}, line {error.line}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -159,17 +171,64 @@ def _checked(
         for problem in problems
         if not any(_is_inside(other["loc"], problem["loc"]) for other in problems)
     ]
-    raise ConfigError("\n".join(dict.fromkeys(described)))
+    told = list(dict.fromkeys(described))
+    if len(told) > _MOST_PROBLEMS:
+        told[_MOST_PROBLEMS:] = [f"and {len(told) - _MOST_PROBLEMS} more problems"]
+    raise ConfigError("\n".join(told))
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
-    """Reject YAML aliases: a few lines of them can expand to more values than fit into memory."""
+class _NotAllowedError(ValueError):
+    def __init__(self, message: str, event: yaml.Event) -> None:
+        super().__init__(message)
+        self.line = event.start_mark.line + 1 if event.start_mark else "?"
+
+
+def _check_events(text: str) -> None:
+    """Reject what YAML allows and no setting needs, before any value is made.
+
+    A few lines of aliases can expand to more values than fit into memory, the time of deep nesting
+    grows with its square, and a tag asks for another type than the text has.
+
+    Raises:
+        _NotAllowedError: naming the line.
+    """
+    depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1 if event.start_mark else "?"
-            raise ConfigError(
-                f"{path}, line {line}: YAML aliases (*{event.anchor}) are not allowed"
-            )
+            raise _NotAllowedError(f"YAML aliases (*{event.anchor}) are not allowed", event)
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise _NotAllowedError(f"YAML tags ({tag}) are not allowed", event)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise _NotAllowedError(f"nested more than {_DEEPEST} levels deep", event)
+
+
+def read_regular_file(path: Path, most: int) -> bytes:
+    """Return the content of a file that somebody names: reading a pipe or a device could block.
+
+    Args:
+        path: the file.
+        most: the largest size that is read, in bytes.
+
+    Raises:
+        ValueError: if it is no regular file or larger than `most`; the message does not name it.
+        OSError: if it can't be read.
+    """
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(about.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise ValueError("not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(most + 1) if about.st_size <= most else None
+    if content is None or len(content) > most:
+        raise ValueError(f"larger than the allowed {most} bytes")
+    return content
 
 
 def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
@@ -193,8 +252,11 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
             what = "a list: override it as a whole" if isinstance(inner, list) else "a value"
             raise ConfigError(f"{override!r}: {parent!r} is {what}")
     try:
+        _check_events(value)
         inner[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NotAllowedError as error:
+        raise ConfigError(f"{override!r:.100}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{override!r:.100}: the value is not valid YAML") from error
     root = yaml.compose(value, Loader=_Loader)
     keys = [key for mapping in _mappings(root) for key, _ in mapping.value] if root else []

@@ -9,7 +9,6 @@ or a put on the condition that the object does not exist.
 import errno
 import os
 import re
-import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kilobit.evaluators.ledger.stored_path import CREDENTIALS, StorageError, StoredPath
+from kilobit.search.config_file import read_regular_file
 
 _SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTALL)
@@ -90,17 +90,7 @@ def read_regular(path: Place, most: int) -> bytes:
         if path.stat().st_size > most:
             raise ValueError(f"larger than the allowed {most} bytes")
         return path.read_bytes()
-    # O_NONBLOCK: opening a pipe must not wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    about = os.fstat(descriptor)
-    if not stat.S_ISREG(about.st_mode):
-        os.close(descriptor)
-        raise ValueError("not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        content = file.read(most + 1) if about.st_size <= most else None
-    if content is None or len(content) > most:
-        raise ValueError(f"larger than the allowed {most} bytes")
-    return content
+    return read_regular_file(path, most)
 
 
 def write_whole(path: Place, content: bytes) -> None:

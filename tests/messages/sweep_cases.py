@@ -110,7 +110,14 @@ YAML = [
     text(
         'name: x\nseed: "\u2028"\n', "s.yaml, line 2: YAML would end a line at the character U+2028"
     ),
-    text("name: 2020-13-45\n", "s.yaml: not valid YAML: month must be in 1..12"),
+    text("name: !!int x\n", "s.yaml, line 1: YAML tags (tag:yaml.org,2002:int) are not allowed"),
+    text(f"name: {'[' * 60}", "s.yaml, line 1: nested more than 50 levels deep"),
+    text(b"#" * 2_000_000, "s.yaml: larger than the allowed 1048576 bytes"),
+    Case(
+        "run {here}/s.yaml",
+        "s.yaml: not a regular file",
+        given=lambda scene: os.mkfifo(scene.here / "s.yaml"),
+    ),
     text("- 1\n", "{here}/s.yaml: a YAML mapping is needed, found list"),
     text("seed: &a 1\nname: *a\n", "s.yaml, line 2: YAML aliases (*a) are not allowed"),
     text("seed: 1\n1: 3\n", "s.yaml, line 2: the key 1 is not text: write it in quotes"),
@@ -126,11 +133,12 @@ OVERRIDES = [
         "'base_models.0.path=x': 'base_models' is a list: override it as a whole",
     ),
     override("seed=[", "'seed=[': the value is not valid YAML"),
+    override("seed=!!int x", "'seed=!!int x': YAML tags (tag:yaml.org,2002:int) are not allowed"),
     override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is not text"),
     override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
 ]
 FIELDS = [
-    bad("sweep.yaml, line 28: unknown key 'budgte'. Did you mean 'budget'?", budgte={}),
+    bad("sweep.yaml, line 31: unknown key 'budgte'. Did you mean 'budget'?", budgte={}),
     bad("unknown key 'families.promt'. Did you mean 'prompt'?", families={"promt": {}}),
     bad("seed: Input should be a valid integer (found 'three')", seed="three"),
     bad("targets.0: Input should be less than or equal to 1 (found 1.5)", targets=[1.5]),

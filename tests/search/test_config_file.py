@@ -1,5 +1,6 @@
 """Reading a settings file; `run` shows the same errors in `tests/cluster/cli/`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,7 +123,14 @@ def test_messages_are_in_the_terms_of_yaml_and_show_no_password(file: Path) -> N
         ("inner:\n  count: 1\n  count: 1\n", "FILE, line 3: the key 'count' is given twice"),
         ("numbers: []\n1: 2\n", "FILE, line 2: the key 1 is not text: write it in quotes"),
         ("name: &x a\ninner: *x\n", "FILE, line 2: YAML aliases (*x) are not allowed"),
-        ("name: !!python/name:os.system x\n", "FILE, line 1: not valid YAML: could not determine"),
+        ("name: !!python/name:os.system x\n", "FILE, line 1: YAML tags (tag:yaml.org,2002:pyth"),
+        ("numbers:\n- 1\n- !!int ''\n", "FILE, line 3: YAML tags (tag:yaml.org,2002:int) are not"),
+        ("name: !!bool maybe\n", "FILE, line 1: YAML tags (tag:yaml.org,2002:bool) are not"),
+        ("name: !!timestamp abc\n", "FILE, line 1: YAML tags (tag:yaml.org,2002:timestamp) are"),
+        ("name: &x [*x]\n", "FILE, line 1: YAML aliases (*x) are not allowed"),
+        (f"name: a\nnumbers: {'[' * 20000}", "FILE, line 2: nested more than 50 levels deep"),
+        (f"numbers: {'{a: ' * 20000}", "FILE, line 1: nested more than 50 levels deep"),
+        (f"numbers:\n{'- ' * 20000}1", "FILE, line 2: nested more than 50 levels deep"),
         ("- 1\n", "FILE: a YAML mapping is needed, found list"),
         ("", "FILE: a YAML mapping is needed, found NoneType"),
     ],
@@ -156,6 +164,30 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         load_config(file, Outer)
 
 
+def test_a_date_is_text(file: Path) -> None:
+    assert read(file, "name: 2026-13-45\n").name == "2026-13-45"
+
+
+def test_only_a_regular_file_of_some_size_is_read(file: Path) -> None:
+    os.mkfifo(file)
+    for path, reason in (
+        (file, "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+        (file.parent, "Is a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"{path}: {reason}$"):
+            load_config(path, Outer)
+    file.unlink()
+    said = refused(file, "# " + "x" * (1 << 20))
+    assert said == "FILE: larger than the allowed 1048576 bytes"
+
+
+def test_a_message_has_at_most_ten_problems(file: Path) -> None:
+    said = refused(file, f"numbers: [{', '.join('a' * 30)}]").splitlines()
+    assert len(said) == 11
+    assert said[-1] == "and 20 more problems"
+
+
 def test_an_override_makes_the_mappings_on_its_way() -> None:
     data: dict[str, Any] = {"a": {"b": 1}}
     assert apply_override(data, "a.c.d=[1, x]") == ["a", "c", "d"]
@@ -172,6 +204,9 @@ def test_an_override_makes_the_mappings_on_its_way() -> None:
         ("a.b=1", "'a' is a value"),
         ("b={", "the value is not valid YAML"),
         ("b={1: 2}", "a key of the value is not text"),
+        ("b=[&x 1, *x]", r"YAML aliases \(\*x\) are not allowed"),
+        ("b=!!int ''", r"YAML tags \(tag:yaml.org,2002:int\) are not allowed"),
+        (f"b={'[' * 20000}", "nested more than 50 levels deep"),
     ],
 )
 def test_an_override_that_can_not_be_made_is_refused(override: str, message: str) -> None:

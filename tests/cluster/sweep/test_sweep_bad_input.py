@@ -130,19 +130,17 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert f"{path}, line 3: not valid YAML" in fails(capsys, "run", str(path))
     path.write_text("name: x\nseed: 1\nseed: 2\n")
     assert f"{path}, line 3: the key 'seed' is given twice" in fails(capsys, "run", str(path))
-    path.write_text("name: 2020-13-45\n")
-    assert "not valid YAML: month must be in 1..12" in fails(capsys, "run", str(path))
     path.write_text("seed: &a 1\nname: *a\n")
     assert "line 2: YAML aliases (*a) are not allowed" in fails(capsys, "run", str(path))
-    path.write_text("name: x\n2001-01-01: 3\n")
-    message = "line 2: the key 2001-01-01 is not text: write it in quotes"
+    path.write_text("name: x\n2001: 3\n")
+    message = "line 2: the key 2001 is not text: write it in quotes"
     assert message in fails(capsys, "run", str(path))
     for digits in ("0x" + "f" * 6000, "9" * 6000):
         path.write_text(f"name: x\nseed: {digits}\n")
         message = fails(capsys, "run", str(path))
         assert "line 2: not valid YAML: a whole number has at most 100 digits" in message
     path.write_text("[" * 5000)
-    assert "not valid YAML" in fails(capsys, "run", str(path))
+    assert "nested more than 50 levels deep" in fails(capsys, "run", str(path))
     path.write_bytes(b"name: a\0b\n")
     assert "not valid YAML" in fails(capsys, "run", str(path))
     path.write_bytes(b"name: \xe4\n")
@@ -162,9 +160,9 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         ("eta", "'eta': an override is written key=value"),
         ("name.x=1", "'name' is a value"),
         (".seed=1", "'.seed=1': an override is written key=value"),
-        ("seed=2026-13-45", "'seed=2026-13-45': the value is not valid YAML"),
+        ("seed=2026-13-45", "seed: Input should be a valid integer (found '2026-13-45')"),
         ("seed=" + "9" * 6000, "the value is not valid YAML"),
-        ("rungs={2001-01-01: 3}", "'rungs={2001-01-01: 3}': a key of the value is not text"),
+        ("rungs={2001: 3}", "'rungs={2001: 3}': a key of the value is not text"),
     ],
 )
 def test_a_bad_override_is_named(
