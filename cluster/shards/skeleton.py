@@ -26,7 +26,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from kilobit.evaluators.model import base_model
-from kilobit.evaluators.model.base_model import FrozenModel
+from kilobit.evaluators.model.adapters import factored_rank
+from kilobit.evaluators.model.base_model import FrozenModel, has_factors
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 
@@ -54,7 +55,14 @@ def skeleton(
             setattr(module, name, _zeros(weight, frozen))
     filled = []
     if spec.traits.from_weights:
-        filled = [name for name, _ in model.named_modules() if spec.targets(name)]
+        # Weights whose factors are known are not read again.
+        rank = factored_rank(spec)
+        filled = [
+            name
+            for name, _ in model.named_modules()
+            if spec.targets(name)
+            and not (rank is not None and has_factors(frozen.factors, name, rank))
+        ]
     for name in filled:
         for part, weight in frozen.model.get_submodule(name).named_parameters(recurse=False):
             filling = nn.Parameter(whole(weight), requires_grad=False)

@@ -8,7 +8,6 @@ The model is changed exactly as program.py changes it (`kilobit.search.programs.
 configuration, the same rule for signs, the same order of numbers.
 """
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +19,13 @@ import numpy as np
 import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.machine import plain_factors
+from kilobit.evaluators.model.base_model import Factors, FrozenModel, has_factors
+from kilobit.evaluators.model.machine import is_quantised
 from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
 from kilobit.evaluators.model.training_batches import (
     Lesson,
@@ -283,12 +283,9 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         return
     seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     try:
-        config = getattr(peft, found[0])(**found[1])
-        once = isinstance(config, peft.TinyLoraConfig)
-        svd = _svd_once(frozen.factors, config.r) if once else nullcontext()
-        quantised = frozen.config is not None and frozen.config.quantization is not None
-        plain = plain_factors() if once and quantised else nullcontext()
-        with torch.random.fork_rng(), warnings.catch_warnings(), svd, plain:
+        config, rank = getattr(peft, found[0])(**found[1]), factored_rank(spec)
+        factors = nullcontext() if rank is None else _factors_once(frozen.factors, rank)
+        with torch.random.fork_rng(), warnings.catch_warnings(), factors:
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             model = peft.get_peft_model(frozen.model, config)
@@ -316,30 +313,59 @@ def remove_adapter(model: Any) -> None:
     model.requires_grad_(False)
 
 
+def factored_rank(spec: AdapterSpec) -> int | None:
+    """Return the number of SVD factors of each weight that PEFT takes, None if it takes none."""
+    found = peft_config(spec)
+    if found is None or found[0] != "TinyLoraConfig":
+        return None
+    return int(found[1].get("r", peft.TinyLoraConfig.r))
+
+
 @contextmanager
-def _svd_once(factors: dict[bytes, tuple[torch.Tensor, ...]], rank: int) -> Iterator[None]:
-    """Compute the SVD of each weight once, and not again for the next adapter of the model.
+def _factors_once(factors: dict[str, Factors], rank: int) -> Iterator[None]:
+    """Let PEFT factor the weight of each module once, and not again for the next adapter.
+
+    A quantised weight is dequantised for it, one at a time; PEFT would factor its bytes. program.py
+    does the same, see `kilobit.search.programs.script`.
 
     Args:
-        factors: the leading factors of each weight (by digest), to which new ones are added.
+        factors: the leading factors of weights by module, to which new ones are added.
         rank: number of factors that PEFT takes of each weight.
     """
-    computed = torch.linalg.svd
+    tuners: Any = peft.TinyLoraModel
+    build, computed = tuners._create_and_replace, torch.linalg.svd  # noqa: SLF001 - no public name
+    now = ""
 
     def svd(weight: torch.Tensor, full_matrices: bool = True) -> tuple[torch.Tensor, ...]:
-        key = hashlib.sha256(weight.detach().cpu().contiguous().numpy().data).digest()
-        kept = factors.get(key)
-        if kept is None or len(kept[1]) < min(rank, *weight.shape):
+        if not has_factors(factors, now, rank):
             left, values, right = computed(weight, full_matrices=full_matrices)
-            kept = (left[:, :rank].clone(), values[:rank].clone(), right[:rank].clone())
-            factors[key] = kept
-        return kept
+            kept = left[:, :rank].clone(), values[:rank].clone(), right[:rank].clone()
+            factors[now] = Factors(*kept, weight.new_zeros(()).expand(weight.shape))
+        return tuple(factors[now][:3])
 
-    torch.linalg.svd = svd
+    def build_from_kept(
+        tuner: Any, config: Any, name: str, target: Any, *rest: Any, current_key: str
+    ) -> None:
+        nonlocal now
+        now, weight = current_key, target.weight
+        known = has_factors(factors, now, rank)
+        if is_quantised(target):
+            plain = factors[now].like if known else dequantize_module_weight(target)
+            target.weight = torch.nn.Parameter(plain, requires_grad=False)
+        try:
+            build(tuner, config, name, target, *rest, current_key=current_key)
+            if not known:
+                # PEFT gives the factors the weight's type, which the SVD does not see.
+                like = target.weight.data.new_zeros(()).expand(target.weight.shape)
+                factors[now] = factors[now]._replace(like=like)
+        finally:
+            target.weight = weight
+
+    torch.linalg.svd, tuners._create_and_replace = svd, build_from_kept  # noqa: SLF001 - see above
     try:
         yield
     finally:
-        torch.linalg.svd = computed
+        torch.linalg.svd, tuners._create_and_replace = computed, build  # noqa: SLF001 - see above
 
 
 @torch.no_grad()

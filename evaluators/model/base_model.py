@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
+    StopStringCriteria,
 )
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -142,6 +143,21 @@ class _Alone:
 ALONE: Shard = _Alone()
 
 
+class Factors(NamedTuple):
+    """Leading SVD factors of a weight, and zeros of its shape and type that take no room."""
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+    like: Tensor
+
+
+def has_factors(factors: Mapping[str, Factors], module: str, rank: int) -> bool:
+    """Return whether the factors of a module's weight are known up to a rank."""
+    kept = factors.get(module)
+    return kept is not None and len(kept.values) >= min(rank, *kept.like.shape)
+
+
 @dataclass(frozen=True)
 class FrozenModel:
     """A resident base model.
@@ -162,7 +178,9 @@ class FrozenModel:
         config: its settings, None for one that was made without any.
         parts: digests of all parts that decide outputs, see `machine_parts`.
         generation: options that a program has to give, None if the model's own mean the same.
-        factors: the leading SVD factors of its weights, kept by whoever computes them.
+        factors: the leading SVD factors of weights by module, kept by whoever computes them.
+        stops: detectors of stop strings, kept by whoever makes them: their tables are made from all
+            tokens.
     """
 
     model: Any
@@ -177,7 +195,8 @@ class FrozenModel:
     config: BaseModelConfig | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     generation: GenerationPart | None = None
-    factors: dict[bytes, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    factors: dict[str, Factors] = field(default_factory=dict)
+    stops: dict[tuple[str, ...], StopStringCriteria] = field(default_factory=dict)
 
     @property
     def machine(self) -> str:

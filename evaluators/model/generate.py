@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from transformers import StoppingCriteriaList, StopStringCriteria
 
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
@@ -262,7 +263,7 @@ def generate(
         width = batch.input_ids.shape[1]
         _check_context(frozen, width, max_new_tokens)
         check_ids(frozen, [int(batch.input_ids.max())])
-        options = {"tokenizer": tokenizer, "stop_strings": list(stop)} if stop else {}
+        options = _stopping(frozen, stop)
         out = model.generate(
             input_ids=batch.input_ids.to(frozen.model.device),
             attention_mask=batch.attention_mask.to(frozen.model.device),
@@ -286,7 +287,7 @@ def continue_alone(
         input_ids=rows,
         attention_mask=torch.ones_like(rows),
         max_new_tokens=max_new_tokens,
-        **({"tokenizer": frozen.tokenizer, "stop_strings": list(stop)} if stop else {}),
+        **_stopping(frozen, stop),
     )
     return list(out[0, len(ids) :].tolist())
 
@@ -301,6 +302,23 @@ def judge_alone(
     new = torch.tensor(list(answer), device=told.device)
     nats = float(told.gather(1, new[:, None]).sum())
     return nats, bool((told.argmax(-1) == new).all())
+
+
+def detector(frozen: FrozenModel, stop: Sequence[str]) -> StopStringCriteria:
+    """Return the detector of stop strings of `model.generate`, made once for a base model.
+
+    transformers keeps its tables, but reads the whole vocabulary each time to find them.
+    """
+    known = frozen.stops.get(tuple(stop))
+    if known is None:
+        known = frozen.stops[tuple(stop)] = StopStringCriteria(frozen.tokenizer, list(stop))
+    return known
+
+
+def _stopping(frozen: FrozenModel, stop: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `model.generate` that end rows at stop strings."""
+    found = StoppingCriteriaList([detector(frozen, stop)]) if stop else None
+    return {} if found is None else {"stopping_criteria": found}
 
 
 def _check_context(frozen: FrozenModel, longest: int, max_new_tokens: int) -> None:

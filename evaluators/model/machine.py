@@ -22,14 +22,12 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, GenerationConfig
@@ -270,30 +268,6 @@ def settle(model: torch.nn.Module) -> None:
     """Put the quantised modules of a model in training mode and all others in evaluation mode."""
     for module in model.modules():
         module.training = is_quantised(module)
-
-
-@contextmanager
-def plain_factors() -> Iterator[None]:
-    """Make PEFT factor dequantised weights, one at a time; it would factor their bytes.
-
-    program.py does the same, see `kilobit.search.programs.script`.
-    """
-    tuners: Any = peft.TinyLoraModel
-    build = tuners._create_and_replace  # noqa: SLF001 - PEFT has no public name for it
-
-    def of_plain(tuner: Any, config: Any, name: str, target: Any, *rest: Any, **more: Any) -> None:
-        weight = target.weight
-        target.weight = torch.nn.Parameter(dequantize_module_weight(target), requires_grad=False)
-        try:
-            build(tuner, config, name, target, *rest, **more)
-        finally:
-            target.weight = weight
-
-    tuners._create_and_replace = of_plain  # noqa: SLF001 - see above
-    try:
-        yield
-    finally:
-        tuners._create_and_replace = build  # noqa: SLF001 - see above
 
 
 def quantised_names(model: Any) -> set[str]:

@@ -119,4 +119,9 @@ RECIPES = {
     "bfloat16 on a gpu": with_adapter(
         BARE.model_copy(update={"dtype": "bfloat16", "device": "cuda"}), "lora"
     ),
+    "nf4": BARE.model_copy(update={"quantization": "nf4"}),
+    "int8 and factors": with_adapter(BARE.model_copy(update={"quantization": "int8"}), "lora_xs"),
+    "nf4 in bfloat16 on a gpu": BARE.model_copy(
+        update={"quantization": "nf4", "dtype": "bfloat16", "device": "cuda"}
+    ),
 }

@@ -49,6 +49,12 @@ def test_models_of_few_bits_go_from_a_sweep_to_certified_programs(
         assert status == 0, shown
         status, shown = said("certify", str(out))
         assert status == 0, shown
+        for kind in kinds:
+            place = next((out / "programs").glob(f"{kind}-*"))
+            assert "bitsandbytes==" in (place / "requirements.txt").read_text("utf-8")
+            status, shown = said("verify", str(place), "--model", MODEL)
+            assert status == 0, shown
+            assert "predictions equal the recorded ones" in shown
         # The sweep is the run's own; what stands in it now is another machine.
         about = out / "run.json"
         changed = about.read_text("utf-8").replace('"quantization": "nf4"', '"quantization": null')

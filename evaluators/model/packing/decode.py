@@ -10,12 +10,11 @@ Soft tokens are negative ids, see `kilobit.evaluators.model.packing.pack`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from transformers.generation.stopping_criteria import StopStringCriteria
 
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
+from kilobit.evaluators.model.generate import detector
 from kilobit.evaluators.model.packing.deltas import Changes
 from kilobit.evaluators.model.packing.forward import Reading, SlotRow
 from kilobit.evaluators.model.packing.pack import Pack
@@ -166,7 +165,7 @@ class _Stops:
 
     def __init__(self, frozen: FrozenModel, rows: Sequence[Asked]) -> None:
         self._kinds = list(dict.fromkeys(row.stop for row in rows))
-        self._criteria = [_criterion(frozen, stop) for stop in self._kinds]
+        self._criteria = [detector(frozen, stop) if stop else None for stop in self._kinds]
         longest = max((c.maximum_token_len for c in self._criteria if c), default=0)
         pad = frozen.tokenizer.pad_token_id
         # By that rule a stop string may begin in the prompt, so include its end.
@@ -189,7 +188,3 @@ class _Stops:
     def keep(self, rows: torch.Tensor) -> None:
         """Keep only the given rows."""
         self._tails, self._kind = self._tails[rows], self._kind[rows]
-
-
-def _criterion(frozen: FrozenModel, stop: tuple[str, ...]) -> Any:
-    return StopStringCriteria(frozen.tokenizer, list(stop)) if stop else None

@@ -8,6 +8,9 @@ from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.programs.numbers import NumbersCode
+
+CODE = NumbersCode(coder="packed")
 
 
 @pytest.fixture
@@ -62,3 +65,23 @@ def test_an_adapter_on_a_skeleton_has_the_numbers_of_one_on_the_model(frozen: Fr
         expected = adapter.tensors()
     assert [t.shape for t in on_skeleton] == [t.shape for t in expected]
     assert all((a == b).all() for a, b in zip(on_skeleton, expected, strict=True))
+
+
+def test_a_weight_whose_factors_are_known_is_not_read_again(frozen: FrozenModel) -> None:
+    name, read = "model.layers.1.self_attn.q_proj", []
+
+    def whole(weight: torch.Tensor) -> torch.Tensor:
+        read.append(weight)
+        return weight.clone()
+
+    numbers = []
+    for rank in (2, 2, 3, 2):
+        one = spec("lora_xs").model_copy(update={"rank": rank})
+        with skeleton(frozen, one, whole) as found, installed(found, one) as adapter:
+            module = found.model.get_submodule(name)
+            numbers.append([module.tinylora_A["default"], module.tinylora_B["default"]])
+            assert adapter.part(CODE).factor_sum is not None
+    # A larger rank needs more factors than were kept.
+    assert len(read) == 2
+    for other in (numbers[1], numbers[3]):
+        assert all(torch.equal(a, b) for a, b in zip(numbers[0], other, strict=True))

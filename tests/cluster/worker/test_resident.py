@@ -1,7 +1,10 @@
 """A resident model is the same after any number of adapters."""
 
 import gc
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -11,11 +14,15 @@ from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker import resident as resident_module
 from kilobit.cluster.worker.resident import Resident, Training
+from kilobit.evaluators.model import adapters as adapters_module
+from kilobit.evaluators.model import generate as generate_module
 from kilobit.evaluators.model.base_model import load
+from kilobit.evaluators.model.generate import generate
 from kilobit.evaluators.model.machine import weights_digest
+from kilobit.evaluators.model.packing import probe as probe_module
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.model.packing.probe import Probe
-from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.base_model import BaseModelConfig, Quantization
 from tests.conftest import random_numbers
 from tests.support.packs import TASK, mixed, rows_of, spec
 
@@ -72,6 +79,49 @@ def test_candidates_that_fail_leave_nothing_behind(resident: Resident) -> None:
     del end
     assert tensors() == before
     assert resident.unchanged()
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_what_depends_on_the_base_model_alone_is_computed_once(
+    model_folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: Quantization | None,
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    for module, name in (
+        (torch.linalg, "svd"),
+        (adapters_module, "dequantize_module_weight"),
+        (generate_module, "StopStringCriteria"),
+        (probe_module, "_probed"),
+    ):
+        count(module, name)
+    config = BaseModelConfig(regime="r", path=model_folders["llama"], quantization=quantization)
+    resident = Resident(RankAddress(), config, Path(), ShardsConfig(), TASK, 1)
+    rows = [replace(row, stop=("\n",)) for row in rows_of(resident.frozen, [""], [0])[:2]]
+    for rung in range(3):
+        for seed in range(3):
+            assert resident.adapt("a", spec(method="lora_xs", seed=seed), None, None)
+            (end,) = resident.train([Training("a", "", False, rung + 1)])
+            assert end.error is None
+            resident.fix("s", "a", random_numbers(resident.adapter("a"), rung))
+            resident.answer(["s"], rows)
+            resident.forget()
+            # As program.py does.
+            prompts = ["a", "b"]
+            generate(resident.frozen, prompts, max_new_tokens=2, stop=("\n",), batch_size=1)
+    adapted = sum(name.endswith("q_proj") for name, _ in resident.frozen.model.named_modules())
+    once = {"svd": adapted, "StopStringCriteria": 1, "_probed": 1}
+    assert calls == once | ({"dequantize_module_weight": adapted} if quantization else {})
 
 
 def test_a_split_model_on_which_candidates_run_alone_is_refused(

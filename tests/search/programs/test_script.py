@@ -3,6 +3,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,8 @@ NEEDED = {
     "chat": set(),
     "steps": {"re", "re2"},
     "steps by the first rule": {"re", "re2"},
+    "nf4": set(),
+    "int8 and factors": {"peft", "torch"},
 } | {method: {"peft", "torch"} for method in NUMBER_METHODS if method != "weights"}
 
 
@@ -98,6 +101,19 @@ def test_a_part_that_is_not_there_leaves_no_trace() -> None:
         source = readable_script(with_adapter(BARE, "lora", way))
         assert ("constriction" in source) is (way.coder != "packed")
         assert ("scales" in source) is (way.scales == "row")
+
+
+def test_a_quantised_model_costs_what_the_documentation_says() -> None:
+    told = (REPOSITORY / "docs" / "hub-model.md").read_text("utf-8")
+    (found,) = re.findall(r"loading\sline:([^.]+)\.", told)
+    recipe = Recipe(question="Q: {input}\nA:", batch_size=16, max_new_tokens=8, stop=("\n",))
+    more = []
+    for update in ({}, {"dtype": "bfloat16", "device": "cuda"}):
+        plain = recipe.model_copy(update=update)
+        for kind in ("int8", "nf4"):
+            few = plain.model_copy(update={"quantization": kind})
+            more.append(len(script(few)) - len(script(plain)))
+    assert [int(n) for n in re.findall(r"\b\d\d+\b(?! bits)", found)][:4] == more
 
 
 @given(st.sampled_from(["numpy.", "peft. json.", "re.", "'\"\\", "{", "#\n", "\x00", "sys.argv"]))
