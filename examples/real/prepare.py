@@ -101,10 +101,10 @@ def countries(zones: Iterable[str], names: Iterable[str]) -> list[dict[str, str]
         zones: lines of its `zone.tab`.
         names: lines of its `iso3166.tab`.
     """
-    country = dict(line.rstrip("\n").split("\t")[:2] for line in names if line[0] != "#")
+    country = dict(line.rstrip("\n").split("\t")[:2] for line in names if line[:1] not in ("", "#"))
     rows = {}
     for line in zones:
-        if line[0] == "#":
+        if line[:1] in ("", "#"):
             continue
         code, _, zone, *_ = line.rstrip("\n").split("\t")
         place, name = zone.rpartition("/")[2].replace("_", " "), country[code]
@@ -123,6 +123,8 @@ def shares_of_ifeval(prompts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """
     records = []
     for number, line in enumerate(prompts, 1):
+        if not line:
+            continue
         record = json.loads(line)
         ifeval_prompt(record, f"line {number}")
         if not set(record["instruction_id_list"]) & set(PUNKT_TYPES):
@@ -183,15 +185,15 @@ def main() -> None:
         else:
             known = subprocess.run(("apt-cache", "dumpavail"), check=True, capture_output=True)  # noqa: S607
             text = known.stdout.decode()
-        write("sections.jsonl", sections(text.splitlines()))
+        write("sections.jsonl", sections(text.split("\n")))
     elif args.what == "countries":
         tables = files("tzdata") / "zoneinfo"
         zones, names = ((tables / f).read_text("utf-8") for f in ("zone.tab", "iso3166.tab"))
-        write("countries.jsonl", countries(zones.splitlines(), names.splitlines()))
+        write("countries.jsonl", countries(zones.split("\n"), names.split("\n")))
     else:
         if args.file is None:
             parser.error("ifeval needs the file of its official prompts")
-        shares = shares_of_ifeval(args.file.read_text("utf-8").splitlines())
+        shares = shares_of_ifeval(args.file.read_text("utf-8").split("\n"))
         write("ifeval_sealed.jsonl", shares["sealed"])
         write("ifeval_search.jsonl", shares["search"])
         write("ifeval_train.jsonl", followed(shares["train"]))
