@@ -204,12 +204,15 @@ def _adapter(part: AdapterPart, conversion: str) -> list[str]:
     The numbers are in rows along the longer side of each parameter.
     """
     code, method = part.numbers, METHODS[part.method]
-    lines = method.statements(part.config, part.arguments, part.factor_sum)
+    lines = method.statements(part.config, part.arguments, part.factor_sum, part.seed)
     step = "2 ** (coded[0] / 8 - 24)"
     if code.steps == "tensor":
         number = len(part.shapes)
         lines += [f"more = [*coded[:{number}]]", f"coded = coded[{number}:]"]
         step = "2 ** ((coded[0] + more.pop(0)) / 8 - 24)"
+    elif code.steps == "factor":
+        lines += ["more = coded", "coded = coded[1:]"]
+        step = "2 ** (more['lora_B' in name] / 8 - 24)"
     if code.coder == "packed":
         lines.append("number = int.from_bytes(coded[2:])")
         row_lines = [
