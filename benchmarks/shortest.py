@@ -93,7 +93,8 @@ class Bench:
                     update={"adapter": spec.model_copy(update={"step": step})}
                 )
                 program = self.builder.build(coded, texts, adapter, tensors)
-                adapter.assign(self.builder.decode(program).tensors)
+                decoded = self.builder.decode(program)
+                adapter.assign(decoded.tensors, decoded.delta)
                 outputs = run_program(program, text, self.frozen, adapter.model, inputs)
                 name = f"{label}, {spec.method} r{spec.rank or '-'} {spec.training} step {step}"
                 bits, score = program.payload_bits, self.score(outputs)

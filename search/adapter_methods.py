@@ -71,6 +71,8 @@ class Method:
         once: `numbers` counts all numbers, given the shape (width,) of an embedding.
         delta: its numbers are written as differences from their initial values, which a program can
             rebuild; otherwise as they are.
+        seeded_start: begins from numbers drawn from the candidate's seed; a program may hold the
+            differences from them, in pairs of factors A and B, where B begins at zero.
         keeps_meaning: the numbers mean the same in an adapter of another shape. Those that are
             combined with fixed random numbers do not.
         seed: seed of the numbers that it draws and does not train; None if there are none, or they
@@ -96,6 +98,7 @@ class Method:
     place: Literal["modules", "norms", "parameters", "embeddings", "text"] = "modules"
     once: bool = False
     delta: bool = False
+    seeded_start: bool = False
     keeps_meaning: bool = False
     seed: int | None = None
     trains: str = ""
@@ -118,10 +121,15 @@ class Method:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
 
     def statements(
-        self, config: str | None, arguments: Mapping[str, Any], factor_sum: float | None = None
+        self,
+        config: str | None,
+        arguments: Mapping[str, Any],
+        factor_sum: float | None = None,
+        seed: int | None = None,
     ) -> list[str]:
         """Return the statements of program.py that put an untrained adapter on `model`."""
-        lines = [] if self.seed is None else [f"torch.manual_seed({self.seed})"]
+        seed = self.seed if seed is None else seed
+        lines = [] if seed is None else [f"torch.manual_seed({seed})"]
         if config is not None:
             # Sorted like the recipe's canonical JSON: a recipe read from it gives this script.
             given = ", ".join(f"{key}={value!r}" for key, value in sorted(arguments.items()))
@@ -161,6 +169,7 @@ METHODS: dict[str, Method] = {
         lambda spec, shape: spec.rank * sum(shape),
         "LoraConfig",
         more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
+        seeded_start=True,
         keeps_meaning=True,
         rates=(0.05, 0.5),
         unit=_of_low_rank,

@@ -165,8 +165,12 @@ class Resident:
         train_pack(self.frozen, jobs, self._train_planner)
         return [TrainingEnd(job.trained, job.seconds, job.error) for job in jobs]
 
-    def fix(self, slot: str, key: str | None, numbers: Sequence[Tensor]) -> None:
+    def fix(
+        self, slot: str, key: str | None, numbers: Sequence[Tensor], delta: bool | None = None
+    ) -> None:
         """Store under `slot` the changes by an adapter with these numbers, none without an adapter.
+
+        `numbers` and `delta` are those of `Adapter.assign`.
 
         Raises:
             ValueError: if the shapes of the numbers are not those of the adapter.
@@ -174,7 +178,7 @@ class Resident:
         self._fixed[slot] = {}
         if key is not None:
             adapter, changes = self._beside[key]
-            adapter.assign(numbers)
+            adapter.assign(numbers, delta)
             self._fixed[slot] = fixed(changes)
 
     def answer(self, slots: Sequence[str], rows: Sequence[Asked]) -> list[list[int] | Exception]:

@@ -82,9 +82,9 @@ class Scorer:
         spec = candidate.adapter
         # Score with the coarse numbers decoded from the payload, not with the trained ones.
         if adapter is not None and adapter.model is not None and learned is None:
-            adapter.assign(decoded.tensors)
+            adapter.assign(decoded.tensors, decoded.delta)
         elif adapter is None or adapter.model is None:
-            context.group.call("fix", candidate.id, work.key, decoded.tensors)
+            context.group.call("fix", candidate.id, work.key, decoded.tensors, decoded.delta)
         measured = Measured(program, learned is None or learned.exact)
         bits = program.program_bits if context.sweep.length == "program" else program.payload_bits
         incumbents: Sequence[Incumbent] = ()

@@ -234,7 +234,7 @@ def with_program(
         part = program.recipe.prompt
         if part is not None and part.codec == "index":
             return shown_examples(part.lead, section, task)
-        return decode_text(frozen, section, part and part.cache)
+        return decode_text(frozen, section, part.cache if part else None)
 
     decoded = decode(program.recipe, program.payload, here)
     plain = replace(
@@ -252,12 +252,12 @@ def with_program(
         if found is None or not probe(frozen).takes(found[1]):
             raise ValueError(f"{spec.method} has to be installed in the model, which is spread")
         adapter, changes = found
-        adapter.assign(decoded.tensors)
+        adapter.assign(decoded.tensors, decoded.delta)
         yield replace(plain, changes=changes, num_soft=spec.num_soft)
     else:
         with installed(frozen, spec) as adapter:
             if program.recipe.data is None:
-                adapter.assign(decoded.tensors)
+                adapter.assign(decoded.tensors, decoded.delta)
             else:
                 num_bytes = program.recipe.prompt.num_bytes if program.recipe.prompt else 0
                 section = program.payload[num_bytes:]

@@ -191,6 +191,16 @@ class Adapter:
             found.append(rows_of(value).cpu().numpy().copy())
         return found
 
+    @property
+    def pairs_from_seed(self) -> bool:
+        """Return whether all numbers are factors A and B in turn, of which A began at random."""
+        in_turn = [(i, i + 1) for i in range(0, len(self._weights), 2)]
+        return self.spec.traits.seeded_start and self.units == in_turn
+
+    def starts(self) -> list[Tensor]:
+        """Return the numbers that the adapter began with: rows along the longer side."""
+        return [rows_of(value.float()).cpu().numpy() for value in self._initial.values()]
+
     def by_component(self, tensors: Sequence[_Array]) -> list[_Array]:
         """Return tensors, as `tensors` writes them, with a component of a pair in each row.
 
@@ -206,22 +216,29 @@ class Adapter:
         return [self.transform.step(name) for name in self.masters]
 
     @torch.no_grad()
-    def assign(self, tensors: Sequence[Tensor]) -> None:
+    def assign(self, tensors: Sequence[Tensor], delta: bool | None = None) -> None:
         """Set all numbers as program.py does.
+
+        Args:
+            tensors: the numbers; none for an adapter that is not in its program, because it would
+                change nothing.
+            delta: they are differences from the initial numbers; by default as `tensors` has them.
 
         Raises:
             ValueError: if the tensors are not of the adapter's shapes.
         """
+        if not tensors:
+            tensors = [np.zeros_like(start) for start in self.starts()]
         if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
             raise ValueError("the numbers of the payload have other shapes than the adapter")
-        delta = self.spec.traits.delta
+        delta = self.spec.traits.delta if delta is None else delta
         for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
             weight.copy_(self._initial[name] if delta else torch.zeros_like(weight))
             rows = rows_of(weight.data)
             rows += torch.from_numpy(np.ascontiguousarray(tensor)).to(rows)
 
-    def part(self, numbers: NumbersCode) -> AdapterPart:
-        """Return the adapter's part of a recipe."""
+    def part(self, numbers: NumbersCode, *, from_seed: bool = False) -> AdapterPart:
+        """Return the adapter's part of a recipe; `from_seed` is for differences from its start."""
         config = peft_config(self.spec)
         shapes = tuple(rows_of(w).shape for w in self._weights.values())
         return AdapterPart(
@@ -231,7 +248,8 @@ class Adapter:
             targets=() if config else self.spec.target_modules or (),
             shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
             numbers=numbers,
-            delta=self.spec.traits.delta,
+            delta=from_seed or self.spec.traits.delta,
+            seed=stream_seed(self.spec.seed, "init") if from_seed else None,
             factor_sum=self._factor_sum,
         )
 
@@ -270,8 +288,13 @@ class Adapter:
 
 
 @contextmanager
-def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
+def installed(frozen: FrozenModel, spec: AdapterSpec, seed: int | None = None) -> Iterator[Adapter]:
     """Install an untrained adapter on the model, and remove it at the end in any case.
+
+    Args:
+        frozen: the base model.
+        spec: the adapter.
+        seed: of the numbers that it begins with; by default from the seed of `spec`.
 
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
@@ -281,7 +304,8 @@ def installed(frozen: FrozenModel, spec: AdapterSpec) -> Iterator[Adapter]:
         with _own_weights(frozen.model, spec) as weights:
             yield Adapter(frozen.model, spec, weights, None)
         return
-    seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
+    if seed is None:
+        seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     try:
         config, rank = getattr(peft, found[0])(**found[1]), factored_rank(spec)
         factors = nullcontext() if rank is None else _factors_once(frozen.factors, rank)

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from kilobit.evaluators.model.adapters import Adapter
 from kilobit.evaluators.model.base_model import FrozenModel
@@ -19,7 +22,7 @@ from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_to
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.programs.coarsening import coarse, coarse_each
+from kilobit.search.programs.coarsening import coarse, coarse_changes, coarse_each
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import (
@@ -34,10 +37,27 @@ from kilobit.search.programs.program import (
     may_be_shortest,
     text_part,
 )
-from kilobit.search.programs.recipe import Recipe
+from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
 from kilobit.search.task import Task
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """An adapter coarsened to integers.
+
+    Attributes:
+        part: its part of a recipe, whose numbers have the right steps.
+        code: the step byte.
+        more: further bytes of steps, as in `encode_numbers`.
+        integers: the tensors in steps.
+    """
+
+    part: AdapterPart
+    code: int
+    more: bytes
+    integers: list[Integers]
 
 
 class Builder:
@@ -136,12 +156,25 @@ class Builder:
         elif adapter is not None:
             spec = candidate.adapter
             assert spec is not None
-            code, more, integers = coarsely(adapter, content, spec)
-            part = adapter.part(NumbersCode(coder="packed"))
-            way, numbers = choose_numbers(code, integers, part, self._length, more)
-            part = part.model_copy(update={"numbers": way})
-            recipe, payload = recipe.model_copy(update={"adapter": part}), payload + numbers
+            found = [coarsely(adapter, content, spec)]
+            if adapter.pairs_from_seed and found[0].part.numbers.steps == "one":
+                found.append(changes(adapter, content, spec))
+            # The plain prompt's program stands for an adapter that changes nothing.
+            if not any(without_effect(one, adapter) for one in found):
+                programs = [self._with_numbers(recipe, payload, one) for one in found]
+                return min(programs, key=self._bits)
         return build(recipe, payload)
+
+    def _with_numbers(self, recipe: Recipe, prompt: bytes, found: Coarse) -> Program:
+        """Return the program with an adapter whose numbers are in their shortest format."""
+        way, numbers = choose_numbers(
+            found.code, found.integers, found.part, self._length, found.more
+        )
+        part = found.part.model_copy(update={"numbers": way})
+        return build(recipe.model_copy(update={"adapter": part}), prompt + numbers)
+
+    def _bits(self, program: Program) -> int:
+        return program.program_bits if self._length == "program" else program.payload_bits
 
     def decode(self, program: Program) -> Decoded:
         """Return the decoded payload of a program that this builder built.
@@ -206,10 +239,31 @@ def shown_examples(lead: str, indices: bytes, task: Task) -> str:
     return text
 
 
-def coarsely(
-    adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec
-) -> tuple[int, bytes, list[Integers]]:
-    """Return an adapter coarsened to integers: step byte, further bytes per tensor, integers.
+def without_effect(found: Coarse, adapter: Adapter) -> bool:
+    """Return whether a coarsened adapter leaves every output as it is."""
+    if adapter.spec.num_soft:
+        return False
+    rows = adapter.by_component(found.integers)
+    # A pair adds the products of its components. Where it is written as differences from its start,
+    # A is not zero, and B is what it says.
+    deciding = [unit[-1:] if found.part.seed is not None else unit for unit in adapter.units]
+    return not any(np.logical_and.reduce([rows[i].any(1) for i in unit]).any() for unit in deciding)
+
+
+def changes(adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec) -> Coarse:
+    """Return a low-rank adapter coarsened to differences from its seeded start.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    part = adapter.part(NumbersCode(coder="packed", steps="factor"), from_seed=True)
+    rows, starts = adapter.by_component(tensors), adapter.by_component(adapter.starts())
+    code, more, integers = coarse_changes(rows, starts, adapter.units, spec.step, spec.keep)
+    return Coarse(part, code, more, adapter.by_component(integers))
+
+
+def coarsely(adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec) -> Coarse:
+    """Return an adapter coarsened to integers.
 
     Raises:
         ValueError: if a number is not finite.
@@ -217,11 +271,13 @@ def coarsely(
     learned, rows = adapter.learned_steps(), adapter.by_component(tensors)
     if learned is None:
         code, integers = coarse(rows, adapter.units, spec.step, spec.keep)
-        return code, b"", adapter.by_component(integers)
+        part = adapter.part(NumbersCode(coder="packed"))
+        return Coarse(part, code, b"", adapter.by_component(integers))
     # Learned steps are the finest coding; a coarser one multiplies them.
     factor = spec.step / FINEST_STEP
     code, more, integers = coarse_each(rows, adapter.units, learned, factor, spec.keep)
-    return code, more, adapter.by_component(integers)
+    part = adapter.part(NumbersCode(coder="packed", steps="tensor"))
+    return Coarse(part, code, more, adapter.by_component(integers))
 
 
 def run_batch(

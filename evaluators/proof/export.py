@@ -53,7 +53,7 @@ def export_peft(program_folder: Place, target: Path, model: Path) -> None:
         )
     spec = spec_of(part)
     _check_size(spec, frozen)
-    with installed(frozen, spec) as adapter:
+    with installed(frozen, spec, part.seed) as adapter:
         # Check before decoding, because decoding allocates as many numbers as the shapes say.
         if adapter.part(part.numbers).shapes != part.shapes:
             raise ProgramError(
@@ -63,9 +63,9 @@ def export_peft(program_folder: Place, target: Path, model: Path) -> None:
         decoded = decode(
             program.recipe,
             program.payload,
-            lambda section: decode_text(frozen, section, prompt and prompt.cache),
+            lambda section: decode_text(frozen, section, prompt.cache if prompt else None),
         )
-        adapter.assign(decoded.tensors)
+        adapter.assign(decoded.tensors, decoded.delta)
         # The fixed factors are saved with their signs, so that PEFT need not compute them again.
         adapter.model.save_pretrained(target)
     write_whole(target / "README.md", _card(program, decoded, manifest).encode())

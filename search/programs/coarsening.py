@@ -75,11 +75,54 @@ def coarse(
         ValueError: if a number is not finite.
     """
     total = sum(tensor.size for tensor in tensors)
-    power = sum(float((tensor.astype(np.float64) ** 2).sum()) for tensor in tensors) / max(1, total)
+    power = sum(map(_power, tensors)) / max(1, total)
     if not math.isfinite(power):
         raise ValueError("the adapter holds numbers that are not finite")
     small = pruned(rotated(tensors, units), units, keep)
     return quantise(small, step * math.sqrt(power) if power > 0 else 1.0)
+
+
+def coarse_changes(
+    tensors: Sequence[Tensor], starts: Sequence[Tensor], units: Units, step: float, keep: float
+) -> tuple[int, bytes, list[Integers]]:
+    """Return a low-rank adapter as integer differences from the numbers that it began with.
+
+    Its factors are not balanced first, as that would change A everywhere. Instead each has a step
+    of its own, by which the product loses as much as by the common step of balanced factors.
+
+    Args:
+        tensors: the trained numbers, pairs of A [rank, inputs] and B [rank, outputs].
+        starts: those of the beginning, zero for B.
+        units: the pairs, each an even position and the next one.
+        step: in units of the root mean square of all numbers before pruning.
+        keep: fraction of the components that stay.
+
+    Returns:
+        The step byte of the second factors, that of the first ones, and the integers.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    kept = pruned(tensors, units, keep)
+    norms = [math.sqrt(sum(_power(tensors[unit[i]]) for unit in units)) for i in (0, 1)]
+    if not all(map(math.isfinite, norms)):
+        raise ValueError("the adapter holds numbers that are not finite")
+    size = step * math.hypot(*norms) / math.sqrt(sum(tensor.size for tensor in tensors))
+    # Without any product every step is fine enough.
+    ratio = math.sqrt(norms[0] / norms[1]) if all(norms) else 1.0
+    second, ups = quantise([kept[j] for _, j in units], size / ratio or 1.0)
+    changes = [
+        # A component whose B is zero adds nothing, whatever its A is.
+        np.where(up.any(1, keepdims=True), kept[i] - starts[i], np.float32(0))
+        for (i, _), up in zip(units, ups, strict=True)
+    ]
+    first, downs = quantise(changes, size * ratio or 1.0)
+    pairs = zip(downs, ups, strict=True)
+    return second, bytes([first]), [factor for pair in pairs for factor in pair]
+
+
+def _power(tensor: Tensor) -> float:
+    return float((tensor.astype(np.float64) ** 2).sum())
 
 
 def coarse_each(

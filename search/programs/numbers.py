@@ -51,9 +51,20 @@ class NumbersCode(Config):
 
     coder: Annotated[Coder, Field(description="coder of the integers")]
     scales: Annotated[Scales, Field(description="what has a scale byte of its own")] = "one"
-    steps: Annotated[Literal["one", "tensor"], Field(description="what has a step of its own")] = (
-        "one"
-    )
+    steps: Annotated[
+        Literal["one", "factor", "tensor"],
+        Field(description="what has a step of its own; a factor is every second tensor, A or B"),
+    ] = "one"
+
+    def count_more(self, num_tensors: int) -> int:
+        """Return the number of bytes for steps before the step byte of the section."""
+        return {"one": 0, "factor": 1, "tensor": num_tensors}[self.steps]
+
+    def step_codes(self, code: int, more: bytes, num_tensors: int) -> list[int]:
+        """Return the step byte of each tensor, from that of the section and the bytes before."""
+        if self.steps == "factor":
+            return [code if i % 2 else more[0] for i in range(num_tensors)]
+        return [code + extra for extra in more or bytes(num_tensors)]
 
 
 def step_of(code: int) -> float:
@@ -114,9 +125,10 @@ def encode_numbers(
         code: the step byte.
         integers: the tensors in steps.
         choice: the format.
-        more: each tensor's addition to the step byte, where each has a step of its own.
+        more: each tensor's addition to the step byte, where each has a step of its own; where
+            factors have, the step byte of the first, `code` being that of the second.
     """
-    assert len(more) == (len(integers) if choice.steps == "tensor" else 0)
+    assert len(more) == choice.count_more(len(integers))
     if choice.coder == "packed":
         packed = _pack(code, integers)
         return None if packed is None else more + packed
@@ -149,9 +161,8 @@ def decode_numbers(
     Raises:
         PayloadError: if the section is too short, too long or not what a coder writes.
     """
-    more = data[: len(shapes)] if choice.steps == "tensor" else bytes(len(shapes))
-    if choice.steps == "tensor":
-        data = data[len(shapes) :]
+    count = choice.count_more(len(shapes))
+    more, data = data[:count], data[count:]
     integers = _integers(data, shapes, choice)
     if choice.coder != "packed":
         num_scales = count_scales(shapes, choice)
@@ -162,8 +173,8 @@ def decode_numbers(
             raise PayloadError("bytes follow the end of the numbers section")
     # In float32, as torch multiplies a tensor of integers by a number.
     return [
-        i.astype(np.float32) * np.float32(step_of(data[0] + extra))
-        for i, extra in zip(integers, more, strict=True)
+        i.astype(np.float32) * np.float32(step_of(code))
+        for i, code in zip(integers, choice.step_codes(data[0], more, len(shapes)), strict=True)
     ]
 
 

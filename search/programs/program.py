@@ -93,18 +93,22 @@ class Program:
 class Decoded:
     """The contents of a payload: the text before the question, and the numbers of the adapter.
 
+    `delta` says whether the numbers are differences from those that the adapter begins with. An
+    adapter that has no part in the program, because it would change nothing, has no numbers.
+
     Examples are not included: `kilobit.evaluators.model.data_codec` decodes them, by learning from
     them.
     """
 
     prompt: str
     tensors: list[Tensor]
+    delta: bool | None = None
 
 
 def count_head(part: AdapterPart) -> int:
     """Return the number of bytes before the coded numbers: the steps, and the base or scales."""
     code = part.numbers
-    own_steps = len(part.shapes) if code.steps == "tensor" else 0
+    own_steps = code.count_more(len(part.shapes))
     return own_steps + 1 + (1 if code.coder == "packed" else count_scales(part.shapes, code))
 
 
@@ -153,7 +157,8 @@ def decode(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = Non
         if rest:
             raise PayloadError(f"{len(rest)} bytes follow the end of the payload")
         return Decoded(prompt, [])
-    return Decoded(prompt, decode_numbers(rest, recipe.adapter.shapes, recipe.adapter.numbers))
+    part = recipe.adapter
+    return Decoded(prompt, decode_numbers(rest, part.shapes, part.numbers), part.delta)
 
 
 def decode_text(recipe: Recipe, payload: bytes, decode_here: TextDecoder | None = None) -> str:
@@ -245,11 +250,13 @@ def choose_numbers(
     Args:
         code: the step byte.
         integers: the quantised tensors.
-        part: the adapter; its `numbers` are ignored.
+        part: the adapter; of its `numbers` only the steps are used.
         length: the length to minimise.
-        more: each tensor's addition to the step byte, where each has a step of its own.
+        more: the bytes of further steps, as in `encode_numbers`.
     """
-    ways = [way.model_copy(update={"steps": "tensor"}) if more else way for way in WAYS]
+    ways = [way.model_copy(update={"steps": part.numbers.steps}) for way in WAYS]
+    # Seeds are of nearly equal length, and a script takes long to make.
+    part = part.model_copy(update={"seed": part.seed and _USUAL_SEED})
 
     def cost(way: NumbersCode, data: bytes) -> int:
         if length == "payload":
@@ -271,6 +278,7 @@ WAYS = (
     ),
 )
 _BARE = Recipe(question="{input}", batch_size=1, max_new_tokens=1)
+_USUAL_SEED = 4611686018427387904
 
 
 @lru_cache(maxsize=64)

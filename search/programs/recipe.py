@@ -56,6 +56,7 @@ class AdapterPart(Config):
         shapes: rows and columns of each tensor of numbers, in the order of the model's parameters.
         numbers: the format of the numbers.
         delta: the numbers are added to the present weights instead of replacing them.
+        seed: of the present weights, where the numbers of another method would replace them.
         factor_sum: sum over the factors of the base model's weights, where the method uses any; it
             detects a machine that factors differently.
     """
@@ -67,6 +68,7 @@ class AdapterPart(Config):
     shapes: tuple[tuple[int, int], ...]
     numbers: NumbersCode
     delta: bool = False
+    seed: Annotated[int | None, Field(ge=0, lt=1 << 63)] = None
     factor_sum: float | None = None
 
 

@@ -249,7 +249,7 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
     The numbers are in rows along the longer side of each parameter.
     """
     code, method, conversion = part.numbers, METHODS[part.method], _conversion(recipe)
-    lines = method.statements(part.config, part.arguments, part.factor_sum)
+    lines = method.statements(part.config, part.arguments, part.factor_sum, part.seed)
     if recipe.quantization is not None and part.factor_sum is not None:
         lines = _PLAIN_FACTORS + lines
     step = "2 ** (coded[0] / 8 - 24)"
@@ -257,6 +257,9 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
         number = len(part.shapes)
         lines += [f"more = [*coded[:{number}]]", f"coded = coded[{number}:]"]
         step = "2 ** ((coded[0] + more.pop(0)) / 8 - 24)"
+    elif code.steps == "factor":
+        lines += ["more = coded", "coded = coded[1:]"]
+        step = "2 ** (more['lora_B' in name] / 8 - 24)"
     if code.coder == "packed":
         lines.append("number = int.from_bytes(coded[2:])")
         row_lines = [

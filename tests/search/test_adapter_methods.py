@@ -80,7 +80,7 @@ class Made:
     """A program of an adapter that was trained alone, and the outputs with its coded numbers."""
 
     program: Program
-    coded: list[Tensor]
+    coded: tuple[list[Tensor], bool | None]
     outputs: list[str]
     trained: Trained
     tensors: list[Tensor]
@@ -94,14 +94,15 @@ def made(frozen: FrozenModel, folder: Path, name: str) -> Made:
         before = adapter.tensors()
         if METHODS[name].examples:
             learned = learn(frozen, adapter, TASK, one.steps, exact=True)
-            trained, tensors, coded = learned.trained, adapter.tensors(), []
+            trained, tensors, coded = learned.trained, adapter.tensors(), ([], None)
             program = builder.build(candidate, {}, adapter, learned)
         else:
             trained = adapter.train(frozen, LESSON, one.steps)
             tensors = adapter.tensors()
             program = builder.build(candidate, {}, adapter, tensors)
-            coded = builder.decode(program).tensors
-            adapter.assign(coded)
+            decoded = builder.decode(program)
+            coded = (decoded.tensors, decoded.delta)
+            adapter.assign(*coded)
         assert any((a != b).any() for a, b in zip(before, tensors, strict=True)), name
         outputs = run_program(program, "", frozen, adapter.model, INPUTS)
     return Made(program, coded, outputs, trained, tensors)
@@ -212,7 +213,7 @@ def test_a_pack_trains_and_says_what_each_adapter_does_alone(
         assert job.trained.loss == pytest.approx(expected.trained.loss, abs=1e-5), name
         for tensor, other in zip(job.adapter.tensors(), expected.tensors, strict=True):
             assert tensor == pytest.approx(other, abs=3e-4), name
-        job.adapter.assign(expected.coded)
+        job.adapter.assign(*expected.coded)
         model = AdaptedModel(frozen, changes=job.changes, num_soft=spec_of_method(name).num_soft)
         recipe = expected.program.recipe
         questions = [TASK.ask(text) for text in INPUTS]

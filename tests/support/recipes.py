@@ -81,12 +81,22 @@ def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> 
     return recipe.model_copy(update={"adapter": part})
 
 
+def from_its_start(way: NumbersCode) -> Recipe:
+    """Return the recipe of a LoRA whose numbers are differences from its seeded start."""
+    recipe = with_adapter(BARE, "lora", way.model_copy(update={"steps": "factor"}))
+    assert recipe.adapter is not None
+    part = recipe.adapter.model_copy(update={"delta": True, "seed": 1234567890123456789})
+    return recipe.model_copy(update={"adapter": part})
+
+
 RECIPES = {
     "nothing": BARE,
     **{f"prompt {codec}": with_prompt(BARE, codec) for codec in (*CODECS, "model")},
     **{method: with_adapter(BARE, method) for method in NUMBER_METHODS},
     **{f"lora {w.coder} {w.scales}": with_adapter(BARE, "lora", w) for w in WAYS[1:]},
     "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
+    "lora from its start": from_its_start(WAYS[4]),
+    "lora from its start packed": from_its_start(WAYS[0]),
     "prompt by index": BARE.model_copy(
         update={
             "prompt": PromptPart(codec="index", num_bytes=4, lead="Number:\n", answer=" {target}\n")

@@ -59,9 +59,10 @@ class Alone:
         self.loss = adapter and adapter.train(frozen, lesson, adapter.spec.steps).loss
         self.tensors = adapter.tensors() if adapter else []
         self.program = builder.build(candidate, texts, adapter, self.tensors)
-        self.coded = builder.decode(self.program).tensors
+        decoded = builder.decode(self.program)
+        self.coded = (decoded.tensors, decoded.delta)
         if adapter is not None:
-            adapter.assign(self.coded)
+            adapter.assign(*self.coded)
         before = PROMPT if adapter is None else ""
         model = frozen.model if adapter is None else adapter.model
         self.outputs = run_program(self.program, before, frozen, model, INPUTS)
@@ -84,7 +85,7 @@ def packed(
         assert job.trained.loss == pytest.approx(own[kind].loss, abs=1e-4), kind
         for tensor, other in zip(job.adapter.tensors(), own[kind].tensors, strict=True):
             assert tensor == pytest.approx(other, abs=1e-3), kind
-        job.adapter.assign(own[kind].coded)
+        job.adapter.assign(*own[kind].coded)
         model = AdaptedModel(frozen, changes=fixed(job.changes), num_soft=job.adapter.spec.num_soft)
         assert model.answer(questions, LIMIT, TASK.stop) == cut_all(own[kind].outputs), kind
 

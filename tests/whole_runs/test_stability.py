@@ -108,7 +108,8 @@ def test_reading_a_payload_depends_on_no_thread_and_no_batch(frozen: FrozenModel
                 if found
                 else builder.build(candidate, texts, adapter, random_numbers(adapter))
             )
-            adapter.assign(decode(made.recipe, made.payload).tensors)
+            decoded = decode(made.recipe, made.payload)
+            adapter.assign(decoded.tensors, decoded.delta)
             found.append((made, decode(made.recipe, made.payload), adapter.tensors()))
     (_, one, assigned), (_, two, again) = found
     assert one.prompt == two.prompt == PROMPT.render(TASK)

@@ -74,7 +74,8 @@ def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
         with installed(frozen, spec) as adapter:
             program = builder.build(candidate, texts, adapter, random_numbers(adapter))
         with installed(frozen, spec) as adapter:
-            adapter.assign(builder.decode(program).tensors)
+            decoded = builder.decode(program)
+            adapter.assign(decoded.tensors, decoded.delta)
             changed = replace(program, recipe=program.recipe.model_copy(update=elsewhere))
             expected = run_program(changed, "Zahl:\n", frozen, adapter.model, asked)
     with with_program(frozen, candidate, program, NUMBERS, steps=True) as subject:

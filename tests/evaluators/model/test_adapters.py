@@ -220,8 +220,9 @@ def test_coding_keeps_the_product_also_where_the_rank_is_as_large_as_a_side(
         (name, *_) = [n for n in adapter.weights if "lora_A" in n]
         both = [adapter.weights[name], adapter.weights[name.replace("lora_A", "lora_B")]]
         expected = (both[1] @ both[0]).detach().clone()
-        code, _, integers = coarsely(adapter, adapter.tensors(), one)
-        adapter.assign([(step_of(code) * each).astype(np.float32) for each in integers])
+        coded = coarsely(adapter, adapter.tensors(), one)
+        step = step_of(coded.code)
+        adapter.assign([(step * each).astype(np.float32) for each in coded.integers])
         error = (both[1] @ both[0] - expected).norm() / expected.norm()
     assert float(error) < 0.01
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.oracles import run_program
-from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import asked, generate
 from kilobit.evaluators.model.program_builder import Builder
@@ -23,7 +24,7 @@ from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.coarsening import coarse
-from kilobit.search.programs.numbers import encode_numbers
+from kilobit.search.programs.numbers import Tensor, encode_numbers
 from kilobit.search.programs.program import WAYS, Program, build, decode, text_part
 from kilobit.search.programs.script import readable_script
 from kilobit.search.programs.text import CODECS, PayloadError, TextCodec
@@ -66,18 +67,19 @@ class Maker:
         candidate: Candidate,
         change: Callable[..., Program] | None = None,
         codec: TextCodec | None = None,
+        numbers: Callable[[Adapter], list[Tensor]] = random_numbers,
     ) -> Made:
         texts = self.builder.code_text(candidate.prompt, by_model=codec == "model")
         if codec is not None:
             texts = {codec: texts[codec]}
         with self._adapted(candidate) as adapter:
-            tensors = random_numbers(adapter) if adapter else []
+            tensors = numbers(adapter) if adapter else []
             program = self.builder.build(candidate, texts, adapter, tensors)
             if change:
                 program = change(program, adapter, tensors)
             decoded = self.builder.decode(program)
             if adapter:
-                adapter.assign(decoded.tensors)
+                adapter.assign(decoded.tensors, decoded.delta)
             model = adapter.model if adapter else self.frozen.model
             outputs = run_program(program, decoded.prompt, self.frozen, model, INPUTS)
         bare = generate(
@@ -151,9 +153,72 @@ def programs(llama: Maker) -> dict[str, Made]:
     steps = made["learned steps"].program.recipe.adapter
     assert steps is not None
     assert steps.numbers.steps == "tensor"
+    made["lora from its start"] = llama.make(candidate("lora"), numbers=near_the_start)
+    part = made["lora from its start"].program.recipe.adapter
+    assert part is not None
+    assert (part.delta, part.numbers.steps) == (True, "factor")
     both = candidate("lora", prompt=PROMPT, postprocess=("lower",))
     made["model prompt and numbers"] = llama.make(both, in_the_way(WAYS[2]), "model")
     return made
+
+
+def near_the_start(adapter: Adapter) -> list[Tensor]:
+    """Return numbers as short training leaves them: A nearly what it was, B large enough."""
+    rng = np.random.default_rng(0)
+    return [
+        (start + (0.01 if start.any() else 1.0) * rng.normal(size=start.shape)).astype(np.float32)
+        for start in adapter.starts()
+    ]
+
+
+def away_from_the_start(adapter: Adapter) -> list[Tensor]:
+    """Return numbers of which A is nowhere near what it was."""
+    near = near_the_start(adapter)
+    return [t if i % 2 else np.roll(t, 3, 1) for i, t in enumerate(near)]
+
+
+def test_the_shorter_of_numbers_and_differences_is_written(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    near = programs["lora from its start"].program
+    as_numbers = min(
+        len(llama.make(candidate("lora"), in_the_way(w), numbers=near_the_start).program.payload)
+        for w in WAYS
+    )
+    assert len(near.payload) < 0.85 * as_numbers
+    away = llama.make(candidate("lora"), numbers=away_from_the_start).program
+    assert away.recipe.adapter is not None
+    assert not away.recipe.adapter.delta
+    assert away.recipe.adapter.seed is None
+
+
+def test_differences_from_another_start_are_another_adapter(
+    programs: dict[str, Made], llama: Maker
+) -> None:
+    made = programs["lora from its start"]
+    part = made.program.recipe.adapter
+    assert part is not None
+    assert part.seed is not None
+    other = part.model_copy(update={"seed": part.seed ^ 1})
+    recipe = made.program.recipe.model_copy(update={"adapter": other})
+    changed = build(recipe, made.program.payload)
+    found = run_files(changed.script, changed.payload, llama.folder, INPUTS, LIMITS)
+    assert found != made.outputs
+
+
+@pytest.mark.parametrize("method", [m for m in NUMBER_METHODS if m != "soft_prompt"])
+def test_an_adapter_that_changes_nothing_leaves_the_plain_program(
+    llama: Maker, method: str
+) -> None:
+    def untrained(adapter: Adapter) -> list[Tensor]:
+        return adapter.tensors() if method == "lora" else [0 * t for t in adapter.tensors()]
+
+    made = llama.make(candidate(method, prompt=PROMPT), numbers=untrained)
+    plain = llama.make(candidate(prompt=PROMPT))
+    assert made.program.recipe == plain.program.recipe
+    assert made.program.digest == plain.program.digest
+    # The adapter is still on the model, with the numbers that the program does not hold.
+    assert made.outputs == plain.outputs
 
 
 def one_differs(made: Made) -> bool:

@@ -115,11 +115,12 @@ def test_learned_steps_are_written_for_each_tensor_and_lose_nothing(frozen: Froz
     with installed(frozen, adapter_spec) as adapter:
         adapter.train(frozen, LESSON, 60)
         tensors = adapter.tensors()
-        code, more, integers = coarsely(adapter, tensors, adapter_spec)
+        coded = coarsely(adapter, tensors, adapter_spec)
+    more = coded.more
     assert len(more) == len(tensors)
     assert len(set(more)) > 1
     way = NumbersCode(coder="laplace", scales="row", steps="tensor")
-    section = encode_numbers(code, integers, way, more)
+    section = encode_numbers(coded.code, coded.integers, way, more)
     assert section is not None
     decoded = decode_numbers(section, [(t.shape[0], t.shape[1]) for t in tensors], way)
     for read, trained in zip(decoded, tensors, strict=True):

@@ -27,7 +27,9 @@ PROMPT = Prompt(instruction="Häufig: `n`.", demonstrations=(("1 + 1?", "2"),))
 IDS = torch.arange(20, 60)[None]
 
 
-def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | None:
+def write(
+    folder: Path, model: Path, candidate: Candidate, *, from_start: bool = False
+) -> torch.Tensor | None:
     """Write the folder of a program and return the logits of its adapter."""
     config = BaseModelConfig(regime="m", path=model)
     frozen = load(config, Path())
@@ -37,24 +39,35 @@ def write(folder: Path, model: Path, candidate: Candidate) -> torch.Tensor | Non
         write_folder(folder, builder.build(candidate, texts, None, ()), {})
         return None
     with installed(frozen, candidate.adapter) as adapter, torch.no_grad():
-        program = builder.build(candidate, texts, adapter, random_numbers(adapter))
-        adapter.assign(builder.decode(program).tensors)
+        numbers = random_numbers(adapter)
+        if from_start:
+            numbers = [
+                start + 0.5 * t * (not start.any())
+                for start, t in zip(adapter.starts(), numbers, strict=True)
+            ]
+        program = builder.build(candidate, texts, adapter, numbers)
+        decoded = builder.decode(program)
+        assert decoded.delta or not from_start
+        adapter.assign(decoded.tensors, decoded.delta)
         logits: torch.Tensor = adapter.model(input_ids=IDS).logits
     about = {"task": "numbers", "model": "m", "score": 0.5, "base_digest": frozen.machine}
     write_folder(folder, program, about)
     return logits
 
 
-@pytest.mark.parametrize("method", [name for name in NUMBER_METHODS if name != "weights"])
+@pytest.mark.parametrize(
+    ("method", "from_start"),
+    [("lora", True), *((name, False) for name in NUMBER_METHODS if name != "weights")],
+)
 def test_peft_loads_what_the_program_has(
-    model_folders: dict[str, Path], tmp_path: Path, method: str
+    model_folders: dict[str, Path], tmp_path: Path, method: str, from_start: bool
 ) -> None:
     model = model_folders["llama"]
     candidate = Candidate(
         task="numbers", model="m", prompt=PROMPT, adapter=adapter_spec(method),
         postprocess=("last_number",),
     )  # fmt: skip
-    expected = write(tmp_path / "program", model, candidate)
+    expected = write(tmp_path / "program", model, candidate, from_start=from_start)
     assert expected is not None
     export_peft(tmp_path / "program", tmp_path / "peft", model)
     base = AutoModelForCausalLM.from_pretrained(model).float()

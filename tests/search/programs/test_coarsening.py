@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilobit.search.programs.coarsening import Units, coarse, pruned, rotated
+from kilobit.search.programs.coarsening import Units, coarse, coarse_changes, pruned, rotated
 from kilobit.search.programs.numbers import Tensor, step_of
 
 
@@ -68,6 +68,52 @@ def test_a_step_is_in_units_of_the_root_mean_square() -> None:
         code, (integers,) = coarse(tensors, [(0,)], 0.5, 1.0)
         assert step_of(code) == pytest.approx(size / 2, rel=0.05)
         assert np.all(integers == 2)
+
+
+@pytest.mark.parametrize(("moved", "up"), [(0.05, 0.2), (0.5, 0.01), (0.01, 30.0)])
+def test_changes_lose_as_much_as_balanced_factors_and_are_smaller(moved: float, up: float) -> None:
+    rng, units = np.random.default_rng(0), [(0, 1), (2, 3)]
+    starts, tensors = [], list[Tensor]()
+    for inputs, outputs in ((64, 24), (32, 96)):
+        start = rng.normal(size=(2, inputs)).astype(np.float32)
+        starts += [start, np.zeros((2, outputs), np.float32)]
+        change = moved * rng.normal(size=start.shape)
+        tensors += [(start + change).astype(np.float32)]
+        tensors += [(up * rng.normal(size=(2, outputs))).astype(np.float32)]
+    for step in (0.125, 0.5):
+        code, integers = coarse(tensors, units, step, 1.0)
+        plain = [step_of(code) * i for i in integers]
+        second, first, changes = coarse_changes(tensors, starts, units, step, 1.0)
+        steps = [step_of(first[0]), step_of(second)] * 2
+        near = [s + i * t for s, i, t in zip(starts, changes, steps, strict=True)]
+        error, other = (
+            sum(
+                float(np.linalg.norm(q[j].T @ q[i] - tensors[j].T @ tensors[i]) ** 2)
+                for i, j in units
+            )
+            for q in (plain, near)
+        )
+        assert other < 1.3 * error
+        assert np.abs(changes[0]).sum() < 0.7 * np.abs(integers[0]).sum()
+
+
+def test_changes_of_components_without_effect_are_zero() -> None:
+    first, second = pair(4, 5, 6, 0)
+    second[1] = 0
+    starts = [np.zeros_like(first), np.zeros_like(second)]
+    _, _, (downs, ups) = coarse_changes([first, second], starts, [(0, 1)], 0.1, 0.5)
+    assert np.array_equal(downs.any(1), ups.any(1))
+    assert np.count_nonzero(ups.any(1)) == 2
+    nothing = [first, np.zeros_like(second)]
+    _, _, changes = coarse_changes(nothing, [first, starts[1]], [(0, 1)], 0.1, 1.0)
+    assert not any(change.any() for change in changes)
+
+
+def test_changes_that_are_not_finite_are_refused() -> None:
+    first, second = pair(2, 4, 4, 0)
+    second[0, 0] = np.inf
+    with pytest.raises(ValueError, match="not finite"):
+        coarse_changes([first, second], [first, 0 * first], [(0, 1)], 0.1, 1.0)
 
 
 def test_a_finer_step_is_nearer_and_fewer_components_are_farther() -> None:

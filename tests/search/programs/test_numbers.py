@@ -57,6 +57,52 @@ def test_every_way_gives_the_numbers_back(integers: list[Integers], code: int) -
             assert np.array_equal(numbers, expected.astype(np.float32) * np.float32(step_of(code)))
 
 
+@given(INTEGERS, INTEGERS, st.integers(0, 255), st.integers(0, 255))
+def test_the_two_factors_of_a_product_have_a_step_each(
+    first: Integers, second: Integers, code: int, other: int
+) -> None:
+    integers = [first, second]
+    for way in (one.model_copy(update={"steps": "factor"}) for one in WAYS):
+        data = encode_numbers(code, integers, way, bytes([other]))
+        if data is None:
+            continue
+        plain = encode_numbers(code, integers, way.model_copy(update={"steps": "one"}))
+        assert data == bytes([other]) + plain
+        found = decode_numbers(data, shapes_of(integers), way)
+        for numbers, whole, step in zip(found, integers, (other, code), strict=True):
+            assert np.array_equal(numbers, whole.astype(np.float32) * np.float32(step_of(step)))
+
+
+FACTORS = NumbersCode(coder="gaussian", scales="row", steps="factor")
+
+
+def test_exact_bytes_with_a_step_for_each_factor() -> None:
+    # Golden bytes of format 1. An old line is never edited.
+    integers = [GOLDEN_INTEGERS[0], GOLDEN_INTEGERS[1].astype(np.int32)]
+    golden = bytes.fromhex("a0a84e00653fb4f887")
+    assert encode_numbers(STEP, integers, FACTORS, b"\xa0") == golden
+    found = decode_numbers(golden, shapes_of(integers), FACTORS)
+    assert np.array_equal(found[0], integers[0] / np.float32(16))
+    assert np.array_equal(found[1], integers[1] / np.float32(8))
+
+
+@given(st.binary(max_size=12))
+@example(b"")
+@example(b"\xa0")
+@example(b"\xa0\xa8")
+def test_hostile_bytes_with_a_step_for_each_factor_end_in_the_error_or_in_numbers(
+    noise: bytes,
+) -> None:
+    shapes = [(2, 4), (2, 1)]
+    for way in (one.model_copy(update={"steps": "factor"}) for one in WAYS):
+        try:
+            found = decode_numbers(noise, shapes, way)
+        except PayloadError as error:
+            assert str(error)
+        else:
+            assert [tensor.shape for tensor in found] == shapes
+
+
 GOLDEN_INTEGERS = [np.array([[0, 1, -2, 3], [0, 0, 0, 0]], np.int32), np.array([[5], [-1]])]
 
 
