@@ -314,6 +314,9 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
     for name in ("program_batch_size", "model_free"):
         if name not in sweep.model_fields_set:
             del new[name]
+    if "balance" not in sweep.task.model_fields_set:
+        for settings in (old["task"], new["task"]):
+            settings.pop("balance", None)
     return [name for name in new if new[name] != old[name]]
 
 
