@@ -189,6 +189,7 @@ class DecisionRecord(Record):
     attempt: Annotated[Int32 | None, "attempt that made it"] = None
     decided_at: Annotated[datetime | None, "time of the decision, UTC"] = None
     order: Annotated[int | None, "its sequence number in the run"] = None
+    later: Annotated[bool | None, "whether it goes on only when nothing else is left to try"] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

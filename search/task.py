@@ -2,7 +2,8 @@
 
 Loading checks that no two splits share an input, or a cluster: the passage, document or user of
 examples that belong together. The task's seed fixes the order of each split, so the examples of a
-small rung are always the first examples of a larger rung.
+small rung are always the first examples of a larger rung; where few targets differ, a prefix has
+each as often as the whole split.
 """
 
 import hashlib
@@ -12,12 +13,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Protocol
 
 from kilobit.search.programs.postprocess import cut
 from kilobit.search.streams import stream
 
 LEVEL = 0.95
+# Fewest examples of a split for each target that differs, for an order that is balanced over them.
+_LEAST_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,28 @@ class Splits:
     train: tuple[Example, ...]
     search: tuple[Example, ...]
     sealed: tuple[Example, ...]
+
+    def balanced(self) -> "Splits":
+        """Return the splits, train and search in an order that is balanced over their targets.
+
+        Any first examples then have each target as often as the whole split, up to two. A split
+        keeps its order if it has fewer than four examples for each target that differs.
+        """
+        return replace(self, train=_balanced(self.train), search=_balanced(self.search))
+
+
+def _balanced(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    number = Counter(example.gold for example in examples)
+    if _LEAST_EACH * len(number) > len(examples):
+        return examples
+    before = Counter[str]()
+    places = []
+    for example in examples:
+        # Where its target is to be so many times, in parts of the split: at (k + 1/2) / n.
+        places.append(Fraction(2 * before[example.gold] + 1, number[example.gold]))
+        before[example.gold] += 1
+    # Sorting is stable: equal places keep the drawn order, so no target is always the first.
+    return tuple(examples[at] for at in sorted(range(len(examples)), key=places.__getitem__))
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,11 @@ def _search(
             pool.here,
             pool.tell,
             pool.release,
+            state.later,
         )
-        scheduler = RecordedScheduler(recorder, stop_request, searcher.promoted)
+        scheduler = RecordedScheduler(
+            recorder, stop_request, searcher.promoted, searcher.promoted_for_later
+        )
         with finishing(trackers):
             trials = Trials(run.sweep.rungs.ladder(), run.ledger)
             errors = run_trials(searcher, scheduler, trials, trackers)

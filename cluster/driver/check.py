@@ -103,7 +103,10 @@ def check_sweep(
     before_models()
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
-    warnings = tuple(_thinking_warnings(sweep, sweep_folder, task, shapes))
+    warnings = (
+        *_thinking_warnings(sweep, sweep_folder, task, shapes),
+        *_unused_template_warnings(sweep, sweep_folder, shapes),
+    )
     if local:
         from kilobit.cluster.shards.load import slowness
 
@@ -159,6 +162,20 @@ def _thinking_warnings(
         for config in sweep.base_models
         if config.label in known
         and chat_template_of(load_tokenizer(config, folder)[0], config).mark
+    ]
+
+
+def _unused_template_warnings(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
+    """Return a warning for each model with a chat template that no family puts a question into."""
+    from kilobit.evaluators.model.base_model import load_tokenizer
+
+    if any(True in family.chat for family in sweep.families.named().values()):
+        return []
+    return [
+        f"{config.label} has a chat template, and no family has `chat: [true]`: it is asked in "
+        "another form than it was trained for; `chat: [true, false]` tries both"
+        for config in sweep.base_models
+        if config.label in known and load_tokenizer(config, folder)[0].chat_template is not None
     ]
 
 

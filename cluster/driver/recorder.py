@@ -73,8 +73,12 @@ class Recorder:
         }
 
     def pending(self, state: Replayed) -> list[Candidate]:
-        """Return the candidates that have not ended, in the order of their proposals."""
-        return [self._search.running[name] for name in state.next_rung]
+        """Return the candidates that have not ended, in the order of their proposals.
+
+        Those that were promoted for later are the last, in the order of these decisions.
+        """
+        first = [name for name in state.next_rung if name not in state.later]
+        return [self._search.running[name] for name in [*first, *state.later]]
 
     def propose(self, model: str) -> Candidate | None:
         """Propose and record the next candidate of `model`; None if there is none at present.
@@ -164,6 +168,7 @@ class Recorder:
             attempt=self._ledger.attempt,
             decided_at=datetime.now(UTC),
             order=self._order,
+            later=decision.later,
         )
         part = rung_part(decision.candidate, decision.rung)
         self._ledger.write(DecisionRecord, part, [record])

@@ -52,6 +52,8 @@ class Replayed:
     Attributes:
         next_rung: the next rung of each candidate that has not ended, in the order of the
             proposals.
+        later: candidates whose last decision promoted them for later, in the order of these
+            decisions.
         undecided: records that were finished and not decided, in the order to decide them.
         order: the number of the next decision.
         position: the number of the next proposal.
@@ -59,13 +61,17 @@ class Replayed:
     """
 
     next_rung: dict[str, int] = field(default_factory=dict)
+    later: dict[str, None] = field(default_factory=dict)
     undecided: list[RungRecord] = field(default_factory=list)
     order: int = 0
     position: int = 0
     positions: dict[str, int] = field(default_factory=dict)
 
     def take(self, decision: Decision) -> None:
-        """Update the next rung of a decision's candidate."""
+        """Update the next rung of a decision's candidate, and whether it goes on later."""
+        self.later.pop(decision.candidate, None)
+        if decision.later:
+            self.later[decision.candidate] = None
         if decision.action == "promote":
             self.next_rung[decision.candidate] = decision.rung + 1
         else:
@@ -88,7 +94,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     begun: set[str | None] = {None}
     waiting = iter(proposed)
     following = next(waiting, None)
-    for number, rung, name, action in decided:
+    for number, rung, name, action, later in decided:
         while following is not None and (following.after or 0) <= number:
             _propose(search, state, following)
             following = next(waiting, None)
@@ -97,7 +103,7 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
         if index is None:
             continue
         begun.add(recorded.columns["pack"][index])
-        decision = Decision(name, rung, _ACTIONS[action], "recorded before")
+        decision = Decision(name, rung, _ACTIONS[action], "recorded before", later=later)
         search.replay(recorded.rung(index), recorded.coarser.get(name, ()), decision)
         state.take(decision)
     while following is not None:
@@ -115,14 +121,19 @@ def replay(ledger: Ledger, search: Search) -> Replayed:
     return state
 
 
-def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str, str]]:
-    """Return number, rung, candidate and action of each decision, in order.
+def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str, str, bool]]:
+    """Return number, rung, candidate, action of each decision, and whether for later, in order.
 
     Lost decisions are included: a candidate with a result at a later rung must have been promoted.
     """
-    rows = ledger.read("decisions", ["order", "rung", "candidate", "decision"])
-    decided = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-    known = {(name, rung): number for number, rung, name, _ in decided}
+    rows = ledger.read("decisions", ["order", "rung", "candidate", "decision", "later"])
+    decided = [
+        (number, rung, name, action, bool(later))
+        for number, rung, name, action, later in zip(
+            *(column.to_pylist() for column in rows.columns), strict=True
+        )
+    ]
+    known = {(name, rung): number for number, rung, name, *_ in decided}
     furthest: dict[str, int] = {}
     for name, rung in [*known, *recorded.indices]:
         furthest[name] = max(rung, furthest.get(name, 0))
@@ -136,7 +147,9 @@ def _decided(ledger: Ledger, recorded: "_Recorded") -> list[tuple[int, int, str,
             # Their exact numbers are unknown, but each came before its candidate's later decisions.
             later = [[n for k, n in known.items() if k[0] == key[0]] for key in lost]
             gaps = [min(numbers, default=end) for numbers in later]
-        decided += [(n, rung, name, "promote") for n, (name, rung) in zip(gaps, lost, strict=True)]
+        decided += [
+            (n, rung, name, "promote", False) for n, (name, rung) in zip(gaps, lost, strict=True)
+        ]
     return sorted(decided)
 
 

@@ -69,6 +69,7 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         recorder: decides, and records decisions.
         stop_request: the stop request.
         on_promotion: called with a worker, its candidate and the candidate's next rung.
+        on_deferral: called with a candidate that goes on later, and its next rung.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         recorder: Recorder,
         stop_request: StopRequest,
         on_promotion: Callable[[str, str, int], None] = lambda *_: None,
+        on_deferral: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_deferral = on_deferral
         self._recorder, self._stop_request = recorder, stop_request
         self._on_promotion = on_promotion
 
@@ -93,13 +96,17 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         elif reply is not None:
             relay(reply.worker, reply.log)
             try:
+                record = reply.record
                 decisions = self._recorder.decide_together(reply.together)
-                go_on = decisions[reply.record.candidate, reply.record.rung].action == "promote"
+                decision = decisions[record.candidate, record.rung]
+                go_on = decision.action == "promote" and not decision.later
+                if decision.later:
+                    # Its trial ends; another one goes on with it.
+                    self._on_deferral(record.candidate, record.rung + 1)
             except (OSError, SupersededError, ValueError) as error:
                 self._stop_request.request(str(error))
         go_on = go_on and not self._stop_request.requested
         if go_on and reply is not None:
-            record = reply.record
             self._on_promotion(reply.worker, record.candidate, record.rung + 1)
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
@@ -119,6 +126,7 @@ class RecordedSearcher(_NotSaved, Searcher):
         tell: sends a notice to a worker.
         release: ends a worker that has nothing left to do if another model waits for its place,
             and returns whether it did.
+        later: those of the pending candidates that go on when nothing else is left to try.
     """
 
     def __init__(
@@ -131,14 +139,20 @@ class RecordedSearcher(_NotSaved, Searcher):
         here: Callable[[], Collection[Worker]] | None = None,
         tell: Callable[[str, Notice], None] = lambda *_: None,
         release: Callable[[Worker], bool] = lambda _: False,
+        later: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._recorder, self._stop_request, self._send = recorder, stop_request, tell
         self._release = release
         self._here = here or (lambda: workers)
         self._pending: dict[str, deque[tuple[Candidate, int]]] = {w.model: deque() for w in workers}
+        # Candidates for which all others come first; and the next rungs of those among the busy
+        # ones.
+        self._back = {model: deque[tuple[Candidate, int]]() for model in self._pending}
+        self._deferred: dict[str, int] = {}
         for candidate, next_rung in pending:
-            self._pending[candidate.model].append((candidate, next_rung))
+            queues = self._back if candidate.id in later else self._pending
+            queues[candidate.model].append((candidate, next_rung))
         self._by_name = {worker.name: worker for worker in workers}
         self._slots, most = slots, max(slots.values())
         self._free = deque(w for n in range(most) for w in workers if n < slots[w.model])
@@ -196,6 +210,10 @@ class RecordedSearcher(_NotSaved, Searcher):
         self._expected[worker][candidate] = next_rung
         self._tell(self._by_name[worker], more=self._told[worker].more)
 
+    def promoted_for_later(self, candidate: str, next_rung: int) -> None:
+        """Put a candidate to the back of the queue once its trial has ended."""
+        self._deferred[candidate] = next_rung
+
     def _tell(self, worker: Worker, *, more: bool) -> None:
         """Tell a worker its candidates, whether more may come, and the incumbents."""
         expected = dict(self._expected[worker.name])
@@ -213,7 +231,9 @@ class RecordedSearcher(_NotSaved, Searcher):
         if self._pending[model]:
             return self._pending[model].popleft()
         candidate = self._recorder.propose(model)
-        return None if candidate is None else (candidate, self._recorder.first_rung)
+        if candidate is not None:
+            return candidate, self._recorder.first_rung
+        return self._back[model].popleft() if self._back[model] else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Free the trial's slot, and requeue its candidate if the worker was lost or away."""
@@ -222,6 +242,8 @@ class RecordedSearcher(_NotSaved, Searcher):
         if result is not None and result.get("lost"):
             self._lose(worker, candidate, result["rung"], result["lost"])
             return
+        if candidate.id in self._deferred:
+            self._back[candidate.model].append((candidate, self._deferred.pop(candidate.id)))
         if result is not None and result.get("away"):
             _LOG.warning("%s: %s is assigned to another worker", result["away"], candidate.id)
             self._pending[candidate.model].append((candidate, result["rung"]))

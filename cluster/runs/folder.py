@@ -320,6 +320,9 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
         was = old["families"].get(name)
         if family and was and family.get("learning_rate", 0) is None:
             family["learning_rate"] = was["learning_rate"]
+    if "balance" not in sweep.task.model_fields_set:
+        for settings in (old["task"], new["task"]):
+            settings.pop("balance", None)
     return [name for name in new if new[name] != old[name]]
 
 

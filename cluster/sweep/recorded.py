@@ -19,9 +19,9 @@ def recorded_sweep(settings: Any) -> Sweep:
     """Return a recorded sweep with the meaning that it had for its run.
 
     What could not be set when it was recorded has the value that held then, where another one is
-    the default now: programs have the batch of the search, none runs without the model, and BLEU
-    of FLORES has the tokenizer 13a. A removed proposer proposes nothing any more; one that needs
-    the same budget stands for it.
+    the default now: programs have the batch of the search, none runs without the model, no order is
+    balanced, and BLEU of FLORES has the tokenizer 13a. A removed proposer proposes nothing any
+    more; one that needs the same budget stands for it.
 
     Raises:
         ValueError, TypeError: if it is damaged.
@@ -33,7 +33,10 @@ def recorded_sweep(settings: Any) -> Sweep:
         changed["proposer"] = {"kind": "evolution"}
     task = settings.get("task")
     if isinstance(task, dict) and task.get("kind") == "flores" and "tokenizer" not in task:
-        changed["task"] = {**task, **_tokenizer_of_then(str(task.get("target")))}
+        changed["task"] = task = {**task, **_tokenizer_of_then(str(task.get("target")))}
+    # The items of built-in tasks are generated, with one order for ever.
+    if isinstance(task, dict) and task.get("kind") != "miniature":
+        changed["task"] = {"balance": False, **task}
     changed.setdefault("model_free", {"constants": 0, "copy_input": False})
     sweep = Sweep.model_validate_json(json.dumps(changed), strict=True)
     if "program_batch_size" in settings:

@@ -25,6 +25,7 @@ DASHES: tuple[tuple[float, ...], ...] = (
 # Colour and hatch of each section of a program, in the order of its files.
 SECTIONS = {
     "script": ("#56B4E9", ""),
+    "template": ("#F0E442", "..."),
     "prompt": ("#E69F00", "///"),
     "scales": ("#CC79A7", "..."),
     "numbers": ("#009E73", "\\\\\\"),

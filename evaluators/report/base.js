@@ -10,6 +10,7 @@ const redraws = [];
 const ON_DARK = new Map([["#000000", "#F2F2F2"], ["#0072B2", "#3A9BDC"]]);
 const SECTIONS = {
   script: { name: "program.py", colour: "#56B4E9", pattern: "" },
+  template: { name: "call of the chat template", colour: "#F0E442", pattern: "dots" },
   prompt: { name: "prompt text", colour: "#E69F00", pattern: "rising" },
   scales: { name: "scales and steps", colour: "#CC79A7", pattern: "dots" },
   numbers: { name: "adapter numbers", colour: "#009E73", pattern: "falling" },

@@ -201,7 +201,7 @@ function compositionSection(section) {
       })),
       choice("Bars show", [[false, "bytes"], [true, "share"]], share, (value) => { share = value; draw(); })),
     bars,
-    make("p", { class: "note" }, "Bytes of both files of each program. Every program includes a program.py; prompt text, scales and numbers are sections of payload.bin."));
+    make("p", { class: "note" }, "Bytes of both files of each program. Every program includes a program.py, of which the call of the chat template is shown apart; prompt text, scales and numbers are sections of payload.bin."));
   drawn(draw);
 }
 

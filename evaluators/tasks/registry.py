@@ -1,6 +1,7 @@
 """The tasks that a sweep file can name, and the loader of each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -83,6 +84,8 @@ def load_task(config: AnyTask, folder: Path) -> Task:
         ValueError: naming file and line, if its data are invalid.
     """
     task = _LOADERS[type(config)](config, folder)
+    if isinstance(config, TextTask) and config.balance:
+        task = replace(task, splits=task.splits.balanced())
     if isinstance(config, TextTask) and config.near_duplicates == "error":
         for found in near_duplicates(task.splits):
             raise ValueError(f"task {task.name}: {found}; `near_duplicates: count` allows them")

@@ -27,6 +27,9 @@ class TextTask(Config):
     max_new_tokens: LongestAnswer = 64
     seed: int = Field(default=0, ge=0)
     """fixes the order of the examples"""
+    balance: bool = True
+    """where a split has four examples or more for each target that differs, order it so that its
+    first examples have each target as often as the whole split"""
     cluster_field: str | None = None
     """key of the passage, document or user: examples with the same value stay in one split, and
     intervals and bounds take them together"""

@@ -29,6 +29,16 @@ Length = Literal["program", "payload"]
 TextDecoder = Callable[[bytes], str]
 
 
+# What a recipe says of the chat template.
+_WITHOUT_CHAT: Mapping[str, object] = {
+    "chat": False,
+    "template": {},
+    "today": None,
+    "opening": "",
+    "thinking": None,
+}
+
+
 @dataclass(frozen=True)
 class Program:
     """A program as it is written to disk."""
@@ -72,11 +82,17 @@ class Program:
     def sections(self) -> dict[str, int]:
         """Return the size of each present section in bytes; the sum is the size of both files.
 
-        `script` is program.py; of payload.bin `prompt` is the text, `scales` are the steps, the
+        `script` is program.py, without what the call of the chat template costs there, which is
+        `template`; of payload.bin `prompt` is the text, `scales` are the steps, the
         base or the scales of an adapter's numbers, `numbers` the coded numbers, and `examples`
         training examples that the model learns from.
         """
         found = {"script": len(self.script)}
+        if self.recipe.chat:
+            plain = len(script(self.recipe.model_copy(update=_WITHOUT_CHAT)))
+            # Another version of the minifier may have written the script.
+            plain = min(plain, len(self.script))
+            found = {"script": plain, "template": len(self.script) - plain}
         rest = len(self.payload)
         if self.recipe.prompt:
             found["prompt"] = min(rest, self.recipe.prompt.num_bytes)

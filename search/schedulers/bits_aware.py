@@ -14,6 +14,10 @@ least as good at this rung. An epsilon-net of cells in log2 of the bits sets the
 of the results reported in its cell. So one crowded length does not take all the examples, and a
 candidate without a dominating one is always promoted. The incumbent is chosen by a lower bound of
 its score, because the best of many scores on a few examples is mostly luck.
+
+A candidate in training that has had that share of it, and scores no more than the shortest program
+of its model that was scored at the rung (as a rule the bare question), has learned nothing so far.
+It is promoted, but goes on only when nothing else is left to try.
 """
 
 import math
@@ -75,6 +79,8 @@ class BitsAware(RungRule):
         assert len(sizes) == num_rungs
         self._sizes = tuple(sizes)
         self._fronts: dict[tuple[str, int, int], _Front] = {}
+        # By model and rung, the length and score of the shortest program with the model.
+        self._shortest: dict[tuple[str, int], tuple[int, float]] = {}
         # By candidate, the first rung from which no more training changes it.
         self._trained_at: dict[str, int] = {}
 
@@ -97,7 +103,7 @@ class BitsAware(RungRule):
         assert result.bits is not None
         gap, rivals = result.gap, () if result.against is None else (result.against,)
         if gap is None:
-            return True, "no incumbent is as short", ()
+            return True, self._why_alone(result), ()
         versus = f"{gap:+.3f} against the incumbent at its length"
         if result.verdict == "loses" and not result.left:
             return False, f"it can't beat the incumbent at its length ({gap:+.3f})", rivals
@@ -117,6 +123,36 @@ class BitsAware(RungRule):
             f"promoted if by fewer than {quota}"
         )
         return ahead < quota, reason, rivals
+
+    def _why_alone(self, result: Result) -> str:
+        """Return why a candidate was compared with no incumbent."""
+        assert result.bits is not None
+        there = self.incumbents(result.model, result.rung, left=result.left)
+        if incumbent_of(there, result.bits) is not None:
+            return "no incumbent was as short when it was scored"
+        if result.left:
+            return "no candidate with as much training left is as short"
+        return "no incumbent is as short"
+
+    def _record(self, result: Result) -> RungResults | None:
+        results = super()._record(result)
+        if results is not None and not result.model_free:
+            assert result.score is not None
+            assert result.bits is not None
+            key, found = (result.model, result.rung), (result.bits, result.score)
+            self._shortest[key] = min(self._shortest.get(key, found), found, key=lambda one: one[0])
+        return results
+
+    def _why_later(self, result: Result) -> str:
+        assert result.score is not None
+        bits, score = self._shortest[result.model, result.rung]
+        alone = result.bits == bits
+        if alone or not 0 < result.left <= _RUNGS_THAT_TELL or result.score > score:
+            return ""
+        return (
+            f"it waits until nothing else is left to try: {result.score:.3f} is no more than the "
+            f"{score:.3f} of the shortest program ({bits} bits)"
+        )
 
     def note_finished(self, result: Result) -> None:
         """Make it an incumbent at the last rung, the only one where it was scored."""

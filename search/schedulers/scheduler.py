@@ -51,7 +51,13 @@ class Result:
 class Decision:
     """The decision on a candidate after a rung, with its reason.
 
-    `compared_with` lists the ids of only the rivals that determined the decision.
+    Attributes:
+        candidate: its id.
+        rung: index of the rung.
+        action: the decision.
+        reason: the reason in words.
+        compared_with: ids of only the rivals that determined the decision.
+        later: a promoted candidate goes on only when nothing else is left to try.
     """
 
     candidate: str
@@ -59,6 +65,7 @@ class Decision:
     action: Action
     reason: str
     compared_with: tuple[str, ...] = ()
+    later: bool = False
 
 
 class Scheduler(Protocol):
@@ -183,6 +190,7 @@ class RungRule:
             return Decision(result.candidate, result.rung, "stop", "it has no score")
         rivals: tuple[str, ...] = () if result.against is None else (result.against,)
         action: Action = "promote"
+        later = False
         if result.rung == self._num_rungs - 1:
             action, reason = "finish", "it completed the last rung"
             if result.verdict == "loses":
@@ -192,9 +200,12 @@ class RungRule:
         else:
             goes_on, reason, rivals = self._judge(result, results)
             action = "promote" if goes_on else "stop"
+            why = self._why_later(result) if goes_on else ""
+            if why:
+                later, reason = True, f"{reason}; {why}"
         if action != "stop":
             self._passed(result)
-        return Decision(result.candidate, result.rung, action, reason, rivals)
+        return Decision(result.candidate, result.rung, action, reason, rivals, later)
 
     def _record(self, result: Result) -> RungResults | None:
         """Add a result to its group and return the group, None if the result has no score.
@@ -212,6 +223,10 @@ class RungRule:
     def _group(self, result: Result) -> tuple[str, int, int]:
         """Return the key of the group it is compared with: here all of its model at its rung."""
         return result.model, result.rung, 0
+
+    def _why_later(self, result: Result) -> str:
+        """Return why a promoted candidate goes to the back of the queue, empty if it does not."""
+        return ""
 
     def _passed(self, result: Result) -> None:
         """Record a candidate that was promoted or completed the last rung; here do nothing."""

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,48 @@ def test_clusters_have_names_only_where_two_examples_share_one() -> None:
     assert names is not None
     assert len(set(names)) == 3
     assert names[0] == names[1]
+
+
+def classes(*counts: int) -> list[Example]:
+    """Return examples of as many targets as there are counts, `a` the first, each so many times."""
+    golds = [name for name, n in zip("abcdefghij", counts, strict=False) for _ in range(n)]
+    return [make_example(f"{i} {gold}", gold) for i, gold in enumerate(golds)]
+
+
+def splits_of(seed: int, *counts: int) -> Splits:
+    items = classes(*counts)
+    other = [make_example(f"other {e.input}", e.target) for e in items]
+    return make_splits("t", items, other, [make_example("sealed", "a")] * 9, seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_prefix_of_a_balanced_split_has_each_target_by_its_share(seed: int) -> None:
+    counts = (60, 30, 20, 8, 4)
+    drawn = splits_of(seed, *counts)
+    found = drawn.balanced()
+    assert found.sealed == drawn.sealed
+    for own, before in ((found.search, drawn.search), (found.train, drawn.train)):
+        assert own != before
+        assert sorted(e.id for e in own) == sorted(e.id for e in before)
+        for length in range(1, len(own) + 1):
+            prefix = Counter(e.target for e in own[:length])
+            for name, n in zip("abcde", counts, strict=True):
+                assert abs(prefix[name] - length * n / len(own)) <= 1.1
+        for name in "abcde":
+            # Within a target the order is the drawn one.
+            assert [e for e in own if e.target == name] == [e for e in before if e.target == name]
+
+
+def test_the_first_examples_have_all_of_eight_equal_targets_in_a_drawn_order() -> None:
+    orders = set()
+    for seed in range(8):
+        first = [e.target for e in splits_of(seed, *[6] * 8).balanced().search[:8]]
+        assert sorted(first) == list("abcdefgh")
+        orders.add(tuple(first))
+    assert len(orders) == 8
+
+
+@pytest.mark.parametrize(("counts", "balances"), [((3, 3, 3), False), ((4, 4, 4), True)])
+def test_a_split_of_many_targets_keeps_its_order(counts: tuple[int, ...], balances: bool) -> None:
+    changed = [splits_of(seed, *counts).balanced() != splits_of(seed, *counts) for seed in range(9)]
+    assert any(changed) is balances

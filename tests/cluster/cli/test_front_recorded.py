@@ -22,7 +22,10 @@ REPORT_SHA256 = "a564e4076372198705b0738402685ad825be21b3f7141c291093c9ff916c962
 
 
 def without_paths(value: Any) -> Any:
-    """Return a report's data without what depends on when, where and by what it was made."""
+    """Return a report's data without what depends on where and when it was made.
+
+    The recorded run's version did not count distinct outputs.
+    """
     if isinstance(value, dict):
         left_out = ("made_at", "folder", "link", "num_distinct")
         kept = {key: one for key, one in value.items() if key not in left_out}

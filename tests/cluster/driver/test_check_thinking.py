@@ -1,4 +1,4 @@
-"""The dry run's warning about a model that thinks and a task that stops at a line end."""
+"""The dry run's warnings about chat templates: thinking up to a line end, and one not used."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,6 @@ THINKING = "{{ messages[0].content }}{{ '<think>\\n' }}"
     [
         (THINKING, True, {}, True),
         (THINKING, True, {"enable_thinking": False}, False),
-        (THINKING, False, {}, False),
         ("{{ messages[0].content }}", True, {}, False),
     ],
 )
@@ -41,3 +40,27 @@ def test_thinking_and_a_line_end_as_stop(
     assert [warning[:36] for warning in warnings] == [
         "r thinks in its chat template, and th"[:36]
     ] * warned
+
+
+@pytest.mark.parametrize(
+    ("template", "chat", "warned"),
+    [(THINKING, [False], True), (THINKING, [False, True], False), (None, [False], False)],
+)
+def test_a_chat_template_that_no_family_uses(
+    write_sweep: Callable[..., Path],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    template: str | None,
+    chat: list[bool],
+    warned: bool,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folders["llama"], folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, "utf-8")
+    models = [{"regime": "r", "path": str(folder)}]
+    path = write_sweep(base_models=models, families={"prompt": {"candidates": 2, "chat": chat}})
+    warnings = check_sweep(load_sweep(path), path.parent, local=False).warnings
+    found = [one for one in warnings if "has a chat template" in one]
+    assert len(found) == warned
+    assert all(one.startswith("r has a chat template, and no family has") for one in found)

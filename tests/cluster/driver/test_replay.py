@@ -12,6 +12,8 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.proposer import ReplayError
+from kilobit.search.schedulers.asha import Asha
+from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.task import Task
 from tests.support.driver.searches import a_recorder, a_run, a_search, asha, rung_record, write_rung
 from tests.support.rows import rows_of, write_rows
@@ -211,3 +213,30 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(
     recorder = a_recorder(run, task, again)
     assert recorder.propose(four[0].model) == four[1]
     assert recorder.propose(four[0].model) is None
+
+
+def test_what_was_promoted_for_later_is_still_the_last_after_a_restart(
+    run: RunFolder, task: Task, four: list[Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asha, "_why_later", lambda _, result: "x" if result.score == 0.9 else "")
+    monkeypatch.setattr(Asha, "_judge", lambda *_: (True, "all go on", ()))
+    search, _ = a_search(run.sweep, four)
+    recorder = a_recorder(run, task, search)
+    a, b, c, d = four
+    for candidate in four:
+        recorder.propose(candidate.model)
+    for record in (rung_record(b, 0, 0.9), rung_record(a, 0, 0.9), rung_record(c, 0, 0.5)):
+        write_rung(run.ledger, record)
+        recorder.decide(record)
+    rows = rows_of(run.ledger, "decisions")
+    assert {row["candidate"]: row["later"] for row in rows} == {
+        b.id: True,
+        a.id: True,
+        c.id: False,
+    }
+    again, _ = a_search(run.sweep, four)
+    state = replay(run.ledger, again)
+    assert list(state.later) == [b.id, a.id]
+    assert a_recorder(run, task, again, state).pending(state) == [c, d, b, a]
+    state.take(Decision(b.id, 1, "promote", "it has learned"))
+    assert list(state.later) == [a.id]

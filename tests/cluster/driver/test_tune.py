@@ -14,8 +14,18 @@ from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import write_whole
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt
-from tests.support.driver.searches import ONE, RECORD, a_run, asha, recorder_of
+from kilobit.search.schedulers.asha import Asha
+from tests.support.driver.searches import (
+    ONE,
+    RECORD,
+    a_recorder,
+    a_run,
+    a_search,
+    asha,
+    recorder_of,
+)
 from tests.support.rows import rows_of
 
 REPLY = RungReply(RECORD, (RECORD,))
@@ -234,3 +244,46 @@ def test_a_search_in_which_no_model_finds_a_place_stops(run: RunFolder) -> None:
     searcher = RecordedSearcher(recorder, [(ONE, 0)], workers, slots, stop_request, nowhere)
     assert searcher.suggest("a") == RecordedSearcher.FINISHED
     assert stop_request.reason == "not enough free resources after 1 s: of b"
+
+
+def test_what_is_promoted_for_later_ends_its_trial_and_goes_on_when_nothing_else_is_left(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asha, "_why_later", lambda *_: "it has learned nothing")
+    two, old = (
+        Candidate(task="none", model=ONE.model, prompt=Prompt(instruction=text))
+        for text in ("two", "old")
+    )
+    search, _ = a_search(run.sweep, (ONE, two))
+    task, stop_request = load_task(run.sweep.task, Path()), StopRequest(None)
+    recorder = a_recorder(run, task, search)
+    searcher = RecordedSearcher(
+        recorder,
+        [(old, 1)],
+        [Worker("w", ONE.model)],
+        {ONE.model: 1},
+        stop_request,
+        later={old.id},
+    )
+    rule = RecordedScheduler(recorder, stop_request, searcher.promoted, searcher.promoted_for_later)
+
+    def candidate_of(trial: str) -> tuple[str, int]:
+        found = searcher.suggest(trial)
+        return found["candidate"], found["first_rung"]
+
+    assert candidate_of("a") == (ONE.canonical(), 0)
+    reply = RungReply(RECORD, (RECORD,), "w")
+    assert rule.on_trial_result(None, None, {"reply": reply}) == "STOP"
+    assert searcher.suggest("x") is None
+    searcher.on_trial_complete("a", {"reply": reply})
+    assert candidate_of("b") == (two.canonical(), 0)
+    searcher.on_trial_complete("b")
+    # What waited already when this attempt began is before it.
+    assert candidate_of("c") == (old.canonical(), 1)
+    searcher.on_trial_complete("c")
+    assert candidate_of("d") == (ONE.canonical(), 1)
+    searcher.on_trial_complete("d")
+    assert searcher.suggest("e") == RecordedSearcher.FINISHED
+    (row,) = rows_of(run.ledger, "decisions")
+    assert (row["decision"], row["later"]) == ("promote", True)
+    assert row["reason"].endswith("; it has learned nothing")

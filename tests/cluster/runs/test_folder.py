@@ -23,6 +23,7 @@ from kilobit.cluster.runs.lock import LockedError, lock_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.evaluators.tasks.jsonl import JsonlTask
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.settings import InputError
 from kilobit.search.space import ModelFree
@@ -176,6 +177,24 @@ def test_an_old_run_goes_on_without_what_needs_no_model(write_sweep: Write, tmp_
         assert run.sweep.model_free == ModelFree(constants=0, copy_input=False)
     other = load_sweep(path, ["model_free.constants=1"])
     with pytest.raises(InputError, match="model_free differs"), continue_run(other, out):
+        pass
+
+
+def test_an_old_run_goes_on_with_the_order_of_its_examples(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    task = {"kind": "jsonl", "name": "t", "data": "d.jsonl", "metric": "exact_match"}
+    path, out = write_sweep(task=task), tmp_path / "run"
+    with create_run(load_sweep(path), path, out):
+        pass
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    assert manifest["sweep"]["task"].pop("balance") is True
+    (out / "run.json").write_text(json.dumps(manifest), "utf-8")
+    with continue_run(load_sweep(path), out) as run:
+        assert isinstance(run.sweep.task, JsonlTask)
+        assert not run.sweep.task.balance
+    other = load_sweep(path, ["task.balance=true"])
+    with pytest.raises(InputError, match="task differs"), continue_run(other, out):
         pass
 
 

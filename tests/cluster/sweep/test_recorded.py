@@ -35,3 +35,11 @@ def test_what_could_not_be_set_has_the_value_of_then(settings: dict[str, Any]) -
 def test_a_damaged_sweep_is_an_error(damaged: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         recorded_sweep(damaged)
+
+
+def test_an_old_run_keeps_its_drawn_order(write_sweep: Write) -> None:
+    task = {"kind": "jsonl", "name": "t", "data": "d.jsonl", "metric": "exact_match"}
+    settings = json.loads(load_sweep(write_sweep(task=task)).model_dump_json())
+    assert recorded_sweep(settings).task.balance is True
+    del settings["task"]["balance"]
+    assert recorded_sweep(settings).task.balance is False

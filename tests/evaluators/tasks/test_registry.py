@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,16 @@ def test_a_cluster_of_records_without_fields_is_refused(
     ADAPTER.validate_python(settings)
     with pytest.raises(ValidationError, match=message):
         ADAPTER.validate_python(settings | {"cluster_field": "page"})
+
+
+def test_a_split_of_few_targets_is_balanced_unless_the_settings_say_otherwise(
+    tmp_path: Path,
+) -> None:
+    records = [{"input": f"{i}", "target": "no" if i % 9 else "yes"} for i in range(400)]
+    write_jsonl(tmp_path / "d.jsonl", records)
+    task = {"kind": "jsonl", "name": "t", "data": "d.jsonl", "metric": "exact_match"}
+    balanced, drawn = (
+        load_task(ADAPTER.validate_json(json.dumps(task | more)), tmp_path).splits
+        for more in ({}, {"balance": False})
+    )
+    assert balanced == drawn.balanced() != drawn

@@ -2,7 +2,9 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +61,21 @@ def test_no_program_has_an_empty_payload() -> None:
     assert (decode(BARE, b"").prompt, decode(BARE, b"").tensors) == ("", [])
     with pytest.raises(PayloadError, match="1 bytes follow the end"):
         decode(BARE, b"x")
+
+
+def test_the_call_of_the_chat_template_is_counted_apart() -> None:
+    plain = with_prompt(BARE, "stored")
+    chat: dict[str, Any] = {"chat": True, "template": {"enable_thinking": False}, "opening": "<x>"}
+    program = build(plain.model_copy(update=chat), b"x" * 40)
+    without = len(script(plain))
+    assert program.sections == {
+        "script": without,
+        "template": len(program.script) - without,
+        "prompt": 40,
+    }
+    assert program.sections["template"] > 50
+    short = replace(program, script=b"#")
+    assert short.sections == {"script": 1, "template": 0, "prompt": 40}
 
 
 @pytest.mark.parametrize("codec", CODECS)

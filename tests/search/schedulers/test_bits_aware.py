@@ -178,3 +178,36 @@ def test_what_needs_no_model_is_an_incumbent_of_all_that_is_trained() -> None:
     assert names(scheduler, 0, left=2) == []
     equal = report(scheduler, "prompt", 0, 0.4, 4416, gap=0.0, against="printed")
     assert (equal.action, equal.compared_with) == ("stop", ("printed",))
+
+
+def test_the_reason_says_why_there_was_nothing_to_compare_with() -> None:
+    scheduler = rule()
+    assert report(scheduler, "a", 0, 0.0, 3016).reason == "no incumbent is as short"
+    # The first adapter: the shorter prompt has no training left, so it is not compared with it.
+    early = report(scheduler, "t", 0, 0.5, 47184, left=2)
+    assert early.reason == "no candidate with as much training left is as short"
+    # When its scoring began there was no incumbent yet.
+    late = report(scheduler, "b", 0, 0.0, 4416)
+    assert late.reason == "no incumbent was as short when it was scored"
+
+
+@pytest.mark.parametrize(
+    ("score", "left", "later"),
+    # Above the shortest program, trained, and with less than 1/eta^2 of its training: at once.
+    [(0.2, 1, True), (0.1, 2, True), (0.3, 1, False), (0.2, 0, False), (0.0, 3, False)],
+)
+def test_an_adapter_that_has_learned_nothing_goes_on_after_all_others(
+    score: float, left: int, later: bool
+) -> None:
+    scheduler = rule()
+    # A longer prompt, and a program without the model, are no measure of that.
+    for name, bits, found, free in (("p", 9000, 0.9, False), ("c", 264, 0.0, True)):
+        report(scheduler, name, 0, found, bits, model_free=free)
+    report(scheduler, "bare", 0, 0.2, 3016)
+    decision = report(scheduler, "t", 0, score, 47184, left=left)
+    assert (decision.action, decision.later) == ("promote", later)
+    assert ("0.200 of the shortest program (3016 bits)" in decision.reason) is later
+
+
+def test_the_shortest_program_itself_does_not_wait() -> None:
+    assert not report(rule(), "t", 0, 0.0, 47184, left=1).later

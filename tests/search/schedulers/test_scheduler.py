@@ -132,4 +132,5 @@ def test_what_needs_no_model_is_promoted_and_changes_no_decision_by_rank(kind: s
     free = [Result(f"free{i}", "m", r, 0.3, 8, model_free=True) for i in range(20) for r in (0, 1)]
     rule, without = scheduler(kind), scheduler(kind)
     assert {rule.report(one).action for one in free} == {"promote"}
-    assert course(rule, reports) == course(without, reports)
+    courses = ([(d.candidate, d.action) for d in course(one, reports)] for one in (rule, without))
+    assert next(courses) == next(courses)
