@@ -206,7 +206,9 @@ def _check_events(text: str) -> None:
 
 
 def read_regular_file(path: Path, most: int) -> bytes:
-    """Return the content of a file that somebody names: reading a pipe or a device could block.
+    """Return the content of a regular file of a limited size.
+
+    Reading a pipe or a device that is named as a file could block, or never end.
 
     Args:
         path: the file.
