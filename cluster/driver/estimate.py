@@ -33,9 +33,11 @@ from kilobit.search.rungs import Rung
 from kilobit.search.space import draw_candidates
 from kilobit.search.task import Task
 
-# A model is run if it has no more parameters; a pass of one takes at most as many FLOP.
-_LARGEST, _PASS_FLOP = 200_000_000, 10e9
-_PRODUCT = 1024
+# A model is run if it has no more parameters, in passes of not many more FLOP, so that a dry run
+# takes a second or two for it: 134 million parameters took a minute.
+_LARGEST, _PASS_FLOP = 30_000_000, 5e9
+# Sides of a matrix whose products are as fast as they get, and of one that no cache holds.
+_PRODUCT, _UNCACHED = 1024, 4096
 _EXAMPLES = 32
 _HOUR_S = 3600.0
 
@@ -175,7 +177,7 @@ def estimate(sweep: Sweep, folder: Path, plan: Plan, *, local: bool = True) -> l
             # Models of one shape are equally fast.
             shape = f"{config.dtype} {config.device} {sorted(plan.shapes[config.label].items())}"
             if shape not in speeds:
-                speeds[shape] = speed_of(config, folder, model, sweep.workers.threads, lengths)
+                speeds[shape] = speed_of(config, folder, model, lengths)
             speed = speeds[shape]
             why = speed.measured
         ends = []
@@ -184,7 +186,10 @@ def estimate(sweep: Sweep, folder: Path, plan: Plan, *, local: bool = True) -> l
             works = works_of(sweep, plan.task, config, own, lengths, share, of_learners)
             ends.append([work.times(factor) for work in works])
         first, *whole = ends[0][0], *(sum(works, Work()) for works in ends)
-        seconds = None if speed is None else tuple(map(speed.seconds, (first, *whole)))
+        seconds = None
+        if speed is not None:
+            threads = sweep.workers.threads if device_of(config) == "cpu" else 1
+            seconds = tuple(speed.seconds(work) / threads for work in (first, *whole))
         flop = first.flop(parameters), whole[1].flop(parameters)
         workers = sweep.workers.over(config.workers).per_model
         found.append(Estimate(config.label, *flop, seconds, workers, why))
@@ -308,20 +313,19 @@ def computing(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if tied or p is not looked_up)
 
 
-def speed_of(
-    config: SearchedModel, folder: Path, model: Any, threads: int, lengths: Lengths
-) -> Speed:
-    """Return the speed of a model on this machine.
+def speed_of(config: SearchedModel, folder: Path, model: Any, lengths: Lengths) -> Speed:
+    """Return the speed of a model on this machine, on a CPU that of one thread.
+
+    Threads that wait for one another count as processor time, so one is measured.
 
     Args:
         config: the base model.
         folder: base of its relative path.
         model: its skeleton, on the meta device.
-        threads: threads of a worker.
         lengths: tokens of the rows that it will read.
     """
     kept = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         if computing(model) <= _LARGEST:
             # A model of a kind that can't be run so may raise anything.
@@ -333,13 +337,17 @@ def speed_of(
 
 
 def _by_products(config: SearchedModel, model: Any) -> Speed:
-    device, dtype = device_of(config), getattr(torch, config.dtype)
-    square = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype, device=device)
-    rate = 2 * _PRODUCT**3 / _seconds(lambda: square @ square, device)
-    each = computing(model) / rate
-    # A product with few rows is as slow as its weights are read.
-    row = torch.ones(1, _PRODUCT, dtype=dtype, device=device)
-    one = _seconds(lambda: row @ square, device) * computing(model) / _PRODUCT**2
+    device, parameters = device_of(config), computing(model)
+
+    def seconds(rows: int, side: int) -> float:
+        options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "device": device}
+        x, weight = torch.ones(rows, side, **options), torch.ones(side, side, **options)
+        return _seconds(partial(torch.nn.functional.linear, x, weight), device)
+
+    rate = 2 * _PRODUCT**3 / seconds(_PRODUCT, _PRODUCT)
+    each = parameters / rate
+    # With few rows a product is as slow as its weights are read.
+    one = seconds(1, _UNCACHED) * parameters / _UNCACHED**2
     said = f"by {rate / 1e9:.0f} GFLOP/s of a matrix product"
     return Speed(6 * each, 0.0, 2 * each, 2 * each, one, said)
 
@@ -393,8 +401,7 @@ def _seconds(work: Callable[[], object], device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(clock() - began)
-    threads = torch.get_num_threads() if device == "cpu" else 1
-    return min(times) / threads
+    return min(times)
 
 
 def _flop(number: float) -> str:

@@ -103,7 +103,7 @@ def test_the_seconds_of_a_rung_are_those_that_a_worker_takes(
         }
     )
     lengths = Lengths.of(task, tokenizer, own)
-    speed = speed_of(config, EXAMPLES, outline(config, EXAMPLES), 1, lengths)
+    speed = speed_of(config, EXAMPLES, outline(config, EXAMPLES), lengths)
     kept = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -140,7 +140,7 @@ def test_a_model_that_is_large_is_not_run(
     lengths = Lengths(24.0, 3.0, {})
     monkeypatch.setattr(module, "_LARGEST", 1)
     monkeypatch.setattr(module, "from_config", lambda *_: pytest.fail("it was built"))
-    speed = speed_of(config, EXAMPLES, model, 1, lengths)
+    speed = speed_of(config, EXAMPLES, model, lengths)
     assert "GFLOP/s of a matrix product" in speed.measured
     assert speed.trained == pytest.approx(3 * speed.read)
     assert speed.seconds(Work(read=10)) == pytest.approx(10 * speed.read)
