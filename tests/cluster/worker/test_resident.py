@@ -3,6 +3,7 @@
 import gc
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_candidates_that_fail_leave_nothing_behind(resident: Resident) -> None:
         (end,) = resident.train([Training("b", "", False, 8)])
         assert isinstance(end.error, FloatingPointError)
         with pytest.raises(ValueError, match="other shapes than the adapter"):
-            resident.fix("s", "b", [])
+            resident.fix("s", "b", [np.zeros((1, 1), np.float32)])
         resident.forget()
     del end
     assert tensors() == before
