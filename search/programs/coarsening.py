@@ -15,12 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kilobit.search.programs.numbers import Integers, Tensor, quantise, quantise_each, step_of
+from kilobit.search.programs.numbers import Integers, Tensor, quantise, quantise_each
 
 # Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
 Units = Sequence[tuple[int, ...]]
-# Of an octave: by how much steps of differences are finer or coarser than those of numbers.
-_EIGHTHS = range(-8, 24)
 
 
 def rotated(tensors: Sequence[Tensor], units: Units) -> list[Tensor]:
@@ -90,8 +88,7 @@ def coarse_changes(
     """Return a low-rank adapter as integer differences from the numbers that it began with.
 
     Its factors are not balanced first, as that would change A everywhere. Instead each has a step
-    of its own, in the ratio of their norms, so that both cost the product equally much. The steps
-    are the largest by which the products lose no more than in `coarse`.
+    of its own, by which the product loses as much as by the common step of balanced factors.
 
     Args:
         tensors: the trained numbers, pairs of A [rank, inputs] and B [rank, outputs].
@@ -106,38 +103,10 @@ def coarse_changes(
     Raises:
         ValueError: if a number is not finite.
     """
-    code, integers = coarse(tensors, units, step, keep)
-    most = _loss(tensors, [step_of(code) * whole for whole in integers], units)
-    found = None
-    for eighths in _EIGHTHS:
-        tried = _changes(tensors, starts, units, step * 2 ** (eighths / 8), keep)
-        steps = [step_of(tried[1][0]), step_of(tried[0])] * len(units)
-        near = [s + t * whole for s, t, whole in zip(starts, steps, tried[2], strict=True)]
-        if found is not None and _loss(tensors, near, units) > most:
-            break
-        found = tried
-    assert found is not None
-    return found
-
-
-def _loss(tensors: Sequence[Tensor], near: Sequence[Tensor], units: Units) -> float:
-    """Return the squared difference of the products of pairs, summed over all their entries."""
-    total = 0.0
-    for i, j in units:
-        left, right = (
-            np.concatenate([near[k], sign * tensors[k]]).astype(np.float64)
-            for k, sign in ((j, -1), (i, 1))
-        )
-        total += float(((left @ left.T) * (right @ right.T)).sum())
-    return total
-
-
-def _changes(
-    tensors: Sequence[Tensor], starts: Sequence[Tensor], units: Units, step: float, keep: float
-) -> tuple[int, bytes, list[Integers]]:
-    """Return what `coarse_changes` does, for a step in units of the size of all numbers."""
     kept = pruned(tensors, units, keep)
     norms = [math.sqrt(sum(_power(tensors[unit[i]]) for unit in units)) for i in (0, 1)]
+    if not all(map(math.isfinite, norms)):
+        raise ValueError("the adapter holds numbers that are not finite")
     size = step * math.hypot(*norms) / math.sqrt(sum(tensor.size for tensor in tensors))
     # Without any product every step is fine enough.
     ratio = math.sqrt(norms[0] / norms[1]) if all(norms) else 1.0
