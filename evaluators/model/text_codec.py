@@ -53,7 +53,7 @@ def _last(logits: torch.Tensor) -> Logits:
 
 
 def cache_for(frozen: FrozenModel, num_tokens: int) -> Cache:
-    """Return the cache of earlier tokens with which the model codes a text of this length."""
+    """Return the cache by which the model codes a text of `num_tokens`; a short one has `none`."""
     if num_parameters(frozen) * num_tokens * (num_tokens + 1) // 2 <= _MOST_WITHOUT_CACHE:
         return "none"
     taken = inspect.signature(frozen.model.forward).parameters

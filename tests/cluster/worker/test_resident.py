@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_candidates_that_fail_leave_nothing_behind(resident: Resident) -> None:
         (end,) = resident.train([Training("b", "", False, 8)])
         assert isinstance(end.error, FloatingPointError)
         with pytest.raises(ValueError, match="other shapes than the adapter"):
-            resident.fix("s", "b", [])
+            resident.fix("s", "b", [np.zeros((1, 1), np.float32)])
         resident.forget()
     del end
     assert tensors() == before

@@ -227,5 +227,6 @@ def test_text_beyond_the_context_is_refused_and_so_is_a_claim_of_it(
     assert len(frozen.tokenizer(text, add_special_tokens=False)["input_ids"]) == 257
     with pytest.raises(CodingError, match="257 tokens"):
         encode_text(frozen, text)
-    with pytest.raises(PayloadError, match="more tokens than the model's context"):
-        decode_text(frozen, b"\x00\xff\x02" + bytes(range(20)), "none")
+    for cache in ("none", "past_key_values"):
+        with pytest.raises(PayloadError, match="more tokens than the model's context"):
+            decode_text(frozen, b"\x00\xff\x02" + bytes(range(20)), cache)

@@ -101,9 +101,10 @@ def test_changes_of_components_without_effect_are_zero() -> None:
     first, second = pair(4, 5, 6, 0)
     second[1] = 0
     starts = [np.zeros_like(first), np.zeros_like(second)]
-    _, _, (downs, ups) = coarse_changes([first, second], starts, [(0, 1)], 0.1, 0.5)
-    assert np.array_equal(downs.any(1), ups.any(1))
-    assert np.count_nonzero(ups.any(1)) == 2
+    for keep, left in ((1.0, 3), (0.5, 2)):
+        _, _, (downs, ups) = coarse_changes([first, second], starts, [(0, 1)], 0.1, keep)
+        assert np.array_equal(downs.any(1), ups.any(1))
+        assert np.count_nonzero(ups.any(1)) == left
     nothing = [first, np.zeros_like(second)]
     _, _, changes = coarse_changes(nothing, [first, starts[1]], [(0, 1)], 0.1, 1.0)
     assert not any(change.any() for change in changes)
