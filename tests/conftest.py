@@ -156,10 +156,10 @@ def write_sweep(tmp_path: Path, model_folders: dict[str, Path]) -> Callable[...,
                 },
             },
             "rungs": {"examples": 4, "train_steps": 2, "eta": 2, "count": 2},
-            # Tests of them name them.
-            "model_free": {"constants": 0, "copy_input": False},
             **changes,
         }
+        # The last, so that lines in messages stay. Tests of them name them.
+        sweep.setdefault("model_free", {"constants": 0, "copy_input": False})
         path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump(json.loads(json.dumps(sweep)), sort_keys=False), "utf-8")
         return path
