@@ -59,6 +59,7 @@ class EvaluatorSetup:
         cpus: CPUs that each rank of the worker reserves.
         placement: the placement group of its ranks; a worker of one rank can do without.
         log_level: lowest level that it logs.
+        early: whether it is started before its run has begun.
     """
 
     sweep: str
@@ -71,6 +72,7 @@ class EvaluatorSetup:
     cpus: float = 1.0
     placement: Any = None
     log_level: int = logging.INFO
+    early: bool = False
 
 
 @dataclass(frozen=True)

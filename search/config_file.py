@@ -6,7 +6,6 @@ aliases, tags (`!!int`), or values nested more than 50 levels deep.
 """
 
 import difflib
-import errno
 import json
 import os
 import re
@@ -223,8 +222,6 @@ def read_regular_file(path: Path, most: int) -> bytes:
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
         os.close(descriptor)
-        if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         raise ValueError("not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         content = file.read(most + 1) if about.st_size <= most else None

@@ -156,7 +156,7 @@ def _workers(sweep: "Sweep", request: RunRequest) -> "Beforehand[Pool]":
 
     _LOG.setLevel(request.log_level.upper())
     folder, path = request.sweep.absolute().parent, path_of(sweep, request.out)
-    return Beforehand(partial(Pool, sweep, folder, path, 1, local=True))
+    return Beforehand(partial(Pool, sweep, folder, path, 1, local=True, early=True))
 
 
 def resume(request: ResumeRequest) -> int:

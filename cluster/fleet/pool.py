@@ -90,6 +90,7 @@ class Pool:
         run_folder: the run, with its ledger.
         attempt: number of this attempt at the run.
         local: whether the cluster is only this machine; otherwise it may grow.
+        early: whether the run begins later; workers import libraries until it does.
 
     Attributes:
         workers: all workers, ready or not.
@@ -99,7 +100,14 @@ class Pool:
     """
 
     def __init__(
-        self, sweep: Sweep, sweep_folder: Path, run_folder: Place, attempt: int, *, local: bool
+        self,
+        sweep: Sweep,
+        sweep_folder: Path,
+        run_folder: Place,
+        attempt: int,
+        *,
+        local: bool,
+        early: bool = False,
     ) -> None:
         self._sweep, self._settings, self._local = sweep, sweep.workers_by_model, local
         there = ray.cluster_resources()
@@ -135,6 +143,7 @@ class Pool:
             attempt=attempt,
             versions=library_versions(),
             log_level=_LOG.getEffectiveLevel(),
+            early=early,
         )
         self._cpus = cpus
         self._plan()

@@ -7,6 +7,7 @@ This module imports no other module of this package, because its functions run o
 lack them.
 """
 
+import ctypes
 import hashlib
 import importlib.util
 import logging
@@ -125,7 +126,8 @@ class Beforehand(Generic[Made]):
     def _start(self) -> None:
         # A Ray that does not start is started once more by `ray_session`, which reports why not.
         with suppress(Exception):
-            _connect(None)
+            with _sigterm_kept():
+                _connect(None)
             self._made.append(self._make())
         self._started.set()
         # Linux ends Ray's processes together with the thread that started them.
@@ -177,6 +179,20 @@ def _handle(number: int, handler: Any) -> None:
     """Set the handler of a signal; only the main thread receives signals and may set it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep the process's handler of SIGTERM, which Ray's core replaces by one that aborts.
+
+    In another thread than the main one only the C library can do that; what it fills is opaque.
+    """
+    library, kept = ctypes.CDLL(None), ctypes.create_string_buffer(1024)
+    library.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        library.sigaction(signal.SIGTERM, kept, None)
 
 
 def _log(data: Any, ignore_prefix: bool) -> None:

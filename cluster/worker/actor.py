@@ -24,7 +24,8 @@ class EvaluatorActor:
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
         self._log = keep_log(setup.log_level)
-        _wait_for_run(setup.run_folder)
+        if setup.early:
+            _wait_for_run(setup.run_folder)
         from kilobit.cluster.worker.crash_log import crash_log_of
 
         # Open the crash log before the heavy imports, so that crashes while loading count too.

@@ -22,8 +22,6 @@ from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from kilobit.search.settings import is_address
-
 _Found = TypeVar("_Found")
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, with temporary ones AWS_SESSION_TOKEN",
@@ -255,6 +253,8 @@ def _check_environment(bucket: str) -> None:
     Raises:
         StorageError: naming the variable that it can't use.
     """
+    from kilobit.search.settings import is_address
+
     for name in _ENDPOINTS[bucket.partition(":")[0]]:
         value = os.environ.get(name)
         if value is not None and not is_address(value):

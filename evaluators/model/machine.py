@@ -31,9 +31,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, GenerationConfig
-from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import HfQuantizer
-from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
@@ -276,13 +273,23 @@ def quantised_names(model: Any) -> set[str]:
     Args:
         model: the plain model, on any device.
     """
+    # Here, because they import code for several processes.
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001 - transformers passes it so
     return {
         name
         for name, module in model.named_modules()
-        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D))
+        if (type(module) is torch.nn.Linear or _is_transposed(module))
         and should_convert_module(name, kept)
     }
+
+
+def _is_transposed(module: torch.nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
 
 
 def weight_bytes(model: Any, quantization: Quantization | None, size: int) -> int:
@@ -301,7 +308,7 @@ def weight_bytes(model: Any, quantization: Quantization | None, size: int) -> in
             total += size * weight.numel()
         elif quantization == "int8":
             # A scale for each number of the output.
-            side = 1 if isinstance(model.get_submodule(module), Conv1D) else 0
+            side = 1 if _is_transposed(model.get_submodule(module)) else 0
             total += weight.numel() + 4 * int(weight.shape[side])
         else:
             # A scale for each block of 64 numbers.

@@ -105,7 +105,7 @@ LINE = '{"input": "a", "target": "b"}'
 
 YAML = [
     Case("run {here}/none.yaml", "kilobit: {here}/none.yaml: No such file or directory"),
-    Case("run {here}", "kilobit: {here}: Is a directory"),
+    Case("run {here}", "kilobit: {here}: not a regular file"),
     text("name: x\nseed: [1\n", "{here}/s.yaml, line 3: not valid YAML: "),
     text(
         'name: x\nseed: "\u2028"\n', "s.yaml, line 2: YAML would end a line at the character U+2028"
@@ -138,7 +138,7 @@ OVERRIDES = [
     override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
 ]
 FIELDS = [
-    bad("sweep.yaml, line 31: unknown key 'budgte'. Did you mean 'budget'?", budgte={}),
+    bad("sweep.yaml, line 28: unknown key 'budgte'. Did you mean 'budget'?", budgte={}),
     bad("unknown key 'families.promt'. Did you mean 'prompt'?", families={"promt": {}}),
     bad("seed: Input should be a valid integer (found 'three')", seed="three"),
     bad("targets.0: Input should be less than or equal to 1 (found 1.5)", targets=[1.5]),

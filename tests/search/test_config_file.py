@@ -173,7 +173,7 @@ def test_only_a_regular_file_of_some_size_is_read(file: Path) -> None:
     for path, reason in (
         (file, "not a regular file"),
         (Path("/dev/zero"), "not a regular file"),
-        (file.parent, "Is a directory"),
+        (file.parent, "not a regular file"),
     ):
         with pytest.raises(ConfigError, match=f"{path}: {reason}$"):
             load_config(path, Outer)

@@ -204,7 +204,10 @@ def test_a_search_tells_of_its_beginning_and_of_completed_candidates(
             workers=[], here=None, tell=None, release=None, stop=lambda: None
         ),
         "_wait_for_workers": lambda *_: None,
-        "_rebuild": lambda *_: (SimpleNamespace(pending=lambda _: [], num_proposed=0), None),
+        "_rebuild": lambda *_: (
+            SimpleNamespace(pending=lambda _: [], num_proposed=0),
+            SimpleNamespace(later=()),
+        ),
         "_find_work": lambda *_: told.append("work") is None,
         "LiveView": lambda *_: nullcontext(view),
         "run_trials": run_trials,

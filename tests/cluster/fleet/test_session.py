@@ -109,17 +109,23 @@ class _Actor:
 
 @pytest.mark.ray
 def test_a_session_takes_what_was_started_before_it() -> None:
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     with Beforehand(lambda: ray.remote(num_cpus=1)(_Actor).remote()) as early:
         with ray_session():
-            before = ray.get_runtime_context().get_node_id()
+            node = ray.get_runtime_context().get_node_id()
             actor = early.take()
             assert actor is not None
             assert ray.get(actor.answer.remote()) == 42
+            # Ray's handler would end this process.
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert told == [signal.SIGTERM]
             with ray_session():
-                assert ray.get_runtime_context().get_node_id() == before
+                assert ray.get_runtime_context().get_node_id() == node
         # Its end is that of the session.
         assert not ray.is_initialized()
     assert not ray.is_initialized()
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_what_was_started_ends_without_a_session(monkeypatch: pytest.MonkeyPatch) -> None:

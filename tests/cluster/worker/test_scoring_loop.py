@@ -235,7 +235,8 @@ def test_what_needs_no_model_is_scored_without_a_pass(
     free = [prompt("", constant=first), prompt("", copies_input=True)]
     constant = evaluator.run_rung(free[0].canonical(), FIRST).record
     # No race stops it either.
-    evaluator.hear(Notice(1, {}, False, {(0, 0): (Incumbent(free[0].id, 8, 1.0),)}))
+    beaten = {(0, 0): (Incumbent(free[0].id, 8, 1.0),)}
+    evaluator.hear(Notice(1, {free[1].id: 0}, more=False, incumbents=beaten))
     copied = evaluator.run_rung(free[1].canonical(), FIRST).record
     assert asked == []
     assert (constant.error, copied.error) == (None, None)
