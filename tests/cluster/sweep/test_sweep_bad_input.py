@@ -145,7 +145,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
     assert "not valid YAML" in fails(capsys, "run", str(path))
     path.write_bytes(b"name: \xe4\n")
     assert "s.yaml: " in fails(capsys, "run", str(path))
-    assert f"{tmp_path}: Is a directory" in fails(capsys, "run", str(tmp_path))
+    assert f"{tmp_path}: not a regular file" in fails(capsys, "run", str(tmp_path))
     path.write_text("- 1\n")
     assert "a YAML mapping is needed, found list" in fails(capsys, "run", str(path))
     missing = str(tmp_path / "none.yaml")
