@@ -36,6 +36,8 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.client_port, self.job_port = _free_port(), _free_port()
         self.environ = os.environ | {
+            # A job is run by the `python` of its node, which is this environment's.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
         }
