@@ -47,7 +47,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     if _STARTED:
-        _STARTED.pop().wait()
+        # Before it is taken, so that after Ctrl-C in between `Beforehand` still ends it.
+        _STARTED[-1].wait()
+        _STARTED.pop()
         if ray.is_initialized():
             # From here on it ends with this session.
             try:

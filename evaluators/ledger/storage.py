@@ -75,15 +75,10 @@ def under(folder: Path, named: Place) -> Place:
 
 
 def read_regular(path: Place, most: int) -> bytes:
-    """Return the content of an untrusted file: reading a pipe or a device could block.
-
-    Args:
-        path: the file.
-        most: the largest size that is read, in bytes.
+    """Return the content of an untrusted file of at most `most` bytes, or of an object of a store.
 
     Raises:
-        ValueError: if it is no regular file or larger than `most`; the message does not name it.
-        OSError: if it can't be read.
+        ValueError, OSError: as `read_regular_file` does; the message does not name it.
     """
     if isinstance(path, StoredPath):
         if path.stat().st_size > most:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from contextlib import suppress
 
 import pytest
 import ray
@@ -136,6 +138,27 @@ def test_what_was_started_ends_without_a_session(monkeypatch: pytest.MonkeyPatch
         assert early.take() == 1
         assert there == [True]
     assert there == []
+
+
+def test_an_interrupt_before_the_session_leaves_its_end_to_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if interrupts.pop():
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    interrupts, ended = [False, True], list[bool]()
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    with suppress(KeyboardInterrupt), Beforehand(lambda: 1) as early:
+        early._started = Interrupted()
+        early._started.set()
+        session._STARTED[:] = [early._started]
+        with ray_session():
+            pytest.fail("the session began")
+    assert ended == [True]
 
 
 def test_nothing_is_started_beside_an_open_session(monkeypatch: pytest.MonkeyPatch) -> None:
