@@ -191,7 +191,9 @@ def check(
     Raises:
         InputError: naming field and value, if the sweep can't run.
     """
-    with console.status(_CHECKING):
+    from kilobit.evaluators.model import quick_imports
+
+    with console.status(_CHECKING), quick_imports():
         from kilobit.cluster.driver.check import check_sweep
 
         local = address is None

@@ -4,12 +4,15 @@ A process that looks up an actor by name imports the actor's class, and with it 
 driver does that, so nothing heavy is imported here.
 """
 
+import gc
+import sys
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kilobit.cluster.messages import Notice, RungReply, keep_log
+from kilobit.evaluators.model import quick_imports
 from kilobit.search.rungs import Rung
 
 if TYPE_CHECKING:
@@ -24,14 +27,19 @@ class EvaluatorActor:
 
     def __init__(self, setup: "EvaluatorSetup") -> None:
         self._log = keep_log(setup.log_level)
+        if '"quantization":"' not in setup.sweep:
+            # PEFT imports it where it is installed, and it takes a second; no model here needs it.
+            sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
         if setup.early:
             _wait_for_run(setup.run_folder)
         from kilobit.cluster.worker.crash_log import crash_log_of
 
         # Open the crash log before the heavy imports, so that crashes while loading count too.
         crash_log = crash_log_of(setup)
-        from kilobit.cluster.worker.evaluator import RungEvaluator
-
+        with quick_imports():
+            from kilobit.cluster.worker.evaluator import RungEvaluator
+        # What was imported stays, so later collections leave it out.
+        gc.freeze()
         self._evaluator = RungEvaluator(setup, crash_log)
         self._heard, self._number, self._hearing = threading.Condition(), 0, 0
         # No batch is complete before the driver has said what is expected.
@@ -79,8 +87,8 @@ def _wait_for_run(folder: str) -> None:
     manifest, began = place(folder) / "run.json", time.monotonic()
     if manifest.exists():
         return
-    import kilobit.cluster.worker.evaluator  # noqa: F401
-
+    with quick_imports():
+        import kilobit.cluster.worker.evaluator  # noqa: F401
     # One that does not come is reported as it is missed.
     while not manifest.exists() and time.monotonic() - began < _WAIT_S:
         time.sleep(_LOOK_EVERY_S)

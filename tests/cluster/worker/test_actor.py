@@ -1,10 +1,17 @@
+import gc
 import subprocess
 import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 
 import pytest
 
+from kilobit.cluster.messages import EvaluatorSetup, Notice
+from kilobit.cluster.sweep.workers import SearchedModel
 from kilobit.cluster.worker import actor
 from tests.conftest import REPOSITORY
 
@@ -39,3 +46,35 @@ def test_a_run_that_does_not_begin_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(actor, "_WAIT_S", 0.1)
     actor._wait_for_run(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_worker_imports_what_its_model_needs_without_collections(
+    quantization: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collects = []
+
+    class Evaluator:
+        def __init__(self, setup: EvaluatorSetup, crash_log: object) -> None:
+            collects.append(gc.isenabled())
+
+        def hear(self, notice: Notice) -> None:
+            pass
+
+    class Finder(MetaPathFinder, Loader):
+        def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+            return spec_from_loader(name, self) if name.endswith("worker.evaluator") else None
+
+        def exec_module(self, module: ModuleType) -> None:
+            collects.append(gc.isenabled())
+            module.RungEvaluator = Evaluator  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    for name in ("bitsandbytes", "kilobit.cluster.worker.evaluator"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(gc, "freeze", lambda: collects.append("frozen"))
+    model = {"regime": "random", "path": "model", "quantization": quantization}
+    sweep = SearchedModel.model_validate(model).model_dump_json()
+    actor.EvaluatorActor(EvaluatorSetup(sweep, "", str(tmp_path), "random", "random-0", 1))
+    assert collects == [False, "frozen", True]
+    assert sys.modules.get("bitsandbytes", "free") == (None if quantization is None else "free")
