@@ -251,7 +251,11 @@ def _become_program(request: dict[str, Any], files: list[int]) -> None:
         os.dup2(file, number)
     os.closerange(3, 1 << 16)
     for name, value in request["limits"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        kind = getattr(resource, f"RLIMIT_{name}")
+        # None can be above one that this process has, as by `ulimit -v`.
+        own = [limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY]
+        least = min([value, *own])
+        resource.setrlimit(kind, (least, least))
     for name in ("SIGTERM", "SIGALRM"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

@@ -13,23 +13,25 @@ fork of that process, which holds no model. With `fresh` each program has an int
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.proof import program_process
 
-_MAX_OUTPUT_BYTES = 1 << 30
+_MAX_OUTPUT_BYTES = 1 << 28
+_MAX_LINE_BYTES = 1 << 20
 _ISOLATE = True
 _RUNNING: set["_Server"] = set()
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "LANG", "SYSTEMROOT")
@@ -130,8 +132,7 @@ class Sandbox:
                 input.
             KeyboardInterrupt: if it was interrupted.
         """
-        with tempfile.TemporaryDirectory(prefix="kilobit-") as scratch:
-            folder = Path(scratch)
+        with _scratch() as folder:
             _write(folder, script, payload, inputs, train)
             model = model.absolute()
             request = {
@@ -145,18 +146,14 @@ class Sandbox:
                 "idle": limits.idle,
                 "modules": [] if self._fresh else _modules(model, has_adapter),
             }
-            status = self._ask(request)
-            printed = (folder / "out").read_text("utf-8", "replace")
-            complaint = (folder / "err").read_bytes()[-4000:].decode("utf-8", "replace").strip()
-        if status is None:
-            raise ProgramFailedError(f"it took more than {limits.seconds} s")
-        if status == -signal.SIGINT:
-            # Ctrl-C reaches the program as well; that is no failure of the program.
-            raise KeyboardInterrupt
-        if status:
-            last = plain(complaint.splitlines()[-1]) if complaint else "no error message"
-            raise ProgramFailedError(f"it ended with status {status}: {last}")
-        return _outputs(printed, len(inputs))
+            # Opened before the program runs: where it can write here, it may put other files there.
+            with (folder / "out").open("rb") as out, (folder / "err").open("rb") as err:
+                status = self._ask(request)
+                if status is None:
+                    raise ProgramFailedError(f"it took more than {limits.seconds} s")
+                if status:
+                    raise ProgramFailedError(f"it ended with status {status}: {_last_line(err)}")
+                return _outputs(out, len(inputs))
 
     def warm(self) -> None:
         """Begin to import what programs need, and do not wait for it."""
@@ -208,6 +205,24 @@ def _limits(limits: Limits) -> dict[str, int]:
     """Return the system's limits by name."""
     found = {"CPU": limits.seconds * (cpus() + 1), "FSIZE": _MAX_OUTPUT_BYTES, "CORE": 0}
     return found | ({"AS": limits.memory_gb << 30} if limits.memory_gb else {})
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a folder that is removed, whatever a program has made of it.
+
+    What can't be removed stays and decides nothing: a folder made unreadable, a link in its place.
+    """
+    scratch = tempfile.mkdtemp(prefix="kilobit-")
+    try:
+        yield Path(scratch)
+    finally:
+        # Python goes down nested folders by recursion, with an open file for each of them.
+        with suppress(RecursionError):
+            shutil.rmtree(scratch, ignore_errors=True)
+        if os.path.lexists(scratch):
+            words = ["/bin/rm", "-rf", "--", scratch]
+            subprocess.run(words, check=False, capture_output=True)  # noqa: S603
 
 
 def _modules(model: Path, has_adapter: bool) -> list[str]:
@@ -300,11 +315,21 @@ class _Server:
         self._reader.join(10)
 
 
-def _outputs(printed: str, expected: int) -> list[str]:
+def _last_line(err: BinaryIO) -> str:
+    err.seek(max(0, err.seek(0, os.SEEK_END) - 4000))
+    complaint = err.read().decode("utf-8", "replace").strip()
+    return plain(complaint.splitlines()[-1]) if complaint else "no error message"
+
+
+def _outputs(out: BinaryIO, expected: int) -> list[str]:
+    """Return what a program printed, read no further than to the first line that is wrong."""
     outputs = []
-    for number, line in enumerate(printed.split("\n")[:-1], 1):
+    while (line := out.readline(_MAX_LINE_BYTES)).endswith(b"\n"):
+        number = len(outputs) + 1
+        if number > expected:
+            raise ProgramFailedError(f"it printed more than {expected} outputs, one for each input")
         try:
-            output = json.loads(line)
+            output = json.loads(line.decode("utf-8", "replace"))
             # Half a surrogate pair is valid JSON, but can't be stored as text.
             str(output).encode()
         except (ValueError, RecursionError):
@@ -312,6 +337,10 @@ def _outputs(printed: str, expected: int) -> list[str]:
         if not isinstance(output, str):
             raise ProgramFailedError(f"line {number} of its output is not a JSON string")
         outputs.append(output)
+    if len(line) == _MAX_LINE_BYTES:
+        raise ProgramFailedError(
+            f"line {len(outputs) + 1} of its output is longer than {_MAX_LINE_BYTES} bytes"
+        )
     if len(outputs) != expected:
         raise ProgramFailedError(f"it printed {len(outputs)} outputs for {expected} inputs")
     return outputs

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from kilobit.evaluators.proof.sandbox import (
     Sandbox,
     enforced,
 )
+from tests.conftest import REPOSITORY
 from tests.support.fresh_process import ECHO, run_files
 
 
@@ -208,7 +210,7 @@ def test_memory_is_limited() -> None:
         ("", "it printed 0 outputs for 2 inputs"),
         ("print('\"a\"')", "it printed 1 outputs for 2 inputs"),
         ("print('\"a\"'); print('\"b\"', end='')", "it printed 1 outputs for 2 inputs"),
-        ("print('\"a\"\\n' * 3, end='')", "it printed 3 outputs for 2 inputs"),
+        ("print('\"a\"\\n' * 3, end='')", "it printed more than 2 outputs, one for each input"),
         ("import sys; sys.exit(1)", "it ended with status 1: no error message"),
         ("raise ValueError('no\\nreason')", "it ended with status 1: reason"),
         ("import os; os.abort()", "it ended with status -6"),
@@ -335,11 +337,80 @@ def test_running_programs_are_interrupted_with_us() -> None:
     thread.join()
 
 
-def test_a_program_that_was_interrupted_did_not_fail() -> None:
-    # A job in the background of a shell has this signal ignored, and its children too.
-    ready = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
-    with pytest.raises(KeyboardInterrupt):
-        run(f"{ready}; os.kill(os.getpid(), signal.SIGINT)")
+INTERRUPTED = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        (f"{INTERRUPTED}; os.kill(os.getpid(), signal.SIGINT)", -2),
+        (f"{INTERRUPTED}; os.killpg(0, signal.SIGINT)", -2),
+        ("raise KeyboardInterrupt", "(1|-2)"),
+        ("raise SystemExit(130)", 130),
+    ],
+)
+def test_a_program_that_interrupts_itself_fails(script: str, status: object) -> None:
+    with pytest.raises(ProgramFailedError, match=f"it ended with status {status}: "):
+        run(script)
+
+
+DEEP = """
+for _ in range(3000):
+    os.mkdir("d"); os.chdir("d")
+"""
+ITS_FOLDER = """
+import shutil
+folder = os.getcwd(); shutil.rmtree(folder); os.symlink("/etc", folder)
+"""
+WHOLE_SCRATCH = """
+import shutil
+folder = os.path.dirname(os.getcwd()); shutil.rmtree(folder); os.symlink("/etc", folder)
+"""
+OTHER_OUTPUT = """
+os.remove("../out"); os.symlink("/etc/hostname", "../out")
+os.remove("../err"); os.mkfifo("../err")
+"""
+NO_RIGHTS = "os.chmod('..', 0)"
+
+
+@pytest.mark.parametrize("what", [DEEP, ITS_FOLDER, WHOLE_SCRATCH, OTHER_OUTPUT, NO_RIGHTS])
+def test_what_a_program_leaves_in_its_folder_decides_nothing(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where namespaces are to be had it can't write there at all.
+    monkeypatch.setattr(sandbox, "_ISOLATE", False)
+    assert run("import os\n" + what + "\nprint('\"a\"')") == ["a"]
+    with pytest.raises(ProgramFailedError, match="it ended with status 1: no"):
+        run("import os, sys\n" + what + "\nsys.exit('no')")
+    assert Path("/etc/passwd").exists()
+
+
+def test_a_program_runs_under_a_limit_of_memory_that_is_lower_than_its_own(tmp_path: Path) -> None:
+    script = (
+        "from tests.support.fresh_process import run_files\n"
+        "from kilobit.evaluators.proof.sandbox import Limits\n"
+        "from pathlib import Path\n"
+        "lines = b'import json, resource; '"
+        "b'print(json.dumps(str(resource.getrlimit(resource.RLIMIT_AS)[0])))'\n"
+        "print(run_files(lines, b'', Path('m'), ['a'], Limits(60, memory_gb=32), fresh=True))\n"
+    )
+    words = ["bash", "-c", 'ulimit -v 16000000; exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == f"['{16000000 * 1024}']\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("'\"a\"\\n' * 50_000_000", "it printed more than 1 outputs, one for each input"),
+        ("'\"' + 'a' * 100_000_000", "line 1 of its output is longer than 1048576 bytes"),
+    ],
+)
+def test_a_flood_of_output_is_read_no_further_than_needed(printed: str, expected: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ProgramFailedError, match=expected):
+        run(f"print({printed})")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 def test_half_a_surrogate_pair_is_no_output() -> None:
