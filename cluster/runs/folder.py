@@ -384,6 +384,10 @@ def open_run(path: Place) -> RunFolder:
         raise InputError(f"{file} can't be read: {error} is missing") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
+    from kilobit.evaluators.ledger.compaction import check_books
+
+    with wrong_input():
+        check_books(path / "ledger")
     return RunFolder(path.absolute(), sweep, folder, attempt, manifest=manifest)
 
 

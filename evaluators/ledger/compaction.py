@@ -22,9 +22,10 @@ from kilobit.evaluators.ledger.fencing import (
     part_of,
     parts_of,
     snapshot_file,
+    unexplained,
 )
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.evaluators.ledger.parts import TABLES, DamagedError, read_parquet, with_part
+from kilobit.evaluators.ledger.parts import PART, TABLES, DamagedError, read_parquet, with_part
 from kilobit.evaluators.ledger.storage import Place, fetch, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
 
@@ -59,6 +60,44 @@ def begin(folder: Place, attempt: int) -> list[str]:
     if latest_attempt(folder, attempt) == attempt:
         _sweep(folder, attempt, before)
     return left_out
+
+
+def check_books(folder: Place) -> None:
+    """Check that the claims, the lists and the files of a ledger explain each other.
+
+    Without a claim or a list that is gone, rows would not count, and be swept as leftovers.
+
+    Raises:
+        ValueError: naming what is gone, and what to do.
+    """
+    for path, why in unexplained(folder).items():
+        if path.parent.name == "attempts":
+            raise ValueError(f"{path}: the file is gone, but {why}: put it back, empty if need be")
+        if why or not _is_copied(folder, path):
+            raise ValueError(
+                f"{folder / 'accepted'}: a list of accepted files is gone, but "
+                f"{why or f'it named {path.parent.name}/{path.name}'}: put it back from a copy, "
+                "rows that only this list names would not count"
+            )
+
+
+def _is_copied(folder: Place, snapshot: Place) -> bool:
+    """Return whether a snapshot that no list names holds nothing that is not there without it."""
+    ledger, table = Ledger(folder), snapshot.parent.name
+
+    def look(accepted: Accepted) -> set[str]:
+        there = set(ledger.parts(table, accepted))
+        return there.union(*(held(snapshot.parent / name) for name in accepted.snapshots(table)))
+
+    def held(path: Place) -> list[str]:
+        names: list[str] = read_parquet(path, pa.schema([PART]))["part"].to_pylist()
+        return names
+
+    try:
+        names = set(held(snapshot))
+    except FileNotFoundError:
+        return True
+    return names <= ledger.settled(look)
 
 
 def fold(ledger: Ledger) -> None:
@@ -123,6 +162,14 @@ def _gather(
         gone = set(had.to_pylist()) - whole[table] - damaged
         left_out += [f"{ledger.folder / table / name}.*: the file is gone" for name in sorted(gone)]
         damaged |= gone
+    decided = set(tables["decisions"]["part"].to_pylist())
+    gone = decided - set(tables["rungs"]["part"].to_pylist()) - damaged
+    left_out += [f"{ledger.folder / 'rungs' / name}.*: the file is gone" for name in sorted(gone)]
+    damaged |= gone
+    decided = set(tables["decisions"]["part"].to_pylist())
+    gone = decided - set(tables["rungs"]["part"].to_pylist()) - damaged
+    left_out += [f"{ledger.folder / 'rungs' / name}.*: the file is gone" for name in sorted(gone)]
+    damaged |= gone
     damaged |= _makers(tables["candidates"], damaged)
     again = pc.is_in(tables["rungs"]["part"], pa.array(sorted(damaged), pa.string()))
     tables["rungs"] = tables["rungs"].filter(pc.invert(again))

@@ -19,7 +19,7 @@ from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StorageError
 
 _PART = re.compile(r"(?P<name>.+)\.a(?P<attempt>\d+)\.parquet")
-_SNAPSHOT = re.compile(r"snapshot\.a(?P<attempt>\d+)\.k\d+\.parquet")
+_SNAPSHOT = re.compile(r"snapshot\.a(?P<attempt>\d+)\.k(?P<fold>\d+)\.parquet")
 _LIST = re.compile(r"accepted\.a(?P<attempt>\d+)\.k(?P<fold>\d+)\.json")
 
 
@@ -117,6 +117,38 @@ def latest_attempt(folder: Place, known: int = 0) -> int:
     while claim_file(folder, known + 1).exists():
         known += 1
     return known
+
+
+def unexplained(folder: Place) -> dict[Place, str]:
+    """Return claims and lists that are gone, by what other files' names say, each with a reason.
+
+    An attempt claims its number first, lists what it accepts next, and writes parts after that; so
+    the names of its files say what has to be there. A snapshot that no list names yet is returned
+    with an empty reason: it is explained if the parts that it holds are there without it.
+    """
+    # Files first, then what explains them: what is written meanwhile only explains more.
+    names = [(path, _SNAPSHOT.fullmatch(path.name)) for path in folder.glob("*/*.parquet")]
+    files = {path: (int(match["attempt"]), int(match["fold"])) for path, match in names if match}
+    for path, _ in names:
+        if match := _PART.fullmatch(path.name):
+            files[path] = (int(match["attempt"]), -1)
+    found = [_LIST.fullmatch(path.name) for path in (folder / "accepted").glob("*.json")]
+    lists = [(int(match["attempt"]), int(match["fold"])) for match in found if match]
+    newest = max(lists, default=(1, 0))
+    claims = {
+        int(path.stem) for path in (folder / "attempts").glob("*.json") if path.stem.isdecimal()
+    }
+    latest = max([*claims, *(attempt for attempt, _ in [*lists, *files.values()])], default=0)
+    gone = {
+        claim_file(folder, attempt): f"attempt {attempt} or a later one was at work"
+        for attempt in sorted(set(range(1, latest + 1)) - claims)
+    }
+    for path, (attempt, fold) in sorted(files.items()):
+        if attempt > newest[0] and fold != 0:
+            gone[folder / Accepted(attempt, 0).path] = f"attempt {attempt} wrote {path.name}"
+        elif fold >= 0 and (attempt, fold) > newest:
+            gone[path] = ""
+    return gone
 
 
 def check_latest(folder: Place, attempt: int) -> None:

@@ -1,6 +1,7 @@
 """Attempts fence each other, and folding loses and doubles nothing, wherever it is cut off."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilobit.evaluators.ledger.compaction import begin, fold
+from kilobit.evaluators.ledger.compaction import begin, check_books, fold
 from kilobit.evaluators.ledger.fencing import claim_file
 from kilobit.evaluators.ledger.ledger import Ledger, write_whole
 from kilobit.evaluators.ledger.parts import TABLES, as_parquet, with_part
@@ -44,6 +45,9 @@ def late(folder: Path, attempt: int, table: str, name: str, value: int) -> None:
 
 def seen(folder: Path) -> dict[tuple[str, str], list[int]]:
     """Return what a reader finds: the values of each candidate in each table."""
+    if not claim_file(folder, 1).exists():
+        claim(folder, 1)
+    check_books(folder)
     found: dict[tuple[str, str], list[int]] = {}
     for table in USED:
         number = next(f.name for f in TABLES[table] if pa.types.is_integer(f.type))
@@ -357,3 +361,83 @@ def test_every_instant_of_beginning_and_folding_is_safe(tmp_path: Path) -> None:
             assert seen(folder) == expected(model)
         operation += 1
     assert operation > 25
+
+
+def _written(folder: Path, attempts: int, folds: int, *, more: bool) -> dict[str, Any]:
+    """Make a ledger of some attempts; return what a reader has to find."""
+    model = {}
+    for attempt in range(1, attempts + 1):
+        claim(folder, attempt)
+        begin(folder, attempt)
+        ledger = Ledger(folder, attempt)
+        for number in range(folds + more):
+            name = f"c{attempt}{number}"
+            for table in USED:
+                write(ledger, table, name, attempt)
+                model[table, name] = attempt
+            if number < folds:
+                fold(ledger)
+    return expected(model)
+
+
+@pytest.mark.parametrize("more", [False, True])
+@pytest.mark.parametrize("folds", [0, 1, 2])
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_whichever_claims_and_lists_are_gone_no_row_goes_missing_in_silence(
+    attempts: int, folds: int, more: bool, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    model = _written(whole, attempts, folds, more=more)
+    books = [f for part in ("attempts", "accepted") for f in sorted((whole / part).glob("*"))]
+    assert seen(whole) == model
+    for number in range(1, 1 << len(books)):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        gone = [path for bit, path in enumerate(books) if number >> bit & 1]
+        for path in gone:
+            (folder / path.relative_to(whole)).unlink()
+        had_claims = all(path.parent.name == "accepted" for path in gone)
+        if model and not had_claims:
+            with pytest.raises(ValueError, match=r"attempts/000\d.json: the file is gone, but"):
+                check_books(folder)
+        elif model:
+            # A list of an attempt that has changed nothing yet says nothing.
+            try:
+                check_books(folder)
+            except ValueError as error:
+                assert "a list of accepted files is gone" in str(error)
+            else:
+                assert seen(folder) == model
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        ("c21.a2", r"attempt 2 wrote c21\.a2\.parquet: put it back from a copy"),
+        ("snapshot.a2.k1", r"attempt 2 wrote snapshot\.a2\.k1\.parquet"),
+        ("snapshot.a2.k0", r"it named candidates/snapshot\.a2\.k0\.parquet"),
+    ],
+)
+def test_a_list_that_is_gone_stops_whoever_would_sweep_what_it_named(
+    left: str, why: str, tmp_path: Path
+) -> None:
+    _written(tmp_path, 2, 1, more=True)
+    check_books(tmp_path)
+    for path in tmp_path.glob("accepted/*"):
+        path.unlink()
+    for path in tmp_path.glob("*/*.parquet"):
+        if not path.name.startswith(left):
+            path.unlink()
+    with pytest.raises(ValueError, match=why):
+        check_books(tmp_path)
+
+
+def test_a_rung_that_was_decided_on_and_is_gone_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, 1)
+    for name in ("a-r0", "a-r1"):
+        scored(ledger, name)
+        write_rows(ledger, "decisions", name, [{"candidate": "a", "rung": int(name[-1])}])
+    ledger.part("rungs", "a-r0").unlink()
+    claim(tmp_path, 2)
+    (why,) = begin(tmp_path, 2)
+    assert why == f"{tmp_path}/rungs/a-r0.*: the file is gone"
