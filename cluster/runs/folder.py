@@ -21,6 +21,7 @@ import platform
 import re
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -138,7 +139,12 @@ def create_run(sweep: Sweep, sweep_file: Path, out: Place | None) -> Iterator[Ru
             _check_free(path, sweep)
             begin(path / "ledger", attempt)
             file = sweep_file.absolute()
-            about = {"created_at": _now(), "sweep_file": str(file), "ledger_schema": SCHEMA_VERSION}
+            about = {
+                "id": uuid.uuid4().hex,
+                "created_at": _now(),
+                "sweep_file": str(file),
+                "ledger_schema": SCHEMA_VERSION,
+            }
             run = RunFolder(path, sweep, file.parent, attempt, True, made=made, manifest=about)
             _write(run, ())
         yield run

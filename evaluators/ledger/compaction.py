@@ -118,7 +118,7 @@ def fold(ledger: Ledger) -> None:
             name = snapshot_file(before.attempt, before.fold + 1)
             fetched = fetch(parts.values())
             content = pa.concat_tables(
-                with_part(read_parquet(path, TABLES[table], fetched.get(path)), part)
+                with_part(read_parquet(path, TABLES[table], fetched.get(path), ledger.run), part)
                 for part, path in parts.items()
             )
             ledger.write_file(ledger.folder / table / name, content)

@@ -11,8 +11,10 @@ part that its own attempt writes again is read again after its compaction. So a 
 table and reads only new files.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -65,6 +67,15 @@ class Ledger:
             raise ValueError(f"{name!r} is not a valid part name: it leaves the table's folder")
         return self.folder / table / part_file(name, self.attempt)
 
+    @cached_property
+    def run(self) -> str | None:
+        """Id of the run that this ledger belongs to, None if it has none."""
+        # Unreadable or none: then the commands that need it say so.
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            found: object = json.loads((self.folder.parent / "run.json").read_bytes()).get("id")
+            return found if isinstance(found, str) else None
+        return None
+
     def accepted(self) -> Accepted:
         """Return the newest list of accepted files."""
         self._accepted = read_accepted(self.folder, self._accepted)
@@ -93,7 +104,7 @@ class Ledger:
             OSError: if the file can't be written.
         """
         assert self.attempt is not None
-        encoded = as_parquet(content)
+        encoded = as_parquet(content, path.name, self.run)
         check_latest(self.folder, self.attempt)
         write_whole(path, encoded)
 
@@ -131,10 +142,10 @@ class Ledger:
                 if isinstance(path, Path) and not path.exists():
                     continue
                 with suppress(FileNotFoundError):
-                    return kind.all_of(read_parquet(path, wanted))
+                    return kind.all_of(read_parquet(path, wanted, run=self.run))
             for file in reversed(accepted.snapshots(table)):
                 if name in self._names_in(folder / file):
-                    content = read_parquet(folder / file, pa.schema([*wanted, PART]))
+                    content = read_parquet(folder / file, pa.schema([*wanted, PART]), run=self.run)
                     mine = content.filter(pc.equal(content["part"], name))
                     return kind.all_of(mine.select(wanted.names))
             return None
@@ -205,7 +216,7 @@ class Ledger:
         pieces, fetched = [], fetch(parts.values())
         for name, path in sorted(parts.items()):
             try:
-                content = read_parquet(path, wanted, fetched.pop(path, None))
+                content = read_parquet(path, wanted, fetched.pop(path, None), self.run)
                 pieces.append(with_part(content, name))
             except DamagedError as error:
                 if on_damage is None:
@@ -213,7 +224,7 @@ class Ledger:
                 on_damage(error)
         seen = set(parts)
         for file in reversed(accepted.snapshots(table)):
-            content = read_parquet(folder / file, named)
+            content = read_parquet(folder / file, named, run=self.run)
             names = set(content["part"].unique().to_pylist())
             if names & seen:
                 newer = pc.is_in(content["part"], pa.array(sorted(seen), pa.string()))
@@ -234,7 +245,7 @@ class Ledger:
 
     def _names_in(self, path: Place) -> frozenset[str]:
         if path not in self._part_names:
-            content = read_parquet(path, pa.schema([PART]))
+            content = read_parquet(path, pa.schema([PART]), run=self.run)
             self._part_names[path] = frozenset(content["part"].to_pylist())
         return self._part_names[path]
 
@@ -287,11 +298,13 @@ class Following:
         folder, named = self._ledger.folder / kind.table, pa.schema([*wanted, PART])
         parts, found = self._ledger.parts(kind.table, accepted), dict[Place, _Parts]()
         for path in (folder / file for file in accepted.snapshots(kind.table)):
-            found[path] = known.get(path) or _by_part(kind, read_parquet(path, named))
+            found[path] = known.get(path) or _by_part(
+                kind, read_parquet(path, named, run=self._ledger.run)
+            )
         fetched = fetch([path for path in parts.values() if path not in known])
         for name, path in parts.items():
             found[path] = known.get(path) or {
-                name: kind.all_of(read_parquet(path, wanted, fetched.get(path)))
+                name: kind.all_of(read_parquet(path, wanted, fetched.get(path), self._ledger.run))
             }
         return found
 

@@ -77,9 +77,16 @@ class _VersionError(ValueError):
     """A file has a newer schema."""
 
 
-def as_parquet(content: pa.Table) -> bytes:
-    """Return rows encoded as a Parquet file."""
-    content = content.replace_schema_metadata({"kilobit_schema": SCHEMA_VERSION})
+def as_parquet(content: pa.Table, file: str | None = None, run: str | None = None) -> bytes:
+    """Return rows encoded as a Parquet file.
+
+    Args:
+        content: the rows.
+        file: the file's name; whoever reads it under another name finds it damaged.
+        run: the run's id; so does whoever reads it in another run.
+    """
+    origin = {"kilobit_schema": SCHEMA_VERSION, "kilobit_file": file, "kilobit_run": run}
+    content = content.replace_schema_metadata({k: v for k, v in origin.items() if v is not None})
     sink = pa.BufferOutputStream()
     few = len(content) < _FEW_ROWS
     compression = "none" if few else "zstd"
@@ -93,22 +100,25 @@ def with_part(content: pa.Table, name: str) -> pa.Table:
     return content.append_column(PART, pa.repeat(pa.scalar(name), len(content)))
 
 
-def read_parquet(path: Place, wanted: pa.Schema, fetched: bytes | None = None) -> pa.Table:
+def read_parquet(
+    path: Place, wanted: pa.Schema, fetched: bytes | None = None, run: str | None = None
+) -> pa.Table:
     """Return the columns `wanted` of one file.
 
     Args:
         path: the file.
         wanted: the columns.
         fetched: the file's content, if it was read already.
+        run: the id of the run that it has to belong to, where both are known.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         StorageError: if its store can't be read; the file itself may be intact.
-        DamagedError: if it is not a readable Parquet file.
+        DamagedError: if it is not a readable Parquet file, or was written as another one.
         ValueError: naming the file, if it has a newer schema.
     """
     with _damage_named(path):
-        file, present = _opened(path, wanted, fetched)
+        file, present = _opened(path, wanted, fetched, run=run)
         content = file.read(columns=present, use_threads=False)
     for name in wanted.names:
         # Older parts lack columns that were added later; fill them with nulls.
@@ -164,7 +174,11 @@ def _damage_named(path: Place) -> Iterator[None]:
 
 
 def _opened(
-    path: Place, wanted: pa.Schema, fetched: bytes | None, coded: Sequence[str] = ()
+    path: Place,
+    wanted: pa.Schema,
+    fetched: bytes | None,
+    coded: Sequence[str] = (),
+    run: str | None = None,
 ) -> tuple[pq.ParquetFile, list[str]]:
     """Return an open file and the wanted columns that it has."""
     raw = path.read_bytes() if fetched is None else fetched
@@ -174,9 +188,18 @@ def _opened(
     )
     # Read the schema once: every access to `schema_arrow` converts it again.
     schema = file.schema_arrow
-    version = (schema.metadata or {}).get(b"kilobit_schema", b"?").decode()
+    origin = {
+        name.decode("utf-8", "replace"): text.decode("utf-8", "replace")
+        for name, text in (schema.metadata or {}).items()
+    }
+    version = origin.get("kilobit_schema", "?")
     if version not in _READABLE_VERSIONS:
         raise _VersionError(f"{path}: ledger schema {version}, this version reads {SCHEMA_VERSION}")
+    # Checksums find damage, not a whole file in another's place. Older files do not say.
+    if (named := origin.get("kilobit_file", path.name)) != path.name:
+        raise ValueError(f"it was written as {named}")
+    if run is not None and origin.get("kilobit_run", run) != run:
+        raise ValueError("it was written by another run")
     return file, [name for name in wanted.names if name in schema.names]
 
 

@@ -89,6 +89,10 @@ def damaged_now(table: str) -> Any:
 
     def given(scene: Scene) -> None:
         scene.finished()
+        # As if it appeared when the run was open and claimed already.
+        scene.monkeypatch.setattr(
+            "kilobit.evaluators.ledger.compaction.check_books", lambda _: None
+        )
         scene.file(f"run/ledger/{table}/x.a2.parquet", b"PAR1 no PAR1")
 
     return given

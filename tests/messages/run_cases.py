@@ -66,6 +66,20 @@ def a_list_that_is_damaged(scene: Scene) -> None:
         scene.file("run/ledger/accepted/accepted.a2.k0.json", "{")
 
 
+def without_its_claim(scene: Scene) -> None:
+    """Make a finished run whose first attempt is claimed no more."""
+    scene.finished()
+    for path in (scene.here / "run" / "ledger" / "attempts").iterdir():
+        path.unlink()
+
+
+def without_its_list(scene: Scene) -> None:
+    """Make a run whose second attempt has rows, and no list of what it accepts."""
+    scene.finished()
+    with lock_run(scene.here / "run" / "ledger"):
+        scene.file("run/ledger/rungs/x.a2.parquet", b"PAR1")
+
+
 def of_another_search(scene: Scene) -> None:
     """Begin a run whose record has a candidate that its sweep does not propose."""
     run = scene.begun()
@@ -245,6 +259,21 @@ RUNS = [
         given=begun,
     ),
     Case("resume {run}", "accepted.a2.k0.json: not a list of", given=a_list_that_is_damaged),
+    *(
+        Case(
+            words,
+            "ledger/attempts/0001.json: the file is gone, but attempt 1 or a later one was at "
+            "work: put it back, empty if need be",
+            given=without_its_claim,
+        )
+        for words in ("resume {run}", "status {run}", "front {run}", "report {run}")
+    ),
+    Case(
+        "resume {run}",
+        "ledger/accepted: a list of accepted files is gone, but attempt 2 wrote x.a2.parquet: put "
+        "it back from a copy, rows that only this list names would not count",
+        given=without_its_list,
+    ),
     Case("resume {run}", "{run} can't be resumed: ", given=of_another_search),
     Case(
         "resume {run}",

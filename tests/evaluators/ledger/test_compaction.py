@@ -1,5 +1,6 @@
 """Attempts fence each other, and folding loses and doubles nothing, wherever it is cut off."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -441,3 +442,36 @@ def test_a_rung_that_was_decided_on_and_is_gone_is_told(tmp_path: Path) -> None:
     claim(tmp_path, 2)
     (why,) = begin(tmp_path, 2)
     assert why == f"{tmp_path}/rungs/a-r0.*: the file is gone"
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_file_of_another_run_or_of_another_part_is_not_believed(
+    folded: bool, tmp_path: Path
+) -> None:
+    ledgers = []
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "ledger"
+        claim(folder, 1)
+        write_whole(folder.parent / "run.json", json.dumps({"id": str(number)}).encode())
+        ledgers.append(Ledger(folder, 1))
+        for name in ("a-r0", "b-r0"):
+            scored(ledgers[-1], name)
+        if folded:
+            fold(ledgers[-1])
+    mine, other = (ledger.folder / "rungs" for ledger in ledgers)
+    name = "snapshot.a1.k1.parquet" if folded else "a-r0.a1.parquet"
+    shutil.copy(other / name, mine / name)
+    with pytest.raises(ValueError, match=rf"{name}: .*written by another run"):
+        rows_of(Ledger(mine.parent), "rungs")
+    if not folded:
+        claim(mine.parent, 2)
+        (why,) = begin(mine.parent, 2)
+        assert "it was written by another run" in why
+        assert [row["candidate"] for row in rows_of(Ledger(mine.parent), "rungs")] == ["b"]
+    shutil.copy(other / name, other / name.replace("a-", "b-").replace("k1", "k2"))
+    if folded:
+        (other.parent / "accepted" / "accepted.a1.k2.json").write_bytes(
+            (other.parent / "accepted" / "accepted.a1.k1.json").read_bytes().replace(b"k1", b"k2")
+        )
+    with pytest.raises(ValueError, match=f"it was written as {name}"):
+        rows_of(Ledger(other.parent), "rungs")

@@ -43,9 +43,9 @@ def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     looks: list[Following] = []
     inner, look = ledger_module.read_parquet, Following.look
 
-    def read(path: Place, *rest: Any) -> Any:
+    def read(path: Place, *rest: Any, **more: Any) -> Any:
         names.extend(path.name for _ in looks)
-        return inner(path, *rest)
+        return inner(path, *rest, **more)
 
     def watched(seen: Following) -> bool:
         looks.append(seen)
