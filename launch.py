@@ -161,6 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = parse(argv)
     # Cluster schedulers stop a job by SIGTERM; treat it as Ctrl-C, which leaves the run resumable.
     signal.signal(signal.SIGTERM, _interrupt)
+    # And a terminal that closes by SIGHUP, which `nohup` has set to be ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     from kilobit.cluster.cli.run import dispatch
 
     try:

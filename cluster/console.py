@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
@@ -26,8 +26,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
+
+from kilobit.evaluators.proof.sandbox import plain
 
 _PLAIN_EVERY_S, _NOTEBOOK_EVERY_S = 10.0, 1.0
 _NOTEBOOK_LINES = 20
@@ -129,14 +132,31 @@ def waiting(console: Console, doing: str) -> Iterator[None]:
         yield
 
 
-class Terminal(Console):
+class _Screen(Console):
+    """A console that shows letters and nothing that could control a terminal.
+
+    Names of tasks and outputs of models are texts of other people.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, **how)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of what is shown."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text=plain(segment.text))
+
+
+class Terminal(_Screen):
     """A console that falls silent when its output pipe is closed (`| head -1`).
 
     The command continues, and its result and exit status stay the same.
     """
-
-    def __init__(self) -> None:
-        super().__init__(soft_wrap=True, markup=False)
 
     def on_broken_pipe(self) -> None:
         """Discard all further output."""
@@ -144,7 +164,7 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Notebook(Console):
+class Notebook(_Screen):
     """A console that rewrites one output: the latest messages, and below how far the work is.
 
     Args:
@@ -152,7 +172,7 @@ class Notebook(Console):
     """
 
     def __init__(self, show: Callable[[str], None]) -> None:
-        super().__init__(file=StringIO(), force_jupyter=False, soft_wrap=True, markup=False)
+        super().__init__(file=StringIO(), force_jupyter=False)
         self._show_text = show
         self._messages: deque[str] = deque(maxlen=_NOTEBOOK_LINES)
 
@@ -233,7 +253,7 @@ def folded(text: str) -> Text:
 
 def stderr_console() -> Console:
     """Return a console on stderr, for messages beside a result that a program may read."""
-    return Console(stderr=True, soft_wrap=True, markup=False)
+    return _Screen(stderr=True)
 
 
 def renews(console: Console) -> bool:

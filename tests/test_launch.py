@@ -56,10 +56,11 @@ def test_a_time_limit_that_is_none_is_refused(
 
 @pytest.fixture
 def _handler_kept() -> Iterator[None]:
-    """Put back what this process does on SIGTERM, which `main` changes."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Put back what this process does on signals, which `main` changes."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -187,13 +188,25 @@ def test_the_exit_status_says_how_a_command_ended(
 
 
 @pytest.mark.usefixtures("_handler_kept")
-def test_a_job_scheduler_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_job_scheduler_or_a_closed_terminal_ends_a_command_as_ctrl_c_does(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def command(_: Any) -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return 0
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     monkeypatch.setattr("kilobit.cluster.cli.compare.compare", command)
     assert launch.main(["compare", "a", "b"]) == 130
+
+
+@pytest.mark.usefixtures("_handler_kept")
+def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr("kilobit.cluster.cli.compare.compare", lambda _: 0)
+    assert launch.main(["compare", "a", "b"]) == 0
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_reader_that_stops_reading_is_no_failure(tmp_path: Path) -> None:

@@ -222,8 +222,17 @@ def _connect(address: str | None, **runtime_env: object) -> None:
             configure_logging=True,
             runtime_env=runtime_env or None,
         )
+        node: Any = worker._global_node  # noqa: SLF001
+        if address is None and node is not None:
+            # Everybody may write there otherwise, and read logs with what the environment holds.
+            Path(node.get_session_dir_path()).chmod(0o700)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        if address is None and "AF_UNIX" in reason:
+            raise PoolError(
+                f"TMPDIR: {tempfile.gettempdir()} is too long for the sockets that Ray makes there "
+                "(107 bytes with their names): set TMPDIR to a folder of at most 40 letters"
+            ) from error
         if address is None:
             raise PoolError(
                 f"Ray did not start on this machine, which may be too busy: {reason}; give the "

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from kilobit.cluster.console import Bar, followed, waiting
+from kilobit.cluster.console import (
+    Bar,
+    Notebook,
+    Terminal,
+    followed,
+    stderr_console,
+    waiting,
+    wide_table,
+)
 
 
 class Clock:
@@ -54,6 +62,28 @@ def test_a_terminal_that_can_not_go_back_gets_lines(environment: dict[str, str])
     with waiting(console, "thinking"), Bar(console, "baking", 1):
         pass
     assert text.getvalue() == "thinking\nbaking\n"
+
+
+@pytest.mark.parametrize("way", ["print", "table", "bar", "stderr", "notebook"])
+def test_what_others_wrote_controls_no_terminal(
+    way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = "a\x1b[2Jb\x07c\u202ed\x9be\rf\x00\x08"
+    shown = list[str]()
+    console: Console = Notebook(shown.append) if way == "notebook" else Terminal()
+    if way == "table":
+        console.print(wide_table(console, [text], [[text]], text))
+    elif way == "bar":
+        with Bar(console, text, 2) as bar:
+            bar.advance()
+    elif way == "stderr":
+        stderr_console().print(text)
+    else:
+        console.print(text)
+    said = "".join([*capsys.readouterr(), *shown])
+    assert "a\N{REPLACEMENT CHARACTER}[2Jb" in said
+    assert not set(said) & set("\x1b\x07\u202e\x9b\r\x00\x08")
 
 
 def test_results_pass_through_and_an_error_ends_the_bar() -> None:

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import stat
 import threading
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -47,13 +50,18 @@ def test_a_session_at_the_address_of_an_open_one_is_that_one(
 
 @pytest.mark.parametrize(("address", "given"), [(None, 1), ("auto", None)])
 def test_a_local_session_has_the_cores_that_this_process_may_use(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, given: int | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str | None, given: int | None
 ) -> None:
     asked: list[int | None] = []
+    tmp_path.chmod(0o777)
     monkeypatch.setattr(ray, "init", lambda **how: asked.append(how["num_cpus"]))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    node = SimpleNamespace(get_session_dir_path=lambda: str(tmp_path))
+    monkeypatch.setattr("ray._private.worker._global_node", node)
     session._connect(address)
     assert asked == [given]
+    # Of a session that begins here.
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == (0o777 if address else 0o700)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,12 @@ def test_a_local_session_has_the_cores_that_this_process_may_use(
             PoolError,
             "Ray did not start on this machine, which may be too busy: The current node timed out "
             "during startup. This could happen; give the command again",
+        ),
+        (
+            None,
+            OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes"),
+            PoolError,
+            "^TMPDIR: .* is too long for the sockets that Ray makes there .*at most 40 letters$",
         ),
         (None, TimeoutError(), PoolError, "Ray did not start .* busy: TimeoutError; give"),
         ("h:1", RuntimeError("Failed to connect to GCS. \nLast"), ConnectionError, "^Failed to c"),
