@@ -32,6 +32,7 @@ TextDecoder = Callable[[bytes], str]
 # What a recipe says of the chat template.
 _WITHOUT_CHAT: Mapping[str, object] = {
     "chat": False,
+    "turns": "",
     "template": {},
     "today": None,
     "opening": "",

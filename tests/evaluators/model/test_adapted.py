@@ -60,7 +60,7 @@ def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
     )
     config = BaseModelConfig(regime="small", path=model_folders["llama"])
     builder = Builder(frozen, config, NUMBERS, 1, "program")
-    texts = builder.code_text(candidate.prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     asked = [example.input for example in TRANSLATION.splits.search[:3]]
     questions = [TRANSLATION.ask(text) for text in asked]
     before, digest = bare(frozen).answer(questions, 8, ("\n",)), weights_digest(frozen.model)
@@ -152,7 +152,7 @@ def test_a_model_without_packs_reads_rows_one_by_one(
         task="numbers", model="small", prompt=Prompt(instruction="Zahl:"), adapter=spec
     )
     builder = Builder(model, config, NUMBERS, 1, "program")
-    texts = builder.code_text(candidate.prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     if spec is None:
         program = builder.build(candidate, texts, None, [])
     else:
