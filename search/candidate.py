@@ -55,7 +55,7 @@ class Prompt(Config):
         )
 
     def turns(self, task: Task) -> list[str]:
-        """Return what user and model say in turn before the question, the instruction first."""
+        """Return the turns of user and model before the question, the instruction in the first."""
         said = [
             text
             for asked, target in self.demonstrations

@@ -195,7 +195,7 @@ def _switches(tokenizer: Any, name: str, today: str | None) -> bool:
 def _rendered(
     tokenizer: Any, said: Sequence[str], arguments: dict[str, bool], today: str | None
 ) -> str:
-    """Return what the chat template makes of turns of user and model, the last of the user."""
+    """Return the rendered turns of user and model, the last of which is the user's."""
     dated = {}
     if today is not None:
         dated["chat_template"] = clock(today) + tokenizer.get_chat_template()
