@@ -59,6 +59,15 @@ class Program:
         return 8 * (len(self.script) + len(self.payload))
 
     @property
+    def template_bits(self) -> int:
+        """Return eight times the bytes that the call of the chat template takes in program.py."""
+        if not self.recipe.chat:
+            return 0
+        plain = _script_bytes(self.recipe.model_copy(update=_WITHOUT_CHAT).canonical())
+        # Another version of the minifier may have written the script.
+        return 8 * max(0, len(self.script) - plain)
+
+    @property
     def digest(self) -> str:
         """Return the first 16 hex digits of SHA-256 over both files."""
         both = hashlib.sha256(self.script).digest() + hashlib.sha256(self.payload).digest()
@@ -90,10 +99,8 @@ class Program:
         """
         found = {"script": len(self.script)}
         if self.recipe.chat:
-            plain = len(script(self.recipe.model_copy(update=_WITHOUT_CHAT)))
-            # Another version of the minifier may have written the script.
-            plain = min(plain, len(self.script))
-            found = {"script": plain, "template": len(self.script) - plain}
+            found["template"] = self.template_bits // 8
+            found["script"] -= found["template"]
         rest = len(self.payload)
         if self.recipe.prompt:
             found["prompt"] = min(rest, self.recipe.prompt.num_bytes)

@@ -110,6 +110,7 @@ def test_packs_in_a_chat_say_what_their_programs_print(
     ]
     rows = [r.record.row() for r in evaluator.run_rungs([(c, Rung(0, 4, 1)) for c in pack])]
     assert [row["error"] for row in rows] == [None] * len(pack)
+    assert rows[0]["template_bits"] > rows[1]["template_bits"] > 0
     ledger, examples = Ledger(tmp_path / "run" / "ledger"), task.splits.search[:4]
     place = {example.id: at for at, example in enumerate(examples)}
     programs, recorded = {}, {}
