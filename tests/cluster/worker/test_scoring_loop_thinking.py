@@ -90,7 +90,8 @@ def test_packs_in_a_chat_say_what_their_programs_print(
     for module in (resident, run_rung):
         monkeypatch.setattr(module, "Lesson", noted)
     shutil.copytree(model_folders["llama"], model)
-    template = "{% for turn in messages %}{{ turn.role[0] + ': ' + turn.content }}|{% endfor %}a:"
+    # What an untrained model says depends on the last tokens.
+    template = "{% for turn in messages %}{{ turn.content }}|{% endfor %}{{ messages | length }}"
     (model / "chat_template.jinja").write_text(template, "utf-8")
     sweep = load_sweep(write_sweep(base_models=[{"regime": "r", "path": str(model)}]))
     about = (str(tmp_path), str(tmp_path / "run"), "r", "r-0", 1)
