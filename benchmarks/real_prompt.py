@@ -76,7 +76,7 @@ def main() -> None:
     candidate = Candidate(task=task.name, model="real", prompt=prompt)
     builder = Builder(frozen, config, task, 1, "program")
     began = time.process_time()
-    texts = builder.code_text(prompt, by_model=True)
+    texts = builder.code_text(candidate, by_model=True)
     encoded_s = time.process_time() - began
     general = {codec: coded for codec, coded in texts.items() if codec != "model"}
     programs = [builder.build(candidate, found, None, []) for found in (texts, general)]

@@ -76,7 +76,7 @@ class Bench:
         """Yield the programs of one candidate, an adapter at every step of the ladder."""
         candidate = Candidate(task=self.task.name, model="pretrained", prompt=prompt, adapter=spec)
         text = prompt.render(self.task)
-        texts = self.builder.code_text(prompt, by_model=True)
+        texts = self.builder.code_text(candidate, by_model=True)
         inputs = [example.input for example in self.examples]
         label = f"{len(prompt.demonstrations)} shown"
         if spec is None:

@@ -23,6 +23,8 @@ from kilobit.search.task import Task
 
 # Families whose programs run without the model.
 MODEL_FREE = ("constant", "copy")
+# Texts between the turns of a prompt; the first one that no turn contains is taken.
+_BETWEEN_TURNS = ("\n", "\n\n", "\0")
 
 
 class Prompt(Config):
@@ -52,6 +54,15 @@ class Prompt(Config):
             task.ask(text) + task.show(target) for text, target in self.demonstrations
         )
 
+    def turns(self, task: Task) -> list[str]:
+        """Return the turns of user and model before the question, the instruction in the first."""
+        said = [
+            text
+            for asked, target in self.demonstrations
+            for text in (task.ask(asked), task.turn.replace("{target}", target))
+        ]
+        return [self.lead() + said[0], *said[1:]] if said else []
+
 
 class Candidate(Config):
     """One program to try on one base model and one task."""
@@ -61,6 +72,8 @@ class Candidate(Config):
     prompt: Prompt = Prompt()
     adapter: AdapterSpec | None = None
     chat: bool = False
+    # In a chat, each demonstration is a turn of the user and one of the model.
+    turns: bool = False
     max_new_tokens: Annotated[int | None, Field(ge=1)] = None
     postprocess: tuple[PostprocessStep, ...] = ()
     # Without the model, one of these is what it prints for every input: a text, or the input.
@@ -80,6 +93,21 @@ class Candidate(Config):
     def is_model_free(self) -> bool:
         """Return whether its program runs without the model."""
         return self.family in MODEL_FREE
+
+    def between_turns(self, task: Task) -> str:
+        """Return the text between the turns that its prompt consists of.
+
+        It is empty if the prompt is a part of the question's turn: without demonstrations, outside
+        of a chat, or if the turns contain every text that could be between them.
+        """
+        turns = self.prompt.turns(task) if self.chat and self.turns else []
+        possible = (text for text in _BETWEEN_TURNS if text.join(turns).split(text) == turns)
+        return next(possible, "") if any(turns) else ""
+
+    def before(self, task: Task) -> str:
+        """Return the text that precedes the question of `task`: its turns, or the prompt."""
+        between = self.between_turns(task)
+        return between.join(self.prompt.turns(task)) if between else self.prompt.render(task)
 
     def trained_at(self, rungs: Sequence[Rung]) -> int:
         """Return the index of the rung after which this candidate is not trained any further.
@@ -116,7 +144,8 @@ def in_short(spec: Mapping[str, Any]) -> str:
         parts.append("an instruction")
     shown = len(prompt.get("demonstrations") or ())
     if shown:
-        parts.append(f"{shown} demonstration{'s' * (shown > 1)}")
+        turns = f" as {'turns' if shown > 1 else 'a turn'}" if spec.get("turns") else ""
+        parts.append(f"{shown} demonstration{'s' * (shown > 1)}{turns}")
     if spec.get("chat"):
         parts.append("chat template")
     if spec.get("max_new_tokens"):

@@ -144,6 +144,10 @@ class RungRecord(Record):
         int | None,
         "different outputs among those scored, white space at both ends aside",
     ] = None
+    template_bits: Annotated[
+        int | None,
+        "part of `program_bits`: the call of the chat template in program.py; 0 outside of a chat",
+    ] = None
 
     @property
     def part(self) -> str:

@@ -5,7 +5,7 @@ proposer and which scheduler, a sweep file says.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -59,6 +59,7 @@ def make_proposer(
     task: Task,
     models: Sequence[str],
     seed: int,
+    templates: Container[str] = (),
 ) -> Proposer:
     """Return a new proposer; `proposer.replay` brings it to the state of a recorded one.
 
@@ -68,7 +69,33 @@ def make_proposer(
         task: its train split supplies demonstrations and words.
         models: labels of the base models.
         seed: names its random streams.
+        templates: labels of the base models that have a chat template.
     """
+    return _ByModel(
+        {
+            model: _proposer(config, families.on(template=model in templates), task, model, seed)
+            for model in models
+        }
+    )
+
+
+class _ByModel:
+    """A proposer for each base model, whose proposals depend on no other model."""
+
+    def __init__(self, proposers: Mapping[str, Proposer]) -> None:
+        self._proposers = proposers
+
+    def propose(self, model: str) -> Proposal | None:
+        return self._proposers[model].propose(model)
+
+    def observe(self, observation: Observation) -> None:
+        self._proposers[observation.model].observe(observation)
+
+
+def _proposer(
+    config: ProposerConfig, families: Families, task: Task, model: str, seed: int
+) -> Proposer:
+    models = [model]
     if isinstance(config, RandomProposer):
         return RandomDraws(families, task, models, seed)
     if isinstance(config, GridProposer):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
 from kilobit.search.candidate import Candidate, Prompt
@@ -55,12 +55,38 @@ class PromptFamily(Config):
     """steps that the search combines by itself, after those of the list"""
     postprocess_most: int = Field(default=2, ge=1, le=4)
     """most steps from `postprocess_combine`"""
-    chat: tuple[bool, ...] = Field(default=(False,), min_length=1)
-    """whether the text goes into the model's chat template"""
+    chat: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
+    """whether the text goes into the model's chat template; null: as the model is meant to be used,
+    so where its tokenizer has one, the question alone too"""
+    turns: bool = True
+    """in a chat template each demonstration is a turn of the user and one of the model; false: it
+    is a part of the question's turn"""
     max_new_tokens: tuple[Annotated[int, Field(ge=1)] | None, ...] = Field(
         default=(None,), min_length=1
     )
     """limits of a generation; null is the task's own"""
+    _template: bool = PrivateAttr(default=False)
+
+    def on(self, *, template: bool) -> Self:
+        """Return the family as it is on a base model, which has a chat template or none."""
+        found = self.model_copy()
+        found._template = template  # noqa: SLF001 - its own, of a copy
+        return found
+
+    @property
+    def chats(self) -> tuple[bool, ...]:
+        """Return the choices for `chat`, those of a model without a template before `on`."""
+        return (self._template,) if self.chat is None else self.chat
+
+    def bare(self, task: Task, model: str) -> Candidate:
+        """Return the candidate that adds nothing to the question."""
+        return self.in_chat(
+            Candidate(task=task.name, model=model), self.chat is None and self._template
+        )
+
+    def in_chat(self, candidate: Candidate, chat: bool) -> Candidate:
+        """Return a candidate with its text in the chat template, or outside of it."""
+        return candidate.model_copy(update={"chat": chat, "turns": chat and self.turns})
 
 
 class AdapterFamily(PromptFamily):
@@ -155,6 +181,8 @@ class DataFamily(RankFamily):
     """steps in all; they cycle through the examples"""
     batch_size: int = Field(default=1, ge=1)
     """examples of a training step"""
+    chat: tuple[bool, ...] = Field(default=(False,), min_length=1)
+    """whether the text goes into the model's chat template; its examples are learned outside"""
 
     @model_validator(mode="after")
     def _all_examples_are_met(self) -> Self:
@@ -183,6 +211,16 @@ class _Families(Config):
         """Return the families that are given, by name."""
         found = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: family for name, family in found.items() if family is not None}
+
+    def on(self, *, template: bool) -> Self:
+        """Return the families as they are on a base model, which has a chat template or none."""
+        found = {name: family.on(template=template) for name, family in self.named().items()}
+        return self.model_copy(update=found)
+
+    @property
+    def use_chat(self) -> bool:
+        """Return whether a candidate may be in a chat template."""
+        return any(True in family.chats for family in self.named().values())
 
 
 def families_of(methods: Mapping[str, Method]) -> type[_Families]:
@@ -278,7 +316,7 @@ def _draw_for_model(families: Families, task: Task, model: str, seed: int) -> li
             fruitless = fruitless + 1 if candidate.id in found else 0
             found.setdefault(candidate.id, candidate)
     mixed = list(found.values())
-    bare = Candidate(task=task.name, model=model)
+    bare = families.prompt and families.prompt.bare(task, model)
     stream(seed, "order", model).shuffle(mixed)
     return sorted(mixed, key=lambda candidate: candidate != bare)
 
@@ -287,7 +325,7 @@ def _draws(
     name: str, family: PromptFamily, task: Task, model: str, rng: random.Random
 ) -> Iterator[Candidate]:
     if not isinstance(family, AdapterFamily):
-        yield Candidate(task=task.name, model=model)
+        yield family.bare(task, model)
     while True:
         yield draw_candidate(name, family, task, model, rng)
 
@@ -302,15 +340,17 @@ def draw_candidate(
         instruction=rng.choice(family.instructions),
         demonstrations=tuple((e.input, e.target) for e in shown),
     )
-    return Candidate(
+    adapter = _draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None
+    chat = rng.choice(family.chats)
+    candidate = Candidate(
         task=task.name,
         model=model,
         prompt=prompt,
-        adapter=_draw_adapter(name, family, rng) if isinstance(family, AdapterFamily) else None,
-        chat=rng.choice(family.chat),
+        adapter=adapter,
         max_new_tokens=rng.choice(family.max_new_tokens),
         postprocess=_draw_postprocess(family, rng),
     )
+    return family.in_chat(candidate, chat)
 
 
 def _draw_postprocess(family: PromptFamily, rng: random.Random) -> tuple[PostprocessStep, ...]:

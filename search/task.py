@@ -180,6 +180,15 @@ class Task:
         """Return the answer text of a demonstration for `target`."""
         return self.answer.replace("{target}", target)
 
+    @property
+    def turn(self) -> str:
+        """Return the template of an answer that is a turn of its own in a chat.
+
+        The end of the turn ends it, so no stop string does, and no white space is around it.
+        """
+        before, mark, after = self.answer.partition("{target}")
+        return (before + mark + cut(after, self.stop)).strip()
+
     def cut(self, output: str, steps: Sequence[str] = ()) -> str:
         """Return the scored part of a program's output: the text before the first stop string.
 

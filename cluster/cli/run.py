@@ -357,7 +357,7 @@ def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
         plan: Plan | None
         try:
             # The sweep may be meant for another machine, so not fitting here is no error.
-            plan = check_sweep(sweep, folder, local=local, fits=False)
+            plan = check_sweep(sweep, folder, local=local, dry=True)
             unchecked = list(plan.unchecked)
         except InputError as error:
             if not isinstance(error.__cause__, DatasetMissingError):

@@ -107,7 +107,8 @@ def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     """Rebuild the search from its ledger and decide every row that is still undecided."""
     sweep = run.sweep
     models = [model.label for model in sweep.base_models]
-    proposer = make_proposer(sweep.proposer, sweep.families, plan.task, models, sweep.seed)
+    about = sweep.families, plan.task, models, sweep.seed, plan.templates
+    proposer = make_proposer(sweep.proposer, *about)
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)

@@ -51,6 +51,8 @@ class Plan:
             is to be said of the model's files.
         warnings: messages about settings that are valid but rarely meant.
         model_free: candidates of all models whose programs run without the model.
+        templates: labels of the base models whose tokenizers have a chat template, as far as a
+            family needs to know.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Plan:
     ranks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     model_free: tuple[Candidate, ...] = ()
+    templates: frozenset[str] = frozenset()
 
     def bound_bits(self, candidate: Candidate) -> int | None:
         """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
@@ -72,7 +75,7 @@ def check_sweep(
     sweep_folder: Path,
     *,
     local: bool = True,
-    fits: bool = True,
+    dry: bool = False,
     before_models: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Check a sweep and return its plan.
@@ -81,7 +84,7 @@ def check_sweep(
         sweep: the sweep to check.
         sweep_folder: the folder that its relative paths start from.
         local: the workers will run on this machine, so their models have to be here.
-        fits: and they have to fit on it.
+        dry: nothing is to begin, so they need not fit on it, and nothing is fetched.
         before_models: called before the models are looked at, which takes seconds, with all else
             checked.
 
@@ -98,14 +101,16 @@ def check_sweep(
     if sweep.cache is not None:
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
-    if local and fits:
+    if local and not dry:
         plan_here(sweep)
     before_models()
     shapes, unchecked = check_models(sweep, sweep_folder, local=local)
+    templates, unknown = _templates(sweep, sweep_folder, shapes, dry=dry)
+    unchecked += unknown
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
     warnings = (
-        *_thinking_warnings(sweep, sweep_folder, task, shapes),
-        *_unused_template_warnings(sweep, sweep_folder, shapes),
+        *_thinking_warnings(sweep, sweep_folder, task, shapes, templates),
+        *_unused_template_warnings(sweep, templates),
     )
     if local:
         from kilobit.cluster.shards.load import slowness
@@ -114,10 +119,10 @@ def check_sweep(
     free = tuple(
         one for model in sweep.base_models for one in sweep.model_free.candidates(task, model.label)
     )
-    plan = Plan(task, (), shapes, None, tuple(unchecked), ranks, warnings, free)
+    plan = Plan(task, (), shapes, None, tuple(unchecked), ranks, warnings, free, templates)
     most, candidates = sweep.budget.candidates, list[Candidate]()
     if sweep.proposer.kind in ("random", "grid"):
-        candidates = list_candidates(sweep, task)
+        candidates = list_candidates(sweep, task, templates)
         most = len(candidates)
     total = None if most is None else most + len(free)
     return replace(plan, candidates=tuple(candidates), num_candidates=total)
@@ -144,16 +149,57 @@ def _check_ranks(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> lis
     return found
 
 
+def _templates(
+    sweep: Sweep, folder: Path, known: Mapping[str, Shapes], *, dry: bool
+) -> tuple[frozenset[str], list[str]]:
+    """Return the labels of the models with a chat template, and messages about unknown ones.
+
+    Of a hub model that is not on this machine, the tokenizer is fetched unless this is a dry run.
+
+    Raises:
+        InputError: if one has to be known to begin, and is not.
+    """
+    from kilobit.evaluators.model.base_model import load_tokenizer
+
+    families = sweep.families.named()
+    asks = next((name for name, family in families.items() if family.chat is None), None)
+    if asks is None and any(True in family.chats for family in families.values()):
+        return frozenset(), []
+    found, unknown = [], []
+    for index, config in enumerate(sweep.base_models):
+        if config.label not in known and asks is None:
+            continue
+        whose = f"base_models.{index}: whether {config.hub or config.path} has a chat template"
+        if config.label not in known and dry:
+            unknown.append(f"{whose} is not known here; the plan is that of a model without one")
+            continue
+        try:
+            if config.label not in known and config.path is not None:
+                raise FileNotFoundError(f"there is no folder {folder / config.path}")
+            tokenizer, _ = load_tokenizer(config, folder)
+        except Exception as error:  # transformers raises many types here
+            raise InputError(
+                f"{whose} is not known here ({_first_line(error)}): put it on this machine, or say "
+                f"`chat: [true]` or `chat: [false]` in families.{asks}"
+            ) from error
+        if tokenizer.chat_template is not None:
+            found.append(config.label)
+    return frozenset(found), unknown
+
+
 def _thinking_warnings(
-    sweep: Sweep, folder: Path, task: Task, known: Mapping[str, Shapes]
+    sweep: Sweep,
+    folder: Path,
+    task: Task,
+    known: Mapping[str, Shapes],
+    templates: frozenset[str],
 ) -> list[str]:
     """Return a warning for each model that thinks where an empty line or line end is a stop."""
     from kilobit.evaluators.model.base_model import load_tokenizer
     from kilobit.evaluators.model.generate import chat_template_of
 
     stops = [stop for stop in task.stop if not stop.strip()]
-    chat = any(True in family.chat for family in sweep.families.named().values())
-    if not stops or not chat:
+    if not stops:
         return []
     return [
         f"{config.label} thinks in its chat template, and the task {task.name} stops at "
@@ -161,21 +207,18 @@ def _thinking_warnings(
         "several lines does; set the task's `stop`, or `enable_thinking: false`"
         for config in sweep.base_models
         if config.label in known
+        and sweep.families.on(template=config.label in templates).use_chat
         and chat_template_of(load_tokenizer(config, folder)[0], config).mark
     ]
 
 
-def _unused_template_warnings(sweep: Sweep, folder: Path, known: Mapping[str, Shapes]) -> list[str]:
+def _unused_template_warnings(sweep: Sweep, templates: frozenset[str]) -> list[str]:
     """Return a warning for each model with a chat template that no family puts a question into."""
-    from kilobit.evaluators.model.base_model import load_tokenizer
-
-    if any(True in family.chat for family in sweep.families.named().values()):
-        return []
     return [
-        f"{config.label} has a chat template, and no family has `chat: [true]`: it is asked in "
-        "another form than it was trained for; `chat: [true, false]` tries both"
+        f"{config.label} has a chat template, and all families have `chat: [false]`: it is asked "
+        "in another form than it was trained for; `chat: [true, false]` tries both"
         for config in sweep.base_models
-        if config.label in known and load_tokenizer(config, folder)[0].chat_template is not None
+        if config.label in templates and not sweep.families.on(template=True).use_chat
     ]
 
 
@@ -224,10 +267,11 @@ def plan_here(sweep: Sweep) -> Placements:
     return plan([here], needs_of(settings, cpus_here(settings, cpus(), gpus)))
 
 
-def list_candidates(sweep: Sweep, task: Task) -> list[Candidate]:
+def list_candidates(sweep: Sweep, task: Task, templates: frozenset[str]) -> list[Candidate]:
     """Return all candidates of a finite proposer, alternating between the models."""
     waiting = [model.label for model in sweep.base_models]
-    proposer = make_proposer(sweep.proposer, sweep.families, task, list(waiting), sweep.seed)
+    about = sweep.families, task, list(waiting), sweep.seed, templates
+    proposer = make_proposer(sweep.proposer, *about)
     found: list[Candidate] = []
     most = sweep.budget.candidates
     while waiting and (most is None or len(found) < most):
@@ -338,10 +382,12 @@ def _check_model(
         raise InputError(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
-    for name, family in sweep.families.named().items():
-        if True in family.chat and tokenizer.chat_template is None:
+    families = sweep.families.on(template=tokenizer.chat_template is not None)
+    for name, family in families.named().items():
+        if True in family.chats and tokenizer.chat_template is None:
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
-    _check_thinking(config, tokenizer, field, sweep.families)
+    _check_thinking(config, tokenizer, field, families)
+    _check_turns(config, tokenizer, where, families)
     told = {k: v for k, v in model_config.to_dict().items() if k not in _NO_SHAPE}
     split = sweep.workers.over(config.workers).shards.are_split
     if config.quantization is not None:
@@ -394,9 +440,16 @@ def _check_thinking(
 ) -> None:
     names = ("enable_thinking", "thinking_tokens", "thinking_marks", "today")
     given = [name for name in names if getattr(config, name) is not None]
-    if not any(True in family.chat for family in families.named().values()):
+    if not families.use_chat:
         if given:
-            raise InputError(f"{field}.{given[0]}: no family has `chat: [true]`")
+            raise InputError(
+                f"{field}.{given[0]}: no family puts a question into the chat template: "
+                + (
+                    "all have `chat: [false]`"
+                    if tokenizer.chat_template is not None
+                    else "the tokenizer has none"
+                )
+            )
         return
     from kilobit.evaluators.model.generate import chat_template_of, reads_clock
 
@@ -406,6 +459,26 @@ def _check_thinking(
         chat_template_of(tokenizer, config)
     except ValueError as error:
         raise InputError(f"{field}.{error}") from error
+    except Exception as error:  # a template may raise anything
+        raise InputError(
+            f"{field}: the chat template can't be used ({_first_line(error)}): mend it, or say "
+            "`chat: [false]` in each family"
+        ) from error
+
+
+def _check_turns(config: BaseModelConfig, tokenizer: Any, where: str, families: Families) -> None:
+    """Check that the chat template takes turns, if a candidate may have some."""
+    from kilobit.evaluators.model.generate import check_turns
+
+    for name, family in families.named().items():
+        if True in family.chats and family.turns and max(family.demonstrations):
+            try:
+                check_turns(tokenizer, config.today)
+            except ValueError as error:
+                raise InputError(
+                    f"families.{name}.turns: the chat template of {where} takes no earlier turns "
+                    f"({error}): set it to false, or `chat: [false]`"
+                ) from error
 
 
 def _check_folders(sweep: Sweep, folder: Path) -> None:

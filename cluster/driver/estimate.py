@@ -105,7 +105,7 @@ class Lengths:
             return sum(map(len, tokenizer(list(texts))["input_ids"])) / max(len(texts), 1)
 
         shown = list(islice((*task.splits.search, *task.splits.train), _EXAMPLES))
-        texts = list(dict.fromkeys(c.prompt.render(task) for c in candidates))
+        texts = list(dict.fromkeys(c.before(task) for c in candidates))
         return cls(
             mean([task.ask(e.input) for e in shown]),
             mean([task.show(e.target) for e in shown]),
@@ -158,8 +158,9 @@ def estimate(sweep: Sweep, folder: Path, plan: Plan, *, local: bool = True) -> l
     candidates, factor = list(plan.candidates), 1.0
     if not candidates:
         # A proposer that learns begins with draws like these.
-        models = [config.label for config in sweep.base_models]
-        candidates = draw_candidates(sweep.families, plan.task, models, sweep.seed)
+        for label in (config.label for config in sweep.base_models):
+            families = sweep.families.on(template=label in plan.templates)
+            candidates += draw_candidates(families, plan.task, [label], sweep.seed)
         factor = (plan.num_candidates or len(candidates)) / max(len(candidates), 1)
     found: list[Estimate] = []
     speeds: dict[str, Speed] = {}
@@ -271,7 +272,7 @@ def _training(
     before = ladder[rung.index - 1].train_steps if rung.index else 0
     steps = min(rung.train_steps, spec.steps) - min(before, spec.steps)
     # Rows of a step share the pass over their prompt.
-    prompt = lengths.prompts[candidate.prompt.render(task)]
+    prompt = lengths.prompts[candidate.before(task)]
     each = spec.batch_size * (lengths.question + lengths.answer) + prompt
     return Work(trained=steps * each, steps=steps)
 
@@ -293,7 +294,7 @@ def _scoring(
 
 def _answers(candidate: Candidate, number: int, lengths: Lengths, batch: int, task: Task) -> Work:
     passes = -(-number // batch)
-    prompt = lengths.prompts[candidate.prompt.render(task)]
+    prompt = lengths.prompts[candidate.before(task)]
     return Work(
         read=number * lengths.question + passes * prompt,
         written=number * lengths.answer,

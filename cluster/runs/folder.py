@@ -322,10 +322,17 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
         if name not in sweep.model_fields_set:
             del new[name]
     for name, family in new["families"].items():
-        # The default was one range for all methods when an old run began.
         was = old["families"].get(name)
-        if family and was and family.get("learning_rate", 0) is None:
+        if not (family and was):
+            continue
+        # The defaults were others when an old run began: one range for all methods, no chat, and
+        # no turns in one.
+        if family.get("learning_rate", 0) is None:
             family["learning_rate"] = was["learning_rate"]
+        if family["chat"] is None and was["chat"] == [False] and not was["turns"]:
+            family["chat"] = was["chat"]
+        if "turns" not in getattr(sweep.families, name).model_fields_set:
+            family["turns"] = was["turns"]
     if "balance" not in sweep.task.model_fields_set:
         for settings in (old["task"], new["task"]):
             settings.pop("balance", None)

@@ -33,7 +33,9 @@ from kilobit.search.records import (
 from kilobit.search.settings import to_copy
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
-_LEAST_NEEDED = ("verified", "family", "distinct outputs", "95 % interval", "sealed split")
+_LEAST_NEEDED = (
+    "verified", "family", "template", "distinct outputs", "95 % interval", "sealed split",
+)  # fmt: skip
 _OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
 
 
@@ -151,6 +153,8 @@ def print_front(console: Console, front: Front, targets: Iterable[float]) -> Non
         if not any(columns["distinct outputs"]):
             # Versions that did not count them wrote the run.
             del columns["distinct outputs"]
+        if not any(point.template_bits for point in front_points):
+            del columns["template"]
         title = f"{task}, {model}: bits of program and payload, score"
         for shown in fitting_table(console, columns, _LEAST_NEEDED, title):
             console.print(shown)
@@ -170,6 +174,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
     return {
         "program": [str(p.program_bits) for p in points],
         "payload": [str(p.payload_bits) for p in points],
+        "template": ["" if p.template_bits is None else str(p.template_bits) for p in points],
         "score": [f"{p.score:.3f}" for p in points],
         "95 % interval": [range_text(p.lower, p.upper) for p in points],
         "sealed split": [_sealed(p.certificate) for p in points],

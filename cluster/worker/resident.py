@@ -54,12 +54,14 @@ class Training:
         prompt: the text before the question.
         chat: the question goes into the model's chat template.
         until: the step at which training ends.
+        turns: in a chat, the text between the prompt's turns; empty if it is in the question's.
     """
 
     key: str
     prompt: str
     chat: bool
     until: int
+    turns: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,11 @@ class Resident:
         """Train adapters in shared passes over the model."""
         examples = self._task.splits.train
         jobs = [
-            Job(*self._beside[a.key], Lesson(self._task, a.prompt, examples, a.chat), a.until)
+            Job(
+                *self._beside[a.key],
+                Lesson(self._task, a.prompt, examples, a.chat, a.turns),
+                a.until,
+            )
             for a in asked
         ]
         train_pack(self.frozen, jobs, self._train_planner)

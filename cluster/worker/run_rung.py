@@ -103,7 +103,7 @@ class RungRunner:
         with work.guarded():
             spec, last = work.candidate.adapter, self._is_last(work.rung)
             with work.coding():
-                work.texts = self._builder.code_text(work.candidate.prompt, by_model=last)
+                work.texts = self._builder.code_text(work.candidate, by_model=last)
             if spec is None:
                 return True
             state, start = self._earlier(work, spec)
@@ -118,9 +118,10 @@ class RungRunner:
         asked = [
             Training(
                 work.candidate.id,
-                work.candidate.prompt.render(self._task),
+                work.candidate.before(self._task),
                 work.candidate.chat,
                 self._until(work),
+                work.candidate.between_turns(self._task),
             )
             for work in trained
         ]
@@ -164,8 +165,9 @@ class RungRunner:
             adapter.restore(state)
         elif start is not None:
             begin_from(adapter, *start)
-        prompt = work.candidate.prompt.render(self._task)
-        lesson = Lesson(self._task, prompt, self._task.splits.train, work.candidate.chat)
+        candidate, train = work.candidate, self._task.splits.train
+        said = candidate.chat, candidate.between_turns(self._task)
+        lesson = Lesson(self._task, candidate.before(self._task), train, *said)
         work.trained = adapter.train(self._frozen, lesson, self._until(work))
         self._keep(work, adapter)
 

@@ -263,6 +263,7 @@ class RungRows:
             upper=result.upper,
             program_bits=program.program_bits,
             payload_bits=program.payload_bits,
+            template_bits=program.template_bits,
             program=program.digest if measured.exact else None,
             input_tokens=measured.input_tokens,
             output_tokens=measured.output_tokens,

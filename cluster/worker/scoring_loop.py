@@ -111,8 +111,10 @@ class ScoringLoop:
         began, frozen = time.monotonic(), self._frozen
         for part in parts:
             recipe, prompt = part.recipe, part.scoring.prompt
-            inputs = [example.input for example in part.batch]
-            part.texts = [asked(frozen, recipe.chat, prompt + recipe.question, i) for i in inputs]
+            part.texts = [
+                asked(frozen, recipe.chat, recipe.question, example.input, prompt, recipe.turns)
+                for example in part.batch
+            ]
         for part, thoughts in self._continued([p for p in parts if p.recipe.thinking], True):
             thinking = part.recipe.thinking
             assert thinking is not None

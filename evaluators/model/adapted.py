@@ -46,6 +46,7 @@ class AdaptedModel:
         frozen: the base model, with the adapter if there is one.
         prompt: the text before a question.
         chat: questions go into the chat template.
+        turns: text between the prompt's turns there; empty if it is in the question's turn.
         steps: postprocessing that is applied to every output.
         changes: changes of an adapter that is not installed on the model.
         num_soft: number of soft prompt vectors before the text.
@@ -57,6 +58,7 @@ class AdaptedModel:
     frozen: FrozenModel
     prompt: str = ""
     chat: bool = False
+    turns: str = ""
     steps: tuple[str, ...] = ()
     changes: Changes = field(default_factory=dict)
     num_soft: int = 0
@@ -76,7 +78,7 @@ class AdaptedModel:
 
     def text(self, question: str) -> str:
         """Return the text that the model continues for a question."""
-        return asked(self.frozen, self.chat, self.prompt + "{input}", question)
+        return asked(self.frozen, self.chat, "{input}", question, self.prompt, self.turns)
 
     @property
     def closing(self) -> str:
@@ -233,7 +235,7 @@ def with_program(
     def here(section: bytes) -> str:
         part = program.recipe.prompt
         if part is not None and part.codec == "index":
-            return shown_examples(part.lead, section, task)
+            return shown_examples(program.recipe, section, task)
         return decode_text(frozen, section, part.cache if part else None)
 
     decoded = decode(program.recipe, program.payload, here)
@@ -241,6 +243,7 @@ def with_program(
         bare(frozen),
         prompt=decoded.prompt,
         chat=program.recipe.chat,
+        turns=program.recipe.turns,
         steps=program.recipe.postprocess if steps else (),
         thinking=program.recipe.thinking,
     )

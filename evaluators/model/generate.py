@@ -11,6 +11,7 @@ the thinking is no part of an output. A program does this itself, and its statem
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -83,17 +84,27 @@ class Generated:
     output_tokens: int
 
 
-def asked(frozen: FrozenModel, chat: bool, question: str, text: str) -> str:
-    """Return the text that the model continues: `question` filled with `text`, as a chat or not.
+def asked(
+    frozen: FrozenModel, chat: bool, question: str, text: str, prompt: str = "", turns: str = ""
+) -> str:
+    """Return the text that the model continues: a question after its prompt, as a chat or not.
 
-    `question` begins with the prompt, which may contain `{input}` too; only the last one is filled.
+    Args:
+        frozen: the base model.
+        chat: put it into the model's chat template.
+        question: template of the question, whose last `{input}` is filled with `text`.
+        text: the input.
+        prompt: the text before the question.
+        turns: in a chat, the text between the prompt's turns, the first of which is the user's;
+            empty if it is a part of the question's turn.
     """
     before, _, after = question.rpartition("{input}")
     filled = before + text + after
     if not chat:
-        return filled
+        return prompt + filled
+    said = [*prompt.split(turns), filled] if turns else [prompt + filled]
     use = chat_template(frozen)
-    return _rendered(frozen.tokenizer, filled, dict(use.arguments), use.today) + use.opening
+    return _rendered(frozen.tokenizer, said, dict(use.arguments), use.today) + use.opening
 
 
 def chat_template(frozen: FrozenModel) -> ChatTemplate:
@@ -119,9 +130,24 @@ def chat_template_of(tokenizer: Any, config: BaseModelConfig | None) -> ChatTemp
             "today: the chat template reads the clock: give the date as it is to see it, such as "
             "'31 January 2026', which becomes a part of programs"
         )
-    if len({_rendered(tokenizer, "x", {}, today) for _ in range(20)}) > 1:
+    if len({_rendered(tokenizer, ["x"], {}, today) for _ in range(20)}) > 1:
         raise ValueError("path: the chat template says something else each time")
     return replace(_use_of(tokenizer, config, today), today=today)
+
+
+def check_turns(tokenizer: Any, today: str | None) -> None:
+    """Check that a chat template shows what user and model have said before, in its order.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    said = ["ask-1", "say-2", "ask-3"]
+    try:
+        text = _rendered(tokenizer, said, {}, today)
+    except Exception as error:  # a template may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if re.findall("|".join(said), text) != said:
+        raise ValueError("it does not show each turn once, in their order")
 
 
 def reads_clock(tokenizer: Any) -> bool:
@@ -138,7 +164,7 @@ def _use_of(tokenizer: Any, config: BaseModelConfig | None, today: str | None) -
     marks = marks or next((one for one in _MARKS if one[0].strip() in source), None)
     switch = next((name for name in _SWITCHES if _switches(tokenizer, name, today)), None)
     arguments = {} if enable is None or switch is None else {switch: enable}
-    text = _rendered(tokenizer, "x", arguments, today)
+    text = _rendered(tokenizer, ["x"], arguments, today)
     before, mark, close = marks or ("", "", "")
     opened = bool(mark) and text.rfind(before.strip()) > text.rfind(close.strip())
     opened = opened and bool(before.strip())
@@ -149,7 +175,7 @@ def _use_of(tokenizer: Any, config: BaseModelConfig | None, today: str | None) -
             raise ValueError("enable_thinking: the chat template has no switch for thinking")
         return ChatTemplate(pairs, close if opened else "")
     wanted = bool(enable or tokens or given)
-    hybrid = switch is not None and text == _rendered(tokenizer, "x", {switch: True}, today)
+    hybrid = switch is not None and text == _rendered(tokenizer, ["x"], {switch: True}, today)
     if closed or not (opened or wanted or hybrid):
         if wanted:
             raise ValueError("enable_thinking: the chat template ends the thinking by itself")
@@ -162,16 +188,22 @@ def _use_of(tokenizer: Any, config: BaseModelConfig | None, today: str | None) -
 
 
 def _switches(tokenizer: Any, name: str, today: str | None) -> bool:
-    on, off = (_rendered(tokenizer, "x", {name: value}, today) for value in (True, False))
+    on, off = (_rendered(tokenizer, ["x"], {name: value}, today) for value in (True, False))
     return on != off
 
 
-def _rendered(tokenizer: Any, content: str, arguments: dict[str, bool], today: str | None) -> str:
+def _rendered(
+    tokenizer: Any, said: Sequence[str], arguments: dict[str, bool], today: str | None
+) -> str:
+    """Return the rendered turns of user and model, the last of which is the user's."""
     dated = {}
     if today is not None:
         dated["chat_template"] = clock(today) + tokenizer.get_chat_template()
     rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
+        [
+            {"role": "assistant" if place % 2 else "user", "content": text}
+            for place, text in enumerate(said)
+        ],
         tokenize=False,
         add_generation_prompt=True,
         **dated,
@@ -184,7 +216,7 @@ def template_digest(frozen: FrozenModel) -> str:
     """Return a digest of what the chat template makes of a turn, on a fixed day: 16 hex digits."""
     today = frozen.config and frozen.config.today
     try:
-        said = _rendered(frozen.tokenizer, "{x} \n", {}, today or "1 January 2000")
+        said = _rendered(frozen.tokenizer, ["{x} \n"], {}, today or "1 January 2000")
     except Exception as error:  # noqa: BLE001 - one that is not used may fail in any way
         said = type(error).__name__
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]

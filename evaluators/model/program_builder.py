@@ -21,7 +21,7 @@ from kilobit.evaluators.model.generate import (
 from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_token
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate
 from kilobit.search.programs.coarsening import coarse, coarse_changes, coarse_each
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
 from kilobit.search.programs.postprocess import RULE
@@ -91,21 +91,21 @@ class Builder:
         # Texts by their model code: decoding needs the bare model, which later has an adapter.
         self._decoded: dict[bytes, str] = {}
 
-    def code_text(self, prompt: Prompt, *, by_model: bool) -> dict[TextCodec, bytes]:
-        """Return a prompt coded by each codec; call it while no adapter is on the model.
+    def code_text(self, candidate: Candidate, *, by_model: bool) -> dict[TextCodec, bytes]:
+        """Return a candidate's prompt coded by each codec; no adapter may be on the model.
 
         Args:
-            prompt: the text before the question.
+            candidate: says what stands before the question.
             by_model: also code it by the base model, which takes two forward passes per token;
                 skipped if the decoder alone is longer than another codec's decoder and section.
         """
-        text = prompt.render(self._task)
+        text = candidate.before(self._task)
         if not text:
             return {}
         known = self._texts.get((text, by_model))
         if known is None:
             known = compress(text.encode())
-            indices = prompt.indices(self._task) if self._by_index else None
+            indices = candidate.prompt.indices(self._task) if self._by_index else None
             if indices is not None:
                 known["index"] = indices
             if by_model and may_be_shortest("model", known, self._length):
@@ -142,6 +142,8 @@ class Builder:
             cache = self._cache(texts)
             codec, payload = choose_text(texts, self._length, self._start(texts), cache)
             lead, answer = candidate.prompt.lead(), self._task.answer
+            if recipe.turns:
+                answer = self._task.turn
             recipe = recipe.model_copy(
                 update={
                     "prompt": text_part(codec, payload, lead=lead, answer=answer, cache=cache),
@@ -186,7 +188,7 @@ class Builder:
 
         def here(section: bytes) -> str:
             if part is not None and part.codec == "index":
-                return shown_examples(part.lead, section, self._task)
+                return shown_examples(program.recipe, section, self._task)
             return self._decoded[section]
 
         return decode(program.recipe, program.payload, here)
@@ -211,6 +213,7 @@ class Builder:
             pad_with_end=frozen.pad_with_end,
             special_tokens=frozen.special_tokens,
             chat=candidate.chat,
+            turns=candidate.between_turns(task),
             template=dict(use.arguments),
             opening=use.opening,
             today=use.today,
@@ -226,17 +229,19 @@ class Builder:
         )
 
 
-def shown_examples(lead: str, indices: bytes, task: Task) -> str:
-    """Return `lead` followed by the demonstrations at `indices` of the train split."""
-    train, text = task.splits.train, lead
+def shown_examples(recipe: Recipe, indices: bytes, task: Task) -> str:
+    """Return the prompt of a recipe whose demonstrations are at `indices` of the train split."""
+    train, part, said = task.splits.train, recipe.prompt, list[str]()
+    assert part is not None
     for at in range(0, len(indices), 2):
         index = int.from_bytes(indices[at : at + 2], "big")
         if index >= len(train):
             raise PayloadError(
                 f"the train split has {len(train)} examples, there is no index {index}"
             )
-        text += task.ask(train[index].input) + task.show(train[index].target)
-    return text
+        said.append(task.ask(train[index].input))
+        said.append(part.answer.replace("{target}", train[index].target))
+    return part.lead + recipe.turns.join(said)
 
 
 def without_effect(found: Coarse, adapter: Adapter) -> bool:
@@ -298,7 +303,10 @@ def run_batch(
     recipe = program.recipe
     return generate(
         frozen,
-        [asked(frozen, recipe.chat, prompt + recipe.question, text) for text in inputs],
+        [
+            asked(frozen, recipe.chat, recipe.question, text, prompt, recipe.turns)
+            for text in inputs
+        ],
         max_new_tokens=recipe.max_new_tokens,
         stop=recipe.stop,
         batch_size=recipe.batch_size,

@@ -25,12 +25,14 @@ class Lesson:
         prompt: the text before the question.
         examples: the examples that a step draws from.
         chat: the question goes into the model's chat template.
+        turns: the text between the prompt's turns there; empty if it is in the question's turn.
     """
 
     task: Task
     prompt: str
     examples: Sequence[Example]
     chat: bool = False
+    turns: str = ""
 
 
 def training_batch(
@@ -58,7 +60,8 @@ def training_rows(frozen: FrozenModel, lesson: Lesson, spec: AdapterSpec, step: 
 
 def _example_tokens(frozen: FrozenModel, lesson: Lesson, example: Example) -> Row:
     task = lesson.task
-    text = asked(frozen, lesson.chat, lesson.prompt + task.question, example.input)
+    said = lesson.prompt, lesson.turns
+    text = asked(frozen, lesson.chat, task.question, example.input, *said)
     if lesson.chat:
         # A program answers after the thinking, which is empty here.
         text += chat_template(frozen).close

@@ -16,7 +16,7 @@ from kilobit.evaluators.proof.program_files import ProgramError, read_folder
 from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.program import Decoded, Program, decode
-from kilobit.search.programs.recipe import AdapterPart
+from kilobit.search.programs.recipe import AdapterPart, Recipe
 
 # Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096
@@ -123,6 +123,12 @@ def _check_size(spec: AdapterSpec, frozen: FrozenModel) -> None:
             raise ProgramError(f"the recipe's {name} {value} is more than {limit}")
 
 
+def _chat(recipe: Recipe) -> str:
+    """Return how the chat template is used, as text."""
+    turns = f"; {recipe.turns!r} is between the turns of the text before it"
+    return (" in the chat template" + (turns if recipe.turns else "")) if recipe.chat else ""
+
+
 def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:
     recipe = program.recipe
     fence = "````"
@@ -143,7 +149,7 @@ def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:
             decoded.prompt,
             fence,
             "",
-            f"- question: `{recipe.question!r}`" + (" in the chat template" if recipe.chat else ""),
+            f"- question: `{recipe.question!r}`{_chat(recipe)}",
             f"- at most {recipe.max_new_tokens} new tokens, stop at {list(recipe.stop)!r}, greedy",
             f"- steps on the output: {', '.join(recipe.postprocess) or 'none'}",
             "",

@@ -41,6 +41,7 @@ OF_A_POINT = (
     "payload_bits",
     "program",
     "num_distinct",
+    "template_bits",
 )
 
 
@@ -73,6 +74,7 @@ class FrontPoint:
     certificate: CertificateRecord | None = None
     imported: bool = False
     num_distinct: int | None = None
+    template_bits: int | None = None
 
     @property
     def bits(self) -> int:
@@ -176,6 +178,7 @@ def complete_points(
                 length=length,
                 certificate=certificate,
                 num_distinct=record.num_distinct,
+                template_bits=record.template_bits,
             )
         )
     return points
@@ -231,6 +234,7 @@ class ImportedPoint:
     certificate: None = None
     imported: bool = True
     num_distinct: None = None
+    template_bits: None = None
 
     @property
     def bits(self) -> int:

@@ -32,6 +32,7 @@ TextDecoder = Callable[[bytes], str]
 # What a recipe says of the chat template.
 _WITHOUT_CHAT: Mapping[str, object] = {
     "chat": False,
+    "turns": "",
     "template": {},
     "today": None,
     "opening": "",
@@ -56,6 +57,15 @@ class Program:
     def program_bits(self) -> int:
         """Return eight times the size of program.py and payload.bin together."""
         return 8 * (len(self.script) + len(self.payload))
+
+    @property
+    def template_bits(self) -> int:
+        """Return eight times the bytes that the call of the chat template takes in program.py."""
+        if not self.recipe.chat:
+            return 0
+        plain = _script_bytes(self.recipe.model_copy(update=_WITHOUT_CHAT).canonical())
+        # Another version of the minifier may have written the script.
+        return 8 * max(0, len(self.script) - plain)
 
     @property
     def digest(self) -> str:
@@ -89,10 +99,8 @@ class Program:
         """
         found = {"script": len(self.script)}
         if self.recipe.chat:
-            plain = len(script(self.recipe.model_copy(update=_WITHOUT_CHAT)))
-            # Another version of the minifier may have written the script.
-            plain = min(plain, len(self.script))
-            found = {"script": plain, "template": len(self.script) - plain}
+            found["template"] = self.template_bits // 8
+            found["script"] -= found["template"]
         rest = len(self.payload)
         if self.recipe.prompt:
             found["prompt"] = min(rest, self.recipe.prompt.num_bytes)

@@ -179,6 +179,10 @@ class Recipe(Config):
     adapter: AdapterPart | None = None
     data: DataPart | None = None
     chat: Annotated[bool, Field(description="the question goes into the chat template")] = False
+    turns: Annotated[
+        str,
+        Field(description="text between the prompt's turns; empty: it is in the question's turn"),
+    ] = ""
     template: Annotated[dict[str, bool], Field(description="arguments of the template")] = {}  # noqa: RUF012 - pydantic copies it
     today: Annotated[str | None, Field(description="what the template's clock says")] = None
     opening: Annotated[str, Field(description="text after the rendered template")] = ""

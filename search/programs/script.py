@@ -223,11 +223,14 @@ def _shown(recipe: Recipe, part: PromptPart, section: str) -> list[str]:
     before, _, after = recipe.question.partition("{input}")
     head, _, tail = part.answer.partition("{target}")
     texts = [repr(before), "train[i][0]", repr(after + head), "train[i][1]", repr(tail)]
+    if recipe.turns:
+        texts[2:3] = [repr(after + recipe.turns + head)]
     shown = " + ".join(text for text in texts if text != "''")
     lead = f"{part.lead!r} + " if part.lead else ""
     return [
         "train = [json.loads(line) for line in open(sys.argv[2])]",
-        f"prompt = {lead}''.join({shown} for i in numpy.frombuffer({section}, '>u2'))",
+        f"prompt = {lead}{recipe.turns!r}.join({shown} "
+        f"for i in numpy.frombuffer({section}, '>u2'))",
     ]
 
 
@@ -302,18 +305,24 @@ def _inputs(recipe: Recipe) -> list[str]:
     before, _, after = recipe.question.partition("{input}")
     parts = [repr(before)] if before else []
     parts += ["json.loads(line)", *([repr(after)] if after else [])]
-    prompt = ["prompt"] if recipe.prompt else []
+    prompt = ["prompt"] if recipe.prompt and not recipe.turns else []
     if not recipe.chat:
         return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
     content = " + ".join(prompt + parts)
+    turns = f"[{{'role': 'user', 'content': {content}}}]"
+    if recipe.turns:
+        # A prompt has half as many characters as there are turns, or more.
+        turns = (
+            "[dict(role=role, content=text) for role, text in zip(['user', 'assistant'] * "
+            f"len(prompt), [*prompt.split({recipe.turns!r}), {content}])]"
+        )
     more = "".join(f", {name}={value}" for name, value in recipe.template.items())
     opening = f" + {recipe.opening!r}" if recipe.opening else ""
     dated = f"tokenizer.chat_template = {clock(recipe.today)!r} + tokenizer.get_chat_template()"
     return [
         *([] if recipe.today is None else [dated]),
-        "inputs = [tokenizer.apply_chat_template([{'role': 'user', 'content': "
-        f"{content}}}], tokenize=False, add_generation_prompt=True{more}){opening} "
-        "for line in sys.stdin]",
+        f"inputs = [tokenizer.apply_chat_template({turns}, tokenize=False, "
+        f"add_generation_prompt=True{more}){opening} for line in sys.stdin]",
     ]
 
 

@@ -92,12 +92,16 @@ class Grid:
         count, number = chosen.pop("demonstrations")
         shown = demonstration_set(self._task, self._seed, count, number)
         prompt = Prompt(instruction=chosen.pop("instruction"), demonstrations=shown)
-        about = {key: chosen.pop(key) for key in ("chat", "max_new_tokens", "postprocess")}
+        chat = chosen.pop("chat")
+        about = {key: chosen.pop(key) for key in ("max_new_tokens", "postprocess")}
         adapter = None
         if chosen:
             training, price = chosen.pop("training")
             adapter = AdapterSpec(method=name, training=training, nats_per_kbit=price, **chosen)
-        return Candidate(task=self._task.name, model=model, prompt=prompt, adapter=adapter, **about)
+        found = Candidate(
+            task=self._task.name, model=model, prompt=prompt, adapter=adapter, **about
+        )
+        return self._families[name].in_chat(found, chat)
 
 
 def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Axes:
@@ -109,7 +113,7 @@ def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Ax
             for count in unique(family.demonstrations)
             for number in range(config.sets if count else 1)
         ],
-        "chat": unique(family.chat),
+        "chat": unique(family.chats),
         "max_new_tokens": unique(family.max_new_tokens),
         "postprocess": unique(_step_lists(family)),
     }

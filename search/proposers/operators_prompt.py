@@ -236,9 +236,8 @@ def change_steps(
 
 def flip_chat(candidate: Candidate, around: Surroundings, rng: random.Random) -> Candidate | None:
     """Put the text into the chat template, or take it out."""
-    if (not candidate.chat) not in around.families[candidate.family].chat:
-        return None
-    return candidate.model_copy(update={"chat": not candidate.chat})
+    family, chat = around.families[candidate.family], not candidate.chat
+    return family.in_chat(candidate, chat) if chat in family.chats else None
 
 
 def change_limit(

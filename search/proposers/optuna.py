@@ -139,18 +139,21 @@ class OptunaProposer:
         prefix = f"{name}."
         count = _level(trial, prefix + "demonstrations", family.demonstrations)
         number = _choice(trial, prefix + "set", list(range(self._config.sets))) if count else 0
-        return Candidate(
+        prompt = Prompt(
+            instruction=_choice(trial, prefix + "instruction", family.instructions),
+            demonstrations=demonstration_set(self._task, self._seed, count, number),
+        )
+        adapter = self._adapter(trial, name, family, model)
+        chat = _choice(trial, prefix + "chat", family.chats)
+        found = Candidate(
             task=self._task.name,
             model=model,
-            prompt=Prompt(
-                instruction=_choice(trial, prefix + "instruction", family.instructions),
-                demonstrations=demonstration_set(self._task, self._seed, count, number),
-            ),
-            adapter=self._adapter(trial, name, family, model),
-            chat=_choice(trial, prefix + "chat", family.chat),
+            prompt=prompt,
+            adapter=adapter,
             max_new_tokens=_choice(trial, prefix + "max_new_tokens", family.max_new_tokens),
             postprocess=_steps(trial, prefix, family),
         )
+        return family.in_chat(found, chat)
 
     def _adapter(
         self, trial: "Trial", name: str, family: PromptFamily, model: str

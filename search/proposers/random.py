@@ -73,7 +73,7 @@ def first_candidate(
     families: Mapping[str, PromptFamily], task: Task, model: str
 ) -> Candidate | None:
     """Return the candidate that adds nothing to the model, None if prompts are not searched."""
-    return Candidate(task=task.name, model=model) if "prompt" in families else None
+    return families["prompt"].bare(task, model) if "prompt" in families else None
 
 
 def draw_new(

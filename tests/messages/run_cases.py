@@ -138,6 +138,12 @@ WORDS = [
         sweep={},
     ),
     Case(
+        "run {sweep} --out {run} --address 127.0.0.1:1",
+        "base_models.0: whether on_nodes has a chat template is not known here (there is no folder "
+        "{here}/on_nodes): put it on this machine, or say `chat: [true]` or `chat: [false]` in ",
+        sweep={"base_models": [{"regime": "r", "path": "on_nodes"}]},
+    ),
+    Case(
         "doctor --address 127.0.0.1:1",
         "--address: no Ray cluster that accepts our token answers at 127.0.0.1:1: ",
     ),

@@ -245,9 +245,29 @@ MODELS = [
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
     Case(
         DRY,
-        "base_models.0.enable_thinking: no family has `chat: [true]`",
+        "base_models.0.enable_thinking: no family puts a question into the chat template: the "
+        "tokenizer has none",
         sweep={"base_models": model(enable_thinking=False)},
         given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "base_models.0.enable_thinking: no family puts a question into the chat template: all have",
+        sweep={"base_models": model(enable_thinking=False), "families": lora(chat=[False])},
+        given=a_model_with_a_plain_template,
+    ),
+    Case(
+        DRY,
+        "base_models.0: the chat template can't be used (not for you): mend it, or say `chat: [fa",
+        sweep={"base_models": model(), "families": lora()},
+        given=a_model_with_a_template("{{ raise_exception('not for you') }}"),
+    ),
+    Case(
+        DRY,
+        "families.lora.turns: the chat template of {here}/model takes no earlier turns (it does "
+        "not show each turn once, in their order): set it to false, or `chat: [false]`",
+        sweep={"base_models": model(), "families": lora(demonstrations=[0, 1])},
+        given=a_model_with_a_plain_template,
     ),
     Case(
         DRY,

@@ -112,6 +112,14 @@ RECIPES = {
         with_cache(with_prompt(BARE, "model"), "past_key_values"), "lora", WAYS[2]
     ),
     "chat": with_prompt(BARE, "stored").model_copy(update={"chat": True}),
+    "chat in turns": with_prompt(BARE, "stored").model_copy(update={"chat": True, "turns": "\n\n"}),
+    "chat in turns by index": BARE.model_copy(
+        update={
+            "chat": True,
+            "turns": "\n\n",
+            "prompt": PromptPart(codec="index", num_bytes=4, lead="Number:\n", answer="{target}"),
+        }
+    ),
     "steps by the first rule": BARE.model_copy(update={"postprocess": STEPS}),
     "steps": BARE.model_copy(update={"postprocess": STEPS, "steps_rule": RULE}),
     "constant": BARE.model_copy(update={"printed": PrintedPart(what="text", text=" it's")}),

@@ -208,7 +208,7 @@ def assert_allowed(candidate: Candidate, families: Families = FAMILIES, task: Ta
     assert min(family.demonstrations) <= len(shown) <= max(family.demonstrations)
     longest = max(len(text.split()) for text in family.instructions)
     assert len(words) <= (max(2 * longest, 8) if longest else 0)
-    assert candidate.chat in family.chat
+    assert candidate.chat in family.chats
     assert candidate.max_new_tokens in family.max_new_tokens
     steps = {step for steps in family.postprocess for step in steps}
     assert set(candidate.postprocess) <= steps | set(family.postprocess_combine)

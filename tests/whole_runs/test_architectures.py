@@ -55,7 +55,7 @@ class Alone:
         )
         assert frozen.config is not None
         builder = Builder(frozen, frozen.config, TASK, 4, "program")
-        texts = builder.code_text(candidate.prompt, by_model=False)
+        texts = builder.code_text(candidate, by_model=False)
         self.loss = adapter and adapter.train(frozen, lesson, adapter.spec.steps).loss
         self.tensors = adapter.tensors() if adapter else []
         self.program = builder.build(candidate, texts, adapter, self.tensors)

@@ -47,7 +47,7 @@ def program(frozen: FrozenModel, batch_size: int) -> tuple[Program, str]:
     builder = Builder(frozen, CONFIG, TASK, batch_size, "program")
     candidate = Candidate(task="numbers", model="m", prompt=PROMPT, max_new_tokens=4)
     text = PROMPT.render(TASK)
-    return builder.build(candidate, builder.code_text(PROMPT, by_model=False), None, ()), text
+    return builder.build(candidate, builder.code_text(candidate, by_model=False), None, ()), text
 
 
 def outputs(frozen: FrozenModel, batch_size: int, threads: int) -> list[str]:
@@ -96,8 +96,8 @@ def test_other_batches_and_threads_give_nearly_the_same_logits_and_the_same_outp
 def test_reading_a_payload_depends_on_no_thread_and_no_batch(frozen: FrozenModel) -> None:
     spec = adapter_spec("lora", target_modules=("q_proj", "v_proj"))
     builder = Builder(frozen, CONFIG, TASK, 8, "payload")
-    texts = builder.code_text(PROMPT, by_model=False)
     candidate = Candidate(task="numbers", model="m", prompt=PROMPT, adapter=spec)
+    texts = builder.code_text(candidate, by_model=False)
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -134,9 +134,9 @@ def test_a_model_on_the_nodes_alone_is_left_to_them(
     write_sweep: Callable[..., Path], tmp_path: Path
 ) -> None:
     models = [{"regime": "r", "path": str(tmp_path / "on_nodes"), "device": "cuda"}]
-    sweep = load_sweep(write_sweep(base_models=models))
+    sweep = load_sweep(write_sweep(base_models=models, families=lora(chat=[False])["families"]))
     with pytest.raises(InputError, match=r"base_models\.0\.path: there is no folder"):
-        check_sweep(sweep, tmp_path, fits=False)
+        check_sweep(sweep, tmp_path, dry=True)
     plan = check_sweep(sweep, tmp_path, local=False)
     assert plan.unchecked == (
         f"{tmp_path / 'on_nodes'} is not on this machine: its modules and ranks are unknown",
@@ -203,7 +203,7 @@ def test_a_plan_counts_what_needs_no_model_for_each_model(
     two = [{"regime": name, "path": str(tmp_path / name)} for name in ("a", "b")]
     free = {"constants": 1, "copy_input": True}
     path = write_sweep(base_models=two, model_free=free, budget=changes)
-    plan = check_sweep(load_sweep(path), tmp_path, local=False)
+    plan = check_sweep(load_sweep(path), tmp_path, local=False, dry=True)
     families = [(one.model, one.family) for one in plan.model_free]
     assert families == [(model, what) for model in "ab" for what in ("constant", "copy")]
     searched = total if changes else 2 * total
@@ -214,4 +214,5 @@ def test_a_plan_counts_what_needs_no_model_for_each_model(
     endless = write_sweep(
         base_models=two, model_free=free, proposer={"kind": "evolution"}, budget={"candidates": 9}
     )
-    assert check_sweep(load_sweep(endless), tmp_path, local=False).num_candidates == 13
+    plan = check_sweep(load_sweep(endless), tmp_path, local=False, dry=True)
+    assert plan.num_candidates == 13

@@ -38,7 +38,7 @@ EXAMPLES = REPOSITORY / "examples"
 @pytest.fixture(scope="module")
 def quickstart() -> tuple[Sweep, Plan]:
     sweep = load_sweep(EXAMPLES / "quickstart.yaml")
-    return sweep, check_sweep(sweep, EXAMPLES, fits=False)
+    return sweep, check_sweep(sweep, EXAMPLES, dry=True)
 
 
 def test_the_flop_of_the_quickstart_are_those_of_its_recorded_search(

@@ -268,3 +268,38 @@ def test_a_run_from_before_the_tokenizer_could_be_set_keeps_its_score(
         path = write_sweep(task=task | {"tokenizer": kept})
     with continue_run(load_sweep(path), run.path):
         pass
+
+
+def test_an_old_run_goes_on_outside_of_the_chat_template(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    with create_run(load_sweep(path), path, out):
+        pass
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    for family in filter(None, manifest["sweep"]["families"].values()):
+        # The default of that time, and what could not be set.
+        assert (family["chat"], family.pop("turns")) == (None, True)
+        family["chat"] = [False]
+    (out / "run.json").write_text(json.dumps(manifest), "utf-8")
+    with continue_run(load_sweep(path), out) as run:
+        families = run.sweep.families.named().values()
+        assert {(family.chat, family.turns) for family in families} == {((False,), False)}
+    for change in ("chat=[true]", "turns=true"):
+        other = load_sweep(path, [f"families.prompt.{change}"])
+        with pytest.raises(InputError, match="families differs"), continue_run(other, out):
+            pass
+
+
+def test_a_run_in_a_chat_is_not_that_of_the_default(write_sweep: Write, tmp_path: Path) -> None:
+    path, out = write_sweep(), tmp_path / "run"
+    chat = ["families.prompt.chat=[false]"]
+    with create_run(load_sweep(path, chat), path, out):
+        pass
+    with continue_run(load_sweep(path, chat), out):
+        pass
+    with (
+        pytest.raises(InputError, match="families differs"),
+        continue_run(load_sweep(path), out),
+    ):
+        pass

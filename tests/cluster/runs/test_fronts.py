@@ -67,6 +67,17 @@ def test_the_distinct_outputs_of_a_program_are_shown_where_they_were_counted() -
     assert not any("distinct" in line for line in shown(200, terminal=True))
 
 
+@pytest.mark.parametrize("bits", [None, 0, 488])
+def test_what_the_call_of_a_chat_template_costs_is_shown_where_there_is_one(
+    bits: int | None,
+) -> None:
+    lines = shown(200, terminal=True, point=replace(POINT, template_bits=bits))
+    heads, line = lines[2:5:2]
+    assert ("template" in heads) == bool(bits)
+    if bits:
+        assert line[heads.index("template") :].startswith("488 ")
+
+
 def test_base_models_stand_as_the_sweep_lists_them_whoever_was_first(
     write_sweep: Callable[..., Path],
 ) -> None:

@@ -26,6 +26,10 @@ def test_what_could_not_be_set_has_the_value_of_then(settings: dict[str, Any]) -
     del settings["program_batch_size"], settings["model_free"]
     assert recorded_sweep(settings).program_batch_size == 4
     assert recorded_sweep(settings).model_free == ModelFree(constants=0, copy_input=False)
+    for family in filter(None, settings["families"].values()):
+        del family["chat"], family["turns"]
+    families = recorded_sweep(settings).families.named().values()
+    assert [(family.chat, family.turns) for family in families] == [((False,), False)] * 2
     removed = {**settings, "proposer": {"kind": "descent"}, "budget": {"candidates": 3}}
     assert recorded_sweep(removed).proposer.kind == "evolution"
     assert proposer_of(removed) == "descent"

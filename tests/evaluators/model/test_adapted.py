@@ -1,4 +1,5 @@
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def test_a_program_is_on_the_model_for_other_tasks_and_off_afterwards(
     )
     config = BaseModelConfig(regime="small", path=model_folders["llama"])
     builder = Builder(frozen, config, NUMBERS, 1, "program")
-    texts = builder.code_text(candidate.prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     asked = [example.input for example in TRANSLATION.splits.search[:3]]
     questions = [TRANSLATION.ask(text) for text in asked]
     before, digest = bare(frozen).answer(questions, 8, ("\n",)), weights_digest(frozen.model)
@@ -152,7 +153,7 @@ def test_a_model_without_packs_reads_rows_one_by_one(
         task="numbers", model="small", prompt=Prompt(instruction="Zahl:"), adapter=spec
     )
     builder = Builder(model, config, NUMBERS, 1, "program")
-    texts = builder.code_text(candidate.prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     if spec is None:
         program = builder.build(candidate, texts, None, [])
     else:
@@ -187,3 +188,21 @@ def _greedy(frozen: FrozenModel, text: str) -> str:
         if ids[-1] == frozen.tokenizer.eos_token_id:
             break
     return str(frozen.tokenizer.decode(ids[len(first) :], skip_special_tokens=True))
+
+
+def test_a_question_of_another_task_comes_after_the_turns_of_a_program(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(model_folders["llama"], tmp_path / "model")
+    template = "{% for turn in messages %}{{ turn.role[0] + ':' + turn.content }}|{% endfor %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template, "utf-8")
+    config = BaseModelConfig(regime="small", path=tmp_path / "model")
+    frozen = load(config, Path())
+    prompt = Prompt(instruction="Zahl:", demonstrations=(("1 + 1?", "2"),))
+    one = Candidate(task="numbers", model="small", prompt=prompt, chat=True, turns=True)
+    builder = Builder(frozen, config, NUMBERS, 1, "program")
+    program = builder.build(one, builder.code_text(one, by_model=False), None, [])
+    with with_program(frozen, one, program, NUMBERS) as subject:
+        assert subject.text("ein {input}\n\nWort") == (
+            "u:Zahl:\nQ: 1 + 1?\nA:|a:2|u:ein {input}\n\nWort|"
+        )

@@ -107,7 +107,7 @@ def program_and_outputs(
     builder = Builder(frozen, config, TASK, 6, "program")
     prompt = Prompt(instruction=instruction)
     candidate = Candidate(task="numbers", model="r", adapter=chosen, prompt=prompt)
-    texts = builder.code_text(prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     inputs = [example.input for example in TASK.splits.search[:num_inputs]]
     with installed(frozen, chosen) as adapter:
         learned = learn(frozen, adapter, TASK, chosen.steps, exact=True)

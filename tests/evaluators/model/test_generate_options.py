@@ -132,8 +132,9 @@ def outputs(folder: Path, sandbox: Sandbox) -> tuple[list[str], FrozenModel]:
     task = load_miniature("numbers", 0)
     task = replace(task, question="{input}", stop=STOP, max_new_tokens=12)
     builder = Builder(frozen, base, task, 3, "payload")
-    texts = builder.code_text(PROMPT, by_model=False)
-    program = builder.build(Candidate(task="numbers", model="m", prompt=PROMPT), texts, None, [])
+    candidate = Candidate(task="numbers", model="m", prompt=PROMPT)
+    texts = builder.code_text(candidate, by_model=False)
+    program = builder.build(candidate, texts, None, [])
     prompt = builder.decode(program).prompt
     batches = run_batch(program, prompt, frozen, frozen.model, INPUTS).texts
     rows = []

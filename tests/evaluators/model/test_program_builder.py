@@ -1,6 +1,7 @@
 """A program's two files say what the search recorded, without this package, in another process."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class Maker:
         codec: TextCodec | None = None,
         numbers: Callable[[Adapter], list[Tensor]] = random_numbers,
     ) -> Made:
-        texts = self.builder.code_text(candidate.prompt, by_model=codec == "model")
+        texts = self.builder.code_text(candidate, by_model=codec == "model")
         if codec is not None:
             texts = {codec: texts[codec]}
         with self._adapted(candidate) as adapter:
@@ -361,14 +362,14 @@ def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None
     prompt = Prompt(instruction="Number:", demonstrations=shown)
     config = BaseModelConfig(regime="m", path=llama.folder)
     by_index = Builder(llama.frozen, config, TASK, 4, "payload", by_index=True)
-    texts = by_index.code_text(prompt, by_model=False)
+    texts = by_index.code_text(candidate(prompt=prompt), by_model=False)
     made = by_index.build(candidate(prompt=prompt), texts, None, ())
     assert made.codecs == {"prompt": "index"}
     assert made.payload == bytes([0, 3, 1, 44])
     assert by_index.decode(made).prompt == prompt.render(TASK)
     # The same demonstrations after another instruction have the same section and another text.
     other = Prompt(instruction="Digits:", demonstrations=shown)
-    texts_of_other = by_index.code_text(other, by_model=False)
+    texts_of_other = by_index.code_text(candidate(prompt=other), by_model=False)
     made_of_other = by_index.build(candidate(prompt=other), texts_of_other, None, ())
     assert made_of_other.payload == made.payload
     assert by_index.decode(made_of_other).prompt == other.render(TASK)
@@ -387,3 +388,79 @@ def test_demonstrations_by_index_come_from_the_train_split(llama: Maker) -> None
 def test_what_the_train_split_lacks_has_no_index() -> None:
     assert Prompt(demonstrations=(("never asked", "1"),)).indices(TASK) is None
     assert Prompt(instruction="Number:").indices(TASK) is None
+
+
+@pytest.fixture(scope="module")
+def chatting(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    folder = tmp_path_factory.mktemp("chatting") / "model"
+    shutil.copytree(model_folders["llama"], folder)
+    template = (
+        "{% for turn in messages %}{{ turn.role[0] + ': ' + turn.content + '\\n' }}{% endfor %}a:"
+    )
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    return Maker(folder)
+
+
+TURNS = Prompt(
+    instruction="Number:", demonstrations=(("1 + 1?", "2"), ("a line\nand {input}?", "3"))
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "codec", "prompt"),
+    [
+        (None, "stored", TURNS),
+        (None, "brotli", TURNS),
+        (None, "model", TURNS),
+        ("lora", "xz", TURNS),
+        ("soft_prompt", "deflate", TURNS),
+        # An empty line is a part of a turn, so it is not between them.
+        (None, "zstd", Prompt(demonstrations=(("1 +\n\n1?", "2"),))),
+    ],
+)
+def test_demonstrations_in_a_chat_are_turns(
+    chatting: Maker, method: str | None, codec: TextCodec, prompt: Prompt
+) -> None:
+    one = candidate(method, prompt=prompt, chat=True, turns=True)
+    made = chatting.make(one, codec=codec)
+    assert made.program.codecs["prompt"] == codec
+    printed = run_files(made.program.script, made.program.payload, chatting.folder, INPUTS, LIMITS)
+    assert printed == made.outputs
+    # The template renders these turns, by transformers alone.
+    frozen, recipe = chatting.frozen, made.program.recipe
+    said = [text for q, a in prompt.demonstrations for text in (TASK.ask(q), a)]
+    said[0] = prompt.lead() + said[0]
+    for text in INPUTS:
+        messages = [
+            {"role": "user" if i % 2 == 0 else "assistant", "content": content}
+            for i, content in enumerate([*said, TASK.ask(text)])
+        ]
+        rendered = frozen.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        before = chatting.builder.decode(made.program).prompt
+        assert rendered == asked(frozen, True, recipe.question, text, before, recipe.turns)
+        assert rendered.count("u: ") == len(prompt.demonstrations) + 1
+    squeezed = chatting.make(candidate(method, prompt=prompt, chat=True), codec=codec)
+    assert squeezed.program.recipe.turns == ""
+    assert squeezed.program.script != made.program.script
+    sizes, plain = made.program.sections, squeezed.program.sections
+    assert sizes["template"] > plain["template"] > 0
+    if codec != "model":
+        # That script holds the checksum of the text.
+        assert sizes["script"] == plain["script"]
+
+
+def test_turns_by_index_come_from_the_train_split(chatting: Maker) -> None:
+    shown = tuple((e.input, e.target) for e in (TASK.splits.train[3], TASK.splits.train[300]))
+    one = candidate(
+        prompt=Prompt(instruction="Number:", demonstrations=shown), chat=True, turns=True
+    )
+    config = BaseModelConfig(regime="m", path=chatting.folder)
+    by_index = Builder(chatting.frozen, config, TASK, 4, "payload", by_index=True)
+    made = by_index.build(one, by_index.code_text(one, by_model=False), None, ())
+    assert made.codecs == {"prompt": "index"}
+    assert by_index.decode(made).prompt == one.before(TASK)
+    same = chatting.make(one, codec="stored")
+    files = made.script, made.payload, chatting.folder
+    assert run_files(*files, INPUTS, Limits(), train_file(TASK)) == same.outputs != same.bare

@@ -1,6 +1,7 @@
 """A program's adapter in PEFT's own format is the adapter of the program."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def write(
     config = BaseModelConfig(regime="m", path=model)
     frozen = load(config, Path())
     builder = Builder(frozen, config, TASK, 4, "payload")
-    texts = builder.code_text(candidate.prompt, by_model=False)
+    texts = builder.code_text(candidate, by_model=False)
     if candidate.adapter is None:
         write_folder(folder, builder.build(candidate, texts, None, ()), {})
         return None
@@ -180,3 +181,20 @@ def test_the_part_of_a_recipe_is_the_same_for_a_spec_and_for_its_recipe(
             part = adapter.part(NumbersCode(coder="packed"))
         with installed(frozen, spec_of(part)) as adapter:
             assert adapter.part(NumbersCode(coder="packed")) == part
+
+
+def test_the_card_says_where_turns_of_a_chat_end(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model, shown = tmp_path / "model", PROMPT.model_copy(update={"demonstrations": (("a", "b"),)})
+    shutil.copytree(model_folders["llama"], model)
+    template = "{% for turn in messages %}{{ turn.content }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template, "utf-8")
+    one = Candidate(
+        task="numbers", model="m", prompt=shown, adapter=adapter_spec("lora"), chat=True, turns=True
+    )
+    write(tmp_path / "program", model, one)
+    export_peft(tmp_path / "program", tmp_path / "peft", model)
+    card = (tmp_path / "peft" / "README.md").read_text("utf-8")
+    assert one.before(TASK) in card
+    assert "in the chat template; '\\n\\n' is between the turns of the text before it" in card

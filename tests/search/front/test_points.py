@@ -139,10 +139,11 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
-        "length", "certificate", "imported", "num_distinct",
+        "length", "certificate", "imported", "num_distinct", "template_bits",
     ]  # fmt: skip
     assert point.as_json()["program_bits"] == 1008
-    assert (point.as_json()["verified"], point.as_json()["num_distinct"]) == (None, None)
-    counted = replace(rung("a", 0, 0.5, 8), num_distinct=3)
+    unknown = ("verified", "num_distinct", "template_bits")
+    assert [point.as_json()[name] for name in unknown] == [None, None, None]
+    counted = replace(rung("a", 0, 0.5, 8), num_distinct=3, template_bits=488)
     (point,) = complete_points("r", about(a="m"), [counted], [], Rung(0, 9, 1), "program")
-    assert point.as_json()["num_distinct"] == 3
+    assert (point.as_json()["num_distinct"], point.as_json()["template_bits"]) == (3, 488)

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from kilobit.search.proposers.evolution import Bandit, Evolution
+from kilobit.search.proposers.evolution import Bandit, Evolution, EvolutionProposer
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.streams import stream
-from tests.support.worlds import HARD, drive, make, noise, proposals, smooth
+from tests.support.worlds import FAMILIES, HARD, TASK, drive, make, noise, proposals, smooth
 
 
 def rounds(gains: dict[str, tuple[float, float, float]], count: int, switch: int = 0) -> list[str]:
@@ -53,8 +53,8 @@ def observation(
 
 def begun() -> tuple[Evolution, Proposal]:
     """An evolution after its random draws have finished, and its first child."""
-    evolution = make("evolution")
-    assert isinstance(evolution, Evolution)
+    config = EvolutionProposer(kind="evolution", fresh=8)
+    evolution = Evolution(config, FAMILIES, TASK, ["m"], 0)
     for i in range(8):
         found = evolution.propose("m")
         assert found is not None

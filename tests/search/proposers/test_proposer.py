@@ -1,9 +1,12 @@
 """What every proposer promises, and the ones that learn nothing."""
 
+import json
+
 import pytest
 
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.proposer import Observation, ReplayError, replay
+from kilobit.search.search import make_proposer
 from kilobit.search.space import Families, draw_candidates
 from kilobit.search.streams import stream
 from tests.support.worlds import (
@@ -110,3 +113,43 @@ def test_streams_are_named_by_model() -> None:
     drive(busy, 40, models=("a",))
     assert [quiet.propose("b") for _ in range(8)] == [busy.propose("b") for _ in range(8)]
     assert stream(0, "evolution", "a", 1).random() != stream(0, "evolution", "b", 1).random()
+
+
+def by_default(chat: list[bool] | None = None, **changes: bool) -> Families:
+    families = FAMILIES.model_dump(mode="json", exclude_none=True)
+    for name in ("prompt", "lora"):
+        families[name] |= changes
+        families[name].pop("chat", None)
+        if chat is not None:
+            families[name]["chat"] = chat
+    return Families.model_validate_json(json.dumps({k: families[k] for k in ("prompt", "lora")}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_default_a_model_with_a_chat_template_is_asked_in_it(kind: str) -> None:
+    count, models = min(60, COUNTS[kind]), ("base", "instruct")
+    about = CONFIGS[kind], by_default(), TASK, models, 0, {"instruct"}
+    found = [p.candidate for p in proposals(drive(make_proposer(*about), count, models=models))]
+    assert len(found) == count
+    # The first is the bare question, in the template too.
+    assert [found[0], found[1]] == [
+        Candidate(task="numbers", model="base"),
+        Candidate(task="numbers", model="instruct", chat=True, turns=True),
+    ]
+    assert {(one.model, one.chat, one.turns) for one in found} == {
+        ("base", False, False),
+        ("instruct", True, True),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_family_that_says_so_is_asked_as_before_there_was_a_default(kind: str) -> None:
+    count, said = min(60, COUNTS[kind]), ([True], [False], [False, True])
+    for chat in said:
+        about = CONFIGS[kind], by_default(chat, turns=False), TASK, ["m"], 0
+        with_template = drive(make_proposer(*about, {"m"}), count)
+        assert with_template == drive(make_proposer(*about), count)
+        found = [p.candidate for p in proposals(with_template)]
+        assert found[0] == Candidate(task="numbers", model="m")
+        assert {one.chat for one in found[1:]} == set(chat)
+        assert not any(one.turns for one in found)
