@@ -26,7 +26,7 @@ def figures(report: Report) -> Iterator[tuple[str, bytes]]:
     styles = {model.label: model.style for model in report.models}
     for kind in _FORMATS:
         for number, task in enumerate(report.tasks):
-            name = "front" if len(report.tasks) == 1 else f"front-{number + 1}-{_file_name(task.name)}"
+            name = "front" if len(report.tasks) == 1 else f"front-{number + 1}-{_short(task.name)}"
             yield f"{name}.{kind}", _front(report, task, kind)
         if report.courses:
             yield f"course.{kind}", draw_course(report.courses, styles, kind)
@@ -39,7 +39,7 @@ def figures(report: Report) -> Iterator[tuple[str, bytes]]:
             yield f"scorecard.{kind}", draw_scorecard(report.scorecard, kind)
 
 
-def _file_name(name: str) -> str:
+def _short(name: str) -> str:
     """Return a name that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
 
