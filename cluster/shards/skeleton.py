@@ -30,8 +30,6 @@ from kilobit.search.base_model import BaseModelConfig
 _LOG = logging.getLogger("kilobit")
 # What gives a tensor all its numbers anew.
 _FILLS = ("normal_", "uniform_", "zero_", "fill_", "copy_")
-# Operators with `=`, as `/=`, and what stores at an index.
-_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "idiv", "ifloordiv", "imod", "ipow", "setitem")
 
 
 @contextmanager
@@ -242,10 +240,10 @@ class _Bare(TorchFunctionMode):
 
 
 def _changes(func: Any) -> bool:
-    """Return whether a function changes its first argument: `add_`, or `__iadd__` for `+=`."""
+    """Return whether a function changes its first argument; torch calls `+=` too `add_`."""
     name: str = func.__name__
-    if name.startswith("__"):
-        return name[2:-2] in _IN_PLACE
+    if name.endswith("__"):
+        return name == "__setitem__"
     return name.endswith("_") and name != "requires_grad_"
 
 
