@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kilobit.cluster.shards import tensor_parallel, zero3
+from kilobit.cluster.shards.checkpoint import Checkpoint
 from kilobit.cluster.shards.process_group import RankAddress, backend_of, join, listen
-from kilobit.cluster.shards.skeleton import Checkpoint, draw, registered
+from kilobit.cluster.shards.skeleton import draw, registered
 from kilobit.cluster.sweep.workers import Layout, ShardsConfig
 from kilobit.evaluators.cpus_and_memory import missing_instructions
 from kilobit.evaluators.model import base_model
@@ -103,10 +104,10 @@ def load_sharded(
     """Load this rank's part of a base model; all ranks have to call this.
 
     The ranks have joined a process group before; one rank needs none. Each rank reads its part of
-    trained weights, and no rank holds more of them than a whole tensor at a time. Random weights
-    are drawn by every rank, tensor after tensor as in a single process, and each keeps its part.
-    With `zero3`, transformers has rank 0 read all weights and distribute them where it changes what
-    it reads, as for experts that are stored one by one.
+    trained weights, and no rank holds more of them than a whole tensor at a time; experts that are
+    stored one by one are read one by one. Random weights are drawn by every rank, tensor after
+    tensor as in a single process, and each keeps its part. With `zero3`, transformers has rank 0
+    read all weights and distribute them where it computes one from what is stored.
 
     Raises:
         OSError, ValueError: if the model can't be loaded, or does not support the layout.
@@ -220,6 +221,7 @@ def _load_zero3(
                 model = base_model.read_weights(source, options, dtype=dtype)
         else:
             model.generation_config = generation
+            checkpoint.fill_buffers(model)
             zero3.partition(model, shards.offload, checkpoint.part)
             _LOG.info("%s: read %.3f GB", config.label, checkpoint.bytes_read / 1e9)
     model.eval().requires_grad_(False)

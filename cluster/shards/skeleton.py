@@ -5,22 +5,18 @@ skeleton has the shapes of the whole model and takes no memory: every weight is 
 Methods that start from the base weights (SVD factors, norms) need those of the modules that they
 change; these are gathered for one adapter at a time and released afterwards.
 
-Checkpoints are read and random weights are drawn in parts: a rank has no more of them in memory
-than its own part and one whole tensor.
+Random weights are drawn in parts: a rank has no more of them in memory than its own part and one
+whole tensor.
 """
 
-import json
 import logging
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
@@ -79,69 +75,6 @@ def _zeros(weight: torch.Tensor, frozen: FrozenModel) -> nn.Parameter:
     return nn.Parameter(zero.expand(weight.shape), requires_grad=False)
 
 
-class Checkpoint:
-    """The safetensors files of a base model, of which parts are read.
-
-    Args:
-        files: the file of each weight, and its name there, by its name in the model.
-        dtype: type of what is returned.
-
-    Attributes:
-        bytes_read: so far.
-    """
-
-    def __init__(self, files: Mapping[str, tuple[str, str]], dtype: torch.dtype) -> None:
-        self._files, self._dtype = files, dtype
-        self.bytes_read = 0
-
-    @classmethod
-    def of(cls, bare: Any, source: str, options: Mapping[str, Any]) -> "Checkpoint | None":
-        """Return the checkpoint of a model without weights.
-
-        None if transformers would change what is stored, so that it has to read the weights itself.
-        """
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, rename_source_key
-        from transformers.utils.hub import cached_file
-
-        changes: Any = get_model_conversion_mapping(bare)
-        kept = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
-        longer = any(getattr(bare, name, None) for name in kept) and bare.dtype != torch.float32
-        if longer or any(isinstance(one, WeightConverter) for one in changes):
-            return None
-
-        def file_of(name: str, **more: Any) -> Any:
-            revision = options.get("revision", "main")
-            return cached_file(source, name, revision=revision, **more)
-
-        index = file_of("model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-        names = ["model.safetensors"]
-        if index is not None:
-            names = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
-        wanted, files = bare.state_dict(), {}
-        for path in map(file_of, names):
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    name, _ = rename_source_key(key, changes, [], bare.base_model_prefix, wanted)
-                    shape = list(wanted[name].shape) if name in wanted else None
-                    if file.get_slice(key).get_shape() == shape:
-                        files[name] = (str(path), key)
-        if not all(name in files for name, _ in bare.named_parameters()):
-            return None
-        return cls(files, bare.dtype)
-
-    def part(self, name: str, start: int, end: int) -> Tensor:
-        """Return the numbers from `start` to `end` of a weight's numbers in their order."""
-        path, key = self._files[name]
-        with safe_open(path, "pt") as file:
-            weight = file.get_slice(key)
-            row = math.prod(weight.get_shape()[1:])
-            first = start // row
-            rows: Tensor = weight[first : -(-end // row)]
-            self.bytes_read += rows.nbytes
-            return rows.reshape(-1)[start - first * row : end - first * row].to(self._dtype)
-
-
 Keep = Callable[[str, Tensor], Tensor]
 
 
@@ -194,6 +127,8 @@ class _Bare(TorchFunctionMode):
 
     What initialises a parameter runs on a whole tensor in memory. It is dropped when the next one
     is initialised, but for the part that is kept; several times for one parameter, if need be.
+    Vectors stay whole until the model is made: they take next to nothing, and architectures compute
+    them from one another.
 
     Args:
         keep: returns the part to keep of the tensor of a parameter, by its number; None to
@@ -210,7 +145,8 @@ class _Bare(TorchFunctionMode):
         self.weights: list[nn.Parameter] = []
         self.kept: dict[int, Tensor] = {}
         self._numbers: dict[int, int] = {}
-        self._open: tuple[int, Tensor] | None = None
+        # By the parameter's number: all vectors, and one larger tensor.
+        self._whole: dict[int, Tensor] = {}
 
     def __enter__(self) -> "_Bare":
         self._register = nn.Module.register_parameter
@@ -218,7 +154,7 @@ class _Bare(TorchFunctionMode):
 
         def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
             made._register(module, name, weight)
-            if weight is not None and not weight.is_meta:
+            if weight is not None and id(weight) not in made._numbers:
                 setattr(module, name, made.take(weight))
 
         nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
@@ -232,42 +168,84 @@ class _Bare(TorchFunctionMode):
     def take(self, weight: nn.Parameter) -> nn.Parameter:
         """Return a parameter on the meta device that stands for one."""
         empty = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
-        self.close()
         self._numbers[id(empty)] = len(self.weights)
-        self._open = (len(self.weights), weight.detach())
+        if self._keep is not None:
+            self._open(len(self.weights), weight.detach())
         self.weights.append(empty)
         return empty
 
     def close(self) -> None:
-        """Keep the part of the tensor that was initialised last."""
-        if self._open is not None and self._keep is not None:
-            self.kept[self._open[0]] = self._keep(*self._open)
-        self._open = None
+        """Keep the parts of all tensors that are still whole."""
+        for number in list(self._whole):
+            self._cut(number)
+
+    def _cut(self, number: int) -> None:
+        assert self._keep is not None
+        self.kept[number] = self._keep(number, self._whole.pop(number))
+
+    def _open(self, number: int, whole: Tensor) -> Tensor:
+        """Return a tensor that stays whole until the next one that is no vector."""
+        if whole.ndim > 1:
+            for other in [at for at, tensor in self._whole.items() if tensor.ndim > 1]:
+                self._cut(other)
+        self._whole[number] = whole
+        return whole
+
+    def _whole_of(self, parameter: Any, func: Any) -> Any:
+        """Return the tensor of a parameter that a function reads or changes; others unchanged."""
+        number = self._numbers.get(id(parameter))
+        if number is None:
+            return parameter
+        if number in self._whole:
+            return self._whole[number]
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+        if self._keep is None:
+            return empty
+        if func.__name__ not in _FILLS and not hasattr(nn.init, func.__name__):
+            raise NotImplementedError(f"what {func.__name__} needs can't be drawn in parts")
+        return self._open(number, empty)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run a function, on the whole tensor if it initialises a parameter."""
+        """Run a function, on whole tensors if it needs the numbers of parameters."""
         kwargs = dict(kwargs or {})
-        weight = args[0] if args else kwargs.get("tensor")
-        number = self._numbers.get(id(weight))
-        changes = re.fullmatch(r"(?!requires_grad)\w*[^_]_", func.__name__) is not None
-        if number is None or not (changes or func is Tensor.__getitem__):
-            if changes and self._keep is not None and isinstance(weight, Tensor) and weight.is_meta:
-                raise NotImplementedError(f"what {func.__name__} changes can't be drawn in parts")
-            return func(*args, **kwargs)
-        if self._keep is None:
-            return weight if changes else func(*args, **kwargs)
-        assert isinstance(weight, nn.Parameter)
-        if self._open is None or self._open[0] != number:
-            if func.__name__ not in _FILLS and func.__module__ != "torch.nn.init":
-                raise NotImplementedError(f"what {func.__name__} changes can't be drawn in parts")
-            self.close()
-            self._open = (number, torch.empty(weight.shape, dtype=weight.dtype))
-        whole = self._open[1]
-        with torch.no_grad():
-            if args:
-                found = func(whole, *args[1:], **kwargs)
+        target = kwargs.get("out", args[0] if args else kwargs.get("tensor"))
+        ours = any(id(one) in self._numbers for one in (*args, *kwargs.values()))
+        if func == Tensor.device.__get__ and ours:
+            # What is computed beside a parameter, to be copied into it, has numbers.
+            return torch.get_default_device()
+        if func == Tensor.is_meta.__get__ and ours:  # type: ignore[attr-defined]
+            # Some functions do nothing on the meta device.
+            return self._keep is None
+        if not (_changes(func) or "out" in kwargs):
+            try:
+                found = func(*args, **kwargs)
+            except RuntimeError:
+                # Numbers that are not there can't be mixed with others.
+                if not ours:
+                    raise
             else:
-                found = func(**{**kwargs, "tensor": whole})
-        return weight if found is whole else found
+                if not ours or not _on_meta(found) or id(found) in self._numbers:
+                    return found
+        elif self._keep is None and id(target) in self._numbers:
+            return target
+        elif self._keep is not None and id(target) not in self._numbers and _on_meta(target):
+            raise NotImplementedError(f"what {func.__name__} changes can't be drawn in parts")
+        whole = self._whole_of(target, func)
+        with torch.no_grad():
+            given = [self._whole_of(one, func) for one in args]
+            found = func(*given, **{key: self._whole_of(one, func) for key, one in kwargs.items()})
+        return target if found is whole else found
+
+
+def _changes(func: Any) -> bool:
+    """Return whether a function changes its first argument; torch calls `+=` too `add_`."""
+    name: str = func.__name__
+    if name.endswith("__"):
+        return name == "__setitem__"
+    return name.endswith("_") and name != "requires_grad_"
+
+
+def _on_meta(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.is_meta

@@ -40,6 +40,16 @@ _STYLES: Mapping[str, Split | None] = {
     "embedding_rowwise": None,
     "embedding_colwise": None,
     "replicate": None,
+    # Experts, whose weights are split; what goes in and what comes out is whole.
+    "moe_tp_experts": None,
+}
+# Styles of weights that are no module's own, such as those of experts: the dimension that is split,
+# counted from the last, and the number of weights that lie one after the other in it.
+_WEIGHTS: Mapping[str, tuple[int, int]] = {
+    "colwise": (-2, 1),
+    "rowwise": (-1, 1),
+    "packed_colwise": (-2, 2),
+    "packed_rowwise": (-1, 2),
 }
 
 
@@ -152,11 +162,7 @@ def splits_of(model: Any, world_size: int) -> dict[str, Split]:
         raise ValueError(f"{kind} has no tensor parallel plan; use layout `zero3`")
     if not any("*" in pattern for pattern in plan):
         raise ValueError(f"the tensor parallel plan of {kind} splits no layer; use layout `zero3`")
-    unknown = sorted(set(plan.values()) - _STYLES.keys())
-    if unknown:
-        raise ValueError(
-            f"the tensor parallel plan of {kind} has unknown styles {unknown}; use layout `zero3`"
-        )
+    _check_plan(model, plan, world_size)
     config = model.config.get_text_config()
     for field in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, field, None)
@@ -164,7 +170,7 @@ def splits_of(model: Any, world_size: int) -> dict[str, Split]:
             raise ValueError(f"{field} = {heads} of {kind} can't be split over {world_size} ranks")
     splits: dict[str, Split] = {}
     for name, module in model.named_modules():
-        split = _STYLES.get(plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name), "replicate"))
+        split = _STYLES.get(plan.get(_pattern(name), "replicate"))
         if split is None:
             continue
         splits[name] = split
@@ -174,6 +180,34 @@ def splits_of(model: Any, world_size: int) -> dict[str, Split]:
         if size % world_size:
             raise ValueError(f"size {size} of {name} can't be split over {world_size} ranks")
     return splits
+
+
+def _check_plan(model: Any, plan: Mapping[str, str], world_size: int) -> None:
+    """Check that all styles of a plan are known, and that weights with a style can be split."""
+    kind = type(model).__name__
+    weights = {_pattern(name): weight for name, weight in model.named_parameters()}
+    unknown = sorted(
+        {
+            style
+            for pattern, style in plan.items()
+            if style not in (_WEIGHTS if pattern in weights else _STYLES)
+        }
+    )
+    if unknown:
+        raise ValueError(
+            f"the tensor parallel plan of {kind} has unknown styles {unknown}; use layout `zero3`"
+        )
+    for pattern in plan.keys() & weights.keys():
+        dim, packed = _WEIGHTS[plan[pattern]]
+        shape = weights[pattern].shape
+        size = shape[max(dim, -len(shape))] // packed
+        if size % world_size:
+            raise ValueError(f"size {size} of {pattern} can't be split over {world_size} ranks")
+
+
+def _pattern(name: str) -> str:
+    """Return a name with a star for the number of each layer, as plans have it."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ _PASSING = frozenset({408, 409, 429})
 _HOPELESS = frozenset({401, 403, 404})
 _MOST_BYTES = 4_000_000
 _SHOWN = 200
+_MOST_TOKENS = 10**12
 _MOST_FAILURES = 5
 
 
@@ -78,6 +79,8 @@ class Chat:
         self._config, self._clock = config, clock
         self._key = key_in(config.key_variable)
         self._by = _by_a_proxy(config.url)
+        # When the request of a thread ends.
+        self._ends = threading.local()
 
     @cached_property
     def _client(self) -> Any:
@@ -91,9 +94,28 @@ class Chat:
         jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         limits, timeout_s = httpx2.Limits(max_connections=None), self._config.timeout_s
         try:
-            return httpx2.Client(headers=headers, cookies=jar, timeout=timeout_s, limits=limits)
+            client = httpx2.Client(headers=headers, cookies=jar, timeout=timeout_s, limits=limits)
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             raise EndpointError(f"judge: the environment's proxy can't be used: {error}") from None
+        # The library has a time limit for each piece of a reply, but none for a request.
+        for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001
+            pool: Any = getattr(transport, "_pool", None)
+            if pool is not None:
+                pool._network_backend = _Limited(pool._network_backend, self._left_s)  # noqa: SLF001
+        return client
+
+    def _left_s(self) -> float:
+        """Return the seconds that are left to this thread's request.
+
+        Raises:
+            httpcore2.ReadTimeout: if none are left.
+        """
+        import httpcore2
+
+        left_s: float = self._ends.at - self._clock()
+        if left_s <= 0:
+            raise httpcore2.ReadTimeout("the request is slow")
+        return left_s
 
     def ask(self, body: Mapping[str, Any]) -> Reply:
         """Send one request and return its reply.
@@ -106,10 +128,10 @@ class Chat:
         import httpx2
 
         url = self._config.url.rstrip("/") + "/chat/completions"
-        ends = self._clock() + self._config.timeout_s
+        self._ends.at = self._clock() + self._config.timeout_s
         try:
             with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
-                content = self._read(response, ends)
+                content = self._read(response)
         except httpx2.TimeoutException:
             raise TryAgainError(f"no reply in {self._config.timeout_s:g} s{self._by}") from None
         except httpx2.ConnectError as error:
@@ -125,16 +147,14 @@ class Chat:
         except (ValueError, RecursionError) as error:
             raise TryAgainError(f"invalid reply: {error}") from None
 
-    def _read(self, response: Any, ends: float) -> bytes:
-        """Return the body, none if that of a refusal breaks; slow bodies end at the time limit."""
+    def _read(self, response: Any) -> bytes:
+        """Return the body, none if that of a refusal breaks."""
         import httpx2
 
         content = bytearray()
         with suppress(*() if response.is_success else (httpx2.TransportError,)):
             for piece in response.iter_raw():
                 content += piece
-                if self._clock() > ends:
-                    raise httpx2.ReadTimeout("the body is slow")
                 if len(content) > _MOST_BYTES:
                     break
             return bytes(content)
@@ -158,6 +178,36 @@ class Chat:
 
     def _blot(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "[key]")
+
+
+class _Limited:
+    """A network, or a connection of it, whose waits all end when a request does.
+
+    Args:
+        inner: what does the work.
+        left_s: returns the seconds that are left, and raises if there are none.
+    """
+
+    def __init__(self, inner: Any, left_s: Callable[[], float]) -> None:
+        self._inner, self._left_s = inner, left_s
+
+    def connect_tcp(self, host: str, port: int, **options: Any) -> "_Limited":
+        options["timeout"] = self._left_s()
+        return _Limited(self._inner.connect_tcp(host, port, **options), self._left_s)
+
+    def start_tls(self, ssl_context: Any, **options: Any) -> "_Limited":
+        options["timeout"] = self._left_s()
+        return _Limited(self._inner.start_tls(ssl_context, **options), self._left_s)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        content: bytes = self._inner.read(max_bytes, self._left_s())
+        return content
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._left_s())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def _by_a_proxy(url: str) -> str:
@@ -218,8 +268,10 @@ def _reply(content: str) -> Reply:
 
 
 def _whole(counts: Mapping[str, Any], name: str) -> int | None:
+    """Return a count of tokens, None if it is none."""
     value = counts.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return value if number and 0 <= value < _MOST_TOKENS else None
 
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0

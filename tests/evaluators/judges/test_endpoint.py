@@ -9,6 +9,7 @@ import pytest
 from kilobit.evaluators.judges.endpoint import Endpoint, EndpointError
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.judges.preference import Pair, Question, judge_pairs, summarise
+from tests.support.judges.dripping import dripping
 from tests.support.judges.judge_server import Server, completion
 
 KEY = "sk-not-a-real-key-0123456789"
@@ -262,6 +263,59 @@ def test_a_slow_body_ends_at_the_time_limit(server: Server, tmp_path: Path) -> N
     server.always = (200, completion("A")[1].ljust(1_000_000), {})
     (verdict,) = judge.verdicts(QUESTIONS[:1])
     assert verdict.reason == "no reply in 1 tries, the last: no reply in 5 s"
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"HTTP/1.1 ", b"2"),
+        (OK, b"a: b\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (OK + b"Content-Length: 999\r\n\r\n", b" "),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 999\r\n\r\n", b" "),
+    ],
+    ids=["status", "headers", "continue", "body", "chunks", "size", "trailers", "error"],
+)
+def test_a_reply_that_drips_ends_at_the_time_limit(
+    tmp_path: Path, begin: bytes, drop: bytes
+) -> None:
+    with dripping(begin, drop, 0.05) as url:
+        config = EndpointJudge.model_validate(
+            {"kind": "endpoint", "url": url, "model": "m", "retries": 0, "timeout_s": 0.5}
+        )
+        # Without the limit, the time limit of this test ends it.
+        (verdict,) = Endpoint(config, tmp_path).verdicts(QUESTIONS[:1])
+    assert verdict.position is None
+    error = "status 500" if b"500" in begin else "no reply in 0.5 s"
+    assert verdict.reason == f"no reply in 1 tries, the last: {error}"
+
+
+@pytest.mark.parametrize("place", ["http://[", "http://a:b/", "//\u00e9:99999999/", "ftp://x"])
+def test_a_redirect_to_no_address_is_refused(server: Server, tmp_path: Path, place: str) -> None:
+    server.always = (302, b"", {"Location": place})
+    judge = endpoint(server, tmp_path, retries=0)
+    try:
+        (verdict,) = judge.verdicts(QUESTIONS[:1])
+    except EndpointError as error:
+        assert "status 302" in str(error)
+    else:
+        assert "the connection broke" in str(verdict.reason)
+
+
+def test_a_count_of_tokens_that_is_no_count_is_none(server: Server, tmp_path: Path) -> None:
+    server.always = completion("A", prompt_tokens=10**4000, completion_tokens=1)
+    prices = {"dollars_per_million_input": 1.0, "dollars_per_million_output": 1.0}
+    judge = endpoint(server, tmp_path, **prices)
+    assert judge.verdicts(QUESTIONS[:1])[0].position == "first"
+    assert judge.spent.uncounted == 1
+    assert judge.spent.dollars(judge._config) is None
 
 
 def test_no_cookie_and_no_compression_is_taken(server: Server, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.figures.plot_scorecard import _better, _text, draw_scorecard
+from kilobit.evaluators.figures.all import _better, _text, draw_scorecard
 
 
 def line(item: str, change: float | None, **changes: Any) -> dict[str, Any]:
