@@ -57,6 +57,8 @@ def _local_word(text: str) -> str:
 _Seconds = Annotated[int, _whole(_MOST_SECONDS, f"whole seconds from 1 to {_MOST_SECONDS}")]
 _Links = Annotated[int, _whole(_MOST_LINKS, f"1 to {_MOST_LINKS} jobs")]
 _Pause = Annotated[float, _pause, 2.0]
+# As `Ruler` of `search/programs/program.py`, which would load numpy.
+_Length = Literal["program", "payload", "net"]
 _LocalWord = Annotated[str, _local_word]
 # A field in the docstring of a request: its name, its words, and its meaning on one line or more.
 _FIELD = re.compile(r"^    (\w+) \((.+?)\): (.+(?:\n     .+)*)", re.MULTILINE)
@@ -124,9 +126,12 @@ class Request:
     @property
     def reads(self) -> tuple[Place, ...]:
         """Return the folders of runs, data sets and programs whose results the command reads."""
-        given = (getattr(self, name, ()) for name in ("run", "runs", "what", "program"))
+        given = (getattr(self, name, ()) for name in ("run", "runs", "what", "program", "against"))
         return tuple(
-            place for one in given for place in (one if isinstance(one, tuple) else (one,))
+            place
+            for one in given
+            for place in (one if isinstance(one, tuple) else (one,))
+            if place is not None
         )
 
 
@@ -202,13 +207,43 @@ class FrontRequest(Request):
     Attributes:
         runs (RUN): run folders, or data sets.
         json (--json): one JSON object a line.
-        length (--length): compare by the bits of both files or of the payload (default: `length` of
-            the sweep).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
+        against (--against RUN): also the average difference of the fronts from those of this run
+            or data set, in bits over the scores that both reach.
     """
 
     runs: tuple[Place, ...]
     json: bool = False
-    length: Literal["program", "payload"] | None = None
+    length: _Length | None = None
+    against: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsRequest(Request):
+    """Show the table of results: the shortest program for each target, and factors.
+
+    Each row is a task, a base model and a target: the score of the bare question, the shortest
+    program that the sealed split certifies (else, marked, the shortest verified one), and how many
+    times as many bits other ways take.
+
+      kilobit results runs/a runs/b
+      kilobit results runs/a --length net --format markdown
+
+    docs/compare-regimes.md says how each is counted.
+
+    Attributes:
+        runs (RUN): run folders, or data sets.
+        json (--json): one JSON object a line.
+        format (--format): of the table (default: table).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
+    """
+
+    runs: tuple[Place, ...]
+    json: bool = False
+    format: Literal["table", "csv", "markdown"] = "table"
+    length: _Length | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +298,8 @@ class ReportRequest(Request):
             repeated.
         columns (--columns bits=COLUMN,score=COLUMN,...): which columns of the overlay are bits,
             score, label, lower, upper and task (default: those of these names).
-        length (--length): compare by the bits of both files or of the payload (default: `length` of
-            the sweep).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
     """
 
     runs: tuple[Place, ...]
@@ -272,7 +307,7 @@ class ReportRequest(Request):
     figures: Path | None = None
     overlay: tuple[Path, ...] = ()
     columns: str | None = None
-    length: Literal["program", "payload"] | None = None
+    length: _Length | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

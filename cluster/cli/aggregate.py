@@ -31,6 +31,7 @@ from kilobit.evaluators.ledger.parts import with_part
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge.atomic_folder import scratch_beside
 from kilobit.evaluators.merge.dataset import (
+    DATASET_TABLES,
     MANIFEST,
     DatasetSource,
     distinct_name,
@@ -47,6 +48,7 @@ from kilobit.evaluators.merge.read_plan import (
     units_of_dataset,
     units_of_ledger,
 )
+from kilobit.search.front.points import OF_BARE_BITS, bare_bits
 from kilobit.search.settings import InputError
 
 _DONE, _INTERRUPTED = 0, 130
@@ -173,6 +175,12 @@ def _of_run(place: Place, names: Names, source: int, scratch: Path) -> Read:
     identity = _identity(run)
     name = _name(names, run.path.name, identity)
     units = units_of_ledger(source, run.ledger, scratch)
+    found = bare_bits(*(run.ledger.read(*columns) for columns in OF_BARE_BITS))
+    if found:
+        rows = [{"task": t, "model": m, "program_bits": bits} for (t, m), bits in found.items()]
+        table = with_part(pa.Table.from_pylist(rows, schema=DATASET_TABLES["bare"]), "bare")
+        copied = copy_of(table, scratch / f"{source}-bare.parquet")
+        units["bare"] = units_of(source, "bare", [copied], scratch)
     attempts = len(run.manifest["attempts"])
     entry = _entry(name, "run", str(run.path), identity, attempts, run.manifest, units)
     return Read(entry, conditions_of(run.sweep), units)

@@ -13,11 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.cluster.cli.front import imported_points_of
+from kilobit.cluster.cli.front import (
+    RESULT_HEADS,
+    imported_points_of,
+    length_of,
+    of_one_length,
+    result_cells,
+    results_of,
+)
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.requests import ReportRequest, wrong_input
 from kilobit.cluster.runs.access import check_writable
-from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
 from kilobit.cluster.runs.result_sources import Imported, Source, apart_lines, open_sources
@@ -33,7 +39,7 @@ from kilobit.evaluators.report.contents import (
 )
 from kilobit.search.front.complexity import collapses, rows_of
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Length
+from kilobit.search.programs.program import Ruler
 from kilobit.search.settings import InputError
 
 DONE, FAILED = 0, 1
@@ -56,7 +62,7 @@ def report(request: ReportRequest) -> int:
                 "there is no run in it, only imported points: `kilobit front` shows them"
             )
         sources = _distinct(runs)
-        length = _length(sources, request.length)
+        length = length_of(sources, request.length)
         overlay += _imported(imported, length)
         made = make(sources, length, overlay, out)
     console = Terminal()
@@ -84,7 +90,7 @@ def report(request: ReportRequest) -> int:
 
 def make(
     sources: Sequence[Source],
-    length: Length,
+    length: Ruler,
     overlay: Sequence[Published] = (),
     out: Place | None = None,
 ) -> Report:
@@ -103,7 +109,7 @@ def make(
     courses, rungs, reasons, errors = [], [], [], []
     num_coarser = 0
     for source in sources:
-        own = points_from(source.name, source.read, source.sweep, length)
+        own = source.points(length)
         search = SearchHistory(source)
         courses += search.courses(own)
         rungs += search.rung_counts()
@@ -118,7 +124,7 @@ def make(
         made_at=_made_at(),
         length=length,
         models=models,
-        tasks=_tasks(sources, points, [*on_front, *others]),
+        tasks=_tasks(sources, points, [*on_front, *others], length),
         programs=shown_programs(sources, on_front, others, out),
         num_completed=len(points),
         num_coarser=num_coarser,
@@ -129,6 +135,7 @@ def make(
         scorecard=_scorecard(sources),
         overlay=overlay,
         origins=[origin_of(source) for source in sources],
+        results=[list(RESULT_HEADS), *map(result_cells, results_of(sources, points, length))],
     )
 
 
@@ -158,7 +165,7 @@ def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
     return [point for path in paths for point in read_overlay(path, names)]
 
 
-def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
+def _imported(sources: Sequence[Imported], length: Ruler) -> list[Published]:
     """Return the imported points for which the length is known, labelled by base model."""
     points, _ = imported_points_of(sources, length)
     return [
@@ -192,19 +199,6 @@ def _distinct(sources: Sequence[Source]) -> list[Source]:
     return renamed
 
 
-def _length(sources: Sequence[Source], asked: Length | None) -> Length:
-    """Return the length by which programs are compared.
-
-    Raises:
-        InputError: if none is asked for and the runs differ in it.
-    """
-    each: dict[Length, str] = {source.sweep.length: source.name for source in sources}
-    if asked is None and len(each) > 1:
-        said = ", ".join(f"{name} by {length} bits" for length, name in each.items())
-        raise InputError(f"the runs compare programs differently ({said}): give --length")
-    return next(iter(each)) if asked is None else asked
-
-
 def _made_at() -> str:
     try:
         made_by = f"kilobit {version('kilobit')}"
@@ -223,7 +217,10 @@ def _models(sources: Sequence[Source]) -> list[ShownModel]:
 
 
 def _tasks(
-    sources: Sequence[Source], points: Sequence[FrontPoint], shown: Sequence[FrontPoint]
+    sources: Sequence[Source],
+    points: Sequence[FrontPoint],
+    shown: Sequence[FrontPoint],
+    length: Ruler,
 ) -> list[ShownTask]:
     """Return the tasks with the shortest programs of each base model.
 
@@ -236,10 +233,12 @@ def _tasks(
     names = [*(point.task for point in points), *(source.sweep.task.name for source in sources)]
     tasks = []
     for name in dict.fromkeys(names):
-        own = [point for point in shown if point.task == name]
+        own = of_one_length([point for point in shown if point.task == name], length)
         runs = [s for s in sources if s.sweep.task.name == name] or list(sources)
         targets = sorted({target for source in runs for target in source.sweep.targets})
         models = [label for label in dict.fromkeys(order) if completed[name, label]]
+        lacking = {p.model for p in shown if p.task == name and p.length != length}
+        models = [label for label in models if label not in lacking]
         found = [one for target in targets for one in collapses(own, models, target)]
         tasks.append(
             ShownTask(
@@ -249,6 +248,7 @@ def _tasks(
                 needed=_needed(own, models, targets),
                 collapses=[asdict(one) for one in found],
                 num_completed={label: completed[name, label] for label in models},
+                lacking=sorted(lacking),
             )
         )
     return tasks

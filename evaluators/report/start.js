@@ -77,6 +77,7 @@ document.getElementById("about").textContent = aboutText();
 regimeBar(document.getElementById("regimes"));
 const fronts = document.getElementById("fronts");
 for (const task of report.tasks) fronts.append(frontSection(task));
+resultsSection(document.getElementById("results"));
 courseSection(document.getElementById("course"));
 compositionSection(document.getElementById("composition"));
 scorecardSection(document.getElementById("scorecard"));

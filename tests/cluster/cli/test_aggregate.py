@@ -76,6 +76,46 @@ def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
     assert not rows(tmp_path / "all", "conflicts")
 
 
+def test_net_bits_are_those_of_each_run_also_where_a_row_stands_under_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = json.dumps({"task": "numbers", "model": "tiny"})
+    paths = []
+    for name, own in (("one", "a"), ("two", "b")):
+        paths.append(write_run(tmp_path / name, {}))
+        with reopen_run(paths[-1]) as run:
+            about = [candidate(own), candidate("q") | {"spec": bare}]
+            write_rows(run.ledger, "candidates", "q", about)
+            asked = rung("q", 0.1, program_bits=900, payload_bits=0)
+            write_rows(run.ledger, "rungs", f"{own}-r0", [rung(own, 0.75), asked])
+    aggregate(*paths, "-o", tmp_path / "all")
+    # The bare question of both is one row of `rungs`, and is said of each run.
+    assert sum(row["candidate"] == "q" for row in rows(tmp_path / "all", "rungs")) == 1
+    found = rows(tmp_path / "all", "bare")
+    assert [(r["run"], r["task"], r["model"], r["program_bits"]) for r in found] == [
+        ("one", "numbers", "tiny", 900), ("two", "numbers", "tiny", 900)
+    ]  # fmt: skip
+    for source in open_sources([tmp_path / "all"])[0]:
+        points = {point.candidate: point.net_bits for point in source.points("net")}
+        own = {"one": {"a": 108, "q": 0}, "two": {"b": 108}}
+        assert points == own[source.name]
+    # In another data set, and in a data set of a version without this table.
+    aggregate(tmp_path / "all", "-o", tmp_path / "again")
+    assert rows(tmp_path / "again", "bare") == found
+    shutil.rmtree(tmp_path / "all" / "bare")
+    (one, two) = open_sources([tmp_path / "all"])[0]
+    assert {point.net_bits for point in one.points("net")} == {108, 0}
+    assert [point.net_bits for point in two.points("net")] == [None]
+    capsys.readouterr()
+    assert launch.main(["front", str(paths[0]), "--length", "net"]) == 0
+    assert "at most 108 net bits" in capsys.readouterr().out
+    unasked = write_run(tmp_path / "unasked", {"a": RIGHT})
+    assert launch.main(["front", str(unasked), "--length", "net"]) == 0
+    shown = capsys.readouterr().out
+    assert "net bits are unknown: the ledger has no program of the bare question" in shown
+    assert "at most 1008 program bits" in shown
+
+
 def test_runs_of_one_name_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
