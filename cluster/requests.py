@@ -256,6 +256,10 @@ class AggregateRequest(Request):
       kilobit aggregate all runs/c -o all                      one more
       kilobit aggregate --import table.csv -o theirs \
           --map score=accuracy,payload_bits=bits,task:=gsm8k   published points
+      kilobit aggregate --import table.csv -o theirs \
+          --map 'data==wmt14,score%=result,payload_bits=bits,task=data,model/=weights' \
+          --map 'score=result,payload_bits=bits,task=data,model/=weights' \
+          --rename model:step9000=OLMo --script-bits lora=5000   percent, names, script bits
       kilobit front all theirs                                 the fronts of both
 
     Read `docs/aggregate.md`.
@@ -264,13 +268,21 @@ class AggregateRequest(Request):
         runs (RUN): run folders, or data sets.
         file (--import FILE): published points: a .csv, .tsv, .jsonl or .parquet file.
         mapping (--map FIELD=COLUMN,...): with --import: which column is which field; FIELD:=VALUE
-            is the same for all points.
+            is the same for all points, FIELD%=COLUMN is in percent, FIELD/=COLUMN the last part of
+            a path; COLUMN==VALUE|VALUE or COLUMN!=VALUE takes only such rows. May be repeated: the
+            first one that takes a row reads it.
+        names (--rename FIELD:OLD=NEW): with --import: another name of a task, model, regime, family
+            or candidate; may be repeated.
+        script_bits (--script-bits FAMILY=BITS): with --import: the bits of a program of this family
+            besides its payload, where program bits are unknown; may be repeated.
         out (-o --out DIR): the folder of the data set.
     """
 
     runs: tuple[Place, ...] = ()
     file: Path | None = None
-    mapping: str | None = None
+    mapping: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    script_bits: tuple[str, ...] = ()
     out: Path
 
     def check(self) -> None:
@@ -279,10 +291,12 @@ class AggregateRequest(Request):
 
         if not self.runs and self.file is None:
             raise InputError("give runs or data sets, or a file by --import")
-        if (self.file is None) != (self.mapping is None):
+        if (self.file is None) != (not self.mapping):
             raise InputError(
                 "--import and --map go together: a file, and which column is which field"
             )
+        if self.file is None and (self.names or self.script_bits):
+            raise InputError("--rename and --script-bits belong to --import FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

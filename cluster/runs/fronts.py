@@ -262,12 +262,15 @@ def num_running(run_folder: RunFolder) -> int:
 
 def draw(front: RunFront, path: Place) -> None:
     """Write the picture of a run's front."""
-    from kilobit.evaluators.figures.plot_front import draw_front
+    from kilobit.evaluators.figures.plot_front import AXES, draw_front
 
     # A run has one task, so its models name the curves.
-    curves = {model: front_points for (_, model), front_points in front.by_model.items()}
     sweep = front.run.sweep
-    title, axis = f"{sweep.name}: length against score", f"length of the {sweep.length}"
+    curves = {
+        model: [point for point in points if point.length == sweep.length]
+        for (_, model), points in front.by_model.items()
+    }
+    title, axis = f"{sweep.name}: length against score", AXES[sweep.length]
     write_whole(path, draw_front(curves, sweep.targets, title, axis))
 
 

@@ -69,7 +69,7 @@ function frontSection(task) {
     task.lacking.length ? make("p", { class: "note" }, `Not shown here: ${task.lacking.join(", ")}. The ledger has no program of the bare question, so net bits are unknown.`) : "",
     make("p", { class: "note" },
       `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for choosing the best of many; certificates do.${sampled} Hover over a point for a summary, or click it for the whole program.`),
-    make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden);
+    ...(task.models.length ? [make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden] : [publishedTable(task)]));
   const figure = report.plots.fronts[report.tasks.indexOf(task)];
   drawn(() => drawPlot(plot, figure));
   drawn(() => listen(plot));
@@ -84,6 +84,19 @@ function frontSection(task) {
   return section;
 }
 
+/** Return the table of the published points of a task, where no run has any. */
+function publishedTable(task) {
+  const points = report.overlay.filter((point) => point.task === null || point.task === task.name);
+  const rows = [...points].sort((a, b) => (a.label < b.label ? -1 : a.label > b.label ? 1 : a.bits - b.bits));
+  return make("details", { open: rows.length < 100 }, make("summary", {}, `${whole(rows.length)} published points on fronts`),
+    make("div", { class: "scroll" }, make("table", {},
+      make("thead", {}, make("tr", {}, make("th", {}, "curve"), ...["bits", "score", "interval"].map((head) => make("th", { class: "number" }, head)))),
+      make("tbody", {}, rows.map((point) => make("tr", {},
+        make("td", {}, point.label), make("td", { class: "number" }, whole(point.bits)),
+        make("td", { class: "number" }, fixed(point.score)),
+        make("td", { class: "number" }, point.lower === null || point.upper === null ? "–" : range(point.lower, point.upper))))))));
+}
+
 function frontKey(task) {
   const dot = (attributes) => svg("svg", { width: 14, height: 14, "aria-hidden": "true" },
     svg("circle", { cx: 7, cy: 7, r: 5, stroke: "currentColor", "stroke-width": 1.6, fill: "none", ...attributes }));
@@ -95,7 +108,7 @@ function frontKey(task) {
     [dot({}), "not certified"],
     [dot({ r: 3, stroke: "none", fill: "currentColor", "fill-opacity": 0.4 }), "other completed programs"],
     [tick, "certified complexity at a target"],
-  ];
+  ].slice(task.models.length ? 0 : Infinity);
   const published = [...new Set(report.overlay.filter((point) => point.task === null || point.task === task.name).map((point) => point.label))];
   if (published.length) {
     const cross = svg("svg", { width: 26, height: 14, "aria-hidden": "true" },

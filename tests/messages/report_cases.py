@@ -91,8 +91,8 @@ CASES = [
         given=only_of_others,
     ),
     Case(
-        "report {here}/set -o {here}/r.html",
-        "there is no run in it, only imported points",
+        "report {here}/set -o {here}/r.html --length program",
+        "none of the 1 imported points has program bits, and there is no run: give another --len",
         given=only_of_others,
     ),
     Case(

@@ -14,6 +14,7 @@ from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from tests.conftest import REPOSITORY
 from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, rows, said
+from tests.support.published import SCRIPT_BITS, TASKS, write_published
 from tests.support.rows import write_rows
 from tests.support.runs import NUM_EXAMPLES, candidate, rung, write_run
 
@@ -208,6 +209,55 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
         assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])
 
 
+def test_the_command_of_the_page_imports_a_published_table_and_reports_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = write_published(tmp_path / "published.csv")
+    assert len(published) == 1389
+    page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
+    block = re.search(r"```bash\n(kilobit aggregate --import published.csv -o .*?)```", page, re.S)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    for line in block[1].replace("\\\n", " ").splitlines():
+        assert launch.main(shlex.split(line)[1:]) == 0
+    assert "left out" not in capsys.readouterr().out
+    groups: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for task, model, _, bits, score in published:
+        groups.setdefault((task, model), []).append((bits, score))
+    assert len(groups) == 51
+
+    def front_of(points: list[tuple[int, float]]) -> set[tuple[int, float]]:
+        """Return the points that no other point beats."""
+        return {
+            (bits, score)
+            for bits, score in points
+            if not any(b <= bits and s >= score and (b, s) != (bits, score) for b, s in points)
+        }
+
+    expected = {key: front_of(points) for key, points in groups.items()}
+    lines = front(capsys, tmp_path / "theirs", "--length", "payload")
+    found: dict[tuple[str, str], set[tuple[int, float]]] = {}
+    for one in lines:
+        found.setdefault((one["task"], one["model"]), set()).add(
+            (one["payload_bits"], one["score"])
+        )
+        assert one["program_bits"] == one["payload_bits"] + SCRIPT_BITS[one["family"]]
+    assert found == expected
+    html = (tmp_path / "theirs.html").read_text("utf-8")
+    data = json.loads(html.split('id="data">', 1)[1].split("</script", 1)[0])
+    assert [task["name"] for task in data["tasks"]] == list(TASKS)
+    drawn: dict[tuple[str, str], set[tuple[float, float]]] = {}
+    for one in data["overlay"]:
+        key = one["task"], one["label"].removesuffix(" (imported)")
+        drawn.setdefault(key, set()).add((one["bits"], one["score"]))
+    assert drawn == expected
+    assert (data["programs"], data["origins"], data["results"][1:]) == ([], [], [])
+    # A condition leaves rows out, and their number is said.
+    words = ["--map", "benchmark==ifeval,score=result,payload_bits=bits", "-o", tmp_path / "some"]
+    assert aggregate("--import", "published.csv", *words) == 0
+    assert "published: no --map takes 926 rows, which are left out" in capsys.readouterr().out
+
+
 def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
     write_run(tmp_path / "runs" / "monday", {"a": RIGHT, "b": WRONG})
@@ -215,7 +265,7 @@ def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.Monke
     write_run(tmp_path / "runs" / "wednesday", {"d": RIGHT})
     (tmp_path / "published.csv").write_text("accuracy,bits\n0.5,800\n")
     monkeypatch.chdir(tmp_path)
-    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0]
     for line in commands.splitlines():
         program, *words = shlex.split(line)
         assert program == "kilobit"
