@@ -73,7 +73,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Import:
-    """What is read from a file of published points.
+    """Mappings and names by which a file of published points is read.
 
     Attributes:
         mappings: tried in order; the first that takes a row reads it.
@@ -218,7 +218,7 @@ def read_points(path: Path, wanted: Import) -> tuple[pa.Table, int]:
 
 
 def _rename(point: dict[str, Any], wanted: Import, seen: Mapping[str, set[str]]) -> None:
-    """Give a point its new names and, from its payload, its program bits."""
+    """Set the new names of a point and, from its payload, its program bits."""
     for field in _TEXTS:
         if point[field] is not None:
             seen[field].add(point[field])

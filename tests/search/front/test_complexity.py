@@ -111,7 +111,7 @@ def test_the_table_of_results_counts_each_way_by_its_rule() -> None:
         replace(POINT, model="zero", candidate="z", program_bits=70000, score=0.85, verified=None),
     ]  # fmt: skip
     sizes = {("r", "one"): AdapterSize(1, 100, 900), ("r", "low"): AdapterSize(1, 10, 90),
-             ("r", "two"): AdapterSize(2, 200, 700)}  # fmt: skip
+             ("r", "two"): AdapterSize(2, 50, 700)}  # fmt: skip
     rows = results(points, [0.8, 0.85, 0.95], sizes, {"pre": 1000}, {"zero"})
     first, second, third, *others = rows
     assert [(row.model, row.target) for row in rows[:3]] == [("pre", 0.8), ("pre", 0.85),
