@@ -36,8 +36,10 @@ from kilobit.search.front.complexity import (
 from kilobit.search.front.complexity import results as rows_of_results
 from kilobit.search.front.pareto import bjontegaard
 from kilobit.search.front.points import (
+    OF_A_CANDIDATE,
     FrontPoint,
     ImportedPoint,
+    bare_scores,
     fronts,
     imported_fronts,
     imported_points,
@@ -284,10 +286,17 @@ def results_of(
         adapters: dict[tuple[str, str], AdapterSize] = {}
         num_parameters: dict[str, int] = {}
         random: set[str] = set()
+        asked: dict[str, tuple[int, float]] = {}
         for source in own:
             workers = source.read("workers", ["model", "num_parameters"])
             for label, number in zip(*(c.to_pylist() for c in workers.columns), strict=True):
                 num_parameters |= {} if number is None else {label: number}
+            rungs = source.read("rungs", ["candidate", "num_examples", "score", "payload_bits"])
+            for (name, label), one in bare_scores(
+                source.read("candidates", OF_A_CANDIDATE), rungs
+            ).items():
+                if name == task:
+                    asked[label] = max(one, asked.get(label, one))
             for config in source.sweep.base_models:
                 random |= {config.label} if config.weights == "random" else set()
             wanted = [
@@ -301,7 +310,7 @@ def results_of(
                 sizes = _sizes(source, wanted)
                 adapters |= {(source.name, name): size for name, size in sizes.items()}
         of_task = [point for point in points if point.task == task]
-        rows += rows_of_results(of_task, targets, adapters, num_parameters, random)
+        rows += rows_of_results(of_task, targets, adapters, num_parameters, random, asked)
     return rows
 
 
@@ -354,7 +363,9 @@ def result_cells(row: Result) -> list[str]:
     def whole(value: int | None) -> str:
         return "-" if value is None else str(value)
 
-    bare = "-" if row.bare_score is None else f"{row.bare_score:.3f}"
+    bare = "-"
+    if row.bare_score is not None:
+        bare = f"{row.bare_score:.3f} ({row.bare_num_examples})"
     model = row.model if row.regime == row.model else f"{row.model} ({row.regime})"
     factors = ("-" if (f := row.factors[name]) is None else f"{f:.1f}" for name in BASELINES)
     proof = row.proof or ("not verified" if row.reached else "not reached")
@@ -402,7 +413,7 @@ def results(request: ResultsRequest) -> int:
         "here that reaches the target.\n  PEFT: the least bytes of its file for the smallest LoRA "
         "that does. Full fine-tuning: 16 bits for\n  each parameter, a count and no measurement. "
         "Random model: its shortest program that does. A dash:\n  nothing here reaches the "
-        "target, or it is unknown. Bare score: that of the question alone."
+        "target, or it is unknown. Bare score: that of the question alone\n  (on so many examples)."
     )
     if others:
         console.print("  Imported points have no place here: their files were not run")

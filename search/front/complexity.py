@@ -187,8 +187,9 @@ class Result:
     """A row of the table of results.
 
     Attributes:
-        bare_score: score of the bare question on the search split; None if it did not complete the
-            last rung.
+        bare_score: score of the bare question on the search split at its last rung; None if it was
+            not scored.
+        bare_num_examples: examples of that score; a search may stop the bare question early.
         reached: a program reaches the target on the search split, verified or not.
         proof: the sealed split bears out that the program reaches the target (`certified`), or its
             files gave that score on the search split (`verified`); None if there is no such
@@ -207,6 +208,7 @@ class Result:
     model: str
     regime: str
     bare_score: float | None
+    bare_num_examples: int | None
     target: float
     reached: bool
     proof: Literal["certified", "verified"] | None
@@ -239,6 +241,7 @@ def results(
     adapters: Mapping[tuple[str, str], AdapterSize],
     num_parameters: Mapping[str, int],
     random: Collection[str],
+    asked: Mapping[str, tuple[int, float]],
 ) -> list[Result]:
     """Return the rows of the table of results of one task, each base model in turn.
 
@@ -249,13 +252,13 @@ def results(
             target.
         num_parameters: of base models, where they are known.
         random: labels of the base models whose weights are random.
+        asked: examples and score of the bare question by base model, see `bare_scores`.
     """
     rows = []
     from_nothing = [point for point in points if point.model in random]
     for model in dict.fromkeys(point.model for point in points):
         own = [point for point in points if point.model == model]
-        asked = [p for p in own if p.family == "prompt" and p.net_bits == p.payload_bits == 0]
-        bare = max((point.score for point in asked), default=None)
+        num_examples, bare = asked.get(model, (None, None))
         whole = num_parameters.get(model)
         for target in targets:
             reach = [point for point in own if point.score >= target]
@@ -269,8 +272,10 @@ def results(
                 "random": None if model in random else complexity(from_nothing, target),
             }
             best, proof = _shortest(own, target)
-            about = (points[0].task, model, own[0].regime, bare, target, bool(reach), proof, best)
-            rows.append(Result(*about, length=own[0].length, baselines=baselines))
+            about = (points[0].task, model, own[0].regime, bare, num_examples, target)
+            rows.append(
+                Result(*about, bool(reach), proof, best, own[0].length, baselines=baselines)
+            )
     return rows
 
 

@@ -131,6 +131,32 @@ def bare_bits(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], in
     return found
 
 
+def bare_scores(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], tuple[int, float]]:
+    """Return number of examples and score of the bare question at its last rung.
+
+    A search may stop it before the last rung of the ladder. With or without the chat template, the
+    one with more examples counts, of equal ones the better one.
+
+    Args:
+        candidates: columns `candidate`, `task`, `model`, `family` and `spec`.
+        rungs: columns `candidate`, `num_examples`, `score` and `payload_bits`.
+    """
+    rungs = rungs.filter(pc.and_(pc.equal(rungs["payload_bits"], 0), pc.is_valid(rungs["score"])))
+    scores: dict[str, tuple[int, float]] = {}
+    for row in rungs.to_pylist():
+        one = row["num_examples"], row["score"]
+        scores[row["candidate"]] = max(one, scores.get(row["candidate"], one))
+    own = pc.is_in(candidates["candidate"], value_set=pa.array(scores, pa.string()))
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for about in candidates.filter(
+        pc.and_(pc.equal(candidates["family"], "prompt"), own)
+    ).to_pylist():
+        if _is_bare(about["spec"]):
+            key, one = (about["task"], about["model"]), scores[about["candidate"]]
+            found[key] = max(one, found.get(key, one))
+    return found
+
+
 def _is_bare(spec: str | None) -> bool:
     try:
         return set(json.loads(spec or "[0]")) <= {"task", "model", "chat"}

@@ -119,7 +119,7 @@ def test_the_table_of_results_has_factors_of_what_is_in_the_ledger(
         "certified", 3456, 3456 - BARE, 432
     )  # fmt: skip
     assert rows["posttrained", 0.8]["proof"] == "verified"
-    assert found["bare_score"] == 6 / 486
+    assert (found["bare_score"], found["bare_num_examples"]) == (6 / 486, 486)
     ledger = open_run(quickstart).ledger
     scores = {r["candidate"]: r["score"] for r in rows_of(ledger, "rungs") if r["rung"] == 3}
     about = {r["candidate"]: json.loads(r["spec"]) for r in rows_of(ledger, "candidates")}

@@ -112,7 +112,7 @@ def test_the_table_of_results_counts_each_way_by_its_rule() -> None:
     ]  # fmt: skip
     sizes = {("r", "one"): AdapterSize(1, 100, 900), ("r", "low"): AdapterSize(1, 10, 90),
              ("r", "two"): AdapterSize(2, 50, 700)}  # fmt: skip
-    rows = results(points, [0.8, 0.85, 0.95], sizes, {"pre": 1000}, {"zero"})
+    rows = results(points, [0.8, 0.85, 0.95], sizes, {"pre": 1000}, {"zero"}, {"pre": (9, 0.1)})
     first, second, third, *others = rows
     assert [(row.model, row.target) for row in rows[:3]] == [("pre", 0.8), ("pre", 0.85),
                                                              ("pre", 0.95)]  # fmt: skip
@@ -124,7 +124,7 @@ def test_the_table_of_results_counts_each_way_by_its_rule() -> None:
     assert third.baselines == {"lora": None, "peft": None, "full": 16000, "random": None}
     assert first.factors == {"lora": 0.2, "peft": 0.7, "full": 2.0, "random": 8.75}
     assert set(third.factors.values()) == {None}
-    assert first.bare_score == 0.1
+    assert (first.bare_score, first.bare_num_examples) == (0.1, 9)
     assert first.as_json()["num_bytes"] == 1000
     # The random model is no baseline of itself; what nobody has run is not verified.
     assert others[0].model == "zero"

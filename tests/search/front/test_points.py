@@ -4,7 +4,13 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from kilobit.search.front.points import FrontPoint, bare_bits, complete_points, fronts
+from kilobit.search.front.points import (
+    FrontPoint,
+    bare_bits,
+    bare_scores,
+    complete_points,
+    fronts,
+)
 from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
@@ -191,3 +197,18 @@ def test_net_bits_count_from_the_bare_question_or_are_unknown() -> None:
     assert [p.candidate for p in by_net] == [p.candidate for p in by_program] == ["d", "b", "a"]
     assert points[2].by("net") is None
     assert points[0].by("payload") == replace(points[0], length="payload")
+
+
+def test_the_bare_question_has_the_score_of_its_last_rung() -> None:
+    specs = {"a": '{"task":"t","model":"x"}', "b": '{"task":"t","model":"x","chat":true}',
+             "c": '{"task":"t","model":"x","postprocess":["last_word"]}'}  # fmt: skip
+    candidates = pa.Table.from_pylist(
+        [{"candidate": name, "task": "t", "model": "x", "family": "prompt", "spec": spec}
+         for name, spec in specs.items()]
+    )  # fmt: skip
+    scored = [("a", 6, 0.9), ("a", 18, 0.2), ("b", 18, 0.3), ("c", 54, 0.8), ("b", 54, None)]
+    rungs = pa.Table.from_pylist(
+        [{"candidate": name, "num_examples": number, "score": score, "payload_bits": 0}
+         for name, number, score in scored]
+    )  # fmt: skip
+    assert bare_scores(candidates, rungs) == {("t", "x"): (18, 0.3)}
