@@ -130,7 +130,7 @@ function resultsSection(section) {
     make("p", { class: "note" },
       `The shortest certified program in ${report.length} bits for each target, else the shortest verified one. The four columns before the candidate are factors: the bits of another way over those of the program. ` +
       "LoRA: 16 bits for each number of the smallest adapter of rank 1 here that reaches the target on the search split. PEFT: the least bytes of its file for the smallest LoRA that does. " +
-      "Full fine-tuning: 16 bits for each parameter, a count and no measurement. Random model: its shortest program that does. A dash: nothing here reaches the target, or it is unknown."));
+      "Full fine-tuning: 16 bits for each parameter, a count and no measurement. Random model: its shortest program that does. A dash: nothing here reaches the target, or it is unknown. Bare score: that of the question alone, on so many examples."));
 }
 
 function courseSection(section) {
