@@ -37,7 +37,7 @@ from kilobit.cluster.sweep.sweep import load_sweep, make_sweep
 from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.evaluators.ledger.storage import Place, place, write_whole
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Length, Program
+from kilobit.search.programs.program import Program, Ruler
 from kilobit.search.programs.script import readable_script
 from kilobit.search.settings import InputError
 
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 Overrides = str | Sequence[str] | Mapping[str, Any]
 _SHOWN = {
-    "model": "base model", "program_bits": "program", "payload_bits": "payload", "score": "score",
+    "model": "base model", "program_bits": "program", "payload_bits": "payload",
+    "net_bits": "net", "score": "score",
     "family": "family", "verified": "verified", "certified": "certified", "candidate": "candidate",
 }  # fmt: skip
 _TIMEOUT_S = 3600
@@ -128,11 +129,11 @@ class Run:
         """Return the settings of the search, with the latest budget."""
         return open_folder(self.path).sweep
 
-    def front(self, length: Length | None = None) -> list[FrontPoint]:
+    def front(self, length: Ruler | None = None) -> list[FrontPoint]:
         """Return the programs on the Pareto front of each base model.
 
         Args:
-            length: compare by `program` or `payload` bits; by default as the sweep says.
+            length: compare by `program`, `payload` or `net` bits; by default as the sweep says.
 
         Raises:
             InputError: if the run can't be read.

@@ -57,6 +57,8 @@ def _local_word(text: str) -> str:
 _Seconds = Annotated[int, _whole(_MOST_SECONDS, f"whole seconds from 1 to {_MOST_SECONDS}")]
 _Links = Annotated[int, _whole(_MOST_LINKS, f"1 to {_MOST_LINKS} jobs")]
 _Pause = Annotated[float, _pause, 2.0]
+# As `Ruler` of `search/programs/program.py`, which would load numpy.
+_Length = Literal["program", "payload", "net"]
 _LocalWord = Annotated[str, _local_word]
 # A field in the docstring of a request: its name, its words, and its meaning on one line or more.
 _FIELD = re.compile(r"^    (\w+) \((.+?)\): (.+(?:\n     .+)*)", re.MULTILINE)
@@ -124,9 +126,12 @@ class Request:
     @property
     def reads(self) -> tuple[Place, ...]:
         """Return the folders of runs, data sets and programs whose results the command reads."""
-        given = (getattr(self, name, ()) for name in ("run", "runs", "what", "program"))
+        given = (getattr(self, name, ()) for name in ("run", "runs", "what", "program", "against"))
         return tuple(
-            place for one in given for place in (one if isinstance(one, tuple) else (one,))
+            place
+            for one in given
+            for place in (one if isinstance(one, tuple) else (one,))
+            if place is not None
         )
 
 
@@ -202,13 +207,43 @@ class FrontRequest(Request):
     Attributes:
         runs (RUN): run folders, or data sets.
         json (--json): one JSON object a line.
-        length (--length): compare by the bits of both files or of the payload (default: `length` of
-            the sweep).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
+        against (--against RUN): also the average difference of the fronts from those of this run
+            or data set, in bits over the scores that both reach.
     """
 
     runs: tuple[Place, ...]
     json: bool = False
-    length: Literal["program", "payload"] | None = None
+    length: _Length | None = None
+    against: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsRequest(Request):
+    """Show the table of results: the shortest program for each target, and factors.
+
+    Each row is a task, a base model and a target: the score of the bare question, the shortest
+    program that the sealed split certifies (else, marked, the shortest verified one), and how many
+    times as many bits other ways take.
+
+      kilobit results runs/a runs/b
+      kilobit results runs/a --length net --format markdown
+
+    docs/compare-regimes.md says how each is counted.
+
+    Attributes:
+        runs (RUN): run folders, or data sets.
+        json (--json): one JSON object a line.
+        format (--format): of the table (default: table).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
+    """
+
+    runs: tuple[Place, ...]
+    json: bool = False
+    format: Literal["table", "csv", "markdown"] = "table"
+    length: _Length | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +256,10 @@ class AggregateRequest(Request):
       kilobit aggregate all runs/c -o all                      one more
       kilobit aggregate --import table.csv -o theirs \
           --map score=accuracy,payload_bits=bits,task:=gsm8k   published points
+      kilobit aggregate --import table.csv -o theirs \
+          --map 'data==wmt14,score%=result,payload_bits=bits,task=data,model/=weights' \
+          --map 'score=result,payload_bits=bits,task=data,model/=weights' \
+          --rename model:step9000=OLMo --script-bits lora=5000   percent, names, script bits
       kilobit front all theirs                                 the fronts of both
 
     Read `docs/aggregate.md`.
@@ -229,13 +268,21 @@ class AggregateRequest(Request):
         runs (RUN): run folders, or data sets.
         file (--import FILE): published points: a .csv, .tsv, .jsonl or .parquet file.
         mapping (--map FIELD=COLUMN,...): with --import: which column is which field; FIELD:=VALUE
-            is the same for all points.
+            is the same for all points, FIELD%=COLUMN is in percent, FIELD/=COLUMN the last part of
+            a path; COLUMN==VALUE|VALUE or COLUMN!=VALUE takes only such rows. May be repeated: the
+            first one that takes a row reads it.
+        names (--rename FIELD:OLD=NEW): with --import: another name of a task, model, regime, family
+            or candidate; may be repeated.
+        script_bits (--script-bits FAMILY=BITS): with --import: the bits of a program of this family
+            besides its payload, where program bits are unknown; may be repeated.
         out (-o --out DIR): the folder of the data set.
     """
 
     runs: tuple[Place, ...] = ()
     file: Path | None = None
-    mapping: str | None = None
+    mapping: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    script_bits: tuple[str, ...] = ()
     out: Path
 
     def check(self) -> None:
@@ -244,10 +291,12 @@ class AggregateRequest(Request):
 
         if not self.runs and self.file is None:
             raise InputError("give runs or data sets, or a file by --import")
-        if (self.file is None) != (self.mapping is None):
+        if (self.file is None) != (not self.mapping):
             raise InputError(
                 "--import and --map go together: a file, and which column is which field"
             )
+        if self.file is None and (self.names or self.script_bits):
+            raise InputError("--rename and --script-bits belong to --import FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +312,8 @@ class ReportRequest(Request):
             repeated.
         columns (--columns bits=COLUMN,score=COLUMN,...): which columns of the overlay are bits,
             score, label, lower, upper and task (default: those of these names).
-        length (--length): compare by the bits of both files or of the payload (default: `length` of
-            the sweep).
+        length (--length): compare by the bits of both files, of the payload, or of both files less
+            the bare question (default: `length` of the sweep).
     """
 
     runs: tuple[Place, ...]
@@ -272,7 +321,7 @@ class ReportRequest(Request):
     figures: Path | None = None
     overlay: tuple[Path, ...] = ()
     columns: str | None = None
-    length: Literal["program", "payload"] | None = None
+    length: _Length | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

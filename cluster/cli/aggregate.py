@@ -31,6 +31,7 @@ from kilobit.evaluators.ledger.parts import with_part
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.merge.atomic_folder import scratch_beside
 from kilobit.evaluators.merge.dataset import (
+    DATASET_TABLES,
     MANIFEST,
     DatasetSource,
     distinct_name,
@@ -38,7 +39,7 @@ from kilobit.evaluators.merge.dataset import (
     is_dataset,
 )
 from kilobit.evaluators.merge.merge import Advance, Merged, Read, merge
-from kilobit.evaluators.merge.published_points import parse_mapping, read_points
+from kilobit.evaluators.merge.published_points import parse_import, read_points
 from kilobit.evaluators.merge.read_plan import (
     Unit,
     copy_of,
@@ -47,6 +48,7 @@ from kilobit.evaluators.merge.read_plan import (
     units_of_dataset,
     units_of_ledger,
 )
+from kilobit.search.front.points import OF_BARE_BITS, bare_bits
 from kilobit.search.settings import InputError
 
 _DONE, _INTERRUPTED = 0, 130
@@ -70,6 +72,10 @@ def aggregate(request: AggregateRequest) -> int:
     _print_merged(console, merged, out)
     for line in apart:
         console.print(line)
+    for one in reads:
+        number = one.about.about.get("left_out") if one.about.kind == "import" else None
+        if number:
+            console.print(f"{one.about.name}: no --map takes {number} rows, which are left out")
     return _DONE
 
 
@@ -130,8 +136,8 @@ def _reads(places: Sequence[Place], request: AggregateRequest, scratch: Path) ->
             reads += _of_dataset(place, names, len(reads))
         else:
             reads.append(_of_run(place, names, len(reads), scratch))
-    if request.file is not None and request.mapping is not None:
-        reads.append(_of_file(request.file, request.mapping, names, len(reads), scratch))
+    if request.file is not None:
+        reads.append(_of_file(request.file, request, names, len(reads), scratch))
     return reads
 
 
@@ -173,6 +179,12 @@ def _of_run(place: Place, names: Names, source: int, scratch: Path) -> Read:
     identity = _identity(run)
     name = _name(names, run.path.name, identity)
     units = units_of_ledger(source, run.ledger, scratch)
+    found = bare_bits(*(run.ledger.read(*columns) for columns in OF_BARE_BITS))
+    if found:
+        rows = [{"task": t, "model": m, "program_bits": bits} for (t, m), bits in found.items()]
+        table = with_part(pa.Table.from_pylist(rows, schema=DATASET_TABLES["bare"]), "bare")
+        copied = copy_of(table, scratch / f"{source}-bare.parquet")
+        units["bare"] = units_of(source, "bare", [copied], scratch)
     attempts = len(run.manifest["attempts"])
     entry = _entry(name, "run", str(run.path), identity, attempts, run.manifest, units)
     return Read(entry, conditions_of(run.sweep), units)
@@ -203,13 +215,20 @@ def _of_dataset(place: Place, names: Names, first: int) -> list[Read]:
     return reads
 
 
-def _of_file(path: Path, mapping: str, names: Names, source: int, scratch: Path) -> Read:
-    points = with_part(read_points(path, parse_mapping(mapping)), path.name)
+def _of_file(
+    path: Path, request: AggregateRequest, names: Names, source: int, scratch: Path
+) -> Read:
+    wanted = parse_import(request.mapping, request.names, request.script_bits)
+    found, left_out = read_points(path, wanted)
+    points = with_part(found, path.name)
+    more = [*(f"rename {one}" for one in request.names),
+            *(f"script bits {one}" for one in request.script_bits)]  # fmt: skip
+    mapping = "\n".join([*request.mapping, *more])
     identity = _digest(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {mapping}")
     name = _name(names, path.stem, identity)
     copied = copy_of(points, scratch / f"{source}-points.parquet")
     units = {"points": units_of(source, "points", [copied], scratch)}
-    about = {"file": str(path.absolute()), "map": mapping}
+    about = {"file": str(path.absolute()), "map": mapping, "left_out": left_out}
     entry = _entry(name, "import", str(path.absolute()), identity, None, about, units)
     return Read(entry, "", units)
 

@@ -1,21 +1,61 @@
-"""The command `front`: fronts of runs and data sets, base models compared, imported points."""
+"""The commands `front` and `results`: fronts, base models compared, and the table of results.
 
+Imported points have fronts of their own, and no place among the results.
+"""
+
+import csv
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import prod
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from kilobit.cluster.console import Terminal, wide_table
-from kilobit.cluster.requests import FrontRequest, wrong_input
-from kilobit.cluster.runs.fronts import Front, points_from, print_front, range_text
-from kilobit.cluster.runs.result_sources import Imported, apart_lines, open_sources
-from kilobit.search.front.complexity import Collapse, Lengths, collapses, rows_of
-from kilobit.search.front.points import FrontPoint, ImportedPoint, imported_fronts, imported_points
-from kilobit.search.programs.program import Length
+from kilobit.cluster.requests import FrontRequest, ResultsRequest, wrong_input
+from kilobit.cluster.runs.fronts import (
+    UNKNOWN_NET,
+    Front,
+    print_front,
+    range_text,
+)
+from kilobit.cluster.runs.result_sources import Imported, Source, apart_lines, open_sources
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.search.front.complexity import (
+    BASELINES,
+    AdapterSize,
+    Collapse,
+    Lengths,
+    Result,
+    collapses,
+    rows_of,
+)
+from kilobit.search.front.complexity import results as rows_of_results
+from kilobit.search.front.pareto import bjontegaard
+from kilobit.search.front.points import (
+    OF_A_CANDIDATE,
+    FrontPoint,
+    ImportedPoint,
+    bare_scores,
+    fronts,
+    imported_fronts,
+    imported_points,
+)
+from kilobit.search.programs.program import Ruler
+from kilobit.search.programs.recipe import Recipe
+from kilobit.search.settings import InputError
+
+# Headings of the table of results; the last four are factors.
+RESULT_HEADS = ("task", "base model", "bare score", "target", "proof", "program bits", "bytes",
+          "payload bits", "net bits", "LoRA r=1 (16 bits)", "PEFT file", "full fine-tuning",
+          "random model", "candidate")  # fmt: skip
 
 
 def imported_points_of(
-    sources: Sequence[Imported], length: Length | None
+    sources: Sequence[Imported], length: Ruler | None
 ) -> tuple[list[ImportedPoint], int]:
     """Return the imported points of these sources, and the number that lack the length.
 
@@ -36,7 +76,7 @@ def imported_points_of(
 
 
 def print_imported(
-    console: Console, points: Sequence[ImportedPoint], num_without: int, length: Length | None
+    console: Console, points: Sequence[ImportedPoint], num_without: int, length: Ruler | None
 ) -> None:
     """Print the fronts of imported points.
 
@@ -66,7 +106,7 @@ def print_imported(
         console.print("  imported: these files were not run here, and no complexity counts them")
     if num_without:
         shown = length or (points[0].length if points else "program")
-        other = "payload" if shown == "program" else "program"
+        other = "program" if shown == "payload" else "payload"
         console.print(f"  {num_without} imported points lack this length; try --length {other}")
 
 
@@ -83,6 +123,9 @@ def print_regimes(
     """
     for task in dict.fromkeys(point.task for point in points):
         own = [point for point in points if point.task == task]
+        # Base models without net bits have another length, which compares with nothing.
+        length: Ruler = "net" if any(p.length == "net" for p in own) else own[0].length
+        own = of_one_length(own, length)
         models = [label for label in dict.fromkeys(order) if any(p.model == label for p in own)]
         if len(models) > 1:
             _print_task(console, task, own, models, targets)
@@ -114,6 +157,8 @@ def _print_task(
                 f"{one.after} holds at most {one.information} bits of "
                 f"information about this task that {one.before} does not"
             )
+            by_each = (f"{factor:.2f} by {length} bits" for length, factor in one.factors.items())
+            console.print(f"    {', '.join(by_each)}")
     if any_found:
         console.print(
             "  The last number is an upper bound, as certain as the program's score: the first "
@@ -136,24 +181,24 @@ def _cell(found: Lengths) -> str:
     return f"{'?' if found.found is None else found.found}{certified}"
 
 
+def of_one_length(points: Sequence[FrontPoint], length: Ruler) -> list[FrontPoint]:
+    """Return the points that have a length: without a bare question there are no net bits."""
+    return [point for point in points if point.length == length]
+
+
 def front(request: FrontRequest) -> int:
     """Print the fronts of one or more runs, and of imported points."""
     sources, others = open_sources(request.runs)
     sweeps = [source.sweep for source in sources]
     length = request.length or next((sweep.length for sweep in sweeps), None)
     with wrong_input():
-        found = Front(
-            [
-                point
-                for source in sources
-                for point in points_from(source.name, source.read, source.sweep, request.length)
-            ]
-        )
+        found = Front(_points(sources, request.length))
         imported, num_without = imported_points_of(others, length)
+        lines = list(_against(found, imported, request.against, length))
     if request.json:
         ours = [point.as_json() for point in found.on_front]
         theirs = [point.as_json() for each in imported_fronts(imported).values() for point in each]
-        for line in ours + theirs:
+        for line in ours + theirs + lines:
             print(json.dumps(line))
         return 0
     targets = sorted({target for sweep in sweeps for target in sweep.targets})
@@ -165,4 +210,211 @@ def front(request: FrontRequest) -> int:
         order = [model.label for sweep in sweeps for model in sweep.base_models]
         print_regimes(console, found.points, order, targets)
     print_imported(console, imported, num_without, length)
+    for line in lines:
+        console.print(_against_text(line))
+    return 0
+
+
+def _points(sources: Sequence[Source], length: Ruler | None) -> list[FrontPoint]:
+    return [point for source in sources for point in source.points(length)]
+
+
+def _against(
+    found: Front,
+    imported: Sequence[ImportedPoint],
+    place: Place | None,
+    length: Ruler | None,
+) -> Iterator[dict[str, object]]:
+    """Yield the difference of each front from that of the same task and base model elsewhere."""
+    if place is None:
+        return
+    sources, others = open_sources([place])
+    length = length or next((point.length for point in imported), None)
+    theirs, _ = imported_points_of(others, length)
+    groups = []
+    for own, published in ((found.points, imported), (_points(sources, length), theirs)):
+        each: dict[tuple[str | None, str | None], Sequence[FrontPoint | ImportedPoint]] = {}
+        each.update(imported_fronts(published))
+        of_runs = fronts(of_one_length(own, length) if length else own)
+        each.update({(task, model): front for (task, model), front in of_runs.items()})
+        groups.append(each)
+    both = [key for key in groups[0] if key in groups[1]]
+    if not both:
+        raise InputError(
+            f"--against {place}: it has no front of the same task and base model by {length} bits"
+        )
+    for task, model in both:
+        one = bjontegaard(groups[0][task, model], groups[1][task, model])
+        yield {"against": str(place), "task": task, "model": model, "length": length} | (
+            {"doublings": None, "factor": None, "low": None, "high": None}
+            if one is None
+            else {**asdict(one), "factor": 2**one.doublings}
+        )
+
+
+def _against_text(line: dict[str, object]) -> str:
+    start = f"{line['task']}, {line['model']} against {line['against']}: "
+    if line["doublings"] is None:
+        return start + "no score is reached by both fronts above their lowest"
+    return start + (
+        f"{line['factor']:.3f} times the {line['length']} bits on average "
+        f"(Bjøntegaard, {line['doublings']:+.2f} doublings, over scores {line['low']:.3f} to "
+        f"{line['high']:.3f})"
+    )
+
+
+def results_of(
+    sources: Sequence[Source], points: Sequence[FrontPoint], length: Ruler
+) -> list[Result]:
+    """Return the table of results, task by task.
+
+    Args:
+        sources: the runs.
+        points: their completed programs.
+        length: the length to compare by; points by another one lack it and are left out.
+
+    Raises:
+        ValueError: naming the file, if one is damaged or of a newer version.
+    """
+    points = of_one_length(points, length)
+    rows = []
+    for task in dict.fromkeys(point.task for point in points):
+        own = [source for source in sources if source.sweep.task.name == task]
+        # A data set may hold a candidate under a run of the same task by another name.
+        own = own or list(sources)
+        targets = sorted({target for source in own for target in source.sweep.targets})
+        adapters: dict[tuple[str, str], AdapterSize] = {}
+        num_parameters: dict[str, int] = {}
+        random: set[str] = set()
+        asked: dict[str, tuple[int, float]] = {}
+        for source in own:
+            workers = source.read("workers", ["model", "num_parameters"])
+            for label, number in zip(*(c.to_pylist() for c in workers.columns), strict=True):
+                num_parameters |= {} if number is None else {label: number}
+            rungs = source.read("rungs", ["candidate", "num_examples", "score", "payload_bits"])
+            for (name, label), one in bare_scores(
+                source.read("candidates", OF_A_CANDIDATE), rungs
+            ).items():
+                if name == task:
+                    asked[label] = max(one, asked.get(label, one))
+            for config in source.sweep.base_models:
+                random |= {config.label} if config.weights == "random" else set()
+            wanted = [
+                point.candidate
+                for point in points
+                if point.run == source.name
+                and point.family == "lora"
+                and point.score >= min(targets, default=1.0)
+            ]
+            if wanted:
+                sizes = _sizes(source, wanted)
+                adapters |= {(source.name, name): size for name, size in sizes.items()}
+        of_task = [point for point in points if point.task == task]
+        rows += rows_of_results(of_task, targets, adapters, num_parameters, random, asked)
+    return rows
+
+
+def length_of(sources: Sequence[Source], asked: Ruler | None) -> Ruler:
+    """Return the length by which the programs of some runs are compared.
+
+    Raises:
+        InputError: if none is asked for and the runs differ in it.
+    """
+    each: dict[Ruler, str] = {source.sweep.length: source.name for source in sources}
+    if asked is None and len(each) > 1:
+        said = ", ".join(f"{name} by {length} bits" for length, name in each.items())
+        raise InputError(f"the runs compare programs differently ({said}): give --length")
+    return next(iter(each)) if asked is None else asked
+
+
+def _sizes(source: Source, candidates: Sequence[str]) -> dict[str, AdapterSize]:
+    """Return the sizes of the adapters of LoRA candidates, those that change nothing left out."""
+    rows = source.read("programs", ["candidate", "rung", "recipe"])
+    last = source.sweep.rungs.count - 1
+    chosen = pc.and_(
+        pc.equal(rows["rung"], last),
+        pc.is_in(rows["candidate"], value_set=pa.array(candidates, pa.string())),
+    )
+    found = {}
+    for row in rows.filter(chosen).to_pylist():
+        part = Recipe.model_validate_json(row["recipe"]).adapter
+        if part is not None:
+            numbers = sum(map(prod, part.shapes))
+            size = AdapterSize(part.arguments.get("r", 8), numbers, least_file_bytes(part.shapes))
+            found[row["candidate"]] = size
+    return found
+
+
+def least_file_bytes(shapes: Sequence[tuple[int, int]]) -> int:
+    """Return at least the bytes of the safetensors file that PEFT saves for these tensors.
+
+    Eight bytes for the length of the header; the header without the names of the tensors, which
+    are those of the base model's modules and not in a ledger, and without their places in the
+    file; four bytes a number.
+    """
+    entries = [f'"":{{"dtype":"F32","shape":[{a},{b}],"data_offsets":[0,4]}}' for a, b in shapes]
+    header = ",".join(['{"__metadata__":{"format":"pt"}', *entries]) + "}"
+    return 8 + len(header) + 4 * sum(map(prod, shapes))
+
+
+def result_cells(row: Result) -> list[str]:
+    """Return the cells of a row of the table of results; a dash where there is no value."""
+
+    def whole(value: int | None) -> str:
+        return "-" if value is None else str(value)
+
+    bare = "-"
+    if row.bare_score is not None:
+        bare = f"{row.bare_score:.3f} ({row.bare_num_examples})"
+    model = row.model if row.regime == row.model else f"{row.model} ({row.regime})"
+    factors = ("-" if (f := row.factors[name]) is None else f"{f:.1f}" for name in BASELINES)
+    proof = row.proof or ("not verified" if row.reached else "not reached")
+    found = row.as_json()
+    bits = (found[name] for name in ("program_bits", "num_bytes", "payload_bits", "net_bits"))
+    return [row.task, model, bare, f"≥ {row.target:g}", proof, *map(whole, bits), *factors,
+            found["candidate"] or "-"]  # fmt: skip
+
+
+def results(request: ResultsRequest) -> int:
+    """Print the table of results of one or more runs."""
+    sources, others = open_sources(request.runs)
+    if not sources:
+        raise InputError("there is no run in it, only imported points: `kilobit front` shows them")
+    length = length_of(sources, request.length)
+    with wrong_input():
+        rows = results_of(sources, _points(sources, length), length)
+    if request.json:
+        for row in rows:
+            print(json.dumps(row.as_json()))
+        return 0
+    cells = [result_cells(row) for row in rows]
+    if request.format == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows([RESULT_HEADS, *cells])
+        return 0
+    if request.format == "markdown":
+        for line in (RESULT_HEADS, ["---"] * len(RESULT_HEADS), *cells):
+            print(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |")
+        return 0
+    console = Terminal()
+    for words in apart_lines(sources):
+        console.print(words)
+    if not rows:
+        console.print(
+            f"{UNKNOWN_NET}: --length program"
+            if length == "net"
+            else "No candidate has completed the last rung yet: there are no results."
+        )
+        return 0
+    title = f"shortest programs in {length} bits"
+    console.print(wide_table(console, RESULT_HEADS, cells, title))
+    console.print(
+        f"  The last four numbers of a row are factors: the bits of another way over the {length} "
+        "bits of the\n  program. LoRA: 16 bits for each number of the smallest adapter of rank 1 "
+        "here that reaches the target.\n  PEFT: the least bytes of its file for the smallest LoRA "
+        "that does. Full fine-tuning: 16 bits for\n  each parameter, a count and no measurement. "
+        "Random model: its shortest program that does. A dash:\n  nothing here reaches the "
+        "target, or it is unknown. Bare score: that of the question alone\n  (on so many examples)."
+    )
+    if others:
+        console.print("  Imported points have no place here: their files were not run")
     return 0

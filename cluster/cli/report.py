@@ -13,14 +13,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.cluster.cli.front import imported_points_of
+from kilobit.cluster.cli.front import (
+    RESULT_HEADS,
+    imported_points_of,
+    length_of,
+    of_one_length,
+    result_cells,
+    results_of,
+)
 from kilobit.cluster.console import Terminal
 from kilobit.cluster.requests import ReportRequest, wrong_input
 from kilobit.cluster.runs.access import check_writable
-from kilobit.cluster.runs.fronts import points_from
 from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
-from kilobit.cluster.runs.result_sources import Imported, Source, apart_lines, open_sources
+from kilobit.cluster.runs.result_sources import Source, apart_lines, open_sources
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.merge.published_points import parse_columns, read_overlay
 from kilobit.evaluators.report.contents import (
@@ -32,8 +38,8 @@ from kilobit.evaluators.report.contents import (
     ShownTask,
 )
 from kilobit.search.front.complexity import collapses, rows_of
-from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Length
+from kilobit.search.front.points import FrontPoint, ImportedPoint, imported_fronts
+from kilobit.search.programs.program import Ruler
 from kilobit.search.settings import InputError
 
 DONE, FAILED = 0, 1
@@ -46,23 +52,27 @@ def report(request: ReportRequest) -> int:
     began = time.monotonic()
     out = page_path(request.runs, request.out)
     with wrong_input():
-        overlay = _overlay(request.overlay, request.columns)
+        columns = _columns(request.overlay, request.columns)
         runs, imported = open_sources(request.runs)
         check_writable(str(out) if request.out is None else f"-o {out}", out.parent)
         if request.figures is not None:
             check_writable(f"--figures {request.figures}", request.figures)
-        if not runs:
-            raise InputError(
-                "there is no run in it, only imported points: `kilobit front` shows them"
-            )
         sources = _distinct(runs)
-        length = _length(sources, request.length)
-        overlay += _imported(imported, length)
-        made = make(sources, length, overlay, out)
+        asked = length_of(sources, request.length) if sources else request.length
+        points, num_without = imported_points_of(imported, asked)
+        if not sources and not points:
+            raise InputError(
+                f"none of the {num_without} imported points has {request.length} bits, and there "
+                "is no run: give another --length"
+            )
+        length = asked or points[0].length
+        overlay = [p for path in request.overlay for p in read_overlay(path, columns, length)]
+        overlay += _imported(points)
+        made = make(sources, length, overlay, out, ", ".join(one.name for one in imported))
     console = Terminal()
     for words in apart_lines(sources):
         console.print(words)
-    if not made.programs:
+    if sources and not made.programs:
         console.print("No candidate has completed the last rung yet: there is no front.")
     for program in made.programs:
         if program.trouble:
@@ -73,8 +83,9 @@ def report(request: ReportRequest) -> int:
     write_whole(out, content)
     shown = len(made.programs)
     more = f", {made.num_completed - shown} more not shown" if made.num_completed > shown else ""
+    drawn = "" if sources else f", {len(overlay)} published points on fronts"
     console.print(
-        f"{shown} programs{more}; {len(content) / _MEBIBYTE:.1f} MiB in "
+        f"{shown} programs{more}{drawn}; {len(content) / _MEBIBYTE:.1f} MiB in "
         f"{time.monotonic() - began:.1f} s: {out}"
     )
     if request.figures is not None:
@@ -84,9 +95,10 @@ def report(request: ReportRequest) -> int:
 
 def make(
     sources: Sequence[Source],
-    length: Length,
+    length: Ruler,
     overlay: Sequence[Published] = (),
     out: Place | None = None,
+    title: str = "",
 ) -> Report:
     """Return the content of a report of some sources.
 
@@ -95,6 +107,7 @@ def make(
         length: the length by which programs are compared.
         overlay: published points.
         out: the page's path, which links to programs start from.
+        title: the heading if there is no run.
 
     Raises:
         ValueError: naming the file, if one is damaged or of a newer version.
@@ -103,7 +116,7 @@ def make(
     courses, rungs, reasons, errors = [], [], [], []
     num_coarser = 0
     for source in sources:
-        own = points_from(source.name, source.read, source.sweep, length)
+        own = source.points(length)
         search = SearchHistory(source)
         courses += search.courses(own)
         rungs += search.rung_counts()
@@ -114,11 +127,13 @@ def make(
     on_front, others = shown_points(points)
     labels = [model.label for model in models]
     return Report(
-        title=", ".join(source.name for source in sources),
+        title=", ".join(source.name for source in sources) or title,
         made_at=_made_at(),
         length=length,
         models=models,
-        tasks=_tasks(sources, points, [*on_front, *others]),
+        tasks=_tasks(sources, points, [*on_front, *others], length)
+        if sources
+        else _published_tasks(overlay),
         programs=shown_programs(sources, on_front, others, out),
         num_completed=len(points),
         num_coarser=num_coarser,
@@ -129,6 +144,7 @@ def make(
         scorecard=_scorecard(sources),
         overlay=overlay,
         origins=[origin_of(source) for source in sources],
+        results=[list(RESULT_HEADS), *map(result_cells, results_of(sources, points, length))],
     )
 
 
@@ -151,16 +167,20 @@ def page_path(runs: Sequence[Place], out: Place | None) -> Place:
     return out
 
 
-def _overlay(paths: Sequence[Path], columns: str | None) -> list[Published]:
+def _columns(paths: Sequence[Path], columns: str | None) -> dict[str, str]:
     if columns is not None and not paths:
         raise InputError("--columns belongs to --overlay FILE")
-    names = parse_columns(columns)
-    return [point for path in paths for point in read_overlay(path, names)]
+    return parse_columns(columns)
 
 
-def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
-    """Return the imported points for which the length is known, labelled by base model."""
-    points, _ = imported_points_of(sources, length)
+def _published_tasks(overlay: Sequence[Published]) -> list[ShownTask]:
+    """Return the tasks of published points alone; what has no task is in each of them."""
+    names = list(dict.fromkeys(one.task for one in overlay if one.task is not None))
+    return [ShownTask(name, [], [], [], [], {}) for name in names or ["unknown task"]]
+
+
+def _imported(points: Sequence[ImportedPoint]) -> list[Published]:
+    """Return the fronts of imported points, labelled by base model."""
     return [
         Published(
             label=f"{point.model or point.run} (imported)",
@@ -170,7 +190,8 @@ def _imported(sources: Sequence[Imported], length: Length) -> list[Published]:
             upper=point.upper,
             task=point.task,
         )
-        for point in points
+        for front in imported_fronts(points).values()
+        for point in front
     ]
 
 
@@ -192,19 +213,6 @@ def _distinct(sources: Sequence[Source]) -> list[Source]:
     return renamed
 
 
-def _length(sources: Sequence[Source], asked: Length | None) -> Length:
-    """Return the length by which programs are compared.
-
-    Raises:
-        InputError: if none is asked for and the runs differ in it.
-    """
-    each: dict[Length, str] = {source.sweep.length: source.name for source in sources}
-    if asked is None and len(each) > 1:
-        said = ", ".join(f"{name} by {length} bits" for length, name in each.items())
-        raise InputError(f"the runs compare programs differently ({said}): give --length")
-    return next(iter(each)) if asked is None else asked
-
-
 def _made_at() -> str:
     try:
         made_by = f"kilobit {version('kilobit')}"
@@ -223,7 +231,10 @@ def _models(sources: Sequence[Source]) -> list[ShownModel]:
 
 
 def _tasks(
-    sources: Sequence[Source], points: Sequence[FrontPoint], shown: Sequence[FrontPoint]
+    sources: Sequence[Source],
+    points: Sequence[FrontPoint],
+    shown: Sequence[FrontPoint],
+    length: Ruler,
 ) -> list[ShownTask]:
     """Return the tasks with the shortest programs of each base model.
 
@@ -236,10 +247,12 @@ def _tasks(
     names = [*(point.task for point in points), *(source.sweep.task.name for source in sources)]
     tasks = []
     for name in dict.fromkeys(names):
-        own = [point for point in shown if point.task == name]
+        own = of_one_length([point for point in shown if point.task == name], length)
         runs = [s for s in sources if s.sweep.task.name == name] or list(sources)
         targets = sorted({target for source in runs for target in source.sweep.targets})
         models = [label for label in dict.fromkeys(order) if completed[name, label]]
+        lacking = {p.model for p in shown if p.task == name and p.length != length}
+        models = [label for label in models if label not in lacking]
         found = [one for target in targets for one in collapses(own, models, target)]
         tasks.append(
             ShownTask(
@@ -249,6 +262,7 @@ def _tasks(
                 needed=_needed(own, models, targets),
                 collapses=[asdict(one) for one in found],
                 num_completed={label: completed[name, label] for label in models},
+                lacking=sorted(lacking),
             )
         )
     return tasks

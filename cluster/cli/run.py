@@ -46,6 +46,7 @@ _MODULES = {
     "export": "cli.proofs",
     "kubernetes": "launchers.kubernetes",
     "model": "cli.doctor",
+    "results": "cli.front",
     "resume": "cli.run",
     "slurm": "launchers.slurm",
     "verify": "cli.proofs",

@@ -54,6 +54,7 @@ _SCHEMA = pa.schema(
         ("program", pa.string()),
         ("program_bits", pa.int64()),
         ("payload_bits", pa.int64()),
+        ("net_bits", pa.int64()),
         ("own_score", pa.float64()),
         ("verified", pa.bool_()),
         ("certified", pa.bool_()),
@@ -192,15 +193,16 @@ def _print_model(console: Console, lines: Sequence[SideEffect]) -> None:
     first = lines[0].point
     bases = {line.item: line for line in found if line.tag is None}
     rows: list[list[str | Text]] = [
-        ["bare", "", "", *(_number(bases[item].base, signed=False) for item in items)]
+        ["bare", "", "", "", *(_number(bases[item].base, signed=False) for item in items)]
     ]
     for cells in by_program.values():
         about = next(iter(cells.values())).point
         certified = {None: "", True: "yes", False: "no"}[about.certified]
-        own = [str(about.program_bits), f"{about.score:.3f}", certified]
+        net = "?" if about.net_bits is None else str(about.net_bits)
+        own = [str(about.program_bits), net, f"{about.score:.3f}", certified]
         rows.append([*own, *(_cell(cells.get((item, None))) for item in items)])
     title = f"{first.task}, {first.model}: change against the bare base model"
-    console.print(wide_table(console, ("bits", "score", "certified", *items), rows, title))
+    console.print(wide_table(console, ("bits", "net", "score", "certified", *items), rows, title))
     _print_parts(console, [line for line in found if line.tag is not None])
 
 

@@ -3,7 +3,7 @@
 Imports neither torch nor Ray, so `kilobit front` starts fast.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -16,13 +16,15 @@ from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.search.front.complexity import best_lower, certified_complexity
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import (
+    OF_A_CANDIDATE,
     OF_A_POINT,
     FrontPoint,
     at_last_rung,
+    bare_bits,
     complete_points,
     fronts,
 )
-from kilobit.search.programs.program import Length
+from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -36,6 +38,10 @@ from kilobit.search.settings import to_copy
 _LEAST_NEEDED = (
     "verified", "family", "template", "distinct outputs", "95 % interval", "sealed split",
 )  # fmt: skip
+UNKNOWN_NET = (
+    "net bits are unknown: the ledger has no program of the bare question, the first candidate "
+    "of the family prompt"
+)
 _OF_A_VERIFICATION = ("candidate", "program", "num_examples", "num_equal", "verified")
 
 
@@ -46,8 +52,8 @@ class Reader(Protocol):
         """Return the rows of a table with some columns, all by default."""
 
 
-Completed = tuple[list[CandidateRecord], list[RungRecord]]
-"""Candidates, and their records at the last rung."""
+Completed = tuple[list[CandidateRecord], list[RungRecord], dict[tuple[str, str], int]]
+"""Candidates, their records at the last rung, and the bits of the bare question."""
 
 
 class Front:
@@ -104,10 +110,11 @@ def points_from(
     name: str,
     read: Reader,
     sweep: Sweep,
-    length: Length | None = None,
+    length: Ruler | None = None,
     completed: Completed | None = None,
     *,
     trusting: bool = True,
+    bare: Mapping[tuple[str, str], int] | None = None,
 ) -> list[FrontPoint]:
     """Return the completed points of a run.
 
@@ -118,16 +125,20 @@ def points_from(
         length: which length to compare by; that of the sweep file by default.
         completed: what `completed_in` returns, if it was read before.
         trusting: use the results of earlier verifications; False ignores them.
+        bare: program bits of the bare question that are known from elsewhere.
     """
     verified = VerificationRecord.all_of(read("verifications", _OF_A_VERIFICATION))
+    candidates, rungs, found = completed or completed_in(read, sweep)
     points = complete_points(
         name,
-        *(completed or completed_in(read, sweep)),
+        candidates,
+        rungs,
         verified if trusting else [],
         sweep.rungs.ladder()[-1],
         length or sweep.length,
         CertificateRecord.all_of(read("certificates")),
         sweep.targets,
+        {**(bare or {}), **found},
     )
     # Base models in the order of the sweep file, independent of which finished first.
     order = {model.label: number for number, model in enumerate(sweep.base_models)}
@@ -135,9 +146,10 @@ def points_from(
 
 
 def completed_in(read: Reader, sweep: Sweep) -> Completed:
-    """Return the candidates that completed the last rung, and their records there."""
-    candidates = read("candidates", ["candidate", "task", "model", "regime", "family"])
-    return at_last_rung(candidates, read("rungs", OF_A_POINT), sweep.rungs.ladder()[-1])
+    """Return the candidates that completed the last rung, and what `Completed` has besides."""
+    candidates, rungs = read("candidates", OF_A_CANDIDATE), read("rungs", OF_A_POINT)
+    found = at_last_rung(candidates.drop_columns("spec"), rungs, sweep.rungs.ladder()[-1])
+    return *found, bare_bits(candidates, rungs)
 
 
 def print_front(console: Console, front: Front, targets: Iterable[float]) -> None:
@@ -147,17 +159,12 @@ def print_front(console: Console, front: Front, targets: Iterable[float]) -> Non
     for (task, model), front_points in front.by_model.items():
         group = [point for point in front.points if (point.task, point.model) == (task, model)]
         certificates = [point.certificate for point in group if point.certificate is not None]
-        columns = _columns(front_points)
-        if not certificates:
-            del columns["sealed split"]
-        if not any(columns["distinct outputs"]):
-            # Versions that did not count them wrote the run.
-            del columns["distinct outputs"]
-        if not any(point.template_bits for point in front_points):
-            del columns["template"]
+        columns = _columns(front_points, are_certified=bool(certificates))
         title = f"{task}, {model}: bits of program and payload, score"
         for shown in fitting_table(console, columns, _LEAST_NEEDED, title):
             console.print(shown)
+        if group[0].net_bits is None:
+            console.print(f"  {UNKNOWN_NET}")
         for target in targets:
             bits = complexity(front_points, target)
             kind = front_points[0].length
@@ -168,13 +175,21 @@ def print_front(console: Console, front: Front, targets: Iterable[float]) -> Non
             console.print(f"  {text}")
 
 
-def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
-    """Return the columns of a front by their headings."""
+def _columns(points: list[FrontPoint], *, are_certified: bool) -> dict[str, list[str]]:
+    """Return the columns of a front by their headings, without those that no program has."""
     verified = {None: "not yet", True: "yes", False: "no"}
-    return {
+    known = {
+        "template": any(p.template_bits for p in points),
+        "net": points[0].net_bits is not None,
+        "sealed split": are_certified,
+        # Versions that did not count them wrote the run.
+        "distinct outputs": any(p.num_distinct is not None for p in points),
+    }
+    columns = {
         "program": [str(p.program_bits) for p in points],
         "payload": [str(p.payload_bits) for p in points],
         "template": ["" if p.template_bits is None else str(p.template_bits) for p in points],
+        "net": ["?" if p.net_bits is None else str(p.net_bits) for p in points],
         "score": [f"{p.score:.3f}" for p in points],
         "95 % interval": [range_text(p.lower, p.upper) for p in points],
         "sealed split": [_sealed(p.certificate) for p in points],
@@ -183,6 +198,7 @@ def _columns(points: list[FrontPoint]) -> dict[str, list[str]]:
         "verified": [verified[p.verified] for p in points],
         "candidate": [p.candidate for p in points],
     }
+    return {head: cells for head, cells in columns.items() if known.get(head, True)}
 
 
 def certified_text(points: list[FrontPoint], target: float) -> str:
@@ -250,12 +266,15 @@ def num_running(run_folder: RunFolder) -> int:
 
 def draw(front: RunFront, path: Place) -> None:
     """Write the picture of a run's front."""
-    from kilobit.evaluators.figures.plot_front import draw_front
+    from kilobit.evaluators.figures.plot_front import AXES, draw_front
 
     # A run has one task, so its models name the curves.
-    curves = {model: front_points for (_, model), front_points in front.by_model.items()}
     sweep = front.run.sweep
-    title, axis = f"{sweep.name}: length against score", f"length of the {sweep.length}"
+    curves = {
+        model: [point for point in points if point.length == sweep.length]
+        for (_, model), points in front.by_model.items()
+    }
+    title, axis = f"{sweep.name}: length against score", AXES[sweep.length]
     write_whole(path, draw_front(curves, sweep.targets, title, axis))
 
 

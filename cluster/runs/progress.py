@@ -221,7 +221,7 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
     best: dict[str, tuple[int, float, int]] = {}
     for record in rungs:
         model = model_of.get(record.candidate)
-        bits = record.program_bits if sweep.length == "program" else record.payload_bits
+        bits = record.program_bits if sweep.minimised == "program" else record.payload_bits
         if model is None or record.score is None or bits is None:
             continue
         found = (record.num_examples, record.score, -bits)
@@ -232,7 +232,7 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
         rungs,
         tables.records(VerificationRecord),
         sweep.rungs.ladder()[-1],
-        sweep.length,
+        sweep.minimised,
     )
     on_front = {model: front for (_, model), front in fronts(points).items()}
     models = []

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from kilobit.cluster.requests import wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import Reader
+from kilobit.cluster.runs.fronts import Reader, points_from
 from kilobit.cluster.sweep.recorded import recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.storage import Place
@@ -22,7 +22,8 @@ from kilobit.evaluators.merge import dataset
 from kilobit.evaluators.merge.dataset import DATASET_TABLES, DatasetSource, is_dataset, read_rows
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
 from kilobit.search.base_model import differing_parts
-from kilobit.search.programs.program import Program
+from kilobit.search.front.points import FrontPoint
+from kilobit.search.programs.program import Program, Ruler
 from kilobit.search.records import ProgramRecord, WorkerRecord, rung_part
 from kilobit.search.settings import InputError
 
@@ -50,6 +51,8 @@ class Source:
             can't be read.
         machines: what outputs of each base model are relative to, see `machines_of`.
         labels: its own labels of base models, by those that keep it apart from other runs.
+        bare: program bits of the bare question by task and own label, which a data set holds also
+            where the row itself stands under another run.
     """
 
     name: str
@@ -61,6 +64,13 @@ class Source:
     programs: Callable[[Collection[str]], Mapping[str, Program | ValueError]]
     machines: "Machines" = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    bare: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def points(self, length: Ruler | None = None) -> list[FrontPoint]:
+        """Return the completed points of the run, by a length or that of its sweep."""
+        shown = {own: label for label, own in self.labels.items()}
+        bare = {(task, shown.get(own, own)): bits for (task, own), bits in self.bare.items()}
+        return points_from(self.name, self.read, self.sweep, length, bare=bare)
 
     def program_folder(self, model: str, candidate: str) -> Place | None:
         """Return the folder with the files of a program, or None if there is none."""
@@ -223,7 +233,11 @@ def _of_dataset(place: Place, entry: DatasetSource, sweeps: Mapping[str, Sweep])
     finder = partial(_programs, place, reader, sweep.rungs.count - 1)
     # A run folder on an object store is not looked up: nothing in it is needed.
     home = Path(entry.path) if "://" not in entry.path else place
-    return Source(entry.name, place, home, entry.about, sweep, reader, finder)
+    source = Source(entry.name, place, home, entry.about, sweep, reader, finder)
+    rows = read_rows(place, "bare", [entry.name], DATASET_TABLES["bare"]).to_pylist()
+    # Sorted, so that the shortest one stays.
+    rows.sort(key=lambda row: row["program_bits"], reverse=True)
+    return replace(source, bare={(row["task"], row["model"]): row["program_bits"] for row in rows})
 
 
 def entries_of(place: Place) -> list[DatasetSource]:

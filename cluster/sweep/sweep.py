@@ -28,6 +28,7 @@ from kilobit.cluster.sweep.workers import SearchedModel, Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
+from kilobit.search.programs.program import Length, Ruler
 from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
@@ -143,9 +144,10 @@ class Sweep(Config):
     """promotes or stops candidates after each rung"""
     rate_search: RateSearch = RateSearch()
     """coarser programs from an adapter after its last rung"""
-    length: Literal["program", "payload"] = "program"
+    length: Ruler = "program"
     """the length to minimise: of program.py and payload.bin together, or of payload.bin alone, as
-    most published fronts count"""
+    most published fronts count; net searches as program, and shows both files less the script of
+    the bare question"""
     train_split_in_machine: bool = False
     """declare the train split a part of the machine: demonstrations may then be named by index, and
     program.py takes the split as a second argument"""
@@ -208,6 +210,16 @@ class Sweep(Config):
         return trackers
 
     @model_validator(mode="after")
+    def _net_has_a_bare_question(self) -> Self:
+        prompt = self.families.prompt
+        if self.length == "net" and not (prompt and prompt.candidates):
+            raise ValueError(
+                "length: net counts from the bare question, which is the first candidate of the "
+                "family prompt: give families.prompt.candidates at least 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         first, most = self.rungs.examples, self.workers.batch_size
         if 2 * self.batch_size < min(first, most):
@@ -221,6 +233,11 @@ class Sweep(Config):
     def workers_by_model(self) -> dict[str, Workers]:
         """Return the settings of each base model's workers, by its label."""
         return {model.label: self.workers.over(model.workers) for model in self.base_models}
+
+    @property
+    def minimised(self) -> Length:
+        """Return the length that the search minimises; for net bits those of both files."""
+        return "payload" if self.length == "payload" else "program"
 
     @property
     def most_candidates(self) -> int | None:

@@ -152,7 +152,7 @@ class RungEvaluator:
             config,
             task,
             sweep.program_batch_size or sweep.workers.batch_size,
-            sweep.length,
+            sweep.minimised,
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )

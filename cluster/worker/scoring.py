@@ -86,7 +86,8 @@ class Scorer:
         elif adapter is None or adapter.model is None:
             context.group.call("fix", candidate.id, work.key, decoded.tensors, decoded.delta)
         measured = Measured(program, learned is None or learned.exact)
-        bits = program.program_bits if context.sweep.length == "program" else program.payload_bits
+        whole = context.sweep.minimised == "program"
+        bits = program.program_bits if whole else program.payload_bits
         incumbents: Sequence[Incumbent] = ()
         # What needs no model costs nothing to score, so it is never stopped by a race.
         if context.notice is not None and not candidate.is_model_free:

@@ -11,7 +11,7 @@ from kilobit.search.front.points import FrontPoint
 
 Verdict = Literal["helps", "harms"]
 _OF_A_POINT = ("run", "task", "model", "regime", "candidate", "family", "program", "program_bits",
-               "payload_bits", "own_score", "verified", "certified")  # fmt: skip
+               "payload_bits", "net_bits", "own_score", "verified", "certified")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from kilobit.evaluators.figures.canvas import Format, encoded, new_figure, plain
 from kilobit.evaluators.figures.plot_course import draw_composition, draw_course, draw_rungs
-from kilobit.evaluators.figures.plot_front import draw_front
+from kilobit.evaluators.figures.plot_front import AXES, draw_front
 from kilobit.evaluators.report.contents import Published, Report, ShownTask
 from kilobit.search.front.points import FrontPoint
 
@@ -49,7 +49,7 @@ def _front(report: Report, task: ShownTask, kind: Format) -> bytes:
     front: dict[str, list[FrontPoint]] = {label: [] for label in task.models}
     others: dict[str, list[FrontPoint]] = {label: [] for label in task.models}
     for program in own:
-        if program.point.model in front:
+        if program.point.model in front and program.point.length == report.length:
             (front if program.on_front else others)[program.point.model].append(program.point)
     for points in front.values():
         points.sort(key=lambda point: point.bits)
@@ -61,7 +61,7 @@ def _front(report: Report, task: ShownTask, kind: Format) -> bytes:
         front,
         task.targets,
         f"{report.title}: {task.name}" if len(report.tasks) > 1 else report.title,
-        f"length of the {report.length}",
+        AXES[report.length],
         dotted={program.point for program in own if program.certified_at is not None},
         others=others,
         published=published,

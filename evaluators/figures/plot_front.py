@@ -1,4 +1,7 @@
-"""The picture of a front: logarithmic bits, score with its interval, one line per regime."""
+"""The picture of a front: logarithmic bits, score with its interval, one line per regime.
+
+Net bits below 0, of programs shorter than the bare question, are drawn at 0.
+"""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -36,6 +39,13 @@ def _ticks(low: float, high: float) -> list[float]:
     return [0.0, *shown] if low <= 0 else shown
 
 
+AXES = {
+    "program": "length of the program",
+    "payload": "length of the payload",
+    "net": "net bits: program bits above the script of the bare question",
+}
+
+
 def draw_front(
     curves: Mapping[str, Sequence[FrontPoint]],
     targets: Sequence[float],
@@ -62,7 +72,7 @@ def draw_front(
     figure = new_figure()
     axes = figure.add_subplot()
     groups: list[Mapping[str, Sequence[_Point]]] = [curves, others or {}, published or {}]
-    bits = [p.bits for group in groups for points in group.values() for p in points]
+    bits = [max(0, p.bits) for group in groups for points in group.values() for p in points]
     longest = max(bits, default=8)
     for number, (label, points) in enumerate(curves.items()):
         _draw_others(axes, (others or {}).get(label, ()), number)
@@ -101,7 +111,7 @@ def _draw_curve(
     dotted: Collection[FrontPoint],
 ) -> None:
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    bits = [p.bits for p in points]
+    bits = [max(0, p.bits) for p in points]
     scores = [p.score for p in points]
     # A longer program can do what a shorter one does: the front is a staircase.
     ends = [right] if bits else []
@@ -112,10 +122,11 @@ def _draw_curve(
         own = [p for p in points if (p.certified is True) == certified]
         if own:
             below, above = _interval(own)
-            axes.errorbar([p.bits for p in own], [p.score for p in own], yerr=[below, above],
+            lengths = [max(0, p.bits) for p in own]
+            axes.errorbar(lengths, [p.score for p in own], yerr=[below, above],
                           fmt=marker, color=colour, capsize=2, elinewidth=0.8, markersize=5,
                           markerfacecolor=colour if certified else "white")  # fmt: skip
-    axes.plot([p.bits for p in marked], [p.score for p in marked], ".", color=colour,
+    axes.plot([max(0, p.bits) for p in marked], [p.score for p in marked], ".", color=colour,
               markersize=3, zorder=4)  # fmt: skip
     axes.plot([], [], marker=marker, color=colour, markersize=5, label=plain(label),
               dashes=DASHES[number % len(DASHES)] or (None, None))  # fmt: skip
@@ -129,7 +140,7 @@ def _interval(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
 
 
 def _draw_others(axes: Axes, points: Sequence[FrontPoint], number: int) -> None:
-    axes.scatter([p.bits for p in points], [p.score for p in points], s=8, alpha=0.3,
+    axes.scatter([max(0, p.bits) for p in points], [p.score for p in points], s=8, alpha=0.3,
                  color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
                  linewidths=0)  # fmt: skip
 

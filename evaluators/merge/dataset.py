@@ -2,6 +2,7 @@
 
 DIR/dataset.json             manifest: the sources of the data set
 DIR/TABLE/RUN-N.parquet      rows of a run, in all tables of its ledger that hold any
+DIR/bare/RUN-N.parquet       program bits of the bare question, from which net bits count
 DIR/points/RUN-N.parquet     imported points
 DIR/conflicts/RUN-N.parquet  rows that contradict the row that was kept
 DIR/payloads/DIGEST.bin      payloads that are too large for the table `programs`
@@ -60,6 +61,7 @@ POINTS = pa.schema(
         LINE,
     ]
 )
+BARE = pa.schema([("task", pa.string()), ("model", pa.string()), ("program_bits", pa.int64())])
 CONFLICTS = pa.schema(
     [
         ("table", pa.string()),
@@ -75,7 +77,12 @@ CONFLICTS = pa.schema(
         ("kept_part", pa.string()),
     ]
 )
-DATASET_TABLES: dict[str, pa.Schema] = {**TABLES, "points": POINTS, "conflicts": CONFLICTS}
+DATASET_TABLES: dict[str, pa.Schema] = {
+    **TABLES,
+    "bare": BARE,
+    "points": POINTS,
+    "conflicts": CONFLICTS,
+}
 # Files and folders that belong to a data set; all others in its folder are the user's.
 OWN = frozenset({MANIFEST, _PAYLOADS, *DATASET_TABLES})
 _CONFLICT = ("table", "candidate", "rung", "split", "example", "program", "column", "kept", "other")
@@ -296,6 +303,8 @@ CLAIMS = {
         fails=True,
     ),
     "workers": Claim(Shared.RUN, ("worker", "host", "pid", "started_at")),
+    # A later state of a run may know a shorter one, with or without the chat template.
+    "bare": Claim(Shared.RUN, ("task", "model", "program_bits")),
     "points": Claim(Shared.RUN, ("line",)),
     "conflicts": Claim(Shared.RUN, _CONFLICT),
 }

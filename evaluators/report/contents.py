@@ -6,9 +6,10 @@ has to escape them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kilobit.search.front.points import FrontPoint
+from kilobit.search.programs.program import Ruler
 
 # Fields of a point that the page needs of no program.
 _NOT_SHOWN = ("split", "program", "length", "imported")
@@ -102,6 +103,8 @@ class ShownTask:
         needed: bits at each score.
         collapses: fields of `kilobit.search.front.complexity.Collapse`.
         num_completed: programs that completed the last rung, by base model.
+        lacking: base models whose programs lack the length, because the bits of the bare question
+            are unknown.
     """
 
     name: str
@@ -110,6 +113,7 @@ class ShownTask:
     needed: Sequence[Needed]
     collapses: Sequence[Mapping[str, Any]]
     num_completed: Mapping[str, int]
+    lacking: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -204,17 +208,18 @@ class Report:
     Attributes:
         title: its heading.
         made_at: time, and version of kilobit.
-        length: whether bits are the length of the program or of the payload.
+        length: the length that bits are.
         programs: all programs of the fronts, then a sample of the others.
         num_completed: number of all programs that completed the last rung.
         num_coarser: number of those that are coarser versions of a candidate's adapter.
         scorecard: lines of scorecard.parquet; None if nothing was measured.
         overlay: points of published curves.
+        results: the cells of the table of results, the headings first; empty without a run.
     """
 
     title: str
     made_at: str
-    length: Literal["program", "payload"]
+    length: Ruler
     models: Sequence[ShownModel]
     tasks: Sequence[ShownTask]
     programs: Sequence[ShownProgram]
@@ -227,6 +232,7 @@ class Report:
     scorecard: Sequence[Mapping[str, Any]] | None = None
     overlay: Sequence[Published] = ()
     origins: Sequence[Origin] = ()
+    results: Sequence[Sequence[str]] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this report."""

@@ -3,9 +3,14 @@
 const hoverCard = document.getElementById("hover");
 const panel = document.getElementById("panel");
 
+/** Return the name of the length before "bits"; net bits are unknown without a bare question. */
+function lengthName(program) {
+  return report.length === "program" || (report.length === "net" && program.net_bits === null) ? "" : `${report.length} `;
+}
+
 function headline(program) {
   const several = report.tasks.length > 1 ? `, ${program.task}` : "";
-  return `${whole(program.bits)} ${report.length === "payload" ? "payload " : ""}bits · ${modelName(program.model)}${several}`;
+  return `${whole(program.bits)} ${lengthName(program)}bits · ${modelName(program.model)}${several}`;
 }
 
 /** Return the text for a program that is not verified: programs off the front never are. */
@@ -101,7 +106,7 @@ function openPanel(program) {
     facts([
       ["score", `${fixed(program.score)} (${range(program.lower, program.upper)}) on ${whole(program.num_examples)} examples of the search split`],
       ["distinct outputs", program.num_distinct === null ? "not counted" : whole(program.num_distinct)],
-      ["program bits", whole(program.program_bits)], ["payload bits", whole(program.payload_bits)],
+      ["program bits", whole(program.program_bits)], ["payload bits", whole(program.payload_bits)], ["net bits", whole(program.net_bits)],
       ["candidate", program.candidate], ["proposed by", program.operator], ["made from", program.parent],
       ["family", program.family], ["task", program.task], ["run", program.run], ["folder", folderPart(program)],
       ["can't be read", program.trouble],

@@ -27,6 +27,8 @@ function factorText(factor) {
   return factor < 1 ? `needs ${(1 / factor).toFixed(2)} times as many bits` : factor.toFixed(2);
 }
 
+const LENGTHS = ["program", "payload", "net"];
+
 function collapseTable(task) {
   const shown = task.collapses.filter((one) => isShown(one.before) && isShown(one.after));
   if (!shown.length) return null;
@@ -34,16 +36,18 @@ function collapseTable(task) {
     make("h3", {}, "Collapse between base models"),
     make("div", { class: "scroll" }, make("table", {},
       make("thead", {}, make("tr", {},
-        make("th", {}, "score"), make("th", {}, "between"), make("th", { class: "number" }, "factor"),
+        make("th", {}, "score"), make("th", {}, "between"),
+        LENGTHS.map((length) => make("th", { class: "number" }, `factor by ${length} bits`)),
         make("th", { class: "number" }, "information ≤"))),
       make("tbody", {}, shown.map((one) => make("tr", {},
         make("td", {}, `≥ ${one.target}`),
         make("td", {}, swatch(one.before, false), " ", one.before, make("br"), swatch(one.after, false), " ", one.after),
-        make("td", { class: "number" }, factorText(one.factor), make("br"), make("small", {}, one.certified ? "certified" : "found")),
+        LENGTHS.map((length) => make("td", { class: "number" },
+          length in one.factors ? [factorText(one.factors[length]), make("br"), make("small", {}, one.certified ? "certified" : "found")] : "–")),
         make("td", { class: "number" }, whole(one.information))))))),
     make("p", { class: "note" },
       "In bits. The last column is an upper bound, proven as far as the score of its program is: the first model with that " +
-      "program does the task, so the second model holds no more information about the task that the first lacks. The factor " +
+      "program does the task, so the second model holds no more information about the task that the first lacks. A factor " +
       "says how many times fewer bits the second model needs. It compares the programs found; shorter ones may exist for either model."));
 }
 
@@ -62,9 +66,10 @@ function frontSection(task) {
     make("h2", {}, several ? `Length against score: ${task.name}` : "Length against score"),
     plot,
     frontKey(task),
+    task.lacking.length ? make("p", { class: "note" }, `Not shown here: ${task.lacking.join(", ")}. The ledger has no program of the bare question, so net bits are unknown.`) : "",
     make("p", { class: "note" },
       `Score with its 95 % interval against ${report.length} bits. Intervals do not correct for choosing the best of many; certificates do.${sampled} Hover over a point for a summary, or click it for the whole program.`),
-    make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden);
+    ...(task.models.length ? [make("h3", {}, `Bits of the shortest program${several ? "" : ` on ${task.name}`}`), needed, hidden] : [publishedTable(task)]));
   const figure = report.plots.fronts[report.tasks.indexOf(task)];
   drawn(() => drawPlot(plot, figure));
   drawn(() => listen(plot));
@@ -79,6 +84,19 @@ function frontSection(task) {
   return section;
 }
 
+/** Return the table of the published points of a task, where no run has any. */
+function publishedTable(task) {
+  const points = report.overlay.filter((point) => point.task === null || point.task === task.name);
+  const rows = [...points].sort((a, b) => (a.label < b.label ? -1 : a.label > b.label ? 1 : a.bits - b.bits));
+  return make("details", { open: rows.length < 100 }, make("summary", {}, `${whole(rows.length)} published points on fronts`),
+    make("div", { class: "scroll" }, make("table", {},
+      make("thead", {}, make("tr", {}, make("th", {}, "curve"), ...["bits", "score", "interval"].map((head) => make("th", { class: "number" }, head)))),
+      make("tbody", {}, rows.map((point) => make("tr", {},
+        make("td", {}, point.label), make("td", { class: "number" }, whole(point.bits)),
+        make("td", { class: "number" }, fixed(point.score)),
+        make("td", { class: "number" }, point.lower === null || point.upper === null ? "–" : range(point.lower, point.upper))))))));
+}
+
 function frontKey(task) {
   const dot = (attributes) => svg("svg", { width: 14, height: 14, "aria-hidden": "true" },
     svg("circle", { cx: 7, cy: 7, r: 5, stroke: "currentColor", "stroke-width": 1.6, fill: "none", ...attributes }));
@@ -90,7 +108,7 @@ function frontKey(task) {
     [dot({}), "not certified"],
     [dot({ r: 3, stroke: "none", fill: "currentColor", "fill-opacity": 0.4 }), "other completed programs"],
     [tick, "certified complexity at a target"],
-  ];
+  ].slice(task.models.length ? 0 : Infinity);
   const published = [...new Set(report.overlay.filter((point) => point.task === null || point.task === task.name).map((point) => point.label))];
   if (published.length) {
     const cross = svg("svg", { width: 26, height: 14, "aria-hidden": "true" },
@@ -98,6 +116,21 @@ function frontKey(task) {
     entries.push([cross, `published: ${published.join(", ")}`]);
   }
   return make("ul", { class: "key" }, entries.map(([mark, text]) => make("li", {}, mark, make("span", {}, text))));
+}
+
+/** Append the table of results; without any row the section is not shown. */
+function resultsSection(section) {
+  const [heads, ...rows] = report.results;
+  if (!rows.length) return section.remove();
+  const number = (place) => (place > 4 && place < heads.length - 1) || place === 2 ? "number" : null;
+  section.append(
+    make("div", { class: "scroll" }, make("table", {},
+      make("thead", {}, make("tr", {}, heads.map((head, place) => make("th", { class: number(place) }, head)))),
+      make("tbody", {}, rows.map((cells) => make("tr", {}, cells.map((cell, place) => make("td", { class: number(place) }, cell))))))),
+    make("p", { class: "note" },
+      `The shortest certified program in ${report.length} bits for each target, else the shortest verified one. The four columns before the candidate are factors: the bits of another way over those of the program. ` +
+      "LoRA: 16 bits for each number of the smallest adapter of rank 1 here that reaches the target on the search split. PEFT: the least bytes of its file for the smallest LoRA that does. " +
+      "Full fine-tuning: 16 bits for each parameter, a count and no measurement. Random model: its shortest program that does. A dash: nothing here reaches the target, or it is unknown. Bare score: that of the question alone, on so many examples."));
 }
 
 function courseSection(section) {

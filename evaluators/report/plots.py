@@ -29,6 +29,11 @@ _OUTCOMES = {
 _STEPS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 _SHEET, _SOFT, _INK, _CLEAR = "var(--sheet)", "var(--soft)", "var(--ink)", "rgba(0,0,0,0)"
 _TEXT = "%{text}<extra></extra>"
+_AXES = {
+    "program": "program.py and payload.bin",
+    "payload": "payload.bin",
+    "net": "both files less the script of the bare question",
+}
 At = Callable[[float], float | None]
 
 
@@ -95,7 +100,11 @@ def _span(bits: Sequence[float]) -> tuple[float, float, float | None]:
 
 
 def _front(report: Report, task: ShownTask, styles: Mapping[str, int]) -> dict[str, Any]:
-    own = {n: p for n, p in enumerate(report.programs) if p.point.task == task.name}
+    own = {
+        n: p
+        for n, p in enumerate(report.programs)
+        if p.point.task == task.name and p.point.model not in task.lacking
+    }
     published = [point for point in report.overlay if point.task in (None, task.name)]
     bits = [*(p.point.bits for p in own.values()), *(point.bits for point in published)]
     low, high, zero = _span(bits)
@@ -107,7 +116,6 @@ def _front(report: Report, task: ShownTask, styles: Mapping[str, int]) -> dict[s
     for label in task.models:
         programs = {n: p for n, p in own.items() if p.point.model == label}
         traces += _curve(task, label, styles.get(label, 0), programs, at, high)
-    what = "program.py and payload.bin" if report.length == "program" else "payload.bin"
     size = [math.log10(low), math.log10(high)]
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1,
             "line": {"color": _SOFT, "width": 1, "dash": "dot"}}  # fmt: skip
@@ -116,7 +124,7 @@ def _front(report: Report, task: ShownTask, styles: Mapping[str, int]) -> dict[s
             "font": {"size": 11, "color": _SOFT}, "bgcolor": _SHEET, "borderpad": 1}  # fmt: skip
     return _figure(
         [*traces, *_published(published, at)],
-        {"type": "log", "range": size, "title_text": f"length of {what}"},
+        {"type": "log", "range": size, "title_text": f"length of {_AXES[report.length]}"},
         {"range": [-0.04, 1.04], "title_text": "score on the search split", "tickformat": ".1f"},
         shapes=[line | {"y0": target, "y1": target} for target in task.targets],
         annotations=[text | {"y": one, "text": f"δ = {one:.15g}"} for one in task.targets],

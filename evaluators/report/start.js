@@ -69,6 +69,7 @@ function aboutText() {
   const fronts = report.programs.filter((p) => p.on_front).length;
   const certified = report.programs.filter((p) => p.certified_at !== null).length;
   const tasks = report.tasks.map((task) => task.name).join(", ");
+  if (!report.origins.length) return `${tasks} · ${whole(report.overlay.length)} published points on fronts, none of them run here · made ${report.made_at}`;
   return `${tasks} · ${completedText()} completed the last rung, ${whole(fronts)} on a front, ${whole(certified)} certified at some target · made ${report.made_at}`;
 }
 
@@ -77,10 +78,16 @@ document.getElementById("about").textContent = aboutText();
 regimeBar(document.getElementById("regimes"));
 const fronts = document.getElementById("fronts");
 for (const task of report.tasks) fronts.append(frontSection(task));
-courseSection(document.getElementById("course"));
-compositionSection(document.getElementById("composition"));
-scorecardSection(document.getElementById("scorecard"));
-programsSection(document.getElementById("programs"));
-originSection(document.getElementById("origin"));
+resultsSection(document.getElementById("results"));
+const sections = {
+  course: courseSection, composition: compositionSection, scorecard: scorecardSection,
+  programs: programsSection, origin: originSection,
+};
+for (const [name, fill] of Object.entries(sections)) {
+  const section = document.getElementById(name);
+  // Published points alone: no run has a course, programs or an origin.
+  if (report.origins.length) fill(section);
+  else section.remove();
+}
 redraw();
 document.documentElement.dataset.ready = "yes";

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 
@@ -23,6 +24,22 @@ class Measured(Protocol):
 P = TypeVar("P", bound=Measured)
 # A program of 8 MiB adds no hypervolume. Fixed, so that gains of different runs are comparable.
 REFERENCE_BITS = 2.0**26
+
+
+@dataclass(frozen=True)
+class Bjontegaard:
+    """Average difference of two fronts.
+
+    Attributes:
+        doublings: log2 of the bits of the first minus those of the second, on average; below 0 the
+            first front is shorter.
+        low: lowest score of the common range.
+        high: highest score of it.
+    """
+
+    doublings: float
+    low: float
+    high: float
 
 
 def log2_bits(bits: int) -> float:
@@ -104,3 +121,34 @@ class GrowingFront:
         self._lengths[first:last] = [length]
         self._scores[first:last] = [score]
         return True
+
+
+def bjontegaard(one: Iterable[Measured], other: Iterable[Measured]) -> Bjontegaard | None:
+    """Return the average difference of two fronts in log2 of bits, over their common scores.
+
+    The measure of Bjøntegaard (VCEG-M33, 2001), who fits a cubic to each curve. Fronts are steps: a
+    score takes the bits of the shortest program that reaches it. So the integral is exact and
+    nothing is fitted. The common range is that of the method: from the higher of the two lowest
+    scores on the fronts to the lower of the two highest.
+
+    Args:
+        one: points of the front that is compared.
+        other: points of the front that it is compared with; lengths below 1 count as 1 bit.
+
+    Returns:
+        None if there is no common range.
+    """
+    fronts = [pareto_front(each) for each in (one, other)]
+    if not all(fronts):
+        return None
+    low, high = max(f[0].score for f in fronts), min(f[-1].score for f in fronts)
+    if low >= high:
+        return None
+    scores = sorted({p.score for front in fronts for p in front if low < p.score <= high} | {high})
+    area, before = 0.0, low
+    for score in scores:
+        # Every target above `before` and up to `score` takes the same programs.
+        needed = [next(p.bits for p in front if p.score >= score) for front in fronts]
+        area += (score - before) * (log2_bits(needed[0]) - log2_bits(needed[1]))
+        before = score
+    return Bjontegaard(area / (high - low), low, high)

@@ -10,15 +10,16 @@ splits, and often count other parts of a program. So they have fronts of their o
 complexity is read off them.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kilobit.search.front.pareto import P, pareto_front
-from kilobit.search.programs.program import Length
+from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -43,7 +44,10 @@ OF_A_POINT = (
     "num_distinct",
     "template_bits",
 )
-
+_OF_BITS = ("candidate", "program_bits")
+# Columns of the ledger's `candidates` from which points and the bare question are read.
+OF_A_CANDIDATE = ("candidate", "task", "model", "regime", "family", "spec")
+OF_BARE_BITS = (("candidates", OF_A_CANDIDATE), ("rungs", (*_OF_BITS, "payload_bits")))
 
 # Fields of a certificate that `front --json` shows, in this order.
 _OF_A_CERTIFICATE = ("score", "lower", "upper", "num_examples", "level", "num_programs",
@@ -70,22 +74,96 @@ class FrontPoint:
     verified: bool | None
     certified: bool | None
     program: str
-    length: Length = "program"
+    length: Ruler = "program"
     certificate: CertificateRecord | None = None
     imported: bool = False
     num_distinct: int | None = None
     template_bits: int | None = None
+    net_bits: int | None = None
 
     @property
     def bits(self) -> int:
         """Return the length by which this point is compared with other points of its front."""
-        return self.program_bits if self.length == "program" else self.payload_bits
+        found = _length_of(self)
+        assert found is not None, "a point without net bits is compared by its program bits"
+        return found
+
+    def by(self, length: Ruler) -> Self | None:
+        """Return this point compared by another length, None if that length is unknown."""
+        point = replace(self, length=length)
+        return None if _length_of(point) is None else point
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this point, with the results of its certificate."""
         sealed = self.certificate
         shown = sealed and {name: getattr(sealed, name) for name in _OF_A_CERTIFICATE}
         return asdict(self) | {"certificate": shown}
+
+
+def _length_of(point: "FrontPoint | ImportedPoint") -> int | None:
+    bits: int | None = getattr(point, f"{point.length}_bits")
+    return bits
+
+
+def bare_bits(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], int]:
+    """Return the program bits of the bare question by (task, base model), where they are known.
+
+    The bare question is the candidate that adds nothing to the base model: no prompt, adapter or
+    step on the output, and no limit of tokens of its own. With or without the chat template, the
+    shorter one counts, at whatever rung it has a program.
+
+    Args:
+        candidates: columns `candidate`, `task`, `model`, `family` and `spec`.
+        rungs: columns `candidate`, `program_bits` and `payload_bits`.
+    """
+    of_none = pc.and_(pc.equal(rungs["payload_bits"], 0), pc.is_valid(rungs["program_bits"]))
+    rungs = rungs.filter(of_none)
+    bits: dict[str, int] = {}
+    for name, length in zip(*(rungs[c].to_pylist() for c in _OF_BITS), strict=True):
+        bits[name] = min(length, bits.get(name, length))
+    prompts = pc.and_(
+        pc.equal(candidates["family"], "prompt"),
+        pc.is_in(candidates["candidate"], value_set=pa.array(bits, pa.string())),
+    )
+    found: dict[tuple[str, str], int] = {}
+    for one in candidates.filter(prompts).to_pylist():
+        if _is_bare(one["spec"]):
+            key, length = (one["task"], one["model"]), bits[one["candidate"]]
+            found[key] = min(length, found.get(key, length))
+    return found
+
+
+def bare_scores(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], tuple[int, float]]:
+    """Return number of examples and score of the bare question at its last rung.
+
+    A search may stop it before the last rung of the ladder. With or without the chat template, the
+    one with more examples counts, of equal ones the better one.
+
+    Args:
+        candidates: columns `candidate`, `task`, `model`, `family` and `spec`.
+        rungs: columns `candidate`, `num_examples`, `score` and `payload_bits`.
+    """
+    rungs = rungs.filter(pc.and_(pc.equal(rungs["payload_bits"], 0), pc.is_valid(rungs["score"])))
+    scores: dict[str, tuple[int, float]] = {}
+    for row in rungs.to_pylist():
+        one = row["num_examples"], row["score"]
+        scores[row["candidate"]] = max(one, scores.get(row["candidate"], one))
+    own = pc.is_in(candidates["candidate"], value_set=pa.array(scores, pa.string()))
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for about in candidates.filter(
+        pc.and_(pc.equal(candidates["family"], "prompt"), own)
+    ).to_pylist():
+        if _is_bare(about["spec"]):
+            key, one = (about["task"], about["model"]), scores[about["candidate"]]
+            found[key] = max(one, found.get(key, one))
+    return found
+
+
+def _is_bare(spec: str | None) -> bool:
+    try:
+        return set(json.loads(spec or "[0]")) <= {"task", "model", "chat"}
+    except (ValueError, TypeError):
+        return False
 
 
 def at_last_rung(
@@ -111,9 +189,10 @@ def complete_points(
     rungs: Sequence[RungRecord],
     verifications: Sequence[VerificationRecord],
     last_rung: Rung,
-    length: Length,
+    length: Ruler,
     certificates: Sequence[CertificateRecord] = (),
     targets: Sequence[float] = (),
+    bare: Mapping[tuple[str, str], int] | None = None,
 ) -> list[FrontPoint]:
     """Return a point for every candidate that has a score at `last_rung`, in their order.
 
@@ -125,9 +204,11 @@ def complete_points(
         rungs: their records at some rungs.
         verifications: the verifications of their programs.
         last_rung: the last rung of the ladder.
-        length: the length by which the points are compared.
+        length: the length by which the points are compared; program bits instead of unknown net
+            bits, because within a base model both have the same order.
         certificates: certificates of their programs; the last one of a program counts.
         targets: scores that a program may claim to reach.
+        bare: program bits of the bare question, see `bare_bits`.
     """
     scored = {
         record.candidate: record
@@ -157,6 +238,7 @@ def complete_points(
         if verified.get(key) is False:
             continue
         certificate = by_program.get(key)
+        base = (bare or {}).get((about.task, about.model))
         points.append(
             FrontPoint(
                 run=run,
@@ -175,10 +257,11 @@ def complete_points(
                 verified=verified.get(key),
                 certified=_is_certified(score, certificate, targets),
                 program=program,
-                length=length,
+                length="program" if length == "net" and base is None else length,
                 certificate=certificate,
                 num_distinct=record.num_distinct,
                 template_bits=record.template_bits,
+                net_bits=None if base is None else record.program_bits - base,
             )
         )
     return points
@@ -230,16 +313,17 @@ class ImportedPoint:
     verified: None = None
     certified: None = None
     program: None = None
-    length: Length = "program"
+    length: Ruler = "program"
     certificate: None = None
     imported: bool = True
     num_distinct: None = None
     template_bits: None = None
+    net_bits: None = None
 
     @property
     def bits(self) -> int:
         """Return the length by which this point is compared with other points of its front."""
-        found = self.program_bits if self.length == "program" else self.payload_bits
+        found = _length_of(self)
         assert found is not None, "the point lacks the length by which its front is compared"
         return found
 
@@ -249,9 +333,11 @@ class ImportedPoint:
 
 
 def imported_points(
-    run: str, rows: Iterable[Mapping[str, Any]], length: Length
+    run: str, rows: Iterable[Mapping[str, Any]], length: Ruler
 ) -> list[ImportedPoint]:
     """Return the points of a table that have the given length, in their order.
+
+    None has net bits: the length of the bare question was not published.
 
     Args:
         run: name of the points' origin.
@@ -263,7 +349,7 @@ def imported_points(
     return [
         ImportedPoint(run=run, length=length, **{name: row[name] for name in names})
         for row in rows
-        if row[f"{length}_bits"] is not None
+        if row.get(f"{length}_bits") is not None
     ]
 
 

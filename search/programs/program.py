@@ -26,6 +26,9 @@ from kilobit.search.programs.text import PayloadError, TextCodec, compress, deco
 from kilobit.search.programs.token_coder import Cache
 
 Length = Literal["program", "payload"]
+"""A length that a program is made short by: of both files, or of payload.bin alone."""
+Ruler = Literal["program", "payload", "net"]
+"""A length that programs are compared by: one of the two, or both files less the bare question."""
 TextDecoder = Callable[[bytes], str]
 
 

@@ -97,6 +97,49 @@ AGGREGATE = [
         f"{IMPORT} --map score=s,payload_bits=b,tsk:=object",
         "--map: unknown field 'tsk'; the fields are task, model",
     ),
+    Case(
+        "aggregate {run} -o {here}/all --rename task:a=b",
+        "--rename and --script-bits belong to --import FILE",
+    ),
+    Case(
+        f"{MAPPED} --rename task=b",
+        "--rename: 'task=b' is not FIELD:OLD=NEW, where FIELD is one of task, model",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{MAPPED} --rename task:a=b",
+        "--rename task:a: no point of {here}/t.csv has this task",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{MAPPED} --script-bits lora",
+        "--script-bits: 'lora' is not FAMILY=BITS",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{MAPPED} --script-bits lora=8",
+        "--script-bits lora: no point of {here}/t.csv has this family",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{MAPPED},speed==x",
+        "{here}/t.csv: no column 'speed' of --map; there are 'accuracy', 'bits'",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{MAPPED},bits==9",
+        "--map score=accuracy,payload_bits=bits,bits==9: it takes no row of {here}/t.csv",
+        given=table("accuracy,bits\n0.5,8\n"),
+    ),
+    Case(
+        f"{IMPORT} --map score%=accuracy,payload_bits=bits",
+        "{here}/t.csv, line 2, column 'accuracy': a number from 0 to 100 is needed, found '101'",
+        given=table("accuracy,bits\n101,8\n"),
+    ),
+    Case(
+        f"{IMPORT} --map score/=accuracy,payload_bits=bits",
+        "--map: score/= can't be used: it is for task, model, regime, family, candidate",
+    ),
     Case(f"{IMPORT} --map task:=x", "--map: score is needed: a column with numbers from 0 to 1"),
 ]
 FRONT = [

@@ -75,8 +75,24 @@ CASES = [
         given=two_runs(length="payload"),
     ),
     Case(
-        "report {here}/set -o {here}/r.html",
-        "there is no run in it, only imported points",
+        "results {run} {here}/second",
+        "the runs compare programs differently (run by program bits, second by payload bits): "
+        "give --length",
+        given=two_runs(length="payload"),
+    ),
+    Case(
+        "front {run} --against {here}/second",
+        "--against {here}/second: it has no front of the same task and base model by program bits",
+        given=lambda scene: (scene.finished(), scene.begun("second")),
+    ),
+    Case(
+        "results {here}/set",
+        "there is no run in it, only imported points: `kilobit front` shows them",
+        given=only_of_others,
+    ),
+    Case(
+        "report {here}/set -o {here}/r.html --length program",
+        "none of the 1 imported points has program bits, and there is no run: give another --len",
         given=only_of_others,
     ),
     Case(

@@ -152,7 +152,12 @@ FIELDS = [
     bad("task.kind must be one of 'miniature', 'jsonl', 'dataset'", task={"kind": "gsm9k"}),
     bad("'task.kind' is missing; it is one of 'miniature', 'jsonl'", task={"name": "numbers"}),
     bad("'task.name' is missing", task={"kind": "miniature"}),
-    bad("length: Input should be 'program' or 'payload' (found 'bits')", length="bits"),
+    bad("length: Input should be 'program', 'payload' or 'net' (found 'bits')", length="bits"),
+    bad(
+        "line 1: length: net counts from the bare question, which is the first candidate of the",
+        length="net",
+        families=lora(),
+    ),
     bad(
         "line 1: proposer: evolution never ends by itself: give budget.",
         proposer={"kind": "evolution"},

@@ -14,6 +14,7 @@ from kilobit.cluster.runs.result_sources import open_sources
 from kilobit.evaluators.merge.dataset import DATASET_TABLES
 from tests.conftest import REPOSITORY
 from tests.support.cli.datasets import RIGHT, WRONG, aggregate, front, rows, said
+from tests.support.published import SCRIPT_BITS, TASKS, write_published
 from tests.support.rows import write_rows
 from tests.support.runs import NUM_EXAMPLES, candidate, rung, write_run
 
@@ -74,6 +75,46 @@ def test_a_failure_hides_no_result_and_another_ladder_or_task_is_another_claim(
     found = {row["run"]: row["score"] for row in rows(tmp_path / "all", "rungs")}
     assert found == {"failed": None, "worked": 0.75, "longer": 0.25, "other": 0.25}
     assert not rows(tmp_path / "all", "conflicts")
+
+
+def test_net_bits_are_those_of_each_run_also_where_a_row_stands_under_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = json.dumps({"task": "numbers", "model": "tiny"})
+    paths = []
+    for name, own in (("one", "a"), ("two", "b")):
+        paths.append(write_run(tmp_path / name, {}))
+        with reopen_run(paths[-1]) as run:
+            about = [candidate(own), candidate("q") | {"spec": bare}]
+            write_rows(run.ledger, "candidates", "q", about)
+            asked = rung("q", 0.1, program_bits=900, payload_bits=0)
+            write_rows(run.ledger, "rungs", f"{own}-r0", [rung(own, 0.75), asked])
+    aggregate(*paths, "-o", tmp_path / "all")
+    # The bare question of both is one row of `rungs`, and is said of each run.
+    assert sum(row["candidate"] == "q" for row in rows(tmp_path / "all", "rungs")) == 1
+    found = rows(tmp_path / "all", "bare")
+    assert [(r["run"], r["task"], r["model"], r["program_bits"]) for r in found] == [
+        ("one", "numbers", "tiny", 900), ("two", "numbers", "tiny", 900)
+    ]  # fmt: skip
+    for source in open_sources([tmp_path / "all"])[0]:
+        points = {point.candidate: point.net_bits for point in source.points("net")}
+        own = {"one": {"a": 108, "q": 0}, "two": {"b": 108}}
+        assert points == own[source.name]
+    # In another data set, and in a data set of a version without this table.
+    aggregate(tmp_path / "all", "-o", tmp_path / "again")
+    assert rows(tmp_path / "again", "bare") == found
+    shutil.rmtree(tmp_path / "all" / "bare")
+    (one, two) = open_sources([tmp_path / "all"])[0]
+    assert {point.net_bits for point in one.points("net")} == {108, 0}
+    assert [point.net_bits for point in two.points("net")] == [None]
+    capsys.readouterr()
+    assert launch.main(["front", str(paths[0]), "--length", "net"]) == 0
+    assert "at most 108 net bits" in capsys.readouterr().out
+    unasked = write_run(tmp_path / "unasked", {"a": RIGHT})
+    assert launch.main(["front", str(unasked), "--length", "net"]) == 0
+    shown = capsys.readouterr().out
+    assert "net bits are unknown: the ledger has no program of the bare question" in shown
+    assert "at most 1008 program bits" in shown
 
 
 def test_runs_of_one_name_are_told_apart(
@@ -168,6 +209,55 @@ def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> 
         assert at_last_rung(source.read("candidates"), source.read("rungs"), last) == ([], [])
 
 
+def test_the_command_of_the_page_imports_a_published_table_and_reports_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = write_published(tmp_path / "published.csv")
+    assert len(published) == 1389
+    page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
+    block = re.search(r"```bash\n(kilobit aggregate --import published.csv -o .*?)```", page, re.S)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    for line in block[1].replace("\\\n", " ").splitlines():
+        assert launch.main(shlex.split(line)[1:]) == 0
+    assert "left out" not in capsys.readouterr().out
+    groups: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for task, model, _, bits, score in published:
+        groups.setdefault((task, model), []).append((bits, score))
+    assert len(groups) == 51
+
+    def front_of(points: list[tuple[int, float]]) -> set[tuple[int, float]]:
+        """Return the points that no other point beats."""
+        return {
+            (bits, score)
+            for bits, score in points
+            if not any(b <= bits and s >= score and (b, s) != (bits, score) for b, s in points)
+        }
+
+    expected = {key: front_of(points) for key, points in groups.items()}
+    lines = front(capsys, tmp_path / "theirs", "--length", "payload")
+    found: dict[tuple[str, str], set[tuple[int, float]]] = {}
+    for one in lines:
+        found.setdefault((one["task"], one["model"]), set()).add(
+            (one["payload_bits"], one["score"])
+        )
+        assert one["program_bits"] == one["payload_bits"] + SCRIPT_BITS[one["family"]]
+    assert found == expected
+    html = (tmp_path / "theirs.html").read_text("utf-8")
+    data = json.loads(html.split('id="data">', 1)[1].split("</script", 1)[0])
+    assert [task["name"] for task in data["tasks"]] == list(TASKS)
+    drawn: dict[tuple[str, str], set[tuple[float, float]]] = {}
+    for one in data["overlay"]:
+        key = one["task"], one["label"].removesuffix(" (imported)")
+        drawn.setdefault(key, set()).add((one["bits"], one["score"]))
+    assert drawn == expected
+    assert (data["programs"], data["origins"], data["results"][1:]) == ([], [], [])
+    # A condition leaves rows out, and their number is said.
+    words = ["--map", "benchmark==ifeval,score=result,payload_bits=bits", "-o", tmp_path / "some"]
+    assert aggregate("--import", "published.csv", *words) == 0
+    assert "published: no --map takes 926 rows, which are left out" in capsys.readouterr().out
+
+
 def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (REPOSITORY / "docs" / "aggregate.md").read_text("utf-8")
     write_run(tmp_path / "runs" / "monday", {"a": RIGHT, "b": WRONG})
@@ -175,7 +265,7 @@ def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.Monke
     write_run(tmp_path / "runs" / "wednesday", {"d": RIGHT})
     (tmp_path / "published.csv").write_text("accuracy,bits\n0.5,800\n")
     monkeypatch.chdir(tmp_path)
-    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0]
     for line in commands.splitlines():
         program, *words = shlex.split(line)
         assert program == "kilobit"

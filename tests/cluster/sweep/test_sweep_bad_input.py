@@ -58,7 +58,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
         "workers.gpus: a share of one GPU below 1, or a whole number of GPUs, can be reserved "
         "(found 1.5)",
     ),
-    ({"length": "script"}, "length", "length: Input should be 'program' or 'payload'"),
+    ({"length": "script"}, "length", "length: Input should be 'program', 'payload' or 'net'"),
     ({"rate_search": {"keep": [7.5]}}, "7.5", "rate_search.keep.0: Input should be less than"),
     (
         {"task": {"kind": "gsm9k"}},

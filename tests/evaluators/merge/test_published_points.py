@@ -8,16 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kilobit.evaluators.merge.published_points import parse_mapping, read_points
+from kilobit.evaluators.merge.published_points import (
+    parse_import,
+    parse_mapping,
+    read_points,
+)
 
 CSV = "name,performance,bits\nfirst,0.25,1024\nsecond,0.5,\n"
 MAP = "score=performance,payload_bits=bits,candidate=name,task:=gsm8k"
 
 
-def read(tmp_path: Path, content: str, mapping: str = MAP, name: str = "t.csv") -> pa.Table:
+def read(
+    tmp_path: Path, content: str, *mappings: str, name: str = "t.csv", **more: list[str]
+) -> pa.Table:
     path = tmp_path / name
     path.write_text(content, "utf-8")
-    return read_points(path, parse_mapping(mapping))
+    return read_points(path, parse_import(mappings or [MAP], **more))[0]
 
 
 def points(table: pa.Table) -> list[dict[str, Any]]:
@@ -36,7 +42,7 @@ def test_csv_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
     assert points(read(tmp_path, line, name="t.jsonl")) == [FIRST | {"line": 1}]
     table = pa.table({"name": ["first"], "performance": [0.25], "bits": [1024.0]})
     pq.write_table(table, tmp_path / "t.parquet")
-    (row,) = points(read_points(tmp_path / "t.parquet", parse_mapping(MAP)))
+    (row,) = points(read_points(tmp_path / "t.parquet", parse_import([MAP]))[0])
     assert row == FIRST | {"line": 1}
 
 
@@ -61,7 +67,7 @@ def test_a_column_may_have_a_comma_or_an_equals_sign_in_its_name(tmp_path: Path)
         ("name,performance\na,0.5\n", r"t.csv: no column 'bits' for payload_bits; there are "
          r"'name', 'performance'; to use it as the value of all rows, write payload_bits:=bits"),
         ("name,performance,bits\na,45.3,8\n", r"t.csv, line 2, column 'performance': a number "
-         r"from 0 to 1 is needed, found '45.3'; divide percentages by 100"),
+         r"from 0 to 1 is needed, found '45.3'; write score%=performance for percentages and BLEU"),
         ("name,performance,bits\na,high,8\n", r"line 2, column 'performance': .* found 'high'"),
         ("name,performance,bits\na,,8\n", r"line 2, column 'performance': a score from 0 to 1 is "
          r"needed, found none"),
@@ -102,13 +108,13 @@ def test_other_files_have_errors_of_their_own(
         read(tmp_path, content, name=name)
     (tmp_path / name).unlink()
     with pytest.raises(ValueError, match=re.escape(name)):
-        read_points(tmp_path / name, parse_mapping(MAP))
+        read_points(tmp_path / name, parse_import([MAP]))
 
 
 def test_not_utf8_is_said(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"name,performance,bits\n\xff,0.5,8\n")
     with pytest.raises(ValueError, match=r"t.csv: not UTF-8"):
-        read_points(tmp_path / "t.csv", parse_mapping(MAP))
+        read_points(tmp_path / "t.csv", parse_import([MAP]))
 
 
 @pytest.mark.parametrize(
@@ -129,3 +135,92 @@ def test_not_utf8_is_said(tmp_path: Path) -> None:
 def test_a_mapping_that_makes_no_sense_is_said(mapping: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_mapping(mapping)
+
+
+def test_percent_paths_conditions_names_and_script_bits(tmp_path: Path) -> None:
+    content = (
+        "data,weights,how,bits,result,low\n"
+        "wmt,/a/b/step9/,lora,80,22.5,20\n"
+        "gsm,/a/c/final,prompt,16,0.5,0.25\n"
+        "gsm,final,prompt, 24 ,0.625,\n"
+        "xsum,/a/c/final,prompt,24,9000,\n"
+        "wmt,step1,none,8,100,0\n"
+    )
+    fields = "payload_bits=bits,task=data,model/=weights,family=how"
+    (tmp_path / "t.csv").write_text(content)
+    wanted = parse_import(
+        [
+            f"data==wmt,score%=result,lower%=low,{fields}",
+            f"data != wmt|xsum,score=result,{fields}",
+        ],
+        ["model:final=OLMo, 7 B", "task:gsm=gsm8k"],
+        ["lora=5000", "prompt=3064"],
+    )
+    found, left_out = read_points(tmp_path / "t.csv", wanted)
+    assert left_out == 1
+    rows = points(found)
+    assert [(r["task"], r["model"], r["payload_bits"], r.get("program_bits")) for r in rows] == [
+        ("wmt", "step9", 80, 5080),
+        ("gsm8k", "OLMo, 7 B", 16, 3080),
+        ("gsm8k", "OLMo, 7 B", 24, 3088),
+        ("wmt", "step1", 8, None),
+    ]
+    assert [(r["score"], r.get("lower"), r["line"]) for r in rows] == [
+        (0.225, 0.2, 2), (0.5, None, 3), (0.625, None, 4), (1.0, 0.0, 6)
+    ]  # fmt: skip
+
+
+def test_program_bits_that_are_published_stay(tmp_path: Path) -> None:
+    content = "s,p,q,f\n0.5,640,8,lora\n0.5,,8,lora\n0.5,,8,other\n"
+    mapping = "score=s,program_bits=p,payload_bits=q,family=f"
+    rows = points(read(tmp_path, content, mapping, script_bits=["lora=100"]))
+    assert [row.get("program_bits") for row in rows] == [640, 108, None]
+
+
+def test_errors_come_together_and_ten_at_most(tmp_path: Path) -> None:
+    content = "name,performance,bits\na,22.5,8\nb,0.5,x\nc,high,8.5\nd,0.5,8\ne,,8\n"
+    with pytest.raises(ValueError, match=r"from 0 to 1 is needed, found '22\.5'") as raised:
+        read(tmp_path, content)
+    lines = str(raised.value).splitlines()
+    assert [re.search(r"line (\d), column '(\w+)'", line).groups() for line in lines] == [  # type: ignore[union-attr]
+        ("2", "performance"), ("3", "bits"), ("4", "bits"), ("4", "performance"),
+        ("6", "performance"),
+    ]  # fmt: skip
+    many = "name,performance,bits\n" + "a,9,8\n" * 30
+    with pytest.raises(ValueError, match="line 2") as raised:
+        read(tmp_path, many)
+    *lines, last = str(raised.value).splitlines()
+    assert (len(lines), last) == (10, "(no more than ten errors are listed)")
+    # What can't be read any further is said after what was found before it.
+    with pytest.raises(ValueError, match=r"line 2, .*found '9'; .*\n.*line 3: 2 values, but"):
+        read(tmp_path, "name,performance,bits\na,9,8\nb,1\n")
+
+
+@pytest.mark.parametrize(
+    ("mappings", "more", "message"),
+    [
+        ([f"name==x,{MAP}", MAP], {}, r"--map name==x,.*: it takes no row of .*t.csv"),
+        ([MAP, MAP], {}, "--map score=.*: it takes no row"),
+        ([f"who==x,{MAP}"], {}, "t.csv: no column 'who' of --map; there are 'name', 'perf"),
+        ([MAP], {"names": ["model:a=b"]}, "--rename model:a: no point of .* has this model"),
+        ([MAP], {"names": ["candidate:first"]}, r"--rename: 'candidate:first' is not FIELD:OLD=N"),
+        ([MAP], {"names": ["score:1=2"]}, "--rename: 'score:1=2' is not .* one of task, model"),
+        ([MAP], {"script_bits": ["lora"]}, "--script-bits: 'lora' is not FAMILY=BITS"),
+        ([MAP], {"script_bits": ["lora=x"]}, "--script-bits lora: a whole number .* found 'x'"),
+        ([MAP], {"script_bits": ["lora=8"]}, "--script-bits lora: no point of .* has this fam"),
+        (["score=s,payload_bits%=b"], {}, "--map: payload_bits%= can't be used: it is for score"),
+        (["score/=s,payload_bits=b"], {}, "--map: score/= can't be used: it is for task, model"),
+        (["score%=performance,payload_bits=bits", "score=name"], {}, "--map: program_bits or"),
+    ],
+)
+def test_options_that_do_nothing_or_make_no_sense_are_said(
+    tmp_path: Path, mappings: list[str], more: dict[str, list[str]], message: str
+) -> None:
+    content = "name,performance,bits\nfirst,0.25,1024\n"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, content, *mappings, **more)
+
+
+def test_percentages_end_at_a_hundred(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'s': a number from 0 to 100 is .* found '100\.5'"):
+        read(tmp_path, "s,b\n100.5,8\n", "score%=s,payload_bits=b")

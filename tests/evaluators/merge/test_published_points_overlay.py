@@ -42,7 +42,7 @@ def test_columns_are_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("bits", r"--columns: 'bits' can't be used: NAME=COLUMN is needed"),
-        ("size=a", r"one of bits, score, label, lower, upper, task"),
+        ("size=a", r"one of bits, score, label, lower, upper, task, program_bits"),
         ("bits=", r"'bits=' can't be used"),
         ("bits=a,bits=b", r"bits is given twice"),
         ("", r"'' can't be used"),
@@ -104,3 +104,19 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_bytes(b"bits,score\n\xff,1\n")
     with pytest.raises(ValueError, match=r"bad.csv: not UTF-8"):
         read_overlay(tmp_path / "bad.csv", {})
+
+
+def test_the_names_of_an_import_are_known_too(tmp_path: Path) -> None:
+    text = "model,program_bits,payload_bits,score\nOLMo,640,8,0.5\n"
+    path = written(tmp_path, "a.csv", text)
+    assert read_overlay(path, {}) == [Published("OLMo", 640, 0.5)]
+    assert read_overlay(path, {}, "payload") == [Published("OLMo", 8, 0.5)]
+    with pytest.raises(ValueError, match="no column 'bits'; there are 'model', 'program_bits'"):
+        read_overlay(path, {}, "net")
+    named = written(tmp_path, "b.csv", "m,size,all,score\nOLMo,8,640,0.5\n")
+    columns = parse_columns("payload_bits=size,program_bits=all,model=m")
+    assert read_overlay(named, columns, "payload") == [Published("OLMo", 8, 0.5)]
+    assert read_overlay(named, columns) == [Published("OLMo", 640, 0.5)]
+    # The overlay's own names come first.
+    both = written(tmp_path, "c.csv", "bits,program_bits,label,model,score\n1,2,x,y,0.5\n")
+    assert read_overlay(both, {}) == [Published("x", 1, 0.5)]

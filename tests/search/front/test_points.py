@@ -1,10 +1,17 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 
-from kilobit.search.front.points import FrontPoint, complete_points, fronts
-from kilobit.search.programs.program import Length
+from kilobit.search.front.points import (
+    FrontPoint,
+    bare_bits,
+    bare_scores,
+    complete_points,
+    fronts,
+)
+from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -123,7 +130,7 @@ def test_the_length_that_is_asked_for_decides_the_front() -> None:
     long_script = replace(rung("a", 0, 0.4, 8), program_bits=5000)
     rungs = [long_script, rung("b", 0, 0.4, 80)]
 
-    def shortest(length: Length) -> tuple[str, int]:
+    def shortest(length: Ruler) -> tuple[str, int]:
         points = complete_points("r", about(a="x", b="x"), rungs, [], Rung(0, 9, 1), length)
         ((point,),) = fronts(points).values()
         return point.candidate, point.bits
@@ -139,7 +146,7 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     assert list(point.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program_bits", "payload_bits",
         "score", "lower", "upper", "num_examples", "split", "verified", "certified", "program",
-        "length", "certificate", "imported", "num_distinct", "template_bits",
+        "length", "certificate", "imported", "num_distinct", "template_bits", "net_bits",
     ]  # fmt: skip
     assert point.as_json()["program_bits"] == 1008
     unknown = ("verified", "num_distinct", "template_bits")
@@ -147,3 +154,62 @@ def test_a_line_has_the_promised_fields_and_null_for_unknown() -> None:
     counted = replace(rung("a", 0, 0.5, 8), num_distinct=3, template_bits=488)
     (point,) = complete_points("r", about(a="m"), [counted], [], Rung(0, 9, 1), "program")
     assert (point.as_json()["num_distinct"], point.as_json()["template_bits"]) == (3, 488)
+
+
+def test_the_bare_question_adds_nothing_to_its_model() -> None:
+    specs = {
+        "a": ("x", "prompt", '{"task":"t","model":"x"}', 3064, 0),
+        "b": ("x", "prompt", '{"task":"t","model":"x","chat":true}', 3000, 0),
+        "c": ("x", "prompt", '{"task":"t","model":"x","postprocess":["last_word"]}', 2000, 0),
+        "d": ("x", "prompt", '{"task":"t","model":"x","max_new_tokens":9}', 2000, 0),
+        "e": ("x", "copy", '{"task":"t","model":"x","copies_input":true}', 400, 0),
+        "f": ("y", "prompt", '{"task":"t","model":"y"}', 9000, 8),
+        "g": ("y", "prompt", "no JSON", 100, 0),
+        "h": ("y", "prompt", None, 100, 0),
+        "i": ("z", "prompt", '{"task":"t","model":"z"}', 5000, 0),
+        "j": ("z", "prompt", '{"task":"t","model":"z"}', None, 0),
+    }
+    candidates = pa.Table.from_pylist(
+        [{"candidate": name, "task": "t", "model": model, "family": family, "spec": spec}
+         for name, (model, family, spec, _, _) in specs.items()]
+    )  # fmt: skip
+    rungs = pa.Table.from_pylist(
+        [{"candidate": name, "program_bits": bits, "payload_bits": payload}
+         for name, (*_, bits, payload) in specs.items()]
+        + [{"candidate": "i", "program_bits": 4992, "payload_bits": 0}]
+    )  # fmt: skip
+    assert bare_bits(candidates, rungs) == {("t", "x"): 3000, ("t", "z"): 4992}
+    assert bare_bits(candidates.slice(0, 0), rungs.slice(0, 0)) == {}
+
+
+def test_net_bits_count_from_the_bare_question_or_are_unknown() -> None:
+    rungs = [rung("a", 0, 0.5, 80), rung("b", 0, 0.4, 8), rung("c", 0, 0.3, 8)]
+    short = replace(rung("d", 0, 0.1, 0), program_bits=400)
+    args = ("r", about(a="x", b="x", c="y", d="x"), [*rungs, short], [], Rung(0, 9, 1))
+    points = complete_points(*args, "net", bare={("t", "x"): 1000})
+    assert [(p.candidate, p.net_bits, p.bits, p.length) for p in points] == [
+        ("a", 80, 80, "net"), ("b", 8, 8, "net"), ("c", None, 1008, "program"),
+        ("d", -600, -600, "net"),
+    ]  # fmt: skip
+    # The order of the programs is the same by both lengths.
+    (by_net, *_), (by_program, *_) = (
+        list(fronts(found).values()) for found in (points, complete_points(*args, "program"))
+    )
+    assert [p.candidate for p in by_net] == [p.candidate for p in by_program] == ["d", "b", "a"]
+    assert points[2].by("net") is None
+    assert points[0].by("payload") == replace(points[0], length="payload")
+
+
+def test_the_bare_question_has_the_score_of_its_last_rung() -> None:
+    specs = {"a": '{"task":"t","model":"x"}', "b": '{"task":"t","model":"x","chat":true}',
+             "c": '{"task":"t","model":"x","postprocess":["last_word"]}'}  # fmt: skip
+    candidates = pa.Table.from_pylist(
+        [{"candidate": name, "task": "t", "model": "x", "family": "prompt", "spec": spec}
+         for name, spec in specs.items()]
+    )  # fmt: skip
+    scored = [("a", 6, 0.9), ("a", 18, 0.2), ("b", 18, 0.3), ("c", 54, 0.8), ("b", 54, None)]
+    rungs = pa.Table.from_pylist(
+        [{"candidate": name, "num_examples": number, "score": score, "payload_bits": 0}
+         for name, number, score in scored]
+    )  # fmt: skip
+    assert bare_scores(candidates, rungs) == {("t", "x"): (18, 0.3)}
