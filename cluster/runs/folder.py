@@ -316,10 +316,12 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
         if name not in sweep.model_fields_set:
             del new[name]
     for name, family in new["families"].items():
-        # The default was one range for all methods when an old run began.
+        # The defaults were one range for all methods and one rate for both factors when an old run
+        # began.
         was = old["families"].get(name)
-        if family and was and family.get("learning_rate", 0) is None:
-            family["learning_rate"] = was["learning_rate"]
+        for key in ("learning_rate", "ratio"):
+            if family and was and family.get(key, 0) is None:
+                family[key] = was[key]
     if "balance" not in sweep.task.model_fields_set:
         for settings in (old["task"], new["task"]):
             settings.pop("balance", None)

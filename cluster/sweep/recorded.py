@@ -20,8 +20,8 @@ def recorded_sweep(settings: Any) -> Sweep:
 
     What could not be set when it was recorded has the value that held then, where another one is
     the default now: programs have the batch of the search, none runs without the model, no order is
-    balanced, and BLEU of FLORES has the tokenizer 13a. A removed proposer proposes nothing any
-    more; one that needs the same budget stands for it.
+    balanced, both factors of LoRA learn at one rate, and BLEU of FLORES has the tokenizer 13a. A
+    removed proposer proposes nothing any more; one that needs the same budget stands for it.
 
     Raises:
         ValueError, TypeError: if it is damaged.
@@ -37,6 +37,9 @@ def recorded_sweep(settings: Any) -> Sweep:
     # The items of built-in tasks are generated, with one order for ever.
     if isinstance(task, dict) and task.get("kind") != "miniature":
         changed["task"] = {"balance": False, **task}
+    families = settings.get("families")
+    if isinstance(families, dict):
+        changed["families"] = {name: _rates_of_then(name, own) for name, own in families.items()}
     changed.setdefault("model_free", {"constants": 0, "copy_input": False})
     sweep = Sweep.model_validate_json(json.dumps(changed), strict=True)
     if "program_batch_size" in settings:
@@ -68,6 +71,11 @@ def proposer_of(settings: Any) -> Any:
     """Return the kind of the proposer in a recorded sweep, None if it has none."""
     proposer = settings.get("proposer") if isinstance(settings, dict) else None
     return proposer.get("kind") if isinstance(proposer, dict) else None
+
+
+def _rates_of_then(name: str, family: Any) -> Any:
+    """Return the settings of a family whose factors learned at one rate, unless it says more."""
+    return {"ratio": 1.0, **family} if name == "lora" and isinstance(family, dict) else family
 
 
 def _tokenizer_of_then(target: str) -> dict[str, str]:
