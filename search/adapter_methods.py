@@ -71,6 +71,7 @@ class Method:
         once: `numbers` counts all numbers, given the shape (width,) of an embedding.
         delta: its numbers are written as differences from their initial values, which a program can
             rebuild; otherwise as they are.
+        ratio: B's learning rate over A's of a family that names no rates; see `AdapterSpec.ratio`.
         seeded_start: begins from numbers drawn from the candidate's seed; a program may hold the
             differences from them, in pairs of factors A and B, where B begins at zero.
         keeps_meaning: the numbers mean the same in an adapter of another shape. Those that are
@@ -98,6 +99,7 @@ class Method:
     place: Literal["modules", "norms", "parameters", "embeddings", "text"] = "modules"
     once: bool = False
     delta: bool = False
+    ratio: float = 1.0
     seeded_start: bool = False
     keeps_meaning: bool = False
     seed: int | None = None
@@ -169,6 +171,7 @@ METHODS: dict[str, Method] = {
         lambda spec, shape: spec.rank * sum(shape),
         "LoraConfig",
         more=lambda spec: {"lora_alpha": LORA_SCALING * spec.rank},
+        ratio=10.0,
         seeded_start=True,
         keeps_meaning=True,
         rates=(0.05, 0.5),
@@ -340,6 +343,9 @@ class AdapterSpec(Config):
     learning_rate: Annotated[float, Field(gt=0)]
     relative: bool = False
     """the learning rate counts in the method's own unit, which follows what the adapter changes"""
+    ratio: Annotated[float, Field(gt=0)] = 1.0
+    """learning rate of the factors B as a multiple of A's; `learning_rate` is their geometric mean
+    (LoRA+, arXiv 2402.12354)"""
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
@@ -371,6 +377,12 @@ class AdapterSpec(Config):
         layer = re.search(r"\.(\d+)\.", name)
         inside = self.layers is None or (layer is not None and int(layer[1]) in self.layers)
         return inside and any(is_called(name, target) for target in self.target_modules or ())
+
+    @model_validator(mode="after")
+    def _two_factors_for_two_rates(self) -> Self:
+        if self.ratio != 1 and not self.traits.seeded_start:
+            raise ValueError(f"{self.method} has no ratio: it does not train factors A and B")
+        return self
 
     @model_validator(mode="after")
     def _fields_of_the_method(self) -> Self:

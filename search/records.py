@@ -314,6 +314,9 @@ class WorkerRecord(Record):
     machine: Annotated[
         str | None, "digest of `parts`; null in runs of versions that recorded less"
     ] = None
+    weight_bytes: Annotated[
+        int | None, "bytes of its weights as they are kept, over all ranks; null in older runs"
+    ] = None
 
 
 RECORDS: tuple[type[Record], ...] = (

@@ -116,6 +116,11 @@ class AdapterFamily(PromptFamily):
         """Return whether the learning rates are relative ones."""
         return self.learning_rate is None
 
+    def rate_ratio(self, method: str) -> float:
+        """Return B's learning rate over A's, which is 1 if the family names learning rates."""
+        given: float | None = getattr(self, "ratio", None)
+        return given or (METHODS[method].ratio if self.relative else 1.0)
+
     def shapes(self) -> dict[str, tuple[Any, ...]]:
         """Return the choices for each field of the adapter's shape; modules are sorted."""
         found = {name: getattr(self, name) for name in SHAPE_FIELDS if hasattr(self, name)}
@@ -147,6 +152,14 @@ class RankFamily(LayersFamily):
 
     rank: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4), min_length=1)
     """ranks to choose from"""
+
+
+class PairsFamily(RankFamily):
+    """Adapters of a method that trains both factors of an update."""
+
+    ratio: float | None = Field(default=None, gt=0)
+    """B's learning rate as a multiple of A's, around `learning_rate` in the middle; null: 10, or 1
+    where learning rates are named"""
 
 
 class SizeFamily(LayersFamily):
@@ -228,7 +241,10 @@ def families_of(methods: Mapping[str, Method]) -> type[_Families]:
     kinds = (TargetsFamily, RankFamily, SizeFamily, TokensFamily, SoftPromptFamily, DataFamily)
     of = {frozenset(kind.model_fields) & {*SHAPE_FIELDS}: kind for kind in kinds}
     fields: dict[str, Any] = {
-        name: (of[frozenset(method.fields)] | None, Field(default=None, description=method.about))
+        name: (
+            (PairsFamily if method.ratio != 1 else of[frozenset(method.fields)]) | None,
+            Field(default=None, description=method.about),
+        )
         for name, method in methods.items()
     }
     return create_model("Families", __base__=_Families, __doc__=_Families.__doc__, **fields)
@@ -371,6 +387,7 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
         # Two significant digits, so that a person can type the rate to repeat a candidate.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
         relative=family.relative,
+        ratio=family.rate_ratio(name),
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),

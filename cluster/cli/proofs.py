@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kilobit.cluster.console import Terminal, followed, waiting
 from kilobit.cluster.driver.beside import Beside
-from kilobit.cluster.fleet.crew import Crew, at_once, crew_of, memory_of
+from kilobit.cluster.fleet.crew import SIZE_COLUMNS, Crew, at_once, crew_of, memory_of
 from kilobit.cluster.requests import ExportRequest, VerifyRequest, wrong_input
 from kilobit.cluster.runs.access import check_reachable
 from kilobit.cluster.runs.folder import RunFolder, reopen_run
@@ -131,8 +131,7 @@ def verifier(
 
     def memory() -> int:
         # Beside a search the verifier is there before workers have loaded any model.
-        loads = run.ledger.records(WorkerRecord, ["worker", "model", "num_parameters"])
-        return memory_of(sweep, {load.model: load.num_parameters or 0 for load in loads})
+        return memory_of(sweep, run.ledger.records(WorkerRecord, SIZE_COLUMNS))
 
     here = partial(at_once, sweep, memory)
     with crew_of(make, sweep, most, address, here, memory()) as crew:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Self
 
-from kilobit.cluster.fleet.crew import Crew
+from kilobit.cluster.fleet.crew import SIZE_COLUMNS, Crew, weights_of
 from kilobit.cluster.messages import last_line
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.runs.fronts import RunFront
@@ -32,9 +32,9 @@ _AT_ONCE = 2
 _PATIENCE_S = 10.0
 # A long ledger takes long to read: it is read for this share of the time at most.
 _LOOKING = 0.05
-# Bytes of a parameter in the copies of a model that its digest and the programs need for a while,
-# and the bytes that they need besides or that have to stay free.
-_BYTES, _BESIDES = 16, 4 << 30
+# Copies of a model's weights that its digest and the programs need for a while, and the bytes that
+# they need besides or that have to stay free.
+_COPIES, _BESIDES = 4, 4 << 30
 
 
 class Beside:
@@ -147,6 +147,6 @@ class Beside:
         return None
 
     def _fits(self, point: FrontPoint) -> bool:
-        loads = self._run.ledger.records(WorkerRecord, ["worker", "model", "num_parameters"])
-        numbers = [load.num_parameters or 0 for load in loads if load.model == point.model]
-        return free_memory() > _BYTES * max(numbers, default=0) + _BESIDES
+        loads = self._run.ledger.records(WorkerRecord, SIZE_COLUMNS)
+        weights = weights_of(self._run.sweep, [one for one in loads if one.model == point.model])
+        return free_memory() > _COPIES * weights + _BESIDES

@@ -8,7 +8,7 @@ takes its place. Without a cluster a crew is one object in this process.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -23,6 +23,7 @@ from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.cpus_and_memory import cpus, free_memory
 from kilobit.evaluators.proof.sandbox import interrupt_running
+from kilobit.search.records import WorkerRecord
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +32,8 @@ _LOOK_EVERY_S = 1.0
 _MOST_DEATHS = 3
 # Memory of a program's process besides the weights: libraries, passes, cache of keys and values.
 _WORKING = 1 << 30
+# Columns of a load that tell the size of its weights.
+SIZE_COLUMNS = ("worker", "model", "num_parameters", "weight_bytes")
 
 
 class Closable(Protocol):
@@ -244,10 +247,24 @@ def ranks_on(sweep: Sweep) -> dict[str, ShardsConfig]:
     return {model: own.ranks(own.wanted_cpus) for model, own in sweep.workers_by_model.items()}
 
 
-def memory_of(sweep: Sweep, num_parameters: Mapping[str, int]) -> int:
-    """Return the bytes of the process of a program, given the size of each base model by label."""
+def weights_of(sweep: Sweep, loads: Iterable[WorkerRecord]) -> int:
+    """Return the bytes of the weights of the largest base model that was loaded, 0 if none was.
+
+    Of a version that did not record them, weights are counted as numbers of the model's type.
+    """
     sizes = {model.label: 4 if model.dtype == "float32" else 2 for model in sweep.base_models}
-    return max((n * sizes[label] for label, n in num_parameters.items()), default=0) + _WORKING
+    return max(
+        (
+            load.weight_bytes or (load.num_parameters or 0) * sizes.get(load.model, 4)
+            for load in loads
+        ),
+        default=0,
+    )
+
+
+def memory_of(sweep: Sweep, loads: Iterable[WorkerRecord]) -> int:
+    """Return the bytes of the process of a program of any base model that was loaded."""
+    return weights_of(sweep, loads) + _WORKING
 
 
 def at_once(sweep: Sweep, memory: Callable[[], int]) -> int:

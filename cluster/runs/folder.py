@@ -323,20 +323,26 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
             del new[name]
     for name, family in new["families"].items():
         was = old["families"].get(name)
-        if not (family and was):
-            continue
-        # The defaults were others when an old run began: one range for all methods, no chat, and
-        # no turns in one.
-        if family.get("learning_rate", 0) is None:
-            family["learning_rate"] = was["learning_rate"]
-        if family["chat"] is None and was["chat"] == [False] and not was["turns"]:
-            family["chat"] = was["chat"]
-        if "turns" not in getattr(sweep.families, name).model_fields_set:
-            family["turns"] = was["turns"]
+        if family and was:
+            _use_defaults_of_then(family, was, getattr(sweep.families, name).model_fields_set)
     if "balance" not in sweep.task.model_fields_set:
         for settings in (old["task"], new["task"]):
             settings.pop("balance", None)
     return [name for name in new if new[name] != old[name]]
+
+
+def _use_defaults_of_then(family: dict[str, Any], was: dict[str, Any], given: set[str]) -> None:
+    """Give a family the defaults that held when an old run began, where it says nothing else.
+
+    They were one range for all methods, one rate for both factors, no chat, and no turns in one.
+    """
+    for key in ("learning_rate", "ratio"):
+        if family.get(key, 0) is None:
+            family[key] = was[key]
+    if family["chat"] is None and was["chat"] == [False] and not was["turns"]:
+        family["chat"] = was["chat"]
+    if "turns" not in given:
+        family["turns"] = was["turns"]
 
 
 def _searched(sweep: Sweep) -> dict[str, Any]:

@@ -20,9 +20,9 @@ def recorded_sweep(settings: Any) -> Sweep:
 
     What could not be set when it was recorded has the value that held then, where another one is
     the default now: programs have the batch of the search, none runs without the model, no order is
-    balanced, a chat is used only where a family says so and has a single turn, and BLEU of FLORES
-    has the tokenizer 13a. A removed proposer proposes nothing any more; one that needs the same
-    budget stands for it.
+    balanced, a chat is used only where a family says so and has a single turn, both factors of LoRA
+    learn at one rate, and BLEU of FLORES has the tokenizer 13a. A removed proposer proposes nothing
+    any more; one that needs the same budget stands for it.
 
     Raises:
         ValueError, TypeError: if it is damaged.
@@ -41,7 +41,9 @@ def recorded_sweep(settings: Any) -> Sweep:
     families, then = settings.get("families"), {"chat": [False], "turns": False}
     if isinstance(families, dict):
         changed["families"] = {
-            name: {**then, **family} if isinstance(family, dict) else family
+            name: {**then, **({"ratio": 1.0} if name == "lora" else {}), **family}
+            if isinstance(family, dict)
+            else family
             for name, family in families.items()
         }
     changed.setdefault("model_free", {"constants": 0, "copy_input": False})

@@ -262,6 +262,7 @@ class RungEvaluator:
             parts=json.dumps(self._about["machine"]),
             data=json.dumps(self._about["data"]),
             num_parameters=base_model.num_parameters(self._frozen),
+            weight_bytes=base_model.loaded_bytes(self._frozen),
             load_s=self._frozen.load_s,
             host=platform.node(),
             pid=os.getpid(),

@@ -3,23 +3,26 @@
 Between two rungs an adapter is kept as a checkpoint: one file per candidate, rung and attempt.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from kilobit.cluster.worker.resident import Training, begin_from
-from kilobit.cluster.worker.rung_record import RungRows, Work
+from kilobit.cluster.worker.rung_record import RungRows, Scoring, Work
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, installed
-from kilobit.evaluators.model.data_codec import Learned, learn
+from kilobit.evaluators.model.data_codec import learn
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.records import RungRecord, rung_part
 from kilobit.search.rungs import Rung
+
+_LOG = logging.getLogger("kilobit")
 
 
 class Checkpoints:
@@ -212,7 +215,48 @@ class RungRunner:
                 with work.guarded():
                     if scoring.error is not None:
                         raise scoring.error
-                    self._rows.record(work, scoring.measured)
+                    work.scoring = self._without_adapter(work, scoring) or scoring
+                    self._rows.record(work, work.scoring.measured)
+
+    def _without_adapter(self, work: Work, scoring: Scoring) -> Scoring | None:
+        """Return the scoring of the program without the adapter if it has the same outputs.
+
+        Only a candidate whose training is complete is looked at. The plain program answers a batch
+        first, and the other examples if its answers are those of the adapter.
+        """
+        mine = scoring.measured
+        part = mine.program.recipe
+        there = part.adapter is not None or part.data is not None
+        whole = len(mine.outputs) == len(scoring.examples) and bool(mine.outputs)
+        if not there or not whole or self._rows.left(work.candidate, work.rung):
+            return None
+        bare = work.candidate.model_copy(update={"adapter": None})
+        plain = self._scorer.begin(Work(bare, work.rung, work.record, work.texts), left=0)
+        # A race would end before all outputs are known.
+        plain.race = None
+        if scoring.model is not None:
+            assert work.adapter is not None
+            work.adapter.assign([])
+            # A soft prompt is beside the base model, which is as it was.
+            plain.model = self._frozen.model if scoring.num_soft else scoring.model
+        every = plain.examples
+        theirs = plain.measured
+        for examples in (every[: plain.size], every):
+            plain.examples = examples
+            self._waves.run([plain])
+            if plain.error is not None or theirs.outputs != mine.outputs[: len(theirs.outputs)]:
+                return None
+        _LOG.info(
+            "%s at rung %d: its %d outputs are those without its adapter, so its program has none",
+            work.candidate.id,
+            work.rung.index,
+            len(every),
+        )
+        theirs.generated += mine.generated
+        theirs.input_tokens += mine.input_tokens
+        theirs.output_tokens += mine.output_tokens
+        theirs.generate_s += mine.generate_s
+        return plain
 
     def _variants(self, parent: Work) -> list[Work]:
         """Record coarser codings of an adapter as candidates of their own and return their work."""
@@ -221,7 +265,8 @@ class RungRunner:
             return []
         if scoring is None or scoring.measured.verdict == "loses":
             return []
-        if isinstance(parent.content, Learned):
+        # What has no effect as it was trained has none when it is coarser.
+        if scoring.measured.program.recipe.adapter is None:
             return []
         found = []
         for variant in self._sweep.rate_search.variants(parent.candidate):

@@ -247,7 +247,9 @@ def with_program(
         steps=program.recipe.postprocess if steps else (),
         thinking=program.recipe.thinking,
     )
-    spec = candidate.adapter
+    # A program has no adapter if that of its candidate changed no output.
+    there = program.recipe.adapter is not None or program.recipe.data is not None
+    spec = candidate.adapter if there else None
     if spec is None:
         yield plain
     elif plain.packs and (spec.num_soft or frozen.shard is not ALONE):

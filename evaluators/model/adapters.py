@@ -82,7 +82,12 @@ class Adapter:
             }
         learned = {} if self.transform is None else self.transform.learned
         self._trained = self.masters | learned
-        groups = [{"params": list(self.masters.values()), "factor": 1.0}]
+        # Of factors, B may learn faster than A.
+        root, factors = math.sqrt(spec.ratio), dict[float, list[torch.Tensor]]()
+        for name, weight in self.masters.items():
+            factor = 1 / root if "lora_A" in name else root
+            factors.setdefault(factor, []).append(weight)
+        groups = [{"params": own, "factor": factor} for factor, own in factors.items()]
         if learned:
             groups.append({"params": list(learned.values()), "factor": _LEARNED_FACTOR})
         unit = self._unit_of_rates() if spec.relative else 1.0

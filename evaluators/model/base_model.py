@@ -44,6 +44,7 @@ from kilobit.evaluators.model.machine import (
     files_digest,
     fingerprint,
     fresh_generation,
+    kept_bytes,
     machine_parts,
     num_numbers,
     quantization_config,
@@ -453,6 +454,11 @@ def unchanged(frozen: FrozenModel) -> bool:
     differs = int(fingerprint(frozen.model) != frozen.fingerprint)
     device = frozen.model.device
     return not int(frozen.shard.sum(torch.tensor(differs, dtype=torch.int64, device=device)))
+
+
+def loaded_bytes(frozen: FrozenModel) -> int:
+    """Return the bytes of the weights of the whole model as they are kept, over all ranks."""
+    return sum(map(kept_bytes, frozen.model.parameters()))
 
 
 def num_parameters(frozen: FrozenModel) -> int:

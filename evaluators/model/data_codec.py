@@ -20,7 +20,7 @@ import torch
 
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
-from kilobit.evaluators.model.text_codec import next_logits, start_token
+from kilobit.evaluators.model.text_codec import cache_for, next_logits, start_token
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.recipe import DataPart, LearningRule
 from kilobit.search.programs.text import PayloadError
@@ -159,11 +159,11 @@ def decode_examples(frozen: FrozenModel, model: Any, part: DataPart, section: by
 
 
 def _learn(model: Any, rule: LearningRule, next_example: NextExample) -> _Course:
-    """Run the loop of the program; gradients stay on while the model codes, as they do there."""
+    """Run the loop of the program; gradients are on while the model codes where they are there."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     known: list[tuple[torch.Tensor, torch.Tensor]] = []
     bits, losses, tokens, checksum = [], [], 0, 0
-    total, logits = rule.full_steps * rule.batch_size, next_logits(model)
+    total, logits = rule.full_steps * rule.batch_size, next_logits(model, rule.cache)
     for position in range(rule.steps * rule.batch_size):
         if position < rule.num_examples:
             batch = torch.tensor([next_example(position, logits)]).to(model.device)
@@ -238,6 +238,7 @@ def _lesson(
         full_steps=spec.steps,
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
+        cache=cache_for(frozen, *map(len, rows)),
     )
     return rows, rule
 

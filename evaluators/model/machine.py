@@ -316,6 +316,15 @@ def weight_bytes(model: Any, quantization: Quantization | None, size: int) -> in
     return total
 
 
+def kept_bytes(weight: Any) -> int:
+    """Return the bytes of a parameter as it is kept: of the whole one, with its scales."""
+    state = getattr(weight, "quant_state", None)
+    scales = [getattr(weight, "SCB", None), *([] if state is None else [state.absmax, state.code])]
+    # ZeRO-3 leaves an empty tensor; a parameter of 4 bits has two numbers a byte.
+    count = getattr(weight, "ds_numel", None) or weight.numel()
+    return int(count * weight.element_size() + sum(s.nbytes for s in scales if s is not None))
+
+
 def num_numbers(weight: Any) -> int:
     """Return the number of numbers of a parameter: of the whole one, also if it is quantised."""
     # ZeRO-3 leaves an empty tensor; its full size is in `ds_numel`.

@@ -42,7 +42,9 @@ def next_logits(model: Any, cache: Cache | None = None) -> NextLogits:
         nonlocal found, seen
         assert len(ids) in (1, seen + 1), "a cache holds the ids of the last call"
         kept, seen = None if len(ids) == 1 else found[1], len(ids)
-        found = model(torch.tensor([ids[-1:]]).to(model.device), **{cache: kept})
+        # Gradients are on where an adapter learns between two texts, and a graph would grow.
+        with torch.no_grad():
+            found = model(torch.tensor([ids[-1:]]).to(model.device), **{cache: kept})
         return _last(found[0])
 
     return logits
@@ -52,9 +54,10 @@ def _last(logits: torch.Tensor) -> Logits:
     return np.asarray(logits[0, -1].detach().float().cpu(), np.float32)
 
 
-def cache_for(frozen: FrozenModel, num_tokens: int) -> Cache:
-    """Return the cache by which the model codes a text of `num_tokens`; a short one has `none`."""
-    if num_parameters(frozen) * num_tokens * (num_tokens + 1) // 2 <= _MOST_WITHOUT_CACHE:
+def cache_for(frozen: FrozenModel, *num_tokens: int) -> Cache:
+    """Return the cache by which the model codes texts of `num_tokens`; short ones have `none`."""
+    read = sum(n * (n + 1) // 2 for n in num_tokens)
+    if num_parameters(frozen) * read <= _MOST_WITHOUT_CACHE:
         return "none"
     taken = inspect.signature(frozen.model.forward).parameters
     keeps = getattr(frozen.model.config.get_text_config(), "use_cache", False)

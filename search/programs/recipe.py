@@ -87,6 +87,7 @@ class LearningRule(Config):
         batch_size: examples of a step, in order, beginning again after the last.
         learning_rate: learning rate of the first step.
         momentum: fraction of a gradient that is kept for the next step.
+        cache: what the model keeps of the tokens before the one that it reads while it codes.
     """
 
     arguments: dict[str, Any]
@@ -100,6 +101,7 @@ class LearningRule(Config):
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    cache: Cache = "none"
 
 
 class DataPart(LearningRule):

@@ -9,9 +9,9 @@ train split is its second argument: JSON lists of input and target, one a line.
 A program with training examples decodes them while the model learns from them. Its statements
 read `coded` and `model`, and leave `model` with the trained adapter on it. They repeat, float for
 float, what `kilobit.evaluators.model.data_codec` computed when it coded the examples: the model in
-evaluation mode, one example at a time, gradients on throughout. The model learns from an example as
-soon as it is decoded, from all of its tokens; in later rounds only from its last tokens, the
-answer.
+evaluation mode, one example at a time, gradients on except where it codes with a cache. The model
+learns from an example as soon as it is decoded, from all of its tokens; in later rounds only from
+its last tokens, the answer.
 
 A step moves every number by the sign of its momentum (Signum, Bernstein et al. 2018, arXiv
 1802.04434). The gradient itself is the momentum, because it is damped instead of set to zero: so no
@@ -387,6 +387,15 @@ def data_statements(part: DataPart, cuda: bool) -> list[str]:
     """Return the statements; they use `numpy`, `peft`, `torch` and `zlib`."""
     words = f"bytes({part.padding}) + coded" if part.padding else "coded"
     there, back = (".cuda()", ".cpu()") if cuda else ("", "")
+    begin, step, read = [], [], f"model(torch.tensor([ids]){there}).logits"
+    if part.cache != "none":
+        begin, read = ["        found = 0, None"], "found[0]"
+        # A graph would hold the keys and values of every step.
+        last = f"torch.tensor([ids[-1:]]){there}"
+        step = [
+            "            with torch.no_grad():",
+            f"                found = model({last}, {part.cache}=found[1])",
+        ]
     return [
         "from constriction import stream",
         *METHODS["data"].statements("LoraConfig", part.arguments),
@@ -396,8 +405,10 @@ def data_statements(part: DataPart, cuda: bool) -> list[str]:
         f"for place in range({part.steps * part.batch_size}):",
         f"    if place < {part.num_examples}:",
         f"        ids = [{part.start_token}]",
+        *begin,
         f"        while ids.count({part.end_token}) < {part.end_count}:",
-        f"            nats = numpy.round(model(torch.tensor([ids]){there}).logits[0, -1].tolist())",
+        *step,
+        f"            nats = numpy.round({read}[0, -1].tolist())",
         # `1 > 0` is lazy=True: shorter after minification, and constriction rejects 1 for True.
         "            ids += (decoder.decode(stream.model.Categorical("
         f"2.72 ** (nats - max(nats) + {len(LADDER) - 1}) // 1, 1 > 0)),)",

@@ -121,6 +121,7 @@ def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Ax
         found |= {field: unique(values) for field, values in family.shapes().items()}
         found["learning_rate"] = log_points(family.rates(name), config.points)
         found["relative"] = [family.relative]
+        found["ratio"] = [family.rate_ratio(name)]
         found["steps"] = unique(family.steps)
         found["batch_size"] = [family.batch_size]
         found["seed"] = [stream(seed, "grid seed", name).randrange(1 << 31)]

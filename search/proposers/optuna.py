@@ -178,6 +178,7 @@ class OptunaProposer:
                 trial.suggest_float(prefix + "learning_rate", rate.low, rate.high, log=True)
             ),
             relative=family.relative,
+            ratio=family.rate_ratio(name),
             steps=_level(trial, prefix + "steps", family.steps),
             batch_size=family.batch_size,
             seed=stream(self._seed, "adapter", model, name).randrange(1 << 31),

@@ -236,6 +236,7 @@ def test_the_added_method_has_the_statement_that_peft_asks_for(programs: dict[st
         ({"tokens": (3,)}, "data has no tokens"),
         ({"step": 0.5}, "data has no step and no keep"),
         ({"relative": True}, "data has no relative learning rate"),
+        ({"ratio": 10.0}, "data has no ratio: it does not train factors A and B"),
         ({"keep": 0.5}, "data has no step and no keep"),
         ({"size": 11}, "10 steps of 1 do not reach 11 examples"),
     ],

@@ -67,7 +67,20 @@ def test_a_family_without_learning_rates_draws_from_the_range_of_its_method(meth
     assert max(s.learning_rate for s in specs) > 4 * min(s.learning_rate for s in specs)
     given = {"candidates": 3, "learning_rate": {"low": 0.01, "high": 0.01}}
     named = [c.adapter for c in draw({method: given}, ["a"]) if c.adapter]
-    assert {(spec.relative, spec.learning_rate) for spec in named} == {(False, 0.01)}
+    assert {(s.relative, s.learning_rate, s.ratio) for s in named} == {(False, 0.01, 1.0)}
+
+
+def test_the_factors_of_a_lora_learn_at_two_rates_unless_rates_are_named() -> None:
+    def ratios(method: str, **changes: Any) -> set[float]:
+        family = {"candidates": 3, "learning_rate": None, **changes}
+        return {c.adapter.ratio for c in draw({method: family}, ["a"]) if c.adapter}
+
+    rate = {"low": 0.01, "high": 0.1}
+    assert ratios("lora") == {10.0}
+    assert ratios("lora_fa") == {1.0}
+    assert ratios("lora", learning_rate=rate) == {1.0}
+    assert ratios("lora", learning_rate=rate, ratio=4) == {4.0}
+    assert ratios("lora", ratio=1) == {1.0}
 
 
 def test_a_space_smaller_than_asked_for_is_taken_whole() -> None:

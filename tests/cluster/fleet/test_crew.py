@@ -6,6 +6,7 @@ Of a model on two ranks, the programs are searched, proven and measured, and are
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.cpus_and_memory import cpus
+from kilobit.search.records import WorkerRecord
 from kilobit.search.settings import InputError
 from tests.support.hosts.dying import Worker
 from tests.support.rows import rows_of
@@ -218,14 +220,19 @@ def test_as_many_programs_run_at_once_as_cores_and_memory_hold(
     monkeypatch: pytest.MonkeyPatch, sweep: Sweep
 ) -> None:
     label = sweep.base_models[0].label
+    load = WorkerRecord(worker="w", model=label, num_parameters=10**9)
     # In float32 a billion parameters are 4 GB, and 1 GiB is for the passes.
-    memory = crew.memory_of(sweep, {label: 10**9})
+    memory = crew.memory_of(sweep, [load])
     assert memory == 4 * 10**9 + (1 << 30)
+    # Quantised ones are as large as they were when they were loaded.
+    quantised = replace(load, weight_bytes=10**9 // 2)
+    assert crew.memory_of(sweep, [quantised]) == 10**9 // 2 + (1 << 30)
+    assert crew.memory_of(sweep, [quantised, load]) == memory
     # A node of 64 cores of which a job has 4 cores, and 16 GB.
     monkeypatch.setattr(crew, "cpus", lambda: 4)
     monkeypatch.setattr(crew, "free_memory", lambda: 16 * 10**9)
     assert crew.at_once(sweep, lambda: memory) == 3
-    assert crew.at_once(sweep, lambda: crew.memory_of(sweep, {})) == 4
+    assert crew.at_once(sweep, lambda: crew.memory_of(sweep, [])) == 4
     assert crew.at_once(sweep, lambda: 10**12) == 1
     two = sweep.model_copy(update={"workers": sweep.workers.model_copy(update={"threads": 2})})
     assert crew.at_once(two, lambda: memory) == 2

@@ -198,6 +198,22 @@ def test_an_old_run_goes_on_with_the_order_of_its_examples(
         pass
 
 
+def test_an_old_run_goes_on_with_one_rate_for_both_factors(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    path, out = write_sweep(families={"lora": {"candidates": 1}}), tmp_path / "run"
+    with create_run(load_sweep(path), path, out):
+        pass
+    manifest = json.loads((out / "run.json").read_text("utf-8"))
+    assert manifest["sweep"]["families"]["lora"].pop("ratio", 0) is None
+    (out / "run.json").write_text(json.dumps(manifest), "utf-8")
+    with continue_run(load_sweep(path), out) as run:
+        assert run.sweep.families.named()["lora"].rate_ratio("lora") == 1.0
+    other = load_sweep(path, ["families.lora.ratio=10"])
+    with pytest.raises(InputError, match="families differs"), continue_run(other, out):
+        pass
+
+
 def test_what_needs_no_model_counts_for_no_budget(write_sweep: Write, tmp_path: Path) -> None:
     path, out = write_sweep(), tmp_path / "run"
     with create_run(load_sweep(path), path, out) as run:

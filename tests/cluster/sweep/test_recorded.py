@@ -35,6 +35,16 @@ def test_what_could_not_be_set_has_the_value_of_then(settings: dict[str, Any]) -
     assert proposer_of(removed) == "descent"
 
 
+def test_both_factors_of_an_old_run_learn_at_one_rate(write_sweep: Write) -> None:
+    families = {"lora": {"candidates": 1}, "lora_fa": {"candidates": 1}}
+    settings = json.loads(load_sweep(write_sweep(families=families)).model_dump_json())
+    assert settings["families"]["lora"].pop("ratio", 0) is None
+    old = recorded_sweep(settings)
+    assert old.families.named()["lora"].rate_ratio("lora") == 1.0
+    settings["families"]["lora"]["ratio"] = None
+    assert recorded_sweep(settings).families.named()["lora"].rate_ratio("lora") == 10.0
+
+
 @pytest.mark.parametrize("damaged", [None, [], "x", {}, {"task": 1}, {"task": {"kind": "flores"}}])
 def test_a_damaged_sweep_is_an_error(damaged: Any) -> None:
     with pytest.raises((ValueError, TypeError)):

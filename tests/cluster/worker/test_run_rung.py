@@ -1,7 +1,11 @@
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from kilobit.cluster.worker.evaluator import RungEvaluator
+from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.search.candidate import Prompt
@@ -43,7 +47,8 @@ def test_the_batch_of_a_program_is_not_that_of_the_search(
 def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
     evaluator: RungEvaluator, tmp_path: Path
 ) -> None:
-    one = lora(rank=2)
+    # The output matrix at a large rate: what changes no output is written without an adapter.
+    one = lora(rank=2, target_modules=("lm_head",), learning_rate=0.3)
     evaluator.run_rung(one.canonical(), FIRST).record.row()
     ledger = Ledger(tmp_path / "run" / "ledger")
     assert rows_of(ledger, "candidates") == []
@@ -61,6 +66,44 @@ def test_the_last_rung_also_scores_coarser_codings_of_the_same_adapter(
         assert read_program(ledger, f"{name}-r1").digest == rows[name]["program"]
     # A coarser program is a program of its own: it is scored by what its own numbers say.
     assert len({r["program"] for r in rows.values()}) > 5
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_an_adapter_with_the_outputs_of_its_prompt_alone_is_left_out(
+    make_evaluator: Callable[..., RungEvaluator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    alone: bool,
+) -> None:
+    if alone:
+        monkeypatch.setattr(Resident, "adapt", lambda *_: False)
+    # Large enough to be written, too small for other outputs.
+    weak = lora(method=method, learning_rate=1e-3, rank=1 if method == "lora" else None)
+    one = weak.model_copy(update={"prompt": Prompt(instruction="Number:")})
+    bare = one.model_copy(update={"adapter": None})
+    evaluator, ledger = make_evaluator("run"), Ledger(tmp_path / "run" / "ledger")
+    caplog.set_level(logging.INFO, "kilobit")
+    first, second = (evaluator.run_rung(one.canonical(), rung).record for rung in (FIRST, SECOND))
+    plain = evaluator.run_rung(bare.canonical(), SECOND).record
+    # An adapter in training is not judged by its outputs.
+    assert read_program(ledger, f"{one.id}-r0").recipe.adapter is not None
+    assert (second.error, second.train_steps) == (None, 4)
+    assert (second.program, second.program_bits) == (plain.program, plain.program_bits)
+    assert first.program_bits is not None
+    assert first.program_bits > plain.program_bits
+    # Coarser codings of it would be the same program.
+    assert {row["candidate"] for row in rows_of(ledger, "rungs")} == {one.id, bare.id}
+    said = [r.getMessage() for r in caplog.records if "without its adapter" in r.getMessage()]
+    assert said[0].startswith(f"{one.id} at rung 1: its 8 outputs are those without its adapter")
+    assert second.num_generated > 0
+    assert not plain.num_generated
+    # With a candidate that changes what the model says it stays.
+    strong = lora(learning_rate=0.5, target_modules=("lm_head",))
+    evaluator.run_rung(strong.canonical(), SECOND)
+    assert read_program(ledger, f"{strong.id}-r1").recipe.adapter is not None
 
 
 def test_a_pack_is_what_its_candidates_are_alone(

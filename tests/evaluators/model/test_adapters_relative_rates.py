@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -39,6 +40,7 @@ PROJECTED = ("lora", "lora_fa", "lora_xs", "vera", "tinylora", "unilora", "fouri
 def relative(method: str, rate: float, **changes: Any) -> AdapterSpec:
     shape = {name: USUAL[name] for name in METHODS[method].fields if name in USUAL}
     values: dict[str, Any] = {"steps": 24, "batch_size": 8, "seed": 7}
+    values |= {"ratio": METHODS[method].ratio}
     values |= shape | OWN.get(method, {}) | changes
     return AdapterSpec(method=method, learning_rate=rate, relative=True, **values)
 
@@ -93,6 +95,39 @@ def test_a_step_is_a_share_of_the_numbers_own_size(
         moved = one_step(adapter)
     # The first of five steps of the warm-up takes a fifth of the rate.
     assert {round(float(w.abs().max()) / size, 4) for w in moved.values()} == {0.02}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 0.5])
+@pytest.mark.parametrize("training", ["plain", "rate"])
+def test_b_moves_as_much_more_than_a_as_the_ratio_says(
+    pretrained: FrozenModel, ratio: float, training: str
+) -> None:
+    price = None if training == "plain" else 1e-6
+    more = {"ratio": ratio, "training": training, "nats_per_kbit": price, "relative": False}
+    spec = AdapterSpec.model_validate(relative("lora", 0.01).model_dump() | more)
+    with installed(pretrained, spec) as adapter:
+        before = {name: weight.detach().clone() for name, weight in adapter.masters.items()}
+        one_step(adapter)
+        moved = {n: float((w - before[n]).abs().median()) for n, w in adapter.masters.items()}
+    # The first of five steps of the warm-up takes a fifth of the rate.
+    expected = {"lora_A": 0.002 / math.sqrt(ratio), "lora_B": 0.002 * math.sqrt(ratio)}
+    for name, share in moved.items():
+        factor = "lora_A" if "lora_A" in name else "lora_B"
+        assert share == pytest.approx(expected[factor], rel=1e-3)
+
+
+def test_a_checkpoint_restores_the_moments_of_both_factors(pretrained: FrozenModel) -> None:
+    spec = relative("lora", 0.1)
+    with installed(pretrained, spec) as adapter:
+        adapter.train(pretrained, LESSON, 2)
+        state = adapter.state()
+        adapter.train(pretrained, LESSON, 4)
+        at_once = adapter.tensors()
+    with installed(pretrained, spec) as adapter:
+        adapter.restore(state)
+        adapter.train(pretrained, LESSON, 4)
+        in_two = adapter.tensors()
+    assert all(np.array_equal(a, b) for a, b in zip(at_once, in_two, strict=True))
 
 
 def share_of_a_step(width: int, method: str) -> float:

@@ -12,6 +12,7 @@ from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.model import text_codec
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.data_codec import (
@@ -29,6 +30,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.recipe import DataPart
+from kilobit.search.programs.script import data_statements, readable_script
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
@@ -146,6 +148,44 @@ def test_the_files_give_the_same_outputs_in_a_fresh_process(
     assert outputs != bare
     files = (program.script, program.payload, model_folders["llama"], inputs, Limits(seconds=100))
     assert run_files(*files) == outputs
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_with_a_cache_each_token_is_read_once_and_the_files_give_the_same_outputs(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], architecture: str
+) -> None:
+    monkeypatch.setattr(text_codec, "_MOST_WITHOUT_CACHE", 0)
+    folder = model_folders[architecture]
+    frozen = frozen_from(folder)
+    chosen = spec(architecture, steps=8, batch_size=1, learning_rate=0.03)
+    read: list[int] = []
+
+    def count(module: Any, values: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+        if "labels" not in named:
+            assert not torch.is_grad_enabled()
+            read.append(values[0].numel())
+
+    with installed(frozen, chosen) as adapter:
+        base = adapter.model.get_base_model()
+        hook = base.register_forward_pre_hook(count, with_kwargs=True)
+        learned = learn(frozen, adapter, TASK, 8, exact=True)
+        hook.remove()
+    assert learned.part.cache == "past_key_values"
+    lengths = [len(frozen.tokenizer(t, add_special_tokens=False).input_ids) for t in texts(chosen)]
+    assert read == [1] * sum(lengths)
+    assert decoded_from(frozen, learned, learned.section) == texts(chosen)
+    program, inputs, outputs = program_and_outputs(frozen, folder, chosen, 3)
+    assert b"past_key_values" in readable_script(program.recipe).encode()
+    assert (
+        run_files(program.script, program.payload, folder, inputs, Limits(seconds=100)) == outputs
+    )
+
+
+def test_few_examples_are_coded_without_a_cache_as_before(frozen: FrozenModel) -> None:
+    learned, _ = learned_from(frozen, spec())
+    assert learned.part.cache == "none"
+    assert "cache" not in learned.part.model_dump(exclude_defaults=True)
+    assert "no_grad" not in "".join(data_statements(learned.part, False))
 
 
 def test_a_damaged_payload_ends_the_program(

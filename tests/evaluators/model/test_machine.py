@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from kilobit.evaluators.model.base_model import FrozenModel, load, num_parameters, unchanged
+from kilobit.evaluators.model.base_model import (
+    FrozenModel,
+    load,
+    loaded_bytes,
+    num_parameters,
+    unchanged,
+)
 from kilobit.evaluators.model.generate import all_parts
 from kilobit.evaluators.model.machine import (
     fingerprint,
@@ -230,3 +236,4 @@ def test_the_bytes_of_a_model_are_known_before_it_is_loaded(
     most = 200 * len(quantised_names(plain)) if quantization == "nf4" else 100
     assert expected <= sum(kept.values()) <= expected + most
     assert num_parameters(found) == sum(p.numel() for p in plain.parameters())
+    assert expected <= loaded_bytes(found) <= expected + most
