@@ -45,7 +45,11 @@ def test_an_old_run_resumes_to_the_front_and_the_files_of_the_old_code(
 ) -> None:
     assert launch.main(["front", str(old_run / "run"), "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    # The old code did not count distinct outputs, and what a chat costs; what ran since has both.
+    # The old code did not count distinct outputs, what a chat costs, and bits above the bare
+    # question; the ledger has the last, and what ran since has all.
+    bare = {one["model"]: one["program_bits"] - one["net_bits"] for one in found}
+    assert all(one["program_bits"] - one.pop("net_bits") == bare[one["model"]] for one in found)
+    assert min(bare.values()) > 3000
     assert all(point.pop("template_bits") in (None, 0) for point in found)
     assert all(point.pop("num_distinct") in (None, *range(1, 100)) for point in found)
     lines = [json.dumps(point) for point in found]
