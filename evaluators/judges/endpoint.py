@@ -138,6 +138,9 @@ class Chat:
             raise TryAgainError(self._blot(f"no connection: {error}{self._by}")) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise TryAgainError(self._blot(f"the connection broke: {error!r}{self._by}")) from None
+        except ValueError as error:
+            # The library reads the address of a redirect, though it does not follow it.
+            raise TryAgainError(self._blot(f"invalid reply: {error}")) from None
         if not response.is_success:
             raise self._refusal(response, content)
         if len(content) > _MOST_BYTES:
