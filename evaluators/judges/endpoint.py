@@ -273,8 +273,9 @@ def _reply(content: str) -> Reply:
 def _whole(counts: Mapping[str, Any], name: str) -> int | None:
     """Return a count of tokens, None if it is none."""
     value = counts.get(name)
-    number = isinstance(value, int) and not isinstance(value, bool)
-    return value if number and 0 <= value < _MOST_TOKENS else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MOST_TOKENS else None
 
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
