@@ -115,7 +115,7 @@ def _kept_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _arranged(bare: Any, stored: "Mapping[str, _Stored]") -> "dict[str, _Stored]":
-    """Return what the files have of each weight of a model, as transformers would arrange it.
+    """Return a stand-in for each weight of a model, arranged as transformers would.
 
     Source: `convert_and_load_state_dict_in_model` of transformers.
 

@@ -138,6 +138,9 @@ class Chat:
             raise TryAgainError(self._blot(f"no connection: {error}{self._by}")) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise TryAgainError(self._blot(f"the connection broke: {error!r}{self._by}")) from None
+        except ValueError as error:
+            # The library reads the address of a redirect, though it does not follow it.
+            raise TryAgainError(self._blot(f"invalid reply: {error}")) from None
         if not response.is_success:
             raise self._refusal(response, content)
         if len(content) > _MOST_BYTES:
@@ -270,8 +273,9 @@ def _reply(content: str) -> Reply:
 def _whole(counts: Mapping[str, Any], name: str) -> int | None:
     """Return a count of tokens, None if it is none."""
     value = counts.get(name)
-    number = isinstance(value, int) and not isinstance(value, bool)
-    return value if number and 0 <= value < _MOST_TOKENS else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MOST_TOKENS else None
 
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0

@@ -182,3 +182,12 @@ def test_two_ranks_read_half_of_the_experts_each_and_never_two_at_once(
     for key, size in sizes.items():
         assert sum(of_rank.get(key, 0) for of_rank in read) == size
     assert max(largest) <= max(sizes.values())
+
+
+@pytest.mark.timeout(300)
+def test_random_experts_that_are_split_are_those_of_one_process(tmp_path: Path) -> None:
+    folder = build_model("mixtral", _tokenizer(bos=False, pad=True), tmp_path / "model")
+    base = config(folder, weights="random", seed=3)
+    spread = ShardsConfig.model_validate({"world_size": 2, "layout": "tensor", "timeout_s": 60.0})
+    with Forks(spread, CountingReader, base, spread) as ranks:
+        assert ranks.call("digest") == base_model.load(base, Path()).digest
