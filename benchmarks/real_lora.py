@@ -2,7 +2,7 @@ r"""LoRA programs by how much faster B learns than A, at several quantisation st
 
     python benchmarks/real_lora.py MODEL_DIR [--records FILE.jsonl --input description \
         --target section] [--modules v_proj] [--rank 1] [--ratios 1 10] [--rates 0.15 0.3] \
-        [--seeds 0] [--steps 18] [--rows 8] [--examples 48] [--batch 24]
+        [--seeds 0] [--steps 18] [--rows 8] [--examples 48] [--batch 24] [--codings 0.5 1 1.5]
 
 Trains a LoRA for each ratio, relative rate and seed, by default on the built-in task `numbers`, and
 writes it at each quantisation step. Each program's score, and its loss in nats a token of the
@@ -14,7 +14,7 @@ At the end, for each score, the shortest program of each ratio that reaches it. 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,6 @@ from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.task import Task
-
-STEPS = (0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 def task_of(asked: argparse.Namespace) -> Task:
@@ -69,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--examples", type=int, default=48)
     parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--codings", type=float, nargs="+", default=[0.5, 1.0, 1.5])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     task, config = task_of(asked), BaseModelConfig(regime="real", path=asked.model.absolute())
@@ -80,7 +79,9 @@ def main() -> None:
             learning_rate=rate, relative=True, ratio=ratio, steps=asked.steps,
             batch_size=asked.rows, seed=seed,
         )  # fmt: skip
-        for line in programs_of(frozen, config, task, spec, asked.examples, asked.batch):
+        for line in programs_of(
+            frozen, config, task, spec, asked.examples, asked.batch, asked.codings
+        ):
             lines.append({"seed": seed, "rate": rate, "ratio": ratio, **line})
             print(json.dumps(lines[-1]), flush=True)
     for score in sorted({line["score"] for line in lines}):
@@ -101,6 +102,7 @@ def programs_of(
     spec: AdapterSpec,
     num_examples: int,
     batch_size: int,
+    steps: Sequence[float],
 ) -> Iterator[dict[str, Any]]:
     """Train an adapter and yield what its program is at each quantisation step."""
     candidate = Candidate(task=task.name, model="real", adapter=spec)
@@ -111,7 +113,7 @@ def programs_of(
     with installed(frozen, spec) as adapter:
         adapter.train(frozen, lesson, spec.steps)
         tensors = adapter.tensors()
-        for step in STEPS:
+        for step in steps:
             coded = candidate.model_copy(update={"adapter": spec.model_copy(update={"step": step})})
             with patch.object(Adapter, "pairs_from_seed", new=False):
                 whole = builder.build(coded, {}, adapter, tensors)

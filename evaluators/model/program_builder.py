@@ -22,8 +22,13 @@ from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_to
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.coarsening import coarse, coarse_changes, coarse_each
-from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
+from kilobit.search.programs.coarsening import (
+    coarse,
+    coarse_changes,
+    coarse_each,
+    kept_share,
+)
+from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor, step_of
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import (
     Decoded,
@@ -41,6 +46,9 @@ from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
 from kilobit.search.task import Task
+
+# Programs of a real model lost their whole score where differences from the start held less.
+_LEAST_KEPT = 0.25
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,9 @@ class Builder:
             found = [coarsely(adapter, content, spec)]
             if adapter.pairs_from_seed and found[0].part.numbers.steps == "one":
                 found.append(changes(adapter, content, spec))
+                # A step above what A has learned leaves nothing of it, whatever else is exact.
+                if _kept(found[1], adapter, content) < _LEAST_KEPT:
+                    del found[1]
             # The plain prompt's program stands for an adapter that changes nothing.
             if not any(without_effect(one, adapter) for one in found):
                 programs = [self._with_numbers(recipe, payload, one) for one in found]
@@ -253,6 +264,12 @@ def without_effect(found: Coarse, adapter: Adapter) -> bool:
     # A is not zero, and B is what it says.
     deciding = [unit[-1:] if found.part.seed is not None else unit for unit in adapter.units]
     return not any(np.logical_and.reduce([rows[i].any(1) for i in unit]).any() for unit in deciding)
+
+
+def _kept(found: Coarse, adapter: Adapter, tensors: Sequence[Tensor]) -> float:
+    """Return the share of what the factors A have learned that is in a coarsening's differences."""
+    near = [np.float32(step_of(found.more[0])) * i for i in found.integers[::2]]
+    return kept_share(tensors[::2], adapter.starts()[::2], near)
 
 
 def changes(adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec) -> Coarse:

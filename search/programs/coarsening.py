@@ -20,6 +20,9 @@ from kilobit.search.programs.numbers import Integers, Tensor, quantise, quantise
 # Positions of tensors whose rows belong together: (A, B) of a low-rank product, or one alone.
 Units = Sequence[tuple[int, ...]]
 
+# Share of a start's squared size below which a change of it says nothing yet.
+_NOTHING = 0.02
+
 
 def rotated(tensors: Sequence[Tensor], units: Units) -> list[Tensor]:
     """Return the same products from balanced factors with orthogonal, ordered components.
@@ -119,6 +122,21 @@ def coarse_changes(
     first, downs = quantise(changes, size * ratio or 1.0)
     pairs = zip(downs, ups, strict=True)
     return second, bytes([first]), [factor for pair in pairs for factor in pair]
+
+
+def kept_share(
+    tensors: Sequence[Tensor], starts: Sequence[Tensor], near: Sequence[Tensor]
+) -> float:
+    """Return how much of the change from `starts` to `tensors` is in the differences `near`.
+
+    It is their projection on the change, as a share of the change; 1 where this is nothing beside
+    the start, as after a very short training.
+    """
+    pairs = [(np.float64(t) - s, n) for t, s, n in zip(tensors, starts, near, strict=True)]
+    whole = sum(float((change**2).sum()) for change, _ in pairs)
+    if whole <= _NOTHING * sum(map(_power, starts)):
+        return 1.0
+    return sum(float((change * n).sum()) for change, n in pairs) / whole
 
 
 def _power(tensor: Tensor) -> float:

@@ -193,6 +193,23 @@ def test_the_shorter_of_numbers_and_differences_is_written(
     assert away.recipe.adapter.seed is None
 
 
+def moved_by_its_size(adapter: Adapter) -> list[Tensor]:
+    """Return numbers as Adam leaves them: each of A has moved by as much as its start is large."""
+    rng, moved = np.random.default_rng(0), list[Tensor]()
+    for start in adapter.starts():
+        way = rng.choice((-1, 1), start.shape) if start.any() else rng.normal(size=start.shape)
+        moved.append((start + (start.std() or 1) * way).astype(np.float32))
+    return moved
+
+
+def test_differences_that_lose_the_changes_of_a_are_not_written(llama: Maker) -> None:
+    spec = adapter_spec("lora").model_copy(update={"step": 2.0})
+    at_a_coarse_step = candidate().model_copy(update={"adapter": spec})
+    part = llama.make(at_a_coarse_step, numbers=moved_by_its_size).program.recipe.adapter
+    assert part is not None
+    assert not part.delta
+
+
 def test_differences_from_another_start_are_another_adapter(
     programs: dict[str, Made], llama: Maker
 ) -> None:

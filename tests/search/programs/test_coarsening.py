@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilobit.search.programs.coarsening import Units, coarse, coarse_changes, pruned, rotated
+from kilobit.search.programs.coarsening import (
+    Units,
+    coarse,
+    coarse_changes,
+    kept_share,
+    pruned,
+    rotated,
+)
 from kilobit.search.programs.numbers import Tensor, step_of
 
 
@@ -95,6 +102,17 @@ def test_changes_lose_as_much_as_balanced_factors_and_are_smaller(moved: float, 
         )
         assert other < 1.3 * error
         assert np.abs(changes[0]).sum() < 0.7 * np.abs(integers[0]).sum()
+
+
+def test_what_differences_keep_is_their_projection_on_the_change() -> None:
+    start, end = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    across = np.array([[1, -1, 0], [1, 0, -1]], np.float32)
+    for near, share in ((end, 1), (end / 2, 0.5), (0 * end, 0), (across, 0), (end + across, 1)):
+        assert kept_share([end], [start], [near]) == share
+    assert kept_share([end, start], [start, start], [0 * end, end]) == 0
+    for moved, share in ((0.1, 1), (0.2, 0)):
+        assert kept_share([(1 + moved) * end], [end], [start]) == share
+    assert kept_share([start], [start], [end]) == 1
 
 
 def test_changes_of_components_without_effect_are_zero() -> None:
