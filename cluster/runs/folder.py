@@ -332,7 +332,7 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
 
 
 def _use_defaults_of_then(family: dict[str, Any], was: dict[str, Any], given: set[str]) -> None:
-    """Give a family the defaults that held when an old run began, where it says nothing else.
+    """Set defaults of a family to those that held when an old run began, where it gives none.
 
     They were one range for all methods, one rate for both factors, no chat, and no turns in one.
     """

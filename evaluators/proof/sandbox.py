@@ -322,7 +322,7 @@ def _last_line(err: BinaryIO) -> str:
 
 
 def _outputs(out: BinaryIO, expected: int) -> list[str]:
-    """Return what a program printed, read no further than to the first line that is wrong."""
+    """Return the outputs that a program printed; read no further than to the first wrong line."""
     outputs = list[str]()
     while (line := out.readline(_MAX_LINE_BYTES)).endswith(b"\n"):
         number = len(outputs) + 1
