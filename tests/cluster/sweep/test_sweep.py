@@ -146,3 +146,9 @@ def test_a_search_that_never_ends_keeps_its_budget() -> None:
     old = sweep(proposer={"kind": "tpe"}, budget={"candidates": 3})
     with pytest.raises(InputError, match="tpe never ends by itself"):
         change_budget(old, ["budget.candidates=null"])
+
+
+def test_net_bits_are_shown_and_program_bits_are_minimised() -> None:
+    lengths = ("program", "payload", "net")
+    minimised = [sweep(length=length).minimised for length in lengths]
+    assert minimised == ["program", "payload", "program"]
