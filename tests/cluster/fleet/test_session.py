@@ -8,8 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
+from ray._private import parameter
+from ray._private.parameter import RayParams
 from ray.exceptions import AuthenticationError
 
 from kilobit.cluster.fleet import session
@@ -201,3 +204,14 @@ def test_a_start_beforehand_that_fails_is_repeated_and_reported(
         pass
     assert tries == [True, True]
     assert session._STARTED == []
+
+
+def test_a_session_of_this_machine_has_no_processes_that_serve_nobody() -> None:
+    if ray.is_initialized():
+        ray.shutdown()
+    usual = RayParams
+    with ray_session():
+        words = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in line for line in words)
+    assert not [line for line in words if "monitor.py" in line]
+    assert parameter.RayParams is usual
