@@ -13,9 +13,11 @@ the thinking is no part of an output. A program does this itself, and its statem
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from threading import Thread
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.recipe import ThinkingPart
 from kilobit.search.programs.script import clock
 
+_RENDER_S = 20.0
 _SWITCHES = ("enable_thinking", "thinking")
 # What models write around their thinking: the text before it, the mark at its end, and that mark
 # with what follows it.
@@ -195,7 +198,34 @@ def _switches(tokenizer: Any, name: str, today: str | None) -> bool:
 def _rendered(
     tokenizer: Any, said: Sequence[str], arguments: dict[str, bool], today: str | None
 ) -> str:
-    """Return the rendered turns of user and model, the last of which is the user's."""
+    """Return the rendered turns of user and model, the last of which is the user's.
+
+    Raises:
+        ValueError: if the template does not end for a word.
+    """
+    _check_end(tokenizer, f"{tokenizer.chat_template}", today)
+    return _rendered_at_once(tokenizer, said, arguments, today)
+
+
+@lru_cache(maxsize=16)
+def _check_end(tokenizer: Any, _template: str, today: str | None) -> None:
+    """Check once that a chat template ends; one loop in another one takes days."""
+
+    def render() -> None:
+        # What it raises is for those who need its text.
+        with suppress(Exception):
+            _rendered_at_once(tokenizer, ["x"], {}, today)
+
+    ended = Thread(target=render, daemon=True)
+    ended.start()
+    ended.join(_RENDER_S)
+    if ended.is_alive():
+        raise ValueError(f"path: the chat template does not end within {_RENDER_S:g} s for a word")
+
+
+def _rendered_at_once(
+    tokenizer: Any, said: Sequence[str], arguments: dict[str, bool], today: str | None
+) -> str:
     dated = {}
     if today is not None:
         dated["chat_template"] = clock(today) + tokenizer.get_chat_template()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.oracles import run_program
+from kilobit.evaluators.model import generate
 from kilobit.evaluators.model.adapted import with_program
 from kilobit.evaluators.model.base_model import FrozenModel, load, load_tokenizer
 from kilobit.evaluators.model.generate import ChatTemplate, chat_template_of
@@ -103,6 +104,16 @@ def test_settings_that_do_not_fit_the_template(
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=message):
         chat_template_of(tokenizer, config)
+
+
+def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_RENDER_S", 0.5)
+    tokenizer, _ = load_tokenizer(config_of(TINY), Path())
+    # A few seconds: enough for the test, and over when its process ends.
+    loops = "{% for i in range(99999) %}{% for i in range(2000) %}"
+    tokenizer.chat_template = loops + "{% endfor %}{% endfor %}" + TURNS
+    with pytest.raises(ValueError, match=r"does not end within 0\.5 s for a word"):
+        chat_template_of(tokenizer, None)
 
 
 @pytest.mark.parametrize(
