@@ -252,7 +252,7 @@ def _connect(address: str | None, **runtime_env: object) -> None:
 
 @contextmanager
 def _without_monitors() -> Iterator[None]:
-    """Start Ray without the processes that watch its logs and scale it, which serve nobody here.
+    """Start Ray without the processes that watch its logs and scale it, which have no use here.
 
     They take two processor seconds while a run starts. `ray.init` has no argument for them.
     """
