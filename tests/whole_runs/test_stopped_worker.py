@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
 
+import psutil
 import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
@@ -56,6 +57,25 @@ def test_a_stopped_worker_is_started_again_and_the_results_are_the_same(
     assert "worker llama-0 stood still for" in (out / "run.log").read_text()
     assert len(rows(out, "workers")) == 2
     assert not Path(f"/proc/{pid}").exists()
+    assert content(out) == content(tmp_path / "quiet")
+
+
+def test_a_stopped_rank_is_noticed_like_its_worker(write_sweep: Write, tmp_path: Path) -> None:
+    ranks = {"world_size": 2, "layout": "tensor", "cpus_per_rank": 0.5}
+    sweep = write_sweep(families=FAMILIES, workers={"silent_s": 5, "shards": ranks})
+    finish(start("run", str(sweep), "--out", str(tmp_path / "quiet")), 0)
+    out = tmp_path / "out"
+    search = searching(sweep, out)
+    [follower] = [
+        one
+        for one in psutil.Process(search.pid).children(recursive=True)
+        if "_Follower" in "".join(one.cmdline())
+    ]
+    follower.suspend()
+    shown = finish(search, 0)
+    assert "worker llama-0 stood still for" in " ".join(shown.split())
+    assert len(rows(out, "workers")) == 2
+    assert not follower.is_running()
     assert content(out) == content(tmp_path / "quiet")
 
 
