@@ -228,10 +228,16 @@ def _pace(watch: WatchedRun, progress: Progress) -> list[str]:
     if progress.pace is None or watch.holder is None:
         return []
     now, parts = datetime.now(UTC), [f"{progress.pace.rungs_a_minute:.1f} rungs a minute"]
-    for at, what in (
+    times = [
         (progress.pace.ends_at, "left"),
         (progress.pace.budget_ends_at, "of the time budget left"),
-    ):
+    ]
+    quiet_s = 0.0 if progress.last is None else (now - progress.last).total_seconds()
+    if quiet_s > watch.run.sweep.workers.silent_s:
+        # What was finished before says nothing on how it goes on.
+        parts = [f"no rung was finished for {clock_text(quiet_s)}"]
+        del times[0]
+    for at, what in times:
         if at is not None:
             parts.append(f"{clock_text(max(0.0, (at - now).total_seconds()))} {what}")
     return [", ".join(parts)]

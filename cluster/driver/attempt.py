@@ -222,7 +222,7 @@ def _search(
             recorder, stop_request, searcher.promoted, searcher.promoted_for_later
         )
         with finishing(trackers):
-            trials = Trials(run.sweep.rungs.ladder(), run.ledger)
+            trials = Trials(run.sweep.rungs.ladder(), run.ledger, lambda: pool.watch(console.print))
             errors = run_trials(searcher, scheduler, trials, trackers)
     for error in errors:
         _LOG.error("a trial left no result: %s", str(error).strip() or type(error).__name__)

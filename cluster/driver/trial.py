@@ -176,13 +176,16 @@ class Trials:
     Args:
         rungs: the ladder.
         ledger: the ledger of the run.
+        watch: called at every event and whenever there is none, to look after the workers.
 
     Attributes:
         errors: the errors of trials that left no result.
     """
 
-    def __init__(self, rungs: Sequence[Rung], ledger: Ledger) -> None:
-        self._rungs, self._ledger = rungs, ledger
+    def __init__(
+        self, rungs: Sequence[Rung], ledger: Ledger, watch: Callable[[], None] = lambda: None
+    ) -> None:
+        self._rungs, self._ledger, self._watch = rungs, ledger, watch
         self.errors: list[Exception] = []
         # Each trial that was not removed, with what Tune wants to be called once it has begun and
         # once it was removed.
@@ -222,6 +225,7 @@ class Trials:
 
     def next(self, timeout: float) -> bool:
         """Handle the next event, and return whether there was one within `timeout` seconds."""
+        self._watch()
         if self._due:
             self._due.popleft()()
             return True

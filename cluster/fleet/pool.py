@@ -10,7 +10,7 @@ one that waits, so models that do not fit at once take turns.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,29 @@ from kilobit.evaluators.ledger.storage import Place
 _LOG = logging.getLogger("kilobit")
 # Besides the calls of its batch a worker answers `ready`.
 _OTHER_CALLS = 1
-# Notices are received while all other calls are busy. The call of the latest one stays open, so
-# there is room for the next.
-_NOTICES = {"notices": 2}
+# Notices and beats are received while all other calls are busy. The call of the latest notice stays
+# open, so there is room for the next.
+_GROUPS = {"notices": 2, "beats": 1}
 # Time for workers to end the call of the latest notice.
 _GOODBYE_S = 2.0
 _LOOK_EVERY_S = 1.0
+# Of the time between two looks this much counts as silence: in the rest the driver itself stood
+# still, and with it perhaps the whole machine.
+_MOST_COUNTED_S = 5.0
+
+
+@dataclass
+class _Beat:
+    """A call that the process of a worker answers at once, whatever it computes.
+
+    Attributes:
+        call: its answer.
+        silence_s: seconds without an answer; None where the process is being started, which may
+            take as long as its model takes to load.
+    """
+
+    call: Any
+    silence_s: float | None = None
 
 
 def request_placement(need: Need, parts: Sequence[int] = (), node: str = "") -> PlacementGroup:
@@ -124,6 +141,8 @@ class Pool:
         self._were_ready: set[str] = set()
         self._failed: dict[str, str] = {}
         self._looked_at = -_LOOK_EVERY_S
+        self._beats: dict[str, _Beat] = {}
+        self._watched_at = -_LOOK_EVERY_S
         # Nodes and strategy of each request, the nodes of those that are placed, and those that
         # have left because nothing was left for them.
         self._requests: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -180,7 +199,7 @@ class Pool:
         placement = request_placement(need, parts, node)
         # Ray's types lack this option.
         remote: Any = ray.remote
-        actor_class = remote(concurrency_groups=_NOTICES)(EvaluatorActor)
+        actor_class = remote(concurrency_groups=_GROUPS)(EvaluatorActor)
         actor = actor_class.options(
             name=name,
             num_cpus=ranks.cpus_per_rank,
@@ -218,7 +237,7 @@ class Pool:
         self._asked = {ref: whose for ref, whose in self._asked.items() if whose != name}
         ray.kill(self._handles.pop(name))
         remove_placement_group(self._placements.pop(name))
-        for known in (self._requests, self._held, self._told):
+        for known in (self._requests, self._held, self._told, self._beats):
             known.pop(name, None)
         self._ready.discard(name)
 
@@ -309,11 +328,60 @@ class Pool:
         hear = self._handles[worker].hear.options(concurrency_group="notices")
         self._told[worker] = hear.remote(notice)
 
+    def watch(
+        self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start workers again whose process has stood still; looks at most every second.
+
+        A process that is stopped does not die, so Ray waits for it. Each worker that has its model
+        is asked for a beat, and killed when none came for `workers.silent_s`: Ray repeats its rungs
+        as after any other death.
+
+        Args:
+            tell: is given a line on each of them.
+            clock: returns the time in seconds.
+        """
+        passed_s = clock() - self._watched_at
+        if passed_s < _LOOK_EVERY_S:
+            return
+        self._watched_at += passed_s
+        calls = [beat.call for beat in self._beats.values()]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0.01)
+        for name in self._ready:
+            beat = self._beats.get(name)
+            if beat is None or beat.call in done:
+                self._beats[name] = self._ask_for_beat(name, beat)
+            elif beat.silence_s is not None:
+                beat.silence_s += min(passed_s, _MOST_COUNTED_S)
+                if beat.silence_s > self._sweep.workers.silent_s:
+                    line = (
+                        f"worker {name} stood still for {beat.silence_s:.0f} s "
+                        "(workers.silent_s): it is killed and started again"
+                    )
+                    _LOG.error("%s", line)
+                    tell(line)
+                    ray.kill(self._handles[name], no_restart=False)
+                    self._beats[name] = _Beat(self._handles[name].ready.remote())
+
+    def _ask_for_beat(self, name: str, last: _Beat | None) -> _Beat:
+        """Ask for the next beat; if the last one failed, wait until the process is there again."""
+        actor = self._handles[name]
+        try:
+            if last is not None:
+                ray.get(last.call)
+        except ray.exceptions.RayError:
+            return _Beat(actor.ready.remote())
+        # A beat is of one process: it fails with it, and is not repeated at the next one.
+        beat = actor.beat.options(concurrency_group="beats", max_task_retries=0)
+        return _Beat(beat.remote(), 0.0)
+
     def stop(self) -> None:
         """End the workers and remove their placement groups."""
-        # Ray prints an error for each call that is open when its actor is killed.
-        calls = list(self._told.values())
-        for name in self._told:
+        # Ray prints an error for each call that is open when its actor is killed. Those that stand
+        # still are not waited for.
+        silent = {name for name, beat in self._beats.items() if (beat.silence_s or 0) > _GOODBYE_S}
+        calls = [call for name, call in self._told.items() if name not in silent]
+        for name in self._told.keys() - silent:
             dismiss = self._handles[name].dismiss.options(concurrency_group="notices")
             calls.append(dismiss.remote())
         if calls:

@@ -55,7 +55,7 @@ class GroupError(RuntimeError):
 
 
 class _Follower:
-    """A rank other than 0: an actor with one thread."""
+    """A rank other than 0: an actor with one thread, and one that answers beats meanwhile."""
 
     def __init__(self) -> None:
         self._resident: Any = None
@@ -79,6 +79,9 @@ class _Follower:
     def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Run a method of the resident object; rank 0 returns what it returns."""
         getattr(self._resident, method)(*args, **kwargs)
+
+    def beat(self) -> None:
+        """Return at once."""
 
     def stop(self) -> None:
         """Drop the resident object and leave the process group, so that other ranks can go on."""
@@ -219,6 +222,14 @@ class ShardGroup(Generic[Resident]):
         text = (str(cause).strip() or "no message").splitlines()[0]
         raise GroupError(rank, f"failed {doing}: {type(cause).__name__}: {text}") from cause
 
+    def beat(self) -> None:
+        """Return once the process of every follower has answered, whatever it computes.
+
+        Raises:
+            ray.exceptions.RayError: if one is dead, which `call` reports too.
+        """
+        ray.get([f.beat.options(concurrency_group="beats").remote() for f in self._followers])
+
     def stop(self) -> None:
         """End the group: all ranks leave the process group, then the followers are killed."""
         if not self._alive:
@@ -243,7 +254,8 @@ class ShardGroup(Generic[Resident]):
 
 
 def _start_follower(config: ShardsConfig, placement: PlacementGroup, bundle: int) -> Any:
-    actor_class: Any = ray.remote(_Follower)
+    remote: Any = ray.remote
+    actor_class = remote(concurrency_groups={"beats": 1})(_Follower)
     if placement.bundle_count < config.world_size:
         bundle = -1
     return actor_class.options(

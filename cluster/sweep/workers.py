@@ -93,6 +93,9 @@ class Workers(Config):
     wait_s: float = Field(default=600.0, ge=0)
     """seconds that a search on a cluster waits at its beginning for enough free resources for its
     workers"""
+    silent_s: float = Field(default=60.0, ge=1)
+    """seconds after which a worker that has its model and whose process stands still is killed and
+    started again; a process that computes does not stand still, however long it takes"""
     threads: int = Field(default=1, ge=1, le=1024)
     """threads of a worker"""
     cpus: float | None = Field(default=None, gt=0)

@@ -49,6 +49,10 @@ class EvaluatorActor:
         """Return the digest of the base model."""
         return self._evaluator.ready()
 
+    def beat(self) -> None:
+        """Return at once, unless a process of this worker stands still."""
+        self._evaluator.beat()
+
     def hear(self, notice: Notice) -> None:
         """Take a notice from the driver; return when the next one has come.
 

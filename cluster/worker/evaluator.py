@@ -176,6 +176,10 @@ class RungEvaluator:
         """Return the digest of the base model; the model is loaded once this returns."""
         return self._frozen.machine
 
+    def beat(self) -> None:
+        """Return once every rank has answered, which it does also while it computes."""
+        self._group.beat()
+
     def hear(self, notice: Notice) -> None:
         """Take a notice from the driver; without any, no more calls and no incumbents are expected.
 

@@ -3,8 +3,10 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,7 +69,9 @@ class Story:
 def story(write_sweep: Write, tmp_path: Path) -> Story:
     models = [{"regime": "small", "path": "."}, {"regime": "large", "path": "."}]
     families = {"prompt": {"candidates": 2}}
-    path = write_sweep(base_models=models, families=families, targets=[0.4], budget={"seconds": 90})
+    # The times of the rungs are near the beginning of all tests.
+    settings = {"targets": [0.4], "budget": {"seconds": 90}, "workers": {"silent_s": 7200}}
+    path = write_sweep(base_models=models, families=families, **settings)
     held = create_run(load_sweep(path), path, tmp_path / "run")
     run = held.__enter__()
     return Story(run, lambda: held.__exit__(None, None, None) and None)
@@ -98,6 +102,31 @@ def test_without_a_terminal_only_what_changed_is_said_with_the_time(story: Story
         f"rung, 2 stopped before; 0 were in progress, 0 programs verified. Go on with:\n"
         f"  kilobit resume {story.run.path}"
     )
+
+
+def test_a_pace_without_anything_new_for_long_is_not_kept(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.rung("a", 0, 0.25, "promote")
+    watch = a_watch(story)
+    progress = watch.look()
+    last = progress.last
+    assert last is not None
+
+    def shown(seconds: float) -> str:
+        now = last + timedelta(seconds=seconds)
+        monkeypatch.setattr(status, "datetime", SimpleNamespace(now=lambda _: now))
+        [line] = status._pace(watch, progress)
+        return line
+
+    assert re.fullmatch(r".* rungs a minute, 1:1\d of the time budget left", shown(10))
+    assert "rungs a minute" in shown(7200)
+    assert shown(7201) == "no rung was finished for 2:00:01, 0:00 of the time budget left"
+    assert progress.pace is not None
+    progress = replace(progress, pace=replace(progress.pace, ends_at=last))
+    assert ", 0:00 left" in shown(7200)
+    assert ", 0:00 left" not in shown(7201)
+    story.let_go()
 
 
 def test_a_terminal_renews_a_table(story: Story) -> None:

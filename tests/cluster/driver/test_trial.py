@@ -118,6 +118,17 @@ def test_a_trial_asks_for_rung_after_rung_and_is_gone_once_it_was_removed(
     assert (trials.num_total_actors, trials.num_actor_tasks, trials.errors) == (0, 0, [])
 
 
+def test_workers_are_looked_after_while_no_reply_comes(run: RunFolder, cluster: Cluster) -> None:
+    looks: list[None] = []
+    told = Told(Trials(run.sweep.rungs.ladder(), run.ledger, lambda: looks.append(None)))
+    cluster.replied = False
+    told.add(CONFIG)
+    told.until_quiet()
+    before = len(looks)
+    told.until_quiet()
+    assert len(looks) == before + 1
+
+
 def test_a_trial_that_is_removed_before_it_began_never_begins(
     run: RunFolder, cluster: Cluster
 ) -> None:

@@ -31,6 +31,8 @@ class FakeRay:
         self.groups: list[Any] = []
         self.actors: dict[str, Any] = {}
         self.killed: list[str] = []
+        self.restarts: list[str] = []
+        self.stopped: set[str] = set()
         self.unloadable: set[str] = set()
         self.exceptions = Thing(RayError=RuntimeError)
 
@@ -73,18 +75,33 @@ class FakeRay:
     def _start(self, setup: Any) -> Any:
         actor = Thing(name=setup.worker, model=setup.model, group=setup.placement)
         actor.ready = Thing(remote=lambda: Thing(actor=actor))
+        # A call that an earlier process was asked fails.
+        beat = Thing(remote=lambda: Thing(actor=actor, process=self.restarts.count(actor.name)))
+        actor.beat = Thing(options=lambda **_: beat)
         assert setup.worker not in self.actors
         self.actors[setup.worker] = actor
         return actor
 
-    def kill(self, actor: Any) -> None:
+    def kill(self, actor: Any, no_restart: bool = True) -> None:
+        if not no_restart:
+            self.restarts.append(actor.name)
+            return
         self.killed.append(actor.name)
         del self.actors[actor.name]
 
     def wait(self, refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        return [ref for ref in refs if ref.actor.group.on], []
+        def answers(ref: Any) -> bool:
+            earlier = getattr(ref, "process", None) not in (
+                None,
+                self.restarts.count(ref.actor.name),
+            )
+            return ref.actor.group.on and (earlier or ref.actor.name not in self.stopped)
+
+        return [ref for ref in refs if answers(ref)], []
 
     def get(self, ref: Any) -> None:
+        if getattr(ref, "process", None) not in (None, self.restarts.count(ref.actor.name)):
+            raise RuntimeError("its process died")
         if ref.actor.model in self.unloadable:
             raise RuntimeError("no file")
 
@@ -203,3 +220,70 @@ def test_a_group_is_asked_for_again_when_the_nodes_show_that_it_needs_several(
     (group,) = ray.groups
     assert group.strategy == "STRICT_SPREAD"
     assert [bundle["GPU"] for bundle in group.bundles] == [6, 6]
+
+
+class Watched:
+    """A pool that is watched by a clock of its own."""
+
+    def __init__(self, one: Pool) -> None:
+        self.pool, self.now, self.told = one, 0.0, list[str]()
+
+    def after(self, *steps_s: float) -> None:
+        for step_s in steps_s:
+            self.now += step_s
+            self.pool.watch(self.told.append, clock=lambda: self.now)
+
+
+def test_a_worker_that_stands_still_is_started_again_and_no_other(
+    ray: FakeRay, make: Callable[..., Pool]
+) -> None:
+    one = make(2, {"gpus": 8, "silent_s": 10}, a={}, b={})
+    begin(one)
+    watched = Watched(one)
+    watched.after(1, 1, 1)
+    ray.stopped.add("a-0")
+    # The first look after the last beat asks for the next.
+    watched.after(*[1] * 10)
+    assert (ray.restarts, watched.told) == ([], [])
+    watched.after(1, 1)
+    assert ray.restarts == ["a-0"]
+    assert watched.told == [
+        "worker a-0 stood still for 11 s (workers.silent_s): it is killed and started again"
+    ]
+    # Its model loads for longer than that. From then on it is watched as before.
+    watched.after(*[4] * 10)
+    ray.stopped.clear()
+    watched.after(1, 1, 1)
+    ray.stopped.add("a-0")
+    watched.after(*[1] * 10)
+    assert ray.restarts == ["a-0"]
+    watched.after(1, 1)
+    assert ray.restarts == ["a-0", "a-0"]
+
+
+def test_a_worker_that_died_by_itself_is_given_the_time_to_load_its_model(
+    ray: FakeRay, make: Callable[..., Pool]
+) -> None:
+    one = make(1, {"gpus": 8, "silent_s": 10}, a={})
+    begin(one)
+    watched = Watched(one)
+    watched.after(1, 1)
+    ray.restarts.append("a-0")
+    ray.stopped.add("a-0")
+    watched.after(*[4] * 10)
+    assert (ray.restarts, watched.told) == (["a-0"], [])
+
+
+def test_a_driver_that_stood_still_itself_kills_no_worker(
+    ray: FakeRay, make: Callable[..., Pool]
+) -> None:
+    one = make(1, {"gpus": 8, "silent_s": 10}, a={})
+    begin(one)
+    watched = Watched(one)
+    watched.after(1, 1)
+    # The machine was asleep. The answer comes a moment after it woke up.
+    ray.stopped.add("a-0")
+    watched.after(3600)
+    ray.stopped.clear()
+    watched.after(1, 1)
+    assert (ray.restarts, watched.told) == ([], [])
