@@ -29,7 +29,7 @@ _LARGEST_RANK = 4096
 
 @dataclass(frozen=True)
 class LoadedProgram:
-    """A program as a model to call, for those who run it in code of their own.
+    """A program as a model to call from other code.
 
     Attributes:
         model: the base model, as a PEFT model where the program has an adapter of PEFT's.
