@@ -44,6 +44,7 @@ from kilobit.search.settings import InputError
 if TYPE_CHECKING:
     from kilobit.cluster.driver.check import Plan
     from kilobit.cluster.runs.progress import Progress
+    from kilobit.evaluators.proof.export import LoadedProgram
 
 Overrides = str | Sequence[str] | Mapping[str, Any]
 _SHOWN = {
@@ -377,6 +378,24 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         InputError: if there is no readable run.
     """
     return Run(_place("open_run", path))
+
+
+def load_program(folder: str | os.PathLike[str], model: str | os.PathLike[str]) -> "LoadedProgram":
+    """Return a program's model, tokenizer and prompt, without executing a file of it.
+
+    Args:
+        folder: the program's folder, RUN/programs/PROGRAM; s3://BUCKET/... too.
+        model: folder of its base model.
+
+    Raises:
+        InputError: if the folder holds no valid program, the model is not the one that it belongs
+            to, or it has training examples or trained weights instead of an adapter.
+    """
+    from kilobit.cluster.requests import wrong_input
+    from kilobit.evaluators.proof import export
+
+    with wrong_input(OSError):
+        return export.load_program(_place("folder", folder), Path(model))
 
 
 def _search(

@@ -23,6 +23,8 @@ from kilobit.search.task import Task
 
 # Families whose programs run without the model.
 MODEL_FREE = ("constant", "copy")
+# Operator of candidates that the user gives; they count for no limit.
+GIVEN = "given"
 # Texts between the turns of a prompt; the first one that no turn contains is taken.
 _BETWEEN_TURNS = ("\n", "\n\n", "\0")
 

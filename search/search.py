@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import GIVEN, Candidate
 from kilobit.search.proposers.evolution import Evolution, EvolutionProposer
 from kilobit.search.proposers.grid import Grid, GridProposer
 from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
@@ -138,8 +138,9 @@ class Search:
         scheduler: promotes or stops them.
         length: what counts as the length of a candidate.
         limit: most candidates of the proposer, None for as many as it has.
-        model_free: candidates without the model. They come first, count for no limit, and the
-            proposer does not see them: it has nothing to learn from them.
+        first: candidates without the model, and those that the user gives. They come first and
+            count for no limit. The proposer does not see them, unless it would propose the same
+            candidate: instead of a second trial it is told the results of the first.
     """
 
     def __init__(
@@ -148,11 +149,13 @@ class Search:
         scheduler: Scheduler,
         length: "Length",
         limit: int | None = None,
-        model_free: Sequence[Candidate] = (),
+        first: Sequence[Candidate] = (),
     ) -> None:
         self._proposer, self._scheduler, self._length = proposer, scheduler, length
-        self._limit, self._model_free = limit, list(model_free)
-        self._num_model_free = 0
+        self._limit, self._first = limit, list(first)
+        self._num_first = 0
+        # Results of those candidates that the proposer has not proposed itself.
+        self._untold: dict[str, list[Observation]] = {one.id: [] for one in self._first}
         # Candidates of the proposer by base model.
         self.proposed: Counter[str] = Counter()
         # Candidates that have not ended yet, by id.
@@ -161,8 +164,8 @@ class Search:
 
     @property
     def num_proposed(self) -> int:
-        """Return the number of candidates proposed for all models, also those without a model."""
-        return self.proposed.total() + self._num_model_free
+        """Return the number of candidates proposed for all models, also those that come first."""
+        return self.proposed.total() + self._num_first
 
     @property
     def is_full(self) -> bool:
@@ -176,15 +179,19 @@ class Search:
 
     def propose(self, model: str) -> Proposal | None:
         """Return the next candidate of `model`, None if there is nothing to propose now."""
-        found = next((one for one in self._model_free if one.model == model), None)
+        found = next((one for one in self._first if one.model == model), None)
         if found is not None:
-            self._model_free.remove(found)
-            self._num_model_free += 1
+            self._first.remove(found)
+            self._num_first += 1
             self.running[found.id] = found
-            return Proposal(found, found.family)
+            return Proposal(found, found.family if found.is_model_free else GIVEN)
         if self.is_full:
             return None
         proposal = self._proposer.propose(model)
+        while proposal is not None and proposal.candidate.id in self._untold:
+            for observation in self._untold.pop(proposal.candidate.id):
+                self._proposer.observe(observation)
+            proposal = self._proposer.propose(model)
         if proposal is not None:
             self.running[proposal.candidate.id] = proposal.candidate
             self.proposed[model] += 1
@@ -227,17 +234,20 @@ class Search:
         candidate = self.running[result.candidate]
         if decision.action != "promote":
             del self.running[result.candidate]
-        if candidate.is_model_free:
-            return
         goes_on, finished = decision.action == "promote", decision.action == "finish"
-        self._proposer.observe(self._observed(record, result, last=not goes_on, finished=finished))
+        seen = [self._observed(record, result, last=not goes_on, finished=finished)]
         for made in coarser:
             its = self._result(made, candidate)
             complete = its.score is not None and its.verdict != "loses"
             if complete:
                 self._scheduler.note_finished(its)
-            seen = self._observed(made, its, last=True, finished=complete, parent=result.candidate)
-            self._proposer.observe(seen)
+            parent = result.candidate
+            seen.append(self._observed(made, its, last=True, finished=complete, parent=parent))
+        if result.candidate in self._untold:
+            self._untold[result.candidate] += seen
+            return
+        for observation in seen:
+            self._proposer.observe(observation)
 
     def _result(self, record: RungRecord, candidate: Candidate) -> Result:
         by_program = self._length == "program"

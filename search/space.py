@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import GIVEN, Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, LocalPath
 from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task
 
@@ -209,10 +209,63 @@ class DataFamily(RankFamily):
         return self
 
 
+class GivenPrompt(Config):
+    """A prompt from elsewhere: made by hand, or by another optimizer."""
+
+    text: str | None = Field(default=None, min_length=1)
+    """the text, which stands on lines of its own before the question"""
+    file: LocalPath | None = None
+    """a UTF-8 file that holds the text, instead of `text`; line ends at its end are left out"""
+    postprocess: tuple[PostprocessStep, ...] = ()
+    """steps applied to the output"""
+    chat: bool | None = None
+    """whether the text goes into the model's chat template; null: where its tokenizer has one"""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """limit of a generation; null is the task's own"""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.text is None) == (self.file is None):
+            raise ValueError("give either `text` or `file`")
+        return self
+
+    def on(self, *, template: bool) -> Self:
+        """Return the prompt as it is on a base model, which has a chat template or none."""
+        return self.model_copy(update={"chat": template if self.chat is None else self.chat})
+
+    def candidate(self, task: Task, model: str) -> Candidate:
+        """Return the candidate of a base model, after `on`.
+
+        `text` has to be given; a file is read where the sweep's folder is known.
+        """
+        assert self.text is not None
+        return Candidate(
+            task=task.name,
+            model=model,
+            prompt=Prompt(instruction=self.text),
+            chat=bool(self.chat),
+            max_new_tokens=self.max_new_tokens,
+            postprocess=self.postprocess,
+        )
+
+
+class Given(Config):
+    """Candidates from elsewhere: tried first, on every base model; they count for no limit."""
+
+    prompts: tuple[GivenPrompt, ...] = Field(min_length=1)
+    """prompts, coded and scored as they are"""
+
+    def on(self, *, template: bool) -> Self:
+        """Return the candidates as they are on a base model, which has a chat template or none."""
+        prompts = tuple(prompt.on(template=template) for prompt in self.prompts)
+        return self.model_copy(update={"prompts": prompts})
+
+
 class _Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
     prompt: Annotated[PromptFamily | None, Field(description="prompts alone")] = None
+    given: Annotated[Given | None, Field(description="candidates from elsewhere")] = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -221,19 +274,22 @@ class _Families(Config):
         return self
 
     def named(self) -> dict[str, PromptFamily]:
-        """Return the families that are given, by name."""
+        """Return the families that candidates are drawn from, by name."""
         found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: family for name, family in found.items() if family is not None}
+        return {name: one for name, one in found.items() if isinstance(one, PromptFamily)}
 
     def on(self, *, template: bool) -> Self:
         """Return the families as they are on a base model, which has a chat template or none."""
-        found = {name: family.on(template=template) for name, family in self.named().items()}
+        every = self.named() | ({GIVEN: self.given} if self.given else {})
+        found = {name: family.on(template=template) for name, family in every.items()}
         return self.model_copy(update=found)
 
     @property
     def use_chat(self) -> bool:
         """Return whether a candidate may be in a chat template."""
-        return any(True in family.chats for family in self.named().values())
+        given = self.given.prompts if self.given else ()
+        drawn = any(True in family.chats for family in self.named().values())
+        return drawn or any(prompt.chat for prompt in given)
 
 
 def families_of(methods: Mapping[str, Method]) -> type[_Families]:

@@ -172,6 +172,11 @@ class Task:
     metric: Metric
     splits: Splits
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return input and target of each example of the train split, in its order."""
+        return [(example.input, example.target) for example in self.splits.train]
+
     def ask(self, text: str) -> str:
         """Return the text that the model continues for the input `text`."""
         return self.question.replace("{input}", text)

@@ -139,10 +139,11 @@ def test_commands_print_what_the_page_shows(block: Block, workspace: Path) -> No
 
 
 def pythons() -> Iterator[Any]:
-    """Yield the Python blocks; those that load a model are slow."""
+    """Yield the Python blocks; those that load a model or start Ray are slow."""
+    heavy = re.compile(r"kilobit\.(run|load_program)\(|Tuner\(|\.(verify|certify|resume)\(")
     for block in (b for b in blocks("python") if b.page not in ADDING):
-        heavy = re.search(r"kilobit\.run\(|\.(verify|certify|resume)\(", block.text)
-        yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if heavy else [])
+        slow = heavy.search(block.text)
+        yield pytest.param(block, id=block.name, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.timeout(600)

@@ -429,7 +429,7 @@ def _placements(sweep: "Sweep", address: str | None) -> list[str]:
 def _print_plan(console: "Console", plan: "Plan") -> None:
     from rich.table import Table
 
-    families = Counter((c.model, c.family) for c in (*plan.model_free, *plan.candidates))
+    families = Counter((c.model, c.family) for c in (*plan.first, *plan.candidates))
     splits = plan.task.splits
     console.print(
         f"task {plan.task.name}: {len(splits.train)} train, {len(splits.search)} search, "

@@ -112,7 +112,7 @@ def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
-    search = Search(proposer, scheduler, sweep.minimised, sweep.budget.candidates, plan.model_free)
+    search = Search(proposer, scheduler, sweep.minimised, sweep.budget.candidates, plan.first)
     try:
         state = replay(run.ledger, search)
     except ReplayError as error:

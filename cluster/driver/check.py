@@ -21,13 +21,14 @@ from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.hub import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.evaluators.text_files import text_lines
 from kilobit.search.adapter_methods import METHODS, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import GIVEN, Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
 from kilobit.search.settings import InputError, is_address, to_copy
-from kilobit.search.space import DataFamily, Families, TargetsFamily
+from kilobit.search.space import DataFamily, Families, GivenPrompt, TargetsFamily
 from kilobit.search.task import Task
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,14 +44,15 @@ class Plan:
     Attributes:
         task: the task to solve.
         candidates: candidates of all models and families, as far as they are known beforehand,
-            without those of `model_free`.
+            without those of `first`.
         shapes: parameter shapes of each base model that is on this machine.
         num_candidates: greatest number of candidates, None if only the time ends the run.
         unchecked: messages about what could not be checked here.
         ranks: memory, load time and tokens per pass of each base model's ranks, as text, and what
             is to be said of the model's files.
         warnings: messages about settings that are valid but rarely meant.
-        model_free: candidates of all models whose programs run without the model.
+        first: candidates of all models that come first: those whose programs run without the
+            model, then those that the sweep gives.
         templates: labels of the base models whose tokenizers have a chat template, as far as a
             family needs to know.
     """
@@ -62,7 +64,7 @@ class Plan:
     unchecked: tuple[str, ...]
     ranks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    model_free: tuple[Candidate, ...] = ()
+    first: tuple[Candidate, ...] = ()
     templates: frozenset[str] = frozenset()
 
     def bound_bits(self, candidate: Candidate) -> int | None:
@@ -98,6 +100,7 @@ def check_sweep(
         task = load_task(sweep.task, sweep_folder)
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
+    given = _given_prompts(sweep, sweep_folder, task)
     if sweep.cache is not None:
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
@@ -116,15 +119,27 @@ def check_sweep(
         from kilobit.cluster.shards.load import slowness
 
         warnings += tuple(filter(None, map(slowness, sweep.base_models)))
-    free = tuple(
-        one for model in sweep.base_models for one in sweep.model_free.candidates(task, model.label)
+    labels = [model.label for model in sweep.base_models]
+    first = [one for label in labels for one in sweep.model_free.candidates(task, label)]
+    for label in labels:
+        on = [prompt.on(template=label in templates) for prompt in given]
+        first += [prompt.candidate(task, label) for prompt in on]
+    plan = Plan(
+        task,
+        (),
+        shapes,
+        None,
+        tuple(unchecked),
+        ranks,
+        warnings,
+        tuple(dict.fromkeys(first)),
+        templates,
     )
-    plan = Plan(task, (), shapes, None, tuple(unchecked), ranks, warnings, free, templates)
     most, candidates = sweep.budget.candidates, list[Candidate]()
     if sweep.proposer.kind in ("random", "grid"):
         candidates = list_candidates(sweep, task, templates)
         most = len(candidates)
-    total = None if most is None else most + len(free)
+    total = None if most is None else most + len(plan.first)
     return replace(plan, candidates=tuple(candidates), num_candidates=total)
 
 
@@ -162,8 +177,11 @@ def _templates(
     from kilobit.evaluators.model.base_model import load_tokenizer
 
     families = sweep.families.named()
+    given = sweep.families.given.prompts if sweep.families.given else ()
     asks = next((name for name, family in families.items() if family.chat is None), None)
-    if asks is None and any(True in family.chats for family in families.values()):
+    if asks is None and any(prompt.chat is None for prompt in given):
+        asks = GIVEN
+    if asks is None and sweep.families.use_chat:
         return frozenset(), []
     found, unknown = [], []
     for index, config in enumerate(sweep.base_models):
@@ -178,9 +196,12 @@ def _templates(
                 raise FileNotFoundError(f"there is no folder {folder / config.path}")
             tokenizer, _ = load_tokenizer(config, folder)
         except Exception as error:  # transformers raises many types here
+            say = "`chat: [true]` or `chat: [false]` in"
+            if asks == GIVEN:
+                say = "`chat: true` or `chat: false` for each prompt of"
             raise InputError(
                 f"{whose} is not known here ({_first_line(error)}): put it on this machine, or say "
-                f"`chat: [true]` or `chat: [false]` in families.{asks}"
+                f"{say} families.{asks}"
             ) from error
         if tokenizer.chat_template is not None:
             found.append(config.label)
@@ -319,6 +340,33 @@ def _check_rungs(sweep: Sweep, task: Task) -> None:
         )
 
 
+def _given_prompts(sweep: Sweep, folder: Path, task: Task) -> list[GivenPrompt]:
+    """Return the prompts that a sweep gives, with the texts of their files.
+
+    Raises:
+        InputError: naming field and file, if one can't be read or is empty.
+    """
+    found = []
+    for index, prompt in enumerate(sweep.families.given.prompts if sweep.families.given else ()):
+        field = f"families.given.prompts.{index}"
+        if prompt.max_new_tokens is not None and prompt.max_new_tokens > task.max_new_tokens:
+            raise InputError(
+                f"{field}.max_new_tokens: {prompt.max_new_tokens} is more than the task "
+                f"{task.name} allows ({task.max_new_tokens})"
+            )
+        if prompt.file is not None:
+            try:
+                text = "\n".join(text_lines(folder / prompt.file)).rstrip("\n")
+            except ValueError as error:
+                raise InputError(f"{field}.file: {error}") from error
+            if not text:
+                raise InputError(f"{field}.file: {folder / prompt.file} holds no text")
+            found.append(prompt.model_copy(update={"text": text, "file": None}))
+        else:
+            found.append(prompt)
+    return found
+
+
 def _check_limits(sweep: Sweep, task: Task) -> None:
     for name, family in sweep.families.named().items():
         for limit in family.max_new_tokens:
@@ -383,8 +431,11 @@ def _check_model(
             f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
         ) from error
     families = sweep.families.on(template=tokenizer.chat_template is not None)
-    for name, family in families.named().items():
-        if True in family.chats and tokenizer.chat_template is None:
+    if tokenizer.chat_template is None:
+        drawn = {name: True in family.chats for name, family in families.named().items()}
+        given = families.given.prompts if families.given else ()
+        in_chat = drawn | {f"given.prompts.{i}": one.chat for i, one in enumerate(given)}
+        for name in (name for name, chat in in_chat.items() if chat):
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     _check_thinking(config, tokenizer, field, families)
     _check_turns(config, tokenizer, where, families)

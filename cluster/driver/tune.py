@@ -25,6 +25,7 @@ from kilobit.cluster.driver.trial import Message, RungTrial, Trials
 from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker, relay
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.search.candidate import Candidate
+from kilobit.search.schedulers.bits_aware import RungJudge
 
 _LOG = logging.getLogger("kilobit")
 
@@ -108,6 +109,51 @@ class RecordedScheduler(_NotSaved, FIFOScheduler):
         go_on = go_on and not self._stop_request.requested
         if go_on and reply is not None:
             self._on_promotion(reply.worker, record.candidate, record.rung + 1)
+        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
+
+
+class BitsAwareScheduler(FIFOScheduler):
+    """Bits-aware successive halving as a scheduler of Ray Tune's, for trainables of the user's own.
+
+    Each report of a trial is a rung. Its results hold a mean score from 0 to 1 and the trial's
+    length. An experiment that Tune restores begins with no results of other trials.
+
+    Args:
+        sizes: number of examples that a score is the mean of, for each rung.
+        eta: one in `eta` may go on where the number is limited.
+        score: key of the score in a result.
+        bits: key of the length in a result.
+        trained: no more training changes a trial; see `kilobit.search.schedulers.bits_aware`.
+
+    Raises:
+        ValueError: if `sizes` or `eta` is out of range.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        eta: int = 3,
+        score: str = "score",
+        bits: str = "bits",
+        trained: bool = False,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._judge = RungJudge(sizes, eta=eta, trained=trained)
+        self._score, self._bits = score, bits
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return whether the trial goes on after a report.
+
+        Raises:
+            ValueError: if the result lacks a score or a length, or one is out of range.
+        """
+        missing = next((key for key in (self._score, self._bits) if key not in result), None)
+        if missing is not None:
+            raise ValueError(f"trial {trial.trial_id} reported no {missing!r}: {sorted(result)}")
+        rung = result["training_iteration"] - 1
+        found = self._judge.judge(trial.trial_id, rung, result[self._score], result[self._bits])
+        go_on = found.action == "promote"
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 

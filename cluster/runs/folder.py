@@ -47,7 +47,7 @@ from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.fencing import check_latest, latest_attempt
 from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write_whole
 from kilobit.evaluators.ledger.stored_path import StoredPath
-from kilobit.search.candidate import MODEL_FREE
+from kilobit.search.candidate import GIVEN, MODEL_FREE
 from kilobit.search.search import REMOVED_KINDS
 from kilobit.search.settings import InputError, to_copy
 
@@ -279,9 +279,9 @@ def _check_enough(run: RunFolder) -> None:
     most = run.sweep.budget.candidates
     if most is None:
         return
-    columns = run.ledger.read("candidates", ["position", "family"]).to_pydict()
-    pairs = zip(columns["position"], columns["family"], strict=True)
-    number = sum(at is not None and family not in MODEL_FREE for at, family in pairs)
+    rows = run.ledger.read("candidates", ["position", "family", "operator"]).to_pylist()
+    drawn = [one for one in rows if one["family"] not in MODEL_FREE and one["operator"] != GIVEN]
+    number = sum(one["position"] is not None for one in drawn)
     if number > most:
         raise InputError(
             f"budget.candidates: {number} candidates have begun, so {number} or more are allowed, "
@@ -321,10 +321,10 @@ def _changed(before: Sweep, sweep: Sweep) -> list[str]:
     for name in ("program_batch_size", "model_free"):
         if name not in sweep.model_fields_set:
             del new[name]
-    for name, family in new["families"].items():
+    for name, family in sweep.families.named().items():
         was = old["families"].get(name)
-        if family and was:
-            _use_defaults_of_then(family, was, getattr(sweep.families, name).model_fields_set)
+        if was:
+            _use_defaults_of_then(new["families"][name], was, family.model_fields_set)
     if "balance" not in sweep.task.model_fields_set:
         for settings in (old["task"], new["task"]):
             settings.pop("balance", None)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.usage import Usage, searched_s, spans_of, usage_of
-from kilobit.search.candidate import MODEL_FREE
+from kilobit.search.candidate import GIVEN, MODEL_FREE
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
 from kilobit.search.records import (
@@ -26,7 +26,7 @@ from kilobit.search.records import (
 
 # The columns needed from each table.
 COLUMNS: dict[type[Record], tuple[str, ...]] = {
-    CandidateRecord: ("candidate", "task", "model", "regime", "family", "position"),
+    CandidateRecord: ("candidate", "task", "model", "regime", "family", "operator", "position"),
     RungRecord: (
         *OF_A_POINT,
         "error",
@@ -165,7 +165,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
     candidates, rungs = tables.records(CandidateRecord), tables.records(RungRecord)
     decisions = tables.records(DecisionRecord)
     # Coarsenings have no position: a rate search makes them from a candidate after its last rung.
-    free = sum(one.family in MODEL_FREE for one in candidates)
+    first = sum(one.family in MODEL_FREE or one.operator == GIVEN for one in candidates)
     made = {one.candidate for one in candidates if one.position is None}
     coarser = [record for record in rungs if record.candidate in made]
     finished = Counter(record.rung for record in rungs if record.candidate not in made)
@@ -181,7 +181,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         coarser_failed=sum(record.error is not None for record in coarser),
         models=_models(sweep, tables),
         begun=len(candidates) - len(made),
-        most=_most(sweep, free),
+        most=_most(sweep, first),
         completed=actions["finish"],
         stopped=actions["stop"],
         verified=len(tables.records(VerificationRecord)),
@@ -193,15 +193,15 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         num_failed=len(failed),
         unjudged=sum(record.num_unjudged or 0 for record in rungs),
         usage=tuple(usage_of(tables.records(WorkerRecord), rungs)),
-        pace=_pace(sweep, rungs, decisions, _most(sweep, free)),
+        pace=_pace(sweep, rungs, decisions, _most(sweep, first)),
         last=max(map(_ended_at, rungs), default=None),
     )
 
 
-def _most(sweep: Sweep, num_model_free: int) -> int | None:
-    """Return the greatest number of candidates, those without a model too, or None."""
+def _most(sweep: Sweep, num_first: int) -> int | None:
+    """Return the greatest number of candidates, those that come first too, or None."""
     most = sweep.most_candidates
-    return None if most is None else most + num_model_free
+    return None if most is None else most + num_first
 
 
 def _ended_at(record: RungRecord) -> datetime:

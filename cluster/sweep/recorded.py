@@ -7,6 +7,7 @@ from typing import Any
 
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.search.base_model import check_same, digest_of
+from kilobit.search.candidate import GIVEN
 from kilobit.search.records import WorkerRecord
 from kilobit.search.search import REMOVED_KINDS
 from kilobit.search.task import Task, split_digest
@@ -42,7 +43,7 @@ def recorded_sweep(settings: Any) -> Sweep:
     if isinstance(families, dict):
         changed["families"] = {
             name: {**then, **({"ratio": 1.0} if name == "lora" else {}), **family}
-            if isinstance(family, dict)
+            if isinstance(family, dict) and name != GIVEN
             else family
             for name, family in families.items()
         }

@@ -235,7 +235,7 @@ def with_program(
     def here(section: bytes) -> str:
         part = program.recipe.prompt
         if part is not None and part.codec == "index":
-            return shown_examples(program.recipe, section, task)
+            return shown_examples(program.recipe, section, task.pairs)
         return decode_text(frozen, section, part.cache if part else None)
 
     decoded = decode(program.recipe, program.payload, here)

@@ -304,28 +304,37 @@ def installed(frozen: FrozenModel, spec: AdapterSpec, seed: int | None = None) -
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    found, method = peft_config(spec), spec.traits
-    if found is None:
+    if peft_config(spec) is None:
         with _own_weights(frozen.model, spec) as weights:
             yield Adapter(frozen.model, spec, weights, None)
         return
-    if seed is None:
-        seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
     try:
-        config, rank = getattr(peft, found[0])(**found[1]), factored_rank(spec)
-        factors = nullcontext() if rank is None else _factors_once(frozen.factors, rank)
-        with torch.random.fork_rng(), warnings.catch_warnings(), factors:
-            warnings.simplefilter("ignore")
-            torch.manual_seed(seed)
-            model = peft.get_peft_model(frozen.model, config)
-        if method.trains:
-            for name, weight in model.named_parameters():
-                weight.requires_grad_(method.trains in name)
-        factor_sum = _fix_factors(model, spec)
-        weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
-        yield Adapter(model, spec, weights, factor_sum)
+        yield install(frozen, spec, seed)
     finally:
         remove_adapter(frozen.model)
+
+
+def install(frozen: FrozenModel, spec: AdapterSpec, seed: int | None = None) -> Adapter:
+    """Return an untrained adapter of PEFT's on the model, which stays until `remove_adapter`.
+
+    The arguments and errors are those of `installed`.
+    """
+    found, method = peft_config(spec), spec.traits
+    assert found is not None, "trained copies of weights are installed for a time only"
+    if seed is None:
+        seed = stream_seed(spec.seed, "init") if method.seed is None else method.seed
+    config, rank = getattr(peft, found[0])(**found[1]), factored_rank(spec)
+    factors = nullcontext() if rank is None else _factors_once(frozen.factors, rank)
+    with torch.random.fork_rng(), warnings.catch_warnings(), factors:
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        model = peft.get_peft_model(frozen.model, config)
+    if method.trains:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(method.trains in name)
+    factor_sum = _fix_factors(model, spec)
+    weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    return Adapter(model, spec, weights, factor_sum)
 
 
 def remove_adapter(model: Any) -> None:

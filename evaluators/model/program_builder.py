@@ -199,7 +199,7 @@ class Builder:
 
         def here(section: bytes) -> str:
             if part is not None and part.codec == "index":
-                return shown_examples(program.recipe, section, self._task)
+                return shown_examples(program.recipe, section, self._task.pairs)
             return self._decoded[section]
 
         return decode(program.recipe, program.payload, here)
@@ -240,9 +240,18 @@ class Builder:
         )
 
 
-def shown_examples(recipe: Recipe, indices: bytes, task: Task) -> str:
-    """Return the prompt of a recipe whose demonstrations are at `indices` of the train split."""
-    train, part, said = task.splits.train, recipe.prompt, list[str]()
+def shown_examples(recipe: Recipe, indices: bytes, train: Sequence[tuple[str, str]]) -> str:
+    """Return the prompt of a recipe whose demonstrations are at `indices` of the train split.
+
+    Args:
+        recipe: gives the templates.
+        indices: the indices, 2 bytes each, big-endian.
+        train: input and target of each example of the train split.
+
+    Raises:
+        PayloadError: if there is no such example.
+    """
+    part, said = recipe.prompt, list[str]()
     assert part is not None
     for at in range(0, len(indices), 2):
         index = int.from_bytes(indices[at : at + 2], "big")
@@ -250,8 +259,8 @@ def shown_examples(recipe: Recipe, indices: bytes, task: Task) -> str:
             raise PayloadError(
                 f"the train split has {len(train)} examples, there is no index {index}"
             )
-        said.append(task.ask(train[index].input))
-        said.append(part.answer.replace("{target}", train[index].target))
+        said.append(recipe.question.replace("{input}", train[index][0]))
+        said.append(part.answer.replace("{target}", train[index][1]))
     return part.lead + recipe.turns.join(said)
 
 

@@ -1,25 +1,107 @@
-"""Export of a program's adapter in PEFT's format, with the prompt in its model card.
+"""A program as a model to call, and its adapter in PEFT's format with the prompt in its card.
 
 `PeftModel.from_pretrained` loads it. The card lists what PEFT's format can't express
 (post-processing, limits, stop strings). LoRA-XS is a special case of TinyLoRA and is written as
 one, with its projections.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kilobit.evaluators.ledger.storage import Place, write_whole
-from kilobit.evaluators.model.adapters import installed
+from kilobit.evaluators.model.adapters import install
 from kilobit.evaluators.model.base_model import FrozenModel, load
+from kilobit.evaluators.model.generate import asked
+from kilobit.evaluators.model.program_builder import shown_examples
 from kilobit.evaluators.model.text_codec import decode_text
-from kilobit.evaluators.proof.program_files import ProgramError, read_folder
+from kilobit.evaluators.proof.program_files import ProgramError, read_folder, read_train
+from kilobit.evaluators.text_files import json_lines
 from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.programs.program import Decoded, Program, decode
+from kilobit.search.programs.program import Program, decode
+from kilobit.search.programs.program import decode_text as decode_prompt
 from kilobit.search.programs.recipe import AdapterPart, Recipe
 
 # Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """A program as a model to call from other code.
+
+    Attributes:
+        model: the base model, as a PEFT model where the program has an adapter of PEFT's.
+        tokenizer: the base model's tokenizer.
+        prompt: the text before the question, without the chat template.
+        recipe: the question's template, stop strings, limits and steps on the output.
+    """
+
+    model: Any
+    tokenizer: Any
+    prompt: str
+    recipe: Recipe
+    _frozen: FrozenModel
+
+    def ask(self, text: str) -> str:
+        """Return all of the text that the model continues for an input, as program.py makes it."""
+        recipe = self.recipe
+        return asked(self._frozen, recipe.chat, recipe.question, text, self.prompt, recipe.turns)
+
+
+def load_program(program_folder: Place, model: Path, *, argument: str = "model") -> LoadedProgram:
+    """Return the program of a folder as a model, a tokenizer and a prompt.
+
+    Nothing of the folder is executed: its payload is decoded, and the numbers are put into an
+    adapter that this version builds.
+
+    Args:
+        program_folder: folder with program.py, payload.bin and manifest.json.
+        model: folder of the base model.
+        argument: what messages call `model`.
+
+    Raises:
+        ProgramError, PayloadError: if the folder holds no valid program.
+        ValueError: if it has training examples or trained weights instead of an adapter, or the
+            model is not the one that it belongs to.
+    """
+    program, manifest, _ = read_folder(program_folder)
+    recipe, part = program.recipe, program.recipe.adapter
+    if recipe.data is not None or (part is not None and part.config is None):
+        kind = "training examples" if recipe.data else "trained weights"
+        raise ValueError(
+            f"{program_folder}: the program has {kind} instead of an adapter: run its program.py"
+        )
+    frozen = load_frozen(model, program, argument)
+    expected = manifest.get("base_digest")
+    if not frozen.was_recorded_as(expected):
+        raise ValueError(
+            f"{argument}: {model} has the digest {frozen.machine}, the program needs {expected}"
+        )
+
+    def text_of(section: bytes) -> str:
+        prompt = recipe.prompt
+        if prompt is not None and prompt.codec == "index":
+            return shown_examples(recipe, section, _train(program_folder))
+        return decode_text(frozen, section, prompt.cache if prompt else None)
+
+    # The bare model coded the text, so it is decoded before there is an adapter.
+    prompt = decode_prompt(recipe, program.payload, text_of)
+    loaded = frozen.model
+    if part is not None:
+        spec = spec_of(part)
+        _check_size(spec, frozen)
+        adapter = install(frozen, spec, part.seed)
+        # Check before decoding, because decoding allocates as many numbers as the shapes say.
+        if adapter.part(part.numbers).shapes != part.shapes:
+            raise ProgramError(
+                f"{program_folder}: the recipe's shapes do not match those of its {part.config}"
+            )
+        decoded = decode(recipe, program.payload, lambda _: prompt)
+        adapter.assign(decoded.tensors, decoded.delta)
+        loaded = adapter.model
+    return LoadedProgram(loaded.eval(), frozen.tokenizer, prompt, recipe, frozen)
 
 
 def export_peft(program_folder: Place, target: Path, model: Path) -> None:
@@ -45,40 +127,25 @@ def export_peft(program_folder: Place, target: Path, model: Path) -> None:
         )
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--peft: {target} is not empty")
-    frozen = load_frozen(model, program)
-    expected = manifest.get("base_digest")
-    if not frozen.was_recorded_as(expected):
-        raise ValueError(
-            f"--model: {model} has the digest {frozen.machine}, the program needs {expected}"
-        )
-    spec = spec_of(part)
-    _check_size(spec, frozen)
-    with installed(frozen, spec, part.seed) as adapter:
-        # Check before decoding, because decoding allocates as many numbers as the shapes say.
-        if adapter.part(part.numbers).shapes != part.shapes:
-            raise ProgramError(
-                f"{program_folder}: the recipe's shapes do not match those of its {part.config}"
-            )
-        prompt = program.recipe.prompt
-        decoded = decode(
-            program.recipe,
-            program.payload,
-            lambda section: decode_text(frozen, section, prompt.cache if prompt else None),
-        )
-        adapter.assign(decoded.tensors, decoded.delta)
-        # The fixed factors are saved with their signs, so that PEFT need not compute them again.
-        adapter.model.save_pretrained(target)
-    write_whole(target / "README.md", _card(program, decoded, manifest).encode())
+    loaded = load_program(program_folder, model, argument="--model")
+    # The fixed factors are saved with their signs, so that PEFT need not compute them again.
+    loaded.model.save_pretrained(target)
+    write_whole(target / "README.md", _card(program, loaded.prompt, manifest).encode())
 
 
-def load_frozen(model: Path, program: Program) -> FrozenModel:
+def load_frozen(model: Path, program: Program, argument: str = "--model") -> FrozenModel:
     """Return the base model of a program as program.py loads it.
+
+    Args:
+        model: its folder.
+        program: says how it is loaded.
+        argument: what messages call `model`.
 
     Raises:
         ValueError: if it can't be loaded.
     """
     if not model.is_dir():
-        raise ValueError(f"--model: there is no folder {model}")
+        raise ValueError(f"{argument}: there is no folder {model}")
     config = BaseModelConfig(
         regime="any",
         path=model.absolute(),
@@ -90,7 +157,26 @@ def load_frozen(model: Path, program: Program) -> FrozenModel:
         return load(config, Path())
     except Exception as error:  # transformers raises many types here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"--model: {model} can't be loaded: {reason}") from error
+        raise ValueError(f"{argument}: {model} can't be loaded: {reason}") from error
+
+
+def _train(program_folder: Place) -> list[tuple[str, str]]:
+    """Return input and target of each example of the train split beside a program.
+
+    Raises:
+        ProgramError: naming file and line, if it can't be read.
+    """
+    file, found = program_folder / "train.jsonl", list[tuple[str, str]]()
+    try:
+        for where, pair in json_lines(file, read_train(program_folder)):
+            match pair:
+                case [str(asks), str(target)]:
+                    found.append((asks, target))
+                case _:
+                    raise ProgramError(f"{where}: not a list of input and target")
+    except ValueError as error:
+        raise ProgramError(str(error)) from error
+    return found
 
 
 def spec_of(part: AdapterPart) -> AdapterSpec:
@@ -129,7 +215,7 @@ def _chat(recipe: Recipe) -> str:
     return (" in the chat template" + (turns if recipe.turns else "")) if recipe.chat else ""
 
 
-def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:
+def _card(program: Program, prompt: str, manifest: dict[str, Any]) -> str:
     recipe = program.recipe
     fence = "````"
     return "\n".join(
@@ -146,7 +232,7 @@ def _card(program: Program, decoded: Decoded, manifest: dict[str, Any]) -> str:
             "The text before the question:",
             "",
             fence,
-            decoded.prompt,
+            prompt,
             fence,
             "",
             f"- question: `{recipe.question!r}`{_chat(recipe)}",

@@ -36,6 +36,9 @@ from kilobit.search.task import Task
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+    from kilobit.search.schedulers.scheduler import Action
 
 # Numbers of draws TPE compares by expected improvement: 24 is Optuna's default, 1 a plain draw.
 _DRAWS_COMPARED = (24, 8, 2, 1)
@@ -239,3 +242,73 @@ def _sampler(config: TpeProposer | Nsga2Proposer, seed: int, compared: int) -> "
             group=True,
             seed=seed,
         )
+
+
+class BitsAwarePruner:
+    """Bits-aware successive halving as a pruner of Optuna's, for objectives of the user's own.
+
+    The objective says the trial's length by `trial.set_user_attr("bits", BITS)`, and reports a mean
+    score from 0 to 1 at the steps 0, 1, ..., which are the rungs. In a study with one direction,
+    which has to be "maximize", `trial.report` and `trial.should_prune` work as with any pruner.
+    Reports are read from the study, so a study that is loaded again goes on where it was, and
+    processes that share a storage see each other's results. Optuna lets no trial report in a study
+    with several directions; there `stops` is told the score.
+
+    Args:
+        sizes: number of examples that a score is the mean of, for each rung.
+        eta: one in `eta` may go on where the number is limited.
+        trained: no more training changes a trial; see `RungJudge`.
+
+    Raises:
+        ValueError: if `sizes` or `eta` is out of range.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, eta: int = 3, trained: bool = False) -> None:
+        from kilobit.search.schedulers.bits_aware import RungJudge
+
+        self._judge = RungJudge(sizes, eta=eta, trained=trained)
+
+    def prune(self, study: "Study", trial: "FrozenTrial") -> bool:
+        """Return whether the trial is to be pruned after its last report; Optuna calls this.
+
+        Raises:
+            ValueError: if the study minimises, the trial has no bits, or a report is out of range.
+        """
+        if study.direction.name != "MAXIMIZE":
+            raise ValueError('the study minimises: make it by direction="maximize"')
+        if trial.last_step is None:
+            return False
+        for rung, other in sorted(
+            ((rung, one) for one in study.get_trials(deepcopy=False) for rung in _reports(one)),
+            key=lambda pair: (pair[0], pair[1].number),
+        ):
+            last = other.last_step == rung
+            if other.number == trial.number or (last and not other.state.is_finished()):
+                continue
+            action: Action = "stop" if last and other.state.name != "COMPLETE" else "promote"
+            score = other.intermediate_values[rung]
+            self._judge.replay(str(other.number), rung, score, other.user_attrs["bits"], action)
+        reports = sorted(trial.intermediate_values.items())
+        return [self._stops(trial, rung, score) for rung, score in reports][-1]
+
+    def stops(self, trial: "Trial", rung: int, score: float) -> bool:
+        """Return whether a trial is to be pruned after a rung, in a study of any directions.
+
+        Raises:
+            ValueError: if the trial has no bits, or the rung or the score is out of range.
+        """
+        return self._stops(trial, rung, score)
+
+    def _stops(self, trial: "Trial | FrozenTrial", rung: int, score: float) -> bool:
+        bits = trial.user_attrs.get("bits")
+        if not isinstance(bits, int):
+            raise ValueError(
+                f'trial {trial.number} has no length: call trial.set_user_attr("bits", BITS) '
+                "before it is pruned"
+            )
+        return self._judge.judge(str(trial.number), rung, score, bits).action == "stop"
+
+
+def _reports(trial: "FrozenTrial") -> list[int]:
+    """Return the rungs that a trial with a length has reported, in their order."""
+    return sorted(trial.intermediate_values) if "bits" in trial.user_attrs else []

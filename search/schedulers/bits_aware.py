@@ -27,7 +27,7 @@ import numpy as np
 
 from kilobit.search.schedulers.asha import first_layer
 from kilobit.search.schedulers.racing import Incumbent, incumbent_of
-from kilobit.search.schedulers.scheduler import Result, RungResults, RungRule
+from kilobit.search.schedulers.scheduler import Action, Decision, Result, RungResults, RungRule
 
 # Half the width of a cell in doublings of the length.
 CELL = 1.0
@@ -175,3 +175,67 @@ class BitsAware(RungRule):
         for rung in range(result.rung + 1):
             key = (result.model, rung, max(0, trained_at - rung))
             self._fronts.setdefault(key, _Front()).add(result.candidate, result.bits, low)
+
+
+class RungJudge:
+    """The rule for loops of others: from scores and lengths alone, without examples and races.
+
+    A candidate's gap is its score minus that of its incumbent at the rung, where both were scored
+    on the same examples or not.
+
+    Args:
+        sizes: number of examples that a score is the mean of, for each rung.
+        eta: one in `eta` may be promoted where the number is limited.
+        trained: no more training changes a candidate, as with prompts; by default each has training
+            left until the last rung.
+
+    Raises:
+        ValueError: if there is no rung, a size is below 1, or `eta` is below 2.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, eta: int = 3, trained: bool = False) -> None:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"sizes: a number of examples for each rung is needed, found {sizes}")
+        if eta < 2:
+            raise ValueError(f"eta: 2 or more is allowed, found {eta}")
+        self.num_rungs, self._trained = len(sizes), trained
+        self._rule = BitsAware(num_rungs=len(sizes), eta=eta, sizes=sizes)
+        self._scores: dict[tuple[str, int], float] = {}
+
+    def judge(self, candidate: str, rung: int, score: float, bits: int) -> Decision:
+        """Record a result and return the decision; a repeated one gets the first decision.
+
+        Args:
+            candidate: its name.
+            rung: index of the rung, from 0 and without gaps.
+            score: a mean from 0 to 1, or NaN for a failed candidate.
+            bits: its length.
+
+        Raises:
+            ValueError: if the score is out of range, or the rung is or leaves one out.
+        """
+        return self._rule.report(self._result(candidate, rung, score, bits))
+
+    def replay(self, candidate: str, rung: int, score: float, bits: int, action: Action) -> None:
+        """Record a result whose decision is known, unless it has been recorded already.
+
+        The arguments and errors are those of `judge`.
+        """
+        if self._rule.decided(candidate, rung) is None:
+            result = self._result(candidate, rung, score, bits)
+            self._rule.replay(result, Decision(candidate, rung, action, "decided before"))
+
+    def _result(self, candidate: str, rung: int, score: float, bits: int) -> Result:
+        if not 0 <= rung < self.num_rungs:
+            raise ValueError(f"rung: 0 to {self.num_rungs - 1} are allowed, found {rung}")
+        if rung and (candidate, rung - 1) not in self._scores:
+            raise ValueError(f"rung: {candidate} has no result at rung {rung - 1}, found {rung}")
+        if score < 0 or score > 1:
+            raise ValueError(f"score: a mean from 0 to 1 is needed, found {score}")
+        left = 0 if self._trained else self.num_rungs - 1 - rung
+        there = self._rule.incumbents("", rung, left=left)
+        best = incumbent_of([one for one in there if one.candidate != candidate], bits)
+        gap = None if best is None else score - self._scores[best.candidate, rung]
+        self._scores.setdefault((candidate, rung), score)
+        against = None if best is None else best.candidate
+        return Result(candidate, "", rung, score, bits, None, against, gap, left)

@@ -32,6 +32,11 @@ def lora(**changes: Any) -> dict[str, Any]:
     return {"lora": {"candidates": 2, "rank": [1], "target_modules": [["q_proj"]], **changes}}
 
 
+def given(**prompt: Any) -> dict[str, Any]:
+    """Return families with a given prompt."""
+    return {"prompt": {"candidates": 1}, "given": {"prompts": [prompt]}}
+
+
 def model(**changes: Any) -> list[dict[str, Any]]:
     """Return base models that name a folder beside the sweep file."""
     return [{"regime": "r", "path": "model", **changes}]
@@ -192,6 +197,24 @@ TASKS = [
         families=lora(max_new_tokens=[13]),
     ),
     bad(
+        "families.given.prompts.0.max_new_tokens: 13 is more than the task numbers allows (12)",
+        families=given(text="a", max_new_tokens=13),
+    ),
+    bad(
+        "families.given.prompts.0: give either `text` or `file`",
+        families=given(text="a", file="b"),
+    ),
+    bad(
+        "families.given.prompts.0.file: {here}/none.txt: No such file",
+        families=given(file="none.txt"),
+    ),
+    Case(
+        DRY,
+        "families.given.prompts.0.file: {here}/empty.txt holds no text",
+        sweep={"families": given(file="empty.txt")},
+        given=lambda scene: scene.file("empty.txt", "\n"),
+    ),
+    bad(
         "families.lora.demonstrations: 600 are more than the train split has (512)",
         families=lora(demonstrations=[600]),
     ),
@@ -248,6 +271,10 @@ MODELS = [
         given=a_state_space_model,
     ),
     bad("families.lora.chat: the tokenizer of {model} has no chat", families=lora(chat=[True])),
+    bad(
+        "families.given.prompts.0.chat: the tokenizer of {model} has no chat",
+        families=given(text="a", chat=True),
+    ),
     Case(
         DRY,
         "base_models.0.enable_thinking: no family puts a question into the chat template: the "

@@ -204,7 +204,7 @@ def test_what_needs_no_model_comes_first_and_counts_for_no_limit() -> None:
 
 def test_what_needs_no_model_is_scored_to_the_end_and_nothing_learns_from_it() -> None:
     proposer, scheduler = Listed([ONE]), Noting(num_rungs=2, eta=2)
-    search = Search(proposer, scheduler, "program", model_free=[PRINTED])
+    search = Search(proposer, scheduler, "program", first=[PRINTED])
     for _ in range(2):
         search.propose("m")
     search.take(rung_record(ONE, 0, 0.9))
@@ -213,6 +213,30 @@ def test_what_needs_no_model_is_scored_to_the_end_and_nothing_learns_from_it() -
     assert search.take(rung_record(PRINTED, 1, 0.1)).action == "finish"
     assert PRINTED.id not in search.running
     assert [one.candidate for one in proposer.seen] == [ONE.id]
-    failed = Search(Listed([]), Noting(num_rungs=2, eta=2), "program", model_free=[PRINTED])
+    failed = Search(Listed([]), Noting(num_rungs=2, eta=2), "program", first=[PRINTED])
     failed.propose("m")
     assert failed.take(rung_record(PRINTED, 0, None)).action == "stop"
+
+
+def test_a_given_candidate_that_the_proposer_proposes_too_is_tried_once_and_learned_from() -> None:
+    proposer, scheduler = Listed([ONE, TWO]), Noting(num_rungs=1, eta=2)
+    search = Search(proposer, scheduler, "program", 2, first=[ONE, THREE])
+    assert [
+        p and (p.candidate, p.operator) for p in (search.propose("m"), search.propose("m"))
+    ] == [
+        (ONE, "given"),
+        (THREE, "given"),
+    ]
+    search.take(rung_record(ONE, 0, 0.9))
+    search.take(rung_record(THREE, 0, 0.8))
+    assert proposer.seen == []
+    found = search.propose("m")
+    assert found is not None
+    assert found.candidate == TWO
+    assert [(one.candidate, one.score) for one in proposer.seen] == [(ONE.id, 0.9)]
+    assert (search.proposed["m"], search.num_proposed) == (1, 3)
+    late = Listed([ONE])
+    search = Search(late, Noting(num_rungs=1, eta=2), "program", first=[ONE])
+    assert [search.propose("m") is None for _ in range(2)] == [False, True]
+    search.take(rung_record(ONE, 0, 0.7))
+    assert [one.score for one in late.seen] == [0.7]

@@ -219,3 +219,20 @@ def test_what_needs_no_model_can_be_turned_off() -> None:
     assert [one.family for one in ModelFree(constants=0).candidates(task, "m")] == ["copy"]
     assert ModelFree(constants=0, copy_input=False).candidates(task, "m") == []
     assert [o.constant for o in ModelFree(constants=1).candidates(task, "m")] == ["a", None]
+
+
+def test_a_given_prompt_is_one_candidate_and_no_family_to_draw_from() -> None:
+    families = Families(
+        prompt={"candidates": 1},
+        given={"prompts": [{"text": "Add up.", "postprocess": ["last_number"]}]},
+    )
+    assert list(families.named()) == ["prompt"]
+    for template in (False, True):
+        on = families.on(template=template).given
+        assert on is not None
+        found = on.prompts[0].candidate(TASK, "m")
+        assert found.before(TASK) == "Add up.\n"
+        assert (found.chat, found.postprocess) == (template, ("last_number",))
+    assert families.on(template=True).use_chat
+    with pytest.raises(ValueError, match="give either `text` or `file`"):
+        Families(prompt={"candidates": 1}, given={"prompts": [{"text": "a", "file": "b"}]})

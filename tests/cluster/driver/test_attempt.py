@@ -283,3 +283,40 @@ def test_a_time_budget_ends_the_run_and_leaves_the_rest(write_sweep: Write, tmp_
     shown = run("run", str(write_sweep()), "--out", str(out), "budget.seconds=0.001")
     assert "the time budget of 0.001 s is over and " in shown
     assert f"kilobit resume {out} budget.seconds=null" in shown
+
+
+def test_a_prompt_made_by_hand_stands_on_the_verified_front_and_the_run_resumes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "by_hand.txt").write_text("Digits.\n")
+    (tmp_path / "sweep.yaml").write_text(
+        json.dumps(
+            {
+                "name": "given",
+                "task": {"kind": "miniature", "name": "numbers"},
+                "base_models": [
+                    {"regime": "posttrained", "path": f"{REPOSITORY}/examples/tiny/posttrained"}
+                ],
+                "families": {
+                    "prompt": {"candidates": 1},
+                    "given": {"prompts": [{"file": "by_hand.txt"}]},
+                },
+                "model_free": {"constants": 0, "copy_input": False},
+                "rungs": {"examples": 6, "train_steps": 10, "eta": 3, "count": 2},
+                "workers": {"threads": 1},
+            }
+        )
+    )
+    out = tmp_path / "run"
+    run("run", str(tmp_path / "sweep.yaml"), "--out", str(out))
+    rows = rows_of(Ledger(out / "ledger"), "candidates")
+    rows.sort(key=lambda row: row["position"])
+    assert [(row["operator"], row["family"]) for row in rows] == [
+        ("given", "prompt"),
+        ("random", "prompt"),
+    ]
+    (ours,) = (line for line in front(out) if line["candidate"] == rows[0]["candidate"])
+    assert ours["verified"]
+    assert ours["payload_bits"] > 0
+    run("run", str(tmp_path / "sweep.yaml"), "--out", str(out), "--continue")
+    assert "2 of 2" in run("status", str(out))

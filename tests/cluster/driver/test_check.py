@@ -13,6 +13,7 @@ from kilobit import launch
 from kilobit.cluster.driver.check import bound_bits, check_models, check_sweep
 from kilobit.cluster.shards import load as load_module
 from kilobit.cluster.shards.process_group import RankAddress
+from kilobit.cluster.sweep.recorded import recorded_sweep
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model import adapter_check
@@ -204,15 +205,32 @@ def test_a_plan_counts_what_needs_no_model_for_each_model(
     free = {"constants": 1, "copy_input": True}
     path = write_sweep(base_models=two, model_free=free, budget=changes)
     plan = check_sweep(load_sweep(path), tmp_path, local=False, dry=True)
-    families = [(one.model, one.family) for one in plan.model_free]
+    families = [(one.model, one.family) for one in plan.first]
     assert families == [(model, what) for model in "ab" for what in ("constant", "copy")]
     searched = total if changes else 2 * total
     assert (len(plan.candidates), plan.num_candidates) == (searched, searched + 4)
-    bits = [plan.bound_bits(one) for one in plan.model_free]
+    bits = [plan.bound_bits(one) for one in plan.first]
     assert bits[1] == 0
-    assert bits[0] == 8 * len(plan.model_free[0].constant or "")
+    assert bits[0] == 8 * len(plan.first[0].constant or "")
     endless = write_sweep(
         base_models=two, model_free=free, proposer={"kind": "evolution"}, budget={"candidates": 9}
     )
     plan = check_sweep(load_sweep(endless), tmp_path, local=False, dry=True)
     assert plan.num_candidates == 13
+
+
+def test_given_prompts_come_first_with_the_text_of_their_files(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "by_hand.txt").write_text("Add.\nSay the sum.\n\n")
+    given = {"prompts": [{"text": "Sum."}, {"file": "by_hand.txt", "postprocess": ["last_number"]}]}
+    path = write_sweep(families={"prompt": {"candidates": 2}, "given": given})
+    sweep = load_sweep(path)
+    plan = check_sweep(sweep, tmp_path, dry=True)
+    found = [one for one in plan.first if not one.is_model_free]
+    assert [(one.prompt.instruction, one.postprocess, one.chat) for one in found] == [
+        ("Sum.", (), False),
+        ("Add.\nSay the sum.", ("last_number",), False),
+    ]
+    assert plan.num_candidates == len(plan.candidates) + len(plan.first)
+    assert recorded_sweep(sweep.model_dump(mode="json")).families.given == sweep.families.given

@@ -5,10 +5,17 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray.tune
 
-from kilobit.cluster.driver.tune import RecordedScheduler, RecordedSearcher, StopRequest
+from kilobit.cluster.driver.tune import (
+    BitsAwareScheduler,
+    RecordedScheduler,
+    RecordedSearcher,
+    StopRequest,
+)
 from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -287,3 +294,32 @@ def test_what_is_promoted_for_later_ends_its_trial_and_goes_on_when_nothing_else
     (row,) = rows_of(run.ledger, "decisions")
     assert (row["decision"], row["later"]) == ("promote", True)
     assert row["reason"].endswith("; it has learned nothing")
+
+
+def worse_if_long(config: dict[str, int]) -> None:
+    """Report two rungs of a trainable whose longer trials are worse."""
+    for _ in range(2):
+        ray.tune.report({"score": 0.8 if config["bits"] == 100 else 0.3, "bits": config["bits"]})
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_scheduler_alone_stops_a_trial_of_tune_that_is_longer_and_worse(
+    tmp_path: Path,
+) -> None:
+    scheduler = BitsAwareScheduler([100, 300], trained=True)
+    tuner = ray.tune.Tuner(
+        worse_if_long,
+        param_space={"bits": ray.tune.grid_search([100, 200, 300])},
+        tune_config=ray.tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
+        run_config=ray.tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    found = {one.config["bits"]: one.metrics["training_iteration"] for one in tuner.fit()}
+    assert found == {100: 2, 200: 1, 300: 1}
+
+
+def test_the_scheduler_alone_names_what_a_result_lacks() -> None:
+    scheduler = BitsAwareScheduler([100], bits="size")
+    trial = SimpleNamespace(trial_id="t1")
+    with pytest.raises(ValueError, match="trial t1 reported no 'size'"):
+        scheduler.on_trial_result(None, trial, {"score": 0.5, "training_iteration": 1})

@@ -10,12 +10,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+import kilobit
 from kilobit import launch
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import load
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.proof.export import export_peft, spec_of
 from kilobit.evaluators.proof.program_files import write_folder
+from kilobit.evaluators.proof.verify import train_file
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate, Prompt
@@ -198,3 +200,71 @@ def test_the_card_says_where_turns_of_a_chat_end(
     card = (tmp_path / "peft" / "README.md").read_text("utf-8")
     assert one.before(TASK) in card
     assert "in the chat template; '\\n\\n' is between the turns of the text before it" in card
+
+
+@pytest.mark.parametrize("method", [None, "lora", "ln_tuning", "soft_prompt"])
+def test_a_loaded_program_is_a_model_and_a_prompt(
+    model_folders: dict[str, Path], tmp_path: Path, method: str | None
+) -> None:
+    model = model_folders["llama"]
+    adapter = adapter_spec(method) if method else None
+    candidate = Candidate(task="numbers", model="m", prompt=PROMPT, adapter=adapter)
+    expected = write(tmp_path / "program", model, candidate)
+    if expected is None:
+        base = AutoModelForCausalLM.from_pretrained(model).float()
+        expected = base(input_ids=IDS).logits
+        manifest = tmp_path / "program" / "manifest.json"
+        digest = load(BaseModelConfig(regime="m", path=model), Path()).machine
+        about = json.loads(manifest.read_text()) | {"base_digest": digest}
+        manifest.write_text(json.dumps(about))
+    found = kilobit.load_program(tmp_path / "program", model)
+    assert isinstance(found.model, PeftModel) == (method is not None)
+    with torch.no_grad():
+        logits = found.model(input_ids=IDS).logits
+    assert torch.allclose(logits, expected, atol=1e-5, rtol=1e-5)
+    assert found.prompt == PROMPT.render(TASK)
+    assert found.ask("3 + 4?") == PROMPT.render(TASK) + TASK.ask("3 + 4?")
+    assert found.recipe.stop == TASK.stop
+    assert found.tokenizer(found.ask("1"))["input_ids"]
+
+
+def test_a_loaded_program_reads_named_examples_from_beside_it(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model, folder = model_folders["llama"], tmp_path / "program"
+    frozen = load(BaseModelConfig(regime="m", path=model), Path())
+    shown = tuple((one.input, one.target) for one in TASK.splits.train[5:9])
+    candidate = Candidate(
+        task="numbers", model="m", prompt=Prompt(demonstrations=shown), adapter=adapter_spec("lora")
+    )
+    config = BaseModelConfig(regime="m", path=model)
+    builder = Builder(frozen, config, TASK, 4, "payload", by_index=True)
+    texts = {"index": builder.code_text(candidate, by_model=False)["index"]}
+    with installed(frozen, candidate.adapter) as adapter:
+        program = builder.build(candidate, texts, adapter, random_numbers(adapter))
+    write_folder(folder, program, {"base_digest": frozen.machine})
+    with pytest.raises(kilobit.InputError, match="lacks the train split"):
+        kilobit.load_program(folder, model)
+    (folder / "train.jsonl").write_bytes(train_file(TASK))
+    assert kilobit.load_program(folder, model).prompt == candidate.before(TASK)
+    export_peft(folder, tmp_path / "peft", model)
+    assert candidate.before(TASK) in (tmp_path / "peft" / "README.md").read_text("utf-8")
+    (folder / "train.jsonl").write_text('["a", "b"]\n["c"]\n')
+    with pytest.raises(kilobit.InputError, match=r"train\.jsonl, line 2: not a list of input and"):
+        kilobit.load_program(folder, model)
+
+
+def test_a_program_without_an_adapter_of_pefts_is_not_loaded(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = model_folders["llama"]
+    weights = Candidate(task="numbers", model="m", adapter=adapter_spec("weights"))
+    write(tmp_path / "weights", model, weights)
+    with pytest.raises(kilobit.InputError, match="has trained weights instead of an adapter"):
+        kilobit.load_program(tmp_path / "weights", model)
+    lora = Candidate(task="numbers", model="m", adapter=adapter_spec("lora"))
+    write(tmp_path / "lora", model, lora)
+    with pytest.raises(kilobit.InputError, match=r"model: .* has the digest"):
+        kilobit.load_program(tmp_path / "lora", model_folders["qwen2"])
+    with pytest.raises(kilobit.InputError, match="model: there is no folder"):
+        kilobit.load_program(tmp_path / "lora", tmp_path / "nowhere")

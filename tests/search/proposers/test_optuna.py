@@ -1,9 +1,18 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import optuna
 import pytest
 
-from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
+from kilobit.search.proposers.optuna import (
+    BitsAwarePruner,
+    Nsga2Proposer,
+    OptunaProposer,
+    TpeProposer,
+)
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.space import Families
 from tests.conftest import REPOSITORY
@@ -118,3 +127,57 @@ def test_a_random_draw_in_place_of_the_samplers_is_told_to_the_study() -> None:
         assert [t.values for t in trials if t.state.name == "COMPLETE"] == [[10.0, 0.5]] * 3
         return
     raise AssertionError("no seed led to a random draw")
+
+
+def objective(pruner: BitsAwarePruner | None = None) -> Callable[[optuna.Trial], Any]:
+    """Return an objective whose even trials are short and good, the others long and bad."""
+
+    def run(trial: optuna.Trial) -> Any:
+        good = trial.number % 2 == 0
+        bits, score = (100, 0.8) if good else (200, 0.3)
+        trial.set_user_attr("bits", bits)
+        for rung in range(2):
+            if pruner is None:
+                trial.report(score, rung)
+            if pruner.stops(trial, rung, score) if pruner else trial.should_prune():
+                raise optuna.TrialPruned
+        return score if pruner is None else (score, bits)
+
+    return run
+
+
+def test_the_pruner_prunes_what_is_longer_and_worse_also_after_the_study_is_loaded_again() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    about: dict[str, Any] = {"storage": storage, "study_name": "s"}
+    make = partial(BitsAwarePruner, [100, 300], trained=True)
+    study = optuna.create_study(direction="maximize", pruner=make(), **about)
+    study.optimize(objective(), n_trials=1)
+    # A pruner that has seen nothing reads the study, so even its first trial is compared.
+    again = optuna.load_study(pruner=make(), **about)
+    again.optimize(objective(), n_trials=2)
+    assert [trial.state.name for trial in again.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.last_step for trial in again.trials] == [1, 0, 0]
+
+
+def test_the_pruner_works_in_a_study_with_two_directions() -> None:
+    pruner = BitsAwarePruner([100, 300], trained=True)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.optimize(objective(pruner), n_trials=2)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+
+
+def test_the_pruner_refuses_a_study_that_minimises_and_a_trial_without_bits() -> None:
+    pruner = BitsAwarePruner([100, 300])
+    study = optuna.create_study(direction="minimize", pruner=pruner)
+    trial = study.ask()
+    trial.report(0.5, 0)
+    with pytest.raises(ValueError, match="the study minimises"):
+        trial.should_prune()
+    with pytest.raises(ValueError, match="trial 0 has no length"):
+        pruner.stops(trial, 0, 0.5)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    trial = study.ask()
+    assert not trial.should_prune()
+    trial.report(0.5, 0)
+    with pytest.raises(ValueError, match="trial 0 has no length"):
+        trial.should_prune()

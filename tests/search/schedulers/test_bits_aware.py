@@ -1,3 +1,4 @@
+import math
 import random
 import statistics
 import time
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.search.schedulers.bits_aware import BitsAware
+from kilobit.search.schedulers.bits_aware import BitsAware, RungJudge
 from kilobit.search.schedulers.racing import incumbent_of
 from kilobit.search.schedulers.scheduler import Decision, Result
 
@@ -211,3 +212,33 @@ def test_an_adapter_that_has_learned_nothing_goes_on_after_all_others(
 
 def test_the_shortest_program_itself_does_not_wait() -> None:
     assert not report(rule(), "t", 0, 0.0, 47184, left=1).later
+
+
+def test_the_rule_alone_compares_with_the_best_that_is_not_longer() -> None:
+    judge = RungJudge([100, 100], trained=True)
+    assert judge.judge("short", 0, 0.6, 100).action == "promote"
+    worse = judge.judge("long and worse", 0, 0.5, 200)
+    assert (worse.action, worse.compared_with) == ("stop", ("short",))
+    assert judge.judge("shorter and worse", 0, 0.5, 50).action == "promote"
+    assert judge.judge("long and better", 0, 0.7, 200).action == "promote"
+    assert judge.judge("failed", 0, math.nan, 10).action == "stop"
+    # A repeated result gets the first decision.
+    assert judge.judge("long and worse", 0, 0.9, 200) == worse
+    assert judge.judge("short", 1, 0.6, 100).action == "finish"
+    # In training, a candidate with as much training left may overtake.
+    assert RungJudge([100] * 2).judge("a", 0, 0.6, 100).action == "promote"
+
+
+def test_the_rule_alone_refuses_what_it_cannot_judge() -> None:
+    judge = RungJudge([10, 30])
+    for rung, score, message in (
+        (2, 0.5, "rung: 0 to 1 are allowed, found 2"),
+        (1, 0.5, "has no result at rung 0, found 1"),
+        (0, 22.5, "a mean from 0 to 1 is needed, found 22.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            judge.judge("a", rung, score, 10)
+    with pytest.raises(ValueError, match="a number of examples for each rung"):
+        RungJudge([])
+    with pytest.raises(ValueError, match="eta: 2 or more"):
+        RungJudge([1], eta=1)
