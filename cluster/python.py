@@ -37,9 +37,9 @@ from kilobit.cluster.sweep.sweep import load_sweep, make_sweep
 from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.evaluators.ledger.storage import Place, place, write_whole
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Program, Ruler
+from kilobit.search.programs.program import Program
 from kilobit.search.programs.script import readable_script
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, Ruler
 
 if TYPE_CHECKING:
     from kilobit.cluster.driver.check import Plan

@@ -6,7 +6,7 @@ proposer and which scheduler, a sweep file says.
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,12 +20,9 @@ from kilobit.search.records import RungRecord
 from kilobit.search.rungs import RungConfig
 from kilobit.search.schedulers.racing import Incumbent, RacingConfig
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, Length
 from kilobit.search.space import Families
 from kilobit.search.task import Task
-
-if TYPE_CHECKING:
-    from kilobit.search.programs.program import Length
 
 ProposerConfig = Annotated[
     RandomProposer | GridProposer | TpeProposer | Nsga2Proposer | EvolutionProposer,
@@ -147,7 +144,7 @@ class Search:
         self,
         proposer: Proposer,
         scheduler: Scheduler,
-        length: "Length",
+        length: Length,
         limit: int | None = None,
         first: Sequence[Candidate] = (),
     ) -> None:

@@ -5,7 +5,7 @@ The error for what a user gave, and commands that a message tells the user to co
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,6 +13,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
 )
+
+Length = Literal["program", "payload"]
+"""A length that a program is made short by: of both files, or of payload.bin alone."""
+Ruler = Literal["program", "payload", "net"]
+"""A length that programs are compared by: one of the two, or both files less the bare question."""
 
 
 def _local(path: Path) -> Path:

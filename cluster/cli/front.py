@@ -44,9 +44,8 @@ from kilobit.search.front.points import (
     imported_fronts,
     imported_points,
 )
-from kilobit.search.programs.program import Ruler
 from kilobit.search.programs.recipe import Recipe
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, Ruler
 
 # Headings of the table of results; the last four are factors.
 RESULT_HEADS = ("task", "base model", "bare score", "target", "proof", "program bits", "bytes",

@@ -39,8 +39,7 @@ from kilobit.evaluators.report.contents import (
 )
 from kilobit.search.front.complexity import collapses, rows_of
 from kilobit.search.front.points import FrontPoint, ImportedPoint, imported_fronts
-from kilobit.search.programs.program import Ruler
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, Ruler
 
 DONE, FAILED = 0, 1
 _MEBIBYTE = 1 << 20

@@ -24,7 +24,6 @@ from kilobit.search.front.points import (
     complete_points,
     fronts,
 )
-from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -32,7 +31,7 @@ from kilobit.search.records import (
     RungRecord,
     VerificationRecord,
 )
-from kilobit.search.settings import to_copy
+from kilobit.search.settings import Ruler, to_copy
 
 # Columns dropped in this order if the terminal is too narrow; bits, score and candidate stay.
 _LEAST_NEEDED = (

@@ -23,9 +23,9 @@ from kilobit.evaluators.merge.dataset import DATASET_TABLES, DatasetSource, is_d
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
 from kilobit.search.base_model import differing_parts
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Program, Ruler
+from kilobit.search.programs.program import Program
 from kilobit.search.records import ProgramRecord, WorkerRecord, rung_part
-from kilobit.search.settings import InputError
+from kilobit.search.settings import InputError, Ruler
 
 # Tables that describe candidates: where several runs have the same one, a data set keeps one row.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")

@@ -28,11 +28,10 @@ from kilobit.cluster.sweep.workers import SearchedModel, Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
-from kilobit.search.programs.program import Length, Ruler
 from kilobit.search.proposers.random import RandomProposer
 from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
-from kilobit.search.settings import Config, InputError, LocalPath, is_address
+from kilobit.search.settings import Config, InputError, Length, LocalPath, Ruler, is_address
 from kilobit.search.space import Families, ModelFree, RateSearch
 
 # The package of each tracker. Keys come from environment variables, never from a file:

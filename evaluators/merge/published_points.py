@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from kilobit.evaluators.merge.dataset import LINE, POINTS
 from kilobit.evaluators.report.contents import Published
 from kilobit.evaluators.text_files import csv_rows, json_objects
-from kilobit.search.programs.program import Ruler
+from kilobit.search.settings import Ruler
 
 FIELDS = tuple(name for name in POINTS.names if name != LINE.name)
 _LENGTHS = ("program_bits", "payload_bits")

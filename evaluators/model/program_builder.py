@@ -32,7 +32,6 @@ from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor, step_
 from kilobit.search.programs.postprocess import RULE
 from kilobit.search.programs.program import (
     Decoded,
-    Length,
     Program,
     build,
     build_printing,
@@ -45,6 +44,7 @@ from kilobit.search.programs.program import (
 from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
+from kilobit.search.settings import Length
 from kilobit.search.task import Task
 
 # Programs of a real model lost their whole score where differences from the start held less.

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Ruler
+from kilobit.search.settings import Ruler
 
 # Fields of a point that the page needs of no program.
 _NOT_SHOWN = ("split", "program", "length", "imported")

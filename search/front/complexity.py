@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from kilobit.search.front.pareto import complexity
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Ruler
+from kilobit.search.settings import Ruler
 
 # Scores at which curves are compared besides the targets.
 _STEPS = tuple(step / 10 for step in range(1, 10))

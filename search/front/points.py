@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kilobit.search.front.pareto import P, pareto_front
-from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -27,6 +26,7 @@ from kilobit.search.records import (
     VerificationRecord,
 )
 from kilobit.search.rungs import Rung
+from kilobit.search.settings import Ruler
 
 _Key = TypeVar("_Key")
 # Columns of the ledger's `rungs` from which points are made.

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from kilobit.search.programs.numbers import (
     Integers,
@@ -24,11 +23,8 @@ from kilobit.search.programs.recipe import AdapterPart, PrintedPart, PromptPart,
 from kilobit.search.programs.script import script
 from kilobit.search.programs.text import PayloadError, TextCodec, compress, decompress
 from kilobit.search.programs.token_coder import Cache
+from kilobit.search.settings import Length
 
-Length = Literal["program", "payload"]
-"""A length that a program is made short by: of both files, or of payload.bin alone."""
-Ruler = Literal["program", "payload", "net"]
-"""A length that programs are compared by: one of the two, or both files less the bare question."""
 TextDecoder = Callable[[bytes], str]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kilobit.evaluators.battery.safety import requests_in
 from kilobit.evaluators.judges.answers import read_answers
-from kilobit.evaluators.merge.published_points import parse_mapping, read_overlay, read_points
+from kilobit.evaluators.merge.published_points import parse_import, read_overlay, read_points
 from kilobit.evaluators.proof.program_files import read_examples
 from kilobit.evaluators.tasks.jsonl import JsonlTask, read_jsonl
 from kilobit.evaluators.tasks.sources import Records, read_records
@@ -43,7 +43,7 @@ def texts_of_answers(path: Path) -> list[str]:
 
 
 def texts_of_points(path: Path) -> list[str]:
-    table = read_points(path, parse_mapping("score=score,payload_bits=bits,model=label"))
+    table, _ = read_points(path, parse_import(["score=score,payload_bits=bits,model=label"]))
     return [str(name) for name in table["model"].to_pylist()]
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from kilobit.search.candidate import Candidate
-from kilobit.search.programs.program import Length
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.asha import Asha, Full
 from kilobit.search.schedulers.scheduler import Decision, Result
 from kilobit.search.search import Search
+from kilobit.search.settings import Length
 
 ONE, TWO, THREE = (Candidate(task="t", model="m", max_new_tokens=n) for n in (1, 2, 3))
 OTHER = Candidate(task="t", model="other")

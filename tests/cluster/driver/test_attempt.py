@@ -93,7 +93,7 @@ def test_a_front_line_has_the_promised_fields(quickstart: tuple[Path, str]) -> N
             "run", "task", "model", "regime", "candidate", "family", "program_bits",
             "payload_bits", "score", "lower", "upper", "num_examples", "split", "verified",
             "certified", "program", "length", "certificate", "imported", "num_distinct",
-            "template_bits",
+            "template_bits", "net_bits",
         ]  # fmt: skip
         assert line["template_bits"] == 0
         assert line["num_distinct"] >= 1

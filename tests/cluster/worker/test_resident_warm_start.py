@@ -163,7 +163,8 @@ def test_a_candidate_begins_from_the_latest_state_of_the_one_it_names(
     assert states == [(first.id, evaluator._runner._states.before(first.id, 2))]
     assert [record.train_steps for record in records] == [2, 4]
     cold = evaluator.run_rung(lora(learning_rate=0.02).canonical(), rungs[1]).record
-    assert cold.program != records[1].program
+    # The programs may be equal: an adapter that changes no output is left out.
+    assert cold.train_loss != records[1].train_loss
 
 
 def test_a_start_without_a_state_is_a_row_that_says_so(evaluator: RungEvaluator) -> None:

@@ -21,7 +21,7 @@ def test_a_line_names_the_score_of_its_point_its_own() -> None:
     (line, *_) = compare(POINT, "higher", rows([0.0] * 12), rows([1.0] * 12))
     assert list(line.as_json()) == [
         "run", "task", "model", "regime", "candidate", "family", "program", "program_bits",
-        "payload_bits", "own_score", "verified", "certified", "item", "tag", "better",
+        "payload_bits", "net_bits", "own_score", "verified", "certified", "item", "tag", "better",
         "num_examples", "base", "value", "change", "lower", "upper", "p", "verdict", "error",
     ]  # fmt: skip
     assert (line.as_json()["own_score"], line.as_json()["value"]) == (0.85, 0.0)

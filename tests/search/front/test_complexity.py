@@ -16,7 +16,7 @@ from kilobit.search.front.complexity import (
     rows_of,
 )
 from kilobit.search.front.points import FrontPoint
-from kilobit.search.programs.program import Ruler
+from kilobit.search.settings import Ruler
 from tests.support.rows import certificate
 
 POINT = FrontPoint(

@@ -11,7 +11,6 @@ from kilobit.search.front.points import (
     complete_points,
     fronts,
 )
-from kilobit.search.programs.program import Ruler
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -19,6 +18,7 @@ from kilobit.search.records import (
     VerificationRecord,
 )
 from kilobit.search.rungs import Rung
+from kilobit.search.settings import Ruler
 from tests.support.rows import certificate
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from kilobit.search.programs.numbers import NumbersCode, encode_numbers
 from kilobit.search.programs.program import (
     WAYS,
-    Length,
     Program,
     build,
     build_printing,
@@ -26,6 +25,7 @@ from kilobit.search.programs.program import (
 from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.programs.script import script
 from kilobit.search.programs.text import CODECS, PayloadError, TextCodec, compress
+from kilobit.search.settings import Length
 from tests.support.recipes import BARE, with_adapter, with_prompt
 
 TEXT = "Q: Emma has 10 apples. She loses 2. How many apples does Emma have now?\nA: 8\n" * 2
