@@ -60,8 +60,12 @@ def probe(frozen: FrozenModel) -> Probe:
     """Return the result of a model's probe, which runs once; all ranks have to call this.
 
     They agree: what does not hold on one of them holds on none.
+
+    Raises:
+        ValueError: if the model answers by no numbers at all, as damaged weights make it do.
     """
     if frozen.model not in _KNOWN:
+        _check_numbers(frozen)
         found = _probed(frozen)
         failed = torch.tensor(int(not found.holds), dtype=torch.int64, device=frozen.model.device)
         if int(frozen.shard.sum(failed)) and found.holds:
@@ -93,6 +97,21 @@ def outline(model: Any) -> Probe:
     if not layers or {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
         return Probe("its cache is not keys and values of every token")
     return Probe(None, frozenset(name for name, by_row in seen.items() if by_row))
+
+
+def _check_numbers(frozen: FrozenModel) -> None:
+    (_, tokens), *_ = _rows(frozen)[0]
+    ids = torch.tensor([tokens[:8]], dtype=torch.long, device=frozen.model.device)
+    try:
+        with torch.no_grad():
+            logits = frozen.model(input_ids=ids, use_cache=False).logits
+    except Exception:  # noqa: BLE001 - a model may fail in any way, which the probe reports
+        return
+    if bool(logits.isnan().any()):
+        raise ValueError(
+            "its logits are NaN: its weights are damaged or overflow in "
+            f"{str(frozen.model.dtype).removeprefix('torch.')}; try another `dtype`"
+        )
 
 
 def _probed(frozen: FrozenModel) -> Probe:

@@ -47,6 +47,17 @@ def test_packs_hold_for_models_with_keys_and_values(make: Make, name: str, dtype
     assert not kinds & {"fc1", "fc2", "gate", "router", "w1", "experts"}
 
 
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_model_that_answers_by_no_numbers_is_refused(make: Make, name: str) -> None:
+    frozen = make(name)
+    probe(frozen)
+    broken = make(name)
+    with torch.no_grad():
+        next(iter(broken.model.parameters()))[:] = float("nan")
+    with pytest.raises(ValueError, match="its logits are NaN: its weights are damaged or overflow"):
+        probe(broken)
+
+
 @pytest.mark.parametrize("name", ["mamba", "lfm2", "qwen3_next", "falcon_h1"])
 def test_models_without_plain_keys_and_values_run_alone(make: Make, name: str) -> None:
     found = probe(make(name))
