@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -158,6 +159,9 @@ def parse(argv: Sequence[str] | None = None) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    # A letter that a terminal's encoding lacks is shown as another one.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     request = parse(argv)
     # Cluster schedulers stop a job by SIGTERM; treat it as Ctrl-C, which leaves the run resumable.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -256,3 +256,16 @@ def test_what_has_to_be_local_may_not_be_a_url(
     assert "a local path is needed, not a URL" in refused(
         capsys, "run", str(write_sweep(base_models=models))
     )
+
+
+def test_an_encoding_without_our_letters_is_no_failure() -> None:
+    show = (
+        "from kilobit import launch; from kilobit.cluster.cli import compare\n"
+        "compare.compare = lambda _: print('\u2265') or 0\n"
+        "launch.main(['compare', 'a', 'b'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"?\n"), done.stderr

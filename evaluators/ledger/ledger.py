@@ -11,6 +11,7 @@ part that its own attempt writes again is read again after its compaction. So a 
 table and reads only new files.
 """
 
+import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -57,6 +58,7 @@ class Ledger:
 
     def __init__(self, folder: Place, attempt: int | None = None) -> None:
         self.folder, self.attempt = folder, attempt
+        self._was_there = isinstance(folder, Path) and folder.exists()
         self._accepted = Accepted()
         self._part_names: dict[Place, frozenset[str]] = {}
 
@@ -104,6 +106,10 @@ class Ledger:
             OSError: if the file can't be written.
         """
         assert self.attempt is not None
+        if self._was_there and not self.folder.exists():
+            # Else the write would begin a second run under the old name.
+            reason = "the run's folder is gone: it was deleted, or renamed"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.folder))
         encoded = as_parquet(content, path.name, self.run)
         check_latest(self.folder, self.attempt)
         write_whole(path, encoded)

@@ -475,3 +475,14 @@ def test_a_file_of_another_run_or_of_another_part_is_not_believed(
         )
     with pytest.raises(ValueError, match=f"it was written as {name}"):
         rows_of(Ledger(other.parent), "rungs")
+
+
+def test_a_run_that_was_renamed_is_not_begun_again_under_its_old_name(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "ledger"
+    claim(folder, 1)
+    ledger = Ledger(folder, 1)
+    write(ledger, "rungs", "a", 1)
+    (tmp_path / "run").rename(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="the run's folder is gone: it was deleted, or ren"):
+        write(ledger, "rungs", "b", 1)
+    assert not (tmp_path / "run").exists()
