@@ -16,6 +16,7 @@ from kilobit.cluster.driver.tune import (
     RecordedSearcher,
     StopRequest,
 )
+from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
@@ -314,7 +315,9 @@ def test_the_scheduler_alone_stops_a_trial_of_tune_that_is_longer_and_worse(
         tune_config=ray.tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
         run_config=ray.tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    found = {one.config["bits"]: one.metrics["training_iteration"] for one in tuner.fit()}
+    # Tune begins a session of its own, which nobody would end.
+    with ray_session():
+        found = {one.config["bits"]: one.metrics["training_iteration"] for one in tuner.fit()}
     assert found == {100: 2, 200: 1, 300: 1}
 
 

@@ -207,8 +207,6 @@ def test_a_start_beforehand_that_fails_is_repeated_and_reported(
 
 
 def test_a_session_of_this_machine_has_no_processes_that_serve_nobody() -> None:
-    if ray.is_initialized():
-        ray.shutdown()
     usual = RayParams
     with ray_session():
         words = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]

@@ -19,7 +19,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"families": {"promt": {"candidates": 3}}},
         "promt",
-        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: data, fourierft, ia3, ",
+        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: data, fourierft, given, ",
     ),
     ({"seed": "three"}, "seed", "seed: Input should be a valid integer (found 'three')"),
     ({"rungs": {"eta": True}}, "eta", "rungs.eta: Input should be a valid integer (found True)"),
