@@ -170,6 +170,8 @@ def test_an_interrupt_before_the_session_leaves_its_end_to_the_start(
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
     with suppress(KeyboardInterrupt), Beforehand(lambda: 1) as early:
+        # Else its thread may start a real Ray once this test is over.
+        assert early._started.wait(60)
         early._started = Interrupted()
         early._started.set()
         session._STARTED[:] = [early._started]
@@ -206,6 +208,7 @@ def test_a_start_beforehand_that_fails_is_repeated_and_reported(
     assert session._STARTED == []
 
 
+@pytest.mark.ray
 def test_a_session_of_this_machine_has_no_processes_that_serve_nobody() -> None:
     usual = RayParams
     with ray_session():
