@@ -226,7 +226,7 @@ def _connect(address: str | None, **runtime_env: object) -> None:
             )
         node: Any = worker._global_node  # noqa: SLF001
         if address is None and node is not None:
-            # Everybody may write there otherwise, and read logs with what the environment holds.
+            # Ray makes it writable for all users, with logs that may show the environment.
             Path(node.get_session_dir_path()).chmod(0o700)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -72,7 +72,7 @@ def draw_front(
     figure = new_figure()
     axes = figure.add_subplot()
     groups: list[Mapping[str, Sequence[_Point]]] = [curves, others or {}, published or {}]
-    bits = [max(0, p.bits) for group in groups for points in group.values() for p in points]
+    bits = [_drawn(p) for group in groups for points in group.values() for p in points]
     longest = max(bits, default=8)
     for number, (label, points) in enumerate(curves.items()):
         _draw_others(axes, (others or {}).get(label, ()), number)
@@ -102,6 +102,11 @@ def draw_front(
     return encoded(figure, kind)
 
 
+def _drawn(point: _Point) -> float:
+    """Return the bits at which a point is drawn."""
+    return max(0, point.bits)
+
+
 def _draw_curve(
     axes: Axes,
     label: str,
@@ -111,7 +116,7 @@ def _draw_curve(
     dotted: Collection[FrontPoint],
 ) -> None:
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    bits = [max(0, p.bits) for p in points]
+    bits = [_drawn(p) for p in points]
     scores = [p.score for p in points]
     # A longer program can do what a shorter one does: the front is a staircase.
     ends = [right] if bits else []
@@ -122,11 +127,11 @@ def _draw_curve(
         own = [p for p in points if (p.certified is True) == certified]
         if own:
             below, above = _interval(own)
-            lengths = [max(0, p.bits) for p in own]
+            lengths = [_drawn(p) for p in own]
             axes.errorbar(lengths, [p.score for p in own], yerr=[below, above],
                           fmt=marker, color=colour, capsize=2, elinewidth=0.8, markersize=5,
                           markerfacecolor=colour if certified else "white")  # fmt: skip
-    axes.plot([max(0, p.bits) for p in marked], [p.score for p in marked], ".", color=colour,
+    axes.plot([_drawn(p) for p in marked], [p.score for p in marked], ".", color=colour,
               markersize=3, zorder=4)  # fmt: skip
     axes.plot([], [], marker=marker, color=colour, markersize=5, label=plain(label),
               dashes=DASHES[number % len(DASHES)] or (None, None))  # fmt: skip
@@ -140,7 +145,7 @@ def _interval(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
 
 
 def _draw_others(axes: Axes, points: Sequence[FrontPoint], number: int) -> None:
-    axes.scatter([max(0, p.bits) for p in points], [p.score for p in points], s=8, alpha=0.3,
+    axes.scatter([_drawn(p) for p in points], [p.score for p in points], s=8, alpha=0.3,
                  color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
                  linewidths=0)  # fmt: skip
 

@@ -212,7 +212,7 @@ def _check_end(tokenizer: Any, _template: str, today: str | None) -> None:
     """Check once that a chat template ends; one loop in another one takes days."""
 
     def render() -> None:
-        # What it raises is for those who need its text.
+        # An error of its own is raised when its text is needed.
         with suppress(Exception):
             _rendered_at_once(tokenizer, ["x"], {}, today)
 

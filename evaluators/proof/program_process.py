@@ -229,7 +229,7 @@ def _become_idle() -> None:
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # Linux weighs sessions first where it groups processes by them, and takes one such change in
-    # a tenth of a second from everybody without rights over the whole system.
+    # a tenth of a second from all processes without rights over the whole system.
     for _ in range(50):
         try:
             Path("/proc/self/autogroup").write_text("19", encoding="ascii")

@@ -93,7 +93,7 @@ def test_each_model_is_asked_as_it_is_meant_to_be(
     with create_run(load_sweep(path), path, tmp_path / "run") as run:
         recorder, _ = _rebuild(run, plan)
         assert [recorder.propose(one.model) for one in plan.candidates] == [*plan.candidates]
-    # Where all families say what they mean, nobody has to know.
+    # Where all families say what they mean, the template need not be known.
     said = {"prompt": {"candidates": 4, "chat": [False, True], "demonstrations": [0]}}
     path = write_sweep(base_models=models[1:], families=said)
     plan = check_sweep(load_sweep(path), path.parent, dry=dry)

@@ -315,7 +315,7 @@ def test_the_scheduler_alone_stops_a_trial_of_tune_that_is_longer_and_worse(
         tune_config=ray.tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
         run_config=ray.tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    # Tune begins a session of its own, which nobody would end.
+    # Without one Tune begins a session of its own and does not end it.
     with ray_session():
         found = {one.config["bits"]: one.metrics["training_iteration"] for one in tuner.fit()}
     assert found == {100: 2, 200: 1, 300: 1}

@@ -126,7 +126,7 @@ def test_the_table_of_results_counts_each_way_by_its_rule() -> None:
     assert set(third.factors.values()) == {None}
     assert (first.bare_score, first.bare_num_examples) == (0.1, 9)
     assert first.as_json()["num_bytes"] == 1000
-    # The random model is no baseline of itself; what nobody has run is not verified.
+    # The random model is no baseline of itself; a program that was not run is not verified.
     assert others[0].model == "zero"
     assert others[0].baselines == dict.fromkeys(first.baselines)
     assert (others[0].reached, others[0].point, others[0].bare_score) == (True, None, None)
