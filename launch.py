@@ -35,6 +35,7 @@ examples:
   kilobit status runs/quickstart --watch               the progress of a run, from another shell
   kilobit resume runs/quickstart                       resume an interrupted run
   kilobit resume runs/quickstart budget.seconds=3600   resume with another budget
+  kilobit check runs/quickstart                        are all files of a run intact?
   kilobit front runs/quickstart --json                 one JSON object a line
   kilobit aggregate runs/a runs/b -o all               one data set of several runs
   kilobit report runs/quickstart                       all results as one HTML file

@@ -201,6 +201,19 @@ class StatusRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckRequest(Request):
+    """Read every file of a run and say what is damaged or gone, and the way on.
+
+    Changes nothing. Exit status 1 if something is wrong.
+
+    Attributes:
+        run (RUN): the run folder.
+    """
+
+    run: Place
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrontRequest(Request):
     """Show the Pareto front of one or more runs.
 

@@ -27,6 +27,7 @@ from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.runs.history import SearchHistory, most_common
 from kilobit.cluster.runs.report_parts import origin_of, shown_points, shown_programs
 from kilobit.cluster.runs.result_sources import Source, apart_lines, open_sources
+from kilobit.evaluators.ledger.parts import checked
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.merge.published_points import parse_columns, read_overlay
 from kilobit.evaluators.report.contents import (
@@ -304,9 +305,9 @@ def _scorecard(sources: Sequence[Source]) -> list[dict[str, Any]] | None:
         if content is None:
             continue
         try:
-            rows = pq.read_table(io.BytesIO(content)).to_pylist()
+            rows = pq.read_table(io.BytesIO(checked(content))).to_pylist()
             lines += [row | {"run": source.name, "item": str(row["item"])} for row in rows]
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise ValueError(f"{source.home / 'scorecard.parquet'}: {error}") from error
     return lines or None
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("kilobit")
 # Where a command is, if not in the module of its name in `cluster/cli`; no other is imported.
 _MODULES = {
+    "check": "cli.status",
     "export": "cli.proofs",
     "kubernetes": "launchers.kubernetes",
     "model": "cli.doctor",

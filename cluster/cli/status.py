@@ -1,6 +1,6 @@
-"""The command `status`: progress of a run, printed once or repeatedly while the run is locked.
+"""The commands `status` and `check`: progress of a run, and whether its files are intact.
 
-Changes nothing in the run, and imports neither torch nor Ray, so it starts fast. With `--watch`
+They change nothing in the run, and import neither torch nor Ray, so they start fast. With `--watch`
 each look reads only what was added since the one before. A terminal shows a table that is updated
 in place; any other output gets a line with the time for each look at which something has changed.
 """
@@ -16,18 +16,22 @@ from rich.text import Text
 
 from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
-from kilobit.cluster.requests import StatusRequest, wrong_input
+from kilobit.cluster.requests import CheckRequest, StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import progress_text, unjudged_text, unverified_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
-from kilobit.evaluators.ledger.ledger import Following
+from kilobit.evaluators.ledger.compaction import examine
+from kilobit.evaluators.ledger.ledger import Following, Ledger
+from kilobit.evaluators.ledger.parts import PART, TABLES, DamagedError, checked
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
+from kilobit.evaluators.proof.program_files import program_of
 from kilobit.evaluators.proof.sandbox import plain
+from kilobit.search.records import ProgramRecord, rung_part
 from kilobit.search.settings import to_copy
 
-DONE, INTERRUPTED = 0, 130
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 # Limits the share of its time that a watch spends on reading, however long the ledger is.
 _LOOKING_SHARE = 0.2
 _WORKERS_SHOWN = 8
@@ -47,6 +51,52 @@ def status(request: StatusRequest) -> int:
         return INTERRUPTED
     console.print(ending(watch))
     return DONE
+
+
+def check(request: CheckRequest) -> int:
+    """Read every file of a run, print what is wrong and the way on."""
+    console, run = Terminal(), open_run(request.run)
+    with console.status("reading the files of the run"), wrong_input():
+        number, found = examine(run.ledger)
+        found += _changed_programs(run.ledger)
+        card = run.path / "scorecard.parquet"
+        whole = not card.exists() or _is_intact(card)
+    for line in found:
+        console.print(f"damaged: {plain(line)}")
+    if found:
+        console.print(f"these rungs are computed again by\n  {to_copy('resume', run.path)}")
+    if not whole:
+        console.print(f"damaged: {card}; measure again by\n  {to_copy('scorecard', run.path)}")
+    if found or not whole:
+        return FAILED
+    console.print(f"{number} files of the ledger were read to the end: all are intact")
+    return DONE
+
+
+def _changed_programs(ledger: Ledger) -> list[str]:
+    """Return a line for each program in an intact file whose own files are not those recorded."""
+    found: list[str] = []
+    rows = ledger.settled(
+        lambda accepted: ledger.collect(
+            "programs", TABLES["programs"], accepted, on_damage=lambda _: None
+        )
+    )
+    for record in ProgramRecord.all_of(rows.drop([PART.name])):
+        where = ledger.folder / "programs" / f"{rung_part(record.candidate, record.rung)}.*"
+        try:
+            if program_of(record, ledger.folder, where).digest != record.program:
+                found.append(f"{where}: not the program {record.program}")
+        except DamagedError as error:
+            found.append(str(error))
+    return found
+
+
+def _is_intact(file: Place) -> bool:
+    try:
+        checked(file.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 class WatchedRun:

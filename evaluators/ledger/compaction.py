@@ -81,6 +81,33 @@ def check_books(folder: Place) -> None:
             )
 
 
+def examine(ledger: Ledger) -> tuple[int, list[str]]:
+    """Read every byte that counts in a ledger; return the number of files and what is wrong.
+
+    Raises:
+        ValueError: naming the file, if a claim, a list or a snapshot is gone or damaged, which
+            `resume` can't repair.
+        OSError: if a file can't be read.
+    """
+    check_books(ledger.folder)
+
+    def look(accepted: Accepted) -> tuple[int, list[str]]:
+        _, _, _, found = _gather(ledger, accepted)
+        number = sum(len(accepted.snapshots(table)) for table in TABLES)
+        for table in TABLES:
+            parts = ledger.parts(table, accepted)
+            number += len(parts)
+            # The others were read to the end when they were gathered.
+            for path in parts.values() if table in _STAY else ():
+                try:
+                    read_parquet(path, TABLES[table], run=ledger.run)
+                except DamagedError as error:
+                    found.append(str(error))
+        return number, list(dict.fromkeys(found))
+
+    return ledger.settled(look)
+
+
 def _is_copied(folder: Place, snapshot: Place) -> bool:
     """Return whether a snapshot that no list names holds nothing that is not there without it."""
     ledger, table = Ledger(folder), snapshot.parent.name
@@ -162,10 +189,6 @@ def _gather(
         gone = set(had.to_pylist()) - whole[table] - damaged
         left_out += [f"{ledger.folder / table / name}.*: the file is gone" for name in sorted(gone)]
         damaged |= gone
-    decided = set(tables["decisions"]["part"].to_pylist())
-    gone = decided - set(tables["rungs"]["part"].to_pylist()) - damaged
-    left_out += [f"{ledger.folder / 'rungs' / name}.*: the file is gone" for name in sorted(gone)]
-    damaged |= gone
     decided = set(tables["decisions"]["part"].to_pylist())
     gone = decided - set(tables["rungs"]["part"].to_pylist()) - damaged
     left_out += [f"{ledger.folder / 'rungs' / name}.*: the file is gone" for name in sorted(gone)]

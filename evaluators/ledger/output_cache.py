@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from kilobit.evaluators.ledger.parts import as_parquet, read_parquet
 from kilobit.evaluators.ledger.storage import Place, write_whole
 
 _SCHEMA = pa.schema(
@@ -65,8 +65,8 @@ class CachedOutputs:
         self._path = path
         self._batches: dict[str, Batch] = {}
         self._saved = 0
-        with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            rows = pq.read_table(pa.BufferReader(path.read_bytes()), schema=_SCHEMA).to_pylist()
+        with suppress(OSError, ValueError):
+            rows = read_parquet(path, _SCHEMA).to_pylist()
             self._batches = {
                 row["batch"]: Batch(
                     tuple(row["outputs"]), row["input_tokens"], row["output_tokens"]
@@ -94,9 +94,8 @@ class CachedOutputs:
         if len(self._batches) == self._saved:
             return
         rows = [{"batch": name} | vars(batch) for name, batch in self._batches.items()]
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
-        write_whole(self._path, sink.getvalue().to_pybytes())
+        content = pa.Table.from_pylist(rows, schema=_SCHEMA)
+        write_whole(self._path, as_parquet(content, self._path.name))
         self._saved = len(self._batches)
 
 

@@ -3,9 +3,12 @@
 The schemas of the tables are made from the records.
 """
 
+import mmap
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -56,6 +59,10 @@ TABLES: dict[str, pa.Schema] = {
 SCHEMA_VERSION = "2"
 # Version 1 had no attempts in the names of its files and no column `part`.
 _READABLE_VERSIONS = ("1", SCHEMA_VERSION)
+# The key of a file's checksum in its footer, and its value while it is computed.
+_SUM, _NO_SUM = b"kilobit_crc32", b"00000000"
+# What the schema of a file to be written has besides its origin.
+UNSEALED = {"kilobit_schema": SCHEMA_VERSION, _SUM.decode(): _NO_SUM.decode()}
 # In smaller files, decompressing each column triples the time to read and saves no space.
 _FEW_ROWS = 1000
 PART = pa.field("part", pa.string())
@@ -85,14 +92,51 @@ def as_parquet(content: pa.Table, file: str | None = None, run: str | None = Non
         file: the file's name; whoever reads it under another name finds it damaged.
         run: the run's id; so does whoever reads it in another run.
     """
-    origin = {"kilobit_schema": SCHEMA_VERSION, "kilobit_file": file, "kilobit_run": run}
-    content = content.replace_schema_metadata({k: v for k, v in origin.items() if v is not None})
+    origin = {"kilobit_file": file, "kilobit_run": run}
+    known = {key: value for key, value in origin.items() if value is not None}
+    content = content.replace_schema_metadata(known | UNSEALED)
     sink = pa.BufferOutputStream()
     few = len(content) < _FEW_ROWS
     compression = "none" if few else "zstd"
     pq.write_table(content, sink, compression=compression, write_page_checksum=True)
     written: bytes = sink.getvalue().to_pybytes()
-    return written
+    at = _place_of_sum(written)
+    assert written[at : at + len(_NO_SUM)] == _NO_SUM
+    return b"%s%08x%s" % (written[:at], _sum(written, at), written[at + len(_NO_SUM) :])
+
+
+def seal(path: Path) -> None:
+    """Write the checksum of a finished file, whose schema has `UNSEALED`, into its footer."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        at = _place_of_sum(content)
+        content[at : at + len(_NO_SUM)] = b"%08x" % _sum(content, at)
+
+
+def checked(content: bytes) -> bytes:
+    """Return the content of a Parquet file if it is as it was written.
+
+    Checksums of pages do not cover the footer, where one changed letter makes a column disappear.
+
+    Raises:
+        ValueError: if it differs; older files have no checksum of the whole and are returned.
+    """
+    at = _place_of_sum(content)
+    if at and content[at : at + len(_NO_SUM)] != b"%08x" % _sum(content, at):
+        raise ValueError("its checksum differs")
+    return content
+
+
+def _place_of_sum(content: bytes | mmap.mmap) -> int:
+    """Return where the checksum of a whole file is in its footer, 0 if it has none."""
+    at = content.rfind(_SUM)
+    # Between a key and its value Parquet's footer has the type and the length of the value.
+    return 0 if at < 0 else at + len(_SUM) + 2
+
+
+def _sum(content: bytes | mmap.mmap, at: int) -> int:
+    """Return the CRC-32 of a file without its checksum, which is at `at`."""
+    with memoryview(content) as view, view[:at] as before, view[at + len(_NO_SUM) :] as after:
+        return zlib.crc32(after, zlib.crc32(before))
 
 
 def with_part(content: pa.Table, name: str) -> pa.Table:
@@ -181,7 +225,7 @@ def _opened(
     run: str | None = None,
 ) -> tuple[pq.ParquetFile, list[str]]:
     """Return an open file and the wanted columns that it has."""
-    raw = path.read_bytes() if fetched is None else fetched
+    raw = checked(path.read_bytes() if fetched is None else fetched)
     # Most files are so small that a second thread would take longer than it saves.
     file = pq.ParquetFile(
         pa.BufferReader(raw), page_checksum_verification=True, read_dictionary=list(coded)

@@ -10,8 +10,9 @@ Write the rows of a unit that survive deduplication to one file of a data set.
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kilobit.evaluators.cpus_and_memory import cpus
-from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, DamagedError
+from kilobit.evaluators.ledger.parts import PART, UNSEALED, DamagedError, seal
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.merge.atomic_folder import publish
 from kilobit.evaluators.merge.dataset import (
@@ -147,7 +148,8 @@ class _Merging:
             self.advance(writer.unit.num_bytes)
         if not any((self.made / table).iterdir()):
             # An empty file, so that a glob over the files of a table matches in every data set.
-            parquet_writer(self.made / table / EMPTY, schema_of(table), table).close()
+            with parquet_writer(self.made / table / EMPTY, schema_of(table), table):
+                pass
 
     def _duplicates(self, table: str, units: Sequence[Unit], pool: Executor) -> Duplicates | None:
         if len({unit.source for unit in units}) < 2:
@@ -227,23 +229,22 @@ class Survivors:
         read = kept = 0
         waiting = Waiting(_GROUP_ROWS, _GROUP_BYTES)
         writer: pq.ParquetWriter | None = None
-        try:
+        with ExitStack() as finished:
             for batch in self.unit.batches(schema.names[:-1]):
                 stays = self._of_those_that_stay(batch, read)
                 read, kept = read + len(batch), kept + len(stays)
                 if not len(stays):
                     continue
                 self._copy_payloads(stays)
-                writer = writer or parquet_writer(self.path, schema, self.unit.table)
+                if writer is None:
+                    made = parquet_writer(self.path, schema, self.unit.table)
+                    writer = finished.enter_context(made)
                 if waiting.add(stays):
                     writer.write_table(pa.Table.from_batches(waiting.taken(), schema))
             if self.goes is not None and read != len(self.goes):
                 raise ValueError(f"{self.unit.files[0].path}: the file changed while it was read")
             if writer is not None and waiting.batches:
                 writer.write_table(pa.Table.from_batches(waiting.taken(), schema))
-        finally:
-            if writer is not None:
-                writer.close()
         return read, kept
 
     def _of_those_that_stay(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
@@ -268,12 +269,15 @@ class Survivors:
                     raise DamagedError(path, "the payload of a program is missing") from error
 
 
-def parquet_writer(path: Path, schema: pa.Schema, table: str) -> pq.ParquetWriter:
-    """Return a Parquet writer for one file of a table of a data set."""
-    return pq.ParquetWriter(
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, table: str) -> Iterator[pq.ParquetWriter]:
+    """Yield a Parquet writer for one file of a table of a data set; the end seals the file."""
+    with pq.ParquetWriter(
         path,
-        schema.with_metadata({"kilobit_schema": SCHEMA_VERSION}),
+        schema.with_metadata(UNSEALED),
         compression="zstd",
         use_dictionary=[*_FEW_VALUES.get(table, ()), PART.name, RUN.name],
         write_page_checksum=True,
-    )
+    ) as writer:
+        yield writer
+    seal(path)

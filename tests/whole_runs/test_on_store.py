@@ -17,16 +17,13 @@ from typing import Any
 
 import pytest
 
-from kilobit.cluster.driver.attempt import _rebuild
-from kilobit.cluster.driver.check import check_sweep
-from kilobit.cluster.messages import EvaluatorSetup
-from kilobit.cluster.runs.folder import RunFolder, create_run, reopen_run
+from kilobit.cluster.runs.folder import create_run, reopen_run
 from kilobit.cluster.sweep.sweep import load_sweep
-from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from tests.conftest import REPOSITORY
+from tests.support.driver.in_process import search
 from tests.support.driver.ledgers import LORA, content
 from tests.support.object_store import Proxy
 from tests.support.rows import rows_of
@@ -37,35 +34,6 @@ Store = Proxy
 
 class DeadError(BaseException):
     """This process is taken for dead: nothing that it does reaches the store."""
-
-
-def search(run: RunFolder) -> None:
-    """Do what an attempt does, in this process."""
-    plan = check_sweep(run.sweep, run.sweep_folder)
-    recorder, state = _rebuild(run, plan)
-    (model,), ladder = run.sweep.base_models, run.sweep.rungs.ladder()
-    worker = RungEvaluator(
-        EvaluatorSetup(
-            run.sweep.model_dump_json(),
-            str(run.sweep_folder),
-            str(run.path),
-            model.label,
-            "w-0",
-            run.attempt,
-        )
-    )
-    waiting = [(c, state.next_rung[c.id]) for c in recorder.pending(state)]
-    while True:
-        if not waiting:
-            proposed = recorder.propose(model.label)
-            if proposed is None:
-                return
-            waiting.append((proposed, recorder.first_rung))
-        candidate, rung = waiting.pop(0)
-        reply = worker.run_rung(candidate.canonical(), ladder[rung])
-        decision = recorder.decide_together(reply.together)[candidate.id, rung]
-        if decision.action == "promote":
-            waiting.insert(0, (candidate, rung + 1))
 
 
 def test_a_search_that_dies_and_goes_on_has_the_ledger_of_one_on_a_disk(

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 from rich.live import Live
@@ -20,7 +23,11 @@ from kilobit.cluster.cli.status import WatchedRun, ending
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.compaction import fold
+from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.ledger.parts import as_parquet
 from kilobit.evaluators.ledger.stored_path import StoredPath
+from kilobit.search.records import ProgramRecord, rung_part
+from tests.conftest import REPOSITORY
 from tests.support.rows import write_rows
 
 Write = Callable[..., Path]
@@ -255,3 +262,93 @@ def test_leaving_is_quiet_and_its_exit_status_says_so(
     assert shown.err == ""
     assert "interrupted" not in shown.out
     story.let_go()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a recorded run, to be copied."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with tarfile.open(REPOSITORY / "tests" / "recordings" / "quickstart.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "quickstart"
+
+
+def checked(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the status of `check`, and what it says in one line."""
+    status = launch.main(["check", str(run)])
+    told = capsys.readouterr()
+    return status, " ".join((told.out + told.err).split())
+
+
+def test_check_reads_all_files_of_a_run_and_changes_none(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in recorded.rglob("*")}
+    number = len(list(recorded.glob("ledger/*/*.parquet")))
+    assert checked(recorded, capsys) == (
+        0,
+        f"{number} files of the ledger were read to the end: all are intact",
+    )
+    assert {path: path.stat().st_mtime_ns for path in recorded.rglob("*")} == before
+
+
+def damaged_file(run: Path, table: str) -> Path:
+    """Flip a bit in the middle of a file of a table and return it."""
+    file = sorted(run.glob(f"ledger/{table}/*.parquet"))[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+TABLES = ("candidates", "rungs", "predictions", "decisions", "programs", "verifications", "workers")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_check_names_a_damaged_file_and_the_way_on(
+    recorded: Path, tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    file = damaged_file(run, table)
+    status, told = checked(run, capsys)
+    assert status in (1, 2)
+    assert file.name in told.replace(" ", "")
+    assert f"kilobit resume {run}" in told or status == 2
+
+
+def test_check_names_a_file_that_is_gone(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    gone = sorted(run.glob("ledger/predictions/*.parquet"))[0]
+    gone.unlink()
+    status, told = checked(run, capsys)
+    assert status == 1
+    assert gone.name.split(".")[0] in told
+    assert "the file is gone" in told
+
+
+def test_check_names_a_program_in_the_place_of_another(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    ledger = Ledger(run / "ledger", 1)
+    record = ledger.records(ProgramRecord)[0]
+    part = rung_part(record.candidate, record.rung)
+    ledger.write(ProgramRecord, part, [replace(record, script=record.script + b"#")])
+    status, told = checked(run, capsys)
+    assert status == 1
+    assert f"not the program {record.program}" in told
+
+
+def test_check_names_a_damaged_scorecard(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    content = as_parquet(pa.table({"item": ["a"]}))
+    (run / "scorecard.parquet").write_bytes(content)
+    assert checked(run, capsys)[0] == 0
+    (run / "scorecard.parquet").write_bytes(content.replace(b"item", b"tiem"))
+    status, told = checked(run, capsys)
+    assert status == 1
+    assert f"kilobit scorecard {run}" in told

@@ -53,6 +53,27 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: bytes) -> None:
     assert PredictionCache(tmp_path).open("ab12").get(["x", "y"]) == OUTPUTS
 
 
+def test_no_flipped_byte_changes_an_output(tmp_path: Path) -> None:
+    batch = Batch(("forty-two, since six times seven is that", "12"), 20, 3)
+    outputs = PredictionCache(tmp_path).open("ab12")
+    outputs.add(["x", "y"], batch)
+    outputs.save()
+    (file,) = tmp_path.rglob("*.parquet")
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert PredictionCache(tmp_path).open("ab12").get(["x", "y"]) in (None, batch), at
+
+
+def test_a_file_of_another_key_counts_as_absent(tmp_path: Path) -> None:
+    outputs = PredictionCache(tmp_path).open("ab12")
+    outputs.add(["x", "y"], OUTPUTS)
+    outputs.save()
+    (file,) = tmp_path.rglob("*.parquet")
+    file.rename(file.with_name("ab13.parquet"))
+    assert PredictionCache(tmp_path).open("ab13").get(["x", "y"]) is None
+
+
 def test_a_truncated_file_counts_as_absent(tmp_path: Path) -> None:
     outputs = PredictionCache(tmp_path).open("ab12")
     outputs.add(["x", "y"], OUTPUTS)
