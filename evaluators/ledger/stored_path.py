@@ -36,11 +36,12 @@ _ENDPOINTS = {
 }
 # Values that go into headers of requests, where it panics for a line break.
 _IN_HEADERS = re.compile(r"(AWS|AZURE)_\w*(KEY|KEY_ID|TOKEN|REGION|ACCOUNT_NAME)")
-_RETRY_FOR_S = 120.0
+# Seconds for which a store may fail, or be silent, before it counts as unreachable.
+_PATIENCE = "KILOBIT_STORE_PATIENCE_S"
+_PATIENCE_S = 120.0
 # The first request must fail soon if there is no answer: usually a name is wrong.
-_FIRST_RETRIES = 3
+_FIRST_RETRIES, _FIRST_PATIENCE_S = 3, 20.0
 _MOST_RETRIES = 30
-_TIMEOUT_S = 60.0
 # Largest object that one request writes.
 _ONE_PUT_BYTES = 1 << 26
 _CHUNK_BYTES = 1 << 24
@@ -222,9 +223,10 @@ def _store(bucket: str, first: bool = False) -> Any:
         raise StorageError(
             f"{bucket}: runs on object storage need obstore: pip install 'kilobit[store]'"
         ) from error
+    patience_s = _patience_s(first=first)
     retries: dict[str, Any] = {
         "max_retries": _FIRST_RETRIES if first else _MOST_RETRIES,
-        "retry_timeout": timedelta(seconds=_RETRY_FOR_S),
+        "retry_timeout": timedelta(seconds=patience_s),
         "backoff": {
             "init_backoff": timedelta(milliseconds=200),
             "max_backoff": timedelta(seconds=15),
@@ -233,7 +235,8 @@ def _store(bucket: str, first: bool = False) -> Any:
     }
     options: dict[str, Any] = {
         "allow_http": True,
-        "timeout": timedelta(seconds=_TIMEOUT_S),
+        # A second request may find another server that answers.
+        "timeout": timedelta(seconds=patience_s / 2),
         "connect_timeout": timedelta(seconds=5),
     }
     _check_environment(bucket)
@@ -245,6 +248,22 @@ def _store(bucket: str, first: bool = False) -> Any:
         if not _is_a_panic(error):
             raise
         raise StorageError(_panicked(bucket, error)) from error
+
+
+def _patience_s(*, first: bool) -> float:
+    """Return for how many seconds a request is tried.
+
+    Raises:
+        StorageError: if the environment variable for it holds no such number.
+    """
+    text = os.environ.get(_PATIENCE)
+    try:
+        found = _PATIENCE_S if text is None else float(text)
+    except ValueError:
+        found = 0.0
+    if not 1 <= found <= 86400:
+        raise StorageError(f"the environment variable {_PATIENCE} has to be 1 to 86400 seconds")
+    return min(found, _FIRST_PATIENCE_S) if first else found
 
 
 def _check_environment(bucket: str) -> None:

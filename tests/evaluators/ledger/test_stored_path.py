@@ -1,5 +1,8 @@
 import pickle
+import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -181,3 +184,48 @@ def test_a_panic_of_the_library_is_one_message(monkeypatch: pytest.MonkeyPatch, 
         "check the environment (AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, and "
         "addresses)"
     )
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[StoredPath]:
+    """Yield a folder of a store that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1",
+            "KILOBIT_STORE_PATIENCE_S": "2",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        _store.cache_clear()
+        yield StoredPath("s3:", "bucket", "run")
+        _store.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        StoredPath.reach,
+        StoredPath.read_bytes,
+        lambda path: path.write_bytes(b"x"),
+        lambda path: list(path.rglob("*")),
+        lambda path: path.unlink_all([path]),
+    ],
+    ids=["reach", "read", "write", "list", "delete"],
+)
+def test_a_silent_store_is_told_within_its_patience(
+    silent: StoredPath, ask: Callable[[StoredPath], object]
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"s3://bucket: no answer at http://127\.0\.0\.1"):
+        ask(silent)
+    # Patience, one request that began within it, and a loaded machine.
+    assert 1 <= time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("value", ["0", "soon", "nan", "", "1e9"])
+def test_a_wrong_patience_is_refused(
+    silent: StoredPath, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("KILOBIT_STORE_PATIENCE_S", value)
+    with pytest.raises(StorageError, match="KILOBIT_STORE_PATIENCE_S has to be 1 to 86400 sec"):
+        silent.reach()
