@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray.tune import Callback, CheckpointConfig
@@ -24,6 +23,7 @@ from kilobit.cluster.driver.recorder import Recorder
 from kilobit.cluster.driver.trial import Message, RungTrial, Trials
 from kilobit.cluster.messages import Notice, PoolError, RungReply, Worker, relay
 from kilobit.evaluators.ledger.fencing import SupersededError
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
 from kilobit.search.candidate import Candidate
 from kilobit.search.schedulers.bits_aware import RungJudge
 
@@ -346,14 +346,14 @@ def run_trials(
         callbacks: receive the results.
     """
     # Tune wants a folder, which nothing reads.
-    with TemporaryDirectory(prefix="kilobit-tune-", ignore_cleanup_errors=True) as scratch:
+    with temporary_folder("tune") as scratch:
         # By default Tune asks class trainables for a checkpoint at their end.
         no_checkpoint = CheckpointConfig(checkpoint_at_end=False)
         experiment = Experiment(
             "trials",
             run=RungTrial,
             num_samples=sys.maxsize,
-            storage_path=scratch,
+            storage_path=str(scratch),
             checkpoint_config=no_checkpoint,
         )
         search = SearchGenerator(searcher)

@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
+
 Made = TypeVar("Made")
 PACKAGE = "kilobit"
 _KNOCK_S = 5.0
@@ -285,8 +287,8 @@ def _knock(address: str) -> None:
 @contextmanager
 def own_code() -> Iterator[list[str]]:
     """Yield the folder that travels to nodes: our package as plain files, without links."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / PACKAGE
+    with temporary_folder("code") as scratch:
+        folder = scratch / PACKAGE
         source = _folder()
         assert source is not None
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,14 +1,24 @@
-"""Atomic folders: written under a temporary name beside their path, and renamed at the end."""
+"""Atomic folders, written beside their path and renamed at the end, and temporary folders.
+
+What a killed process leaves of either is deleted by the next one.
+"""
 
 import errno
 import fcntl
 import glob
 import os
 import shutil
+import subprocess
+import tempfile
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+# The beginning of the names of temporary folders, and how long one may take to be locked.
+_LEFT, _NEW_S = "kilobit.", 60.0
 
 
 @contextmanager
@@ -38,6 +48,61 @@ def scratch_beside(out: Path) -> Iterator[Path]:
         raise OSError(error.errno, why, str(out)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(kind: str) -> Iterator[Path]:
+    """Yield a temporary folder that is deleted at the end, whatever was made of it.
+
+    What can't be deleted stays and decides nothing: a folder made unreadable, a link in its place.
+    Temporary folders of killed processes are deleted at the first call.
+
+    Args:
+        kind: what it is for, a part of its name.
+    """
+    _delete_left()
+    path = Path(tempfile.mkdtemp(prefix=f"{_LEFT}{kind}-"))
+    try:
+        with _locked(path):
+            yield path
+    finally:
+        _delete(path)
+
+
+@cache
+def _delete_left() -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{_LEFT}*"):
+        # One that was made just now may not be locked yet.
+        with suppress(OSError):
+            made = path.lstat()
+            mine = made.st_uid == os.getuid() and not path.is_symlink()
+            if mine and time.time() - made.st_ctime > _NEW_S:
+                with _locked(path):
+                    _delete(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder until this process ends, however it ends.
+
+    Raises:
+        OSError: if another process has locked it.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
+
+
+def _delete(path: Path) -> None:
+    # Python goes down nested folders by recursion, with an open file for each of them.
+    with suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        words = ["/bin/rm", "-rf", "--", str(path)]
+        subprocess.run(words, check=False, capture_output=True)  # noqa: S603
 
 
 def _take_away_if_left(path: Path) -> None:

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -40,6 +39,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
 from kilobit.evaluators.model.machine import (
     files_digest,
     fingerprint,
@@ -372,11 +372,11 @@ def _load_quantised(config: BaseModelConfig, folder: Path, device: str) -> tuple
     assert config.quantization is not None
     how = quantization_config(config.quantization, config.dtype)
     model_id, options = source(config, folder)
-    with TemporaryDirectory(prefix="kilobit-random-") as scratch:
+    with temporary_folder("random") as scratch:
         if config.weights == "random":
             # transformers quantises what it reads from files.
             random_model(config, folder).save_pretrained(scratch)
-            model_id, options = scratch, {"trust_remote_code": False}
+            model_id, options = str(scratch), {"trust_remote_code": False}
         digest = files_digest(model_id, options.get("revision"))
         dtype = getattr(torch, config.dtype)
         model = read_weights(

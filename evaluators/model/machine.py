@@ -20,7 +20,6 @@ comparable only on the same rank of the same layout.
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -34,6 +33,7 @@ from transformers import BitsAndBytesConfig, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
 from kilobit.search.base_model import Quantization, digest_of
 from kilobit.search.programs.recipe import GenerationPart
 
@@ -175,9 +175,9 @@ def _lasting(content: Any) -> Any:
 def _tokenizer_files(tokenizer: Any) -> dict[str, Any]:
     """Return the content of the files of a tokenizer, which transformers writes anew."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="kilobit-tokenizer-") as scratch:
+    with temporary_folder("tokenizer") as scratch:
         tokenizer.save_pretrained(scratch)
-        for path in sorted(Path(scratch).rglob("*")):
+        for path in sorted(scratch.rglob("*")):
             if path.suffix == ".json":
                 found[path.name] = _lasting(json.loads(path.read_text("utf-8")))
             elif path.is_file() and path.suffix != ".jinja":

@@ -13,14 +13,12 @@ fork of that process, which holds no model. With `fresh` each program has an int
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +26,7 @@ from queue import SimpleQueue
 from typing import Any, BinaryIO, Self
 
 from kilobit.evaluators.cpus_and_memory import cpus
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
 from kilobit.evaluators.proof import program_process
 
 _MAX_OUTPUT_BYTES = 1 << 28
@@ -67,8 +66,8 @@ class Limits:
 @cache
 def enforced() -> frozenset[str]:
     """Return which of `network`, `processes` and `files` are enforced on this machine."""
-    with Sandbox(1, fresh=True) as sandbox, tempfile.TemporaryDirectory() as empty:
-        sandbox.run(b"", b"", Path(empty), (), Limits(seconds=60))
+    with Sandbox(1, fresh=True) as sandbox, temporary_folder("empty") as empty:
+        sandbox.run(b"", b"", empty, (), Limits(seconds=60))
         return sandbox.enforced
 
 
@@ -132,7 +131,7 @@ class Sandbox:
                 input.
             KeyboardInterrupt: if it was interrupted.
         """
-        with _scratch() as folder:
+        with temporary_folder("program") as folder:
             _write(folder, script, payload, inputs, train)
             model = model.absolute()
             request = {
@@ -205,24 +204,6 @@ def _limits(limits: Limits) -> dict[str, int]:
     """Return the system's limits by name."""
     found = {"CPU": limits.seconds * (cpus() + 1), "FSIZE": _MAX_OUTPUT_BYTES, "CORE": 0}
     return found | ({"AS": limits.memory_gb << 30} if limits.memory_gb else {})
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Yield a folder that is removed, whatever a program has made of it.
-
-    What can't be removed stays and decides nothing: a folder made unreadable, a link in its place.
-    """
-    scratch = tempfile.mkdtemp(prefix="kilobit-")
-    try:
-        yield Path(scratch)
-    finally:
-        # Python goes down nested folders by recursion, with an open file for each of them.
-        with suppress(RecursionError):
-            shutil.rmtree(scratch, ignore_errors=True)
-        if os.path.lexists(scratch):
-            words = ["/bin/rm", "-rf", "--", scratch]
-            subprocess.run(words, check=False, capture_output=True)  # noqa: S603
 
 
 def _modules(model: Path, has_adapter: bool) -> list[str]:

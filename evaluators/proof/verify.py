@@ -15,12 +15,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError, DamagedRunError
 from kilobit.evaluators.ledger.storage import Place, write_whole
+from kilobit.evaluators.merge.atomic_folder import temporary_folder
 from kilobit.evaluators.metrics.metrics import UnscoredError
 from kilobit.evaluators.proof.program_files import folder_name, read_program, write_folder
 from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError, Sandbox
@@ -97,11 +97,11 @@ def model_folder(config: BaseModelConfig, sweep_folder: Path, digests: Recorded)
     """
     from kilobit.evaluators.model.base_model import random_model
 
-    with TemporaryDirectory(prefix="kilobit-model-") as scratch:
+    with temporary_folder("model") as scratch:
         found, where = _load_on_cpu(config, sweep_folder)
         _check_digest(config, where, found, digests)
         if config.weights == "random":
-            where = Path(scratch)
+            where = scratch
             plain = found.model
             if config.quantization is not None:
                 plain = random_model(config, sweep_folder)
