@@ -210,12 +210,18 @@ class Proxy(_Server):
         lose_every: each so manieth request is passed on, but its answer is not given.
         cut_every: of each so manieth upload only the first half is passed on, then all is cut.
         trap: is told of each upload before it is passed on.
+        before: is told of each request that changes something before it is passed on.
+        first: what happens to each request that changes something the first time that it comes:
+            `fail` (answered 500 and not passed on), `lose` (passed on, without an answer), `twice`
+            (passed on twice, with the second answer), `slow` (half a second late), or nothing.
+        store: the store, if it is of this process.
         done: how often what was done: `requests`, methods, `failed`, `lost`, `cut`.
     """
 
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _ProxyHandler)
         self.upstream = urlsplit(upstream).netloc
+        self.store: Store | None = None
         self._lock = threading.Lock()
         self.calm()
 
@@ -223,6 +229,9 @@ class Proxy(_Server):
         """Make no faults and forget those that were made."""
         self.delay_s = 0.0
         self.trap: Callable[[str], None] = lambda _: None
+        self.before: Callable[[str], None] = lambda _: None
+        self.first = ""
+        self._came: set[tuple[str, str, bytes]] = set()
         self.fail_every = self.lose_every = self.cut_every = 0
         self.done: Counter[str] = Counter()
 
@@ -231,6 +240,13 @@ class Proxy(_Server):
         with self._lock:
             self.done.update(what)
             return Counter(self.done)
+
+    def fault(self, command: str, path: str, content: bytes) -> str:
+        """Return what happens to a request that changes something."""
+        with self._lock:
+            came = (command, path, content) in self._came
+            self._came.add((command, path, content))
+        return "" if came else self.first
 
 
 class _ProxyHandler(_Handler):
@@ -247,19 +263,18 @@ class _ProxyHandler(_Handler):
             return self.refuse(500, "InternalError")
         if upload:
             proxy.trap(self.path)
+        fault = self._fault(content)
+        time.sleep(0.5 if fault == "slow" else 0)
+        if fault == "fail":
+            return self.refuse(500, "InternalError")
         half = upload and proxy.cut_every and not counts["uploads"] % proxy.cut_every
-        upstream = http.client.HTTPConnection(proxy.upstream, timeout=30)
-        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in self.headers.items():
-            upstream.putheader(name, value)
-        upstream.endheaders(content[: len(content) // 2] if half else content)
-        if half:
+        for _ in range(2 if fault == "twice" else 1):
+            found, answer = self._pass_on(content[: len(content) // 2] if half else content, half)
+        if found is None:
             proxy.count("cut")
-            upstream.close()
             return self._cut()
-        found = upstream.getresponse()
-        answer = found.read()
-        upstream.close()
+        if fault == "lose":
+            return self._cut()
         if proxy.lose_every and not counts["requests"] % proxy.lose_every:
             proxy.count("lost")
             return self._cut()
@@ -274,6 +289,31 @@ class _ProxyHandler(_Handler):
         return None
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815
+
+    def _fault(self, content: bytes) -> str:
+        proxy = self.server
+        if self.command not in ("PUT", "POST", "DELETE"):
+            return ""
+        proxy.before(self.path)
+        fault = proxy.fault(self.command, self.path, content)
+        if fault:
+            proxy.count(fault)
+        return fault
+
+    def _pass_on(self, content: bytes, half: Any) -> tuple[http.client.HTTPResponse | None, bytes]:
+        """Send a request on and return the answer with its body, None if all is cut."""
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            upstream.putheader(name, value)
+        upstream.endheaders(content)
+        if half:
+            upstream.close()
+            return None, b""
+        found = upstream.getresponse()
+        answer = found.read()
+        upstream.close()
+        return found, answer
 
     def _cut(self) -> None:
         self.close_connection = True
@@ -294,6 +334,7 @@ def serving() -> Iterator[Proxy]:
         return
     with Store().running() as store, Proxy(store.url).running() as proxy:
         assert isinstance(proxy, Proxy)
+        proxy.store = store if isinstance(store, Store) else None
         yield proxy
 
 

@@ -12,10 +12,12 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -35,10 +37,13 @@ from kilobit.cluster.runs.folder import create_run, reopen_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import TABLES
+from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
 from tests.support.crash_points import copies, count, failing
 from tests.support.driver.in_process import search
 from tests.support.driver.ledgers import DIFFER, LORA
+from tests.support.object_store import Proxy
 from tests.support.rows import rows_of
 
 LOG = logging.getLogger("kilobit.tests")
@@ -66,16 +71,16 @@ class World:
         self.battery.write_text(json.dumps(BATTERY), "utf-8")
         self.steps = (self.search, self.verify, self.certify, self.scorecard, self.aggregate)
 
-    def search(self, all_files: Path) -> None:
+    def search(self, all_files: Place) -> None:
         run = all_files / "run"
         begun = (run / "run.json").exists()
         with reopen_run(run) if begun else create_run(self.sweep, self.file, run) as opened:
             search(opened)
 
-    def verify(self, all_files: Path) -> None:
+    def verify(self, all_files: Place) -> None:
         assert verify(VerifyRequest(what=all_files / "run")) == 0
 
-    def certify(self, all_files: Path) -> None:
+    def certify(self, all_files: Place) -> None:
         assert certify(CertifyRequest(runs=(all_files / "run",))) == 0
 
     def scorecard(self, all_files: Path) -> None:
@@ -110,11 +115,13 @@ def died(all_files: Path) -> Path:
     return all_files
 
 
-def found(all_files: Path) -> dict[str, list[str]]:
+def found(all_files: Place) -> dict[str, list[str]]:
     """Return all rows that the steps have made, but for times and numbers of attempts."""
     ledger = Ledger(all_files / "run" / "ledger")
     rows = {table: rows_of(ledger, table) for table in TABLES if table != "workers"}
-    files = [all_files / "run" / "scorecard.parquet", *all_files.glob("set/*/*.parquet")]
+    files = []
+    if isinstance(all_files, Path):
+        files = [all_files / "run" / "scorecard.parquet", *all_files.glob("set/*/*.parquet")]
     for file in files:
         if file.exists() and "workers" not in file.parts:
             rows.setdefault(str(file.relative_to(all_files).parent), []).extend(
@@ -192,7 +199,7 @@ def test_a_kill_at_some_changes_loses_nothing(world: World, name: str) -> None:
     assert check_kills(world, getattr(world, name), SHORT_STRIDE)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", ["search", "certify"])
 def test_an_error_at_some_changes_loses_nothing(world: World, name: str) -> None:
     for shift, number in enumerate(ERRNOS[:2]):
         assert check_failures(world, getattr(world, name), SHORT_STRIDE + shift, [number])
@@ -211,3 +218,81 @@ def test_a_kill_at_every_change_loses_nothing(world: World, name: str) -> None:
 def test_an_error_at_every_change_loses_nothing(world: World, name: str) -> None:
     number = check_failures(world, getattr(world, name), 1, ERRNOS)
     LOG.warning("%s: %d failures of a change", name, number)
+
+
+ON_A_STORE = STEPS[:3]
+FAULTS = [
+    pytest.param(fault, marks=[] if fault == "lose" else pytest.mark.slow)
+    for fault in ("fail", "lose", "twice", "slow")
+]
+
+
+def run_until(world: World, name: str, folder: StoredPath) -> None:
+    """Do the steps before the one of that name."""
+    for earlier in ON_A_STORE[: ON_A_STORE.index(name)]:
+        getattr(world, earlier)(folder)
+
+
+def check_kills_on_a_store(
+    world: World, name: str, store: Proxy, folder: StoredPath, stride: int
+) -> int:
+    """Kill a step before each `stride`-th request that changes the store, go on and compare."""
+    run_until(world, name, folder)
+    served = store.store
+    assert served is not None, "the kills need the store of this process"
+    states: list[dict[str, tuple[bytes, float]]] = []
+
+    def keep(path: str) -> None:
+        # Signs of life come from a thread at any time.
+        if not urlsplit(path).path.endswith(".alive"):
+            states.append(dict(served.objects))
+
+    step = getattr(world, name)
+    store.before = keep
+    step(folder)
+    store.calm()
+    states.append(dict(served.objects))
+    expected = found(folder)
+    chosen = states[::-1][::stride]
+    for state in chosen:
+        served.objects = dict(state)
+        for key, (content, when) in state.items():
+            if re.search("/attempts/[0-9]+.json$", key):
+                claim = json.dumps(json.loads(content) | {"began": 0.0})
+                served.objects[key] = claim.encode(), when
+        step(folder)
+        assert found(folder) == expected, sorted(state)
+    return len(chosen)
+
+
+@pytest.mark.parametrize("name", ON_A_STORE[:1])
+def test_a_kill_at_some_requests_loses_nothing(
+    world: World, name: str, store: Proxy, folder: StoredPath
+) -> None:
+    assert check_kills_on_a_store(world, name, store, folder, SHORT_STRIDE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ON_A_STORE)
+def test_a_kill_at_every_request_loses_nothing(
+    world: World, name: str, store: Proxy, folder: StoredPath
+) -> None:
+    number = check_kills_on_a_store(world, name, store, folder, 1)
+    LOG.warning("%s on a store: killed at %d instants", name, number)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_that_fails_each_request_once_changes_nothing(
+    world: World, tmp_path: Path, fault: str, store: Proxy, folder: StoredPath
+) -> None:
+    for name in ON_A_STORE:
+        getattr(world, name)(tmp_path)
+    store.first = fault
+    for name in ON_A_STORE:
+        getattr(world, name)(folder)
+    LOG.warning("%s: %d requests", fault, store.done[fault])
+    assert store.done[fault] > 100
+    store.calm()
+    assert found(folder) == found(tmp_path)
