@@ -28,8 +28,7 @@ from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import SearchedModel
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.model.base_model import from_config, load_tokenizer
-from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.space import draw_candidates
 from kilobit.search.task import Task
 

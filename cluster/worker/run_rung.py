@@ -19,8 +19,8 @@ from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.data_codec import learn
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.candidate import Rung
 from kilobit.search.records import RungRecord, rung_part
-from kilobit.search.rungs import Rung
 
 _LOG = logging.getLogger("kilobit")
 

@@ -21,12 +21,11 @@ from kilobit.evaluators.ledger.output_cache import CachedOutputs
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.proof.program_files import write_program
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.records import CandidateRecord, PredictionRecord, RungRecord
-from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Race, Verdict
 from kilobit.search.task import Example, Task
 
