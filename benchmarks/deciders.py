@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.simulation import Course, Track, simulate
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, RungConfig
 from kilobit.search.front.pareto import hypervolume, pareto_front
-from kilobit.search.rungs import RungConfig
 from kilobit.search.search import SchedulerConfig, make_scheduler
 
 RECORDED = Path(__file__).parent / "recorded.parquet"

@@ -30,10 +30,9 @@ from kilobit.cluster.runs.folder import RunFolder
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.proposers.proposer import Observation, Proposal
 from kilobit.search.records import RungRecord, WorkerRecord
-from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.asha import Full
 from kilobit.search.search import Search
 

@@ -32,9 +32,8 @@ from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.front.pareto import hypervolume, pareto_front
-from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import incumbent_of
 from kilobit.search.search import KINDS, ProposerConfig, Search, make_proposer, make_scheduler
 

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Rung
 from kilobit.search.schedulers.racing import Race, Verdict, incumbent_of
 from kilobit.search.schedulers.scheduler import Result, Scheduler
 

@@ -19,7 +19,9 @@ from kilobit.search.settings import Config
 
 # Quantisation step of an adapter as trained; a rate search makes coarser codings of it.
 FINEST_STEP = 0.125
-TrainingName = Literal["plain", "rate", "bits"]
+TrainingName = Literal["plain", "rate", "bits", "reward"]
+# The trainings that have a price of bits.
+PRICED = ("rate", "bits")
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
 # PEFT's default rank of the LoRA matrices that Uni-LoRA's numbers are spread over, and the factor
@@ -350,9 +352,14 @@ class AdapterSpec(Config):
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     training: TrainingName = "plain"
-    """plain, with a price on the numbers' entropy, or with learned bit widths"""
+    """plain, with a price on the numbers' entropy, with learned bit widths, or by the task's score
+    of generated answers to train examples instead of a loss (evolution strategy)"""
     nats_per_kbit: float | None = Field(default=None, gt=0)
     """price of a thousand bits in nats of training loss"""
+    population: Annotated[int | None, Field(ge=2, le=1024, multiple_of=2)] = None
+    """for `reward`: members of a generation, in pairs; null: by the number of trained numbers"""
+    spread: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """for `reward`: how far a member is from the middle, as a multiple of a generation's step"""
     step: float = Field(default=FINEST_STEP, gt=0)
     """quantisation step in units of the numbers' own size"""
     keep: float = Field(default=1.0, gt=0, le=1)
@@ -364,6 +371,14 @@ class AdapterSpec(Config):
     def traits(self) -> Method:
         """Return the method of this adapter."""
         return METHODS[self.method]
+
+    def num_pairs(self, num_numbers: int) -> int:
+        """Return the pairs of a generation of training by reward, for this many trained numbers.
+
+        By default half of the population that CMA-ES takes (Hansen 2016, arXiv 1604.00772).
+        """
+        usual = 4 + int(3 * math.log(max(1, num_numbers)))
+        return (self.population or usual + usual % 2) // 2
 
     @property
     def num_soft(self) -> int:
@@ -385,6 +400,15 @@ class AdapterSpec(Config):
         return self
 
     @model_validator(mode="after")
+    def _fields_of_the_training(self) -> Self:
+        if self.training == "reward":
+            if self.ratio != 1:
+                raise ValueError("training `reward` has no ratio: all numbers move equally far")
+        elif (self.population, self.spread) != (None, 1.0):
+            raise ValueError("population and spread belong to training `reward`")
+        return self
+
+    @model_validator(mode="after")
     def _fields_of_the_method(self) -> Self:
         given = {name for name in SHAPE_FIELDS if getattr(self, name) is not None}
         has = {*self.traits.fields}
@@ -393,7 +417,7 @@ class AdapterSpec(Config):
             raise ValueError(f"{self.method} needs {', '.join(sorted(missing))}")
         if ignored:
             raise ValueError(f"{self.method} has no {', '.join(sorted(ignored))}")
-        if (self.training == "plain") != (self.nats_per_kbit is None):
+        if (self.training in PRICED) != (self.nats_per_kbit is not None):
             raise ValueError(
                 "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
             )

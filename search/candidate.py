@@ -3,6 +3,8 @@
 The canonical form has sorted keys, no white space and only values that differ from the defaults.
 Its hash is the candidate's id, so equal candidates have the same id on every machine.
 
+Rungs are the training steps and the scored examples of a candidate between decisions.
+
 Descriptions of a candidate, in a line and in full, from its canonical JSON in the ledger.
 
 JSON of another version is accepted unchecked: missing fields are left out of the description.
@@ -11,13 +13,13 @@ JSON of another version is accepted unchecked: missing fields are left out of th
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.programs.postprocess import PostprocessStep
-from kilobit.search.rungs import Rung
 from kilobit.search.settings import Config
 from kilobit.search.task import Task
 
@@ -27,6 +29,36 @@ MODEL_FREE = ("constant", "copy")
 GIVEN = "given"
 # Texts between the turns of a prompt; the first one that no turn contains is taken.
 _BETWEEN_TURNS = ("\n", "\n\n", "\0")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder: at most `train_steps` steps, then the first `num_examples` examples.
+
+    Both count from the candidate's start, not from the rung before.
+    """
+
+    index: int
+    num_examples: int
+    train_steps: int
+
+
+class RungConfig(Config):
+    """A geometric ladder: both numbers of the first rung grow by the factor `eta` per rung."""
+
+    examples: Annotated[
+        int, Field(ge=1, description="examples of the first rung, and of a batch")
+    ] = 16
+    train_steps: Annotated[int, Field(ge=1, description="optimizer steps of the first rung")] = 20
+    eta: Annotated[int, Field(ge=2, le=10, description="factor from rung to rung")] = 3
+    count: Annotated[int, Field(ge=1, le=12, description="number of rungs")] = 3
+
+    def ladder(self) -> tuple[Rung, ...]:
+        """Return the rungs, the smallest first."""
+        return tuple(
+            Rung(i, self.examples * self.eta**i, self.train_steps * self.eta**i)
+            for i in range(self.count)
+        )
 
 
 class Prompt(Config):

@@ -123,7 +123,7 @@ class RungRecord(Record):
     ] = None
     num_generated: Annotated[
         int | None,
-        "examples generated, not taken from the output cache",
+        "examples generated, not taken from the output cache; also those of a training by reward",
     ] = None
     against: Annotated[str | None, "candidate that it raced; null without a race"] = None
     gap: Annotated[
@@ -143,6 +143,15 @@ class RungRecord(Record):
     num_distinct: Annotated[
         int | None,
         "different outputs among those scored, white space at both ends aside",
+    ] = None
+    rewards: Annotated[
+        tuple[float, ...] | None,
+        "training by reward: mean score of the members of each generation of this rung, on train "
+        "examples",
+    ] = None
+    best_reward: Annotated[
+        float | None,
+        "training by reward: mean score of the best member of the last generation",
     ] = None
     template_bits: Annotated[
         int | None,

@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kilobit.search.candidate import GIVEN, Candidate
+from kilobit.search.candidate import GIVEN, Candidate, RungConfig
 from kilobit.search.proposers.evolution import Evolution, EvolutionProposer
 from kilobit.search.proposers.grid import Grid, GridProposer
 from kilobit.search.proposers.optuna import Nsga2Proposer, OptunaProposer, TpeProposer
 from kilobit.search.proposers.proposer import Observation, Proposal, Proposer
 from kilobit.search.proposers.random import RandomDraws, RandomProposer
 from kilobit.search.records import RungRecord
-from kilobit.search.rungs import RungConfig
 from kilobit.search.schedulers.racing import Incumbent, RacingConfig
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
 from kilobit.search.settings import Config, Length

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
-from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
+from kilobit.search.adapter_methods import (
+    METHODS,
+    PRICED,
+    SHAPE_FIELDS,
+    AdapterSpec,
+    Method,
+    TrainingName,
+)
 from kilobit.search.candidate import GIVEN, Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.settings import Config, LocalPath
@@ -98,13 +105,20 @@ class AdapterFamily(PromptFamily):
     """for AdamW, with a short warm-up and linear decay; null: the method's own range, relative to
     the size of what it changes"""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(180,), min_length=1)
-    """optimizer steps in all; a rung may stop earlier"""
+    """optimizer steps, or generations, in all; a rung may stop earlier"""
     batch_size: int = Field(default=16, ge=1)
-    """examples of a training step"""
+    """examples of a training step, or of a generation"""
     training: tuple[TrainingName, ...] = Field(default=("plain",), min_length=1)
-    """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks"""
+    """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks;
+    reward: by the task's score of generated answers to train examples"""
     nats_per_kbit: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01,), min_length=1)
     """for `rate` and `bits`: prices of a thousand bits in nats of training loss"""
+    population: int | None = Field(default=None, ge=2, le=1024, multiple_of=2)
+    """for `reward`: members of a generation; null: 4 and three times the logarithm of how many
+    numbers are trained"""
+    spread: float = Field(default=1.0, gt=0, le=100)
+    """for `reward`: how far a member is from the middle of its generation, as a multiple of the
+    learning rate, which is how far a number moves in a generation"""
 
     def rates(self, method: str) -> LogRange:
         """Return the range of learning rates, relative ones if the family names none."""
@@ -115,6 +129,19 @@ class AdapterFamily(PromptFamily):
     def relative(self) -> bool:
         """Return whether the learning rates are relative ones."""
         return self.learning_rate is None
+
+    def trained(self, method: str, training: TrainingName, price: float | None) -> dict[str, Any]:
+        """Return the fields of an adapter that belong to its way of training.
+
+        Args:
+            method: its method.
+            training: its way of training.
+            price: of a thousand bits, for those that have one.
+        """
+        found = {"training": training, "nats_per_kbit": price if training in PRICED else None}
+        if training != "reward":
+            return found | {"ratio": self.rate_ratio(method), "population": None, "spread": 1.0}
+        return found | {"ratio": 1.0, "population": self.population, "spread": self.spread}
 
     def rate_ratio(self, method: str) -> float:
         """Return B's learning rate over A's, which is 1 if the family names learning rates."""
@@ -443,11 +470,11 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
         # Two significant digits, so that a person can type the rate to repeat a candidate.
         learning_rate=float(f"{math.exp(exponent):.1e}"),
         relative=family.relative,
-        ratio=family.rate_ratio(name),
         steps=rng.choice(family.steps),
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),
-        training=training,
-        nats_per_kbit=None if training == "plain" else rng.choice(family.nats_per_kbit),
+        **family.trained(
+            name, training, rng.choice(family.nats_per_kbit) if training in PRICED else None
+        ),
         **shape,
     )

@@ -22,14 +22,13 @@ from typing import Any, Self
 
 import torch
 
-from kilobit.cluster.driver.check import Plan
+from kilobit.cluster.driver.check import Plan, Shapes, count_numbers
 from kilobit.cluster.shards.load import device_of, outline
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import SearchedModel
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.model.base_model import from_config, load_tokenizer
-from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.space import draw_candidates
 from kilobit.search.task import Task
 
@@ -125,6 +124,7 @@ class Estimate:
             expected or all candidates go on from each rung; None if unknown.
         workers: number of its workers.
         measured: what the seconds come from, or why they are unknown, as text.
+        rollouts: answers that training by reward generates if all candidates go on to the end.
     """
 
     model: str
@@ -133,10 +133,13 @@ class Estimate:
     seconds: tuple[float, ...] | None
     workers: int
     measured: str
+    rollouts: int = 0
 
     def line(self) -> str:
         """Return the estimate as text."""
         first, whole = _flop(self.first_flop), _flop(self.flop)
+        if self.rollouts:
+            whole += f", at most {self.rollouts:,} rollouts of training by reward"
         if self.seconds is None:
             return f"{self.model}: first rung about {first}, whole search {whole}; {self.measured}"
         first_s, least, middle, most = map(_time, self.seconds)
@@ -184,7 +187,8 @@ def estimate(sweep: Sweep, folder: Path, plan: Plan, *, local: bool = True) -> l
         ends = []
         for share in (fewest, (1 + fewest) / 2, 1.0):
             of_learners = fewest if share == fewest else 1.0
-            works = works_of(sweep, plan.task, config, own, lengths, share, of_learners)
+            args = (sweep, plan.task, config, own, lengths, plan.shapes[config.label])
+            works = works_of(*args, share, of_learners)
             ends.append([work.times(factor) for work in works])
         first, *whole = ends[0][0], *(sum(works, Work()) for works in ends)
         seconds = None
@@ -193,7 +197,10 @@ def estimate(sweep: Sweep, folder: Path, plan: Plan, *, local: bool = True) -> l
             seconds = tuple(speed.seconds(work) / threads for work in (first, *whole))
         flop = first.flop(parameters), whole[1].flop(parameters)
         workers = sweep.workers.over(config.workers).per_model
-        found.append(Estimate(config.label, *flop, seconds, workers, why))
+        most = sweep.rungs.ladder()[-1].train_steps
+        shapes = plan.shapes[config.label]
+        rollouts = round(factor * sum(_rollouts(one, most, shapes) for one in own))
+        found.append(Estimate(config.label, *flop, seconds, workers, why, rollouts))
     return found
 
 
@@ -230,6 +237,7 @@ def works_of(
     config: SearchedModel,
     candidates: Sequence[Candidate],
     lengths: Lengths,
+    shapes: Shapes,
     share: float = 1.0,
     of_learners: float = 1.0,
 ) -> list[Work]:
@@ -241,6 +249,7 @@ def works_of(
         config: the base model.
         candidates: those of the base model.
         lengths: tokens of the task and of their prompts.
+        shapes: of the base model's parameters.
         share: share of the candidates that go on from a rung.
         of_learners: the same of those whose training is not at its end.
     """
@@ -252,7 +261,10 @@ def works_of(
         answer = limit if config.weights == "random" else min(lengths.answer, limit)
         own, reached = replace(lengths, answer=answer), 1.0
         for rung in ladder:
-            work = _training(candidate, rung, ladder, lengths, task)
+            if candidate.adapter is not None and candidate.adapter.training == "reward":
+                work = _rolling(candidate, rung, ladder, own, shapes, task)
+            else:
+                work = _training(candidate, rung, ladder, lengths, task)
             work += _scoring(candidate, rung, ladder, own, batch, task)
             if rung is ladder[-1] and sweep.rate_search is not None:
                 codings = len(sweep.rate_search.variants(candidate))
@@ -275,6 +287,31 @@ def _training(
     prompt = lengths.prompts[candidate.before(task)]
     each = spec.batch_size * (lengths.question + lengths.answer) + prompt
     return Work(trained=steps * each, steps=steps)
+
+
+def _rolling(
+    candidate: Candidate,
+    rung: Rung,
+    ladder: Sequence[Rung],
+    lengths: Lengths,
+    shapes: Shapes,
+    task: Task,
+) -> Work:
+    """Return the work of a training by reward from the rung before; a generation is a batch."""
+    before = ladder[rung.index - 1].train_steps if rung.index else 0
+    number = _rollouts(candidate, rung.train_steps, shapes)
+    number -= _rollouts(candidate, before, shapes)
+    of_a_generation = _rollouts(candidate, 1, shapes)
+    return _answers(candidate, number, lengths, of_a_generation, task)
+
+
+def _rollouts(candidate: Candidate, generations: int, shapes: Shapes) -> int:
+    """Return how many answers are generated for a training by reward up to so many generations."""
+    spec = candidate.adapter
+    if spec is None or spec.training != "reward":
+        return 0
+    members = 2 * spec.num_pairs(count_numbers(spec, shapes))
+    return min(generations, spec.steps) * members * spec.batch_size
 
 
 def _scoring(

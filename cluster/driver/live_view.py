@@ -42,6 +42,8 @@ class LiveProgress:
         self.failed: set[str] = set()
         self.at_rung: Counter[int] = Counter()
         self.examples = 0
+        # Of the last rung of a training by reward.
+        self.reward: str | None = None
         # Best score and its number of examples, for each model and decade of bits.
         self.best: dict[str, dict[int, tuple[float, int]]] = {}
 
@@ -71,6 +73,11 @@ class LiveProgress:
             self.ended.add(record.candidate)
         if record.error:
             self.failed.add(record.candidate)
+        if record.rewards and record.best_reward is not None:
+            self.reward = (
+                f"generation {record.train_steps}: mean reward {record.rewards[-1]:.2f}, "
+                f"best {record.best_reward:.2f}"
+            )
         if record.score is None or record.payload_bits is None:
             return
         self.examples += record.num_generated or 0
@@ -106,6 +113,7 @@ class LiveProgress:
         return (
             f"{len(self.ended)}{'' if most is None else f'/{most}'} candidates, {rungs}, "
             f"{len(self.failed)} failed, {rate:.0f} examples/s, "
+            f"{f'{self.reward}, ' if self.reward else ''}"
             f"{clock_text(self.elapsed_s)} elapsed, "
             f"{clock_text(left) if left is not None else '?'} left"
         )

@@ -18,9 +18,8 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from kilobit.cluster.messages import BaseModelChangedError, RungReply, last_line
 from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.records import RungRecord
-from kilobit.search.rungs import Rung
 
 Message = dict[str, Any]
 """Result or configuration of a trial, in the form that Tune asks for."""

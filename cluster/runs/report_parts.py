@@ -72,16 +72,19 @@ def shown_programs(
         source.name: source.programs([p.candidate for p in on_front if p.run == source.name])
         for source in sources
     }
+    rewards = {source.name: _rewards(source) for source in sources}
     programs = []
     for point in on_front:
         source = by_name[point.run]
         about = known[point.run][point.candidate]
         program = _program(point, about, source.sweep.targets, on_front=True)
+        program = replace(program, rewards=rewards[point.run].get(point.candidate, ()))
         found = files[point.run][point.candidate]
         programs.append(_with_files(program, source, found, page))
     for point in others:
         about = known[point.run][point.candidate]
         program = _program(point, about, by_name[point.run].sweep.targets, on_front=False)
+        program = replace(program, rewards=rewards[point.run].get(point.candidate, ()))
         cut = len(program.prompt) - _MOST_PROMPT_LETTERS
         if cut > 0:
             text = f"{program.prompt[:_MOST_PROMPT_LETTERS]}\n… {cut} more letters"
@@ -103,6 +106,15 @@ def _candidates(source: Source, points: Iterable[FrontPoint]) -> dict[str, Candi
     rows = source.read("candidates")
     found = CandidateRecord.all_of(rows.filter(pc.is_in(rows["candidate"], wanted)))
     return {one.candidate: one for one in found}
+
+
+def _rewards(source: Source) -> dict[str, tuple[float, ...]]:
+    """Return the mean rewards of all generations of each candidate that was trained by reward."""
+    rows = source.read("rungs", ("candidate", "rung", "rewards"))
+    found: dict[str, tuple[float, ...]] = {}
+    for row in rows.filter(pc.is_valid(rows["rewards"])).sort_by("rung").to_pylist():
+        found[row["candidate"]] = found.get(row["candidate"], ()) + tuple(row["rewards"])
+    return found
 
 
 def _program(

@@ -27,9 +27,9 @@ from kilobit.cluster.sweep.launch_targets import KubernetesConfig, SlurmConfig
 from kilobit.cluster.sweep.workers import SearchedModel, Workers
 from kilobit.evaluators.ledger.storage import Place, place, under
 from kilobit.evaluators.tasks.registry import TASK_KINDS, TaskConfig
+from kilobit.search.candidate import RungConfig
 from kilobit.search.config_file import apply_override, check_config, load_config
 from kilobit.search.proposers.random import RandomProposer
-from kilobit.search.rungs import RungConfig
 from kilobit.search.search import KINDS, ProposerConfig, SchedulerConfig, check_proposer
 from kilobit.search.settings import Config, InputError, Length, LocalPath, Ruler, is_address
 from kilobit.search.space import Families, ModelFree, RateSearch

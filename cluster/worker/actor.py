@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kilobit.cluster.messages import Notice, RungReply, keep_log
 from kilobit.evaluators.model import quick_imports
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Rung
 
 if TYPE_CHECKING:
     from kilobit.cluster.messages import EvaluatorSetup

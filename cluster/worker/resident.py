@@ -35,6 +35,7 @@ from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.rate_training import LearnedBits, first_range
+from kilobit.evaluators.model.reward_training import Scores
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
@@ -171,6 +172,18 @@ class Resident:
         train_pack(self.frozen, jobs, self._train_planner)
         return [TrainingEnd(job.trained, job.seconds, job.error) for job in jobs]
 
+    def spread(self, key: str) -> None:
+        """Store the changes of each member of an adapter's next generation, as `KEY/NUMBER`."""
+        adapter, changes = self._beside[key]
+        assert adapter.reward is not None
+        for number, numbers in enumerate(adapter.reward.members()):
+            adapter.show(numbers)
+            self._fixed[f"{key}/{number}"] = fixed(changes)
+
+    def learn(self, key: str, scores: Sequence[Scores]) -> None:
+        """End a generation of an adapter; see `Adapter.learn`."""
+        self._beside[key][0].learn(scores)
+
     def fix(
         self, slot: str, key: str | None, numbers: Sequence[Tensor], delta: bool | None = None
     ) -> None:
@@ -234,6 +247,8 @@ def begin_from(adapter: Adapter, start: str, state: bytes | None) -> None:
     for name, tensor in (adapter.masters | learned).items():
         if name in saved:
             _copy_leading(saved[name], tensor, square=square and name in adapter.masters)
+    if adapter.reward is not None:
+        adapter.reward.base = adapter.tensors()
     if isinstance(adapter.transform, LearnedBits):
         for name, tensor in adapter.masters.items():
             if f"range/{name}" not in saved:

@@ -10,17 +10,18 @@ from contextlib import suppress
 from dataclasses import replace
 
 from kilobit.cluster.worker.resident import Training, begin_from
-from kilobit.cluster.worker.rung_record import RungRows, Scoring, Work
+from kilobit.cluster.worker.rung_record import RungRows, Scoring, Work, total
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
-from kilobit.evaluators.model.adapters import Adapter, installed
+from kilobit.evaluators.model.adapters import Adapter, Trained, installed
 from kilobit.evaluators.model.data_codec import learn
+from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.candidate import Rung
 from kilobit.search.records import RungRecord, rung_part
-from kilobit.search.rungs import Rung
 
 _LOG = logging.getLogger("kilobit")
 
@@ -117,7 +118,11 @@ class RungRunner:
         return False
 
     def _run_together(self, works: Sequence[Work]) -> None:
-        trained = [work for work in works if work.key is not None and not work.failed]
+        adapted = [work for work in works if work.key is not None and not work.failed]
+        trained = [work for work in adapted if not _by_reward(work)]
+        for work in adapted:
+            if _by_reward(work):
+                self._train_by_reward(work)
         asked = [
             Training(
                 work.candidate.id,
@@ -140,6 +145,56 @@ class RungRunner:
         variants = [variant for work in works for variant in self._variants(work)]
         self._score(variants)
         self._rows.finish(variants)
+
+    def _train_by_reward(self, work: Work) -> None:
+        """Train up to the rung by the scores of answers that the adapter's members generate.
+
+        A generation runs by itself, so its float sums are the same beside any other candidates.
+        """
+        adapter, key = work.adapter, work.key
+        assert adapter is not None
+        began = time.monotonic()
+        with work.guarded():
+            assert adapter.reward is not None
+            generation, work.rewards = self._scorer.rollouts(work), Rewards()
+            while adapter.steps < self._until(work):
+                members = generation()
+                if key is None:
+                    numbers = list(adapter.reward.members())
+                    for member, own in zip(members, numbers, strict=True):
+                        # The model holds the numbers of one member at a time.
+                        adapter.show(own)
+                        self._waves.run([member])
+                else:
+                    self._group.call("spread", key)
+                    self._waves.run(members)
+                errors = [member.error for member in members if member.error is not None]
+                if errors:
+                    raise errors[0]
+                measured = [member.measured for member in members]
+                scores = [one.scores for one in measured]
+                if key is None:
+                    adapter.learn(scores)
+                else:
+                    self._group.call("learn", key, scores)
+                work.rewards.add(scores)
+                work.rolled = total(work.rolled, measured)
+                self._tell(work, adapter)
+            # Tokens are counted as those of generation.
+            work.trained = Trained(adapter.steps, None, 0)
+            self._keep(work, adapter)
+        work.train_s = time.monotonic() - began
+
+    def _tell(self, work: Work, adapter: Adapter) -> None:
+        if work.rewards is not None and work.rewards.means:
+            _LOG.info(
+                "%s: generation %d of %d, mean reward %.3f, best %.3f",
+                work.candidate.id,
+                adapter.steps,
+                self._until(work),
+                work.rewards.means[-1],
+                work.rewards.bests[-1],
+            )
 
     def _run_alone(self, work: Work) -> None:
         """Train and score a candidate with an adapter that has to be installed in the model."""
@@ -168,6 +223,9 @@ class RungRunner:
             adapter.restore(state)
         elif start is not None:
             begin_from(adapter, *start)
+        if adapter.reward is not None:
+            self._train_by_reward(work)
+            return
         candidate, train = work.candidate, self._task.splits.train
         said = candidate.chat, candidate.between_turns(self._task)
         lesson = Lesson(self._task, candidate.before(self._task), train, *said)
@@ -288,3 +346,7 @@ class RungRunner:
 
     def _is_last(self, rung: Rung) -> bool:
         return rung.index == self._sweep.rungs.count - 1
+
+
+def _by_reward(work: Work) -> bool:
+    return work.adapter is not None and work.adapter.reward is not None

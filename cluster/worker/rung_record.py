@@ -20,13 +20,13 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.data_codec import Learned
+from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.proof.program_files import write_program
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.records import CandidateRecord, PredictionRecord, RungRecord
-from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Race, Verdict
 from kilobit.search.task import Example, Task
 
@@ -59,6 +59,18 @@ class Measured:
     against: str | None = None
     gap: float | None = None
     verdict: Verdict | None = None
+
+
+def total(before: Measured | None, more: Sequence[Measured]) -> Measured:
+    """Return results without outputs, whose counts are the sums of those of others."""
+    every = [before, *more] if before is not None else more
+    found = Measured(every[0].program, exact=False)
+    for one in every:
+        found.generated += one.generated
+        found.input_tokens += one.input_tokens
+        found.output_tokens += one.output_tokens
+        found.generate_s += one.generate_s
+    return found
 
 
 @dataclass
@@ -116,6 +128,8 @@ class Work:
         train_s: seconds of its training.
         code_s: seconds of coding its prompt, and of building and decoding its program.
         seconds: all seconds spent on it.
+        rewards: of the generations of its training by reward.
+        rolled: what these have generated; None for other training.
     """
 
     candidate: Candidate
@@ -130,6 +144,8 @@ class Work:
     train_s: float = 0.0
     code_s: float = 0.0
     seconds: float = 0.0
+    rewards: Rewards | None = None
+    rolled: Measured | None = None
     _guards: int = 0
 
     @property
@@ -252,10 +268,14 @@ class RungRows:
         )
         if measured.exact:
             write_program(self._ledger, work.part, candidate.id, rung.index, program)
+        rolled = work.rolled or Measured(program, exact=False)
+        rewards = work.rewards or Rewards()
         work.record = replace(
             work.record,
             num_examples=len(examples),
-            num_generated=measured.generated,
+            num_generated=measured.generated + rolled.generated,
+            rewards=tuple(rewards.means) or None,
+            best_reward=rewards.bests[-1] if rewards.bests else None,
             num_unjudged=measured.scores.count(None),
             num_distinct=len({output.strip() for output in cut}),
             score=result.score,
@@ -265,8 +285,8 @@ class RungRows:
             payload_bits=program.payload_bits,
             template_bits=program.template_bits,
             program=program.digest if measured.exact else None,
-            input_tokens=measured.input_tokens,
-            output_tokens=measured.output_tokens,
+            input_tokens=measured.input_tokens + rolled.input_tokens,
+            output_tokens=measured.output_tokens + rolled.output_tokens,
             generate_s=measured.generate_s,
             against=measured.against,
             gap=measured.gap,

@@ -2,8 +2,8 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from weakref import WeakValueDictionary
 
@@ -18,11 +18,15 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.reward_training import examples_of
+from kilobit.search.candidate import Rung
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
-from kilobit.search.rungs import Rung
 from kilobit.search.schedulers.racing import Incumbent, Race, incumbent_of
 from kilobit.search.task import Task, clusters_of
+
+# Each file of the cache is written again whenever outputs are added to it.
+_GENERATIONS_A_FILE = 16
 
 
 @dataclass
@@ -123,6 +127,53 @@ class Scorer:
             1 if soft else context.sweep.batch_size,
         )
 
+    def rollouts(self, work: Work) -> Callable[[], list[Scoring]]:
+        """Return a function that prepares the next generation of a training by reward.
+
+        It returns the scoring of each member on the same train examples. Outputs are cached by the
+        signs so far, from which the members' numbers follow.
+        """
+        context, adapter = self._context, work.adapter
+        assert adapter is not None
+        assert adapter.reward is not None
+        spec, reward = adapter.spec, adapter.reward
+        bare = work.candidate.model_copy(update={"adapter": None})
+        program = context.builder.build(bare, work.texts, None, ())
+        if spec.num_soft:
+            alone = program.recipe.model_copy(update={"batch_size": 1})
+            program = replace(program, recipe=alone)
+        decoded = context.builder.decode(program)
+        about = self._behaviour(program, decoded)
+        about["reward"] = spec.model_dump(mode="json", exclude={"steps"})
+        if reward.base is not None:
+            about["base numbers"] = [_digest(start.tobytes()) for start in reward.base]
+        model = adapter.model
+
+        def generation() -> list[Scoring]:
+            examples = examples_of(spec, context.task.splits.train, adapter.steps)
+            key = cache_key(about | {"generations": adapter.steps // _GENERATIONS_A_FILE})
+            cached, signs = (
+                self._cache.open(key),
+                _digest(bytes(s + 1 for s in reward.replay.signs)),
+            )
+            return [
+                Scoring(
+                    Measured(program, exact=False),
+                    decoded.prompt,
+                    examples,
+                    cached.of(f"{signs} {member}"),
+                    theirs=(),
+                    race=None,
+                    model=model,
+                    slot=f"{work.candidate.id}/{member}",
+                    num_soft=spec.num_soft,
+                    size=len(examples),
+                )
+                for member in range(2 * reward.num_pairs)
+            ]
+
+        return generation
+
     def _scores_of(self, rival: Incumbent | None, rung: Rung) -> list[float | None]:
         """Return the incumbent's scores at this rung, in the order of the examples."""
         if rival is None:
@@ -173,6 +224,10 @@ def comparable(
     second = [0.5 if score is None else score for score in theirs]
     pairs = zip(mine, theirs, second, strict=True)
     return [even if None in (one, two) else one or 0.0 for one, two, even in pairs], second
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _machine() -> list[str]:

@@ -85,6 +85,10 @@ class CachedOutputs:
         assert len(examples) == len(batch.outputs)
         self._batches[_name(examples)] = batch
 
+    def of(self, name: str) -> "CachedOutputs":
+        """Return the part of these outputs that belongs to `name`, and is saved with them."""
+        return _Part(self, name)
+
     def save(self) -> None:
         """Write the file if batches were added since the last save.
 
@@ -97,6 +101,22 @@ class CachedOutputs:
         content = pa.Table.from_pylist(rows, schema=_SCHEMA)
         write_whole(self._path, as_parquet(content, self._path.name))
         self._saved = len(self._batches)
+
+
+class _Part(CachedOutputs):
+    """The cached outputs of one name among those of a key."""
+
+    def __init__(self, whole: CachedOutputs, name: str) -> None:
+        self._whole, self._of = whole, name
+
+    def get(self, examples: Sequence[str]) -> Batch | None:
+        return self._whole.get([f"{self._of} {example}" for example in examples])
+
+    def add(self, examples: Sequence[str], batch: Batch) -> None:
+        self._whole.add([f"{self._of} {example}" for example in examples], batch)
+
+    def save(self) -> None:
+        self._whole.save()
 
 
 def _name(examples: Sequence[str]) -> str:

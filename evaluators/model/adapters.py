@@ -27,6 +27,7 @@ from safetensors.torch import save as save_tensors
 from kilobit.evaluators.model.base_model import Factors, FrozenModel, has_factors
 from kilobit.evaluators.model.machine import is_quantised
 from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
+from kilobit.evaluators.model.reward_training import RewardTraining, Scores
 from kilobit.evaluators.model.training_batches import (
     Lesson,
     finite_loss,
@@ -61,6 +62,7 @@ class Adapter:
         spec: the adapter's method, shape and training.
         transform: maps the trained numbers to the values of the forward pass, None for plain
             training.
+        reward: the state of training by reward, None for other training.
         masters: the trained numbers, by name: the model's parameters or the transform's inputs.
         units: positions of tensors whose rows belong together, see
             `kilobit.search.programs.coarsening`.
@@ -107,6 +109,10 @@ class Adapter:
             if ("lora_A" in name and len(w) > w.shape[1])
             or ("lora_B" in name and len(w) <= w.shape[1])
         }
+
+        shapes = [(int(rows), int(columns)) for rows, columns in self._shapes()]
+        by_reward = spec.training == "reward"
+        self.reward = RewardTraining(spec, shapes, self._learning_rate) if by_reward else None
 
     def _unit_of_rates(self) -> float:
         """Return the learning rate that a relative rate of 1 stands for."""
@@ -163,6 +169,20 @@ class Adapter:
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def show(self, numbers: Sequence[Tensor]) -> None:
+        """Set the numbers of a training by reward, those of a member or of the middle."""
+        assert self.reward is not None
+        # A program's numbers are differences from the start wherever it can draw the start again.
+        from_seed = self.pairs_from_seed and self.reward.base is None
+        self.assign(numbers, from_seed or self.spec.traits.delta)
+
+    def learn(self, scores: Sequence[Scores]) -> None:
+        """End a generation of a training by reward, given the scores of each member."""
+        assert self.reward is not None
+        self.reward.learn(scores)
+        self.steps += 1
+        self.show(self.reward.numbers())
 
     def finish(self, until: int) -> None:
         """Write the final values after step `until` to the model."""
@@ -234,7 +254,7 @@ class Adapter:
         """
         if not tensors:
             tensors = [np.zeros_like(start) for start in self.starts()]
-        if [t.shape for t in tensors] != [tuple(rows_of(w).shape) for w in self._weights.values()]:
+        if [t.shape for t in tensors] != self._shapes():
             raise ValueError("the numbers of the payload have other shapes than the adapter")
         delta = self.spec.traits.delta if delta is None else delta
         for (name, weight), tensor in zip(self._weights.items(), tensors, strict=True):
@@ -242,16 +262,18 @@ class Adapter:
             rows = rows_of(weight.data)
             rows += torch.from_numpy(np.ascontiguousarray(tensor)).to(rows)
 
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(rows_of(weight).shape) for weight in self._weights.values()]
+
     def part(self, numbers: NumbersCode, *, from_seed: bool = False) -> AdapterPart:
         """Return the adapter's part of a recipe; `from_seed` is for differences from its start."""
         config = peft_config(self.spec)
-        shapes = tuple(rows_of(w).shape for w in self._weights.values())
         return AdapterPart(
             method=self.spec.method,
             config=config[0] if config else None,
             arguments=config[1] if config else {},
             targets=() if config else self.spec.target_modules or (),
-            shapes=tuple((int(rows), int(columns)) for rows, columns in shapes),
+            shapes=tuple((int(rows), int(columns)) for rows, columns in self._shapes()),
             numbers=numbers,
             delta=from_seed or self.spec.traits.delta,
             seed=stream_seed(self.spec.seed, "init") if from_seed else None,
@@ -265,6 +287,10 @@ class Adapter:
             tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
             for key, moment in self._optimizer.state.get(weight, {}).items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(moment).detach().cpu().contiguous()
+        if self.reward is not None:
+            tensors["signs"] = torch.tensor(self.reward.replay.signs, dtype=torch.int8)
+            for i, start in enumerate(self.reward.base or ()):
+                tensors[f"base/{i}"] = torch.from_numpy(start)
         return save_tensors(tensors)
 
     @torch.no_grad()
@@ -289,6 +315,15 @@ class Adapter:
             if moments:
                 self._optimizer.state[weight] = moments
         self.steps = int(tensors["steps"])
+        if self.reward is not None:
+            bases = [
+                tensors[key]
+                for key in (f"base/{i}" for i in range(len(self._weights)))
+                if key in tensors
+            ]
+            self.reward.base = [base.numpy() for base in bases] or None
+            for sign in tensors["signs"].tolist():
+                self.reward.replay.add(sign)
         self._write(self._final())
 
 

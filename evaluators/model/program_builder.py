@@ -42,6 +42,7 @@ from kilobit.search.programs.program import (
     text_part,
 )
 from kilobit.search.programs.recipe import AdapterPart, Recipe
+from kilobit.search.programs.reward_replay import MAX_SIGNS
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
 from kilobit.search.settings import Length
@@ -175,6 +176,7 @@ class Builder:
             # The plain prompt's program stands for an adapter that changes nothing.
             if not any(without_effect(one, adapter) for one in found):
                 programs = [self._with_numbers(recipe, payload, one) for one in found]
+                programs += self._replayed(recipe, payload, adapter, spec)
                 return min(programs, key=self._bits)
         return build(recipe, payload)
 
@@ -185,6 +187,21 @@ class Builder:
         )
         part = found.part.model_copy(update={"numbers": way})
         return build(recipe.model_copy(update={"adapter": part}), prompt + numbers)
+
+    def _replayed(
+        self, recipe: Recipe, prompt: bytes, adapter: Adapter, spec: AdapterSpec
+    ) -> list[Program]:
+        """Return the program with the signs of a training by reward, where they are the numbers."""
+        reward, as_trained = adapter.reward, (spec.step, spec.keep) == (FINEST_STEP, 1.0)
+        if reward is None or reward.base is not None or not as_trained:
+            return []
+        signs = len(reward.replay.signs)
+        if signs > MAX_SIGNS or not reward.replay.sums.any():
+            return []
+        way = NumbersCode(coder="replay", signs=signs)
+        part = adapter.part(way, from_seed=adapter.pairs_from_seed)
+        section = bytes([reward.code]) + reward.replay.section()
+        return [build(recipe.model_copy(update={"adapter": part}), prompt + section)]
 
     def _bits(self, program: Program) -> int:
         return program.program_bits if self._length == "program" else program.payload_bits

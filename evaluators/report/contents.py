@@ -49,6 +49,7 @@ class ShownProgram:
         link: its folder, relative to the page; None if there is none.
         folder: path of its folder, or a note if there is none.
         trouble: why its files can't be read.
+        rewards: mean reward of each generation, if it was trained by reward.
     """
 
     point: FrontPoint
@@ -67,6 +68,7 @@ class ShownProgram:
     link: str | None = None
     folder: str | None = None
     trouble: str | None = None
+    rewards: Sequence[float] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this program, with what the page shows of its point."""

@@ -63,6 +63,17 @@ function hideHover() {
   hoverCard.hidden = true;
 }
 
+/** Return the course of the mean reward over the generations of a training by reward. */
+function rewardPart(rewards) {
+  if (!rewards.length) return [];
+  const across = (at) => 4 + 292 * at / Math.max(1, rewards.length - 1);
+  const points = rewards.map((reward, at) => `${across(at).toFixed(1)},${(56 - 52 * reward).toFixed(1)}`).join(" ");
+  const text = `mean reward on train examples over ${whole(rewards.length)} generations: ${fixed(rewards[0])} at first, ${fixed(rewards.at(-1))} at last, ${fixed(Math.max(...rewards))} at most`;
+  return [make("h3", {}, "Training by reward"), make("p", {}, text),
+    svg("svg", { width: 300, height: 60, viewBox: "0 0 300 60", role: "img", "aria-label": text },
+      svg("polyline", { points, fill: "none", stroke: "currentColor", "stroke-width": 1.5 }))];
+}
+
 function certificateText(program) {
   const sealed = program.certificate;
   if (!sealed) return "The program was not run on the sealed split.";
@@ -114,6 +125,7 @@ function openPanel(program) {
     make("h3", {}, "Certificate"), make("p", {}, certificateText(program)),
     make("h3", {}, program.exact_prompt ? "Prompt text of the payload" : "Prompt text, without the task's template"),
     program.prompt ? make("pre", { class: "prompt" }, program.prompt) : make("p", { class: "note" }, "none"),
+    ...rewardPart(program.rewards),
     ...bytesPart(program),
     ...(program.script ? [make("h3", {}, "program.py before it was shortened"), make("pre", { class: "script" }, program.script),
       make("details", {}, make("summary", {}, "program.py as counted"), make("pre", {}, program.counted))] : []),

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kilobit.search.candidate import Rung
 from kilobit.search.front.pareto import P, pareto_front
 from kilobit.search.records import (
     CandidateRecord,
@@ -25,7 +26,6 @@ from kilobit.search.records import (
     RungRecord,
     VerificationRecord,
 )
-from kilobit.search.rungs import Rung
 from kilobit.search.settings import Ruler
 
 _Key = TypeVar("_Key")

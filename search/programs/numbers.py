@@ -2,6 +2,7 @@
 
     section = step byte | scale bytes | range-coded integers      coders `laplace` and `gaussian`
             | step byte | base byte   | one integer in that base  coder `packed`
+            | step byte | `kilobit.search.programs.reward_replay`        coder `replay`
 
 Where each tensor has a step of its own, one byte per tensor precedes the section: the tensor's
 addition to the step byte.
@@ -27,12 +28,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from kilobit.search.programs.reward_replay import MAX_SIGNS, Replay
 from kilobit.search.programs.text import PayloadError
 from kilobit.search.settings import Config
 
 Tensor = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
-Coder = Literal["packed", "laplace", "gaussian"]
+Coder = Literal["packed", "laplace", "gaussian", "replay"]
 Scales = Literal["one", "row"]
 
 LARGEST = 2047
@@ -55,6 +57,7 @@ class NumbersCode(Config):
         Literal["one", "factor", "tensor"],
         Field(description="what has a step of its own; a factor is every second tensor, A or B"),
     ] = "one"
+    signs: Annotated[int, Field(ge=0, le=MAX_SIGNS, description="signs of a replay")] = 0
 
     def count_more(self, num_tensors: int) -> int:
         """Return the number of bytes for steps before the step byte of the section."""
@@ -164,7 +167,7 @@ def decode_numbers(
     count = choice.count_more(len(shapes))
     more, data = data[:count], data[count:]
     integers = _integers(data, shapes, choice)
-    if choice.coder != "packed":
+    if choice.coder in _MODELS:
         num_scales = count_scales(shapes, choice)
         scales, body = data[1 : 1 + num_scales], data[1 + num_scales :]
         groups = [row for tensor in integers for row in tensor]
@@ -201,6 +204,9 @@ def _integers(
         raise PayloadError("the numbers section is empty")
     if choice.coder == "packed":
         return _unpack(data, shapes)
+    if choice.coder == "replay":
+        total = sum(rows * columns for rows, columns in shapes)
+        return _shaped(Replay.read(data[1:], choice.signs, total).sums, shapes)
     try:
         found = [np.zeros(shape, np.int32) for shape in shapes]
     except (MemoryError, ValueError) as error:
@@ -290,8 +296,13 @@ def _unpack(data: bytes, shapes: Sequence[tuple[int, int]]) -> list[Integers]:
         digits.append(digit - base // 2)
     if number:
         raise PayloadError("bytes follow the end of the packed numbers")
-    flat, at, found = np.array(digits, np.int32), 0, []
+    return _shaped(np.array(digits), shapes)
+
+
+def _shaped(flat: npt.NDArray[np.int64], shapes: Sequence[tuple[int, int]]) -> list[Integers]:
+    at, found = 0, []
     for rows, columns in shapes:
-        found.append(flat[at : at + rows * columns].reshape(rows, columns))
+        part = flat[at : at + rows * columns].reshape(rows, columns)
+        found.append(part.astype(np.int32))
         at += rows * columns
     return found

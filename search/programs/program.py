@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kilobit.search.programs.numbers import (
+    MODEL_NAMES,
     Integers,
     NumbersCode,
     Tensor,
@@ -20,6 +21,7 @@ from kilobit.search.programs.numbers import (
     encode_numbers,
 )
 from kilobit.search.programs.recipe import AdapterPart, PrintedPart, PromptPart, Recipe
+from kilobit.search.programs.reward_replay import HEAD_BYTES
 from kilobit.search.programs.script import script
 from kilobit.search.programs.text import PayloadError, TextCodec, compress, decompress
 from kilobit.search.programs.token_coder import Cache
@@ -80,9 +82,8 @@ class Program:
             found["prompt"] = self.recipe.prompt.codec
         if self.recipe.adapter:
             code = self.recipe.adapter.numbers
-            found["adapter"] = (
-                code.coder if code.coder == "packed" else f"{code.coder} {code.scales}"
-            )
+            ranged = code.coder in MODEL_NAMES
+            found["adapter"] = f"{code.coder} {code.scales}" if ranged else code.coder
         if self.recipe.data:
             found["data"] = "model"
         return found
@@ -131,8 +132,9 @@ class Decoded:
 def count_head(part: AdapterPart) -> int:
     """Return the number of bytes before the coded numbers: the steps, and the base or scales."""
     code = part.numbers
+    heads = {"packed": 1, "replay": HEAD_BYTES}
     own_steps = code.count_more(len(part.shapes))
-    return own_steps + 1 + (1 if code.coder == "packed" else count_scales(part.shapes, code))
+    return own_steps + 1 + (heads.get(code.coder) or count_scales(part.shapes, code))
 
 
 def build(recipe: Recipe, payload: bytes) -> Program:

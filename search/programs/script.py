@@ -20,6 +20,7 @@ optimizer has to be written, and one example a step is enough.
 
 import ast
 import json
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from kilobit.search.programs.recipe import (
     Recipe,
 )
 from kilobit.search.programs.token_coder import LADDER, decoder_source
+from kilobit.search.streams import noise_source
 
 _TEXT = {
     "stored": "{}.decode()",
@@ -66,6 +68,7 @@ _PLAIN_FACTORS = [
 _MODULES = (
     "brotli",
     "constriction",
+    "hashlib",
     "json",
     "lzma",
     "numpy",
@@ -272,6 +275,10 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
             "    values += [digit - coded[1] // 2]",
         ]
         values = "values"
+    elif code.coder == "replay":
+        lines += _sums(part)
+        row_lines = ["values, sums = sums[:len(row)], sums[len(row):]"]
+        values = "values"
     else:
         model = f"constriction.stream.model.{MODEL_NAMES[code.coder]}"
         lines += [
@@ -297,6 +304,25 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
         "        for row in rows.T if len(rows) > rows.shape[1] else rows:",
         *(f"            {line}" for line in row_lines),
         f"            {add}",
+    ]
+
+
+def _sums(part: AdapterPart) -> list[str]:
+    """Return the statements that set `sums` to the sums of a replay, from `coded`."""
+    num_bytes = math.ceil(sum(rows * columns for rows, columns in part.shapes) / 8)
+    noise = noise_source("coded[2]", "i", str(num_bytes))
+    return [
+        "sums = 0",
+        "number = int.from_bytes(coded[4:])",
+        f"for i in range({part.numbers.signs}):",
+        "    number, rest = divmod(number, 128)",
+        "    if rest < coded[3]:",
+        "        number = number * coded[3] + rest",
+        "    else:",
+        "        number, bit = divmod(number * (128 - coded[3]) + rest - coded[3], 2)",
+        f"        noise = numpy.frombuffer({noise}, 'u1')",
+        "        sums = sums + numpy.where(numpy.unpackbits(noise) == bit, 1, -1)",
+        "assert sums.sum() % 251 == coded[1]",
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.adapter_methods import PRICED, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.proposers.proposer import Observation, Proposal
@@ -96,8 +96,7 @@ class Grid:
         about = {key: chosen.pop(key) for key in ("max_new_tokens", "postprocess")}
         adapter = None
         if chosen:
-            training, price = chosen.pop("training")
-            adapter = AdapterSpec(method=name, training=training, nats_per_kbit=price, **chosen)
+            adapter = AdapterSpec(method=name, **dict(chosen.pop("training")), **chosen)
         found = Candidate(
             task=self._task.name, model=model, prompt=prompt, adapter=adapter, **about
         )
@@ -121,14 +120,13 @@ def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Ax
         found |= {field: unique(values) for field, values in family.shapes().items()}
         found["learning_rate"] = log_points(family.rates(name), config.points)
         found["relative"] = [family.relative]
-        found["ratio"] = [family.rate_ratio(name)]
         found["steps"] = unique(family.steps)
         found["batch_size"] = [family.batch_size]
         found["seed"] = [stream(seed, "grid seed", name).randrange(1 << 31)]
         found["training"] = [
-            (training, price)
+            tuple(family.trained(name, training, price).items())
             for training in unique(family.training)
-            for price in ([None] if training == "plain" else unique(family.nats_per_kbit))
+            for price in (unique(family.nats_per_kbit) if training in PRICED else [None])
         ]
     return found
 

@@ -139,9 +139,7 @@ def change_training(
         return None
     training = rng.choice(others)
     price = spec.nats_per_kbit or rng.choice(family.nats_per_kbit)
-    return changed(
-        candidate, training=training, nats_per_kbit=None if training == "plain" else price
-    )
+    return changed(candidate, **family.trained(spec.method, training, price))
 
 
 def change_price(

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.simulation import Course, Track, simulate
-from kilobit.search.rungs import RungConfig
+from kilobit.search.candidate import RungConfig
 from kilobit.search.schedulers.asha import Full
 from kilobit.search.schedulers.bits_aware import BitsAware
 

@@ -316,6 +316,27 @@ def test_a_price_belongs_to_training_that_counts_bits(training: str) -> None:
         spec(training=training, nats_per_kbit=0.1)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"population": 8}, "population and spread belong to training `reward`"),
+        ({"spread": 2.0}, "population and spread belong to training `reward`"),
+        ({"training": "reward", "ratio": 4.0}, "training `reward` has no ratio"),
+        ({"training": "reward", "nats_per_kbit": 0.1}, "nats_per_kbit belongs to training"),
+        ({"training": "reward", "population": 7}, "multiple of 2"),
+        ({"training": "reward", "spread": 0.0}, "greater than 0"),
+    ],
+)
+def test_a_population_and_a_spread_belong_to_training_by_reward(
+    wrong: dict[str, object], told: str
+) -> None:
+    lora = {"method": "lora", "rank": 1, "target_modules": ("q",), **ADAPTER}
+    with pytest.raises(ValidationError, match=told):
+        AdapterSpec.model_validate(lora | wrong)
+    right = {"training": "reward", "population": 8, "spread": 2.0}
+    assert AdapterSpec.model_validate(lora | right).num_pairs(1000) == 4
+
+
 def test_a_method_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValidationError, match="no method 'loar'; there are lora, lora_fa, "):
         AdapterSpec.model_validate({"method": "loar", **ADAPTER})

@@ -160,6 +160,23 @@ def test_a_price_is_drawn_for_training_that_has_one() -> None:
     assert drawn == {("plain", None), ("rate", 0.5), ("rate", 2.0)}
 
 
+def test_reward_training_is_drawn_with_its_own_settings() -> None:
+    family = {
+        "candidates": 20, "rank": (1,), "training": ["plain", "rate", "reward"],
+        "nats_per_kbit": [0.5], "population": 8, "spread": 2.0,
+    }  # fmt: skip
+    drawn = {
+        (a.training, a.nats_per_kbit, a.population, a.spread, a.ratio)
+        for c in draw({"lora": family}, ["m"])
+        if (a := c.adapter)
+    }
+    assert drawn == {
+        ("plain", None, None, 1.0, 10.0),
+        ("rate", 0.5, None, 1.0, 10.0),
+        ("reward", None, 8, 2.0, 1.0),
+    }
+
+
 def test_variants_differ_in_their_coding_alone() -> None:
     spec = AdapterSpec(method="lora", rank=4, target_modules=("q",), **ADAPTER)
     candidate = Candidate(task="t", model="m", adapter=spec)

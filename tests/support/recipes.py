@@ -47,6 +47,7 @@ def adapter_spec(method: str, **changes: Any) -> AdapterSpec:
 
 
 PACKED = NumbersCode(coder="packed")
+REPLAY = NumbersCode(coder="replay", signs=96)
 STEPS = ("cut:.", "last_number", r"find:(\d+)", "round:2", "lower")
 BARE = Recipe(question="Q: {input}\nA:", batch_size=64, max_new_tokens=12, stop=("\n",))
 
@@ -81,9 +82,9 @@ def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> 
     return recipe.model_copy(update={"adapter": part})
 
 
-def from_its_start(way: NumbersCode) -> Recipe:
+def from_its_start(way: NumbersCode, steps: str = "factor") -> Recipe:
     """Return the recipe of a LoRA whose numbers are differences from its seeded start."""
-    recipe = with_adapter(BARE, "lora", way.model_copy(update={"steps": "factor"}))
+    recipe = with_adapter(BARE, "lora", way.model_copy(update={"steps": steps}))
     assert recipe.adapter is not None
     part = recipe.adapter.model_copy(update={"delta": True, "seed": 1234567890123456789})
     return recipe.model_copy(update={"adapter": part})
@@ -97,6 +98,8 @@ RECIPES = {
     "learned steps": with_adapter(BARE, "lora", WAYS[2].model_copy(update={"steps": "tensor"})),
     "lora from its start": from_its_start(WAYS[4]),
     "lora from its start packed": from_its_start(WAYS[0]),
+    "lora replayed": from_its_start(REPLAY, "one"),
+    "tinylora replayed": with_adapter(BARE, "tinylora", REPLAY),
     "prompt by index": BARE.model_copy(
         update={
             "prompt": PromptPart(codec="index", num_bytes=4, lead="Number:\n", answer=" {target}\n")

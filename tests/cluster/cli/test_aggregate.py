@@ -197,8 +197,8 @@ def test_large_payloads_come_along(tmp_path: Path) -> None:
 
 
 def test_a_million_rows_of_lower_rungs_do_not_become_objects(tmp_path: Path) -> None:
+    from kilobit.search.candidate import Rung
     from kilobit.search.front.points import at_last_rung
-    from kilobit.search.rungs import Rung
 
     one = write_run(tmp_path / "one", {"a": RIGHT, "b": RIGHT})
     (source,), _ = open_sources([one])

@@ -17,9 +17,8 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.judges.endpoint import EndpointError
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.records import PredictionRecord, RungRecord
-from kilobit.search.rungs import Rung
 from tests.support.judges.judge_server import Server, completion
 from tests.support.rows import rows_of, write_rows
 

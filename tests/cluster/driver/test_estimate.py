@@ -113,10 +113,39 @@ def test_the_seconds_of_a_rung_are_those_that_a_worker_takes(
             for candidate in candidates:
                 run(candidate)
             took = time.process_time() - began
-            (work,) = works_of(alone, task, config, candidates, lengths)
+            (work,) = works_of(alone, task, config, candidates, lengths, plan.shapes[config.label])
             assert took / 3 < speed.seconds(work) < 3 * took, candidates[0].family
     finally:
         torch.set_num_threads(kept)
+
+
+def test_rollouts_of_training_by_reward_are_told_and_timed(
+    quickstart: tuple[Sweep, Plan],
+) -> None:
+    sweep, plan = quickstart
+    lora = next(c for c in plan.candidates if c.adapter and c.model == "pretrained")
+    assert lora.adapter is not None
+    changes = {
+        "training": "reward", "nats_per_kbit": None, "ratio": 1.0, "population": 10, "steps": 30,
+        "batch_size": 4,
+    }  # fmt: skip
+    one = lora.model_copy(update={"adapter": lora.adapter.model_copy(update=changes)})
+    found = estimate(sweep, EXAMPLES, replace(plan, candidates=(one,)), local=False)
+    line = next(e.line() for e in found if e.model == "pretrained")
+    # 30 generations of 10 members on 4 examples, though the ladder goes on to 270 steps.
+    assert ", at most 1,200 rollouts of training by reward;" in line
+    supervised = estimate(sweep, EXAMPLES, replace(plan, candidates=(lora,)), local=False)
+    assert "rollouts" not in next(e.line() for e in supervised if e.model == "pretrained")
+    config, shapes = sweep.base_models[1], plan.shapes["pretrained"]
+    lengths = Lengths(10.0, 2.0, {one.before(plan.task): 0})
+    works = works_of(sweep, plan.task, config, [one], lengths, shapes)
+    plain = works_of(
+        sweep, plan.task, config, [one.model_copy(update={"adapter": None})], lengths, shapes
+    )
+    # The ladder has 10, 30, 90 and 270 steps: 400 rollouts, then 800 more, then none.
+    assert works[0].read - plain[0].read == 400 * 10.0
+    assert works[1].trained == 0
+    assert works[0].passes - plain[0].passes == 10 * 2.0
 
 
 def test_models_of_one_shape_are_measured_once(

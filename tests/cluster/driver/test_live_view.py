@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,18 @@ def test_the_course_counts_and_estimates() -> None:
     assert course.line() == (
         "2/4 candidates, rung 0: 2 rung 1: 1, 1 failed, 2 examples/s, 0:10 elapsed, 0:10 left"
     )
+
+
+def test_the_line_tells_generation_and_rewards() -> None:
+    course = LiveProgress(4, 2, Clock())
+    rewarded = replace(
+        record("a", 0, 0.5, 80), train_steps=9, rewards=(0.1, 0.25), best_reward=0.375
+    )
+    course.add("m", rewarded, Decision("a", 0, "promote", ""))
+    told = " generation 9: mean reward 0.25, best 0.38, "
+    assert told in course.line()
+    course.add("m", record("b", 0, 0.4, 80), Decision("b", 0, "stop", ""))
+    assert told in course.line()
 
 
 def test_more_examples_weigh_more_than_a_higher_score() -> None:

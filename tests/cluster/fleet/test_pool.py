@@ -14,8 +14,7 @@ from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import Notice
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.evaluators.ledger.ledger import Ledger
-from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.schedulers.racing import Incumbent
 from tests.support.rows import rows_of
 

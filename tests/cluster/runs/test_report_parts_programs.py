@@ -1,7 +1,9 @@
 """Programs that a report shows: all of the fronts with their files, and a sample of the rest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from kilobit.cluster.cli.report import make
@@ -58,6 +60,20 @@ def test_the_front_has_files_and_the_others_have_not(made: Report) -> None:
         "Please think about the question and answer with a number.",
     }
     assert all(p.sections is None and p.link is None for p in others)
+
+
+def test_a_program_has_the_rewards_of_all_its_generations() -> None:
+    class Read:
+        def read(self, table: str, columns: Sequence[str]) -> pa.Table:
+            rows = [
+                {"candidate": "a", "rung": 1, "rewards": [0.5, 0.75]},
+                {"candidate": "b", "rung": 0, "rewards": None},
+                {"candidate": "a", "rung": 0, "rewards": [0.25]},
+            ]
+            assert table == "rungs"
+            return pa.Table.from_pylist(rows).select(columns)
+
+    assert shown._rewards(Read()) == {"a": (0.25, 0.5, 0.75)}
 
 
 def test_a_link_leads_from_the_page_to_the_folder(run: Path, tmp_path: Path) -> None:

@@ -21,10 +21,9 @@ from kilobit.evaluators.model import generate
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.base_model import digest_of
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.programs.program import decode
 from kilobit.search.records import WorkerRecord
-from kilobit.search.rungs import Rung
 from tests.conftest import REPOSITORY
 from tests.support.driver.candidates import candidate, lora
 from tests.support.rows import rows_of
@@ -285,7 +284,7 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Rung
 from kilobit.cluster.sweep.sweep import load_sweep
 sweep = load_sweep(Path(sys.argv[1]))
 out = str(Path(sys.argv[1]).parent / "run")

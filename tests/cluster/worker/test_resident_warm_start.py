@@ -15,8 +15,7 @@ from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.candidate import Candidate
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Rung
 from tests.support.recipes import NUMBER_METHODS, adapter_spec
 
 TASK = load_miniature("numbers", 0)

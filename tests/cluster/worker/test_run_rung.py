@@ -8,8 +8,7 @@ from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
-from kilobit.search.candidate import Prompt
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Prompt, Rung
 from kilobit.search.space import RateSearch
 from tests.support.driver.candidates import candidate, lora
 from tests.support.rows import rows_of

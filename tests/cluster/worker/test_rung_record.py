@@ -6,9 +6,8 @@ import pytest
 
 from kilobit.cluster.shards.group import GroupError
 from kilobit.cluster.worker.rung_record import Work
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.records import RungRecord
-from kilobit.search.rungs import Rung
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.evaluators.tasks.jsonl import JsonlTask
-from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.schedulers.racing import Incumbent
 from tests.support.driver.candidates import lora
 from tests.support.rows import part_rows, rows_of

@@ -15,8 +15,7 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.search.candidate import Candidate, Prompt
-from kilobit.search.rungs import Rung
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from tests.support.driver.candidates import lora
 from tests.support.fresh_process import printed
 from tests.support.recipes import adapter_spec

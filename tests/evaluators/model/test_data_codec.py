@@ -27,12 +27,11 @@ from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate, Prompt, Rung
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.recipe import DataPart
 from kilobit.search.programs.script import data_statements, readable_script
 from kilobit.search.programs.text import PayloadError
-from kilobit.search.rungs import Rung
 from kilobit.search.task import Task
 from tests.conftest import ARCHITECTURES, REPOSITORY
 from tests.support.fresh_process import run_files

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
+from kilobit.search.candidate import Rung
 from kilobit.search.front.points import (
     FrontPoint,
     bare_bits,
@@ -17,7 +18,6 @@ from kilobit.search.records import (
     RungRecord,
     VerificationRecord,
 )
-from kilobit.search.rungs import Rung
 from kilobit.search.settings import Ruler
 from tests.support.rows import certificate
 

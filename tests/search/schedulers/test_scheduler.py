@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from kilobit.search.rungs import RungConfig
+from kilobit.search.candidate import RungConfig
 from kilobit.search.schedulers.scheduler import Decision, Result, Scheduler
 from kilobit.search.search import SchedulerConfig, make_scheduler
 

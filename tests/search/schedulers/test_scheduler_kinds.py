@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from kilobit.search.rungs import RungConfig
+from kilobit.search.candidate import RungConfig
 from kilobit.search.schedulers.asha import Asha, Full, MultiObjectiveAsha
 from kilobit.search.schedulers.bits_aware import BitsAware
 from kilobit.search.schedulers.scheduler import Result, Scheduler

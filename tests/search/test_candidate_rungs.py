@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from kilobit.search.rungs import Rung, RungConfig
+from kilobit.search.candidate import Rung, RungConfig
 
 
 def test_examples_and_steps_grow_by_the_same_factor_from_rung_to_rung() -> None:

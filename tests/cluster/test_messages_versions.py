@@ -3,15 +3,15 @@ from importlib.metadata import version
 
 import pytest
 
-from kilobit.cluster import versions
-from kilobit.cluster.versions import LIBRARIES, check_versions, library_versions
+from kilobit.cluster import messages
+from kilobit.cluster.messages import LIBRARIES, check_versions, library_versions
 
 
 def test_versions_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = library_versions()
     assert set(found) == {"python", *LIBRARIES}
     assert found["torch"] == version("torch")
-    monkeypatch.setattr(versions, "LIBRARIES", ("no-such-library",))
+    monkeypatch.setattr(messages, "LIBRARIES", ("no-such-library",))
     assert library_versions()["no-such-library"] == "missing"
 
 
