@@ -66,6 +66,7 @@ _PLAIN_FACTORS = [
 _MODULES = (
     "brotli",
     "constriction",
+    "hashlib",
     "json",
     "lzma",
     "numpy",
