@@ -36,6 +36,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lora_fa": {"rank": 2},
     "soft_prompt": {"size": 2},
     "ln_tuning": {"target_modules": ("input_layernorm",)},
+    "steering": {"target_modules": ("down_proj",)},
     "weights": {"target_modules": ("v_proj",)},
 }
 NUM_HELD = 48

@@ -257,6 +257,20 @@ METHODS: dict[str, Method] = {
         keeps_meaning=True,
         rates=(0.02, 0.2),
     ),
+    "steering": Method(
+        "a vector added to each output of a module",
+        "BitFit, arXiv 2106.10199",
+        _MODULES,
+        lambda _, shape: shape[0],
+        # PEFT's default rank is its default alpha, so the vector is added as it is; B stays zero.
+        "LoraConfig",
+        more=lambda _: {"lora_bias": True},
+        delta=True,
+        keeps_meaning=True,
+        trains="lora_B.default.bias",
+        rates=(0.1, 1),
+        unit=lambda *_: 1.0,
+    ),
     "ln_tuning": Method(
         "the weights of normalisation layers",
         "arXiv 2312.11420",

@@ -147,6 +147,15 @@ class LayersFamily(TargetsFamily):
     """lists of layer numbers; null is all layers"""
 
 
+class SteeringFamily(LayersFamily):
+    """Vectors added to outputs of modules."""
+
+    target_modules: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
+        default=(("down_proj",),), min_length=1
+    )
+    """lists of module names; what the last module of a block adds is added to the block's output"""
+
+
 class RankFamily(LayersFamily):
     """Adapters of a method that has a rank."""
 
@@ -294,7 +303,10 @@ class _Families(Config):
 
 def families_of(methods: Mapping[str, Method]) -> type[_Families]:
     """Return the model of a sweep's families, with a field for each method."""
-    kinds = (TargetsFamily, RankFamily, SizeFamily, TokensFamily, SoftPromptFamily, DataFamily)
+    kinds = (
+        *(TargetsFamily, SteeringFamily, RankFamily, SizeFamily),
+        *(TokensFamily, SoftPromptFamily, DataFamily),
+    )
     of = {frozenset(kind.model_fields) & {*SHAPE_FIELDS}: kind for kind in kinds}
     fields: dict[str, Any] = {
         name: (

@@ -104,8 +104,8 @@ class Adapter:
         self._turned = {
             i
             for i, (name, w) in enumerate(weights.items())
-            if ("lora_A" in name and len(w) > w.shape[1])
-            or ("lora_B" in name and len(w) <= w.shape[1])
+            if (name.endswith("lora_A.default.weight") and len(w) > w.shape[1])
+            or (name.endswith("lora_B.default.weight") and len(w) <= w.shape[1])
         }
 
     def _unit_of_rates(self) -> float:

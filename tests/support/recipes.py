@@ -26,6 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "unilora": {"size": 20, "target_modules": ("q_proj",)},
     "fourierft": {"size": 20, "target_modules": ("q_proj",)},
     "ia3": {"target_modules": ("k_proj", "down_proj")},
+    "steering": {"target_modules": ("v_proj",), "layers": (1,)},
     "ln_tuning": {"target_modules": ("input_layernorm",)},
     "trainable_tokens": {"tokens": (28, 51)},
     "soft_prompt": {"size": 3},

@@ -5,9 +5,9 @@ from the model. This keeps the adapter's numbers and, for each module that it ch
 how the numbers change the module's output. Any number of such adapters can then run on the same
 model at once, each on its own rows (`kilobit.evaluators.model.packing.pack`).
 
-`_CHANGES` has the changes of each method: low-rank updates, a factor for each output, another norm,
-or a few vectors before the text. The changes of a method that is not there have no such form: its
-candidates run alone.
+`_CHANGES` has the changes of each method: low-rank updates, a factor for each output or
+what is added to it, another norm, or a few vectors before the text. The changes of a method that is
+not there have no such form: its candidates run alone.
 """
 
 from collections.abc import Callable
@@ -50,6 +50,17 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """Shift of a module's output.
+
+    Attributes:
+        vector: returns what is added to each number of the output, shape [out].
+    """
+
+    vector: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class Replaced:
     """Replacement of a module by another one."""
 
@@ -67,7 +78,7 @@ class SoftPrompt:
     vectors: Callable[[], torch.Tensor]
 
 
-Change = LowRank | Scaling | Replaced | SoftPrompt
+Change = LowRank | Scaling | Shift | Replaced | SoftPrompt
 # Keyed by the module's name in the base model; a soft prompt has the key "".
 Changes = dict[str, Change]
 
@@ -103,6 +114,9 @@ def _fixed(change: Change) -> Change:
     if isinstance(change, Scaling):
         factor = change.factor().detach().clone()
         return Scaling(lambda: factor)
+    if isinstance(change, Shift):
+        vector = change.vector().detach().clone()
+        return Shift(lambda: vector)
     if isinstance(change, SoftPrompt):
         vectors = change.vectors().detach().clone()
         return SoftPrompt(lambda: vectors)
@@ -151,6 +165,14 @@ def _scaling(model: Any) -> Changes | None:
     return _of_modules(model, lambda m: Scaling(m.ia3_l["default"].flatten), nn.Linear, Conv1D)
 
 
+def _shift(model: Any) -> Changes | None:
+    def change(module: Any) -> Shift:
+        bias, scaling = module.lora_B["default"].bias, module.scaling["default"]
+        return Shift(lambda: bias * scaling)
+
+    return _of_modules(model, change, nn.Linear, Conv1D)
+
+
 def _low_rank(factors: Callable[[Any], _Factors], model: Any) -> Changes | None:
     return _of_modules(model, lambda m: LowRank(lambda: factors(m)), nn.Linear, Conv1D)
 
@@ -185,6 +207,7 @@ _CHANGES: dict[str, Callable[[Any], Changes | None]] = {
     "vera": partial(_low_rank, _vera),
     "unilora": partial(_low_rank, _unilora),
     "ia3": _scaling,
+    "steering": _shift,
     "ln_tuning": _norms,
     "soft_prompt": _soft_prompt,
 }
