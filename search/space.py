@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, create_model, model_validator
 
-from kilobit.search.adapter_methods import METHODS, SHAPE_FIELDS, AdapterSpec, Method, TrainingName
+from kilobit.search.adapter_methods import (
+    METHODS,
+    SHAPE_FIELDS,
+    AdapterSpec,
+    Draw,
+    Method,
+    TrainingName,
+)
 from kilobit.search.candidate import GIVEN, Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.settings import Config, LocalPath
@@ -178,6 +185,59 @@ class SizeFamily(LayersFamily):
     """how many numbers are trained, to choose from"""
 
 
+class NoiseFamily(LayersFamily):
+    """Adapters of a method that draws noise."""
+
+    draws: (
+        Annotated[int, Field(ge=1, le=100_000)]
+        | Annotated[
+            tuple[Annotated[tuple[Draw, ...], Field(min_length=1)], ...], Field(min_length=1)
+        ]
+    ) = 64
+    """seeds of the noise: lists to choose from, or how many there are, from 0"""
+    seeds: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
+    """how many seeds a candidate has, to choose from"""
+
+    def shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Return the choices for each field of the adapter's shape."""
+        if isinstance(self.draws, tuple):
+            return super().shapes()
+        every = range(self.draws)
+        # As many sets of each size; a single seed is short where few were tried.
+        sets = [
+            (at,) if size == 1 else tuple(sorted(stream("draws", size, at).sample(every, size)))
+            for size in self.seeds
+            for at in every
+        ]
+        return super().shapes() | {"draws": tuple(dict.fromkeys(sets))}
+
+    @model_validator(mode="after")
+    def _enough_draws(self) -> Self:
+        if isinstance(self.draws, int) and max(self.seeds) > self.draws:
+            raise ValueError(
+                f"seeds: {max(self.seeds)} can't be chosen from {self.draws}: raise `draws`"
+            )
+        if isinstance(self.draws, tuple) and "seeds" in self.model_fields_set:
+            raise ValueError("seeds: `draws` lists the seeds, so there is nothing to choose")
+        return self
+
+
+class CoordinatesFamily(NoiseFamily):
+    """Adapters that change a few weights."""
+
+    size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16, 64, 256), min_length=1)
+    """how many weights for each seed, to choose from"""
+
+
+class SeedsFamily(NoiseFamily):
+    """Adapters that add noise with coefficients."""
+
+    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
+    """ranks to choose from"""
+    seeds: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 4, 16), min_length=1)
+    """how many seeds a candidate has, to choose from"""
+
+
 class TokensFamily(AdapterFamily):
     """Trained embeddings of a few tokens."""
 
@@ -305,7 +365,7 @@ def families_of(methods: Mapping[str, Method]) -> type[_Families]:
     """Return the model of a sweep's families, with a field for each method."""
     kinds = (
         *(TargetsFamily, SteeringFamily, RankFamily, SizeFamily),
-        *(TokensFamily, SoftPromptFamily, DataFamily),
+        *(TokensFamily, SoftPromptFamily, DataFamily, CoordinatesFamily, SeedsFamily),
     )
     of = {frozenset(kind.model_fields) & {*SHAPE_FIELDS}: kind for kind in kinds}
     fields: dict[str, Any] = {

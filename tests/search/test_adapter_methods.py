@@ -51,9 +51,9 @@ LESSON = Lesson(TASK, "", TASK.splits.train)
 INPUTS = [example.input for example in TASK.splits.search[:6]]
 PACKED = {
     *("lora", "lora_fa", "lora_xs", "tinylora", "vera", "unilora"),
-    *("ia3", "steering", "ln_tuning", "soft_prompt"),
+    *("ia3", "steering", "ln_tuning", "soft_prompt", "coordinates", "seeds"),
 }
-FIELDS = dict(zip(SHAPE_FIELDS, (2, 8, ("q_proj",), (1,), (28,)), strict=True))
+FIELDS = dict(zip(SHAPE_FIELDS, (2, 8, ("q_proj",), (1,), (28,), (3,)), strict=True))
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -86,4 +86,6 @@ def mixed(architecture: str) -> list[AdapterSpec]:
         spec(target_modules=some, training="rate", nats_per_kbit=0.01),
         spec(target_modules=one, training="bits", nats_per_kbit=0.01),
         spec(method="steering", target_modules=some, rank=None),
+        spec(method="coordinates", target_modules=some, rank=None, size=40, draws=(2,)),
+        spec(method="seeds", target_modules=some, rank=1, draws=(1, 4, 9)),
     ]

@@ -21,7 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.evaluators.model.packing.noise import directions
+from kilobit.search.adapter_methods import METHODS, AdapterSpec
+from kilobit.search.programs.recipe import NoisePart, noise_part
 
 # PEFT's prefix of the names of the base model's modules.
 _PREFIX = "base_model.model."
@@ -91,7 +93,9 @@ def detached(frozen: FrozenModel, spec: AdapterSpec) -> tuple[Adapter, Changes] 
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    changes_of = _CHANGES.get(spec.method)
+    changes_of, noise = _CHANGES.get(spec.method), noise_part(spec)
+    if noise is not None:
+        changes_of = partial(_along_noise, noise)
     if changes_of is None:
         return None
     with frozen.shard.skeleton(frozen, spec) as base, installed(base, spec) as adapter:
@@ -173,6 +177,13 @@ def _shift(model: Any) -> Changes | None:
     return _of_modules(model, change, nn.Linear, Conv1D)
 
 
+def _along_noise(noise: NoisePart, model: Any) -> Changes | None:
+    found = directions(model, noise, model.numbers)
+    if not all(isinstance(model.get_submodule(name), nn.Linear | Conv1D) for name in found):
+        return None
+    return {name: LowRank(factors) for name, factors in found.items()}
+
+
 def _low_rank(factors: Callable[[Any], _Factors], model: Any) -> Changes | None:
     return _of_modules(model, lambda m: LowRank(lambda: factors(m)), nn.Linear, Conv1D)
 
@@ -212,4 +223,4 @@ _CHANGES: dict[str, Callable[[Any], Changes | None]] = {
     "soft_prompt": _soft_prompt,
 }
 # The methods whose adapters run beside the model.
-PACKED_METHODS = frozenset(_CHANGES)
+PACKED_METHODS = frozenset(_CHANGES) | {n for n, m in METHODS.items() if m.place == "noise"}

@@ -142,7 +142,7 @@ def test_every_method_can_be_had() -> None:
     assert runs(model)
     targets = {"target_modules": [["q_proj", "down_proj"], ["v_proj"]]}
     modules = ("lora", "lora_fa", "lora_xs", "vera", "tinylora", "unilora", "fourierft", "ia3")
-    for name in (*modules, "steering"):
+    for name in (*modules, "steering", "coordinates", "seeds"):
         check(name, model, **targets)
     check("ln_tuning", model, target_modules=[["input_layernorm"]])
     check("trainable_tokens", model, tokens=[[1, 2]])
@@ -221,6 +221,8 @@ def test_memory_that_runs_out_half_way_leaves_nothing(
         ("unilora", {"rank": None, "size": 8}),
         ("ia3", {"rank": None}),
         ("steering", {"rank": None}),
+        ("coordinates", {"rank": None, "size": 8, "draws": (0, 5)}),
+        ("seeds", {"draws": (0, 5)}),
         ("fourierft", {"rank": None, "size": 9}),
         ("ln_tuning", {"rank": None, "target_modules": ("norm",)}),
         ("soft_prompt", {"rank": None, "size": 3, "target_modules": None}),
