@@ -460,8 +460,9 @@ def _check_quantised(config: BaseModelConfig, sweep: Sweep, model: Any, field: s
         raise InputError(f"{field}: {error}") from error
     names = sorted(f"{name}.weight" for name in quantised_names(model))
     for name, family in sweep.families.named().items():
-        place = METHODS[name].place
-        if isinstance(family, TargetsFamily) and place in ("parameters", "noise"):
+        if not isinstance(family, TargetsFamily):
+            continue
+        if (place := METHODS[name].place) in ("parameters", "noise"):
             for target in sorted({one for group in family.target_modules for one in group}):
                 found = next((weight for weight in names if target in weight), None)
                 if family.candidates and found is not None and place == "noise":

@@ -119,11 +119,12 @@ def test_an_expert_is_no_layer_and_a_part_of_a_word_no_module() -> None:
     for name in ("layers", "wide"):
         model[name] = nn.ModuleList([nn.ModuleDict({"up": nn.Linear(2, 2)}) for _ in range(2)])
         for block in model[name]:
-            block["experts"] = nn.ModuleList([nn.ModuleDict({"up": nn.Linear(2, 2)})] * 2)
+            experts = [nn.ModuleDict({"up": nn.Linear(2, 2)}) for _ in range(2)]
+            block["experts"] = nn.ModuleList(experts)
             block["gate_up"] = nn.Linear(2, 2)
     found = chosen_weights(model, noise(layers=(1,), targets=("up",)))
     assert set(found) == {f"{top}.1.{rest}" for top in ("layers", "wide") for rest in
-                          ("up", "experts.0.up")}  # fmt: skip
+                          ("up", "experts.0.up", "experts.1.up")}  # fmt: skip
 
 
 def test_directions_are_what_they_were() -> None:
