@@ -29,13 +29,16 @@ USUAL: dict[str, Any] = {
     "size": 64,
     "target_modules": ("q_proj", "v_proj"),
     "tokens": (0,),
+    "draws": (0,),
 }
 # LoRA-XS, VeRA and the like have few numbers for each rank; LoRA has many.
 OWN: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2},
+    "seeds": {"rank": 1, "draws": tuple(range(64))},
     "lora_fa": {"rank": 2},
     "soft_prompt": {"size": 2},
     "ln_tuning": {"target_modules": ("input_layernorm",)},
+    "steering": {"target_modules": ("down_proj",)},
     "weights": {"target_modules": ("v_proj",)},
 }
 NUM_HELD = 48

@@ -1,9 +1,9 @@
 """Adapter methods, and the settings of one adapter.
 
-`METHODS` holds one object a method: which of the fields `rank`, `size`, `target_modules`, `layers`
-and `tokens` it has, the PEFT configuration that builds it, how many numbers it trains, and its
-statements in program.py. Everything else looks there, so a method that PEFT provides is added there
-alone. Its changes of a running model, which need torch, are found by its name in
+`METHODS` holds one object a method: which of the fields `rank`, `size`, `target_modules`, `layers`,
+`tokens` and `draws` it has, the PEFT configuration that builds it, how many numbers it trains, and
+its statements in program.py. Everything else looks there, so a method that PEFT provides is added
+there alone. Its changes of a running model, which need torch, are found by its name in
 `kilobit.evaluators.model.packing.deltas`; a method without any runs alone.
 """
 
@@ -65,11 +65,12 @@ class Method:
         source: where it was published.
         fields: fields of `AdapterSpec` that it has; all but `layers` must be given.
         numbers: returns how many numbers an adapter trains for a weight of this shape.
-        config: name of PEFT's configuration class; None if it trains copies of base weights.
+        config: name of PEFT's configuration class; None if it changes base weights themselves.
         names: argument names of that class for `rank`, `size` and `tokens`.
         more: returns further arguments of that class for an adapter.
         place: what it changes: weights of linear modules or of norms, any parameters by parts of
-            their names, the embeddings, or the text by vectors that stand before it.
+            their names, weights of linear modules along directions drawn from noise, the
+            embeddings, or the text by vectors that stand before it.
         once: `numbers` counts all numbers, given the shape (width,) of an embedding.
         delta: its numbers are written as differences from their initial values, which a program can
             rebuild; otherwise as they are.
@@ -98,7 +99,7 @@ class Method:
     config: str | None = None
     names: Mapping[str, str] = field(default_factory=lambda: {"rank": "r"})
     more: Callable[[Any], dict[str, Any]] = lambda _: {}
-    place: Literal["modules", "norms", "parameters", "embeddings", "text"] = "modules"
+    place: Literal["modules", "norms", "parameters", "noise", "embeddings", "text"] = "modules"
     once: bool = False
     delta: bool = False
     ratio: float = 1.0
@@ -159,6 +160,8 @@ class Method:
 
     def condition(self, targets: tuple[str, ...]) -> str:
         """Return the condition in program.py on the `name` and `weight` of a trained parameter."""
+        if self.place == "noise":
+            return "name == 'numbers'"
         if self.place == "parameters":
             return " or ".join(f"{target!r} in name" for target in targets)
         return f"{self.trains!r} in name" if self.trains else "weight.requires_grad"
@@ -259,6 +262,20 @@ METHODS: dict[str, Method] = {
         keeps_meaning=True,
         rates=(0.02, 0.2),
     ),
+    "steering": Method(
+        "a vector added to each output of a module",
+        "BitFit, arXiv 2106.10199",
+        _MODULES,
+        lambda _, shape: shape[0],
+        # PEFT's default rank is its default alpha, so the vector is added as it is; B stays zero.
+        "LoraConfig",
+        more=lambda _: {"lora_bias": True},
+        delta=True,
+        keeps_meaning=True,
+        trains="lora_B.default.bias",
+        rates=(0.1, 1),
+        unit=lambda *_: 1.0,
+    ),
     "ln_tuning": Method(
         "the weights of normalisation layers",
         "arXiv 2312.11420",
@@ -295,6 +312,29 @@ METHODS: dict[str, Method] = {
         keeps_meaning=True,
         rates=(0.3, 3),
     ),
+    "coordinates": Method(
+        "`size` single weights for each draw of noise, chosen by it",
+        "arXiv 1804.08838",
+        ("size", *_MODULES, "draws"),
+        lambda spec, _: spec.size * len(spec.draws),
+        place="noise",
+        once=True,
+        delta=True,
+        rates=(0.3, 3),
+        unit=lambda *_: 1.0,
+    ),
+    "seeds": Method(
+        "a coefficient for each draw of low-rank noise of +1 and -1",
+        "arXiv 1804.08838",
+        ("rank", *_MODULES, "draws"),
+        lambda spec, _: len(spec.draws),
+        place="noise",
+        once=True,
+        delta=True,
+        any_rank=True,
+        rates=(0.7, 7),
+        unit=lambda spec, shapes: 1 / _side(shapes) / math.sqrt(spec.rank * len(spec.draws)),
+    ),
     "weights": Method(
         "weights themselves: the parameters whose names contain one of `target_modules`",
         "full fine-tuning",
@@ -316,7 +356,7 @@ METHODS: dict[str, Method] = {
         examples=True,
     ),
 }
-SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens")
+SHAPE_FIELDS = ("rank", "size", "target_modules", "layers", "tokens", "draws")
 
 
 def _known(name: str) -> str:
@@ -325,6 +365,8 @@ def _known(name: str) -> str:
     return name
 
 
+# A seed of noise that a program draws.
+Draw = Annotated[int, Field(ge=0, lt=1 << 63)]
 MethodName = Annotated[str, AfterValidator(_known)]
 
 
@@ -342,6 +384,7 @@ class AdapterSpec(Config):
     target_modules: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
     layers: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
     tokens: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
+    draws: Annotated[tuple[Draw, ...] | None, Field(min_length=1)] = None
     learning_rate: Annotated[float, Field(gt=0)]
     relative: bool = False
     """the learning rate counts in the method's own unit, which follows what the adapter changes"""
@@ -439,7 +482,7 @@ class AdapterSpec(Config):
 
 
 def peft_config(spec: AdapterSpec) -> tuple[str, dict[str, Any]] | None:
-    """Return the name of PEFT's configuration class and its arguments, None for `weights`.
+    """Return the name of PEFT's configuration class and its arguments, None if it builds nothing.
 
     Fixed projections come from PEFT's default seeds, so no seed has to be stored.
     """

@@ -198,6 +198,8 @@ def _adapter(adapter: Mapping[str, Any]) -> str:
         words.append(f"of layers {_list(adapter['layers'])}")
     if adapter.get("tokens"):
         words.append(f"of {len(adapter['tokens'])} tokens")
+    if adapter.get("draws"):
+        words.append(f"by the draws {_list(adapter['draws'])}")
     if adapter.get("steps"):
         words.append(f"in {adapter['steps']} steps")
     if adapter.get("training", "plain") != "plain":

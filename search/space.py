@@ -17,6 +17,7 @@ from kilobit.search.adapter_methods import (
     PRICED,
     SHAPE_FIELDS,
     AdapterSpec,
+    Draw,
     Method,
     TrainingName,
 )
@@ -174,6 +175,15 @@ class LayersFamily(TargetsFamily):
     """lists of layer numbers; null is all layers"""
 
 
+class SteeringFamily(LayersFamily):
+    """Vectors added to outputs of modules."""
+
+    target_modules: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
+        default=(("down_proj",),), min_length=1
+    )
+    """lists of module names; what the last module of a block adds is added to the block's output"""
+
+
 class RankFamily(LayersFamily):
     """Adapters of a method that has a rank."""
 
@@ -194,6 +204,59 @@ class SizeFamily(LayersFamily):
 
     size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(13, 64, 256), min_length=1)
     """how many numbers are trained, to choose from"""
+
+
+class NoiseFamily(LayersFamily):
+    """Adapters of a method that draws noise."""
+
+    draws: (
+        Annotated[int, Field(ge=1, le=100_000)]
+        | Annotated[
+            tuple[Annotated[tuple[Draw, ...], Field(min_length=1)], ...], Field(min_length=1)
+        ]
+    ) = 64
+    """seeds of the noise: lists to choose from, or how many there are, from 0"""
+    seeds: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
+    """how many seeds a candidate has, to choose from"""
+
+    def shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Return the choices for each field of the adapter's shape."""
+        if isinstance(self.draws, tuple):
+            return super().shapes()
+        every = range(self.draws)
+        # As many sets of each size; a single seed is short where few were tried.
+        sets = [
+            (at,) if size == 1 else tuple(sorted(stream("draws", size, at).sample(every, size)))
+            for size in self.seeds
+            for at in every
+        ]
+        return super().shapes() | {"draws": tuple(dict.fromkeys(sets))}
+
+    @model_validator(mode="after")
+    def _enough_draws(self) -> Self:
+        if isinstance(self.draws, int) and max(self.seeds) > self.draws:
+            raise ValueError(
+                f"seeds: {max(self.seeds)} can't be chosen from {self.draws}: raise `draws`"
+            )
+        if isinstance(self.draws, tuple) and "seeds" in self.model_fields_set:
+            raise ValueError("seeds: `draws` lists the seeds, so there is nothing to choose")
+        return self
+
+
+class CoordinatesFamily(NoiseFamily):
+    """Adapters that change a few weights."""
+
+    size: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16, 64, 256), min_length=1)
+    """how many weights for each seed, to choose from"""
+
+
+class SeedsFamily(NoiseFamily):
+    """Adapters that add noise with coefficients."""
+
+    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
+    """ranks to choose from"""
+    seeds: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 4, 16), min_length=1)
+    """how many seeds a candidate has, to choose from"""
 
 
 class TokensFamily(AdapterFamily):
@@ -321,7 +384,10 @@ class _Families(Config):
 
 def families_of(methods: Mapping[str, Method]) -> type[_Families]:
     """Return the model of a sweep's families, with a field for each method."""
-    kinds = (TargetsFamily, RankFamily, SizeFamily, TokensFamily, SoftPromptFamily, DataFamily)
+    kinds = (
+        *(TargetsFamily, SteeringFamily, RankFamily, SizeFamily),
+        *(TokensFamily, SoftPromptFamily, DataFamily, CoordinatesFamily, SeedsFamily),
+    )
     of = {frozenset(kind.model_fields) & {*SHAPE_FIELDS}: kind for kind in kinds}
     fields: dict[str, Any] = {
         name: (

@@ -460,9 +460,17 @@ def _check_quantised(config: BaseModelConfig, sweep: Sweep, model: Any, field: s
         raise InputError(f"{field}: {error}") from error
     names = sorted(f"{name}.weight" for name in quantised_names(model))
     for name, family in sweep.families.named().items():
-        if isinstance(family, TargetsFamily) and METHODS[name].place == "parameters":
+        if not isinstance(family, TargetsFamily):
+            continue
+        if (place := METHODS[name].place) in ("parameters", "noise"):
             for target in sorted({one for group in family.target_modules for one in group}):
                 found = next((weight for weight in names if target in weight), None)
+                if family.candidates and found is not None and place == "noise":
+                    raise InputError(
+                        f"families.{name}.target_modules: {target!r} names {found}, which "
+                        f"{config.label} keeps in {config.quantization}, so noise can't be added "
+                        "to it: use another family, such as steering"
+                    )
                 if family.candidates and found is not None:
                     raise InputError(
                         f"families.{name}.target_modules: {target!r} names {found}, which "

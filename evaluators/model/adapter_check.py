@@ -1,5 +1,6 @@
 """Checks that a model can have the adapters of a sweep, without the model's weights."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from itertools import product
@@ -12,6 +13,7 @@ from kilobit.evaluators.model.adapters import remove_adapter
 from kilobit.evaluators.model.packing.deltas import PACKED_METHODS
 from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.search.adapter_methods import METHODS, AdapterSpec, is_called, peft_config
+from kilobit.search.programs.recipe import weight_pattern
 from kilobit.search.settings import InputError
 from kilobit.search.space import (
     AdapterFamily,
@@ -125,10 +127,11 @@ def _check_layers(name: str, family: LayersFamily, layers: int, where: str) -> N
 def _check_targets(name: str, family: TargetsFamily, model: Any, where: str) -> None:
     field, method = f"families.{name}.target_modules", METHODS[name]
     targets = sorted({target for group in family.target_modules for target in group})
-    if method.place == "parameters":
+    if method.place in ("parameters", "noise"):
         parameters = [parameter for parameter, _ in model.named_parameters()]
         for target in targets:
-            if not any(target in parameter for parameter in parameters):
+            named = re.escape(target) if method.place == "parameters" else weight_pattern([target])
+            if not any(re.search(named, parameter) for parameter in parameters):
                 tied = " (lm_head is tied to the embeddings)" if target == "lm_head" else ""
                 raise InputError(f"{field}: no weight of {where} is called {target!r}{tied}")
         return

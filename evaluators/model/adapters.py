@@ -1,8 +1,9 @@
 """Adapters on a resident base model: install, train, read the numbers, remove.
 
-PEFT provides all methods but `weights`, which replaces base weights by trained copies. The base
-weights are never written. `installed` always removes the adapter, also after an error, and the
-caller compares the digest of the base model afterwards.
+PEFT provides all methods but `weights`, which replaces base weights by trained copies, and those
+that draw noise (`kilobit.evaluators.model.packing.noise`). The base weights are never written.
+`installed` always removes the adapter, also after an error, and the caller compares the digest of
+the base model afterwards.
 
 The model is changed exactly as program.py changes it (`kilobit.search.programs.script`): the same
 configuration, the same rule for signs, the same order of numbers.
@@ -26,6 +27,7 @@ from safetensors.torch import save as save_tensors
 
 from kilobit.evaluators.model.base_model import Factors, FrozenModel, has_factors
 from kilobit.evaluators.model.machine import is_quantised
+from kilobit.evaluators.model.packing.noise import chosen_weights, with_noise
 from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
 from kilobit.evaluators.model.reward_training import RewardTraining, Scores
 from kilobit.evaluators.model.training_batches import (
@@ -36,7 +38,7 @@ from kilobit.evaluators.model.training_batches import (
 )
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
-from kilobit.search.programs.recipe import AdapterPart
+from kilobit.search.programs.recipe import AdapterPart, noise_part
 from kilobit.search.streams import stream_seed
 
 _WARM_UP_STEPS = 5
@@ -106,8 +108,8 @@ class Adapter:
         self._turned = {
             i
             for i, (name, w) in enumerate(weights.items())
-            if ("lora_A" in name and len(w) > w.shape[1])
-            or ("lora_B" in name and len(w) <= w.shape[1])
+            if (name.endswith("lora_A.default.weight") and len(w) > w.shape[1])
+            or (name.endswith("lora_B.default.weight") and len(w) <= w.shape[1])
         }
 
         shapes = [(int(rows), int(columns)) for rows, columns in self._shapes()]
@@ -116,7 +118,10 @@ class Adapter:
 
     def _unit_of_rates(self) -> float:
         """Return the learning rate that a relative rate of 1 stands for."""
-        unit = self.spec.traits.unit
+        unit, noise = self.spec.traits.unit, noise_part(self.spec)
+        if unit is not None and noise is not None:
+            weights = chosen_weights(self.model, noise).values()
+            return unit(self.spec, [(weight.shape[0], weight.shape[1]) for weight in weights])
         if unit is not None:
             modules: list[Any] = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
             return unit(self.spec, [(m.out_features, m.in_features) for m in modules])
@@ -268,11 +273,13 @@ class Adapter:
     def part(self, numbers: NumbersCode, *, from_seed: bool = False) -> AdapterPart:
         """Return the adapter's part of a recipe; `from_seed` is for differences from its start."""
         config = peft_config(self.spec)
+        noise = noise_part(self.spec)
         return AdapterPart(
             method=self.spec.method,
             config=config[0] if config else None,
             arguments=config[1] if config else {},
-            targets=() if config else self.spec.target_modules or (),
+            targets=() if config or noise else self.spec.target_modules or (),
+            noise=noise,
             shapes=tuple((int(rows), int(columns)) for rows, columns in self._shapes()),
             numbers=numbers,
             delta=from_seed or self.spec.traits.delta,
@@ -339,6 +346,11 @@ def installed(frozen: FrozenModel, spec: AdapterSpec, seed: int | None = None) -
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
+    noise = noise_part(spec)
+    if noise is not None:
+        with with_noise(frozen.model, noise) as numbers:
+            yield Adapter(frozen.model, spec, {"numbers": numbers}, None)
+        return
     if peft_config(spec) is None:
         with _own_weights(frozen.model, spec) as weights:
             yield Adapter(frozen.model, spec, weights, None)

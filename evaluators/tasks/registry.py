@@ -21,7 +21,7 @@ from kilobit.evaluators.tasks.published.translation import (
     load_flores,
     load_wmt14,
 )
-from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.tasks.sources import TextTask
 from kilobit.search.settings import Config
 from kilobit.search.task import Task, near_duplicates
 

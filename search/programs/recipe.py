@@ -5,11 +5,13 @@ the recipe. Both count towards the length, because the recipe's values are writt
 """
 
 import json
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from kilobit.search.adapter_methods import MethodName
+from kilobit.search.adapter_methods import METHODS, AdapterSpec, Draw, MethodName
 from kilobit.search.base_model import Quantization
 from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.text import TextCodec
@@ -45,14 +47,71 @@ class PromptPart(Config):
         return bytes.fromhex(self.head or "").ljust(self.num_bytes, b"\0")
 
 
+class NoisePart(Config):
+    """Directions of change that are drawn from noise (`kilobit.search.streams`).
+
+    The weights are those whose names `pattern` finds, in the model's order. The numbers are in the
+    order of the draws.
+
+    Attributes:
+        draws: seeds of the noise.
+        size: of `coordinates`: weights for each draw, each a pair of noise words of counter 0: the
+            weight matrix, and the place in it, both modulo how many there are.
+        rank: of `seeds`: rank of the product of two factors of signs, the left one first, which is
+            added to a weight matrix; the counter is the matrix's place in the order.
+        targets: names of modules, as PEFT takes them.
+        layers: numbers of layers; None for all.
+    """
+
+    draws: Annotated[tuple[Draw, ...], Field(min_length=1)]
+    size: Annotated[int | None, Field(ge=1)] = None
+    rank: Annotated[int | None, Field(ge=1)] = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    layers: Annotated[tuple[int, ...] | None, Field(min_length=1)] = None
+
+    @property
+    def pattern(self) -> str:
+        """Return the regular expression that finds a changed weight's name."""
+        return weight_pattern(self.targets, self.layers)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.size is None) == (self.rank is None):
+            raise ValueError("noise has either a size or a rank")
+        return self
+
+
+def weight_pattern(targets: Sequence[str], layers: Sequence[int] | None = None) -> str:
+    """Return the regular expression of the names of the weights of modules in some layers."""
+    module = "|".join(map(re.escape, targets))
+    if layers is None:
+        return rf"(^|\.)({module})\.weight$"
+    # The first number in a name is that of the layer; a later one may be that of an expert.
+    return rf"^(?=\D*\.({'|'.join(map(str, layers))})\.)(.*\.)?({module})\.weight$"
+
+
+def noise_part(spec: AdapterSpec) -> NoisePart | None:
+    """Return the directions of an adapter, None if its method draws none."""
+    if spec.traits.place != "noise":
+        return None
+    return NoisePart(
+        draws=spec.draws or (),
+        size=spec.size,
+        rank=spec.rank,
+        targets=spec.target_modules or (),
+        layers=spec.layers,
+    )
+
+
 class AdapterPart(Config):
     """An adapter: how its parameters are added to the base model, and its numbers put into them.
 
     Attributes:
         method: one of `kilobit.search.adapter_methods.METHODS`.
-        config: name of PEFT's configuration class; None for `weights`.
+        config: name of PEFT's configuration class; None if PEFT builds nothing.
         arguments: arguments of that class.
         targets: parts of parameter names, for `weights`.
+        noise: directions of change, for methods that draw them.
         shapes: rows and columns of each tensor of numbers, in the order of the model's parameters.
         numbers: the format of the numbers.
         delta: the numbers are added to the present weights instead of replacing them.
@@ -65,11 +124,20 @@ class AdapterPart(Config):
     config: str | None = None
     arguments: Annotated[dict[str, Any], Field(default_factory=dict)]
     targets: tuple[str, ...] = ()
+    noise: NoisePart | None = None
     shapes: tuple[tuple[int, int], ...]
     numbers: NumbersCode
     delta: bool = False
     seed: Annotated[int | None, Field(ge=0, lt=1 << 63)] = None
     factor_sum: float | None = None
+
+    @model_validator(mode="after")
+    def _noise_of_its_methods(self) -> Self:
+        noise, field = self.noise, {"coordinates": "size", "seeds": "rank"}.get(self.method)
+        found = METHODS[self.method].place == "noise"
+        if found != (noise is not None) or (noise and field and getattr(noise, field) is None):
+            raise ValueError(f"{self.method}: its noise is missing, or not of its kind")
+        return self
 
 
 class LearningRule(Config):

@@ -34,6 +34,7 @@ from kilobit.search.programs.postprocess import cut_source, step_source
 from kilobit.search.programs.recipe import (
     AdapterPart,
     DataPart,
+    NoisePart,
     PrintedPart,
     PromptPart,
     Recipe,
@@ -256,6 +257,9 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
     """
     code, method, conversion = part.numbers, METHODS[part.method], _conversion(recipe)
     lines = method.statements(part.config, part.arguments, part.factor_sum, part.seed)
+    if part.noise is not None:
+        count = sum(rows * columns for rows, columns in part.shapes)
+        lines.append(f"model.numbers = torch.nn.Parameter(torch.zeros({count}))")
     if recipe.quantization is not None and part.factor_sum is not None:
         lines = _PLAIN_FACTORS + lines
     step = "2 ** (coded[0] / 8 - 24)"
@@ -304,6 +308,33 @@ def _adapter(part: AdapterPart, recipe: Recipe) -> list[str]:
         "        for row in rows.T if len(rows) > rows.shape[1] else rows:",
         *(f"            {line}" for line in row_lines),
         f"            {add}",
+        *([] if part.noise is None else _along_noise(part.noise)),
+    ]
+
+
+def _along_noise(part: NoisePart) -> list[str]:
+    """Return the statements that change weights along directions drawn from noise."""
+    draws, chosen = list(part.draws), f"re.search({part.pattern!r}, name)"
+    weights = f"[weight.data for name, weight in model.named_parameters() if {chosen}]"
+    if part.rank is None:
+        words = noise_source("seed", "0", str(8 * (part.size or 0)))
+        return [
+            f"weights = {weights}",
+            "numbers = [*model.numbers.data]",
+            f"for seed in {draws}:",
+            f"    for which, at in numpy.frombuffer({words}, '<u4').reshape(-1, 2).tolist():",
+            "        row = weights[which % len(weights)].view(-1)",
+            "        row[at % len(row)] += numbers.pop(0)",
+        ]
+    signs = noise_source("seed", "place", "count // 8 + 1")
+    return [
+        f"for place, weight in enumerate({weights}):",
+        f"    for seed, number in zip({draws}, model.numbers.tolist()):",
+        f"        count = {part.rank} * sum(weight.shape)",
+        f"        bits = numpy.unpackbits(numpy.frombuffer({signs}, 'u1'))[:count] * 2. - 1",
+        f"        left, right = torch.tensor(bits).split([{part.rank} * n for n in weight.shape])",
+        f"        weight += number * (left.view(-1, {part.rank}) @ "
+        f"right.view({part.rank}, -1)).to(weight)",
     ]
 
 

@@ -22,7 +22,7 @@ from kilobit.search.proposers.operators_prompt import (
     most_words,
     with_prompt,
 )
-from kilobit.search.space import AdapterFamily
+from kilobit.search.space import AdapterFamily, NoiseFamily
 
 COARSEST_STEP, LEAST_KEPT = 2.0, 0.0625
 _PRICE_REACH = 10.0
@@ -112,6 +112,24 @@ def change_tokens(
     spec, family = _parts(candidate, around)
     options = [t for t in getattr(family, "tokens", ()) if spec and t != spec.tokens]
     return changed(candidate, tokens=rng.choice(options)) if options else None
+
+
+def change_draws(
+    candidate: Candidate, around: Surroundings, rng: random.Random
+) -> Candidate | None:
+    """Add, drop or replace a seed of the noise by one of the family's."""
+    spec, family = _parts(candidate, around)
+    if spec is None or spec.draws is None or not isinstance(family, NoiseFamily):
+        return None
+    listed = family.shapes()["draws"]
+    most, least = max(map(len, listed)), min(map(len, listed))
+    universe = sorted({seed for draws in listed for seed in draws} - {*spec.draws})
+    sets = [(*spec.draws, seed) for seed in universe if len(spec.draws) < most]
+    for at in range(len(spec.draws)):
+        rest = spec.draws[:at] + spec.draws[at + 1 :]
+        sets += [(*rest, seed) for seed in universe]
+        sets += [rest] if len(rest) >= least else []
+    return changed(candidate, draws=tuple(sorted(rng.choice(sets)))) if sets else None
 
 
 def change_learning_rate(
@@ -227,6 +245,7 @@ def transfer(candidate: Candidate, around: Surroundings, rng: random.Random) -> 
 ADAPTER_OPERATORS: dict[str, Operator] = {
     **_SHAPE_OPERATORS,
     "change tokens": change_tokens,
+    "change draws": change_draws,
     **_TRAINING_OPERATORS,
     "change coarseness": _doubled("step", FINEST_STEP, COARSEST_STEP),
     "change kept": _doubled("keep", LEAST_KEPT, 1),

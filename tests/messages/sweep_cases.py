@@ -411,6 +411,26 @@ WORKERS = [
     ),
     Case(
         DRY,
+        "families.seeds.target_modules: 'down_proj' names model.layers.0.mlp.down_proj.weight, "
+        "which r keeps in int8, so noise can't be added to it",
+        sweep={
+            "base_models": model(quantization="int8"),
+            "families": {"seeds": {"candidates": 2, "target_modules": [["down_proj"]]}},
+        },
+        given=a_model_without(),
+    ),
+    Case(
+        DRY,
+        "families.seeds: seeds: 4 can't be chosen from 2: raise `draws`",
+        sweep={"families": {"seeds": {"candidates": 2, "seeds": [4], "draws": 2}}},
+    ),
+    Case(
+        DRY,
+        "families.seeds: seeds: `draws` lists the seeds, so there is nothing to choose",
+        sweep={"families": {"seeds": {"candidates": 2, "seeds": [1], "draws": [[3]]}}},
+    ),
+    Case(
+        DRY,
         "families.weights.target_modules: 'mlp' names model.layers.0.mlp.down_proj.weight, which "
         "r keeps in int8, so it can't be trained",
         sweep={

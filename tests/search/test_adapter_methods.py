@@ -51,9 +51,9 @@ LESSON = Lesson(TASK, "", TASK.splits.train)
 INPUTS = [example.input for example in TASK.splits.search[:6]]
 PACKED = {
     *("lora", "lora_fa", "lora_xs", "tinylora", "vera", "unilora"),
-    *("ia3", "ln_tuning", "soft_prompt"),
+    *("ia3", "steering", "ln_tuning", "soft_prompt", "coordinates", "seeds"),
 }
-FIELDS = dict(zip(SHAPE_FIELDS, (2, 8, ("q_proj",), (1,), (28,)), strict=True))
+FIELDS = dict(zip(SHAPE_FIELDS, (2, 8, ("q_proj",), (1,), (28,), (3,)), strict=True))
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -264,6 +264,7 @@ def test_the_adapter_is_a_lora_with_pefts_own_scale() -> None:
         ("unilora", {"size": 20}, ("UniLoraConfig", {"theta_d_length": 20})),
         ("fourierft", {"size": 7}, ("FourierFTConfig", {"n_frequency": 7})),
         ("ia3", {}, ("IA3Config", {"feedforward_modules": []})),
+        ("steering", {}, ("LoraConfig", {"lora_bias": True})),
         ("ln_tuning", {}, ("LNTuningConfig", {})),
         (
             "trainable_tokens",

@@ -85,4 +85,7 @@ def mixed(architecture: str) -> list[AdapterSpec]:
         spec(method="soft_prompt", target_modules=None, rank=None, size=3),
         spec(target_modules=some, training="rate", nats_per_kbit=0.01),
         spec(target_modules=one, training="bits", nats_per_kbit=0.01),
+        spec(method="steering", target_modules=some, rank=None),
+        spec(method="coordinates", target_modules=some, rank=None, size=40, draws=(2,)),
+        spec(method="seeds", target_modules=some, rank=1, draws=(1, 4, 9)),
     ]

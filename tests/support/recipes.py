@@ -12,6 +12,7 @@ from kilobit.search.programs.recipe import (
     PrintedPart,
     PromptPart,
     Recipe,
+    noise_part,
 )
 from kilobit.search.programs.text import CODECS
 from kilobit.search.programs.token_coder import CACHES, Cache
@@ -26,6 +27,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "unilora": {"size": 20, "target_modules": ("q_proj",)},
     "fourierft": {"size": 20, "target_modules": ("q_proj",)},
     "ia3": {"target_modules": ("k_proj", "down_proj")},
+    "steering": {"target_modules": ("v_proj",), "layers": (1,)},
+    "coordinates": {"size": 10, "target_modules": ("q_proj", "down_proj"), "draws": (3, 11)},
+    "seeds": {"rank": 2, "target_modules": ("v_proj", "down_proj"), "draws": (0, 7, 41)},
     "ln_tuning": {"target_modules": ("input_layernorm",)},
     "trainable_tokens": {"tokens": (28, 51)},
     "soft_prompt": {"size": 3},
@@ -73,7 +77,8 @@ def with_adapter(recipe: Recipe, method: str, numbers: NumbersCode = PACKED) -> 
         method=spec.method,
         config=config[0] if config else None,
         arguments=config[1] if config else {},
-        targets=() if config else spec.target_modules or (),
+        targets=() if config or noise_part(spec) else spec.target_modules or (),
+        noise=noise_part(spec),
         shapes=((2, 32), (2, 48)),
         numbers=numbers,
         delta=METHODS[method].delta,

@@ -5,9 +5,9 @@ from the model. This keeps the adapter's numbers and, for each module that it ch
 how the numbers change the module's output. Any number of such adapters can then run on the same
 model at once, each on its own rows (`kilobit.evaluators.model.packing.pack`).
 
-`_CHANGES` has the changes of each method: low-rank updates, a factor for each output, another norm,
-or a few vectors before the text. The changes of a method that is not there have no such form: its
-candidates run alone.
+`_CHANGES` has the changes of each method: low-rank updates, a factor for each output or
+what is added to it, another norm, or a few vectors before the text. The changes of a method that is
+not there have no such form: its candidates run alone.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.evaluators.model.packing.noise import directions
+from kilobit.search.adapter_methods import METHODS, AdapterSpec
+from kilobit.search.programs.recipe import NoisePart, noise_part
 
 # PEFT's prefix of the names of the base model's modules.
 _PREFIX = "base_model.model."
@@ -50,6 +52,17 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """Shift of a module's output.
+
+    Attributes:
+        vector: returns what is added to each number of the output, shape [out].
+    """
+
+    vector: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class Replaced:
     """Replacement of a module by another one."""
 
@@ -67,7 +80,7 @@ class SoftPrompt:
     vectors: Callable[[], torch.Tensor]
 
 
-Change = LowRank | Scaling | Replaced | SoftPrompt
+Change = LowRank | Scaling | Shift | Replaced | SoftPrompt
 # Keyed by the module's name in the base model; a soft prompt has the key "".
 Changes = dict[str, Change]
 
@@ -80,7 +93,9 @@ def detached(frozen: FrozenModel, spec: AdapterSpec) -> tuple[Adapter, Changes] 
     Raises:
         ValueError: if the model has no module or weight that the adapter targets.
     """
-    changes_of = _CHANGES.get(spec.method)
+    changes_of, noise = _CHANGES.get(spec.method), noise_part(spec)
+    if noise is not None:
+        changes_of = partial(_along_noise, noise)
     if changes_of is None:
         return None
     with frozen.shard.skeleton(frozen, spec) as base, installed(base, spec) as adapter:
@@ -103,6 +118,9 @@ def _fixed(change: Change) -> Change:
     if isinstance(change, Scaling):
         factor = change.factor().detach().clone()
         return Scaling(lambda: factor)
+    if isinstance(change, Shift):
+        vector = change.vector().detach().clone()
+        return Shift(lambda: vector)
     if isinstance(change, SoftPrompt):
         vectors = change.vectors().detach().clone()
         return SoftPrompt(lambda: vectors)
@@ -151,6 +169,21 @@ def _scaling(model: Any) -> Changes | None:
     return _of_modules(model, lambda m: Scaling(m.ia3_l["default"].flatten), nn.Linear, Conv1D)
 
 
+def _shift(model: Any) -> Changes | None:
+    def change(module: Any) -> Shift:
+        bias, scaling = module.lora_B["default"].bias, module.scaling["default"]
+        return Shift(lambda: bias * scaling)
+
+    return _of_modules(model, change, nn.Linear, Conv1D)
+
+
+def _along_noise(noise: NoisePart, model: Any) -> Changes | None:
+    found = directions(model, noise, model.numbers)
+    if not all(isinstance(model.get_submodule(name), nn.Linear | Conv1D) for name in found):
+        return None
+    return {name: LowRank(factors) for name, factors in found.items()}
+
+
 def _low_rank(factors: Callable[[Any], _Factors], model: Any) -> Changes | None:
     return _of_modules(model, lambda m: LowRank(lambda: factors(m)), nn.Linear, Conv1D)
 
@@ -185,8 +218,9 @@ _CHANGES: dict[str, Callable[[Any], Changes | None]] = {
     "vera": partial(_low_rank, _vera),
     "unilora": partial(_low_rank, _unilora),
     "ia3": _scaling,
+    "steering": _shift,
     "ln_tuning": _norms,
     "soft_prompt": _soft_prompt,
 }
 # The methods whose adapters run beside the model.
-PACKED_METHODS = frozenset(_CHANGES)
+PACKED_METHODS = frozenset(_CHANGES) | {n for n, m in METHODS.items() if m.place == "noise"}

@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from kilobit.evaluators.model.base_model import ALONE, Shard
-from kilobit.evaluators.model.packing.deltas import Changes, LowRank, Replaced, Scaling, SoftPrompt
+from kilobit.evaluators.model.packing.deltas import (
+    Changes,
+    LowRank,
+    Replaced,
+    Scaling,
+    Shift,
+    SoftPrompt,
+)
 
 _Stack = tuple[torch.Tensor, ...]
 
@@ -88,6 +95,8 @@ class Pack:
             self._handles.append(module.register_forward_hook(partial(self._replaced, name)))
         if LowRank in kinds:
             self._handles.append(module.register_forward_hook(partial(self._low_rank, name)))
+        if Shift in kinds:
+            self._handles.append(module.register_forward_hook(partial(self._shifted, name)))
         if Scaling in kinds:
             self._handles.append(module.register_forward_hook(partial(self._scaled, name)))
 
@@ -102,6 +111,12 @@ class Pack:
         self._checked(name, output)
         factors = self._shard.part_of_output(name, stack[0].index_select(0, index))
         return (output * factors[:, None]).to(output.dtype)
+
+    def _shifted(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        stack, index = self._stacked(name, Shift)
+        self._checked(name, output)
+        vectors = self._shard.part_of_output(name, stack[0].index_select(0, index))
+        return (output + vectors[:, None]).to(output.dtype)
 
     def _replaced(self, name: str, module: nn.Module, args: Any, output: Any) -> Any:
         """Run each replacement module on its slot's rows."""
@@ -152,6 +167,9 @@ class Pack:
         if isinstance(changes[0], Scaling):
             factors = [change.factor() for change in changes]
             return (torch.stack(factors + [torch.ones_like(factors[0])] * neutral),)
+        if isinstance(changes[0], Shift):
+            vectors = [change.vector() for change in changes]
+            return (torch.stack(vectors + [torch.zeros_like(vectors[0])] * neutral),)
         if isinstance(changes[0], SoftPrompt):
             return (_padded([change.vectors() for change in changes], 0, neutral),)
         downs, ups = zip(*(change.factors() for change in changes), strict=True)

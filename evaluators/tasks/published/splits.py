@@ -13,8 +13,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from kilobit.evaluators.tasks.sources import Records, in_cluster, read_records
-from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.tasks.sources import Records, TextTask, in_cluster, read_records
 from kilobit.search.task import Example, Metric, Task, make_splits, share
 
 SEARCH_SHARE = 0.2

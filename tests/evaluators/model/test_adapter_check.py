@@ -141,7 +141,8 @@ def test_every_method_can_be_had() -> None:
     model = on_meta("llama")
     assert runs(model)
     targets = {"target_modules": [["q_proj", "down_proj"], ["v_proj"]]}
-    for name in ("lora", "lora_fa", "lora_xs", "vera", "tinylora", "unilora", "fourierft", "ia3"):
+    modules = ("lora", "lora_fa", "lora_xs", "vera", "tinylora", "unilora", "fourierft", "ia3")
+    for name in (*modules, "steering", "coordinates", "seeds"):
         check(name, model, **targets)
     check("ln_tuning", model, target_modules=[["input_layernorm"]])
     check("trainable_tokens", model, tokens=[[1, 2]])
@@ -171,6 +172,7 @@ def state(frozen: FrozenModel) -> tuple[Any, ...]:
         {"method": "lora"},
         {"method": "vera"},
         {"method": "ia3", "rank": None},
+        {"method": "steering", "rank": None},
         {"method": "lora_xs"},
     ],
 )
@@ -218,6 +220,9 @@ def test_memory_that_runs_out_half_way_leaves_nothing(
         ("vera", {}),
         ("unilora", {"rank": None, "size": 8}),
         ("ia3", {"rank": None}),
+        ("steering", {"rank": None}),
+        ("coordinates", {"rank": None, "size": 8, "draws": (0, 5)}),
+        ("seeds", {"draws": (0, 5)}),
         ("fourierft", {"rank": None, "size": 9}),
         ("ln_tuning", {"rank": None, "target_modules": ("norm",)}),
         ("soft_prompt", {"rank": None, "size": 3, "target_modules": None}),

@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, read_records
+from kilobit.evaluators.tasks.sources import DatasetMissingError, Records, TextTask, read_records
 from tests.support.tasks.records import write_jsonl
 
 
@@ -56,3 +57,25 @@ def test_an_empty_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
         list(read_records(Records(path=Path()), tmp_path))
     with pytest.raises(ValueError, match=r"none\.jsonl: No such file"):
         list(read_records(Records(path=Path("none.jsonl")), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": "Q:"}, "`question` must contain {input} once"),
+        ({"question": "{input}{input}"}, "`question` must contain {input} once"),
+        ({"answer": "A:"}, "`answer` must contain {target} once"),
+        ({"stop": [""]}, "at least 1 character"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
+        ({"name": ""}, "at least 1 character"),
+        ({"temperature": 1}, "Extra inputs"),
+    ],
+)
+def test_settings_that_make_no_task_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextTask.model_validate({"name": "t"} | changes)
+
+
+def test_a_task_asks_by_lines_unless_it_says_otherwise() -> None:
+    task = TextTask(name="t")
+    assert (task.question, task.answer, task.stop) == ("{input}\n", "{target}\n", ("\n",))

@@ -23,6 +23,7 @@ from tests.support.recipes import BARE, NUMBER_METHODS, RECIPES, with_adapter, w
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "golden_scripts.json"
 MODULES = ("brotli", "constriction", "lzma", "numpy", "peft", "re", "re2", "torch", "zlib")
+NOISE = ("coordinates", "seeds")
 NEEDED = {
     "nothing": set(),
     "prompt stored": set(),
@@ -39,7 +40,11 @@ NEEDED = {
     "steps by the first rule": {"re", "re2"},
     "nf4": set(),
     "int8 and factors": {"peft", "torch"},
-} | {method: {"peft", "torch"} for method in NUMBER_METHODS if method != "weights"}
+} | {
+    method: {"hashlib", "numpy", "re", "torch"} if method in NOISE else {"peft", "torch"}
+    for method in NUMBER_METHODS
+    if method != "weights"
+}
 
 
 def digest(source: bytes) -> list[object]:

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.proposers.evolution import OPERATORS
 from kilobit.search.proposers.operators_adapter import near
 from kilobit.search.proposers.operators_prompt import Surroundings
+from kilobit.search.space import NoiseFamily
 from kilobit.search.streams import stream
 from tests.support.operators import DATA, LORA, PROMPT, SPEC, TRAIN, around, outcomes
 from tests.support.worlds import FAMILIES
@@ -51,6 +54,20 @@ def test_layers_and_modules_come_in_and_go_out() -> None:
     assert child is not None
     assert child.adapter is not None
     assert child.adapter.tokens == (1, 2)
+
+
+def test_a_seed_of_noise_comes_goes_or_is_replaced() -> None:
+    family = NoiseFamily(candidates=1, draws=4, seeds=(1, 2))
+    noisy = LORA.model_copy(update={"adapter": AdapterSpec(
+        method="seeds", rank=1, target_modules=("q_proj",), draws=(1, 3), learning_rate=0.01,
+        steps=60, batch_size=1, seed=1,
+    )})  # fmt: skip
+    there = replace(around(), families={"seeds": family})
+    rng = stream("t")
+    children = [OPERATORS["change draws"](noisy, there, rng) for _ in range(60)]
+    found = {child.adapter.draws for child in children if child and child.adapter}
+    assert found == {(3,), (1,), (0, 3), (2, 3), (0, 1), (1, 2)}
+    assert OPERATORS["change draws"](LORA, around(), rng) is None
 
 
 def test_training_changes_within_what_is_listed() -> None:

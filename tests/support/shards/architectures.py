@@ -16,7 +16,10 @@ from tests.support.packs import spec
 
 # Those that are tried on quantised models only.
 MORE = ("TinyLoRA", "Uni-LoRA", "VeRA", "FourierFT", "tokens", "weights of norms")
-KINDS = ("prompt", "LoRA, attention", "LoRA, MLP", "IA3", "LN tuning", "soft prompt", "LoRA-XS")
+KINDS = (
+    *("prompt", "LoRA, attention", "LoRA, MLP", "IA3", "steering"),
+    *("LN tuning", "soft prompt", "LoRA-XS"),
+)
 
 
 def spec_of(kind: str, about: Architecture) -> AdapterSpec | None:
@@ -25,6 +28,7 @@ def spec_of(kind: str, about: Architecture) -> AdapterSpec | None:
         "LoRA, attention": {"target_modules": (about.attention,)},
         "LoRA, MLP": {"target_modules": (about.mlp,)},
         "IA3": {"method": "ia3", "rank": None, "target_modules": (about.attention,)},
+        "steering": {"method": "steering", "rank": None, "target_modules": (about.mlp,)},
         "LN tuning": {"method": "ln_tuning", "rank": None, "target_modules": (about.norm,)},
         "soft prompt": {"method": "soft_prompt", "rank": None, "target_modules": None, "size": 2},
         "LoRA-XS": {"method": "lora_xs", "target_modules": (about.attention,)},
