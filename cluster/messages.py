@@ -3,18 +3,27 @@
 A worker keeps its log lines until its next rung is done and sends them with the row; the driver
 writes them to the run's log with their original times. Lines of a rung in which the worker died are
 lost; the driver logs its death. Nothing heavy is imported here, because trials import this module.
+
+Among the messages are the versions of Python and of the libraries that decide predictions.
+Predictions of two versions of a library differ in their last digits, and then a program that one
+node has found can't be verified on another. So every worker compares its own versions with those of
+the driver.
 """
 
 import logging
+import platform
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.racing import Incumbent
 
 _LOG = logging.getLogger("kilobit")
+# Libraries that decide predictions, programs and their decoding.
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "zstandard", "brotli")
 
 
 @dataclass(frozen=True)
@@ -172,3 +181,37 @@ def relay(worker: str, lines: Sequence[Line]) -> None:
             record = logging.makeLogRecord({"name": _LOG.name, "msg": f"{worker}: {text}", **about})
             record.created = created
             _LOG.handle(record)
+
+
+def library_versions() -> dict[str, str]:
+    """Return this node's versions of Python and of the libraries in `LIBRARIES`."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def differences(there: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Return a text for each library that has another version than is wanted."""
+    return [
+        f"{name} {there.get(name)} instead of {version}"
+        for name, version in wanted.items()
+        if there.get(name) != version
+    ]
+
+
+def check_versions(of_the_driver: Mapping[str, str]) -> None:
+    """Compare this node's libraries with the driver's.
+
+    Raises:
+        ValueError: naming node and versions, if they differ.
+    """
+    differing = differences(library_versions(), of_the_driver)
+    if differing:
+        raise ValueError(
+            f"node {platform.node()} has {', '.join(differing)}: install the driver's versions "
+            "there (pip install -c constraints.txt)"
+        )

@@ -17,7 +17,7 @@ PACKAGES = ("search", "evaluators", "cluster")
 ORDER = (*PACKAGES, "launch")
 # The same inside cluster/: each folder or module imports only those named before it.
 ORDER_IN_CLUSTER = (
-    ("versions", "console", "messages", "requests"),
+    ("console", "messages", "requests"),
     ("sweep",),
     ("runs", "shards"),
     ("worker",),

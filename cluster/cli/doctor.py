@@ -26,12 +26,11 @@ from rich.text import Text
 from kilobit.cluster.console import Terminal, waiting
 from kilobit.cluster.fleet.remote_driver import no_cluster
 from kilobit.cluster.fleet.session import on_every_node, ray_session
-from kilobit.cluster.messages import last_line
+from kilobit.cluster.messages import differences, last_line, library_versions
 from kilobit.cluster.requests import DoctorRequest, ModelRequest, wrong_input
 from kilobit.cluster.runs.access import check_writable
 from kilobit.cluster.shards import process_group
 from kilobit.cluster.shards.process_group import RankAddress
-from kilobit.cluster.versions import differences, library_versions
 from kilobit.evaluators.cpus_and_memory import cpus, free_memory
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath

@@ -16,11 +16,10 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from kilobit.cluster.messages import PoolError, last_line
+from kilobit.cluster.messages import PoolError, check_versions, last_line, library_versions
 from kilobit.cluster.sweep.placement import Need, largest, needs_of
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import ShardsConfig
-from kilobit.cluster.versions import check_versions, library_versions
 from kilobit.evaluators.cpus_and_memory import cpus, free_memory
 from kilobit.evaluators.proof.sandbox import interrupt_running
 from kilobit.search.records import WorkerRecord

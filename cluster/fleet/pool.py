@@ -23,10 +23,16 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kilobit.cluster.messages import EvaluatorSetup, Notice, PoolError, Worker, last_line
+from kilobit.cluster.messages import (
+    EvaluatorSetup,
+    Notice,
+    PoolError,
+    Worker,
+    last_line,
+    library_versions,
+)
 from kilobit.cluster.sweep.placement import Need, Node, Placements, cpus_here, needs_of, plan
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.versions import library_versions
 from kilobit.cluster.worker.actor import EvaluatorActor
 from kilobit.evaluators.ledger.storage import Place
 

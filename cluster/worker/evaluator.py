@@ -20,12 +20,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from kilobit.cluster.messages import BaseModelChangedError, EvaluatorSetup, Notice, RungReply
+from kilobit.cluster.messages import (
+    BaseModelChangedError,
+    EvaluatorSetup,
+    Notice,
+    RungReply,
+    check_versions,
+)
 from kilobit.cluster.shards.group import GroupError, ShardGroup
 from kilobit.cluster.shards.load import device_of
 from kilobit.cluster.sweep.recorded import check_data, data_parts
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.cluster.versions import check_versions
 from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log_of
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.run_rung import Checkpoints, RungRunner

@@ -12,7 +12,7 @@ import pytest
 from kilobit import launch
 from kilobit.cluster.cli import doctor
 from kilobit.cluster.cli.doctor import Finding
-from kilobit.cluster.versions import library_versions
+from kilobit.cluster.messages import library_versions
 from kilobit.evaluators.ledger.stored_path import StoredPath
 
 
