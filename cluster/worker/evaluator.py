@@ -161,7 +161,9 @@ class RungEvaluator:
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )
-        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger, digests)
+        self._context = WorkerContext(
+            sweep, task, self._group, builder, self._ledger, digests, folder=folder
+        )
         scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
         states = Checkpoints(run, self._ledger)
         self._runner = RungRunner(self._context, scorer, states, self._rows)

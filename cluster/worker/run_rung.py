@@ -13,6 +13,7 @@ from kilobit.cluster.worker.resident import Training, begin_from
 from kilobit.cluster.worker.rung_record import RungRows, Scoring, Work
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
+from kilobit.evaluators.given_candidates import given_state
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, installed
@@ -78,6 +79,7 @@ class RungRunner:
     ) -> None:
         self._sweep, self._task, self._group = context.sweep, context.task, context.group
         self._builder, self._ledger = context.builder, context.ledger
+        self._folder = context.folder
         self._frozen = self._group.resident.frozen
         self._scorer, self._states, self._rows = scorer, states, rows
         self._waves = ScoringLoop(self._group, self._task)
@@ -179,12 +181,17 @@ class RungRunner:
     ) -> tuple[bytes | None, tuple[str, bytes | None] | None]:
         """Return the checkpoint of an earlier rung, and the warm start.
 
-        The warm start is another candidate's id and checkpoint; it is None if there is an earlier
-        rung or the spec names none.
+        A given adapter begins with the numbers of its folder. The warm start is another candidate's
+        id and checkpoint; it is None if there is an earlier rung or the spec names none.
+
+        Raises:
+            ValueError: if the folder of a given adapter has changed.
         """
         if spec.traits.examples:
             return None, None
         state = self._states.before(work.candidate.id, work.rung.index)
+        if state is None and spec.given is not None:
+            state = given_state(self._sweep.families.given, self._folder, spec.given)
         if state is not None or spec.start is None:
             return state, None
         return None, (spec.start, self._states.before(spec.start, self._sweep.rungs.count))

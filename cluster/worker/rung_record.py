@@ -218,7 +218,7 @@ class RungRows:
     def left(self, candidate: Candidate, rung: Rung) -> int:
         """Return the number of rungs until a candidate's training is complete."""
         ladder = self._sweep.rungs.ladder()
-        return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
+        return max(0, candidate.trained_at(ladder) - rung.index)
 
     def record(self, work: Work, measured: Measured) -> None:
         """Write a candidate's predictions and its program if it has one; fill in its record.

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
@@ -37,6 +38,7 @@ class WorkerContext:
         ledger: the ledger of the run.
         digests: of the machine and the data, by these names.
         notice: the latest notice of the driver, None while there is none.
+        folder: where relative paths of the sweep begin.
     """
 
     sweep: Sweep
@@ -46,6 +48,7 @@ class WorkerContext:
     ledger: Ledger
     digests: Mapping[str, str] = field(default_factory=dict)
     notice: Notice | None = None
+    folder: Path = Path()
 
 
 class Scorer:
