@@ -116,6 +116,7 @@ class Work:
         train_s: seconds of its training.
         code_s: seconds of coding its prompt, and of building and decoding its program.
         seconds: all seconds spent on it.
+        too_long: its program is longer than the sweep allows, so it is not scored.
     """
 
     candidate: Candidate
@@ -130,6 +131,7 @@ class Work:
     train_s: float = 0.0
     code_s: float = 0.0
     seconds: float = 0.0
+    too_long: bool = False
     _guards: int = 0
 
     @property
@@ -146,6 +148,19 @@ class Work:
         """Record an error; the first one is kept."""
         if not self.failed:
             self.record = replace(self.record, error=error)
+
+    def leave_out(self, program: Program) -> None:
+        """Record the lengths of a program that is too long to be scored."""
+        self.too_long = True
+        self.record = replace(
+            self.record,
+            num_examples=0,
+            program_bits=program.program_bits,
+            payload_bits=program.payload_bits,
+            template_bits=program.template_bits,
+            train_steps=0,
+            train_s=0.0,
+        )
 
     @contextmanager
     def coding(self) -> Iterator[None]:
