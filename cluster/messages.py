@@ -4,9 +4,10 @@ A worker keeps its log lines until its next rung is done and sends them with the
 writes them to the run's log with their original times. Lines of a rung in which the worker died are
 lost; the driver logs its death. Nothing heavy is imported here, because trials import this module.
 
-Versions of Python and of the libraries that decide predictions are here too. Predictions of two
-versions of a library differ in their last digits, and then a program that one node has found can't
-be verified on another. So every worker compares its own versions with those of the driver.
+Among the messages are the versions of Python and of the libraries that decide predictions.
+Predictions of two versions of a library differ in their last digits, and then a program that one
+node has found can't be verified on another. So every worker compares its own versions with those of
+the driver.
 """
 
 import logging
@@ -21,6 +22,8 @@ from kilobit.search.records import RungRecord
 from kilobit.search.schedulers.racing import Incumbent
 
 _LOG = logging.getLogger("kilobit")
+# Libraries that decide predictions, programs and their decoding.
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "zstandard", "brotli")
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,6 @@ def relay(worker: str, lines: Sequence[Line]) -> None:
             record = logging.makeLogRecord({"name": _LOG.name, "msg": f"{worker}: {text}", **about})
             record.created = created
             _LOG.handle(record)
-
-
-# Libraries that decide predictions, programs and their decoding.
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy", "zstandard", "brotli")
 
 
 def library_versions() -> dict[str, str]:

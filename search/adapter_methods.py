@@ -391,7 +391,7 @@ class AdapterSpec(Config):
     ratio: Annotated[float, Field(gt=0)] = 1.0
     """learning rate of the factors B as a multiple of A's; `learning_rate` is their geometric mean
     (LoRA+, arXiv 2402.12354)"""
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     training: TrainingName = "plain"
@@ -409,6 +409,8 @@ class AdapterSpec(Config):
     """fraction of the rank components that are kept"""
     start: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
     """id of the candidate that training continues from; null starts afresh"""
+    given: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
+    """digest of the folder that its numbers come from; null for one that is trained"""
 
     @property
     def traits(self) -> Method:
@@ -449,6 +451,14 @@ class AdapterSpec(Config):
                 raise ValueError("training `reward` has no ratio: all numbers move equally far")
         elif (self.population, self.spread) != (None, 1.0):
             raise ValueError("population and spread belong to training `reward`")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> Self:
+        if (self.steps == 0) != (self.given is not None):
+            raise ValueError("an adapter is trained for 1 step or more unless it is a given one")
+        if self.given is not None and (self.traits.examples or self.start or self.relative):
+            raise ValueError("a given adapter has no training examples, start or relative rate")
         return self
 
     @model_validator(mode="after")

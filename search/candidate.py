@@ -8,19 +8,21 @@ Rungs are the training steps and the scored examples of a candidate between deci
 Descriptions of a candidate, in a line and in full, from its canonical JSON in the ledger.
 
 JSON of another version is accepted unchecked: missing fields are left out of the description.
+
+Candidates from elsewhere, as a sweep file names them: prompts, and adapters in PEFT's folders.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.programs.postprocess import PostprocessStep
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Task
 
 # Families whose programs run without the model.
@@ -163,6 +165,100 @@ class Candidate(Config):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
 
+class _GivenOne(Config):
+    postprocess: tuple[PostprocessStep, ...] = ()
+    """steps applied to the output"""
+    chat: bool | None = None
+    """whether the text goes into the model's chat template; null: where its tokenizer has one"""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """limit of a generation; null is the task's own"""
+
+    def on(self, *, template: bool) -> Self:
+        """Return the candidate as it is on a base model, which has a chat template or none."""
+        return self.model_copy(update={"chat": template if self.chat is None else self.chat})
+
+    def after(self, text: str, task: Task, model: str) -> Candidate:
+        """Return the candidate of a base model whose prompt is `text`, after `on`."""
+        return Candidate(
+            task=task.name,
+            model=model,
+            prompt=Prompt(instruction=text),
+            chat=bool(self.chat),
+            max_new_tokens=self.max_new_tokens,
+            postprocess=self.postprocess,
+        )
+
+
+class GivenPrompt(_GivenOne):
+    """A prompt from elsewhere, or several: made by hand, or by another optimizer."""
+
+    text: str | None = Field(default=None, min_length=1)
+    """the text, which stands on lines of its own before the question"""
+    file: LocalPath | None = None
+    """a UTF-8 file that holds the text, instead of `text`; line ends at its end are left out"""
+    lines: LocalPath | None = None
+    """a JSON Lines file of several texts, each a candidate, instead of `text`: a line is a string,
+    or an object of one text, as GEPA's candidates are"""
+    field: str | None = Field(default=None, min_length=1)
+    """for `lines`: which entry of an object holds the text, where it has several"""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(one is not None for one in (self.text, self.file, self.lines)) != 1:
+            raise ValueError("give one of `text`, `file` and `lines`")
+        if self.field is not None and self.lines is None:
+            raise ValueError("`field` belongs to `lines`")
+        return self
+
+
+class GivenAdapter(_GivenOne):
+    """An adapter from elsewhere, in the format of PEFT; a folder alone may stand for it."""
+
+    folder: LocalPath
+    """holds adapter_config.json and adapter_model.safetensors"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, value: Any) -> Any:
+        found = {"folder": value} if isinstance(value, str) else value
+        # What a validator returns counts as Python's, which has no lists for tuples.
+        if isinstance(found, dict) and isinstance(found.get("postprocess"), list):
+            return {**found, "postprocess": tuple(found["postprocess"])}
+        return found
+
+
+class Given(Config):
+    """Candidates from elsewhere: tried first, on every base model; they count for no limit."""
+
+    prompts: tuple[GivenPrompt, ...] = ()
+    """prompts, coded and scored as they are"""
+    adapters: tuple[GivenAdapter, ...] = ()
+    """adapters, coded at every rate of `rate_search` and not trained; each alone, and with each of
+    `prompts` before the question"""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.prompts and not self.adapters:
+            raise ValueError("give `prompts` or `adapters`")
+        return self
+
+    def each(self) -> dict[str, GivenPrompt | GivenAdapter]:
+        """Return each entry by its place, for example `prompts.0`."""
+        kinds: dict[str, Sequence[GivenPrompt | GivenAdapter]] = {
+            "prompts": self.prompts,
+            "adapters": self.adapters,
+        }
+        return {f"{kind}.{at}": one for kind, all_ in kinds.items() for at, one in enumerate(all_)}
+
+    def on(self, *, template: bool) -> Self:
+        """Return the candidates as they are on a base model, which has a chat template or none."""
+        found = {
+            "prompts": tuple(one.on(template=template) for one in self.prompts),
+            "adapters": tuple(one.on(template=template) for one in self.adapters),
+        }
+        return self.model_copy(update=found)
+
+
 def in_short(spec: Mapping[str, Any]) -> str:
     """Return a candidate in one line, for example `lora rank 1 on down_proj in 90 steps`."""
     if spec.get("constant") is not None:
@@ -200,6 +296,8 @@ def _adapter(adapter: Mapping[str, Any]) -> str:
         words.append(f"of {len(adapter['tokens'])} tokens")
     if adapter.get("draws"):
         words.append(f"by the draws {_list(adapter['draws'])}")
+    if adapter.get("given"):
+        words.append("from elsewhere")
     if adapter.get("steps"):
         words.append(f"in {adapter['steps']} steps")
     if adapter.get("training", "plain") != "plain":

@@ -96,7 +96,9 @@ class RungRecord(Record):
     split: Annotated[str | None, "`search`"] = None
     train_steps: Annotated[int | None, "optimizer steps of training so far"] = None
     num_examples: Annotated[int, "examples scored; fewer than the rung has if a race ended early"]
-    score: Annotated[float | None, "task score in [0, 1]; null if it failed"] = None
+    score: Annotated[
+        float | None, "task score in [0, 1]; null if it failed or is longer than `max_bits`"
+    ] = None
     lower: Annotated[float | None, "lower end of the 95 % interval of this score alone"] = None
     upper: Annotated[float | None, "upper end of it"] = None
     program_bits: Annotated[int | None, "8 times bytes of program.py and payload.bin"] = None
@@ -162,6 +164,12 @@ class RungRecord(Record):
     def part(self) -> str:
         """Return the name of its parts."""
         return rung_part(self.candidate, self.rung)
+
+    @property
+    def is_too_long(self) -> bool:
+        """Return whether its program was not scored because it is longer than allowed."""
+        known = self.program_bits is not None
+        return known and self.score is None and self.error is None and not self.num_examples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

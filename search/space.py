@@ -21,9 +21,9 @@ from kilobit.search.adapter_methods import (
     Method,
     TrainingName,
 )
-from kilobit.search.candidate import GIVEN, Candidate, Prompt
+from kilobit.search.candidate import GIVEN, Candidate, Given, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
-from kilobit.search.settings import Config, LocalPath
+from kilobit.search.settings import Config
 from kilobit.search.streams import stream
 from kilobit.search.task import Example, Task
 
@@ -299,58 +299,6 @@ class DataFamily(RankFamily):
         return self
 
 
-class GivenPrompt(Config):
-    """A prompt from elsewhere: made by hand, or by another optimizer."""
-
-    text: str | None = Field(default=None, min_length=1)
-    """the text, which stands on lines of its own before the question"""
-    file: LocalPath | None = None
-    """a UTF-8 file that holds the text, instead of `text`; line ends at its end are left out"""
-    postprocess: tuple[PostprocessStep, ...] = ()
-    """steps applied to the output"""
-    chat: bool | None = None
-    """whether the text goes into the model's chat template; null: where its tokenizer has one"""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """limit of a generation; null is the task's own"""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.text is None) == (self.file is None):
-            raise ValueError("give either `text` or `file`")
-        return self
-
-    def on(self, *, template: bool) -> Self:
-        """Return the prompt as it is on a base model, which has a chat template or none."""
-        return self.model_copy(update={"chat": template if self.chat is None else self.chat})
-
-    def candidate(self, task: Task, model: str) -> Candidate:
-        """Return the candidate of a base model, after `on`.
-
-        `text` has to be given; a file is read where the sweep's folder is known.
-        """
-        assert self.text is not None
-        return Candidate(
-            task=task.name,
-            model=model,
-            prompt=Prompt(instruction=self.text),
-            chat=bool(self.chat),
-            max_new_tokens=self.max_new_tokens,
-            postprocess=self.postprocess,
-        )
-
-
-class Given(Config):
-    """Candidates from elsewhere: tried first, on every base model; they count for no limit."""
-
-    prompts: tuple[GivenPrompt, ...] = Field(min_length=1)
-    """prompts, coded and scored as they are"""
-
-    def on(self, *, template: bool) -> Self:
-        """Return the candidates as they are on a base model, which has a chat template or none."""
-        prompts = tuple(prompt.on(template=template) for prompt in self.prompts)
-        return self.model_copy(update={"prompts": prompts})
-
-
 class _Families(Config):
     """The families of a sweep; one that is absent is not searched."""
 
@@ -377,9 +325,9 @@ class _Families(Config):
     @property
     def use_chat(self) -> bool:
         """Return whether a candidate may be in a chat template."""
-        given = self.given.prompts if self.given else ()
+        given = self.given.each().values() if self.given else ()
         drawn = any(True in family.chats for family in self.named().values())
-        return drawn or any(prompt.chat for prompt in given)
+        return drawn or any(one.chat for one in given)
 
 
 def families_of(methods: Mapping[str, Method]) -> type[_Families]:

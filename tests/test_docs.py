@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support.pages.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, out
 from tests.support.pages.docs_commands import ADDING, commands, compare, in_path, shell
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
+import make_leaderboard
 import make_reference
 
 sys.path.pop(0)
@@ -79,6 +81,27 @@ def test_the_site_builds_without_a_warning_and_asks_nobody_else(tmp_path: Path) 
         assert fetched
         assert not [url for url in fetched if "//" in url]
     assert "name: own-data" in (tmp_path / "source/examples/own_data.yaml.txt").read_text("utf-8")
+
+
+def test_the_leaderboard_is_that_of_its_data_and_its_commands_are_ours() -> None:
+    found = make_leaderboard.entries()
+    text = (REPOSITORY / "docs" / "leaderboard.md").read_text("utf-8")
+    assert make_leaderboard.page(found) == text
+    assert make_leaderboard.merged(found, found) == found
+    assert all(one.lower >= one.target for one in found)
+    for one in found:
+        assert one.program_bits >= one.payload_bits
+        launch.parse(one.command.split()[1:])
+
+
+def test_a_run_is_added_to_the_leaderboard_where_it_is_shorter(workspace: Path) -> None:
+    run = workspace / "runs" / "quickstart"
+    found = make_leaderboard.of_runs([run], "kilobit run examples/quickstart.yaml", "0" * 12)
+    bits = {(one.model, one.target): one.net_bits for one in found}
+    assert bits == {("tiny/pretrained", 0.5): 896, ("tiny/posttrained", 0.5): 392}
+    shorter = [replace(one, net_bits=one.net_bits - 1) for one in found]
+    assert make_leaderboard.merged(shorter, found) == make_leaderboard.merged([], shorter)
+    assert make_leaderboard.merged(found, shorter) == make_leaderboard.merged([], shorter)
 
 
 @pytest.mark.parametrize("page", sorted(make_reference.PAGES))

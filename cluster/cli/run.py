@@ -349,6 +349,7 @@ def _prove(
 def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
     """Run all checks that need no network but a cluster's, and print the plan."""
     from kilobit.cluster.console import Terminal
+    from kilobit.cluster.runs.fronts import bound_text
 
     console, local = Terminal(), address is None
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -389,6 +390,8 @@ def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
         for rung in sweep.rungs.ladder()
     )
     console.print(f"rungs: {ladder}")
+    for line in bound_text(sweep):
+        console.print(line)
     console.print(ends)
     return DONE
 

@@ -18,7 +18,7 @@ from kilobit.cluster.console import Terminal, fitting_table, folded, renews
 from kilobit.cluster.driver.live_view import clock_text
 from kilobit.cluster.requests import CheckRequest, StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
-from kilobit.cluster.runs.fronts import progress_text, unjudged_text, unverified_text
+from kilobit.cluster.runs.fronts import bound_text, progress_text, unjudged_text, unverified_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.evaluators.ledger.compaction import examine
@@ -154,7 +154,7 @@ def _print(console: Console, watch: WatchedRun, *, watching: bool = False) -> No
     console.print(_ended(watch, progress))
     for one in progress.usage:
         console.print(usage_line(one))
-    for line in (*_pace(watch, progress), *unjudged_text(progress.unjudged), *_failures(progress)):
+    for line in (*_pace(watch, progress), *_notes(watch, progress), *_failures(progress)):
         console.print(line)
     if progress.last is not None:
         console.print(f"last rung finished at {progress.last:%Y-%m-%d %H:%M:%S} UTC")
@@ -197,7 +197,7 @@ def view(watch: WatchedRun, console: Console) -> RenderableType:
     """Return everything that a terminal shows of a run, to be redrawn in place."""
     progress = watch.look() if watch.progress is None else watch.progress
     lines = [_title(watch), _locked(watch), _ended(watch, progress)]
-    lines += [*_pace(watch, progress), *unjudged_text(progress.unjudged), *_failures(progress)]
+    lines += [*_pace(watch, progress), *_notes(watch, progress), *_failures(progress)]
     # The most important lines come first, because a short terminal cuts off the end.
     return Group(
         # Printed lines are not cut, but those of a live display are, so they have to be folded.
@@ -206,6 +206,12 @@ def view(watch: WatchedRun, console: Console) -> RenderableType:
         *rungs_table(console, progress),
         *workers_table(console, progress.usage),
     )
+
+
+def _notes(watch: WatchedRun, progress: Progress) -> list[str]:
+    """Return lines on outputs without a verdict, and on programs that are too long."""
+    bound = bound_text(watch.run.sweep, progress.too_long)
+    return [*unjudged_text(progress.unjudged), *bound]
 
 
 def news(before: Progress, after: Progress, watch: WatchedRun) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from rich.console import Console
 
@@ -24,10 +25,10 @@ from kilobit.cluster.fleet.session import ray_session
 from kilobit.cluster.messages import StoppedError, last_line
 from kilobit.cluster.runs.folder import RunFolder
 from kilobit.evaluators.ledger.usage import searched_s
-from kilobit.search.candidate import Candidate
+from kilobit.search.candidate import GIVEN, Candidate
 from kilobit.search.proposers.proposer import ReplayError
 from kilobit.search.proposers.random import ShortFirst
-from kilobit.search.records import DecisionRecord, RungRecord
+from kilobit.search.records import CandidateRecord, DecisionRecord, RungRecord
 from kilobit.search.schedulers.scheduler import Decision
 from kilobit.search.search import Search, make_proposer, make_scheduler
 from kilobit.search.settings import InputError
@@ -112,6 +113,7 @@ def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     if sweep.order == "short_first" and plan.candidates:
         proposer = ShortFirst(proposer, plan.bound_bits)
     scheduler = make_scheduler(sweep.scheduler, sweep.rungs)
+    _check_given(run, plan)
     search = Search(proposer, scheduler, sweep.minimised, sweep.budget.candidates, plan.first)
     try:
         state = replay(run.ledger, search)
@@ -121,6 +123,27 @@ def _rebuild(run: RunFolder, plan: Plan) -> tuple[Recorder, Replayed]:
     for record in state.undecided:
         state.take(recorder.decide(record))
     return recorder, state
+
+
+def _check_given(run: RunFolder, plan: Plan) -> None:
+    """Check that the candidates that the sweep gives are still those of earlier attempts.
+
+    Raises:
+        InputError: naming the first one that has changed.
+    """
+    columns = ["candidate", "task", "model", "regime", "family", "operator", "position"]
+    rows = [one for one in run.ledger.records(CandidateRecord, columns) if one.operator == GIVEN]
+    rows.sort(key=lambda one: one.position or 0)
+    for model in run.sweep.base_models:
+        before = [one.candidate for one in rows if one.model == model.label]
+        now = [one.id for one in plan.first if one.model == model.label and one.id in plan.sources]
+        for was, found in zip_longest(before, now[: len(before)]):
+            if was != found:
+                source = plan.sources.get(found or "", "families.given")
+                raise InputError(
+                    f"{run.path} can't be resumed: {source} has changed since the run began; "
+                    "begin a new run"
+                )
 
 
 def _left_s(run: RunFolder) -> float | None:

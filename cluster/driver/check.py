@@ -8,7 +8,7 @@ unchecked here.
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from kilobit.cluster.sweep.placement import Node, Placements, cpus_here, needs_o
 from kilobit.cluster.sweep.sweep import Sweep, check_trackers
 from kilobit.cluster.sweep.workers import SearchedModel, ShardsConfig
 from kilobit.evaluators.cpus_and_memory import cpus
+from kilobit.evaluators.given_candidates import GivenFiles, given_on, read_given
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.hub import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
-from kilobit.evaluators.text_files import text_lines
 from kilobit.search.adapter_methods import METHODS, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import GIVEN, Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
 from kilobit.search.settings import InputError, is_address, to_copy
-from kilobit.search.space import DataFamily, Families, GivenPrompt, TargetsFamily
+from kilobit.search.space import DataFamily, Families, TargetsFamily
 from kilobit.search.task import Task
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,6 +55,7 @@ class Plan:
             model, then those that the sweep gives.
         templates: labels of the base models whose tokenizers have a chat template, as far as a
             family needs to know.
+        sources: for the candidates that the sweep gives, by id, where they come from.
     """
 
     task: Task
@@ -66,6 +67,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     first: tuple[Candidate, ...] = ()
     templates: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def bound_bits(self, candidate: Candidate) -> int | None:
         """Return an upper bound of a candidate's payload in bits, None if there is none yet."""
@@ -100,14 +102,15 @@ def check_sweep(
         task = load_task(sweep.task, sweep_folder)
     _check_rungs(sweep, task)
     _check_limits(sweep, task)
-    given = _given_prompts(sweep, sweep_folder, task)
+    with wrong_input():
+        given = read_given(sweep.families.given, sweep_folder)
     if sweep.cache is not None:
         check_writable("cache", under(sweep_folder, sweep.cache))
     check_trackers(sweep.trackers)
     if local and not dry:
         plan_here(sweep)
     before_models()
-    shapes, unchecked = check_models(sweep, sweep_folder, local=local)
+    shapes, unchecked = check_models(sweep, sweep_folder, given, local=local)
     templates, unknown = _templates(sweep, sweep_folder, shapes, dry=dry)
     unchecked += unknown
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
@@ -121,9 +124,18 @@ def check_sweep(
         warnings += tuple(filter(None, map(slowness, sweep.base_models)))
     labels = [model.label for model in sweep.base_models]
     first = [one for label in labels for one in sweep.model_free.candidates(task, label)]
+    sources: dict[str, str] = {}
     for label in labels:
-        on = [prompt.on(template=label in templates) for prompt in given]
-        first += [prompt.candidate(task, label) for prompt in on]
+        made = given_on(given, task, label, shapes.get(label), template=label in templates)
+        if made is None and not dry:
+            raise InputError(
+                f"families.given.adapters.0: {label} is not on this machine, so no adapter from "
+                "elsewhere can be checked: fetch the model first"
+            )
+        sources |= {one.id: source for one, source in made or ()}
+        first += [one for one, _ in made or ()]
+        if made is None:
+            unchecked.append(f"the adapters of families.given on {label}, which is not here")
     plan = Plan(
         task,
         (),
@@ -134,6 +146,7 @@ def check_sweep(
         warnings,
         tuple(dict.fromkeys(first)),
         templates,
+        sources,
     )
     most, candidates = sweep.budget.candidates, list[Candidate]()
     if sweep.proposer.kind in ("random", "grid"):
@@ -177,9 +190,9 @@ def _templates(
     from kilobit.evaluators.model.base_model import load_tokenizer
 
     families = sweep.families.named()
-    given = sweep.families.given.prompts if sweep.families.given else ()
+    given = sweep.families.given.each().values() if sweep.families.given else ()
     asks = next((name for name, family in families.items() if family.chat is None), None)
-    if asks is None and any(prompt.chat is None for prompt in given):
+    if asks is None and any(one.chat is None for one in given):
         asks = GIVEN
     if asks is None and sweep.families.use_chat:
         return frozenset(), []
@@ -198,7 +211,7 @@ def _templates(
         except Exception as error:  # transformers raises many types here
             say = "`chat: [true]` or `chat: [false]` in"
             if asks == GIVEN:
-                say = "`chat: true` or `chat: false` for each prompt of"
+                say = "`chat: true` or `chat: false` for each entry of"
             raise InputError(
                 f"{whose} is not known here ({_first_line(error)}): put it on this machine, or say "
                 f"{say} families.{asks}"
@@ -305,9 +318,11 @@ def list_candidates(sweep: Sweep, task: Task, templates: frozenset[str]) -> list
 
 
 def check_models(
-    sweep: Sweep, sweep_folder: Path, *, local: bool = True
+    sweep: Sweep, sweep_folder: Path, given: GivenFiles | None = None, *, local: bool = True
 ) -> tuple[dict[str, Shapes], list[str]]:
-    """Check all base models; without `local` those that are on this machine.
+    """Check all base models, and that they can have the adapters of `given`.
+
+    Without `local` those that are on this machine are checked.
 
     Returns:
         The shapes of the models' parameters, and messages about models that could not be checked.
@@ -321,7 +336,7 @@ def check_models(
     checked: dict[str, Shapes] = {}
     for index, config in enumerate(sweep.base_models):
         field = f"base_models.{index}"
-        found = _check_model(config, sweep_folder, field, sweep, checked, local=local)
+        found = _check_model(config, sweep_folder, field, sweep, given, checked, local=local)
         if found is None:
             name = config.hub or config.path
             unchecked.append(f"{name} is not on this machine: its modules and ranks are unknown")
@@ -340,41 +355,18 @@ def _check_rungs(sweep: Sweep, task: Task) -> None:
         )
 
 
-def _given_prompts(sweep: Sweep, folder: Path, task: Task) -> list[GivenPrompt]:
-    """Return the prompts that a sweep gives, with the texts of their files.
-
-    Raises:
-        InputError: naming field and file, if one can't be read or is empty.
-    """
-    found = []
-    for index, prompt in enumerate(sweep.families.given.prompts if sweep.families.given else ()):
-        field = f"families.given.prompts.{index}"
-        if prompt.max_new_tokens is not None and prompt.max_new_tokens > task.max_new_tokens:
-            raise InputError(
-                f"{field}.max_new_tokens: {prompt.max_new_tokens} is more than the task "
-                f"{task.name} allows ({task.max_new_tokens})"
-            )
-        if prompt.file is not None:
-            try:
-                text = "\n".join(text_lines(folder / prompt.file)).rstrip("\n")
-            except ValueError as error:
-                raise InputError(f"{field}.file: {error}") from error
-            if not text:
-                raise InputError(f"{field}.file: {folder / prompt.file} holds no text")
-            found.append(prompt.model_copy(update={"text": text, "file": None}))
-        else:
-            found.append(prompt)
-    return found
-
-
 def _check_limits(sweep: Sweep, task: Task) -> None:
-    for name, family in sweep.families.named().items():
-        for limit in family.max_new_tokens:
+    given = sweep.families.given.each() if sweep.families.given else {}
+    limits = {name: family.max_new_tokens for name, family in sweep.families.named().items()}
+    own_limits = {f"given.{place}": (one.max_new_tokens,) for place, one in given.items()}
+    for name, own in (limits | own_limits).items():
+        for limit in own:
             if limit is not None and limit > task.max_new_tokens:
                 raise InputError(
                     f"families.{name}.max_new_tokens: {limit} is more than the task "
                     f"{task.name} allows ({task.max_new_tokens})"
                 )
+    for name, family in sweep.families.named().items():
         if max(family.demonstrations) > len(task.splits.train):
             raise InputError(
                 f"families.{name}.demonstrations: {max(family.demonstrations)} are more than the "
@@ -392,6 +384,7 @@ def _check_model(
     folder: Path,
     field: str,
     sweep: Sweep,
+    given: GivenFiles | None,
     checked: dict[str, Shapes],
     *,
     local: bool,
@@ -433,8 +426,8 @@ def _check_model(
     families = sweep.families.on(template=tokenizer.chat_template is not None)
     if tokenizer.chat_template is None:
         drawn = {name: True in family.chats for name, family in families.named().items()}
-        given = families.given.prompts if families.given else ()
-        in_chat = drawn | {f"given.prompts.{i}": one.chat for i, one in enumerate(given)}
+        entries = families.given.each() if families.given else {}
+        in_chat = drawn | {f"given.{place}": one.chat for place, one in entries.items()}
         for name in (name for name, chat in in_chat.items() if chat):
             raise InputError(f"families.{name}.chat: the tokenizer of {where} has no chat template")
     _check_thinking(config, tokenizer, field, families)
@@ -445,7 +438,7 @@ def _check_model(
         _check_quantised(config, sweep, model, f"{field}.quantization")
     same = json.dumps([split, told], sort_keys=True, default=str)
     if same not in checked:
-        checked[same] = _check_modules(sweep, model, where, split=split)
+        checked[same] = _check_modules(sweep, model, where, given, split=split)
     return checked[same]
 
 
@@ -479,7 +472,9 @@ def _check_quantised(config: BaseModelConfig, sweep: Sweep, model: Any, field: s
                     )
 
 
-def _check_modules(sweep: Sweep, model: Any, where: str, *, split: bool) -> Shapes:
+def _check_modules(
+    sweep: Sweep, model: Any, where: str, given: GivenFiles | None, *, split: bool
+) -> Shapes:
     """Check that a model on the meta device can have all adapters, and return its shapes."""
     from kilobit.evaluators.model.adapter_check import check_family, check_in_packs, runs
     from kilobit.evaluators.model.packing.probe import outline
@@ -491,6 +486,11 @@ def _check_modules(sweep: Sweep, model: Any, where: str, *, split: bool) -> Shap
             check_family(name, family, model, where, run=run)
             if packs is not None:
                 check_in_packs(name, family, model, packs, where)
+    for place, _, adapter in given.adapters if given else ():
+        try:
+            adapter.check_on(model, where)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from error
     return shapes_of(model)
 
 

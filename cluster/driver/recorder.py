@@ -125,6 +125,8 @@ class Recorder:
         reason = decision.reason
         if record.error:
             reason = f"failed: {record.error.strip().splitlines()[-1]}"
+        elif record.is_too_long:
+            reason = f"its {record.program_bits} program bits are more than max_bits allows"
         self._write(decision, reason)
         self._recorded[key] = decision
         del self._decided[key]

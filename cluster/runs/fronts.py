@@ -288,6 +288,20 @@ def unjudged_text(number: int) -> list[str]:
     return [f"not judged: {count} no verdict of the judge and no score"] if number else []
 
 
+def bound_text(sweep: Sweep, too_long: int | None = None) -> list[str]:
+    """Return a line on the bound of the length, none without one.
+
+    Args:
+        sweep: has the bound.
+        too_long: number of candidates whose programs are longer, None if it is unknown.
+    """
+    if sweep.max_bits is None:
+        return []
+    count = "1 candidate is" if too_long == 1 else f"{too_long} candidates are"
+    left_out = "" if too_long is None else f"; {count} longer"
+    return [f"programs of at most {sweep.max_bits} {sweep.length} bits are scored{left_out}"]
+
+
 def unverified_text(number: int, path: Place, address: str | None = None) -> list[str]:
     """Return lines on the programs of a front that are not verified, none if all are."""
     if not number:

@@ -122,6 +122,7 @@ class Progress:
         failures: candidate and last line of the error of the latest failed rungs, the latest first.
         num_failed: number of all failed rungs.
         unjudged: number of outputs without a verdict of the judge, which count in no score.
+        too_long: number of candidates whose programs were longer.
         usage: how each worker spent its time.
         pace: speed and expected end, None before the first rung.
         last: when the last rung was finished.
@@ -140,6 +141,7 @@ class Progress:
     failures: tuple[tuple[str, str], ...]
     num_failed: int
     unjudged: int
+    too_long: int
     usage: tuple[Usage, ...]
     pace: Pace | None
     last: datetime | None
@@ -192,6 +194,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
         ),
         num_failed=len(failed),
         unjudged=sum(record.num_unjudged or 0 for record in rungs),
+        too_long=len({record.candidate for record in rungs if record.is_too_long}),
         usage=tuple(usage_of(tables.records(WorkerRecord), rungs)),
         pace=_pace(sweep, rungs, decisions, _most(sweep, first)),
         last=max(map(_ended_at, rungs), default=None),

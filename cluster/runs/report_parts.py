@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kilobit.cluster.runs.fronts import bound_text
 from kilobit.cluster.runs.result_sources import Source
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place
@@ -205,6 +206,7 @@ def _facts(source: Source, workers: list[WorkerRecord]) -> list[tuple[str, str]]
         "begun": about.get("created_at"),
         "sweep file": about.get("sweep_file"),
         "seed": source.sweep.seed,
+        "bound on the length": " ".join(bound_text(source.sweep)) or None,
         "driver": ", ".join(
             str(part)
             for part in (

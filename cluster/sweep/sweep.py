@@ -147,6 +147,9 @@ class Sweep(Config):
     """the length to minimise: of program.py and payload.bin together, or of payload.bin alone, as
     most published fronts count; net searches as program, and shows both files less the script of
     the bare question"""
+    max_bits: int | None = Field(default=None, ge=0)
+    """the longest program that is scored, in bits of `length`; of an adapter the coarser codings
+    that fit are scored; null for no bound"""
     train_split_in_machine: bool = False
     """declare the train split a part of the machine: demonstrations may then be named by index, and
     program.py takes the split as a second argument"""

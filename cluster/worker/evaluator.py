@@ -35,7 +35,7 @@ from kilobit.cluster.worker.crash_log import GIVEN_UP_AFTER, CrashLog, crash_log
 from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.run_rung import Checkpoints, RungRunner
 from kilobit.cluster.worker.rung_record import RungRows, Work
-from kilobit.cluster.worker.scoring import Scorer, WorkerContext
+from kilobit.cluster.worker.scoring import Scorer, WorkerContext, most_bits_of
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import PredictionCache
 from kilobit.evaluators.ledger.storage import place
@@ -160,7 +160,18 @@ class RungEvaluator:
             by_index=sweep.train_split_in_machine,
             encode=partial(self._group.call, "encode_text"),
         )
-        self._context = WorkerContext(sweep, task, self._group, builder, self._ledger, digests)
+        template = self._frozen.tokenizer.chat_template is not None
+        most_bits = most_bits_of(sweep, builder, task, config.label, template=template)
+        self._context = WorkerContext(
+            sweep,
+            task,
+            self._group,
+            builder,
+            self._ledger,
+            digests,
+            folder=folder,
+            most_bits=most_bits,
+        )
         scorer = Scorer(self._context, PredictionCache(sweep.cache or run / "cache"))
         states = Checkpoints(run, self._ledger)
         self._runner = RungRunner(self._context, scorer, states, self._rows)

@@ -13,14 +13,17 @@ from kilobit.cluster.worker.resident import Training, begin_from
 from kilobit.cluster.worker.rung_record import RungRows, Scoring, Work, total
 from kilobit.cluster.worker.scoring import Scorer, WorkerContext
 from kilobit.cluster.worker.scoring_loop import ScoringLoop
+from kilobit.evaluators.given_candidates import given_state
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, Trained, installed
-from kilobit.evaluators.model.data_codec import learn
+from kilobit.evaluators.model.data_codec import Learned, learn
 from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
-from kilobit.search.candidate import Rung
+from kilobit.search.candidate import Candidate, Rung
+from kilobit.search.programs.numbers import Tensor
+from kilobit.search.programs.program import Program
 from kilobit.search.records import RungRecord, rung_part
 
 _LOG = logging.getLogger("kilobit")
@@ -79,6 +82,7 @@ class RungRunner:
     ) -> None:
         self._sweep, self._task, self._group = context.sweep, context.task, context.group
         self._builder, self._ledger = context.builder, context.ledger
+        self._context = context
         self._frozen = self._group.resident.frozen
         self._scorer, self._states, self._rows = scorer, states, rows
         self._waves = ScoringLoop(self._group, self._task)
@@ -106,8 +110,10 @@ class RungRunner:
         """Encode the prompt and create the adapter; return whether the work can share passes."""
         with work.guarded():
             spec, last = work.candidate.adapter, self._is_last(work.rung)
+            # Where length is bounded, what a program is too long by has to be its own.
+            by_model = last or self._context.most_bits is not None
             with work.coding():
-                work.texts = self._builder.code_text(work.candidate, by_model=last)
+                work.texts = self._builder.code_text(work.candidate, by_model=by_model)
             if spec is None:
                 return True
             state, start = self._earlier(work, spec)
@@ -237,12 +243,17 @@ class RungRunner:
     ) -> tuple[bytes | None, tuple[str, bytes | None] | None]:
         """Return the checkpoint of an earlier rung, and the warm start.
 
-        The warm start is another candidate's id and checkpoint; it is None if there is an earlier
-        rung or the spec names none.
+        A given adapter begins with the numbers of its folder. The warm start is another candidate's
+        id and checkpoint; it is None if there is an earlier rung or the spec names none.
+
+        Raises:
+            ValueError: if the folder of a given adapter has changed.
         """
         if spec.traits.examples:
             return None, None
         state = self._states.before(work.candidate.id, work.rung.index)
+        if state is None and spec.given is not None:
+            state = given_state(self._sweep.families.given, self._context.folder, spec.given)
         if state is not None or spec.start is None:
             return state, None
         return None, (spec.start, self._states.before(spec.start, self._sweep.rungs.count))
@@ -260,6 +271,8 @@ class RungRunner:
         for work in works:
             if not work.failed:
                 with work.guarded(), work.coding():
+                    if self._is_left_out(work):
+                        continue
                     left = self._rows.left(work.candidate, work.rung)
                     work.scoring = self._scorer.begin(work, left)
         scorings = [work.scoring for work in works if work.scoring is not None]
@@ -275,6 +288,41 @@ class RungRunner:
                         raise scoring.error
                     work.scoring = self._without_adapter(work, scoring) or scoring
                     self._rows.record(work, work.scoring.measured)
+
+    def _is_left_out(self, work: Work) -> bool:
+        """Return whether a program is longer than the sweep allows; its lengths are then recorded.
+
+        Before the last rung an adapter is scored as it is if any coding of it is short enough.
+        """
+        if self._context.most_bits is None:
+            return False
+        program = self._program(work, work.candidate)
+        if self._is_short_enough(program, work.content):
+            return False
+        coarser = [] if self._is_last(work.rung) else self._coarser(work)
+        if not coarser:
+            work.leave_out(program)
+        return work.too_long
+
+    def _program(self, work: Work, candidate: Candidate) -> Program:
+        return self._builder.build(candidate, work.texts, work.adapter, work.content)
+
+    def _is_short_enough(self, program: Program, content: Sequence[Tensor] | Learned) -> bool:
+        most = self._context.most_bits
+        # The length of training examples is only estimated before the last rung.
+        exact = not isinstance(content, Learned) or content.exact
+        return most is None or not exact or self._context.bits(program) <= most
+
+    def _coarser(self, parent: Work) -> list[Candidate]:
+        """Return the coarser codings of an adapter that are short enough."""
+        found = self._sweep.rate_search.variants(parent.candidate)
+        if self._context.most_bits is None or parent.adapter is None:
+            return found
+        return [
+            one
+            for one in found
+            if self._is_short_enough(self._program(parent, one), parent.content)
+        ]
 
     def _without_adapter(self, work: Work, scoring: Scoring) -> Scoring | None:
         """Return the scoring of the program without the adapter if it has the same outputs.
@@ -321,13 +369,14 @@ class RungRunner:
         scoring = parent.scoring
         if parent.adapter is None or not self._is_last(parent.rung) or parent.failed:
             return []
-        if scoring is None or scoring.measured.verdict == "loses":
-            return []
-        # What has no effect as it was trained has none when it is coarser.
-        if scoring.measured.program.recipe.adapter is None:
-            return []
+        if not parent.too_long:
+            if scoring is None or scoring.measured.verdict == "loses":
+                return []
+            # What has no effect as it was trained has none when it is coarser.
+            if scoring.measured.program.recipe.adapter is None:
+                return []
         found = []
-        for variant in self._sweep.rate_search.variants(parent.candidate):
+        for variant in self._coarser(parent):
             record = self._rows.begin(variant, parent.rung)
             if self._ledger.read_part(RungRecord, record.part) is None:
                 self._rows.introduce(variant, parent.candidate)

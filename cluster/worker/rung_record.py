@@ -130,6 +130,7 @@ class Work:
         seconds: all seconds spent on it.
         rewards: of the generations of its training by reward.
         rolled: what these have generated; None for other training.
+        too_long: its program is longer than the sweep allows, so it is not scored.
     """
 
     candidate: Candidate
@@ -146,6 +147,7 @@ class Work:
     seconds: float = 0.0
     rewards: Rewards | None = None
     rolled: Measured | None = None
+    too_long: bool = False
     _guards: int = 0
 
     @property
@@ -162,6 +164,19 @@ class Work:
         """Record an error; the first one is kept."""
         if not self.failed:
             self.record = replace(self.record, error=error)
+
+    def leave_out(self, program: Program) -> None:
+        """Record the lengths of a program that is too long to be scored."""
+        self.too_long = True
+        self.record = replace(
+            self.record,
+            num_examples=0,
+            program_bits=program.program_bits,
+            payload_bits=program.payload_bits,
+            template_bits=program.template_bits,
+            train_steps=0,
+            train_s=0.0,
+        )
 
     @contextmanager
     def coding(self) -> Iterator[None]:
@@ -234,7 +249,7 @@ class RungRows:
     def left(self, candidate: Candidate, rung: Rung) -> int:
         """Return the number of rungs until a candidate's training is complete."""
         ladder = self._sweep.rungs.ladder()
-        return candidate.trained_at(ladder) - rung.index if candidate.adapter else 0
+        return max(0, candidate.trained_at(ladder) - rung.index)
 
     def record(self, work: Work, measured: Measured) -> None:
         """Write a candidate's predictions and its program if it has one; fill in its record.

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
@@ -19,7 +20,7 @@ from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCach
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.model.reward_training import examples_of
-from kilobit.search.candidate import Rung
+from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
 from kilobit.search.schedulers.racing import Incumbent, Race, incumbent_of
@@ -41,6 +42,8 @@ class WorkerContext:
         ledger: the ledger of the run.
         digests: of the machine and the data, by these names.
         notice: the latest notice of the driver, None while there is none.
+        folder: where relative paths of the sweep begin.
+        most_bits: the most bits of a program that is scored, see `most_bits_of`.
     """
 
     sweep: Sweep
@@ -50,6 +53,13 @@ class WorkerContext:
     ledger: Ledger
     digests: Mapping[str, str] = field(default_factory=dict)
     notice: Notice | None = None
+    folder: Path = Path()
+    most_bits: int | None = None
+
+    def bits(self, program: Program) -> int:
+        """Return the length of a program that the search minimises."""
+        whole = self.sweep.minimised == "program"
+        return program.program_bits if whole else program.payload_bits
 
 
 class Scorer:
@@ -90,8 +100,7 @@ class Scorer:
         elif adapter is None or adapter.model is None:
             context.group.call("fix", candidate.id, work.key, decoded.tensors, decoded.delta)
         measured = Measured(program, learned is None or learned.exact)
-        whole = context.sweep.minimised == "program"
-        bits = program.program_bits if whole else program.payload_bits
+        bits = context.bits(program)
         incumbents: Sequence[Incumbent] = ()
         # What needs no model costs nothing to score, so it is never stopped by a race.
         if context.notice is not None and not candidate.is_model_free:
@@ -228,6 +237,42 @@ def comparable(
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def most_bits_of(
+    sweep: Sweep, builder: Builder, task: Task, model: str, *, template: bool
+) -> int | None:
+    """Return the most bits of a program that is scored, in the length that a search minimises.
+
+    Args:
+        sweep: the sweep, whose `max_bits` counts in its `length`.
+        builder: of the base model.
+        task: the task to solve.
+        model: label of the base model.
+        template: it has a chat template.
+
+    Returns:
+        The bound, None if there is none.
+
+    Raises:
+        ValueError: if the program that only asks the question is longer.
+    """
+    if sweep.max_bits is None:
+        return None
+    prompt = sweep.families.on(template=template).prompt
+    bare = Candidate(task=task.name, model=model)
+    asked = [
+        builder.build(bare.model_copy(update={"chat": chat}), {}, None, ()).program_bits
+        for chat in sorted({*(prompt.chats if prompt else (False, template))})
+    ]
+    if sweep.length == "net":
+        return sweep.max_bits + min(asked)
+    if sweep.length == "program" and sweep.max_bits < min(asked):
+        raise ValueError(
+            f"max_bits: {min(asked)} or more is needed, which the program has that only asks "
+            f"{model} the question (found {sweep.max_bits}); `length: net` counts from there"
+        )
+    return sweep.max_bits
 
 
 def _machine() -> list[str]:

@@ -223,9 +223,13 @@ class Adapter:
 
     @property
     def pairs_from_seed(self) -> bool:
-        """Return whether all numbers are factors A and B in turn, of which A began at random."""
+        """Return whether all numbers are factors A and B in turn, of which A began at random.
+
+        Those of a given adapter began elsewhere.
+        """
         in_turn = [(i, i + 1) for i in range(0, len(self._weights), 2)]
-        return self.spec.traits.seeded_start and self.units == in_turn
+        random_start = self.spec.traits.seeded_start and self.spec.given is None
+        return random_start and self.units == in_turn
 
     def starts(self) -> list[Tensor]:
         """Return the numbers that the adapter began with: rows along the longer side."""

@@ -1,11 +1,22 @@
 import logging
+import platform
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from kilobit.cluster.messages import KeptLog, Notice, keep_log, relay
+from kilobit.cluster import messages
+from kilobit.cluster.messages import (
+    LIBRARIES,
+    KeptLog,
+    Notice,
+    check_versions,
+    keep_log,
+    library_versions,
+    relay,
+)
 from kilobit.cluster.runs.log import log_to
 
 LOG = logging.getLogger("kilobit")
@@ -68,3 +79,18 @@ def test_a_worker_that_says_too_much_says_its_last(kept: KeptLog) -> None:
     assert len(lines) == 200
     assert lines[-1][2].startswith("999 ")
     assert max(len(text) for *_, text in lines) == 2000
+
+
+def test_versions_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library_versions()
+    assert set(found) == {"python", *LIBRARIES}
+    assert found["torch"] == version("torch")
+    monkeypatch.setattr(messages, "LIBRARIES", ("no-such-library",))
+    assert library_versions()["no-such-library"] == "missing"
+
+
+def test_a_node_like_the_driver_passes_and_another_is_named() -> None:
+    check_versions(library_versions())
+    expected = f"node {platform.node()} has torch {version('torch')} instead of 1.0"
+    with pytest.raises(ValueError, match=expected.replace("+", r"\+")):
+        check_versions(library_versions() | {"torch": "1.0"})

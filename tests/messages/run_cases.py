@@ -80,12 +80,17 @@ def without_its_list(scene: Scene) -> None:
         scene.file("run/ledger/rungs/x.a2.parquet", b"PAR1")
 
 
-def of_another_search(scene: Scene) -> None:
-    """Begin a run whose record has a candidate that its sweep does not propose."""
-    run = scene.begun()
-    row = {"candidate": "f" * 16, "task": "numbers", "model": "llama", "position": 0, "after": 0}
-    row |= {"spec": '{"model":"llama","task":"numbers"}', "family": "prompt", "operator": "random"}
-    write_rows(ledger_of(run), "candidates", "f" * 16, [row])
+def of_another_search(operator: str = "random") -> Any:
+    """Return what begins a run whose record has a candidate that its sweep does not propose."""
+
+    def given(scene: Scene) -> None:
+        run = scene.begun()
+        row = {"candidate": "f" * 16, "task": "numbers", "model": "llama", "position": 0}
+        row |= {"spec": '{"model":"llama","task":"numbers"}', "family": "prompt", "after": 0}
+        row["operator"] = operator
+        write_rows(ledger_of(run), "candidates", "f" * 16, [row])
+
+    return given
 
 
 def two_begun(scene: Scene) -> None:
@@ -280,7 +285,12 @@ RUNS = [
         "it back from a copy, rows that only this list names would not count",
         given=without_its_list,
     ),
-    Case("resume {run}", "{run} can't be resumed: ", given=of_another_search),
+    Case("resume {run}", "{run} can't be resumed: the recorded", given=of_another_search()),
+    Case(
+        "resume {run}",
+        "{run} can't be resumed: families.given has changed since the run began; begin a new run",
+        given=of_another_search("given"),
+    ),
     Case(
         "resume {run}",
         "kilobit: [Errno 28] No space left on device: '{run}/ledger/attempts/0002.json'",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.messages.scene import Case, Scene, no_store
+from tests.support.peft_folders import change_config, save_adapter
 
 DRY = "run {sweep} --dry-run"
 
@@ -35,6 +36,21 @@ def lora(**changes: Any) -> dict[str, Any]:
 def given(**prompt: Any) -> dict[str, Any]:
     """Return families with a given prompt."""
     return {"prompt": {"candidates": 1}, "given": {"prompts": [prompt]}}
+
+
+def theirs(*adapters: Any) -> dict[str, Any]:
+    """Return families with given adapters."""
+    return {"prompt": {"candidates": 1}, "given": {"adapters": list(adapters)}}
+
+
+def an_adapter(**changes: Any) -> Any:
+    """Return what saves an adapter of PEFT's, whose configuration is then changed."""
+
+    def given(scene: Scene) -> None:
+        folder = save_adapter(scene.models["llama"], scene.here / "theirs")
+        change_config(folder, **changes)
+
+    return given
 
 
 def model(**changes: Any) -> list[dict[str, Any]]:
@@ -201,7 +217,7 @@ TASKS = [
         families=given(text="a", max_new_tokens=13),
     ),
     bad(
-        "families.given.prompts.0: give either `text` or `file`",
+        "families.given.prompts.0: give one of `text`, `file` and `lines`",
         families=given(text="a", file="b"),
     ),
     bad(
@@ -213,6 +229,29 @@ TASKS = [
         "families.given.prompts.0.file: {here}/empty.txt holds no text",
         sweep={"families": given(file="empty.txt")},
         given=lambda scene: scene.file("empty.txt", "\n"),
+    ),
+    Case(
+        DRY,
+        "families.given.prompts.0.lines: {here}/p.jsonl, line 2: a text is needed, or an object of",
+        sweep={"families": given(lines="p.jsonl")},
+        given=lambda scene: scene.file("p.jsonl", '"Add."\n3\n'),
+    ),
+    bad(
+        "families.given.adapters.0.folder: {here}/none/adapter_config.json: No such file",
+        families=theirs("none"),
+    ),
+    Case(
+        DRY,
+        "families.given.adapters.0.folder: {here}/theirs/adapter_config.json: use_dora: only False",
+        sweep={"families": theirs("theirs")},
+        given=an_adapter(use_dora=True),
+    ),
+    Case(
+        DRY,
+        "families.given.adapters.0: {here}/theirs/adapter_model.safetensors: base_model.model.model"
+        ".layers.0.self_attn.k_proj.lora_A.weight is missing, which adapter_config.json needs on",
+        sweep={"families": theirs("theirs")},
+        given=an_adapter(target_modules=["k_proj", "q_proj", "v_proj"]),
     ),
     bad(
         "families.lora.demonstrations: 600 are more than the train split has (512)",

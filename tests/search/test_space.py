@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import FINEST_STEP, METHODS, AdapterSpec
-from kilobit.search.candidate import Candidate, Prompt
+from kilobit.search.candidate import Candidate, Prompt, in_short
 from kilobit.search.space import Families, ModelFree, RateSearch, draw_candidates
 from kilobit.search.task import Task, make_example
 from tests.support.adapters import ADAPTER
@@ -247,9 +247,32 @@ def test_a_given_prompt_is_one_candidate_and_no_family_to_draw_from() -> None:
     for template in (False, True):
         on = families.on(template=template).given
         assert on is not None
-        found = on.prompts[0].candidate(TASK, "m")
+        found = on.prompts[0].after("Add up.", TASK, "m")
         assert found.before(TASK) == "Add up.\n"
         assert (found.chat, found.postprocess) == (template, ("last_number",))
     assert families.on(template=True).use_chat
-    with pytest.raises(ValueError, match="give either `text` or `file`"):
+    with pytest.raises(ValueError, match="give one of `text`, `file` and `lines`"):
         Families(prompt={"candidates": 1}, given={"prompts": [{"text": "a", "file": "b"}]})
+
+
+def test_an_adapter_from_elsewhere_may_be_a_folder_alone_and_says_that_it_is_not_trained() -> None:
+    families = Families(prompt={"candidates": 1}, given={"adapters": ["a", {"folder": "b"}]})
+    assert families.given is not None
+    assert [str(one.folder) for one in families.given.adapters] == ["a", "b"]
+    assert list(families.given.each()) == ["adapters.0", "adapters.1"]
+    assert Families.model_validate_json(families.model_dump_json(), strict=True) == families
+    with pytest.raises(ValueError, match="give `prompts` or `adapters`"):
+        Families(prompt={"candidates": 1}, given={})
+    with pytest.raises(ValueError, match="`field` belongs to `lines`"):
+        Families(prompt={"candidates": 1}, given={"prompts": [{"text": "a", "field": "b"}]})
+    adapter = {"method": "lora", "rank": 1, "target_modules": ("q_proj",), "learning_rate": 1.0}
+    rest = {"batch_size": 1, "seed": 0}
+    for wrong in ({"steps": 0}, {"steps": 1, "given": "0" * 16}):
+        with pytest.raises(ValueError, match="1 step or more unless it is a given one"):
+            AdapterSpec(**adapter, **rest, **wrong)
+    given = AdapterSpec(**adapter, **rest, steps=0, given="0" * 16)
+    candidate = Candidate(task="t", model="m", adapter=given)
+    assert in_short(json.loads(candidate.canonical())) == "lora rank 1 on q_proj from elsewhere"
+    assert [one.adapter.given for one in RateSearch().variants(candidate) if one.adapter] == [
+        "0" * 16
+    ] * 9

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from kilobit.evaluators.ledger.ledger import Ledger
+from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from tests.conftest import REPOSITORY
 from tests.support.driver.processes import finish, start, wait_for
+from tests.support.peft_folders import change_config, train_adapter
 from tests.support.rows import rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -285,38 +287,56 @@ def test_a_time_budget_ends_the_run_and_leaves_the_rest(write_sweep: Write, tmp_
     assert f"kilobit resume {out} budget.seconds=null" in shown
 
 
-def test_a_prompt_made_by_hand_stands_on_the_verified_front_and_the_run_resumes(
+def test_a_prompt_made_by_hand_and_an_adapter_of_plain_peft_stand_on_the_verified_front(
     tmp_path: Path,
 ) -> None:
+    model = REPOSITORY / "examples" / "tiny" / "pretrained"
+    theirs = train_adapter(model, tmp_path / "theirs", load_miniature("numbers", 0))
     (tmp_path / "by_hand.txt").write_text("Digits.\n")
-    (tmp_path / "sweep.yaml").write_text(
-        json.dumps(
-            {
-                "name": "given",
-                "task": {"kind": "miniature", "name": "numbers"},
-                "base_models": [
-                    {"regime": "posttrained", "path": f"{REPOSITORY}/examples/tiny/posttrained"}
-                ],
-                "families": {
-                    "prompt": {"candidates": 1},
-                    "given": {"prompts": [{"file": "by_hand.txt"}]},
-                },
-                "model_free": {"constants": 0, "copy_input": False},
-                "rungs": {"examples": 6, "train_steps": 10, "eta": 3, "count": 2},
-                "workers": {"threads": 1},
-            }
-        )
-    )
-    out = tmp_path / "run"
-    run("run", str(tmp_path / "sweep.yaml"), "--out", str(out))
+    sweep = {
+        "name": "given",
+        "task": {"kind": "miniature", "name": "numbers"},
+        "base_models": [{"regime": "pretrained", "path": str(model)}],
+        "families": {
+            "prompt": {"candidates": 1},
+            "given": {
+                "prompts": [{"file": "by_hand.txt", "postprocess": ["last_number"]}],
+                "adapters": ["theirs"],
+            },
+        },
+        "model_free": {"constants": 0, "copy_input": False},
+        "scheduler": {"kind": "full"},
+        "rate_search": {"steps": [0.5, 1], "keep": []},
+        "rungs": {"examples": 36, "train_steps": 10, "eta": 2, "count": 2},
+        "workers": {"threads": 1},
+    }
+    file, out = tmp_path / "sweep.yaml", tmp_path / "run"
+    file.write_text(json.dumps(sweep))
+    run("run", str(file), "--out", str(out))
     rows = rows_of(Ledger(out / "ledger"), "candidates")
-    rows.sort(key=lambda row: row["position"])
-    assert [(row["operator"], row["family"]) for row in rows] == [
+    proposed = sorted((row for row in rows if row["parent"] is None), key=lambda r: r["position"])
+    assert [(row["operator"], row["family"]) for row in proposed] == [
         ("given", "prompt"),
+        ("given", "lora"),
+        ("given", "lora"),
         ("random", "prompt"),
     ]
-    (ours,) = (line for line in front(out) if line["candidate"] == rows[0]["candidate"])
-    assert ours["verified"]
-    assert ours["payload_bits"] > 0
-    run("run", str(tmp_path / "sweep.yaml"), "--out", str(out), "--continue")
-    assert "2 of 2" in run("status", str(out))
+    made = {row["candidate"] for row in rows if row["family"] == "lora"}
+    assert len(made) == 6
+    points = front(out)
+    assert all(point["verified"] for point in points)
+    assert {proposed[0]["candidate"], proposed[3]["candidate"]} <= {p["candidate"] for p in points}
+    best = max(points, key=lambda point: point["score"])
+    assert best["candidate"] in made
+    program, ours = out / "programs" / f"pretrained-{best['candidate']}", tmp_path / "ours"
+    run("export", str(program), "--peft", str(ours), "--model", str(model))
+    assert (ours / "adapter_model.safetensors").exists()
+    run("run", str(file), "--out", str(out), "--continue")
+    assert "4 of 4" in run("status", str(out))
+    change_config(theirs, lora_alpha=9)
+    said = run("resume", str(out), status=2)
+    assert f"families.given.adapters.0 ({theirs}) has changed since the run began" in said
+    change_config(theirs, lora_alpha=8)
+    (tmp_path / "by_hand.txt").write_text("Numbers.\n")
+    said = run("resume", str(out), status=2)
+    assert "families.given.prompts.0 has changed since the run began" in said

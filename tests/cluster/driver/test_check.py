@@ -21,6 +21,7 @@ from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
+from tests.support.peft_folders import save_adapter
 from tests.support.recipes import adapter_spec
 
 Write = Callable[..., Path]
@@ -234,3 +235,34 @@ def test_given_prompts_come_first_with_the_text_of_their_files(
     ]
     assert plan.num_candidates == len(plan.candidates) + len(plan.first)
     assert recorded_sweep(sweep.model_dump(mode="json")).families.given == sweep.families.given
+
+
+def test_given_adapters_come_alone_and_after_each_given_prompt(
+    write_sweep: Write, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    save_adapter(model_folders["llama"], tmp_path / "theirs", "layers")
+    given = {"prompts": [{"text": "Sum."}], "adapters": ["theirs"]}
+    path = write_sweep(families={"prompt": {"candidates": 1}, "given": given})
+    plan = check_sweep(load_sweep(path), tmp_path, dry=True)
+    found = [(one.prompt.instruction, one.family) for one in plan.first]
+    assert found == [("Sum.", "prompt"), ("", "lora"), ("Sum.", "lora")]
+    spec = plan.first[1].adapter
+    assert spec is not None
+    assert (spec.layers, spec.target_modules, spec.rank) == ((1,), ("q_proj",), 8)
+    assert plan.bound_bits(plan.first[1]) == 16 * 8 * (32 + 32)
+    assert set(plan.sources) == {one.id for one in plan.first}
+
+
+def test_a_given_adapter_needs_its_base_model_here(
+    write_sweep: Write, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    save_adapter(model_folders["llama"], tmp_path / "theirs")
+    families = {"prompt": {"candidates": 1, "chat": [False]}, "given": {"adapters": ["theirs"]}}
+    families["given"] = {"adapters": [{"folder": "theirs", "chat": False}]}
+    elsewhere = [{"regime": "r", "path": "elsewhere"}]
+    sweep = load_sweep(write_sweep(families=families, base_models=elsewhere))
+    plan = check_sweep(sweep, tmp_path, local=False, dry=True)
+    assert not plan.first
+    assert "the adapters of families.given on r, which is not here" in plan.unchecked
+    with pytest.raises(InputError, match=r"families\.given\.adapters\.0: r is not on this machine"):
+        check_sweep(sweep, tmp_path, local=False)

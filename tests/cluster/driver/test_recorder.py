@@ -60,3 +60,12 @@ def test_each_model_has_its_share_of_the_candidates_in_whatever_order_they_are_p
     # It has no second one, and leaves the rest of its share to the other.
     assert recorder.propose("b") is None
     assert [bool(recorder.propose("a")) for _ in range(2)] == [True, False]
+
+
+def test_a_program_that_is_too_long_is_stopped_with_that_reason(run: RunFolder) -> None:
+    recorder = recorder_of(run, [ONE])
+    lengths = {"program_bits": 4000, "payload_bits": 80}
+    decision = recorder.decide(replace(RECORD, score=None, num_examples=0, error=None, **lengths))
+    assert decision.action == "stop"
+    (row,) = rows_of(run.ledger, "decisions")
+    assert row["reason"] == "its 4000 program bits are more than max_bits allows"

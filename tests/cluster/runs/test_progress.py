@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.cluster.runs.fronts import unjudged_text
+from kilobit.cluster.runs.fronts import bound_text, unjudged_text
 from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.ledger import Following
@@ -129,6 +129,18 @@ def test_outputs_without_a_verdict_are_counted_and_their_candidate_has_not_faile
         "not judged: 3 outputs have no verdict of the judge and no score"
     ]
     assert unjudged_text(0) == []
+
+
+def test_what_is_longer_than_the_bound_is_counted_and_has_not_failed(sweep: Sweep) -> None:
+    rungs = [rung("a", 0, 0.5), rung("a", 1, None, num_examples=0), rung("b", 0, None, error="no")]
+    found = progress(sweep, candidates=[candidate(name, "small") for name in "ab"], rungs=rungs)
+    assert (found.too_long, found.num_failed) == (1, 1)
+    bounded = sweep.model_copy(update={"max_bits": 900, "length": "net"})
+    assert bound_text(bounded, found.too_long) == [
+        "programs of at most 900 net bits are scored; 1 candidate is longer"
+    ]
+    assert bound_text(bounded) == ["programs of at most 900 net bits are scored"]
+    assert bound_text(sweep, 0) == []
 
 
 def test_of_many_failures_the_latest_three_are_shown_by_their_last_lines(sweep: Sweep) -> None:

@@ -6,11 +6,13 @@ import pytest
 
 from kilobit.cluster.worker.evaluator import RungEvaluator
 from kilobit.cluster.worker.resident import Resident
+from kilobit.evaluators.given_candidates import read_peft_folder
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.search.candidate import Prompt, Rung
 from kilobit.search.space import RateSearch
 from tests.support.driver.candidates import candidate, lora
+from tests.support.peft_folders import change_config, save_adapter
 from tests.support.rows import rows_of
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
@@ -137,3 +139,53 @@ def test_a_pack_is_what_its_candidates_are_alone(
     assert outputs[0] == outputs[1]
     # What generates the same is generated once.
     assert [reply.record.num_generated for reply in together[:2]] == [8, 0]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_from_elsewhere_is_coded_at_every_rate_without_training(
+    make_evaluator: Callable[..., RungEvaluator],
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: bool,
+) -> None:
+    if alone:
+        monkeypatch.setattr(Resident, "adapt", lambda *_: False)
+    folder = save_adapter(model_folders["llama"], tmp_path / "theirs", size=1.0)
+    families = {"prompt": {"candidates": 1}, "given": {"adapters": ["theirs"]}}
+    evaluator = make_evaluator("run", families=families)
+    names = [name for name, _ in evaluator._frozen.model.named_parameters()]
+    one = candidate(adapter=read_peft_folder(folder).spec(names))
+    first, second = (evaluator.run_rung(one.canonical(), rung).record for rung in (FIRST, SECOND))
+    for record in (first, second):
+        assert (record.error, record.train_steps, record.train_tokens, record.left) == (
+            *(None, 0, 0, 0),
+        )
+    # It is looked at for an effect at each rung, and the numbers do not change between them.
+    assert first.program == second.program
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    assert read_program(ledger, f"{one.id}-r1").recipe.adapter is not None
+    rows = [row for row in rows_of(ledger, "rungs") if row["rung"] == 1]
+    assert {row["candidate"] for row in rows} == {
+        one.id,
+        *(variant.id for variant in RateSearch().variants(one)),
+    }
+    assert len({row["program_bits"] for row in rows}) > 3
+    change_config(folder, lora_alpha=1)
+    other = one.model_copy(update={"prompt": Prompt(instruction="Number:")})
+    error = evaluator.run_rung(other.canonical(), FIRST).record.error
+    assert error is not None
+    assert "has changed since the search began" in error
+
+
+def test_an_adapter_from_elsewhere_that_changes_no_output_is_left_out(
+    make_evaluator: Callable[..., RungEvaluator], model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = save_adapter(model_folders["llama"], tmp_path / "theirs", size=1e-4)
+    families = {"prompt": {"candidates": 1}, "given": {"adapters": ["theirs"]}}
+    evaluator = make_evaluator("run", families=families)
+    names = [name for name, _ in evaluator._frozen.model.named_parameters()]
+    one = candidate(adapter=read_peft_folder(folder).spec(names))
+    bare = evaluator.run_rung(candidate().canonical(), SECOND).record
+    record = evaluator.run_rung(one.canonical(), SECOND).record
+    assert (record.error, record.program) == (None, bare.program)
