@@ -15,15 +15,13 @@ nothing is fetched.
 """
 
 import contextlib
-import logging
 import random
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lm_eval.api.task
-import lm_eval.tasks
 import numpy as np
 import torch
 from lm_eval import utils
@@ -31,11 +29,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
-from lm_eval.tasks import TaskManager
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.tasks.harness_task import first_line, manager_of, quiet
 from kilobit.evaluators.tasks.hub import offline, patched
 
 _CONTEXT = 2048
@@ -196,42 +194,16 @@ def undisturbed() -> Iterator[None]:
 
     Log levels and random states of the process are restored at the end.
     """
-    logger = logging.getLogger("lm_eval")
-    level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
-    with offline(), torch.random.fork_rng(), patched(_PATCHED):
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
+    with offline(), quiet(), torch.random.fork_rng(), patched(_PATCHED):
         try:
-            logger.setLevel(logging.ERROR)
             yield
         finally:
-            logger.setLevel(level)
             random.setstate(drawn)
             np.random.set_state(drawn_by_numpy)  # noqa: NPY002 - see above
 
 
 _PATCHED = [(lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True))]
-
-
-@lru_cache(maxsize=1)
-def _all_tasks() -> TaskManager:
-    """Return the index of all tasks of the harness; slow, as it reads thousands of files."""
-    return TaskManager()
-
-
-def manager_of(name: str, include: Path | None) -> TaskManager:
-    """Return an index that has the task `name`, if there is one.
-
-    Args:
-        name: of a task or a group.
-        include: a folder that defines it; by default the harness's folder that is named as `name`
-            is up to its first underscore.
-    """
-    own = Path(lm_eval.tasks.__file__).parent / name.split("_")[0]
-    folder = include or (own if own.is_dir() else None)
-    if folder is not None:
-        found = TaskManager(include_path=str(folder), include_defaults=False)
-        if name in found.all_tasks or include is not None:
-            return found
-    return _all_tasks()
 
 
 class HarnessEvaluator:
@@ -268,8 +240,7 @@ class HarnessEvaluator:
                 # Read the data now, so that missing data are reported before a model runs.
                 self._loaded = manager.load([name])
             except Exception as error:  # the harness and its data readers raise many types
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise ValueError(f"{name} is not on this machine: {reason}") from error
+                raise ValueError(f"{name} is not on this machine: {first_line(error)}") from error
 
     def evaluate(self, model: Model) -> list[Row]:
         """Return the metric of each document.

@@ -17,8 +17,7 @@ from pydantic import Field, model_validator
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.metrics.bleu import TokenizerSetting
 from kilobit.evaluators.metrics.metrics import metric_of, parse_number
-from kilobit.evaluators.tasks.sources import checked_text, in_cluster, text_or_number
-from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.tasks.sources import TextTask, checked_text, in_cluster, text_or_number
 from kilobit.evaluators.text_files import json_lines
 from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from kilobit.evaluators.tasks.harness_task import HarnessTask, load_harness_task
 from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
 from kilobit.evaluators.tasks.miniature.catalogue import NUM_EXAMPLES, load_miniature
@@ -21,7 +22,7 @@ from kilobit.evaluators.tasks.published.translation import (
     load_flores,
     load_wmt14,
 )
-from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.tasks.sources import TextTask
 from kilobit.search.settings import Config
 from kilobit.search.task import Task, near_duplicates
 
@@ -52,6 +53,7 @@ AnyTask = (
     | IfevalTask
     | EsnliTask
     | InstructionsTask
+    | HarnessTask
 )
 TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
@@ -71,6 +73,7 @@ _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
     IfevalTask: load_ifeval,
     EsnliTask: load_esnli,
     InstructionsTask: load_instructions,
+    HarnessTask: load_harness_task,
 }
 TASK_KINDS: tuple[str, ...] = tuple(
     get_args(config.model_fields["kind"].annotation)[0] for config in _LOADERS
@@ -84,9 +87,9 @@ def load_task(config: AnyTask, folder: Path) -> Task:
         ValueError: naming file and line, if its data are invalid.
     """
     task = _LOADERS[type(config)](config, folder)
-    if isinstance(config, TextTask) and config.balance:
+    if isinstance(config, TextTask | HarnessTask) and config.balance:
         task = replace(task, splits=task.splits.balanced())
-    if isinstance(config, TextTask) and config.near_duplicates == "error":
+    if isinstance(config, TextTask | HarnessTask) and config.near_duplicates == "error":
         for found in near_duplicates(task.splits):
             raise ValueError(f"task {task.name}: {found}; `near_duplicates: count` allows them")
     return task

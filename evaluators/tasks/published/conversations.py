@@ -21,8 +21,15 @@ from kilobit.evaluators.tasks.published.splits import (
     divided,
     read_examples,
 )
-from kilobit.evaluators.tasks.sources import Records, checked_text
-from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
+from kilobit.evaluators.tasks.sources import (
+    Answer,
+    LongestAnswer,
+    Question,
+    Records,
+    Stop,
+    TaskName,
+    checked_text,
+)
 from kilobit.search.task import Example, Task, make_example
 
 

@@ -17,8 +17,15 @@ from kilobit.evaluators.tasks.published.splits import (
     divided,
     read_examples,
 )
-from kilobit.evaluators.tasks.sources import Records, text_of
-from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
+from kilobit.evaluators.tasks.sources import (
+    Answer,
+    LongestAnswer,
+    Question,
+    Records,
+    Stop,
+    TaskName,
+    text_of,
+)
 from kilobit.search.task import Example, Task, make_example
 
 LABELS = ("entailment", "neutral", "contradiction")

@@ -25,13 +25,17 @@ from kilobit.evaluators.tasks.published.splits import (
     read_examples,
 )
 from kilobit.evaluators.tasks.sources import (
+    Answer,
+    LongestAnswer,
+    Question,
     Records,
+    Stop,
+    TaskName,
     checked_text,
     in_cluster,
     read_records,
     text_of,
 )
-from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Question, Stop, TaskName
 from kilobit.search.task import Example, Task, make_example
 
 GOLD_MARK = "####"

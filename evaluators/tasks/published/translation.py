@@ -33,13 +33,16 @@ from kilobit.evaluators.tasks.published.splits import (
     read_examples,
 )
 from kilobit.evaluators.tasks.sources import (
+    Answer,
+    LongestAnswer,
     Records,
+    Stop,
+    TaskName,
     checked_text,
     in_cluster,
     read_records,
     text_of,
 )
-from kilobit.evaluators.tasks.text_task import Answer, LongestAnswer, Stop, TaskName
 from kilobit.evaluators.text_files import text_lines
 from kilobit.search.task import Example, Task, make_example
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.tasks.text_task import TextTask
+from kilobit.evaluators.tasks.sources import TextTask
 
 
 @pytest.mark.parametrize(
