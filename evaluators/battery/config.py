@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from kilobit.evaluators.battery.battery import (
     Evaluator,
@@ -19,6 +19,7 @@ from kilobit.evaluators.battery.safety import (
     own_requests,
     requests_in,
 )
+from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
 from kilobit.evaluators.text_files import text_lines
@@ -71,6 +72,21 @@ class HarnessItem(Config):
     better: Literal["higher", "lower"] = "higher"
 
 
+class NamedItem(Config):
+    """An evaluator of another package."""
+
+    uses: Annotated[
+        str,
+        Field(
+            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
+            "point of the group kilobit.battery"
+        ),
+    ]
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="what the function takes first")
+    ] = {}  # noqa: RUF012 - pydantic copies it
+
+
 class Battery(Config):
     """Evaluations of a scorecard; `null` or an empty list leaves a part out."""
 
@@ -86,13 +102,15 @@ class Battery(Config):
         HarnessItem(task="truthfulqa_mc2"),
         HarnessItem(task="hellaswag", metric="acc_norm"),
     )
+    named: Annotated[tuple[NamedItem, ...], Field(description="of other packages")] = ()
     postprocess: Annotated[
         bool, Field(description="apply a program's post-processing here too")
     ] = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.tasks or self.perplexity or self.safety or self.game or self.harness):
+        parts = (self.tasks, self.perplexity, self.safety, self.game, self.harness, self.named)
+        if not any(parts):
             raise ValueError("there is nothing to measure")
         return self
 
@@ -126,6 +144,9 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
             found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
         if battery.game is not None:
             found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
+        found += [
+            named("kilobit.battery", one.uses)(dict(one.settings), folder) for one in battery.named
+        ]
     except ValueError as error:
         raise InputError(str(error)) from error
     names = [one.name for one in found] + [item.task for item in battery.harness]

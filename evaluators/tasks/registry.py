@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
+from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.harness_task import HarnessTask, load_harness_task
 from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
@@ -42,6 +43,23 @@ class MiniatureTask(Config):
     ] = NUM_EXAMPLES
 
 
+class NamedTask(Config):
+    """A task of another package."""
+
+    kind: Annotated[Literal["named"], Field(description="a task of another package")]
+    name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
+    uses: Annotated[
+        str,
+        Field(
+            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
+            "point of the group kilobit.tasks"
+        ),
+    ]
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="what the function takes first")
+    ] = {}  # noqa: RUF012 - pydantic copies it
+
+
 AnyTask = (
     MiniatureTask
     | JsonlTask
@@ -54,12 +72,28 @@ AnyTask = (
     | EsnliTask
     | InstructionsTask
     | HarnessTask
+    | NamedTask
 )
 TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
 
 def _load_miniature(config: MiniatureTask, folder: Path) -> Task:
     return load_miniature(config.name, config.seed, config.train_examples)
+
+
+def load_named_task(config: NamedTask, folder: Path) -> Task:
+    """Return the task that a function of another package makes of settings and folder.
+
+    Raises:
+        ValueError: if it can't be imported, or makes no task.
+    """
+    made = named("kilobit.tasks", config.uses)(dict(config.settings), folder)
+    if not isinstance(made, Task):
+        raise ValueError(
+            f"task {config.name}: {config.uses} made a {type(made).__name__}, not a "
+            "kilobit.search.task.Task"
+        )
+    return replace(made, name=config.name)
 
 
 _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
@@ -74,6 +108,7 @@ _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
     EsnliTask: load_esnli,
     InstructionsTask: load_instructions,
     HarnessTask: load_harness_task,
+    NamedTask: load_named_task,
 }
 TASK_KINDS: tuple[str, ...] = tuple(
     get_args(config.model_fields["kind"].annotation)[0] for config in _LOADERS
