@@ -15,9 +15,12 @@ from kilobit.evaluators.battery.battery import (
 from kilobit.evaluators.battery.games import GameEvaluator
 from kilobit.evaluators.battery.safety import (
     RefusalJudge,
+    Request,
     SafetyEvaluator,
+    SafetySet,
     own_requests,
     requests_in,
+    requests_of_set,
 )
 from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
@@ -49,11 +52,23 @@ class PerplexityItem(Config):
 class SafetyItem(Config):
     """Requests that a model should answer or refuse."""
 
-    file: Annotated[Path | None, Field(description="JSON Lines; by default 30 built in")] = None
+    file: Annotated[
+        Path | None,
+        Field(description="JSON Lines, or a published set as CSV; by default 30 built in"),
+    ] = None
+    set: Annotated[
+        SafetySet | None, Field(description="the published set that `file` is, as CSV")
+    ] = None
     max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 24
     judge: Annotated[
         BaseModelConfig | None, Field(description="a model that decides instead of the rule")
     ] = None
+
+    @model_validator(mode="after")
+    def _a_set_has_a_file(self) -> Self:
+        if self.set is not None and self.file is None:
+            raise ValueError(f"`set: {self.set}` needs `file`, which does not come with kilobit")
+        return self
 
 
 class GameItem(Config):
@@ -69,7 +84,13 @@ class HarnessItem(Config):
     metric: Annotated[str, Field(description="a metric of single documents")] = "acc"
     examples: Annotated[int, Field(ge=1, description="documents of each of its tasks")] = 32
     include: Annotated[Path | None, Field(description="folder with custom tasks")] = None
+    trust_task_code: Annotated[
+        bool, Field(description="run the functions that custom task files name")
+    ] = False
     better: Literal["higher", "lower"] = "higher"
+    optional: Annotated[
+        bool, Field(description="where its data are missing, the others are enough")
+    ] = False
 
 
 class NamedItem(Config):
@@ -98,9 +119,9 @@ class Battery(Config):
     safety: SafetyItem | None = SafetyItem()
     game: GameItem | None = GameItem()
     harness: Annotated[tuple[HarnessItem, ...], Field(description="measured if data are local")] = (
-        HarnessItem(task="mmlu", examples=2),
-        HarnessItem(task="truthfulqa_mc2"),
-        HarnessItem(task="hellaswag", metric="acc_norm"),
+        HarnessItem(task="mmlu", examples=2, optional=True),
+        HarnessItem(task="truthfulqa_mc2", optional=True),
+        HarnessItem(task="hellaswag", metric="acc_norm", optional=True),
     )
     named: Annotated[tuple[NamedItem, ...], Field(description="of other packages")] = ()
     postprocess: Annotated[
@@ -140,7 +161,7 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
             found.append(PerplexityEvaluator(_texts(battery.perplexity, folder)))
         if battery.safety is not None:
             item = battery.safety
-            requests = own_requests() if item.file is None else requests_in(folder / item.file)
+            requests = _requests(item, folder)
             found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
         if battery.game is not None:
             found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
@@ -154,6 +175,13 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
     if twice is not None:
         raise InputError(f"the battery has two items with the name {twice!r}")
     return found
+
+
+def _requests(item: SafetyItem, folder: Path) -> list[Request]:
+    if item.file is None:
+        return own_requests()
+    path = folder / item.file
+    return requests_in(path) if item.set is None else requests_of_set(path, item.set)
 
 
 def _texts(item: PerplexityItem, folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval.api.task
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
-from kilobit.evaluators.tasks.harness_task import first_line, manager_of, quiet
+from kilobit.evaluators.tasks.harness_task import check_code, first_line, manager_of, quiet
 from kilobit.evaluators.tasks.hub import offline, patched
 
 _CONTEXT = 2048
@@ -215,9 +216,11 @@ class HarnessEvaluator:
         num_examples: number of documents of each task, from its first on.
         include: a folder with custom tasks, used instead of those of the harness.
         better: whether higher or lower values of the metric are better.
+        trusted: run the functions that custom task files name.
 
     Raises:
-        ValueError: if there is no such task, or its data are not on this machine.
+        ValueError: if there is no such task, its data are not on this machine, or custom task files
+            run code and are not trusted.
     """
 
     def __init__(
@@ -227,6 +230,8 @@ class HarnessEvaluator:
         num_examples: int,
         include: Path | None = None,
         better: Better = "higher",
+        *,
+        trusted: bool = False,
     ) -> None:
         self.name, self.better = name, better
         self._metric, self._num_examples = metric, num_examples
@@ -235,12 +240,21 @@ class HarnessEvaluator:
             raise ValueError(
                 f"{name} is not a task of the harness{f' in {include}' if include else ''}"
             )
+        if include is not None and not trusted:
+            for entry in manager.task_index.values():
+                if entry.yaml_path is not None:
+                    check_code(entry.yaml_path)
         with undisturbed():
             try:
                 # Read the data now, so that missing data are reported before a model runs.
                 self._loaded = manager.load([name])
             except Exception as error:  # the harness and its data readers raise many types
-                raise ValueError(f"{name} is not on this machine: {first_line(error)}") from error
+                raise ValueError(
+                    f"{name} is not on this machine: {first_line(error)}; with a network "
+                    f"`lm-eval run --model dummy --tasks {name} --limit 1` puts its data into the "
+                    f"cache, which is {datasets.config.HF_DATASETS_CACHE} here (HF_HOME or "
+                    "HF_DATASETS_CACHE)"
+                ) from error
 
     def evaluate(self, model: Model) -> list[Row]:
         """Return the metric of each document.
@@ -252,7 +266,8 @@ class HarnessEvaluator:
         found = run_harness(model, self._loaded, self._num_examples)
         rows = []
         for task, documents in sorted(found["samples"].items()):
-            for document in documents:
+            # A task with several filters has a sample for each: its first one counts.
+            for document in (d for d in documents if d["filter"] == documents[0]["filter"]):
                 value = document.get(self._metric)
                 if not isinstance(value, int | float):
                     raise ValueError(
