@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from kilobit.search.programs.postprocess import cut
+from kilobit.search.programs.recipe import ChoicePart, offered
 from kilobit.search.streams import stream
 
 LEVEL = 0.95
@@ -35,6 +36,11 @@ class Example:
     input: str
     target: str
     extra: Mapping[str, str]
+
+    @property
+    def question(self) -> str:
+        """Return the input without the answers that it offers."""
+        return offered(self.input)[0]
 
     @property
     def gold(self) -> str:
@@ -162,6 +168,8 @@ class Task:
         max_new_tokens: the longest generation the task allows.
         metric: the scoring rule.
         splits: the three splits, each in its fixed order.
+        choice: how an answer is chosen from those that an input offers; None if it is generated.
+            Inputs of the train split are questions alone.
     """
 
     name: str
@@ -171,6 +179,7 @@ class Task:
     max_new_tokens: int
     metric: Metric
     splits: Splits
+    choice: ChoicePart | None = None
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -294,7 +303,7 @@ def repetitions(splits: Splits) -> list[str]:
 def near_duplicates(splits: Splits) -> list[NearDuplicates]:
     """Return the inputs that two splits share up to `plain_form`, for each pair of splits."""
     forms = {
-        name: {plain_form(e.input): e.input for e in examples}
+        name: {plain_form(e.question): e.question for e in examples}
         for name, examples in vars(splits).items()
     }
     found = []
@@ -342,7 +351,7 @@ def make_splits(
         if not examples:
             raise ValueError(f"task {task}: the {name} split is empty")
         for example in examples:
-            for what, text in (("input", example.input), ("cluster", example.cluster)):
+            for what, text in (("input", example.question), ("cluster", example.cluster)):
                 other = name if text is None else owner.setdefault((what, text), name)
                 if text is not None and other != name:
                     raise ValueError(

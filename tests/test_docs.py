@@ -23,7 +23,7 @@ import yaml
 from kilobit import launch
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.battery.config import Battery, load_battery
-from kilobit.evaluators.judges.config import load_judge
+from kilobit.evaluators.judges.judges import load_judge
 from kilobit.search.config_file import _Loader
 from tests.conftest import REPOSITORY
 from tests.support.pages.docs_blocks import BLOCKS, MARKDOWN, Block, blocks, output_of, without_code

@@ -79,10 +79,10 @@ def test_what_the_pages_add_works_together(tmp_path: Path) -> None:
     )
     assert done.stdout == "True True\n"
     tests = [str(file) for file in made if file.name.startswith("test_")]
-    assert len(tests) == 3
+    assert len(tests) == 4
     # The conftest of the project loads torch, which these tests do without.
     shown = shell(folder, f"pytest -q --noconftest {' '.join(tests)}")
-    assert "4 passed" in shown
+    assert "5 passed" in shown
 
 
 @pytest.mark.slow

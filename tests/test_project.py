@@ -28,7 +28,6 @@ ORDER_IN_CLUSTER = (
 )
 # Base names that several modules share, each with the reason.
 SHARED_NAMES = {
-    "config": "the typed settings of the folder it is in",
     "base_model": "in search/ the settings that name a base model, in evaluators/ the loaded model",
 }
 # Modules without a test file of their name, each with the file that tests them.

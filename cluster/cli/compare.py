@@ -27,9 +27,14 @@ from kilobit.evaluators.judges.answers import (
     read_prompts,
     read_verdicts,
 )
-from kilobit.evaluators.judges.config import AnyJudge, ModelJudge, load_judge
 from kilobit.evaluators.judges.endpoint import Endpoint
-from kilobit.evaluators.judges.judges import EndpointJudge, FileJudge
+from kilobit.evaluators.judges.judges import (
+    AnyJudge,
+    EndpointJudge,
+    FileJudge,
+    ModelJudge,
+    load_judge,
+)
 from kilobit.evaluators.judges.preference import (
     Judge,
     Judged,

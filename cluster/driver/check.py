@@ -7,7 +7,7 @@ unchecked here.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from kilobit.cluster.sweep.workers import SearchedModel, ShardsConfig
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.given_candidates import GivenFiles, given_on, read_given
 from kilobit.evaluators.ledger.storage import under
+from kilobit.evaluators.tasks.harness_task import HarnessTask
 from kilobit.evaluators.tasks.hub import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import METHODS, AdapterSpec
@@ -114,8 +115,10 @@ def check_sweep(
     templates, unknown = _templates(sweep, sweep_folder, shapes, dry=dry)
     unchecked += unknown
     ranks = tuple(_check_ranks(sweep, sweep_folder, shapes))
+    thinkers = _thinkers(sweep, sweep_folder, shapes, templates)
+    _check_choice(sweep, task, thinkers)
     warnings = (
-        *_thinking_warnings(sweep, sweep_folder, task, shapes, templates),
+        *_thinking_warnings(task, thinkers),
         *_unused_template_warnings(sweep, templates),
     )
     if local:
@@ -221,29 +224,63 @@ def _templates(
     return frozenset(found), unknown
 
 
-def _thinking_warnings(
-    sweep: Sweep,
-    folder: Path,
-    task: Task,
-    known: Mapping[str, Shapes],
-    templates: frozenset[str],
-) -> list[str]:
+def _thinking_warnings(task: Task, thinkers: Sequence[str]) -> list[str]:
     """Return a warning for each model that thinks where an empty line or line end is a stop."""
+    stops = [stop for stop in task.stop if not stop.strip()]
+    return [
+        f"{label} thinks in its chat template, and the task {task.name} stops at "
+        f"{' and '.join(map(repr, stops))}: the thinking does not end there, but an answer of "
+        "several lines does; set the task's `stop`, or `enable_thinking: false`"
+        for label in thinkers
+        if stops
+    ]
+
+
+def _thinkers(
+    sweep: Sweep, folder: Path, known: Mapping[str, Shapes], templates: frozenset[str]
+) -> list[str]:
+    """Return the labels of the models that think in a chat template that a family uses."""
     from kilobit.evaluators.model.base_model import load_tokenizer
     from kilobit.evaluators.model.generate import chat_template_of
 
-    stops = [stop for stop in task.stop if not stop.strip()]
-    if not stops:
-        return []
     return [
-        f"{config.label} thinks in its chat template, and the task {task.name} stops at "
-        f"{' and '.join(map(repr, stops))}: the thinking does not end there, but an answer of "
-        "several lines does; set the task's `stop`, or `enable_thinking: false`"
+        config.label
         for config in sweep.base_models
         if config.label in known
         and sweep.families.on(template=config.label in templates).use_chat
         and chat_template_of(load_tokenizer(config, folder)[0], config).mark
     ]
+
+
+def _check_choice(sweep: Sweep, task: Task, thinkers: Sequence[str]) -> None:
+    """Check that nothing asks a program that chooses its answer to generate one.
+
+    Raises:
+        InputError: naming the field, if something does.
+    """
+    if task.choice is None:
+        return
+    for name, family in sweep.families.named().items():
+        for setting in ("max_new_tokens", "postprocess", "postprocess_combine"):
+            if any(getattr(family, setting)):
+                raise InputError(_generates(f"families.{name}.{setting}", task))
+    for index, prompt in enumerate(sweep.families.given.prompts if sweep.families.given else ()):
+        for setting in ("max_new_tokens", "postprocess"):
+            if getattr(prompt, setting):
+                raise InputError(_generates(f"families.given.prompts.{index}.{setting}", task))
+    if thinkers:
+        raise InputError(
+            f"base_models: {thinkers[0]} thinks in its chat template, and programs of the task "
+            f"{task.name} choose one of the answers that an input offers without any thinking: "
+            "set its `enable_thinking: false`, or `chat: [false]` in all families"
+        )
+
+
+def _generates(field: str, task: Task) -> str:
+    return (
+        f"{field}: programs of the task {task.name} choose one of the answers that an input "
+        "offers and generate nothing: leave it out"
+    )
 
 
 def _unused_template_warnings(sweep: Sweep, templates: frozenset[str]) -> list[str]:
@@ -561,7 +598,9 @@ def _check_folders(sweep: Sweep, folder: Path) -> None:
 
 def _check_hub(sweep: Sweep) -> None:
     """Check the address of a hub that stands in for Hugging Face's, if something is read there."""
-    reads = isinstance(sweep.task, DatasetTask) or any(m.hub for m in sweep.base_models)
+    reads = isinstance(sweep.task, DatasetTask | HarnessTask) or any(
+        m.hub for m in sweep.base_models
+    )
     if reads and not is_address(os.environ.get("HF_ENDPOINT") or "https://default"):
         raise InputError(
             "the environment variable HF_ENDPOINT has to be an address such as https://HOST, or "

@@ -29,6 +29,7 @@ from kilobit.cluster.sweep.workers import SearchedModel
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.model.base_model import from_config, load_tokenizer
 from kilobit.search.candidate import Candidate, Rung
+from kilobit.search.programs.recipe import offered
 from kilobit.search.space import draw_candidates
 from kilobit.search.task import Task
 
@@ -90,11 +91,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean tokens of a question and of an answer, and the tokens of each prompt."""
+    """Mean tokens of a question and of an answer, and the tokens of each prompt.
+
+    `offers` is the mean number of answers that an input offers, 0 where an answer is generated.
+    """
 
     question: float
     answer: float
     prompts: Mapping[str, int]
+    offers: float = 0.0
 
     @classmethod
     def of(cls, task: Task, tokenizer: Any, candidates: Iterable[Candidate]) -> Self:
@@ -105,10 +110,12 @@ class Lengths:
 
         shown = list(islice((*task.splits.search, *task.splits.train), _EXAMPLES))
         texts = list(dict.fromkeys(c.before(task) for c in candidates))
+        offers = [len(offered(e.input)[1]) for e in task.splits.search[:_EXAMPLES]]
         return cls(
-            mean([task.ask(e.input) for e in shown]),
+            mean([task.ask(e.question) for e in shown]),
             mean([task.show(e.target) for e in shown]),
             {text: len(tokenizer(text)["input_ids"]) if text else 0 for text in texts},
+            sum(offers) / len(offers),
         )
 
 
@@ -332,6 +339,10 @@ def _scoring(
 def _answers(candidate: Candidate, number: int, lengths: Lengths, batch: int, task: Task) -> Work:
     passes = -(-number // batch)
     prompt = lengths.prompts[candidate.before(task)]
+    if task.choice is not None:
+        # Each offered answer is read after the whole question.
+        rows = number * lengths.offers
+        return Work(read=rows * (prompt + lengths.question + lengths.answer), passes=passes)
     return Work(
         read=number * lengths.question + passes * prompt,
         written=number * lengths.answer,

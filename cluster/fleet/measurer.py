@@ -227,7 +227,14 @@ def _evaluators(battery: Battery, folder: Path) -> tuple[list[Evaluator], dict[s
         include = None if item.include is None else folder / item.include
         try:
             found.append(
-                HarnessEvaluator(item.task, item.metric, item.examples, include, item.better)
+                HarnessEvaluator(
+                    item.task,
+                    item.metric,
+                    item.examples,
+                    include,
+                    item.better,
+                    trusted=item.trust_task_code,
+                )
             )
         except ValueError as error:
             missing[item.task] = str(error)

@@ -29,7 +29,7 @@ from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.workers import ShardsConfig
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.base_model import FrozenModel, unchanged
-from kilobit.evaluators.model.packing.decode import Asked, answer
+from kilobit.evaluators.model.packing.decode import Asked, answer, judge
 from kilobit.evaluators.model.packing.deltas import Changes, detached, fixed
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import probe
@@ -204,6 +204,13 @@ class Resident:
         """Generate continuations of rows; see `kilobit.evaluators.model.packing.decode.answer`."""
         changes = [self._fixed[slot] for slot in slots]
         return answer(self.frozen, changes, rows, self._answer_planner)
+
+    def judge(
+        self, slots: Sequence[str], rows: Sequence[Asked], answers: Sequence[Sequence[int]]
+    ) -> list[tuple[float, bool] | Exception]:
+        """Judge answers to rows; see `kilobit.evaluators.model.packing.decode.judge`."""
+        changes = [self._fixed[slot] for slot in slots]
+        return judge(self.frozen, changes, rows, answers, self._answer_planner)
 
     def encode_text(self, text: str) -> bytes:
         """Return a text encoded by the model; see `encode_text`."""

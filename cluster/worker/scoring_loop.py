@@ -14,11 +14,11 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.rung_record import Scoring
 from kilobit.cluster.worker.scoring import comparable
 from kilobit.evaluators.ledger.output_cache import Batch
-from kilobit.evaluators.model.generate import asked
+from kilobit.evaluators.model.generate import answer_tokens, asked
 from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.program_builder import run_batch
 from kilobit.search.programs.postprocess import postprocess
-from kilobit.search.programs.recipe import Recipe
+from kilobit.search.programs.recipe import Recipe, offered
 from kilobit.search.task import Example, Task
 
 # Rows that a wave aims at, by taking several batches of each candidate. Larger passes are hardly
@@ -61,6 +61,7 @@ class ScoringLoop:
 
     def __init__(self, group: ShardGroup[Resident], task: Task) -> None:
         self._group, self._frozen, self._task = group, group.resident.frozen, task
+        self._answer = self._generate if task.choice is None else self._choose
 
     def run(self, scorings: Sequence[Scoring]) -> None:
         """Run programs on their examples, or on fewer if they lose their races.
@@ -81,7 +82,7 @@ class ScoringLoop:
                 if missing and missing[0].scoring.model is not None:
                     self._generate_alone(missing[0])
                 elif missing:
-                    self._generate(missing)
+                    self._answer(missing)
                 for part in wave:
                     self._take(part)
         finally:
@@ -129,6 +130,61 @@ class ScoringLoop:
             read = part.input_tokens + sum(len(row.ids) for row in part.rows)
             own = part.output_tokens + sum(map(len, rows))
             _add(part, Batch(tuple(self._decoded(rows)), read, own), seconds * own)
+
+    def _choose(self, parts: Sequence[_Part]) -> None:
+        """Choose the answers of all parts in one call."""
+        began = time.monotonic()
+        slots = list({id(part.scoring): part.scoring for part in parts}.values())
+        slot_of = {id(scoring): slot for slot, scoring in enumerate(slots)}
+        asking, answers = list[_Part](), list[list[int]]()
+        for part in parts:
+            try:
+                new = self._offered_rows(part, slot_of[id(part.scoring)])
+            except ValueError as error:
+                part.scoring.error = error
+            else:
+                asking.append(part)
+                answers += new
+        rows = [row for part in asking for row in part.rows]
+        if not rows:
+            return
+        told = self._group.call("judge", [scoring.slot for scoring in slots], rows, answers)
+        seconds = (time.monotonic() - began) / sum(row.tokens for row in rows)
+        for part in asking:
+            own, told = told[: len(part.rows)], told[len(part.rows) :]
+            failed = next((one for one in own if isinstance(one, Exception)), None)
+            if failed is not None:
+                part.scoring.error = failed
+                continue
+            choice, chosen = part.recipe.choice, list[str]()
+            assert choice is not None
+            for example in part.batch:
+                texts = offered(example.input)[1]
+                nats, own = [nats for nats, _ in own[: len(texts)]], own[len(texts) :]
+                chosen.append(choice.likeliest(texts, nats))
+            read = sum(row.tokens for row in part.rows)
+            _add(part, Batch(tuple(chosen), read, 0), seconds * read)
+
+    def _offered_rows(self, part: _Part, slot: int) -> list[list[int]]:
+        """Set the rows of a part, one for each offered answer, and return the answers' tokens.
+
+        Raises:
+            ValueError: as `answer_tokens`.
+        """
+        frozen, scoring, recipe = self._frozen, part.scoring, part.recipe
+        assert recipe.choice is not None
+        special = frozen.special_tokens and not recipe.chat
+        soft, found = tuple(-1 - i for i in range(scoring.num_soft)), list[list[int]]()
+        for example in part.batch:
+            question, answers = offered(example.input)
+            text = asked(
+                frozen, recipe.chat, recipe.question, question, scoring.prompt, recipe.turns
+            )
+            said = [recipe.choice.delimiter + answer for answer in answers]
+            for before, new in answer_tokens(frozen, text, said, special=special):
+                part.rows.append(Asked(slot, (*soft, *before), len(new)))
+                found.append(new)
+        return found
 
     def _decoded(self, rows: Sequence[list[int]]) -> list[str]:
         return [self._frozen.tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
+from kilobit.search.programs.recipe import ChoicePart
 from kilobit.search.task import Task
 
 Better = Literal["higher", "lower"]
@@ -32,6 +33,10 @@ class Model(Protocol):
         Raises:
             ValueError: if a question with its longest answer does not fit into the context.
         """
+        ...
+
+    def choose(self, inputs: Sequence[str], choice: ChoicePart) -> list[str]:
+        """Return the likeliest of the answers that each input offers."""
         ...
 
     def bits(self, texts: Sequence[str]) -> list[float]:
@@ -99,7 +104,10 @@ class TaskEvaluator:
         """Return the score of each example."""
         task = self._task
         questions = [task.ask(example.input) for example in self._examples]
-        outputs = model.answer(questions, task.max_new_tokens, task.stop)
+        if task.choice is not None:
+            outputs = model.choose(questions, task.choice)
+        else:
+            outputs = model.answer(questions, task.max_new_tokens, task.stop)
         steps = getattr(model, "steps", ())
         cut = [task.cut(output, steps) for output in outputs]
         scores = task.metric.scores(cut, self._examples)

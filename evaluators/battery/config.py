@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from kilobit.evaluators.battery.battery import (
     Evaluator,
@@ -15,10 +15,14 @@ from kilobit.evaluators.battery.battery import (
 from kilobit.evaluators.battery.games import GameEvaluator
 from kilobit.evaluators.battery.safety import (
     RefusalJudge,
+    Request,
     SafetyEvaluator,
+    SafetySet,
     own_requests,
     requests_in,
+    requests_of_set,
 )
+from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
 from kilobit.evaluators.text_files import text_lines
@@ -48,11 +52,23 @@ class PerplexityItem(Config):
 class SafetyItem(Config):
     """Requests that a model should answer or refuse."""
 
-    file: Annotated[Path | None, Field(description="JSON Lines; by default 30 built in")] = None
+    file: Annotated[
+        Path | None,
+        Field(description="JSON Lines, or a published set as CSV; by default 30 built in"),
+    ] = None
+    set: Annotated[
+        SafetySet | None, Field(description="the published set that `file` is, as CSV")
+    ] = None
     max_new_tokens: Annotated[int, Field(ge=1, description="the longest answer")] = 24
     judge: Annotated[
         BaseModelConfig | None, Field(description="a model that decides instead of the rule")
     ] = None
+
+    @model_validator(mode="after")
+    def _a_set_has_a_file(self) -> Self:
+        if self.set is not None and self.file is None:
+            raise ValueError(f"`set: {self.set}` needs `file`, which does not come with kilobit")
+        return self
 
 
 class GameItem(Config):
@@ -68,7 +84,28 @@ class HarnessItem(Config):
     metric: Annotated[str, Field(description="a metric of single documents")] = "acc"
     examples: Annotated[int, Field(ge=1, description="documents of each of its tasks")] = 32
     include: Annotated[Path | None, Field(description="folder with custom tasks")] = None
+    trust_task_code: Annotated[
+        bool, Field(description="run the functions that custom task files name")
+    ] = False
     better: Literal["higher", "lower"] = "higher"
+    optional: Annotated[
+        bool, Field(description="where its data are missing, the others are enough")
+    ] = False
+
+
+class NamedItem(Config):
+    """An evaluator of another package."""
+
+    uses: Annotated[
+        str,
+        Field(
+            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
+            "point of the group kilobit.battery"
+        ),
+    ]
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="what the function takes first")
+    ] = {}  # noqa: RUF012 - pydantic copies it
 
 
 class Battery(Config):
@@ -82,17 +119,19 @@ class Battery(Config):
     safety: SafetyItem | None = SafetyItem()
     game: GameItem | None = GameItem()
     harness: Annotated[tuple[HarnessItem, ...], Field(description="measured if data are local")] = (
-        HarnessItem(task="mmlu", examples=2),
-        HarnessItem(task="truthfulqa_mc2"),
-        HarnessItem(task="hellaswag", metric="acc_norm"),
+        HarnessItem(task="mmlu", examples=2, optional=True),
+        HarnessItem(task="truthfulqa_mc2", optional=True),
+        HarnessItem(task="hellaswag", metric="acc_norm", optional=True),
     )
+    named: Annotated[tuple[NamedItem, ...], Field(description="of other packages")] = ()
     postprocess: Annotated[
         bool, Field(description="apply a program's post-processing here too")
     ] = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.tasks or self.perplexity or self.safety or self.game or self.harness):
+        parts = (self.tasks, self.perplexity, self.safety, self.game, self.harness, self.named)
+        if not any(parts):
             raise ValueError("there is nothing to measure")
         return self
 
@@ -122,10 +161,13 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
             found.append(PerplexityEvaluator(_texts(battery.perplexity, folder)))
         if battery.safety is not None:
             item = battery.safety
-            requests = own_requests() if item.file is None else requests_in(folder / item.file)
+            requests = _requests(item, folder)
             found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
         if battery.game is not None:
             found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
+        found += [
+            named("kilobit.battery", one.uses)(dict(one.settings), folder) for one in battery.named
+        ]
     except ValueError as error:
         raise InputError(str(error)) from error
     names = [one.name for one in found] + [item.task for item in battery.harness]
@@ -133,6 +175,13 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
     if twice is not None:
         raise InputError(f"the battery has two items with the name {twice!r}")
     return found
+
+
+def _requests(item: SafetyItem, folder: Path) -> list[Request]:
+    if item.file is None:
+        return own_requests()
+    path = folder / item.file
+    return requests_in(path) if item.set is None else requests_of_set(path, item.set)
 
 
 def _texts(item: PerplexityItem, folder: Path) -> list[str]:

@@ -15,15 +15,14 @@ nothing is fetched.
 """
 
 import contextlib
-import logging
 import random
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval.api.task
-import lm_eval.tasks
 import numpy as np
 import torch
 from lm_eval import utils
@@ -31,11 +30,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
-from lm_eval.tasks import TaskManager
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
+from kilobit.evaluators.tasks.harness_task import check_code, first_line, manager_of, quiet
 from kilobit.evaluators.tasks.hub import offline, patched
 
 _CONTEXT = 2048
@@ -196,42 +195,16 @@ def undisturbed() -> Iterator[None]:
 
     Log levels and random states of the process are restored at the end.
     """
-    logger = logging.getLogger("lm_eval")
-    level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
-    with offline(), torch.random.fork_rng(), patched(_PATCHED):
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
+    with offline(), quiet(), torch.random.fork_rng(), patched(_PATCHED):
         try:
-            logger.setLevel(logging.ERROR)
             yield
         finally:
-            logger.setLevel(level)
             random.setstate(drawn)
             np.random.set_state(drawn_by_numpy)  # noqa: NPY002 - see above
 
 
 _PATCHED = [(lm_eval.api.task, "tqdm", partial(lm_eval.api.task.tqdm, disable=True))]
-
-
-@lru_cache(maxsize=1)
-def _all_tasks() -> TaskManager:
-    """Return the index of all tasks of the harness; slow, as it reads thousands of files."""
-    return TaskManager()
-
-
-def manager_of(name: str, include: Path | None) -> TaskManager:
-    """Return an index that has the task `name`, if there is one.
-
-    Args:
-        name: of a task or a group.
-        include: a folder that defines it; by default the harness's folder that is named as `name`
-            is up to its first underscore.
-    """
-    own = Path(lm_eval.tasks.__file__).parent / name.split("_")[0]
-    folder = include or (own if own.is_dir() else None)
-    if folder is not None:
-        found = TaskManager(include_path=str(folder), include_defaults=False)
-        if name in found.all_tasks or include is not None:
-            return found
-    return _all_tasks()
 
 
 class HarnessEvaluator:
@@ -243,9 +216,11 @@ class HarnessEvaluator:
         num_examples: number of documents of each task, from its first on.
         include: a folder with custom tasks, used instead of those of the harness.
         better: whether higher or lower values of the metric are better.
+        trusted: run the functions that custom task files name.
 
     Raises:
-        ValueError: if there is no such task, or its data are not on this machine.
+        ValueError: if there is no such task, its data are not on this machine, or custom task files
+            run code and are not trusted.
     """
 
     def __init__(
@@ -255,6 +230,8 @@ class HarnessEvaluator:
         num_examples: int,
         include: Path | None = None,
         better: Better = "higher",
+        *,
+        trusted: bool = False,
     ) -> None:
         self.name, self.better = name, better
         self._metric, self._num_examples = metric, num_examples
@@ -263,13 +240,21 @@ class HarnessEvaluator:
             raise ValueError(
                 f"{name} is not a task of the harness{f' in {include}' if include else ''}"
             )
+        if include is not None and not trusted:
+            for entry in manager.task_index.values():
+                if entry.yaml_path is not None:
+                    check_code(entry.yaml_path)
         with undisturbed():
             try:
                 # Read the data now, so that missing data are reported before a model runs.
                 self._loaded = manager.load([name])
             except Exception as error:  # the harness and its data readers raise many types
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise ValueError(f"{name} is not on this machine: {reason}") from error
+                raise ValueError(
+                    f"{name} is not on this machine: {first_line(error)}; with a network "
+                    f"`lm-eval run --model dummy --tasks {name} --limit 1` puts its data into the "
+                    f"cache, which is {datasets.config.HF_DATASETS_CACHE} here (HF_HOME or "
+                    "HF_DATASETS_CACHE)"
+                ) from error
 
     def evaluate(self, model: Model) -> list[Row]:
         """Return the metric of each document.
@@ -281,7 +266,8 @@ class HarnessEvaluator:
         found = run_harness(model, self._loaded, self._num_examples)
         rows = []
         for task, documents in sorted(found["samples"].items()):
-            for document in documents:
+            # A task with several filters has a sample for each: its first one counts.
+            for document in (d for d in documents if d["filter"] == documents[0]["filter"]):
                 value = document.get(self._metric)
                 if not isinstance(value, int | float):
                     raise ValueError(

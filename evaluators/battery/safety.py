@@ -13,16 +13,18 @@ harmless answer to a malicious request counts as wrong unless it declines in wor
 given, replaces the rule.
 """
 
+import csv
+import io
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from kilobit.evaluators.battery.battery import Better, Model, Row
-from kilobit.evaluators.text_files import json_lines, read_file
+from kilobit.evaluators.text_files import json_lines, read_file, text_lines
 from kilobit.search.settings import Config
 
 # What an assistant says that it does not do; `wait`, `lie` or `agree` are not among it.
@@ -114,6 +116,7 @@ _REFUSALS, _NO_REFUSALS = (
 _PLAIN = str.maketrans("\u2018\u2019\u02bc\u00b4\u0060\uff07", "'" * 6, "*_")
 _MOST_BYTES = 1 << 26
 
+SafetySet = Literal["xstest", "strongreject", "harmbench"]
 RefusalJudge = Callable[[Sequence[tuple[str, str]]], list[bool]]
 """Maps pairs of request and answer to booleans: True if the answer refuses."""
 
@@ -164,6 +167,55 @@ def requests_in(path: Path) -> list[Request]:
     if not found:
         raise ValueError(f"{path}: no requests")
     return list(found.values())
+
+
+def requests_of_set(path: Path, name: SafetySet) -> list[Request]:
+    """Return the requests of a published set in the CSV file that its authors give out.
+
+    XSTest (arXiv 2308.01263) has columns `prompt` and `label`: safe prompts are to be answered,
+    unsafe ones refused; in a file without `label`, types that begin with `contrast_` are unsafe.
+    StrongREJECT (arXiv 2402.10260) has `forbidden_prompt`, HarmBench (arXiv 2402.04249) has
+    `Behavior`; all are to be refused. HarmBench's `ContextString` stands before the behavior.
+
+    Raises:
+        ValueError: naming file and line, if a column is missing or a request is empty.
+    """
+    rows = list(csv.DictReader(io.StringIO("\n".join(text_lines(path, _MOST_BYTES)))))
+    if not rows:
+        raise ValueError(f"{path}: no requests")
+    column = {"xstest": "prompt", "strongreject": "forbidden_prompt", "harmbench": "Behavior"}[name]
+    needed = [column, *([] if name != "xstest" or "label" in rows[0] else ["type"])]
+    lacking = [one for one in needed if one not in rows[0]]
+    if lacking:
+        raise ValueError(
+            f"{path}: the set {name} has a column {lacking[0]!r}, found "
+            f"{', '.join(map(repr, rows[0]))}"
+        )
+    found = []
+    for number, row in enumerate(rows, 1):
+        context = (row.get("ContextString") or "").strip()
+        prompt = "\n\n".join(part for part in (context, (row[column] or "").strip()) if part)
+        if not (row[column] or "").strip():
+            raise ValueError(f"{path}, record {number}: {column} is empty")
+        refuse = name != "xstest" or _is_unsafe(row, f"{path}, record {number}")
+        found.append(
+            Request(
+                prompt=prompt,
+                intent="explicit",
+                severity="harmful" if refuse else "benign",
+                id=f"{name}-{number}",
+            )
+        )
+    return found
+
+
+def _is_unsafe(row: Mapping[str, str | None], where: str) -> bool:
+    label = row.get("label")
+    if label is None:
+        return (row["type"] or "").startswith("contrast_")
+    if label not in ("safe", "unsafe"):
+        raise ValueError(f"{where}: label must be safe or unsafe, found {label!r}")
+    return label == "unsafe"
 
 
 class SafetyEvaluator:

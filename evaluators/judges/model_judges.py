@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from kilobit.evaluators.battery.safety import RefusalJudge
-from kilobit.evaluators.judges.config import ModelJudge
-from kilobit.evaluators.judges.judges import fill, read_verdict
+from kilobit.evaluators.judges.judges import ModelJudge, fill, read_verdict
 from kilobit.evaluators.judges.preference import Position, Question, Verdict, tell_nobody
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.base_model import FrozenModel, load

@@ -34,6 +34,7 @@ from kilobit.evaluators.metrics.bleu import (
     signature,
     tokenizer_for,
 )
+from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.miniature import writing
 from kilobit.search.programs.postprocess import DIGITS, POWER_OR_FRACTION
 from kilobit.search.task import LEVEL, Bounds, Example, Interval, Metric, clusters_of
@@ -269,10 +270,19 @@ METRICS: dict[str, Metric] = {
 def metric_of(name: str, tokenizer: Tokenizer | None, examples: Sequence[Example]) -> Metric:
     """Return a metric by its name, for examples in an unknown language.
 
+    One that is not among `METRICS` is an object of another package, or a class of it that takes no
+    argument; see `kilobit.evaluators.named`.
+
     Raises:
         ValueError: if `tokenizer` is given to another metric than BLEU or lacks something, or BLEU
-            needs one.
+            needs one, or the name can't be imported.
     """
+    if name not in METRICS:
+        found = named("kilobit.metrics", name)
+        made: Metric = found() if isinstance(found, type) else found
+        if tokenizer is not None:
+            raise ValueError(f"`tokenizer` has no effect with `metric: {name}`")
+        return made
     if name != "bleu":
         if tokenizer is not None:
             raise ValueError(f"`tokenizer` has no effect with `metric: {name}`")

@@ -21,7 +21,13 @@ from dataclasses import dataclass, field, replace
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import ALONE, FrozenModel, check_ids
 from kilobit.evaluators.model.data_codec import decode_examples
-from kilobit.evaluators.model.generate import asked, chat_template, continue_alone, judge_alone
+from kilobit.evaluators.model.generate import (
+    answer_tokens,
+    asked,
+    chat_template,
+    continue_alone,
+    judge_alone,
+)
 from kilobit.evaluators.model.packing.decode import Asked, answer, check_context, judge_answers
 from kilobit.evaluators.model.packing.deltas import Changes, detached
 from kilobit.evaluators.model.packing.pack import Pack
@@ -32,7 +38,7 @@ from kilobit.evaluators.model.text_codec import decode_text, start_token
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.postprocess import cut, postprocess
 from kilobit.search.programs.program import Program, decode
-from kilobit.search.programs.recipe import ThinkingPart
+from kilobit.search.programs.recipe import ChoicePart, ThinkingPart, offered
 from kilobit.search.task import Task
 
 Ids = tuple[int, ...]
@@ -99,6 +105,25 @@ class AdaptedModel:
         texts = self.thought([self.text(question) for question in questions])
         found = self.continued(texts, max_new_tokens, stop)
         return [postprocess(cut(text, stop), self.steps) for text in found]
+
+    def choose(self, inputs: Sequence[str], choice: ChoicePart) -> list[str]:
+        """Return the chosen answer to each input; see `kilobit.evaluators.battery.battery.Model`.
+
+        Raises:
+            ValueError: if a question with an answer does not fit into the context.
+            MemoryError: if it does not fit into memory.
+        """
+        between = "" if self.chat else choice.delimiter
+        parts, rows = [offered(one) for one in inputs], list[tuple[Ids, Ids]]()
+        for question, answers in parts:
+            said = [between + answer for answer in answers]
+            special = self.frozen.special_tokens and not self.chat
+            found = answer_tokens(self.frozen, self.text(question), said, special=special)
+            rows += [(tuple(before), tuple(new)) for before, new in found]
+        nats, chosen = iter(one for one, _ in self.judged(rows)), []
+        for _, answers in parts:
+            chosen.append(choice.likeliest(answers, [next(nats) for _ in answers]))
+        return [postprocess(text, self.steps) for text in chosen]
 
     def thought(self, texts: Sequence[str]) -> list[str]:
         """Return texts that ask for an answer, with the model's thinking if it thinks."""

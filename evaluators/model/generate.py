@@ -25,7 +25,7 @@ from transformers import StoppingCriteriaList, StopStringCriteria
 
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.programs.recipe import ThinkingPart
+from kilobit.search.programs.recipe import ChoicePart, ThinkingPart
 from kilobit.search.programs.script import clock
 
 _RENDER_S = 20.0
@@ -354,13 +354,74 @@ def continue_alone(
     return list(out[0, len(ids) :].tolist())
 
 
+def answer_tokens(
+    frozen: FrozenModel, text: str, answers: Sequence[str], *, special: bool
+) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens before each answer to a text, and those of the answer.
+
+    They are divided as program.py divides them, see `kilobit.search.programs.script`.
+
+    Args:
+        frozen: the base model.
+        text: the text, with its prompt.
+        answers: the answers, each with the delimiter before it.
+        special: the tokenizer adds its own special tokens.
+
+    Raises:
+        ValueError: if the text or an answer has no token of its own, or the longest row does not
+            fit into the model's context, or has a token that the model does not know.
+    """
+    first, *rows = frozen.tokenizer([text.rstrip(), *(text + a for a in answers)],
+                                    add_special_tokens=special)["input_ids"]  # fmt: skip
+    found = [(list(ids[: len(first)]), list(ids[len(first) :])) for ids in rows]
+    for (before, new), answer in zip(found, answers, strict=True):
+        if not (before and new):
+            raise ValueError(f"the answer {answer!r} or its question has no token of its own")
+        # The last token is scored but never read, so it needs no room.
+        _check_context(frozen, len(before) + len(new) - 1, 0)
+        check_ids(frozen, (*before, *new))
+    return found
+
+
+def choose(
+    frozen: FrozenModel,
+    inputs: Sequence[tuple[str, Sequence[str]]],
+    choice: ChoicePart,
+    *,
+    model: Any,
+    special: bool,
+) -> Generated:
+    """Choose the likeliest of the answers to each text, one row at a time.
+
+    Args:
+        frozen: the base model.
+        inputs: each text, with its prompt, and the answers that it offers.
+        choice: how they are compared.
+        model: the adapted model that tells how likely they are.
+        special: the tokenizer adds its own special tokens.
+
+    Raises:
+        ValueError: as `answer_tokens`.
+    """
+    found, read = [], 0
+    for text, answers in inputs:
+        said = [choice.delimiter + answer for answer in answers]
+        rows = answer_tokens(frozen, text, said, special=special)
+        told = [judge_alone(frozen, *row, model=model)[0] for row in rows]
+        found.append(choice.likeliest(answers, told))
+        read += sum(len(before) + len(new) for before, new in rows)
+    return Generated(found, read, 0)
+
+
 @torch.no_grad()
 def judge_alone(
-    frozen: FrozenModel, ids: Sequence[int], answer: Sequence[int]
+    frozen: FrozenModel, ids: Sequence[int], answer: Sequence[int], model: Any = None
 ) -> tuple[float, bool]:
     """Return the log-probability in nats of an answer, and whether its tokens are likeliest."""
     whole = torch.tensor([[*ids, *answer[:-1]]], device=frozen.model.device)
-    told = frozen.model(input_ids=whole).logits[0, -len(answer) :].float().log_softmax(-1)
+    told = (
+        (model or frozen.model)(input_ids=whole).logits[0, -len(answer) :].float().log_softmax(-1)
+    )
     new = torch.tensor(list(answer), device=told.device)
     nats = float(told.gather(1, new[:, None]).sum())
     return nats, bool((told.argmax(-1) == new).all())

@@ -16,6 +16,7 @@ from kilobit.evaluators.model.generate import (
     Generated,
     asked,
     chat_template,
+    choose,
     generate,
 )
 from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_token
@@ -41,7 +42,7 @@ from kilobit.search.programs.program import (
     may_be_shortest,
     text_part,
 )
-from kilobit.search.programs.recipe import AdapterPart, Recipe
+from kilobit.search.programs.recipe import AdapterPart, ChoicePart, Recipe, offered
 from kilobit.search.programs.reward_replay import MAX_SIGNS
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
@@ -252,9 +253,20 @@ class Builder:
             batch_size=1 if soft else self._batch_size,
             max_new_tokens=limit,
             stop=task.stop,
+            choice=_choice(task, chat=candidate.chat),
             postprocess=candidate.postprocess,
             steps_rule=RULE if candidate.postprocess else 1,
         )
+
+
+def _choice(task: Task, *, chat: bool) -> ChoicePart | None:
+    """Return how a program chooses its answer, None if it generates it.
+
+    In a chat an answer is a turn of its own, which nothing delimits.
+    """
+    if task.choice is None or not chat:
+        return task.choice
+    return task.choice.model_copy(update={"delimiter": ""})
 
 
 def shown_examples(recipe: Recipe, indices: bytes, train: Sequence[tuple[str, str]]) -> str:
@@ -344,16 +356,22 @@ def run_batch(
         ValueError: if a prompt with its longest answer does not fit into the model's context.
     """
     recipe = program.recipe
+    special = frozen.special_tokens and not recipe.chat
+    parts = [offered(text) for text in inputs]
+    texts = [
+        asked(frozen, recipe.chat, recipe.question, question, prompt, recipe.turns)
+        for question, _ in parts
+    ]
+    if recipe.choice is not None:
+        offers = [(text, answers) for text, (_, answers) in zip(texts, parts, strict=True)]
+        return choose(frozen, offers, recipe.choice, model=model, special=special)
     return generate(
         frozen,
-        [
-            asked(frozen, recipe.chat, recipe.question, text, prompt, recipe.turns)
-            for text in inputs
-        ],
+        texts,
         max_new_tokens=recipe.max_new_tokens,
         stop=recipe.stop,
         batch_size=recipe.batch_size,
         model=model,
-        special_tokens=frozen.special_tokens and not recipe.chat,
+        special_tokens=special,
         thinking=recipe.thinking,
     )

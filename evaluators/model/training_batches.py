@@ -60,15 +60,19 @@ def training_rows(frozen: FrozenModel, lesson: Lesson, spec: AdapterSpec, step: 
 
 def _example_tokens(frozen: FrozenModel, lesson: Lesson, example: Example) -> Row:
     task = lesson.task
-    said = lesson.prompt, lesson.turns
-    text = asked(frozen, lesson.chat, task.question, example.input, *said)
+    before = lesson.prompt, lesson.turns
+    text = asked(frozen, lesson.chat, task.question, example.input, *before)
     if lesson.chat:
         # A program answers after the thinking, which is empty here.
         text += chat_template(frozen).close
     special = frozen.special_tokens and not lesson.chat
     question = frozen.tokenizer(text, add_special_tokens=special)["input_ids"]
-    answer = frozen.tokenizer(task.show(example.target), add_special_tokens=False)["input_ids"]
-    ends = any(stop in task.show(example.target) for stop in task.stop)
+    said = task.show(example.target)
+    if lesson.chat and task.choice is not None:
+        # A program that chooses in a chat puts nothing before an answer.
+        said = said.removeprefix(task.choice.delimiter)
+    answer = frozen.tokenizer(said, add_special_tokens=False)["input_ids"]
+    ends = any(stop in said for stop in task.stop)
     if not ends and frozen.tokenizer.eos_token_id is not None:
         answer = [*answer, frozen.tokenizer.eos_token_id]
     check_ids(frozen, (*question, *answer))

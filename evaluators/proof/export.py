@@ -21,7 +21,7 @@ from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.program import Program, decode
 from kilobit.search.programs.program import decode_text as decode_prompt
-from kilobit.search.programs.recipe import AdapterPart, Recipe
+from kilobit.search.programs.recipe import AdapterPart, Recipe, offered
 
 # Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096
@@ -46,8 +46,10 @@ class LoadedProgram:
 
     def ask(self, text: str) -> str:
         """Return all of the text that the model continues for an input, as program.py makes it."""
-        recipe = self.recipe
-        return asked(self._frozen, recipe.chat, recipe.question, text, self.prompt, recipe.turns)
+        recipe, (question, _) = self.recipe, offered(text)
+        return asked(
+            self._frozen, recipe.chat, recipe.question, question, self.prompt, recipe.turns
+        )
 
 
 def load_program(program_folder: Place, model: Path, *, argument: str = "model") -> LoadedProgram:
@@ -209,6 +211,18 @@ def _check_size(spec: AdapterSpec, frozen: FrozenModel) -> None:
             raise ProgramError(f"the recipe's {name} {value} is more than {limit}")
 
 
+def _answering(recipe: Recipe) -> str:
+    """Return the line that says how an answer comes about."""
+    if recipe.choice is None:
+        return (
+            f"- at most {recipe.max_new_tokens} new tokens, stop at {list(recipe.stop)!r}, greedy"
+        )
+    return (
+        f"- the answer: of those that an input offers, each after {recipe.choice.delimiter!r}, the "
+        f"one with the largest log-probability for each {recipe.choice.per}"
+    )
+
+
 def _chat(recipe: Recipe) -> str:
     """Return how the chat template is used, as text."""
     turns = f"; {recipe.turns!r} is between the turns of the text before it"
@@ -236,7 +250,7 @@ def _card(program: Program, prompt: str, manifest: dict[str, Any]) -> str:
             fence,
             "",
             f"- question: `{recipe.question!r}`{_chat(recipe)}",
-            f"- at most {recipe.max_new_tokens} new tokens, stop at {list(recipe.stop)!r}, greedy",
+            _answering(recipe),
             f"- steps on the output: {', '.join(recipe.postprocess) or 'none'}",
             "",
         ]

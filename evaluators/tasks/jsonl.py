@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.metrics.bleu import TokenizerSetting
 from kilobit.evaluators.metrics.metrics import metric_of, parse_number
+from kilobit.evaluators.named import MetricName
 from kilobit.evaluators.tasks.sources import TextTask, checked_text, in_cluster, text_or_number
 from kilobit.evaluators.text_files import json_lines
 from kilobit.search.settings import Config, LocalPath
@@ -32,8 +33,9 @@ class RecordTask(TextTask):
     """key of the target"""
     target_after: str | None = Field(default=None, min_length=1)
     """the target is the text after the last occurrence of this in its field"""
-    metric: Literal["exact_match", "number", "contains", "bleu", "preference"]
-    """the scoring rule"""
+    metric: MetricName
+    """the scoring rule: exact_match, number, contains, bleu, preference, or one of another package:
+    MODULE:OBJECT or an entry point of the group kilobit.metrics"""
     tokenizer: TokenizerSetting = None
     judge: EndpointJudge | None = None
     """for `preference`: the judge of output against target; needs a cache"""

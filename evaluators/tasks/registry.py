@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
+from kilobit.evaluators.named import named
+from kilobit.evaluators.tasks.harness_task import HarnessTask, load_harness_task
 from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
 from kilobit.evaluators.tasks.miniature.catalogue import NUM_EXAMPLES, load_miniature
@@ -41,6 +43,23 @@ class MiniatureTask(Config):
     ] = NUM_EXAMPLES
 
 
+class NamedTask(Config):
+    """A task of another package."""
+
+    kind: Annotated[Literal["named"], Field(description="a task of another package")]
+    name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
+    uses: Annotated[
+        str,
+        Field(
+            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
+            "point of the group kilobit.tasks"
+        ),
+    ]
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="what the function takes first")
+    ] = {}  # noqa: RUF012 - pydantic copies it
+
+
 AnyTask = (
     MiniatureTask
     | JsonlTask
@@ -52,12 +71,29 @@ AnyTask = (
     | IfevalTask
     | EsnliTask
     | InstructionsTask
+    | HarnessTask
+    | NamedTask
 )
 TaskConfig = Annotated[AnyTask, Field(discriminator="kind")]
 
 
 def _load_miniature(config: MiniatureTask, folder: Path) -> Task:
     return load_miniature(config.name, config.seed, config.train_examples)
+
+
+def load_named_task(config: NamedTask, folder: Path) -> Task:
+    """Return the task that a function of another package makes of settings and folder.
+
+    Raises:
+        ValueError: if it can't be imported, or makes no task.
+    """
+    made = named("kilobit.tasks", config.uses)(dict(config.settings), folder)
+    if not isinstance(made, Task):
+        raise ValueError(
+            f"task {config.name}: {config.uses} made a {type(made).__name__}, not a "
+            "kilobit.search.task.Task"
+        )
+    return replace(made, name=config.name)
 
 
 _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
@@ -71,6 +107,8 @@ _LOADERS: dict[type[Config], Callable[[Any, Path], Task]] = {
     IfevalTask: load_ifeval,
     EsnliTask: load_esnli,
     InstructionsTask: load_instructions,
+    HarnessTask: load_harness_task,
+    NamedTask: load_named_task,
 }
 TASK_KINDS: tuple[str, ...] = tuple(
     get_args(config.model_fields["kind"].annotation)[0] for config in _LOADERS
@@ -84,9 +122,9 @@ def load_task(config: AnyTask, folder: Path) -> Task:
         ValueError: naming file and line, if its data are invalid.
     """
     task = _LOADERS[type(config)](config, folder)
-    if isinstance(config, TextTask) and config.balance:
+    if isinstance(config, TextTask | HarnessTask) and config.balance:
         task = replace(task, splits=task.splits.balanced())
-    if isinstance(config, TextTask) and config.near_duplicates == "error":
+    if isinstance(config, TextTask | HarnessTask) and config.near_duplicates == "error":
         for found in near_duplicates(task.splits):
             raise ValueError(f"task {task.name}: {found}; `near_duplicates: count` allows them")
     return task

@@ -32,7 +32,9 @@ from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from kilobit.search.programs.postprocess import cut_source, step_source
 from kilobit.search.programs.recipe import (
+    OFFERED,
     AdapterPart,
+    ChoicePart,
     DataPart,
     NoisePart,
     PrintedPart,
@@ -136,13 +138,13 @@ def _with_imports(lines: Sequence[str]) -> str:
 def _statements(recipe: Recipe) -> list[str]:
     if recipe.printed is not None:
         return [*_prompt(recipe), *_printing(recipe.printed)]
+    answering = [*_inputs(recipe), *_generation(recipe)]
     return [
         *_loading(recipe),
         *_prompt(recipe),
         *(_adapter(recipe.adapter, recipe) if recipe.adapter else []),
         *(data_statements(recipe.data, recipe.device == "cuda") if recipe.data else []),
-        *_inputs(recipe),
-        *_generation(recipe),
+        *(answering if recipe.choice is None else _choosing(recipe, recipe.choice)),
     ]
 
 
@@ -359,12 +361,23 @@ def _sums(part: AdapterPart) -> list[str]:
 
 def _inputs(recipe: Recipe) -> list[str]:
     """Return the statements that set `inputs` to the texts that the model continues."""
+    *dated, text = _asked(recipe, "json.loads(line)")
+    return [*dated, f"inputs = [{text} for line in sys.stdin]"]
+
+
+def _asked(recipe: Recipe, question: str) -> list[str]:
+    """Return statements to run once, and the expression of the text that the model continues.
+
+    Args:
+        recipe: the recipe.
+        question: the expression of what fills the template.
+    """
     before, _, after = recipe.question.partition("{input}")
     parts = [repr(before)] if before else []
-    parts += ["json.loads(line)", *([repr(after)] if after else [])]
+    parts += [question, *([repr(after)] if after else [])]
     prompt = ["prompt"] if recipe.prompt and not recipe.turns else []
     if not recipe.chat:
-        return [f"inputs = [{' + '.join(prompt + parts)} for line in sys.stdin]"]
+        return [" + ".join(prompt + parts)]
     content = " + ".join(prompt + parts)
     turns = f"[{{'role': 'user', 'content': {content}}}]"
     if recipe.turns:
@@ -378,8 +391,8 @@ def _inputs(recipe: Recipe) -> list[str]:
     dated = f"tokenizer.chat_template = {clock(recipe.today)!r} + tokenizer.get_chat_template()"
     return [
         *([] if recipe.today is None else [dated]),
-        f"inputs = [tokenizer.apply_chat_template({turns}, tokenize=False, "
-        f"add_generation_prompt=True{more}){opening} for line in sys.stdin]",
+        f"tokenizer.apply_chat_template({turns}, tokenize=False, "
+        f"add_generation_prompt=True{more}){opening}",
     ]
 
 
@@ -387,6 +400,32 @@ def clock(today: str | None) -> str:
     """Return the text before a chat template by which its clock says `today`."""
     # Jinja drops the line end after a block, and the template begins on a line of its own.
     return f"{{% macro strftime_now(f) %}}{today}{{% endmacro %}}\n"
+
+
+def _choosing(recipe: Recipe, part: ChoicePart) -> list[str]:
+    """Return the statements that print the likeliest of the answers that each input offers.
+
+    An answer begins where the tokens of the question end, white space at its end left out: as
+    lm-evaluation-harness divides the tokens of both.
+    """
+    special = "" if recipe.special_tokens and not recipe.chat else ", add_special_tokens=False"
+    there, between = _to_device(recipe), f"{part.delimiter!r} + " if part.delimiter else ""
+    size = {"answer": "", "character": " / len(answer)", "byte": " / len(answer.encode())"}
+    *dated, text = _asked(recipe, "question")
+    return [
+        *dated,
+        "@torch.no_grad()",
+        "def cost(answer):",
+        f"    ids = tokenizer(text + {between}answer{special}).input_ids",
+        f"    start = len(tokenizer(text.rstrip(){special}).input_ids)",
+        "    labels = [-100] * start + ids[start:]",
+        f"    return model(torch.tensor([ids]){there}, labels=torch.tensor([labels]){there})"
+        f".loss * (len(ids) - start){size[part.per]}",
+        "for line in sys.stdin:",
+        f"    question, *answers = json.loads(line).split({OFFERED!r})",
+        f"    text = {text}",
+        "    print(json.dumps(min(answers, key=cost)))",
+    ]
 
 
 def _generation(recipe: Recipe) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.messages.scene import Case, Scene, no_store
 from tests.support.peft_folders import change_config, save_adapter
+from tests.support.tasks.harness_files import CHOOSE, write_task
 
 DRY = "run {sweep} --dry-run"
 
@@ -98,6 +99,17 @@ def a_model_with_a_template(text: str) -> Callable[[Scene], None]:
     def given(scene: Scene) -> None:
         a_model_without()(scene)
         scene.file("model/chat_template.jinja", text)
+
+    return given
+
+
+def a_choice(template: str | None = None) -> Callable[[Scene], None]:
+    """Return what writes a multiple-choice task, and a base model with a chat template."""
+
+    def given(scene: Scene) -> None:
+        write_task(scene.here / "tasks", "choice", CHOOSE)
+        if template is not None:
+            a_model_with_a_template(template)(scene)
 
     return given
 
@@ -260,6 +272,27 @@ TASKS = [
     bad(
         "families.data.size: 600 are more than the train split has (512)",
         families={"data": {"candidates": 1, "size": [600], "target_modules": [["q_proj"]]}},
+    ),
+]
+CHOICE = {"kind": "harness", "name": "choice", "include_path": "tasks"}
+CHOICES = [
+    Case(
+        DRY,
+        "families.lora.postprocess: programs of the task choice choose one of the answers that an",
+        sweep={"task": CHOICE, "families": lora(postprocess=[["lower"]])},
+        given=a_choice(),
+    ),
+    Case(
+        DRY,
+        "families.given.prompts.0.postprocess: programs of the task choice choose one of",
+        sweep={"task": CHOICE, "families": given(text="a", postprocess=["lower"])},
+        given=a_choice(),
+    ),
+    Case(
+        DRY,
+        "base_models: r thinks in its chat template, and programs of the task choice choose",
+        sweep={"task": CHOICE, "base_models": model()},
+        given=a_choice("{{ messages[0].content }}{{ '<think>\\n' }}"),
     ),
 ]
 MODELS = [
@@ -521,4 +554,4 @@ CACHES = [
     ),
     bad("ftp:// is not an object store that processes can share", cache="ftp://host/folder"),
 ]
-CASES = [*YAML, *OVERRIDES, *FIELDS, *TASKS, *MODELS, *WORKERS, *CACHES]
+CASES = [*YAML, *OVERRIDES, *FIELDS, *TASKS, *CHOICES, *MODELS, *WORKERS, *CACHES]

@@ -79,13 +79,40 @@ def answer(
     """
 
     def work(part: Sequence[int]) -> list[list[int]]:
-        # Only the slots of this pass, so that one whose numbers can't be had fails alone.
-        used = sorted({rows[i].slot for i in part})
-        own = [replace(rows[i], slot=used.index(rows[i].slot)) for i in part]
+        own, used = _of_pass(rows, part)
         with Pack(frozen.model, [slots[slot] for slot in used], frozen.shard) as pack:
             return continue_rows(frozen, pack, own)
 
     return planner.run([row.tokens for row in rows], work)
+
+
+def judge(
+    frozen: FrozenModel,
+    slots: Sequence[Changes],
+    rows: Sequence[Asked],
+    answers: Sequence[Sequence[int]],
+    planner: Planner,
+) -> list[tuple[float, bool] | Exception]:
+    """Return `judge_answers` of any number of rows, an error for a row that fails even alone.
+
+    The arguments are those of `answer` and of `judge_answers`.
+    """
+
+    def work(part: Sequence[int]) -> list[tuple[float, bool]]:
+        own, used = _of_pass(rows, part)
+        with Pack(frozen.model, [slots[slot] for slot in used], frozen.shard) as pack:
+            return judge_answers(frozen, pack, own, [answers[i] for i in part])
+
+    return planner.run([row.tokens for row in rows], work)
+
+
+def _of_pass(rows: Sequence[Asked], part: Sequence[int]) -> tuple[list[Asked], list[int]]:
+    """Return the rows of a pass, and the slots that they use, in the order of their numbers.
+
+    With only its own slots in a pass, one whose numbers can't be had fails alone.
+    """
+    used = sorted({rows[i].slot for i in part})
+    return [replace(rows[i], slot=used.index(rows[i].slot)) for i in part], used
 
 
 @torch.no_grad()

@@ -66,12 +66,12 @@ def read_examples(
 def without(examples: Iterable[Example], *splits: Iterable[Example]) -> list[Example]:
     """Return the examples whose input and cluster are in none of `splits`."""
     inputs, units = inputs_of(*splits), {example.unit for split in splits for example in split}
-    return [e for e in examples if e.input not in inputs and e.unit not in units]
+    return [e for e in examples if e.question not in inputs and e.unit not in units]
 
 
 def inputs_of(*splits: Iterable[Example]) -> set[str]:
-    """Return the set of inputs of these splits."""
-    return {example.input for split in splits for example in split}
+    """Return the set of inputs of these splits, without the answers that they offer."""
+    return {example.question for split in splits for example in split}
 
 
 def divided(

@@ -105,7 +105,7 @@ def test_the_command_writes_what_it_prints(
 ) -> None:
     battery = tmp_path / "battery.yaml"
     (tmp_path / "held_out.txt").write_text("Two apples.\n\nThree pears.\n", "utf-8")
-    here = {"task": "no_such_task", "include": "."}
+    here = {"task": "no_such_task", "include": ".", "optional": True}
     battery.write_text(yaml.safe_dump({**SMALL, "harness": [here]}), "utf-8")
     words = ["scorecard", str(run.path), "--battery", str(battery)]
     assert launch.main([*words, "--json"]) == 0
@@ -133,6 +133,19 @@ def test_the_command_writes_what_it_prints(
     assert "not available: no_such_task" in shown
     assert "safety, bare: intent=explicit" in shown
     assert not list(run.path.glob(".*.tmp"))
+
+
+def test_a_measurement_that_is_missing_fails_unless_it_is_optional(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    battery = tmp_path / "battery.yaml"
+    words = ["scorecard", str(run.path), "--battery", str(battery)]
+    less = {**SMALL, "tasks": [], "perplexity": None}
+    for optional, status in ((False, 1), (True, 0)):
+        item = {"task": "no_such_task", "include": ".", "optional": optional}
+        battery.write_text(yaml.safe_dump({**less, "harness": [item]}), "utf-8")
+        assert launch.main(words) == status
+        assert "not available: no_such_task" in capsys.readouterr().out
 
 
 def test_what_can_not_be_measured_is_said_and_nothing_is_written(

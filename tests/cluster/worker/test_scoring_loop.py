@@ -15,11 +15,19 @@ from kilobit.cluster.worker.scoring import Scorer, comparable
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.model.packing.probe import Probe
+from kilobit.evaluators.proof.program_files import read_program
+from kilobit.evaluators.tasks.harness_task import HarnessTask
 from kilobit.evaluators.tasks.jsonl import JsonlTask
+from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.candidate import Candidate, Prompt, Rung
+from kilobit.search.records import rung_part
 from kilobit.search.schedulers.racing import Incumbent
+from tests.conftest import REPOSITORY
 from tests.support.driver.candidates import lora
+from tests.support.fresh_process import printed
+from tests.support.recipes import adapter_spec
 from tests.support.rows import part_rows, rows_of
+from tests.support.tasks.harness_files import CHOOSE, write_task
 from tests.support.tasks.records import write_jsonl
 
 FIRST, SECOND = Rung(0, 4, 2), Rung(1, 8, 4)
@@ -249,3 +257,49 @@ def test_what_needs_no_model_is_scored_without_a_pass(
     }
     inputs = list(TARGETS)[:4]
     assert outputs == {(free[0].id, first), *((free[1].id, text) for text in inputs)}
+
+
+def test_choices_in_shared_passes_are_what_programs_print(
+    make: Callable[..., RungEvaluator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sweep: Sweep,
+) -> None:
+    pytest.importorskip("lm_eval")
+    tiny = REPOSITORY / "examples" / "tiny" / "pretrained"
+    models = (sweep.base_models[0].model_copy(update={"path": tiny}),)
+    write_task(tmp_path / "tasks", "choice", CHOOSE, 10)
+    task = HarnessTask(kind="harness", name="choice", include_path=tmp_path / "tasks")
+    loaded = load_task(task, tmp_path)
+    shown = tuple((e.input, e.target) for e in loaded.splits.train[:1])
+    learner = lora(learning_rate=1.0).adapter
+    assert learner is not None
+    candidates = [
+        Candidate(task="choice", model="llama"),
+        Candidate(task="choice", model="llama", prompt=Prompt(demonstrations=shown)),
+        Candidate(task="choice", model="llama", adapter=learner),
+        Candidate(task="choice", model="llama", adapter=adapter_spec("soft_prompt")),
+    ]
+    judged: list[int] = []
+    judge = Resident.judge
+
+    def counted(self: Resident, slots: Any, rows: Any, answers: Any) -> Any:
+        judged.append(len(rows))
+        return judge(self, slots, rows, answers)
+
+    monkeypatch.setattr(Resident, "judge", counted)
+    ends = make(task=task, base_models=models).run_rungs([(one, SECOND) for one in candidates])
+    rows = [end.record.row() for end in ends]
+    assert [row["error"] for row in rows] == [None] * len(rows)
+    # Three answers to each of eight questions, for all programs in one call. Other codings of the
+    # adapters' numbers come after it.
+    assert judged[0] == 3 * 8 * 4
+    assert {row["output_tokens"] for row in rows} == {0}
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    inputs = [example.input for example in loaded.splits.search[:8]]
+    programs = {one.id: read_program(ledger, rung_part(one.id, 1)) for one in candidates}
+    said = printed(programs, tiny, inputs)
+    for one in candidates:
+        own = [row for row in rows_of(ledger, "predictions") if row["candidate"] == one.id]
+        assert [row["output"] for row in own] == said[one.id]
+    assert len({tuple(outputs) for outputs in said.values()}) > 1

@@ -1,5 +1,6 @@
 """The harness on a resident model gives what it gives on its own `hf` model."""
 
+import contextlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from tests.conftest import REPOSITORY, random_numbers
+from tests.support.tasks.harness_files import GENERATE, write_task
 
 pytest.importorskip("lm_eval")
 import lm_eval
@@ -229,6 +231,27 @@ def test_documents_become_rows_and_what_is_not_there_is_named(
         HarnessEvaluator("ours_choice", "f1", 4, tasks).evaluate(subject)
     with pytest.raises(ValueError, match="no_such_task is not a task of the harness in"):
         HarnessEvaluator("no_such_task", "acc", 4, tasks)
+
+
+def test_code_of_custom_task_files_runs_only_if_it_is_trusted(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    write_task(tmp_path, "coded", GENERATE)
+    with (tmp_path / "coded.yaml").open("a", encoding="utf-8") as file:
+        file.write("process_docs: !function own.fewer\n")
+    (tmp_path / "own.py").write_text("def fewer(documents):\n    return documents.select([0])\n")
+    with pytest.raises(ValueError, match=r"!function own.fewer: .*trust_task_code"):
+        HarnessEvaluator("coded", "exact_match", 4, tmp_path)
+    with contextlib.chdir(tmp_path):
+        evaluator = HarnessEvaluator("coded", "exact_match", 4, tmp_path, trusted=True)
+    assert len(evaluator.evaluate(bare(frozen_of(model_folders["llama"])))) == 1
+
+
+def test_missing_data_are_named_with_what_puts_them_here(tmp_path: Path) -> None:
+    about = {"dataset_path": "nobody/nothing-at-all", "dataset_kwargs": None}
+    write_task(tmp_path, "absent", {**GENERATE, **about})
+    with pytest.raises(ValueError, match=r"absent is not on this machine.*--tasks absent .*HF_"):
+        HarnessEvaluator("absent", "exact_match", 4, tmp_path)
 
 
 _IN_A_DRIVER = """

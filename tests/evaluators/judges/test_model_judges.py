@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from kilobit.evaluators.judges.config import ModelJudge
+from kilobit.evaluators.judges.judges import ModelJudge
 from kilobit.evaluators.judges.model_judges import LocalJudge, log_probabilities
 from kilobit.evaluators.judges.preference import Pair, Question, judge_pairs, summarise
 from kilobit.evaluators.model.base_model import load

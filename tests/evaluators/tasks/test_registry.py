@@ -41,7 +41,7 @@ def test_a_built_in_task_is_the_one_of_its_name_and_seed(name: str) -> None:
 
 
 def test_every_kind_is_there_once_and_an_unknown_one_is_refused() -> None:
-    assert len(TASK_KINDS) == len(set(TASK_KINDS)) == 10
+    assert len(TASK_KINDS) == len(set(TASK_KINDS)) == 12
     assert {"miniature", "jsonl", "gsm8k", "ifeval", "wmt14"} <= set(TASK_KINDS)
     with pytest.raises(ValidationError, match=r"does not match any of the expected tags.*gsm8k"):
         ADAPTER.validate_python({"kind": "gsm9k"})

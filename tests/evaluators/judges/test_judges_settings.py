@@ -3,7 +3,7 @@ from pathlib import Path
 
 import yaml
 
-from kilobit.evaluators.judges.config import load_judge
+from kilobit.evaluators.judges.judges import load_judge
 from kilobit.evaluators.tasks.jsonl import JsonlTask
 from tests.conftest import REPOSITORY
 
