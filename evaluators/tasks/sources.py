@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from kilobit.evaluators.text_files import json_lines, number_text, parsed, read_file
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, reason_of
 from kilobit.search.task import Example
 
 Record = tuple[str, Mapping[str, Any]]
@@ -95,7 +95,7 @@ def dataset_rows(
             f"data set {origin} is not on this machine and can't be fetched: {error}"
         ) from error
     except Exception as error:  # the library passes on any exception of its readers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"data set {origin}, split {split!r}: {reason}") from error
     for number, row in enumerate(rows):
         yield f"data set {origin}, split {split!r}, record {number}", row
