@@ -135,6 +135,8 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
         raise DatasetError(f"{file} is not a valid manifest of a data set: {reason}") from error
     if version != SCHEMA_VERSION:
         raise DatasetError(f"{file}: schema {version!r}, this version reads {SCHEMA_VERSION}")
+    if not sources:
+        raise DatasetError(f"{file}: there is no source in it")
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise DatasetError(f"{file}: two sources have the same name")

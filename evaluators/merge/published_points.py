@@ -38,7 +38,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSONL = (".jsonl", ".ndjson")
 # A larger integer is not exact as a float, which most tools write.
 _MOST_BITS = 1 << 53
-_MOST_POINTS = 10_000
+_MOST_POINTS, _MOST_ROWS = 10_000, 100_000
 _MOST_ERRORS, _MOST_NAMES, _MOST_BYTES = 10, 100, 1 << 30
 _DIVIDE = "divide percentages by 100"
 
@@ -183,6 +183,8 @@ def read_points(path: Path, wanted: Import) -> tuple[pa.Table, int]:
     left_out, first = 0, True
     try:
         for number, where, row in _rows(path):
+            if number > _MOST_ROWS:
+                raise ValueError(f"{path}: more than {_MOST_ROWS} rows")
             if first:
                 _check_columns(path, row, wanted.mappings)
                 first = False

@@ -5,6 +5,7 @@ and number. Code that comes with a data set is never executed.
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -87,6 +88,8 @@ def dataset_rows(
     import datasets
 
     datasets.disable_progress_bars()
+    # It would log what the error says, with names of classes.
+    datasets.logging.set_verbosity(logging.CRITICAL)
     origin = str(folder / dataset) if dataset.startswith(".") else dataset
     try:
         rows = datasets.load_dataset(origin, subset, split=split, revision=revision)
