@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from kilobit.evaluators.merge.atomic_folder import publish, scratch_beside
 from kilobit.evaluators.model.base_model import quiet
+from kilobit.search.settings import reason_of
 
 _MAGIC = b"GGUF"
 PROMPTS = ("The capital of France is", "1, 2, 3, 4,", "Once upon a time")
@@ -61,8 +62,7 @@ def make_folder(
             dtype=getattr(torch, dtype),
         ).eval()
     except Exception as error:  # transformers raises many types here
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise GgufError(f"{file} can't be read: {reason}") from error
+        raise GgufError(f"{file} can't be read: {reason_of(error)}") from error
     said = continuations(model, tokenizer, PROMPTS)
     with scratch_beside(folder) as scratch:
         model.save_pretrained(scratch / "made")

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,18 @@ def parsed(content: bytes, where: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.60} is given twice")
+        raise ValueError(f"the key {_twice(name for name, _ in pairs)!r:.60} is given twice")
     return found
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """Return the first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _whole(spelling: str) -> float:
@@ -179,9 +187,9 @@ def csv_rows(
                 continue
             if not names:
                 names = [name.strip() for name in row]
-                twice = next((name for name in names if names.count(name) > 1), None)
+                twice = _twice(names)
                 if twice is not None:
-                    raise ValueError(f"{where}: two columns are called {twice!r}")
+                    raise ValueError(f"{where}: two columns are called {twice!r:.60}")
                 continue
             if len(row) != len(names):
                 raise ValueError(

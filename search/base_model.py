@@ -93,6 +93,8 @@ class BaseModelConfig(Config):
     def _check(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give either `path` (a local folder) or `hub` (a hub id)")
+        if self.revision is not None and not re.fullmatch(r"\w(?!.*\.\.)[\w./+-]*", self.revision):
+            raise ValueError("`revision` is a commit, tag or branch, without ..")
         if self.path is not None and self.revision is not None:
             raise ValueError("`revision` belongs to `hub`; a local folder has none")
         if self.enable_thinking is False and (self.thinking_tokens or self.thinking_marks):

@@ -2,7 +2,8 @@
 
 Every problem is raised as one `ConfigError` whose message names file, line, field, value and what
 is allowed. A file of settings is a regular file of at most 1 MiB. Neither it nor an override has
-aliases, tags (`!!int`), or values nested more than 50 levels deep.
+aliases, tags (`!!int`), keys that are given twice, values nested more than 50 levels deep, or more
+than 20,000 keys and values.
 """
 
 import difflib
@@ -34,7 +35,9 @@ _IN_YAML = {
 _OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _MOST_BYTES = 1 << 20
 _DEEPEST = 50
+_MOST_VALUES = 20_000
 _MOST_PROBLEMS = 10
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ConfigError(InputError):
@@ -90,20 +93,11 @@ def load_config(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: {reason}") from error
-    found = _OTHER_LINE_ENDS.search(text)
-    if found is not None:
-        line_number, code = text.count("\n", 0, found.start()) + 1, f"{ord(found[0]):04x}"
-        raise ConfigError(
-            f"{path}, line {line_number}: YAML would end a line at the character U+{code.upper()}: "
-            f"write it as \\u{code} between double quotes"
-        )
     try:
-        _check_events(text)
-        root = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        data, root = _read(text)
     except _NotAllowedError as error:
         raise ConfigError(f"{path}, line {error.line}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -111,7 +105,6 @@ def load_config(
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a YAML mapping is needed, found {type(data).__name__}")
     assert root is not None
-    _check_keys(path, root)
 
     def where(location: Sequence[str | int]) -> str:
         return f"{path}, line {_line(root, location)}"
@@ -177,31 +170,63 @@ def _checked(
 
 
 class _NotAllowedError(ValueError):
-    def __init__(self, message: str, event: yaml.Event) -> None:
+    def __init__(self, message: str, at: yaml.Event | yaml.Node | int) -> None:
         super().__init__(message)
-        self.line = event.start_mark.line + 1 if event.start_mark else "?"
+        self.line = at if isinstance(at, int) else _line_of(at)
+
+
+def _line_of(at: yaml.Event | yaml.Node) -> int:
+    return at.start_mark.line + 1 if at.start_mark else 1
+
+
+def _read(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the value of a text of YAML and its nodes, None if it holds nothing.
+
+    Raises:
+        _NotAllowedError: naming the line of what YAML allows and no setting needs.
+        yaml.YAMLError, ValueError, OverflowError: if it is not YAML.
+    """
+    found = _OTHER_LINE_ENDS.search(text)
+    if found is not None:
+        code = f"{ord(found[0]):04x}"
+        raise _NotAllowedError(
+            f"YAML would end a line at the character U+{code.upper()}: "
+            f"write it as \\u{code} between double quotes",
+            text.count("\n", 0, found.start()) + 1,
+        )
+    _check_events(text)
+    root = yaml.compose(text, Loader=_Loader)
+    data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    if root is not None:
+        _check_keys(root)
+    return data, root
 
 
 def _check_events(text: str) -> None:
     """Reject what YAML allows and no setting needs, before any value is made.
 
     A few lines of aliases can expand to more values than fit into memory, the time of deep nesting
-    grows with its square, and a tag asks for another type than the text has.
+    grows with its square, a tag asks for another type than the text has, and each value takes a
+    tenth of a millisecond to read.
 
     Raises:
         _NotAllowedError: naming the line.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.AliasEvent):
             raise _NotAllowedError(f"YAML aliases (*{event.anchor}) are not allowed", event)
         tag = getattr(event, "tag", None)
         if tag is not None:
             raise _NotAllowedError(f"YAML tags ({tag}) are not allowed", event)
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
+            raise _NotAllowedError("half of a surrogate pair is not valid text", event)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise _NotAllowedError(f"nested more than {_DEEPEST} levels deep", event)
+        if number > _MOST_VALUES:
+            raise _NotAllowedError(f"more than {_MOST_VALUES} keys and values", event)
 
 
 def read_regular_file(path: Path, most: int) -> bytes:
@@ -223,11 +248,17 @@ def read_regular_file(path: Path, most: int) -> bytes:
     if not stat.S_ISREG(about.st_mode):
         os.close(descriptor)
         raise ValueError("not a regular file")
+    content, at_once = bytearray(), max(about.st_size + 1, 1 << 16)
+    # Files of /proc say that they are empty, and some never end.
+    most = min(most, 2 * about.st_size + (1 << 20))
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(most + 1) if about.st_size <= most else None
-    if content is None or len(content) > most:
-        raise ValueError(f"larger than the allowed {most} bytes")
-    return content
+        # Not all at once: that takes the memory of the largest file beforehand.
+        while about.st_size <= most and len(content) <= most:
+            part = file.read(min(at_once, most + 1 - len(content)))
+            if not part:
+                return bytes(content)
+            content += part
+    raise ValueError(f"larger than the allowed {most} bytes")
 
 
 def _is_inside(inner: Sequence[str | int], outer: Sequence[str | int]) -> bool:
@@ -244,6 +275,8 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
     if not sign or not all(key.split(".")):
         raise ConfigError(f"{override!r}: an override is written key=value, e.g. budget.seconds=60")
     *parents, last = key.split(".")
+    if len(parents) >= _DEEPEST:
+        raise ConfigError(f"{override!r:.100}: nested more than {_DEEPEST} levels deep")
     inner = data
     for parent in parents:
         inner = inner.setdefault(parent, {})
@@ -251,32 +284,22 @@ def apply_override(data: dict[str, Any], override: str) -> list[str]:
             what = "a list: override it as a whole" if isinstance(inner, list) else "a value"
             raise ConfigError(f"{override!r}: {parent!r} is {what}")
     try:
-        _check_events(value)
-        inner[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        inner[last], _ = _read(value)
     except _NotAllowedError as error:
         raise ConfigError(f"{override!r:.100}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{override!r:.100}: the value is not valid YAML") from error
-    root = yaml.compose(value, Loader=_Loader)
-    keys = [key for mapping in _mappings(root) for key, _ in mapping.value] if root else []
-    if any(key.tag != "tag:yaml.org,2002:str" for key in keys):
-        raise ConfigError(f"{override!r:.100}: a key of the value is not text")
     return [*parents, last]
 
 
-def _check_keys(path: Path, node: yaml.Node) -> None:
-    for mapping in _mappings(node):
+def _check_keys(root: yaml.Node) -> None:
+    for mapping in _mappings(root):
         seen: set[str] = set()
         for key, _ in mapping.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise ConfigError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value} is not text: "
-                    "write it in quotes"
-                )
+                raise _NotAllowedError(f"the key {key.value} is not text: write it in quotes", key)
             if key.value in seen:
-                raise ConfigError(
-                    f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is given twice"
-                )
+                raise _NotAllowedError(f"the key {key.value!r} is given twice", key)
             seen.add(key.value)
 
 

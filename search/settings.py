@@ -1,8 +1,10 @@
 """Base class of every typed part of a sweep file: unknown keys are errors, values don't change.
 
-The error for what a user gave, and commands that a message tells the user to copy, are here too.
+The error for what a user gave, a library's error in words, and commands that a message tells the
+user to copy, are here too.
 """
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,6 +41,27 @@ class Config(BaseModel):
 
 class InputError(ValueError):
     """Error for a sweep file, or something it names, that can't be used."""
+
+
+# Names of Python's classes before a message.
+_CLASSES = re.compile(r"\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning): ")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of a library's error, without the names of Python's classes.
+
+    The second line is added where the first ends in a colon. An error without a message is told by
+    the words of its class.
+    """
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    if not lines:
+        return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    text = _CLASSES.sub("", " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]))
+    return f"{text} is missing" if isinstance(error, KeyError) else text
 
 
 def to_copy(*words: object, address: str | None = None) -> str:

@@ -28,7 +28,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import GIVEN, Candidate
 from kilobit.search.programs.text import compress
 from kilobit.search.search import make_proposer
-from kilobit.search.settings import InputError, is_address, to_copy
+from kilobit.search.settings import InputError, is_address, reason_of, to_copy
 from kilobit.search.space import DataFamily, Families, TargetsFamily
 from kilobit.search.task import Task
 
@@ -216,7 +216,7 @@ def _templates(
             if asks == GIVEN:
                 say = "`chat: true` or `chat: false` for each entry of"
             raise InputError(
-                f"{whose} is not known here ({_first_line(error)}): put it on this machine, or say "
+                f"{whose} is not known here ({reason_of(error)}): put it on this machine, or say "
                 f"{say} families.{asks}"
             ) from error
         if tokenizer.chat_template is not None:
@@ -264,16 +264,11 @@ def _check_choice(sweep: Sweep, task: Task, thinkers: Sequence[str]) -> None:
         for setting in ("max_new_tokens", "postprocess", "postprocess_combine"):
             if any(getattr(family, setting)):
                 raise InputError(_generates(f"families.{name}.{setting}", task))
-    for index, prompt in enumerate(sweep.families.given.prompts if sweep.families.given else ()):
+    given = sweep.families.given
+    for place, one in given.each().items() if given else ():
         for setting in ("max_new_tokens", "postprocess"):
-            if getattr(prompt, setting):
-                raise InputError(_generates(f"families.given.prompts.{index}.{setting}", task))
-    if thinkers:
-        raise InputError(
-            f"base_models: {thinkers[0]} thinks in its chat template, and programs of the task "
-            f"{task.name} choose one of the answers that an input offers without any thinking: "
-            "set its `enable_thinking: false`, or `chat: [false]` in all families"
-        )
+            if getattr(one, setting):
+                raise InputError(_generates(f"families.given.{place}.{setting}", task))
 
 
 def _generates(field: str, task: Task) -> str:
@@ -452,14 +447,12 @@ def _check_model(
             model = AutoModelForCausalLM.from_config(model_config)
         own = model.generation_config if config.weights == "random" else own
     except Exception as error:  # transformers raises many types here
-        raise InputError(f"{field}: {where} can't be loaded: {_first_line(error)}") from error
+        raise InputError(f"{field}: {where} can't be loaded: {reason_of(error)}") from error
     try:
         tokenizer, _ = load_tokenizer(config, folder)
         fresh_generation(own, tokenizer, model_config.get_text_config().vocab_size)
     except Exception as error:  # transformers raises many types here too
-        raise InputError(
-            f"{field}: no usable tokenizer in {where}: {_first_line(error)}"
-        ) from error
+        raise InputError(f"{field}: no usable tokenizer in {where}: {reason_of(error)}") from error
     families = sweep.families.on(template=tokenizer.chat_template is not None)
     if tokenizer.chat_template is None:
         drawn = {name: True in family.chats for name, family in families.named().items()}
@@ -557,7 +550,7 @@ def _check_thinking(
         raise InputError(f"{field}.{error}") from error
     except Exception as error:  # a template may raise anything
         raise InputError(
-            f"{field}: the chat template can't be used ({_first_line(error)}): mend it, or say "
+            f"{field}: the chat template can't be used ({reason_of(error)}): mend it, or say "
             "`chat: [false]` in each family"
         ) from error
 
@@ -612,16 +605,9 @@ def _is_cached(config: BaseModelConfig) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     assert config.hub is not None
-    found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
+    with wrong_input():
+        found = try_to_load_from_cache(config.hub, "config.json", revision=config.revision)
     return isinstance(found, str)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error, with the next where it ends in a colon."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
 
 
 def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:

@@ -49,7 +49,7 @@ from kilobit.evaluators.ledger.storage import Place, read_regular, remove, write
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.candidate import GIVEN, MODEL_FREE
 from kilobit.search.search import REMOVED_KINDS
-from kilobit.search.settings import InputError, to_copy
+from kilobit.search.settings import InputError, reason_of, to_copy
 
 if TYPE_CHECKING:
     from kilobit.evaluators.ledger.ledger import Ledger
@@ -392,6 +392,9 @@ def open_run(path: Place) -> RunFolder:
         manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
         sweep = recorded_sweep(manifest["sweep"])
         folder = Path(manifest["sweep_folder"])
+        attempts = manifest.get("attempts", [])
+        if not isinstance(attempts, list) or not all(isinstance(one, dict) for one in attempts):
+            raise TypeError("attempts is not a list of objects")
         attempt = latest_attempt(path / "ledger") or len(manifest["attempts"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(no_run_error(path)) from error
@@ -401,8 +404,8 @@ def open_run(path: Place) -> RunFolder:
         raise InputError(f"{file} can't be read: {field}: {problem['msg']}") from error
     except KeyError as error:
         raise InputError(f"{file} can't be read: {error} is missing") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{file} can't be read: {reason_of(error)}") from error
     from kilobit.evaluators.ledger.compaction import check_books
 
     with wrong_input():

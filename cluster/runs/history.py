@@ -6,6 +6,7 @@ Python objects.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -230,10 +231,12 @@ def _microseconds(times: pa.ChunkedArray) -> Integers:
 
 
 def _began(about: Mapping[str, Any]) -> dict[int, int]:
-    """Return the start time of each attempt, in microseconds."""
+    """Return the start time of each attempt where it is known, in microseconds."""
     found = {}
     for attempt in about.get("attempts", ()):
-        at = datetime.fromisoformat(attempt["started_at"])
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        found[int(attempt["attempt"])] = int(at.timestamp() * 1e6)
+        # A manifest that was written by hand.
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
+            at = datetime.fromisoformat(attempt["started_at"])
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            found[int(attempt["attempt"])] = int(at.timestamp() * 1e6)
     return found

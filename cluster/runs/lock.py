@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 
 from kilobit.evaluators.ledger.fencing import claim_file, latest_attempt
-from kilobit.evaluators.ledger.storage import Place, check_exclusive, create_whole
+from kilobit.evaluators.ledger.storage import Place, check_exclusive, create_whole, read_json
 from kilobit.search.settings import InputError, to_copy
 
 BEAT_S = 3.0
@@ -191,7 +191,7 @@ def _beside(ledger: Place, attempt: int, what: str) -> Place:
 
 def _read(ledger: Place, attempt: int) -> LockHolder | None:
     try:
-        claim: dict[str, Any] = json.loads(claim_file(ledger, attempt).read_bytes())
+        claim: dict[str, Any] = read_json(claim_file(ledger, attempt))
         return LockHolder(attempt=attempt, **claim)
     except (OSError, ValueError, TypeError):
         return None

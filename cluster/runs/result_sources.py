@@ -17,7 +17,7 @@ from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import Reader, points_from
 from kilobit.cluster.sweep.recorded import recorded_sweep
 from kilobit.cluster.sweep.sweep import Sweep
-from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.storage import Place, read_own
 from kilobit.evaluators.merge import dataset
 from kilobit.evaluators.merge.dataset import DATASET_TABLES, DatasetSource, is_dataset, read_rows
 from kilobit.evaluators.proof.program_files import folder_name, program_of, read_program
@@ -25,7 +25,7 @@ from kilobit.search.base_model import differing_parts
 from kilobit.search.front.points import FrontPoint
 from kilobit.search.programs.program import Program
 from kilobit.search.records import ProgramRecord, WorkerRecord, rung_part
-from kilobit.search.settings import InputError, Ruler
+from kilobit.search.settings import InputError, Ruler, reason_of
 
 # Tables that describe candidates: where several runs have the same one, a data set keeps one row.
 _OF_CANDIDATES = ("candidates", "programs", "verifications", "certificates")
@@ -79,11 +79,18 @@ class Source:
         return folder if (folder / "program.py").exists() else None
 
     def scorecard(self) -> bytes | None:
-        """Return the content of the run's scorecard.parquet, or None if there is none."""
+        """Return the content of the run's scorecard.parquet, or None if there is none.
+
+        Raises:
+            ValueError: naming the file, if it is no regular one.
+        """
+        file = self.home / "scorecard.parquet"
         try:
-            return (self.home / "scorecard.parquet").read_bytes()
+            return read_own(file)
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: {reason_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -259,7 +266,7 @@ def sweep_of(source: DatasetSource, place: Place) -> Sweep:
     try:
         return recorded_sweep(source.about["sweep"])
     except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
         raise InputError(
             f"{place / dataset.MANIFEST}: the sweep of {source.name}: {reason}"
         ) from error

@@ -120,7 +120,7 @@ PlaceField = Annotated[
 class Sweep(Config):
     """The settings of a whole sweep file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """names the run folder"""
     task: TaskConfig
     """what is asked and how it is scored"""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import ray
 
 from kilobit.cluster.messages import EvaluatorSetup
-from kilobit.evaluators.ledger.storage import Place, place, write_whole
+from kilobit.evaluators.ledger.storage import Place, place, read_json, write_whole
 
 # A candidate is given up at a rung at which this many workers died.
 GIVEN_UP_AFTER = 3
@@ -53,7 +53,7 @@ class CrashLog:
         # Whether `cause` is the reason for which this process itself is about to die.
         self._blamed = False
         if self._path.exists():
-            known = json.loads(self._path.read_text("utf-8"))
+            known = read_json(self._path)
             self._deaths = {str(part): int(count) for part, count in known["deaths"].items()}
             stayed = known["node"] == node
             for part in known["running"] if stayed else []:

@@ -20,6 +20,7 @@ from kilobit.evaluators.judges.preference import Position, Question, Verdict, te
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.generate import ChatTemplate, asked, chat_template, generate
+from kilobit.search.settings import reason_of
 
 QUESTION = (
     "Somebody asked an assistant:\n{request}\n\nThe assistant replied:\n{answer}\n\n"
@@ -44,7 +45,7 @@ class LocalJudge:
         try:
             self._frozen: FrozenModel = load(config.model, folder)
         except (OSError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason_of(error)
             raise ValueError(f"judge {config.model.label}: can't be loaded: {reason}") from error
         if config.chat and not self._frozen.tokenizer.chat_template:
             raise ValueError("judge: `chat: true`, but the model has no chat template")

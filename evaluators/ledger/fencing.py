@@ -14,8 +14,10 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from typing import Any
 
-from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.storage import Place, read_json
 from kilobit.evaluators.ledger.stored_path import StorageError
 
 _PART = re.compile(r"(?P<name>.+)\.a(?P<attempt>\d+)\.parquet")
@@ -139,9 +141,11 @@ def unexplained(folder: Place) -> dict[Place, str]:
         int(path.stem) for path in (folder / "attempts").glob("*.json") if path.stem.isdecimal()
     }
     latest = max([*claims, *(attempt for attempt, _ in [*lists, *files.values()])], default=0)
+    # Some of them tell that one is gone; a name can say any number.
+    missing = islice((number for number in range(1, latest + 1) if number not in claims), 100)
     gone = {
         claim_file(folder, attempt): f"attempt {attempt} or a later one was at work"
-        for attempt in sorted(set(range(1, latest + 1)) - claims)
+        for attempt in missing
     }
     for path, (attempt, fold) in sorted(files.items()):
         if attempt > newest[0] and fold != 0:
@@ -160,7 +164,7 @@ def check_latest(folder: Place, attempt: int) -> None:
     newest = latest_attempt(folder, attempt)
     if newest > attempt:
         try:
-            claim = json.loads(claim_file(folder, newest).read_bytes())
+            claim = read_json(claim_file(folder, newest))
             where = f" on {claim['host']}, process {claim['pid']}, since {claim['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             where = ""
@@ -168,6 +172,24 @@ def check_latest(folder: Place, attempt: int) -> None:
             f"attempt {attempt} at {folder.parent} is superseded by attempt {newest}{where}: this "
             "one stops, and its finished results are kept"
         )
+
+
+def _names_by_table(files: Any) -> dict[str, list[str]]:
+    """Return the files of a list.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(files, dict) or not all(isinstance(names, list) for names in files.values()):
+        raise ValueError("`files` must be lists of names by table")
+    odd = next((n for names in files.values() for n in names if not _is_a_name(n)), None)
+    if odd is not None:
+        raise ValueError(f"{odd!r:.60} is not the name of a file")
+    return files
+
+
+def _is_a_name(name: Any) -> bool:
+    return isinstance(name, str) and "/" not in name and "\0" not in name
 
 
 def read_accepted(folder: Place, known: Accepted) -> Accepted:
@@ -186,7 +208,7 @@ def read_accepted(folder: Place, known: Accepted) -> Accepted:
             return known
         path = folder / Accepted(*newest).path
         try:
-            return Accepted(*newest, json.loads(path.read_bytes())["files"])
+            return Accepted(*newest, _names_by_table(read_json(path)["files"]))
         except FileNotFoundError:
             # A newer list replaced it between listing and reading.
             continue

@@ -12,7 +12,6 @@ table and reads only new files.
 """
 
 import errno
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -37,7 +36,7 @@ from kilobit.evaluators.ledger.parts import (
     read_parquet,
     with_part,
 )
-from kilobit.evaluators.ledger.storage import Place, fetch, write_whole
+from kilobit.evaluators.ledger.storage import Place, fetch, read_json, write_whole
 from kilobit.search.records import Record
 
 _Found = TypeVar("_Found")
@@ -74,7 +73,7 @@ class Ledger:
         """Id of the run that this ledger belongs to, None if it has none."""
         # Unreadable or none: then the commands that need it say so.
         with suppress(OSError, ValueError, AttributeError, TypeError):
-            found: object = json.loads((self.folder.parent / "run.json").read_bytes()).get("id")
+            found: object = read_json(self.folder.parent / "run.json").get("id")
             return found if isinstance(found, str) else None
         return None
 

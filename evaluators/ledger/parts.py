@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kilobit.evaluators.ledger.storage import Place
+from kilobit.evaluators.ledger.storage import Place, read_own
 from kilobit.evaluators.ledger.stored_path import StorageError
 from kilobit.search.records import RECORDS, Record
 
@@ -164,11 +164,12 @@ def read_parquet(
     with _damage_named(path):
         file, present = _opened(path, wanted, fetched, run=run)
         content = file.read(columns=present, use_threads=False)
-    for name in wanted.names:
-        # Older parts lack columns that were added later; fill them with nulls.
-        if name not in present:
-            content = content.append_column(name, pa.nulls(len(content), wanted.field(name).type))
-    return content.select(wanted.names).cast(wanted)
+        for name in wanted.names:
+            # Older parts lack columns that were added later; fill them with nulls.
+            if name not in present:
+                added = pa.nulls(len(content), wanted.field(name).type)
+                content = content.append_column(name, added)
+        return content.select(wanted.names).cast(wanted)
 
 
 def read_batches(
@@ -193,12 +194,13 @@ def read_batches(
             batch = next(found, None)
         if batch is None:
             return
-        columns = [
-            _as_wanted(batch.column(field.name), field)
-            if field.name in present
-            else pa.nulls(len(batch), field.type)
-            for field in wanted
-        ]
+        with _damage_named(path):
+            columns = [
+                _as_wanted(batch.column(field.name), field)
+                if field.name in present
+                else pa.nulls(len(batch), field.type)
+                for field in wanted
+            ]
         yield pa.record_batch(columns, wanted.names)
 
 
@@ -213,7 +215,7 @@ def _damage_named(path: Place) -> Iterator[None]:
         yield
     except (FileNotFoundError, StorageError, _VersionError):
         raise
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         raise DamagedError(path, f"not a part of a ledger: {error}") from error
 
 
@@ -225,7 +227,7 @@ def _opened(
     run: str | None = None,
 ) -> tuple[pq.ParquetFile, list[str]]:
     """Return an open file and the wanted columns that it has."""
-    raw = checked(path.read_bytes() if fetched is None else fetched)
+    raw = checked(read_own(path) if fetched is None else fetched)
     # Most files are so small that a second thread would take longer than it saves.
     file = pq.ParquetFile(
         pa.BufferReader(raw), page_checksum_verification=True, read_dictionary=list(coded)

@@ -7,6 +7,7 @@ or a put on the condition that the object does not exist.
 """
 
 import errno
+import json
 import os
 import re
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from kilobit.evaluators.ledger.stored_path import CREDENTIALS, StorageError, StoredPath
 
@@ -21,6 +23,8 @@ _SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTALL)
 _READERS = 16
 _CREATE_TRIES = 5
+# As large as a file may be that is read as a whole.
+_MOST_BYTES = 1 << 40
 
 Place = Path | StoredPath
 
@@ -88,6 +92,29 @@ def read_regular(path: Place, most: int) -> bytes:
     from kilobit.search.config_file import read_regular_file
 
     return read_regular_file(path, most)
+
+
+def read_own(path: Place) -> bytes:
+    """Return the content of a file of a ledger; on a file system it has to be a regular one.
+
+    On a store this is one request: the size is not asked for.
+
+    Raises:
+        ValueError, OSError: as `read_regular_file` does; the message does not name it.
+    """
+    return path.read_bytes() if isinstance(path, StoredPath) else read_regular(path, _MOST_BYTES)
+
+
+def read_json(path: Place) -> Any:
+    """Return the value of a JSON file of a ledger or a data set.
+
+    Raises:
+        ValueError, OSError: as `read_own` does, also if it is not JSON.
+    """
+    try:
+        return json.loads(read_own(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_whole(path: Place, content: bytes) -> None:

@@ -30,8 +30,8 @@ import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from kilobit.evaluators.ledger.parts import PART, SCHEMA_VERSION, TABLES, read_batches
-from kilobit.evaluators.ledger.storage import Place
-from kilobit.search.settings import Config
+from kilobit.evaluators.ledger.storage import Place, read_json
+from kilobit.search.settings import Config, reason_of
 
 MANIFEST = "dataset.json"
 _PAYLOADS = "payloads"
@@ -121,7 +121,7 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
     """
     file = folder / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         version, listed = content["ledger_schema"], content["sources"]
         sources = [DatasetSource.model_validate_json(json.dumps(each)) for each in listed]
     except ValidationError as error:
@@ -131,9 +131,12 @@ def read_manifest(folder: Place) -> list[DatasetSource]:
             f"{file}: {field}: {problem['msg']} (found {problem['input']!r:.80})"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{file} is not a valid manifest of a data set: {error!r}") from error
+        reason = reason_of(error)
+        raise DatasetError(f"{file} is not a valid manifest of a data set: {reason}") from error
     if version != SCHEMA_VERSION:
         raise DatasetError(f"{file}: schema {version!r}, this version reads {SCHEMA_VERSION}")
+    if not sources:
+        raise DatasetError(f"{file}: there is no source in it")
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise DatasetError(f"{file}: two sources have the same name")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.ledger.parts import PART, UNSEALED, DamagedError, seal
-from kilobit.evaluators.ledger.storage import write_whole
+from kilobit.evaluators.ledger.storage import read_own, write_whole
 from kilobit.evaluators.merge.atomic_folder import publish
 from kilobit.evaluators.merge.dataset import (
     CLAIMS,
@@ -264,7 +264,7 @@ class Survivors:
             to = self.path.parent.parent / name
             if not to.exists():
                 try:
-                    write_whole(to, path.read_bytes())
+                    write_whole(to, read_own(path))
                 except FileNotFoundError as error:
                     raise DamagedError(path, "the payload of a program is missing") from error
 

@@ -12,12 +12,14 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kilobit.evaluators.ledger.storage import read_regular
 from kilobit.evaluators.merge.dataset import LINE, POINTS
 from kilobit.evaluators.report.contents import Published
 from kilobit.evaluators.text_files import csv_rows, json_objects
@@ -36,8 +38,8 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSONL = (".jsonl", ".ndjson")
 # A larger integer is not exact as a float, which most tools write.
 _MOST_BITS = 1 << 53
-_MOST_POINTS = 10_000
-_MOST_ERRORS = 10
+_MOST_POINTS, _MOST_ROWS = 10_000, 100_000
+_MOST_ERRORS, _MOST_NAMES, _MOST_BYTES = 10, 100, 1 << 30
 _DIVIDE = "divide percentages by 100"
 
 _Row = tuple[int, str, Mapping[str, Any]]
@@ -181,6 +183,8 @@ def read_points(path: Path, wanted: Import) -> tuple[pa.Table, int]:
     left_out, first = 0, True
     try:
         for number, where, row in _rows(path):
+            if number > _MOST_ROWS:
+                raise ValueError(f"{path}: more than {_MOST_ROWS} rows")
             if first:
                 _check_columns(path, row, wanted.mappings)
                 first = False
@@ -241,18 +245,18 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.BufferReader(read_regular(path, _MOST_BYTES)))
         number = 0
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 number += 1
                 yield number, f"{path}, row {number}", row
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
 
 
 def _check_columns(path: Path, row: Mapping[str, Any], mappings: Sequence[Mapped]) -> None:
-    there = ", ".join(map(repr, row))
+    there = ", ".join([*map(repr, islice(row, _MOST_NAMES)), *["..."] * (len(row) > _MOST_NAMES)])
     for mapped in mappings:
         for name, column in mapped.columns.items():
             if column not in row:

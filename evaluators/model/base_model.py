@@ -15,8 +15,8 @@ the factors.
 This module implements a single process only and imports neither torch.distributed nor DeepSpeed.
 """
 
-import json
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -51,9 +51,15 @@ from kilobit.evaluators.model.machine import (
     settle,
     weights_digest,
 )
+from kilobit.evaluators.text_files import parsed, read_file
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig, digest_of
 from kilobit.search.programs.recipe import GenerationPart
+from kilobit.search.settings import reason_of
+
+# Files that are read as a whole; a tokenizer has some 10 MB, the index of a large model a few.
+_READ_WHOLE = (".json", ".jinja", ".txt", ".model")
+_MOST_BYTES, _MOST_LAYERS = 1 << 28, 1000
 
 
 class Shard(Protocol):
@@ -254,10 +260,12 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> GenerationConfig:
 
     Raises:
         OSError: if the config can't be read.
-        ValueError: if an adapter lies beside the weights, an index names files elsewhere, the
-            weights are quantised, only code of its own would run the model, or transformers would
-            pass over a generation config that it can't read.
+        ValueError: if a file is no regular one, an adapter lies beside the weights, an index names
+            files elsewhere, there are too many layers, the weights are quantised, only code of its
+            own would run the model, or transformers would pass over a generation config that it
+            can't read.
     """
+    check_files(Path(model_id))
     adapter = find_adapter_config_file(model_id, revision=options.get("revision"))
     if adapter is not None:
         raise ValueError(
@@ -267,12 +275,17 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> GenerationConfig:
         )
     # Only this index is read: others, of pickles for one, may name files that were never fetched.
     for index in Path(model_id).glob("model.safetensors.index.json"):
-        files = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
+        content = parsed(read_file(index, _MOST_BYTES), str(index))
+        named = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(named, dict) or not named:
+            raise ValueError(f"{index}: `weight_map` must give the file of each weight")
+        files = {str(name) for name in named.values()}
         gone = sorted(name for name in files if not (Path(model_id) / Path(name).name).is_file())
         outside = sorted(name for name in files if Path(name).name != name)
         if gone or outside:
             raise ValueError(f"{index} names {(outside or gone)[0]}, which is not in its folder")
     written, _ = PretrainedConfig.get_config_dict(model_id, **options)
+    _check_layers(written, model_id)
     kind = str(written.get("model_type"))
     known = kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING
     if "auto_map" in written and not known:
@@ -293,8 +306,39 @@ def check_source(model_id: str, options: Mapping[str, Any]) -> GenerationConfig:
     except Exception as error:  # transformers raises many types here
         given = Path(model_id) / "generation_config.json"
         if given.exists() or not isinstance(error, OSError):
-            raise ValueError(f"{given}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{given}: {reason_of(error)}") from error
         return GenerationConfig.from_model_config(config)
+
+
+def check_files(folder: Path) -> None:
+    """Check that what transformers may read besides weights is a regular file of a sane size.
+
+    Raises:
+        ValueError: naming the file, if one is a pipe or a device, which could block or never end,
+            or too large.
+    """
+    for path in [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]:
+        about = path.stat() if path.exists() else None
+        if about is None or stat.S_ISDIR(about.st_mode):
+            continue
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        if path.suffix in _READ_WHOLE and about.st_size > _MOST_BYTES:
+            raise ValueError(f"{path} is larger than the allowed {_MOST_BYTES} bytes")
+
+
+def _check_layers(written: Any, model_id: str) -> None:
+    """Check that a model has no more layers than can be made, also of its parts.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    for name, value in written.items() if isinstance(written, dict) else ():
+        _check_layers(value, model_id)
+        if "layer" in str(name) and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ValueError(
+                f"{model_id}: config.json: {name} is {value}, at most {_MOST_LAYERS} are allowed"
+            )
 
 
 def read_weights(model_id: str, options: Mapping[str, Any], **loading: Any) -> Any:
@@ -328,8 +372,19 @@ def load_tokenizer(config: BaseModelConfig, folder: Path) -> tuple[Any, bool]:
         OSError, ValueError: if there is none, or it would need code of its own.
     """
     model_id, options = source(config, folder)
-    tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left", **options)
     size = AutoConfig.from_pretrained(model_id, **options).get_text_config().vocab_size
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left", **options)
+        ids = tokenizer("a").input_ids
+    except BaseException as error:
+        # What the library of tokenizers raises where it fails is no `Exception`.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the library of tokenizers failed: {reason_of(error)}") from error
+    if not ids or max(ids) >= size:
+        raise ValueError(f"it makes the tokens {ids} of the text 'a', the model has {size}")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ValueError(f"model_max_length {tokenizer.model_max_length!r:.60} is not a number")
     # Padding is masked, so any token will do that the model has an embedding of. GPT-2-type
     # tokenizers have no token for it, and transformers adds one to those of Qwen 2.
     pad_with_end = tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size

@@ -22,6 +22,7 @@ from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.program import Program, decode
 from kilobit.search.programs.program import decode_text as decode_prompt
 from kilobit.search.programs.recipe import AdapterPart, Recipe, offered
+from kilobit.search.settings import reason_of
 
 # Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096
@@ -158,7 +159,7 @@ def load_frozen(model: Path, program: Program, argument: str = "--model") -> Fro
     try:
         return load(config, Path())
     except Exception as error:  # transformers raises many types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"{argument}: {model} can't be loaded: {reason}") from error
 
 

@@ -10,6 +10,7 @@ FOLDER/manifest.json  not counted: digests, recipe, versions, and where it was v
 import ast
 import hashlib
 import json
+import re
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from kilobit.evaluators.ledger.fencing import part_file
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.parts import DamagedError
-from kilobit.evaluators.ledger.storage import Place, read_regular, write_whole
+from kilobit.evaluators.ledger.storage import Place, read_own, read_regular, write_whole
 from kilobit.evaluators.text_files import json_objects
 from kilobit.search.programs.program import Program, build
 from kilobit.search.programs.recipe import FORMAT_VERSION, Recipe
@@ -33,6 +34,7 @@ _PACKAGES = ("torch", "transformers", "peft", "constriction", "numpy", "python-m
 # What provides a module of another name.
 _DISTRIBUTIONS = {"re2": "google-re2"}
 _MAX_EXAMPLES_BYTES = 1 << 30
+_PAYLOAD_FILE = re.compile(r"payloads/\w+\.bin")
 
 
 class ProgramError(ValueError):
@@ -92,10 +94,14 @@ def program_of(record: ProgramRecord, folder: Place, where: Place) -> Program:
         return Program(recipe, record.script, record.payload)
     assert record.payload_file is not None, "a record has a payload or the name of its file"
     place = folder / record.payload_file
+    if not _PAYLOAD_FILE.fullmatch(record.payload_file):
+        raise DamagedError(where, f"{record.payload_file!r:.60} is not a file of the ledger")
     try:
-        program = Program(recipe, record.script, place.read_bytes())
+        program = Program(recipe, record.script, read_own(place))
     except FileNotFoundError as error:
         raise DamagedError(where, f"its payload in {place} is gone") from error
+    except ValueError as error:
+        raise DamagedError(where, f"its payload in {place}: {error}") from error
     if program.digest != record.program:
         raise DamagedError(where, f"its payload in {place} is damaged")
     return program

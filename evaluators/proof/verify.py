@@ -34,7 +34,7 @@ from kilobit.search.records import (
     WorkerRecord,
     rung_part,
 )
-from kilobit.search.settings import InputError, to_copy
+from kilobit.search.settings import InputError, reason_of, to_copy
 from kilobit.search.task import Task
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load_here(config: BaseModelConfig, folder: Path) -> tuple["FrozenModel", Pat
         update = {"path": where, "hub": None, "revision": None}
         return base_model.load(config.model_copy(update=update), folder), where
     except Exception as error:  # transformers and the hub raise many types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise InputError(
             f"base model {config.label}: {where or config.hub} can't be loaded: {reason}"
         ) from error

@@ -39,7 +39,8 @@ def page(report: Report) -> bytes:
         plotly=scripts[0],
         script=scripts[1],
     )
-    return text.encode("utf-8")
+    # Names of files may hold bytes that are no text.
+    return text.encode("utf-8", "replace")
 
 
 def as_script_json(value: Any) -> str:

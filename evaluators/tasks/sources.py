@@ -5,6 +5,7 @@ and number. Code that comes with a data set is never executed.
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kilobit.evaluators.text_files import json_lines, number_text, parsed, read_file
-from kilobit.search.settings import Config
+from kilobit.search.settings import Config, reason_of
 from kilobit.search.task import Example
 
 Record = tuple[str, Mapping[str, Any]]
@@ -125,6 +126,8 @@ def dataset_rows(
     import datasets
 
     datasets.disable_progress_bars()
+    # It would log what the error says, with names of classes.
+    datasets.logging.set_verbosity(logging.CRITICAL)
     origin = str(folder / dataset) if dataset.startswith(".") else dataset
     try:
         rows = datasets.load_dataset(origin, subset, split=split, revision=revision)
@@ -133,7 +136,7 @@ def dataset_rows(
             f"data set {origin} is not on this machine and can't be fetched: {error}"
         ) from error
     except Exception as error:  # the library passes on any exception of its readers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"data set {origin}, split {split!r}: {reason}") from error
     for number, row in enumerate(rows):
         yield f"data set {origin}, split {split!r}, record {number}", row

@@ -145,6 +145,9 @@ YAML = [
     ),
     text("name: !!int x\n", "s.yaml, line 1: YAML tags (tag:yaml.org,2002:int) are not allowed"),
     text(f"name: {'[' * 60}", "s.yaml, line 1: nested more than 50 levels deep"),
+    text("a: 1\n" * 11_000, "line 10000: more than 20000 keys and values"),
+    text('name: "\\ud800"\n', "s.yaml, line 1: half of a surrogate pair is not valid text"),
+    text('name: "\\UFFFFFFFF"\n', "{here}/s.yaml: not valid YAML: "),
     text(b"#" * 2_000_000, "s.yaml: larger than the allowed 1048576 bytes"),
     Case(
         "run {here}/s.yaml",
@@ -167,7 +170,9 @@ OVERRIDES = [
     ),
     override("seed=[", "'seed=[': the value is not valid YAML"),
     override("seed=!!int x", "'seed=!!int x': YAML tags (tag:yaml.org,2002:int) are not allowed"),
-    override("rungs={1: 3}", "'rungs={1: 3}': a key of the value is not text"),
+    override("rungs={1: 3}", "'rungs={1: 3}': the key 1 is not text: write it in quotes"),
+    override("budget={seconds: 5, seconds: 6}", "seconds: 6}': the key 'seconds' is given twice"),
+    override("a." * 60 + "a=1", "nested more than 50 levels deep"),
     override("rungs.eta=x", "command line: rungs.eta: Input should be a valid integer (found 'x')"),
 ]
 FIELDS = [

@@ -203,7 +203,7 @@ def test_an_override_makes_the_mappings_on_its_way() -> None:
         ("a..b=1", "an override is written key=value"),
         ("a.b=1", "'a' is a value"),
         ("b={", "the value is not valid YAML"),
-        ("b={1: 2}", "a key of the value is not text"),
+        ("b={1: 2}", "the key 1 is not text"),
         ("b=[&x 1, *x]", r"YAML aliases \(\*x\) are not allowed"),
         ("b=!!int ''", r"YAML tags \(tag:yaml.org,2002:int\) are not allowed"),
         (f"b={'[' * 20000}", "nested more than 50 levels deep"),

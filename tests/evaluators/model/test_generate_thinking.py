@@ -107,12 +107,12 @@ def test_settings_that_do_not_fit_the_template(
 
 
 def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "_RENDER_S", 0.5)
+    monkeypatch.setattr(generate, "_RENDER_CPU_S", 0.5)
     tokenizer, _ = load_tokenizer(config_of(TINY), Path())
     # A few seconds: enough for the test, and over when its process ends.
     loops = "{% for i in range(99999) %}{% for i in range(2000) %}"
     tokenizer.chat_template = loops + "{% endfor %}{% endfor %}" + TURNS
-    with pytest.raises(ValueError, match=r"does not end within 0\.5 s for a word"):
+    with pytest.raises(ValueError, match=r"does not end within 0\.5 processor seconds for a word"):
         chat_template_of(tokenizer, None)
 
 
