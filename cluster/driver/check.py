@@ -269,6 +269,12 @@ def _check_choice(sweep: Sweep, task: Task, thinkers: Sequence[str]) -> None:
         for setting in ("max_new_tokens", "postprocess"):
             if getattr(one, setting):
                 raise InputError(_generates(f"families.given.{place}.{setting}", task))
+    if thinkers:
+        raise InputError(
+            f"base_models: {thinkers[0]} thinks in its chat template, and programs of the task "
+            f"{task.name} choose one of the answers that an input offers without any thinking: "
+            "set its `enable_thinking: false`, or `chat: [false]` in all families"
+        )
 
 
 def _generates(field: str, task: Task) -> str:
