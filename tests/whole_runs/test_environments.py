@@ -22,20 +22,11 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
+from tests.support.tiny_sweep import SWEEP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 KILOBIT = f"{shlex.quote(sys.executable)} {shlex.quote(str(REPOSITORY / 'launch.py'))}"
 CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-SWEEP = {
-    "name": "tiny",
-    "task": {"kind": "miniature", "name": "numbers"},
-    "base_models": [
-        {"regime": "pretrained", "path": str(REPOSITORY / "examples" / "tiny" / "pretrained")}
-    ],
-    "families": {"prompt": {"candidates": 3, "demonstrations": [0, 1]}},
-    "model_free": {"constants": 1, "copy_input": True},
-    "rungs": {"examples": 4, "eta": 2, "count": 2},
-}
 # Name: variables to set (None: to remove), and what follows the command on the shell's line.
 ENVIRONMENTS: dict[str, tuple[dict[str, str | None], str]] = {
     "no HOME": ({"HOME": None}, ""),

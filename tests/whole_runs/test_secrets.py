@@ -18,7 +18,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.support.judges.judge_server import Server
-from tests.whole_runs.test_environments import SWEEP
+from tests.support.tiny_sweep import SWEEP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 MARK = "sesame-open"
