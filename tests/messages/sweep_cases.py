@@ -297,7 +297,7 @@ CHOICES = [
         DRY,
         "base_models: r thinks in its chat template, and programs of the task choice choose",
         sweep={"task": CHOICE, "base_models": model()},
-        given=a_choice("{{ messages[0].content }}{{ '<think>\\n' }}"),
+        given=a_choice("{% for one in messages %}{{ one.content }}{% endfor %}{{ '<think>\\n' }}"),
     ),
 ]
 MODELS = [
