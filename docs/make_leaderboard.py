@@ -122,7 +122,8 @@ An entry is a program, a base model and a sealed split that the search has not s
 
 def entries() -> list[Entry]:
     """Return the entries of the data set."""
-    return [Entry(**json.loads(line)) for line in DATA.read_text("utf-8").split("\n") if line]
+    lines = DATA.read_text("utf-8").split("\n")
+    return [Entry(**json.loads(line)) for line in lines if line]
 
 
 def page(found: Iterable[Entry]) -> str:

@@ -48,7 +48,7 @@ _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class _Kind:
-    """Settings of a `peft_type` that are understood.
+    """Method of this project for a `peft_type`, and the options that are understood.
 
     Attributes:
         method: the method of this project with the same outputs.

@@ -20,7 +20,7 @@ from kilobit.cluster.requests import CheckRequest, StatusRequest, wrong_input
 from kilobit.cluster.runs.folder import RunFolder, open_run
 from kilobit.cluster.runs.fronts import bound_text, progress_text, unjudged_text, unverified_text
 from kilobit.cluster.runs.lock import BEAT_S, lock_holder
-from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
+from kilobit.cluster.runs.progress import ModelProgress, Progress, columns_of, progress_of
 from kilobit.evaluators.ledger.compaction import examine
 from kilobit.evaluators.ledger.ledger import Following, Ledger
 from kilobit.evaluators.ledger.parts import PART, TABLES, DamagedError, checked
@@ -118,7 +118,7 @@ class WatchedRun:
     def __init__(self, path: Place, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
         self.run: RunFolder = open_run(path)
-        self._tables = Following(self.run.ledger, COLUMNS)
+        self._tables = Following(self.run.ledger, columns_of(self.run.sweep))
         self.progress: Progress | None = None
         self.holder: str | None = None
         self._asked_at = -BEAT_S
@@ -276,7 +276,9 @@ def _best(one: ModelProgress) -> str:
     if one.best is None:
         return "no score yet"
     score, bits, examples = one.best
-    return f"best {score:.3f} with {bits} bits on {examples} examples"
+    counted = "net bits" if one.length == "net" else "bits"
+    length = "" if bits is None else f" with {bits} {counted}"
+    return f"best {score:.3f}{length} on {examples} examples"
 
 
 def _pace(watch: WatchedRun, progress: Progress) -> list[str]:
@@ -326,12 +328,13 @@ def models_table(
     """Return the table of base models: the best results of each."""
     models = progress.models
     best = [one.best for one in models]
+    bits_head = "net bits" if any(one.length == "net" for one in models) else "bits"
     columns = {
         "base model": [one.model for one in models],
         "begun": [str(one.begun) for one in models],
         "ended": [str(one.ended) for one in models],
         "best": ["" if one is None else f"{one[0]:.3f}" for one in best],
-        "bits": ["" if one is None else str(one[1]) for one in best],
+        bits_head: ["" if one is None or one[1] is None else str(one[1]) for one in best],
         "examples": ["" if one is None else str(one[2]) for one in best],
         "front": [str(one.front) for one in models],
     }
@@ -339,8 +342,8 @@ def models_table(
     for index, head in enumerate(reached):
         bits = [one.shortest[index] for one in models]
         columns[head] = ["" if one is None else str(one) for one in bits]
-    least_needed = ("examples", "begun", "front", "ended", *reversed(reached), "bits", "best")
-    title = "best score so far; fewest bits that reach each target score"
+    least_needed = ("examples", "begun", "front", "ended", *reversed(reached), bits_head, "best")
+    title = f"best score so far; fewest {bits_head} that reach each target score"
     return fitting_table(console, columns, least_needed, title)
 
 

@@ -13,7 +13,7 @@ from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.usage import Usage, searched_s, spans_of, usage_of
 from kilobit.search.candidate import GIVEN, MODEL_FREE
 from kilobit.search.front.pareto import complexity
-from kilobit.search.front.points import OF_A_POINT, complete_points, fronts
+from kilobit.search.front.points import OF_A_POINT, complete_points, fronts, is_bare
 from kilobit.search.records import (
     CandidateRecord,
     CertificateRecord,
@@ -23,6 +23,7 @@ from kilobit.search.records import (
     VerificationRecord,
     WorkerRecord,
 )
+from kilobit.search.settings import Ruler
 
 # The columns needed from each table.
 COLUMNS: dict[type[Record], tuple[str, ...]] = {
@@ -64,6 +65,13 @@ class RungCount:
     failed: int
 
 
+def columns_of(sweep: Sweep) -> dict[type[Record], tuple[str, ...]]:
+    """Return the columns that a run's progress needs; net bits need to know the bare question."""
+    if sweep.length != "net":
+        return COLUMNS
+    return {**COLUMNS, CandidateRecord: (*COLUMNS[CandidateRecord], "spec")}
+
+
 @dataclass(frozen=True)
 class ModelProgress:
     """Progress statistics of one base model.
@@ -78,15 +86,18 @@ class ModelProgress:
         unverified: number of those that are not verified yet.
         shortest: for each target the bits of the shortest program that reaches it, None if none
             does.
+        length: the length that counts; of net bits none is known before the bare question is
+            scored.
     """
 
     model: str
     begun: int
     ended: int
-    best: tuple[float, int, int] | None
+    best: tuple[float, int | None, int] | None
     front: int
     unverified: int
     shortest: tuple[int | None, ...]
+    length: Ruler = "program"
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ def progress_of(sweep: Sweep, tables: Following) -> Progress:
 
     Args:
         sweep: the run's sweep.
-        tables: its ledger's tables with the columns `COLUMNS`.
+        tables: its ledger's tables with the columns `columns_of`.
     """
     candidates, rungs = tables.records(CandidateRecord), tables.records(RungRecord)
     decisions = tables.records(DecisionRecord)
@@ -238,6 +249,14 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
         sweep.minimised,
     )
     on_front = {model: front for (_, model), front in fronts(points).items()}
+    bare = _bare_bits(candidates, rungs) if sweep.length == "net" else {}
+
+    def shown(model: str, bits: int | None) -> int | None:
+        """Return program or payload bits as the sweep counts them."""
+        if bits is None or sweep.length != "net":
+            return bits
+        return bits - bare[model] if model in bare else None
+
     models = []
     for label in [model.label for model in sweep.base_models]:
         front, found_best = on_front.get(label, []), best.get(label)
@@ -246,13 +265,31 @@ def _models(sweep: Sweep, tables: Following) -> tuple[ModelProgress, ...]:
                 label,
                 begun[label],
                 ended[label],
-                found_best and (found_best[1], -found_best[2], found_best[0]),
+                found_best and (found_best[1], shown(label, -found_best[2]), found_best[0]),
                 len(front),
                 sum(point.verified is None for point in front),
-                tuple(complexity(front, target) for target in sweep.targets),
+                tuple(shown(label, complexity(front, target)) for target in sweep.targets),
+                sweep.length,
             )
         )
     return tuple(models)
+
+
+def _bare_bits(
+    candidates: Sequence[CandidateRecord], rungs: Sequence[RungRecord]
+) -> dict[str, int]:
+    """Return the program bits of the bare question by base model, where they are known."""
+    asks = {
+        one.candidate: one.model
+        for one in candidates
+        if one.family == "prompt" and is_bare(one.spec)
+    }
+    found: dict[str, int] = {}
+    for record in rungs:
+        model, bits = asks.get(record.candidate), record.program_bits
+        if model is not None and bits is not None:
+            found[model] = min(bits, found.get(model, bits))
+    return found
 
 
 def _pace(

@@ -127,7 +127,7 @@ def bare_bits(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], in
     )
     found: dict[tuple[str, str], int] = {}
     for one in candidates.filter(prompts).to_pylist():
-        if _is_bare(one["spec"]):
+        if is_bare(one["spec"]):
             key, length = (one["task"], one["model"]), bits[one["candidate"]]
             found[key] = min(length, found.get(key, length))
     return found
@@ -153,13 +153,14 @@ def bare_scores(candidates: pa.Table, rungs: pa.Table) -> dict[tuple[str, str], 
     for about in candidates.filter(
         pc.and_(pc.equal(candidates["family"], "prompt"), own)
     ).to_pylist():
-        if _is_bare(about["spec"]):
+        if is_bare(about["spec"]):
             key, one = (about["task"], about["model"]), scores[about["candidate"]]
             found[key] = max(one, found.get(key, one))
     return found
 
 
-def _is_bare(spec: str | None) -> bool:
+def is_bare(spec: str | None) -> bool:
+    """Return whether a candidate, by its canonical JSON, is the bare question."""
     try:
         return set(json.loads(spec or "[0]")) <= {"task", "model", "chat"}
     except (ValueError, TypeError):

@@ -1,6 +1,7 @@
 """Progress of a run, computed from rows of its ledger."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from kilobit.cluster.runs.fronts import bound_text, unjudged_text
-from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, progress_of
+from kilobit.cluster.runs.progress import COLUMNS, ModelProgress, Progress, columns_of, progress_of
 from kilobit.cluster.sweep.sweep import Sweep, load_sweep
 from kilobit.evaluators.ledger.ledger import Following
 from kilobit.evaluators.ledger.parts import TABLES
@@ -99,6 +100,29 @@ def test_the_length_that_the_sweep_compares_is_the_one_that_is_shown(sweep: Swee
     assert progress(sweep, **rows).models[0].best == (0.5, 900, 8)
     assert progress(by_payload, **rows).models[0].best == (0.5, 80, 8)
     assert progress(by_payload, **rows).models[0].shortest == (80, None)
+
+
+def test_net_bits_are_shown_once_the_bare_question_is_known(sweep: Sweep) -> None:
+    net = sweep.model_copy(update={"length": "net"})
+    assert "spec" in columns_of(net)[CandidateRecord]
+    assert columns_of(sweep) == COLUMNS
+    longer = {"program_bits": 1300}
+    rows: dict[str, Sequence[Record]] = {
+        "candidates": [
+            replace(candidate("a", "small"), spec='{"model":"small","task":"numbers"}'),
+            replace(candidate("b", "small"), spec='{"postprocess":["lower"],"task":"numbers"}'),
+            candidate("c", "large"),
+        ],
+        "rungs": [
+            rung("a", 0, 0.25),
+            rung("b", 1, 0.5, **longer),
+            rung("c", 1, 0.5, **longer),
+        ],
+    }
+    small, large = progress(net, **rows).models
+    assert (small.best, small.shortest, small.length) == ((0.5, 400, 8), (400, None), "net")
+    assert (large.best, large.shortest) == ((0.5, None, 8), (None, None))
+    assert progress(sweep, **rows).models[0].best == (0.5, 1300, 8)
 
 
 def test_candidates_are_counted_by_how_they_ended(sweep: Sweep) -> None:
