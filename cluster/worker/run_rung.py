@@ -17,11 +17,11 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, Trained, installed
 from kilobit.evaluators.model.data_codec import learn
-from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Rung
 from kilobit.search.records import RungRecord, rung_part
+from kilobit.search.reward_training import Rewards
 
 _LOG = logging.getLogger("kilobit")
 
