@@ -35,12 +35,12 @@ from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.rate_training import LearnedBits, first_range
-from kilobit.evaluators.model.reward_training import Scores
 from kilobit.evaluators.model.text_codec import encode_text
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.numbers import Tensor
+from kilobit.search.reward_training import Scores
 from kilobit.search.task import Task
 
 _PREFIX = "weight/"

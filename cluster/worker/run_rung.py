@@ -18,13 +18,13 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, Trained, installed
 from kilobit.evaluators.model.data_codec import Learned, learn
-from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Program
 from kilobit.search.records import RungRecord, rung_part
+from kilobit.search.reward_training import Rewards
 
 _LOG = logging.getLogger("kilobit")
 

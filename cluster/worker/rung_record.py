@@ -20,13 +20,13 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs
 from kilobit.evaluators.model.adapters import Adapter, Trained
 from kilobit.evaluators.model.data_codec import Learned
-from kilobit.evaluators.model.reward_training import Rewards
 from kilobit.evaluators.proof.program_files import write_program
 from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.numbers import Tensor
 from kilobit.search.programs.program import Program
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.records import CandidateRecord, PredictionRecord, RungRecord
+from kilobit.search.reward_training import Rewards
 from kilobit.search.schedulers.racing import Race, Verdict
 from kilobit.search.task import Example, Task
 

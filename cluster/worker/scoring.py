@@ -19,10 +19,10 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
 from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.program_builder import Builder
-from kilobit.evaluators.model.reward_training import examples_of
 from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part
+from kilobit.search.reward_training import examples_of
 from kilobit.search.schedulers.racing import Incumbent, Race, incumbent_of
 from kilobit.search.task import Task, clusters_of
 

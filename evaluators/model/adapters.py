@@ -29,7 +29,6 @@ from kilobit.evaluators.model.base_model import Factors, FrozenModel, has_factor
 from kilobit.evaluators.model.machine import is_quantised
 from kilobit.evaluators.model.packing.noise import chosen_weights, with_noise
 from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
-from kilobit.evaluators.model.reward_training import RewardTraining, Scores
 from kilobit.evaluators.model.training_batches import (
     Lesson,
     finite_loss,
@@ -39,6 +38,7 @@ from kilobit.evaluators.model.training_batches import (
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
 from kilobit.search.programs.numbers import Integers, NumbersCode, Tensor
 from kilobit.search.programs.recipe import AdapterPart, noise_part
+from kilobit.search.reward_training import RewardTraining, Scores
 from kilobit.search.streams import stream_seed
 
 _WARM_UP_STEPS = 5

@@ -7,11 +7,11 @@ import torch
 
 from kilobit.evaluators.model.adapters import Adapter, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.reward_training import Rewards, RewardTraining, examples_of
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.numbers import NumbersCode, decode_numbers, step_of
+from kilobit.search.reward_training import Rewards, RewardTraining, examples_of
 from kilobit.search.streams import noise_signs, stream
 from tests.support.recipes import NUMBER_METHODS, adapter_spec
 
