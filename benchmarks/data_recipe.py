@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.oracles import run_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.data_codec import chosen_examples, learn
 from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.text_codec import chosen_examples, learn
 from kilobit.evaluators.proof.sandbox import Limits, Sandbox
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
 from kilobit.search.adapter_methods import AdapterSpec

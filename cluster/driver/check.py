@@ -21,7 +21,7 @@ from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.given_candidates import GivenFiles, given_on, read_given
 from kilobit.evaluators.ledger.storage import under
 from kilobit.evaluators.tasks.harness_task import HarnessTask
-from kilobit.evaluators.tasks.hub import DatasetTask
+from kilobit.evaluators.tasks.jsonl import DatasetTask
 from kilobit.evaluators.tasks.registry import load_task
 from kilobit.search.adapter_methods import METHODS, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig

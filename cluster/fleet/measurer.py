@@ -32,8 +32,8 @@ from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.base_model import FrozenModel
 from kilobit.evaluators.proof.program_files import read_program
 from kilobit.evaluators.proof.verify import load_here
-from kilobit.evaluators.tasks.hub import offline
 from kilobit.evaluators.tasks.registry import load_task
+from kilobit.evaluators.tasks.sources import offline
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate
 from kilobit.search.front.points import FrontPoint

@@ -17,7 +17,7 @@ from kilobit.evaluators.given_candidates import given_state
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.storage import Place, write_whole
 from kilobit.evaluators.model.adapters import Adapter, Trained, installed
-from kilobit.evaluators.model.data_codec import Learned, learn
+from kilobit.evaluators.model.text_codec import Learned, learn
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.candidate import Candidate, Rung

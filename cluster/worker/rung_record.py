@@ -19,7 +19,7 @@ from kilobit.evaluators.ledger.fencing import SupersededError
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs
 from kilobit.evaluators.model.adapters import Adapter, Trained
-from kilobit.evaluators.model.data_codec import Learned
+from kilobit.evaluators.model.text_codec import Learned
 from kilobit.evaluators.proof.program_files import write_program
 from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.numbers import Tensor

@@ -17,8 +17,8 @@ from kilobit.cluster.worker.resident import Resident
 from kilobit.cluster.worker.rung_record import Measured, Scoring, Work
 from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.ledger.output_cache import CachedOutputs, PredictionCache, cache_key
-from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.text_codec import Learned
 from kilobit.search.candidate import Candidate, Rung
 from kilobit.search.programs.program import Decoded, Program
 from kilobit.search.records import PredictionRecord, rung_part

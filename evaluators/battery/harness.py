@@ -35,7 +35,7 @@ from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
 from kilobit.evaluators.tasks.harness_task import check_code, first_line, manager_of, quiet
-from kilobit.evaluators.tasks.hub import offline, patched
+from kilobit.evaluators.tasks.sources import offline, patched
 
 _CONTEXT = 2048
 _GREEDY = ("until", "max_gen_toks", "do_sample", "temperature")

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import ALONE, FrozenModel, check_ids
-from kilobit.evaluators.model.data_codec import decode_examples
 from kilobit.evaluators.model.generate import (
     answer_tokens,
     asked,
@@ -34,7 +33,7 @@ from kilobit.evaluators.model.packing.pack import Pack
 from kilobit.evaluators.model.packing.passes import Planner, pass_tokens
 from kilobit.evaluators.model.packing.probe import probe
 from kilobit.evaluators.model.program_builder import shown_examples
-from kilobit.evaluators.model.text_codec import decode_text, start_token
+from kilobit.evaluators.model.text_codec import decode_examples, decode_text, start_token
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.postprocess import cut, postprocess
 from kilobit.search.programs.program import Program, decode

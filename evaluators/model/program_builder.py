@@ -10,7 +10,6 @@ import numpy as np
 
 from kilobit.evaluators.model.adapters import Adapter
 from kilobit.evaluators.model.base_model import FrozenModel
-from kilobit.evaluators.model.data_codec import Learned
 from kilobit.evaluators.model.generate import (
     ChatTemplate,
     Generated,
@@ -19,7 +18,7 @@ from kilobit.evaluators.model.generate import (
     choose,
     generate,
 )
-from kilobit.evaluators.model.text_codec import cache_for, encode_text, start_token
+from kilobit.evaluators.model.text_codec import Learned, cache_for, encode_text, start_token
 from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.candidate import Candidate

@@ -1,16 +1,17 @@
-"""Tasks on the user's own records: fields, questions, scoring, and JSON Lines files.
+"""Tasks on the user's own records: fields, questions, scoring; JSON Lines files and data sets.
 
 Every line holds one object. Splits come from three files, or from one file divided by fractions. In
 the second case the hash of an input, or of its cluster, decides its split, so repeated inputs stay
 in one split and appending lines moves no earlier line to another split. Errors name the file and
 the line.
 
-Common settings of tasks on the user's own records: fields to read, templates, metric.
+A data set is one that the `datasets` library loads, on the hub, in its cache or in a folder, with
+splits in the library's own notation, for example `train[:6000]`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,7 +19,13 @@ from kilobit.evaluators.judges.judges import EndpointJudge
 from kilobit.evaluators.metrics.bleu import TokenizerSetting
 from kilobit.evaluators.metrics.metrics import metric_of, parse_number
 from kilobit.evaluators.named import MetricName
-from kilobit.evaluators.tasks.sources import TextTask, checked_text, in_cluster, text_or_number
+from kilobit.evaluators.tasks.sources import (
+    TextTask,
+    checked_text,
+    dataset_rows,
+    in_cluster,
+    text_or_number,
+)
 from kilobit.evaluators.text_files import json_lines
 from kilobit.search.settings import Config, LocalPath
 from kilobit.search.task import Example, Metric, Task, make_example, make_splits, share
@@ -207,3 +214,39 @@ def load_jsonl(config: JsonlTask, folder: Path) -> Task:
     assert config.data is not None
     cuts = config.fractions or SplitFractions()
     return task_of(config, folder, *cuts.divide(read_jsonl(folder / config.data, config)))
+
+
+class SplitNames(Config):
+    """One expression per split, for example `train[:6000]`, `train[6000:]` and `test`."""
+
+    train: Annotated[str, Field(description="for training and for demonstrations")]
+    search: Annotated[str, Field(description="candidates are compared on it")]
+    sealed: Annotated[str, Field(description="never used by a search")]
+
+
+class DatasetTask(RecordTask):
+    """A task read through the `datasets` library."""
+
+    kind: Annotated[Literal["dataset"], Field(description="a data set of the hub")]
+    dataset: Annotated[
+        str, Field(description="hub id, or a folder relative to the sweep file that begins with .")
+    ]
+    subset: Annotated[str | None, Field(description="name of the configuration")] = None
+    revision: Annotated[str | None, Field(description="commit or tag on the hub; pin it")] = None
+    splits: Annotated[SplitNames, Field(description="an expression for each split")]
+
+
+def load_dataset_task(config: DatasetTask, folder: Path) -> Task:
+    """Return the task that `config` describes.
+
+    Raises:
+        DatasetMissingError: if the data set is not on this machine and can't be fetched.
+        ValueError: for unknown splits, malformed records, empty or overlapping splits.
+    """
+
+    def read(split: str) -> list[Example]:
+        rows = dataset_rows(config.dataset, config.subset, config.revision, split, folder)
+        return [example_of(row, config, where) for where, row in rows]
+
+    names = config.splits
+    return task_of(config, folder, read(names.train), read(names.search), read(names.sealed))

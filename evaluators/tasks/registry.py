@@ -9,8 +9,7 @@ from pydantic import Field, JsonValue
 
 from kilobit.evaluators.named import named
 from kilobit.evaluators.tasks.harness_task import HarnessTask, load_harness_task
-from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
-from kilobit.evaluators.tasks.jsonl import JsonlTask, load_jsonl
+from kilobit.evaluators.tasks.jsonl import DatasetTask, JsonlTask, load_dataset_task, load_jsonl
 from kilobit.evaluators.tasks.miniature.catalogue import NUM_EXAMPLES, load_miniature
 from kilobit.evaluators.tasks.published.conversations import InstructionsTask, load_instructions
 from kilobit.evaluators.tasks.published.esnli import EsnliTask, load_esnli

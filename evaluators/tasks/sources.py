@@ -1,13 +1,16 @@
 """Settings of tasks on texts, and the records of a split from files or from a data set.
 
 `read_records` yields every record with its origin for messages: file and line, or data set, split
-and number. Code that comes with a data set is never executed.
+and number. Code that comes with a data set is never executed. In the context `offline` no library
+fetches anything, so data that are missing on this machine stay missing.
 """
 
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +22,7 @@ from kilobit.search.settings import Config, reason_of
 from kilobit.search.task import Example
 
 Record = tuple[str, Mapping[str, Any]]
+_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 # Types of fields for which each task sets its own default.
 TaskName = Annotated[str, Field(min_length=1, description="label of the task in tables")]
 Question = Annotated[str, Field(description="text before an answer; contains {input}")]
@@ -245,3 +249,38 @@ def checked_text(text: str, origin: str, mark: str = "") -> str:
     if "\0" in text:
         raise ValueError(f"{origin} holds the character NUL, which is not valid text")
     return text
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let the hub's libraries read their caches only, in this process and those it starts.
+
+    Setting the environment alone is not enough: they read it when they are imported.
+    """
+    import datasets
+    import huggingface_hub
+
+    targets = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    with patched([(target, name, True) for target, name in targets]):
+        try:
+            os.environ.update(dict.fromkeys(_ENVIRONMENT, "1"))
+            yield
+        finally:
+            for variable, value in environment.items():
+                os.environ.pop(variable, None)
+                if value is not None:
+                    os.environ[variable] = value
+
+
+@contextmanager
+def patched(targets: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes of modules while the context is open: (module, name, value)."""
+    before = [(target, name, getattr(target, name)) for target, name, _ in targets]
+    try:
+        for target, name, value in targets:
+            setattr(target, name, value)
+        yield
+    finally:
+        for target, name, value in before:
+            setattr(target, name, value)

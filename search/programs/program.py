@@ -120,7 +120,7 @@ class Decoded:
     `delta` says whether the numbers are differences from those that the adapter begins with. An
     adapter that has no part in the program, because it would change nothing, has no numbers.
 
-    Examples are not included: `kilobit.evaluators.model.data_codec` decodes them, by learning from
+    Examples are not included: `kilobit.evaluators.model.text_codec` decodes them, by learning from
     them.
     """
 

@@ -8,7 +8,7 @@ train split is its second argument: JSON lists of input and target, one a line.
 
 A program with training examples decodes them while the model learns from them. Its statements
 read `coded` and `model`, and leave `model` with the trained adapter on it. They repeat, float for
-float, what `kilobit.evaluators.model.data_codec` computed when it coded the examples: the model in
+float, what `kilobit.evaluators.model.text_codec` computed when it coded the examples: the model in
 evaluation mode, one example at a time, gradients on except where it codes with a cache. The model
 learns from an example as soon as it is decoded, from all of its tokens; in later rounds only from
 its last tokens, the answer.

@@ -17,12 +17,12 @@ from kilobit.cluster.driver.check import count_numbers, shapes_of
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.adapters import Trained, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.data_codec import learn
 from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.deltas import detached
 from kilobit.evaluators.model.packing.passes import Planner
 from kilobit.evaluators.model.packing.train import Job, train_pack
 from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.text_codec import learn
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.proof.export import spec_of
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature

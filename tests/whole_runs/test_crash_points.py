@@ -40,7 +40,7 @@ from kilobit.evaluators.ledger.parts import TABLES
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.stored_path import StoredPath
 from kilobit.search.settings import InputError
-from tests.support.crash_points import copies, count, failing
+from tests.support.driver.crash_points import copies, count, failing
 from tests.support.driver.in_process import search
 from tests.support.driver.ledgers import DIFFER, LORA
 from tests.support.object_store import Proxy

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.support.tiny_sweep import SWEEP
+from tests.support.driver.tiny_sweep import SWEEP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 KILOBIT = f"{shlex.quote(sys.executable)} {shlex.quote(str(REPOSITORY / 'launch.py'))}"

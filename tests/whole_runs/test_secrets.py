@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
+from tests.support.driver.tiny_sweep import SWEEP
 from tests.support.judges.judge_server import Server
-from tests.support.tiny_sweep import SWEEP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 MARK = "sesame-open"

@@ -12,10 +12,10 @@ from kilobit.evaluators.model import adapted
 from kilobit.evaluators.model.adapted import AdaptedModel, bare, with_program
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load, unchanged
-from kilobit.evaluators.model.data_codec import learn
 from kilobit.evaluators.model.machine import weights_digest
 from kilobit.evaluators.model.packing.probe import Probe
 from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.text_codec import learn
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from kilobit.evaluators.tasks.hub import DatasetTask, load_dataset_task
+from kilobit.evaluators.tasks.jsonl import DatasetTask, load_dataset_task
 from kilobit.evaluators.tasks.sources import DatasetMissingError
 from tests.support.tasks.records import numbers, write_jsonl
 

@@ -4,7 +4,7 @@ import datasets
 import huggingface_hub
 import pytest
 
-from kilobit.evaluators.tasks.hub import offline, patched
+from kilobit.evaluators.tasks.sources import offline, patched
 
 VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 

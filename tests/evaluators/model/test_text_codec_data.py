@@ -15,14 +15,14 @@ from kilobit.evaluators.ledger.ledger import Ledger
 from kilobit.evaluators.model import text_codec
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
-from kilobit.evaluators.model.data_codec import (
+from kilobit.evaluators.model.machine import weights_digest
+from kilobit.evaluators.model.program_builder import Builder
+from kilobit.evaluators.model.text_codec import (
     Learned,
     chosen_examples,
     decode_examples,
     learn,
 )
-from kilobit.evaluators.model.machine import weights_digest
-from kilobit.evaluators.model.program_builder import Builder
 from kilobit.evaluators.proof.sandbox import Limits, ProgramFailedError
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec, peft_config
