@@ -19,7 +19,9 @@ from kilobit.search.settings import Config
 
 # Quantisation step of an adapter as trained; a rate search makes coarser codings of it.
 FINEST_STEP = 0.125
-TrainingName = Literal["plain", "rate", "bits"]
+TrainingName = Literal["plain", "rate", "bits", "signs"]
+# Ways of training that have a price of bits.
+PRICED: tuple[TrainingName, ...] = ("rate", "bits")
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
 # PEFT's default rank of the LoRA matrices that Uni-LoRA's numbers are spread over, and the factor
@@ -393,7 +395,7 @@ class AdapterSpec(Config):
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     training: TrainingName = "plain"
-    """plain, with a price on the numbers' entropy, or with learned bit widths"""
+    """plain, with a price on the numbers' entropy, with learned bit widths, or signs alone"""
     nats_per_kbit: float | None = Field(default=None, gt=0)
     """price of a thousand bits in nats of training loss"""
     step: float = Field(default=FINEST_STEP, gt=0)
@@ -436,7 +438,7 @@ class AdapterSpec(Config):
             raise ValueError(f"{self.method} needs {', '.join(sorted(missing))}")
         if ignored:
             raise ValueError(f"{self.method} has no {', '.join(sorted(ignored))}")
-        if (self.training == "plain") != (self.nats_per_kbit is None):
+        if (self.training in PRICED) != (self.nats_per_kbit is not None):
             raise ValueError(
                 "nats_per_kbit belongs to training `rate` and `bits`, and they need it"
             )

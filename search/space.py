@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from kilobit.search.adapter_methods import (
     METHODS,
+    PRICED,
     SHAPE_FIELDS,
     AdapterSpec,
     Draw,
@@ -109,7 +110,8 @@ class AdapterFamily(PromptFamily):
     batch_size: int = Field(default=16, ge=1)
     """examples of a training step"""
     training: tuple[TrainingName, ...] = Field(default=("plain",), min_length=1)
-    """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks"""
+    """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks;
+    signs: the numbers of a tensor are all of one size, and only their signs differ"""
     nats_per_kbit: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01,), min_length=1)
     """for `rate` and `bits`: prices of a thousand bits in nats of training loss"""
 
@@ -420,7 +422,8 @@ class RateSearch(Config):
     def variants(self, candidate: Candidate) -> list[Candidate]:
         """Return the candidates that differ from `candidate` only in how its adapter is coded."""
         adapter = candidate.adapter
-        if adapter is None or adapter.traits.examples:
+        # Signs are as coarse as numbers get: a larger step would round all of them to 0.
+        if adapter is None or adapter.traits.examples or adapter.training == "signs":
             return []
         codings = [(step, 1.0) for step in self.steps]
         codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]
@@ -520,6 +523,6 @@ def _draw_adapter(name: str, family: AdapterFamily, rng: random.Random) -> Adapt
         batch_size=family.batch_size,
         seed=rng.randrange(1 << 31),
         training=training,
-        nats_per_kbit=None if training == "plain" else rng.choice(family.nats_per_kbit),
+        nats_per_kbit=rng.choice(family.nats_per_kbit) if training in PRICED else None,
         **shape,
     )

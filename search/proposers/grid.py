@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.adapter_methods import PRICED, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.programs.postprocess import PostprocessStep
 from kilobit.search.proposers.proposer import Observation, Proposal
@@ -128,7 +128,7 @@ def axes(family: PromptFamily, config: GridProposer, seed: int, name: str) -> Ax
         found["training"] = [
             (training, price)
             for training in unique(family.training)
-            for price in ([None] if training == "plain" else unique(family.nats_per_kbit))
+            for price in (unique(family.nats_per_kbit) if training in PRICED else [None])
         ]
     return found
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from kilobit.search.adapter_methods import FINEST_STEP, AdapterSpec
+from kilobit.search.adapter_methods import FINEST_STEP, PRICED, AdapterSpec
 from kilobit.search.candidate import Candidate
 from kilobit.search.proposers.grid import two_digits
 from kilobit.search.proposers.operators_prompt import (
@@ -158,7 +158,7 @@ def change_training(
     training = rng.choice(others)
     price = spec.nats_per_kbit or rng.choice(family.nats_per_kbit)
     return changed(
-        candidate, training=training, nats_per_kbit=None if training == "plain" else price
+        candidate, training=training, nats_per_kbit=price if training in PRICED else None
     )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from kilobit.search.adapter_methods import AdapterSpec
+from kilobit.search.adapter_methods import PRICED, AdapterSpec
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.front.pareto import log2_bits
 from kilobit.search.proposers.grid import Sets, two_digits, unique
@@ -173,7 +173,7 @@ class OptunaProposer:
         rate = family.rates(name)
         training = _choice(trial, prefix + "training", family.training)
         price = None
-        if training != "plain":
+        if training in PRICED:
             price = _level(trial, prefix + "nats_per_kbit", family.nats_per_kbit)
         return AdapterSpec(
             method=name,
