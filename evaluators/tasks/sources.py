@@ -1,4 +1,4 @@
-"""What tasks on texts share: settings, and a split's records from files or from a data set.
+"""Settings that all tasks on texts share, and a split's records from files or from a data set.
 
 `read_records` yields every record with its origin for messages: file and line, or data set, split
 and number. Code that comes with a data set is never executed.
