@@ -19,9 +19,9 @@ from kilobit.search.settings import Config
 
 # Quantisation step of an adapter as trained; a rate search makes coarser codings of it.
 FINEST_STEP = 0.125
-TrainingName = Literal["plain", "rate", "bits", "reward"]
-# The trainings that have a price of bits.
-PRICED = ("rate", "bits")
+TrainingName = Literal["plain", "rate", "bits", "signs", "reward"]
+# Ways of training that have a price of bits.
+PRICED: tuple[TrainingName, ...] = ("rate", "bits")
 # LoRA's alpha as a multiple of its rank.
 LORA_SCALING = 2
 # PEFT's default rank of the LoRA matrices that Uni-LoRA's numbers are spread over, and the factor
@@ -395,8 +395,8 @@ class AdapterSpec(Config):
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     training: TrainingName = "plain"
-    """plain, with a price on the numbers' entropy, with learned bit widths, or by the task's score
-    of generated answers to train examples instead of a loss (evolution strategy)"""
+    """plain, with a price on the numbers' entropy, with learned bit widths, signs alone, or by the
+    task's score of generated answers to train examples instead of a loss (evolution strategy)"""
     nats_per_kbit: float | None = Field(default=None, gt=0)
     """price of a thousand bits in nats of training loss"""
     population: Annotated[int | None, Field(ge=2, le=1024, multiple_of=2)] = None

@@ -111,7 +111,8 @@ class AdapterFamily(PromptFamily):
     """examples of a training step, or of a generation"""
     training: tuple[TrainingName, ...] = Field(default=("plain",), min_length=1)
     """plain; rate: with a price on the numbers' entropy; bits: with learned bit widths and ranks;
-    reward: by the task's score of generated answers to train examples"""
+    signs: the numbers of a tensor are all of one size, and only their signs differ; reward: by the
+    task's score of generated answers to train examples"""
     nats_per_kbit: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01,), min_length=1)
     """for `rate` and `bits`: prices of a thousand bits in nats of training loss"""
     population: int | None = Field(default=None, ge=2, le=1024, multiple_of=2)
@@ -389,7 +390,8 @@ class RateSearch(Config):
     def variants(self, candidate: Candidate) -> list[Candidate]:
         """Return the candidates that differ from `candidate` only in how its adapter is coded."""
         adapter = candidate.adapter
-        if adapter is None or adapter.traits.examples:
+        # Signs are as coarse as numbers get: a larger step would round all of them to 0.
+        if adapter is None or adapter.traits.examples or adapter.training == "signs":
             return []
         codings = [(step, 1.0) for step in self.steps]
         codings += [(step, keep) for keep in self.keep for step in (0.5, 1.0)]

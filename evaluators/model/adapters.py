@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from kilobit.evaluators.model.base_model import Factors, FrozenModel, has_factors
 from kilobit.evaluators.model.machine import is_quantised
 from kilobit.evaluators.model.packing.noise import chosen_weights, with_noise
-from kilobit.evaluators.model.rate_training import LearnedBits, rows_of, transform_of
+from kilobit.evaluators.model.rate_training import LearnedBits, Signs, rows_of, transform_of
 from kilobit.evaluators.model.training_batches import (
     Lesson,
     finite_loss,
@@ -245,6 +245,8 @@ class Adapter:
 
     def learned_steps(self) -> list[float] | None:
         """Return the quantisation step of each tensor if training learned them, else None."""
+        if isinstance(self.transform, Signs):
+            return [self.transform.size(name, w) for name, w in self.masters.items()]
         if not isinstance(self.transform, LearnedBits):
             return None
         return [self.transform.step(name) for name in self.masters]

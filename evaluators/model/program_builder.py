@@ -335,6 +335,10 @@ def coarsely(adapter: Adapter, tensors: Sequence[Tensor], spec: AdapterSpec) -> 
     # Learned steps are the finest coding; a coarser one multiplies them.
     factor = spec.step / FINEST_STEP
     code, more, integers = coarse_each(rows, adapter.units, learned, factor, spec.keep)
+    if not any(more):
+        # Tensors of one step, as those of a method with a single tensor.
+        part = adapter.part(NumbersCode(coder="packed"))
+        return Coarse(part, code, b"", adapter.by_component(integers))
     part = adapter.part(NumbersCode(coder="packed", steps="tensor"))
     return Coarse(part, code, more, adapter.by_component(integers))
 

@@ -10,6 +10,9 @@ numbers under a Laplace model of each row. Rows that are not worth their bits sh
 
 `LearnedBits` is B-LoRA (Meo et al. 2024, arXiv 2406.13046, after Bayesian Bits, arXiv 2005.07093):
 hard-concrete gates choose 2, 4, 8 or 16 bits for each tensor and whether each rank stays.
+
+`Signs` is sign training (BinaryConnect, Courbariaux et al. 2015, arXiv 1511.00363, with the scales
+of XNOR-Net, arXiv 1603.05279): a tensor's numbers are their signs times their mean size.
 """
 
 import math
@@ -27,6 +30,7 @@ _STRETCH_LOW, _STRETCH_HIGH, _TEMPERATURE = -0.1, 1.1, 2 / 3
 _OPEN_GATE = 3.0
 # Width of the noise that simulates rounding, in units of the root mean square of the numbers.
 _NOISE_STEP = 0.5
+_LEAST_SIZE = 1e-6
 BIT_WIDTHS = (2, 4, 8, 16)
 
 
@@ -165,6 +169,42 @@ class LearnedBits:
         return value + (clipped - clipped.detach())
 
 
+class Signs:
+    """Training of signs, with one size for all numbers of a tensor.
+
+    Args:
+        initial: what the numbers are written as differences from, by name.
+    """
+
+    def __init__(self, initial: Mapping[str, torch.Tensor]) -> None:
+        self._initial = initial
+        self.learned: Tensors = {}
+
+    def __call__(
+        self, weights: Mapping[str, torch.Tensor], generator: torch.Generator
+    ) -> tuple[Tensors, torch.Tensor]:
+        """Return signs times sizes, which give the numbers their gradients, and no penalty."""
+        final = self.final(weights)
+        # Straight-through estimator: a number gets the gradient of its sign.
+        values = {name: final[name] + w - w.detach() for name, w in weights.items()}
+        return values, torch.zeros((), requires_grad=True)
+
+    @torch.no_grad()
+    def final(self, weights: Mapping[str, torch.Tensor]) -> Tensors:
+        """Return signs times sizes."""
+        values = {}
+        for name, weight in weights.items():
+            change = weight - self._initial[name]
+            signs = torch.where(change < 0, -1.0, 1.0).to(weight)
+            values[name] = self._initial[name] + signs * change.abs().mean()
+        return values
+
+    @torch.no_grad()
+    def size(self, name: str, weight: torch.Tensor) -> float:
+        """Return the size of a tensor's numbers, at least a tiny one."""
+        return max(float((weight - self._initial[name]).abs().mean()), _LEAST_SIZE)
+
+
 def rows_of(weight: torch.Tensor) -> torch.Tensor:
     """Return a view of `weight` as rows along its longer side, shape [rows, columns].
 
@@ -188,6 +228,10 @@ def transform_of(spec: AdapterSpec, weights: Mapping[str, torch.Tensor]) -> Tran
         return RatePenalty(spec.nats_per_kbit or 0.0)
     if spec.training == "bits":
         return LearnedBits(spec.nats_per_kbit or 0.0, weights)
+    if spec.training == "signs":
+        start = {name: w.detach().clone() for name, w in weights.items()}
+        zeros = {name: torch.zeros_like(w) for name, w in start.items()}
+        return Signs(start if spec.traits.delta else zeros)
     return None
 
 

@@ -10,14 +10,16 @@ from benchmarks.oracles import plain_bits
 from kilobit.evaluators.model.adapters import installed
 from kilobit.evaluators.model.base_model import FrozenModel, load
 from kilobit.evaluators.model.machine import weights_digest
-from kilobit.evaluators.model.program_builder import coarsely
-from kilobit.evaluators.model.rate_training import BIT_WIDTHS, LearnedBits, RatePenalty
+from kilobit.evaluators.model.program_builder import Builder, coarsely
+from kilobit.evaluators.model.rate_training import BIT_WIDTHS, LearnedBits, RatePenalty, Signs
 from kilobit.evaluators.model.training_batches import Lesson
 from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.adapter_methods import AdapterSpec
 from kilobit.search.base_model import BaseModelConfig
+from kilobit.search.candidate import Candidate
 from kilobit.search.programs.coarsening import coarse
 from kilobit.search.programs.numbers import NumbersCode, decode_numbers, encode_numbers
+from kilobit.search.space import RateSearch
 
 TASK = load_miniature("numbers", 0)
 LESSON = Lesson(TASK, "", TASK.splits.train[:8])
@@ -154,3 +156,57 @@ def test_stretches_equal_training_at_once_and_the_base_stays(
 def test_a_price_belongs_to_a_training_that_has_one(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "soft_prompt", "rank": None, "size": 3, "target_modules": None},
+        {"method": "ia3", "rank": None},
+        {"method": "steering", "rank": None},
+        {},
+    ],
+)
+def test_signs_take_less_than_two_bits_a_number(
+    frozen: FrozenModel, model_folders: dict[str, Path], changes: dict[str, Any]
+) -> None:
+    one = spec(training="signs", learning_rate=0.1, steps=30, **changes)
+    config = BaseModelConfig(regime="r", path=model_folders["llama"])
+    builder = Builder(frozen, config, TASK, 4, "payload")
+    candidate = Candidate(task=TASK.name, model="r", adapter=one)
+    with installed(frozen, one) as adapter:
+        first = adapter.train(frozen, LESSON, 5).loss
+        last = adapter.train(frozen, LESSON, 30).loss
+        tensors = adapter.tensors()
+        program = builder.build(candidate, {}, adapter, tensors)
+        decoded = builder.decode(program)
+    assert first is not None
+    assert last is not None
+    assert last < first
+    for tensor, coded in zip(tensors, decoded.tensors, strict=True):
+        sizes = np.abs(coded)
+        assert sizes.min() == sizes.max() > 0
+        assert coded == pytest.approx(tensor, rel=0.05)
+    count = sum(tensor.size for tensor in tensors)
+    steps = 2 + (len(tensors) if len(tensors) > 1 else 0)
+    assert program.payload_bits <= 1.585 * count + 8 * steps + 8
+    assert RateSearch().variants(candidate) == []
+
+
+def test_signs_have_the_gradient_of_their_numbers_and_the_mean_size() -> None:
+    start = {"a": torch.tensor([1.0, 1.0, 1.0, 1.0])}
+    weights = {"a": torch.tensor([1.3, 0.9, 1.0, 0.6], requires_grad=True)}
+    signs = Signs(start)
+    values, penalty = signs(weights, torch.Generator())
+    assert values["a"].tolist() == pytest.approx([1.2, 0.8, 1.2, 0.8])
+    assert signs.size("a", weights["a"]) == pytest.approx(0.2)
+    (values["a"] * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    assert weights["a"].grad is not None
+    assert weights["a"].grad.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert float(penalty) == 0
+    assert signs.size("a", start["a"]) > 0
+
+
+def test_signs_have_no_price() -> None:
+    with pytest.raises(ValidationError, match="nats_per_kbit belongs to training"):
+        spec(training="signs", nats_per_kbit=0.1)
