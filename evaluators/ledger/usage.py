@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 
 from kilobit.search.records import RungRecord, WorkerRecord
 
+# No rung lasts thirty years.
+_MOST_S = 1e9
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -63,13 +66,19 @@ def usage_of(workers: Iterable[WorkerRecord], rungs: Iterable[RungRecord]) -> li
     return [_usage(name, loads[name], done[name]) for name in sorted(loads)]
 
 
+def _lasted(seconds: float | None) -> timedelta:
+    """Return seconds as a duration, none for what no rung can last."""
+    known = seconds is not None and 0 <= seconds < _MOST_S
+    return timedelta(seconds=seconds) if known and seconds else timedelta()
+
+
 def spans_of(rungs: Iterable[RungRecord]) -> dict[int, tuple[datetime, datetime]]:
     """Return when the first rung of each attempt began and its last rung ended."""
     found: dict[int, tuple[datetime, datetime]] = {}
     for rung in rungs:
         if rung.finished_at is not None:
             end, attempt = rung.finished_at, rung.attempt or 0
-            begin = end - timedelta(seconds=rung.seconds or 0)
+            begin = end - _lasted(rung.seconds)
             first, last = found.get(attempt, (begin, end))
             found[attempt] = min(first, begin), max(last, end)
     return found
