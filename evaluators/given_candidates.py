@@ -183,7 +183,7 @@ class PeftFolder:
                 raise ValueError(
                     f"{file}: {name} has the shape {there[name]}; {where} needs {shape}"
                 )
-        for name in there:
+        for name in sorted(there):
             if name not in asked:
                 raise ValueError(
                     f"{file}: {name} belongs to no module of {where} that {_CONFIG} names"

@@ -8,8 +8,7 @@ import math
 from collections.abc import Sequence
 
 from kilobit.evaluators.battery.battery import Evaluator
-from kilobit.search.programs.recipe import ChoicePart, offered
-from kilobit.search.task import Example, Metric, Task
+from kilobit.search.task import ChoicePart, Example, Metric, Task, offered
 
 __all__ = ["check_evaluator", "check_metric", "check_task"]
 _ODD = ("", " ", "\0", "\n\n", "1e999", "{input}", "\U0001f600" * 300, "a" * 10_000)

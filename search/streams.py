@@ -11,9 +11,11 @@ draws it again in one expression, `noise_source`.
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def stream_seed(*name: str | int) -> int:
@@ -27,17 +29,22 @@ def stream(*name: str | int) -> random.Random:
     return random.Random(stream_seed(*name))  # noqa: S311 - draws, not secrets
 
 
-def noise_words(seed: int, counter: int, count: int) -> npt.NDArray[np.uint32]:
+def noise_words(seed: int, counter: int, count: int) -> "npt.NDArray[np.uint32]":
     """Return `count` noise words of 32 bits: four bytes of the stream each, little-endian.
 
     A small integer is a word modulo its number of values; for at most 2 ** 16 values no value is
     then more frequent than another by a share above 2 ** -16.
     """
+    # Here and below, because a refusal of wrong input needs no numpy.
+    import numpy as np
+
     return np.frombuffer(_noise_bytes(seed, counter, 4 * count), "<u4").astype(np.uint32)
 
 
-def noise_signs(seed: int, counter: int, count: int) -> npt.NDArray[np.int8]:
+def noise_signs(seed: int, counter: int, count: int) -> "npt.NDArray[np.int8]":
     """Return `count` noise signs: the bits of the stream, highest of each byte first; 1 is +1."""
+    import numpy as np
+
     drawn = np.frombuffer(_noise_bytes(seed, counter, -(-count // 8)), np.uint8)
     return (2 * np.unpackbits(drawn, count=count).astype(np.int8) - 1).astype(np.int8)
 

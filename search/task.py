@@ -14,15 +14,45 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kilobit.search.programs.postprocess import cut
-from kilobit.search.programs.recipe import ChoicePart, offered
+from kilobit.search.settings import Config
 from kilobit.search.streams import stream
 
 LEVEL = 0.95
 # Fewest examples of a split for each target that differs, for an order that is balanced over them.
 _LEAST_EACH = 4
+# Stands before each answer that an input offers: ASCII's record separator.
+OFFERED = "\x1e"
+
+
+class ChoicePart(Config):
+    """Choice of the likeliest of the answers that an input offers after its question.
+
+    Attributes:
+        delimiter: text between the question and an answer.
+        per: what the log-probability of an answer is divided by.
+    """
+
+    delimiter: str = ""
+    per: Literal["answer", "character", "byte"] = "answer"
+
+    def likeliest(self, answers: Sequence[str], nats: Sequence[float]) -> str:
+        """Return the first answer with the largest log-probability, given that of each."""
+        told = [one / self._size(text) for text, one in zip(answers, nats, strict=True)]
+        return answers[told.index(max(told))]
+
+    def _size(self, answer: str) -> int:
+        if self.per == "answer":
+            return 1
+        return len(answer) if self.per == "character" else len(answer.encode())
+
+
+def offered(text: str) -> tuple[str, list[str]]:
+    """Return the question of an input and the answers that it offers, if it offers any."""
+    question, *answers = text.split(OFFERED)
+    return question, answers
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,8 @@ from kilobit.cluster.sweep.workers import SearchedModel
 from kilobit.evaluators.cpus_and_memory import cpus
 from kilobit.evaluators.model.base_model import from_config, load_tokenizer
 from kilobit.search.candidate import Candidate, Rung
-from kilobit.search.programs.recipe import offered
 from kilobit.search.space import draw_candidates
-from kilobit.search.task import Task
+from kilobit.search.task import Task, offered
 
 # A model is run if it has no more parameters, in passes of not many more FLOP, so that a dry run
 # takes a second or two for it: 134 million parameters took a minute.

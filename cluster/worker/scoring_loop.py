@@ -18,8 +18,8 @@ from kilobit.evaluators.model.generate import answer_tokens, asked
 from kilobit.evaluators.model.packing.decode import Asked, check_context
 from kilobit.evaluators.model.program_builder import run_batch
 from kilobit.search.programs.postprocess import postprocess
-from kilobit.search.programs.recipe import Recipe, offered
-from kilobit.search.task import Example, Task
+from kilobit.search.programs.recipe import Recipe
+from kilobit.search.task import Example, Task, offered
 
 # Rows that a wave aims at, by taking several batches of each candidate. Larger passes are hardly
 # faster, and rows generated after a lost race are wasted.

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS, load_miniature
-from kilobit.search.programs.recipe import ChoicePart
-from kilobit.search.task import Task
+from kilobit.search.task import ChoicePart, Task
 
 Better = Literal["higher", "lower"]
 # Quick searches use only examples before this one of a search split.

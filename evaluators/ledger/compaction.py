@@ -103,6 +103,9 @@ def examine(ledger: Ledger) -> tuple[int, list[str]]:
                     read_parquet(path, TABLES[table], run=ledger.run)
                 except DamagedError as error:
                     found.append(str(error))
+                except FileNotFoundError:
+                    # Named when the files were gathered.
+                    continue
         return number, list(dict.fromkeys(found))
 
     return ledger.settled(look)

@@ -37,8 +37,8 @@ from kilobit.evaluators.model.text_codec import decode_examples, decode_text, st
 from kilobit.search.candidate import Candidate
 from kilobit.search.programs.postprocess import cut, postprocess
 from kilobit.search.programs.program import Program, decode
-from kilobit.search.programs.recipe import ChoicePart, ThinkingPart, offered
-from kilobit.search.task import Task
+from kilobit.search.programs.recipe import ThinkingPart
+from kilobit.search.task import ChoicePart, Task, offered
 
 Ids = tuple[int, ...]
 

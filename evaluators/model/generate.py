@@ -26,9 +26,10 @@ from transformers import StoppingCriteriaList, StopStringCriteria
 
 from kilobit.evaluators.model.base_model import FrozenModel, check_ids
 from kilobit.search.base_model import BaseModelConfig
-from kilobit.search.programs.recipe import ChoicePart, ThinkingPart
+from kilobit.search.programs.recipe import ThinkingPart
 from kilobit.search.programs.script import clock
 from kilobit.search.settings import reason_of
+from kilobit.search.task import ChoicePart
 
 # Of the wall, as on a busy machine, and of the processor.
 _RENDER_S, _RENDER_CPU_S = 20.0, 2.0

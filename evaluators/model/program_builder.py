@@ -41,12 +41,12 @@ from kilobit.search.programs.program import (
     may_be_shortest,
     text_part,
 )
-from kilobit.search.programs.recipe import AdapterPart, ChoicePart, Recipe, offered
+from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.programs.reward_replay import MAX_SIGNS
 from kilobit.search.programs.text import PayloadError, TextCodec, compress
 from kilobit.search.programs.token_coder import Cache, CodingError, count_tokens
 from kilobit.search.settings import Length
-from kilobit.search.task import Task
+from kilobit.search.task import ChoicePart, Task, offered
 
 # Programs of a real model lost their whole score where differences from the start held less.
 _LEAST_KEPT = 0.25

@@ -21,8 +21,9 @@ from kilobit.search.adapter_methods import METHODS, AdapterSpec, peft_config
 from kilobit.search.base_model import BaseModelConfig
 from kilobit.search.programs.program import Program, decode
 from kilobit.search.programs.program import decode_text as decode_prompt
-from kilobit.search.programs.recipe import AdapterPart, Recipe, offered
+from kilobit.search.programs.recipe import AdapterPart, Recipe
 from kilobit.search.settings import reason_of
+from kilobit.search.task import offered
 
 # Least upper limit of a rank: some methods allow ranks above the sides of the weights.
 _LARGEST_RANK = 4096

@@ -26,9 +26,17 @@ from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.tasks.jsonl import SplitFractions
 from kilobit.evaluators.tasks.published.splits import SEARCH_SHARE, without
 from kilobit.evaluators.tasks.sources import DatasetMissingError, checked_text, in_cluster
-from kilobit.search.programs.recipe import OFFERED, ChoicePart, offered
 from kilobit.search.settings import Config, LocalPath
-from kilobit.search.task import Example, Task, make_example, make_splits, share
+from kilobit.search.task import (
+    OFFERED,
+    ChoicePart,
+    Example,
+    Task,
+    make_example,
+    make_splits,
+    offered,
+    share,
+)
 
 # How the log-probabilities of answers are compared, by the metric of a multiple-choice task.
 _PER: Mapping[str, Literal["answer", "character", "byte"]] = {

@@ -17,6 +17,7 @@ from kilobit.search.programs.numbers import NumbersCode
 from kilobit.search.programs.text import TextCodec
 from kilobit.search.programs.token_coder import Cache
 from kilobit.search.settings import Config
+from kilobit.search.task import ChoicePart
 
 FORMAT_VERSION = 1
 
@@ -216,38 +217,6 @@ class PrintedPart(Config):
     def output(self, prompt: str, asked: str) -> str:
         """Return the output for the input `asked`, given the text of the prompt section."""
         return {"text": self.text, "prompt": prompt, "input": asked}[self.what]
-
-
-# Stands before each answer that an input offers: ASCII's record separator.
-OFFERED = "\x1e"
-
-
-class ChoicePart(Config):
-    """Choice of the likeliest of the answers that an input offers after its question.
-
-    Attributes:
-        delimiter: text between the question and an answer.
-        per: what the log-probability of an answer is divided by.
-    """
-
-    delimiter: str = ""
-    per: Literal["answer", "character", "byte"] = "answer"
-
-    def likeliest(self, answers: Sequence[str], nats: Sequence[float]) -> str:
-        """Return the first answer with the largest log-probability, given that of each."""
-        told = [one / self._size(text) for text, one in zip(answers, nats, strict=True)]
-        return answers[told.index(max(told))]
-
-    def _size(self, answer: str) -> int:
-        if self.per == "answer":
-            return 1
-        return len(answer) if self.per == "character" else len(answer.encode())
-
-
-def offered(text: str) -> tuple[str, list[str]]:
-    """Return the question of an input and the answers that it offers, if it offers any."""
-    question, *answers = text.split(OFFERED)
-    return question, answers
 
 
 class GenerationPart(Config):

@@ -32,9 +32,7 @@ from kilobit.search.adapter_methods import METHODS
 from kilobit.search.programs.numbers import LARGEST, MODEL_NAMES, count_scales
 from kilobit.search.programs.postprocess import cut_source, step_source
 from kilobit.search.programs.recipe import (
-    OFFERED,
     AdapterPart,
-    ChoicePart,
     DataPart,
     NoisePart,
     PrintedPart,
@@ -43,6 +41,7 @@ from kilobit.search.programs.recipe import (
 )
 from kilobit.search.programs.token_coder import LADDER, decoder_source
 from kilobit.search.streams import noise_source
+from kilobit.search.task import OFFERED, ChoicePart
 
 _TEXT = {
     "stored": "{}.decode()",

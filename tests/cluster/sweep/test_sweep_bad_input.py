@@ -19,7 +19,7 @@ BAD_SWEEPS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"families": {"promt": {"candidates": 3}}},
         "promt",
-        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: data, fourierft, given, ",
+        "unknown key 'families.promt'. Did you mean 'prompt'? Known here: coordinates, data, ",
     ),
     ({"seed": "three"}, "seed", "seed: Input should be a valid integer (found 'three')"),
     ({"rungs": {"eta": True}}, "eta", "rungs.eta: Input should be a valid integer (found True)"),
@@ -162,7 +162,7 @@ def test_yaml_that_is_broken_or_repeats_a_key(
         (".seed=1", "'.seed=1': an override is written key=value"),
         ("seed=2026-13-45", "seed: Input should be a valid integer (found '2026-13-45')"),
         ("seed=" + "9" * 6000, "the value is not valid YAML"),
-        ("rungs={2001: 3}", "'rungs={2001: 3}': a key of the value is not text"),
+        ("rungs={2001: 3}", "'rungs={2001: 3}': the key 2001 is not text: write it in quotes"),
     ],
 )
 def test_a_bad_override_is_named(

@@ -28,6 +28,7 @@ USUAL = {
     "size": 64,
     "target_modules": ("q_proj", "v_proj"),
     "tokens": (0,),
+    "draws": tuple(range(64)),
 }
 OWN = {
     "soft_prompt": {"size": 2},

@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,13 @@ def count(root: Path, doing: Callable[[], Any]) -> list[str]:
     return found
 
 
+def _copied(source: str, target: str) -> str:
+    """Copy a file unless another thread has deleted it meanwhile."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
+    return target
+
+
 def copies(root: Path, into: Path, doing: Callable[[], Any]) -> list[Path]:
     """Return a copy of `root` for each instant at which a kill leaves another folder.
 
@@ -106,7 +113,7 @@ def copies(root: Path, into: Path, doing: Callable[[], Any]) -> list[Path]:
     def copy(what: str) -> Path:
         found.append(into / f"{len(found):04}-{what}" / root.name)
         if root.exists():
-            shutil.copytree(root, found[-1], symlinks=True)
+            shutil.copytree(root, found[-1], symlinks=True, copy_function=_copied)
         else:
             found[-1].parent.mkdir(parents=True)
         return found[-1]
@@ -114,7 +121,7 @@ def copies(root: Path, into: Path, doing: Callable[[], Any]) -> list[Path]:
     def act(kind: str, path: str) -> None:
         with lock:
             copy(kind)
-            if kind == "fsync" and Path(path).stat().st_size > 1:
+            if kind == "fsync" and Path(path).is_file() and Path(path).stat().st_size > 1:
                 half = copy("torn") / Path(path).relative_to(root.resolve())
                 os.truncate(half, half.stat().st_size // 2)
 
