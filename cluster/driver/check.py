@@ -120,6 +120,7 @@ def check_sweep(
     warnings = (
         *_thinking_warnings(task, thinkers),
         *_unused_template_warnings(sweep, templates),
+        *_steps_warnings(sweep),
     )
     if local:
         from kilobit.cluster.shards.load import slowness
@@ -291,6 +292,22 @@ def _unused_template_warnings(sweep: Sweep, templates: frozenset[str]) -> list[s
         "in another form than it was trained for; `chat: [true, false]` tries both"
         for config in sweep.base_models
         if config.label in templates and not sweep.families.on(template=True).use_chat
+    ]
+
+
+def _steps_warnings(sweep: Sweep) -> list[str]:
+    """Return a warning for each family whose longest training the last rung does not reach."""
+    most = sweep.rungs.ladder()[-1].train_steps
+    longest = {
+        name: max(getattr(family, "steps", ()), default=0)
+        for name, family in sweep.families.named().items()
+        if family.candidates
+    }
+    return [
+        f"families.{name}.steps: {steps} steps are planned, and the last rung ends after {most} "
+        "(rungs.train_steps, eta and count), so no training is finished"
+        for name, steps in longest.items()
+        if steps > most
     ]
 
 

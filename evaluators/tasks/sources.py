@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kilobit.evaluators.text_files import json_lines, number_text, parsed, read_file
 from kilobit.search.settings import Config, reason_of
@@ -54,13 +54,19 @@ class TextTask(Config):
     """inputs in two splits that differ only in spaces, line ends, case or Unicode normalisation:
     count them in the dry run, or refuse the task"""
 
-    @model_validator(mode="after")
-    def _templates(self) -> Self:
-        if self.question.count("{input}") != 1:
-            raise ValueError("`question` must contain {input} once")
-        if self.answer.count("{target}") != 1:
-            raise ValueError("`answer` must contain {target} once")
-        return self
+    @field_validator("question")
+    @classmethod
+    def _asks(cls, question: str) -> str:
+        if question.count("{input}") != 1:
+            raise ValueError("must contain {input} once")
+        return question
+
+    @field_validator("answer")
+    @classmethod
+    def _answers(cls, answer: str) -> str:
+        if answer.count("{target}") != 1:
+            raise ValueError("must contain {target} once")
+        return answer
 
 
 class Records(Config):

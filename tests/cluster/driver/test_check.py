@@ -21,6 +21,7 @@ from kilobit.evaluators.tasks.miniature.catalogue import load_miniature
 from kilobit.search.candidate import Candidate, Prompt
 from kilobit.search.settings import InputError
 from tests.support.cli.failing import fails
+from tests.support.driver.ledgers import LORA
 from tests.support.peft_folders import save_adapter
 from tests.support.recipes import adapter_spec
 
@@ -266,3 +267,14 @@ def test_a_given_adapter_needs_its_base_model_here(
     assert "the adapters of families.given on r, which is not here" in plan.unchecked
     with pytest.raises(InputError, match=r"families\.given\.adapters\.0: r is not on this machine"):
         check_sweep(sweep, tmp_path, local=False)
+
+
+@pytest.mark.parametrize(("steps", "told"), [([4], False), ([2, 5], True)])
+def test_training_that_the_last_rung_does_not_finish_is_warned_of(
+    write_sweep: Write, steps: list[int], told: bool
+) -> None:
+    # The last rung ends after 4 steps.
+    path = write_sweep(families={"prompt": {"candidates": 1}, "lora": {**LORA, "steps": steps}})
+    warnings = check_sweep(load_sweep(path), path.parent, local=False).warnings
+    expected = "families.lora.steps: 5 steps are planned, and the last rung ends after 4 "
+    assert [expected in one for one in warnings] == [True] * told

@@ -62,9 +62,9 @@ def test_an_empty_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"question": "Q:"}, "`question` must contain {input} once"),
-        ({"question": "{input}{input}"}, "`question` must contain {input} once"),
-        ({"answer": "A:"}, "`answer` must contain {target} once"),
+        ({"question": "Q:"}, "must contain {input} once"),
+        ({"question": "{input}{input}"}, "must contain {input} once"),
+        ({"answer": "A:"}, "must contain {target} once"),
         ({"stop": [""]}, "at least 1 character"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
         ({"name": ""}, "at least 1 character"),
