@@ -256,7 +256,7 @@ def check_kills_on_a_store(
     for state in chosen:
         served.objects = dict(state)
         for key, (content, when) in state.items():
-            if re.search("/attempts/[0-9]+.json$", key):
+            if re.fullmatch(f"{folder.key}/.*/attempts/[0-9]+.json", key):
                 claim = json.dumps(json.loads(content) | {"began": 0.0})
                 served.objects[key] = claim.encode(), when
         step(folder)
