@@ -158,8 +158,27 @@ def parse(argv: Sequence[str] | None = None) -> Any:
     return said.pop("request")(**said)
 
 
+def _open_standard_streams() -> None:
+    """Open the null device in place of closed standard streams.
+
+    Else the next files get their numbers, and the programs that a command starts write there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has none of a stream that was closed; what is meant for one must not go to another.
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    _open_standard_streams()
     # A letter that a terminal's encoding lacks is shown as another one.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

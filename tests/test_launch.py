@@ -269,3 +269,18 @@ def test_an_encoding_without_our_letters_is_no_failure() -> None:
         capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, b"?\n"), done.stderr
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_programs_get_open_streams_where_those_of_the_command_are_closed(
+    tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    words = (
+        f"import os, subprocess, sys\nfor number in {closed}: os.close(number)\n"
+        "from kilobit import launch\nlaunch._open_standard_streams()\n"
+        "child = 'import os; [os.fstat(number) for number in (0, 1, 2)]'\n"
+        f"done = subprocess.run([sys.executable, '-c', child])\n"
+        f"open({str(tmp_path / 'status')!r}, 'w').write(str(done.returncode))\n"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True)
+    assert (tmp_path / "status").read_text("utf-8") == "0"
