@@ -98,7 +98,7 @@ def test_no_command_leaves_or_shows_a_secret(tmp_path: Path, temporary: Path) ->
         },
         "judge.yaml": {"judge": {"kind": "endpoint", "url": server.url, "model": "m",
                                  "key_variable": "JUDGE_KEY"}},
-        "pods.yaml": {"image": "a/b:1"},
+        "pods.yaml": {"image": "a/b:1", "claim": "c", "out": "/data/runs"},
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_text(yaml.safe_dump(content), "utf-8")
