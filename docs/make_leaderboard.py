@@ -223,7 +223,7 @@ def main() -> None:
         if not asked.command:
             parser.error("--command: say how the runs are made again")
         words = ["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"]
-        # The words are fixed, and git is the one of the person who adds an entry.
+        # The words are fixed, and git is that of this machine.
         commit = subprocess.check_output(words, text=True).strip()  # noqa: S603
         found = merged(found, of_runs(asked.runs, asked.command, commit))
     DATA.write_text("".join(json.dumps(asdict(one)) + "\n" for one in found), "utf-8")

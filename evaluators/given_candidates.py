@@ -23,6 +23,7 @@ import re2
 from kilobit.evaluators.text_files import json_lines, parsed, read_file, text_lines
 from kilobit.search.adapter_methods import LORA_SCALING, AdapterSpec
 from kilobit.search.candidate import Candidate, Given, GivenAdapter, GivenPrompt
+from kilobit.search.settings import reason_of
 from kilobit.search.task import Task
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -170,8 +171,8 @@ class PeftFolder:
                 if weight.requires_grad
             }
         except Exception as error:  # PEFT raises many types here
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{file}: {where} can't have this adapter: {reason}") from error
+            why = reason_of(error)
+            raise ValueError(f"{file}: {where} can't have this adapter: {why}") from error
         finally:
             remove_adapter(model)
         there = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}

@@ -8,12 +8,38 @@ importable wherever the search or the measurement runs.
 import re
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, JsonValue
+
+from kilobit.search.settings import Config
 
 Group = Literal["kilobit.tasks", "kilobit.metrics", "kilobit.battery"]
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+class NamedPart(Config):
+    """A part of another package, made by a function of the package."""
+
+    uses: Annotated[
+        str,
+        Field(
+            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
+            "point of its group (kilobit.tasks, kilobit.battery)"
+        ),
+    ]
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="what the function takes first")
+    ] = {}  # noqa: RUF012 - pydantic copies it
+
+    def make(self, group: Group, folder: Path) -> Any:
+        """Return the part that is made of the settings; relative paths start at `folder`.
+
+        Raises:
+            ValueError: if there is no such function.
+        """
+        return named(group, self.uses)(dict(self.settings), folder)
 
 
 def named(group: Group, name: str) -> Any:

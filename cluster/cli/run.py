@@ -354,7 +354,8 @@ def _dry_run(sweep: "Sweep", folder: Path, address: str | None) -> int:
     console, local = Terminal(), address is None
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     with console.status(_CHECKING):
-        from kilobit.cluster.driver.check import check_models, check_sweep
+        from kilobit.cluster.driver.check import check_sweep
+        from kilobit.cluster.driver.check_models import check_models
         from kilobit.evaluators.tasks.sources import DatasetMissingError
 
         plan: Plan | None

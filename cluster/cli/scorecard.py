@@ -3,7 +3,7 @@
 The programs are applied to their resident base model and removed again, one after the other, in
 this process or by members of a crew on a cluster. Items with missing data are named; nothing is
 downloaded. The results are written to RUN/scorecard.parquet, whole or not at all, one line per item
-and part (`kilobit.evaluators.battery.side_effects.SideEffect`).
+and part (`kilobit.evaluators.battery.battery.SideEffect`).
 
 The terminal shows programs in rows, items in columns, and harm in red.
 """
@@ -23,14 +23,14 @@ from kilobit.cluster.fleet.crew import crew_of, ranks_on
 from kilobit.cluster.requests import ScorecardRequest, wrong_input
 from kilobit.cluster.runs.folder import open_run
 from kilobit.cluster.runs.fronts import RunFront
-from kilobit.evaluators.battery.config import load_battery
-from kilobit.evaluators.battery.side_effects import (
+from kilobit.evaluators.battery.battery import (
     SideEffect,
     compare,
     failed_line,
     judge_lines,
     trades,
 )
+from kilobit.evaluators.battery.config import load_battery
 from kilobit.evaluators.ledger.parts import as_parquet
 from kilobit.evaluators.ledger.storage import write_whole
 from kilobit.evaluators.statistics.paired import LEVEL

@@ -8,7 +8,9 @@ in place; any other output gets a line with the time for each look at which some
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
+import pyarrow as pa
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -23,7 +25,7 @@ from kilobit.cluster.runs.lock import BEAT_S, lock_holder
 from kilobit.cluster.runs.progress import ModelProgress, Progress, columns_of, progress_of
 from kilobit.evaluators.ledger.compaction import examine
 from kilobit.evaluators.ledger.ledger import Following, Ledger
-from kilobit.evaluators.ledger.parts import PART, TABLES, DamagedError, checked
+from kilobit.evaluators.ledger.parts import DamagedError, checked
 from kilobit.evaluators.ledger.storage import Place
 from kilobit.evaluators.ledger.usage import Usage
 from kilobit.evaluators.proof.program_files import program_of
@@ -57,8 +59,7 @@ def check(request: CheckRequest) -> int:
     """Read every file of a run, print what is wrong and the way on."""
     console, run = Terminal(), open_run(request.run)
     with console.status("reading the files of the run"), wrong_input():
-        number, found = examine(run.ledger)
-        found += _changed_programs(run.ledger)
+        number, found = examine(run.ledger, partial(_changed_programs, run.ledger))
         card = run.path / "scorecard.parquet"
         whole = not card.exists() or _is_intact(card)
     for line in found:
@@ -73,22 +74,15 @@ def check(request: CheckRequest) -> int:
     return DONE
 
 
-def _changed_programs(ledger: Ledger) -> list[str]:
-    """Return a line for each program in an intact file whose own files are not those recorded."""
-    found: list[str] = []
-    rows = ledger.settled(
-        lambda accepted: ledger.collect(
-            "programs", TABLES["programs"], accepted, on_damage=lambda _: None
-        )
-    )
-    for record in ProgramRecord.all_of(rows.drop([PART.name])):
+def _changed_programs(ledger: Ledger, table: str, rows: pa.Table) -> Iterator[str]:
+    """Yield a line for each program in intact rows whose own files are not those recorded."""
+    for record in ProgramRecord.all_of(rows) if table == "programs" else ():
         where = ledger.folder / "programs" / f"{rung_part(record.candidate, record.rung)}.*"
         try:
             if program_of(record, ledger.folder, where).digest != record.program:
-                found.append(f"{where}: not the program {record.program}")
+                yield f"{where}: not the program {record.program}"
         except DamagedError as error:
-            found.append(str(error))
-    return found
+            yield str(error)
 
 
 def _is_intact(file: Place) -> bool:

@@ -22,7 +22,8 @@ from typing import Any, Self
 
 import torch
 
-from kilobit.cluster.driver.check import Plan, Shapes, count_numbers
+from kilobit.cluster.driver.check import Plan, count_numbers
+from kilobit.cluster.driver.check_models import Shapes
 from kilobit.cluster.shards.load import device_of, outline
 from kilobit.cluster.sweep.sweep import Sweep
 from kilobit.cluster.sweep.workers import SearchedModel

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from kilobit.evaluators.battery.battery import (
     Evaluator,
@@ -22,7 +22,7 @@ from kilobit.evaluators.battery.safety import (
     requests_in,
     requests_of_set,
 )
-from kilobit.evaluators.named import named
+from kilobit.evaluators.named import NamedPart
 from kilobit.evaluators.tasks.miniature.catalogue import MINIATURE_TASKS
 from kilobit.evaluators.tasks.registry import MiniatureTask, TaskConfig, load_task
 from kilobit.evaluators.text_files import text_lines
@@ -93,21 +93,6 @@ class HarnessItem(Config):
     ] = False
 
 
-class NamedItem(Config):
-    """An evaluator of another package."""
-
-    uses: Annotated[
-        str,
-        Field(
-            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
-            "point of the group kilobit.battery"
-        ),
-    ]
-    settings: Annotated[
-        dict[str, JsonValue], Field(description="what the function takes first")
-    ] = {}  # noqa: RUF012 - pydantic copies it
-
-
 class Battery(Config):
     """Evaluations of a scorecard; `null` or an empty list leaves a part out."""
 
@@ -123,7 +108,7 @@ class Battery(Config):
         HarnessItem(task="truthfulqa_mc2", optional=True),
         HarnessItem(task="hellaswag", metric="acc_norm", optional=True),
     )
-    named: Annotated[tuple[NamedItem, ...], Field(description="of other packages")] = ()
+    named: Annotated[tuple[NamedPart, ...], Field(description="of other packages")] = ()
     postprocess: Annotated[
         bool, Field(description="apply a program's post-processing here too")
     ] = False
@@ -165,9 +150,7 @@ def evaluators_of(battery: Battery, folder: Path, judge: RefusalJudge | None) ->
             found.append(SafetyEvaluator(requests, item.max_new_tokens, judge))
         if battery.game is not None:
             found.append(GameEvaluator(max_new_tokens=battery.game.max_new_tokens))
-        found += [
-            named("kilobit.battery", one.uses)(dict(one.settings), folder) for one in battery.named
-        ]
+        found += [one.make("kilobit.battery", folder) for one in battery.named]
     except ValueError as error:
         raise InputError(str(error)) from error
     names = [one.name for one in found] + [item.task for item in battery.harness]

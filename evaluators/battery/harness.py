@@ -34,8 +34,9 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postproce
 from kilobit.evaluators.battery.battery import Better, Model, Row
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.packing.decode import Asked
-from kilobit.evaluators.tasks.harness_task import check_code, first_line, manager_of, quiet
+from kilobit.evaluators.tasks.harness_task import check_code, manager_of, quiet
 from kilobit.evaluators.tasks.sources import offline, patched
+from kilobit.search.settings import reason_of
 
 _CONTEXT = 2048
 _GREEDY = ("until", "max_gen_toks", "do_sample", "temperature")
@@ -250,7 +251,7 @@ class HarnessEvaluator:
                 self._loaded = manager.load([name])
             except Exception as error:  # the harness and its data readers raise many types
                 raise ValueError(
-                    f"{name} is not on this machine: {first_line(error)}; with a network "
+                    f"{name} is not on this machine: {reason_of(error)}; with a network "
                     f"`lm-eval run --model dummy --tasks {name} --limit 1` puts its data into the "
                     f"cache, which is {datasets.config.HF_DATASETS_CACHE} here (HF_HOME or "
                     "HF_DATASETS_CACHE)"

@@ -8,7 +8,7 @@ accepted files and deletes leftovers of earlier attempts.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,8 +81,15 @@ def check_books(folder: Place) -> None:
             )
 
 
-def examine(ledger: Ledger) -> tuple[int, list[str]]:
+def examine(
+    ledger: Ledger, problems: Callable[[str, pa.Table], Iterable[str]]
+) -> tuple[int, list[str]]:
     """Read every byte that counts in a ledger; return the number of files and what is wrong.
+
+    Args:
+        ledger: the ledger.
+        problems: returns what is wrong with the rows of a whole part of the table of that name;
+            called for tables that stay in single parts.
 
     Raises:
         ValueError: naming the file, if a claim, a list or a snapshot is gone or damaged, which
@@ -100,7 +107,7 @@ def examine(ledger: Ledger) -> tuple[int, list[str]]:
             # The others were read to the end when they were gathered.
             for path in parts.values() if table in _STAY else ():
                 try:
-                    read_parquet(path, TABLES[table], run=ledger.run)
+                    found += problems(table, read_parquet(path, TABLES[table], run=ledger.run))
                 except DamagedError as error:
                     found.append(str(error))
                 except FileNotFoundError:

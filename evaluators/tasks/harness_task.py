@@ -26,7 +26,7 @@ from kilobit.evaluators.metrics.metrics import MeanMetric
 from kilobit.evaluators.tasks.jsonl import SplitFractions
 from kilobit.evaluators.tasks.published.splits import SEARCH_SHARE, without
 from kilobit.evaluators.tasks.sources import DatasetMissingError, checked_text, in_cluster
-from kilobit.search.settings import Config, LocalPath
+from kilobit.search.settings import Config, LocalPath, reason_of
 from kilobit.search.task import (
     OFFERED,
     ChoicePart,
@@ -217,7 +217,7 @@ def _loaded(config: HarnessTask, include: Path | None) -> Any:
     except (ConnectionError, FileNotFoundError) as error:
         raise DatasetMissingError(missing_data(config.name, error)) from error
     except Exception as error:  # the harness and its data readers raise many types
-        raise ValueError(f"task {config.name}: {first_line(error)}") from error
+        raise ValueError(f"task {config.name}: {reason_of(error)}") from error
     _check_kind(task)
     return task
 
@@ -327,7 +327,7 @@ def _examples(
         except ValueError:
             raise
         except Exception as error:  # templates and functions of a task raise many types
-            raise ValueError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
+            raise ValueError(f"{where}: {type(error).__name__}: {reason_of(error)}") from error
         found.append(in_cluster(example, document, config.cluster_field, where))
     return found
 
@@ -490,9 +490,4 @@ def check_code(path: Path) -> None:
 
 def missing_data(name: str, error: Exception) -> str:
     """Return the message for data of a task that are not on this machine."""
-    return f"{name} is not on this machine and can't be fetched: {first_line(error)}"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{name} is not on this machine and can't be fetched: {reason_of(error)}"

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from kilobit.evaluators.named import named
+from kilobit.evaluators.named import NamedPart
 from kilobit.evaluators.tasks.harness_task import HarnessTask, load_harness_task
 from kilobit.evaluators.tasks.jsonl import DatasetTask, JsonlTask, load_dataset_task, load_jsonl
 from kilobit.evaluators.tasks.miniature.catalogue import NUM_EXAMPLES, load_miniature
@@ -42,21 +42,11 @@ class MiniatureTask(Config):
     ] = NUM_EXAMPLES
 
 
-class NamedTask(Config):
+class NamedTask(NamedPart):
     """A task of another package."""
 
     kind: Annotated[Literal["named"], Field(description="a task of another package")]
     name: Annotated[str, Field(min_length=1, description="label of the task in tables")]
-    uses: Annotated[
-        str,
-        Field(
-            description="its function of settings and folder, as MODULE:OBJECT or by an entry "
-            "point of the group kilobit.tasks"
-        ),
-    ]
-    settings: Annotated[
-        dict[str, JsonValue], Field(description="what the function takes first")
-    ] = {}  # noqa: RUF012 - pydantic copies it
 
 
 AnyTask = (
@@ -86,7 +76,7 @@ def load_named_task(config: NamedTask, folder: Path) -> Task:
     Raises:
         ValueError: if it can't be imported, or makes no task.
     """
-    made = named("kilobit.tasks", config.uses)(dict(config.settings), folder)
+    made = config.make("kilobit.tasks", folder)
     if not isinstance(made, Task):
         raise ValueError(
             f"task {config.name}: {config.uses} made a {type(made).__name__}, not a "

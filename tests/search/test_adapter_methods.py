@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.oracles import run_program
-from kilobit.cluster.driver.check import count_numbers, shapes_of
+from kilobit.cluster.driver.check import count_numbers
+from kilobit.cluster.driver.check_models import shapes_of
 from kilobit.evaluators.model.adapted import AdaptedModel
 from kilobit.evaluators.model.adapters import Trained, installed
 from kilobit.evaluators.model.base_model import FrozenModel, load

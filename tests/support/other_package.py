@@ -1,4 +1,4 @@
-"""A package of somebody else, installed in a folder: a metric, a task and a battery item."""
+"""A foreign package, installed in a folder: a metric, a task and a battery item."""
 
 from pathlib import Path
 

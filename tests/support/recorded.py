@@ -210,7 +210,7 @@ def _stopped(run: RunFolder, model: str, at: datetime) -> None:
 def write_scorecard(run: Path) -> None:
     """Write a scorecard of the front's programs beside a run, one cell of it without numbers."""
     from kilobit.cluster.cli.scorecard import encoded
-    from kilobit.evaluators.battery.side_effects import SideEffect
+    from kilobit.evaluators.battery.battery import SideEffect
     from kilobit.search.front.points import FrontPoint
 
     lines = []

@@ -20,7 +20,7 @@ from kilobit.cluster.messages import EvaluatorSetup
 from kilobit.cluster.runs.folder import RunFolder, create_run
 from kilobit.cluster.sweep.sweep import load_sweep
 from kilobit.cluster.worker.evaluator import RungEvaluator
-from kilobit.evaluators.battery.side_effects import compare, judge_lines
+from kilobit.evaluators.battery.battery import compare, judge_lines
 from kilobit.evaluators.judges.model_judges import judge_of
 from kilobit.evaluators.model.adapted import AdaptedModel, bare
 from kilobit.evaluators.model.base_model import FrozenModel, load

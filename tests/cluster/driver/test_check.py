@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from kilobit import launch
-from kilobit.cluster.driver.check import bound_bits, check_models, check_sweep
+from kilobit.cluster.driver.check import bound_bits, check_sweep
+from kilobit.cluster.driver.check_models import check_models
 from kilobit.cluster.shards import load as load_module
 from kilobit.cluster.shards.process_group import RankAddress
 from kilobit.cluster.sweep.recorded import recorded_sweep

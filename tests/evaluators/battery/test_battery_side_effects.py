@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from kilobit.evaluators.battery.side_effects import compare, judge_lines, trades
+from kilobit.evaluators.battery.battery import compare, judge_lines, trades
 from tests.support.cli.scorecards import POINT, rows
 
 
